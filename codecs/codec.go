@@ -1,0 +1,113 @@
+// Package codecs holds the contract between Meltemi's pipeline and a protocol,
+// and the registry in which codecs are found by name.
+//
+// A codec turns bytes into [Metadata] and Metadata, with a [Mutation], back
+// into bytes. It knows nothing of connections, clusters or Envoy. One [Codec]
+// value serves all connections and workers of a listener at once, so it is
+// immutable; what must be remembered between two reads of one connection lives
+// in its [Decoder].
+package codecs
+
+// Direction tells which way the bytes of a decoder travel.
+type Direction uint8
+
+const (
+	// ClientToServer bytes are what clients send: requests, oneways, heartbeats.
+	ClientToServer Direction = iota
+	// ServerToClient bytes are what servers send: responses, events, heartbeats.
+	ServerToClient
+)
+
+func (d Direction) String() string {
+	if d == ClientToServer {
+		return "client to server"
+	}
+	return "server to client"
+}
+
+// Correlation is how a protocol's responses find their requests.
+type Correlation uint8
+
+const (
+	// ByID: every message carries an id, responses come in any order. Many
+	// clients may share one upstream connection; their ids are rewritten.
+	ByID Correlation = iota
+	// InOrder: a server answers the requests of one connection in the order in
+	// which they came, pipelining allowed.
+	InOrder
+	// Exclusive: one request at a time on an upstream connection.
+	Exclusive
+)
+
+// Traits are the fixed facts of a codec.
+type Traits struct {
+	// Correlation declared by the protocol.
+	Correlation Correlation
+	// MaxID is the largest request id the protocol can carry; 0 where it has
+	// none. The pipeline only rewrites ids into [0, MaxID].
+	MaxID uint64
+	// ShareByDefault says that upstream connections are shared when the config
+	// does not say (Dubbo, bRPC, tRPC: yes; Thrift: no).
+	ShareByDefault bool
+	// Attributes are the names, in lower case, that the codec itself puts into
+	// every request's metadata. Names that the messages bring along are not
+	// listed.
+	Attributes []string
+}
+
+// Codec is one protocol with its configuration. It is immutable and used by
+// all workers at once.
+type Codec interface {
+	// Traits returns the fixed facts of the protocol. It costs nothing.
+	Traits() Traits
+
+	// NewDecoder returns the decoder of one direction of one connection. A
+	// codec without state between frames may return the same value each time.
+	NewDecoder(d Direction) Decoder
+
+	// Encode appends the message m to dst and returns the extended slice: the
+	// frame m.Raw carrying the id m.ID (which the pipeline may have changed
+	// since Decode) and the changes of mut. mut is nil when nothing changes.
+	// It must not modify m.Raw, and must not keep it or dst. An error means
+	// that nothing useful was appended; the caller truncates.
+	Encode(dst []byte, m *Metadata, mut *Mutation) ([]byte, error)
+
+	// EncodeError appends a local reply in the protocol that ends the request
+	// req with e. The frame of req may be gone: only its scalar fields, Scratch
+	// and ReplyInfo are valid. Never called for messages that expect no answer.
+	EncodeError(dst []byte, req *Metadata, e *LocalError) ([]byte, error)
+}
+
+// Decoder decodes one direction of one connection. It is used by one goroutine
+// at a time.
+type Decoder interface {
+	// Decode decodes the first frame of buf, which is never empty, into m,
+	// which was Reset before.
+	//
+	// It returns the frame's length n. n ≤ len(buf): the frame is whole, m is
+	// filled, m.Raw is buf[:n]. n > len(buf): the frame is not whole; Decode
+	// need not be called again before n bytes are there (len(buf)+1 if more
+	// cannot be told), and it is then called again with the same bytes from
+	// the start. A returned error is final for the connection.
+	//
+	// buf belongs to the caller and is valid only while m is; the decoder keeps
+	// no part of it. Views of it may be put into m. buf may be host memory: it
+	// must not be written to.
+	Decode(buf []byte, m *Metadata) (n int, err error)
+}
+
+// Heartbeater is implemented by codecs whose protocol has heartbeats. The
+// pipeline answers them where they arrive, in both directions.
+type Heartbeater interface {
+	// EncodeHeartbeat appends the answer to the heartbeat hb, whose frame is
+	// valid. Only called when hb.ExpectsReply.
+	EncodeHeartbeat(dst []byte, hb *Metadata) ([]byte, error)
+}
+
+// Mutator is implemented by codecs that can apply a [Mutation]. Config that
+// mutates messages of a codec without it is refused at load.
+type Mutator interface {
+	// CheckMutation tells whether the keys can be set in messages that travel
+	// in direction d. The error names the key.
+	CheckMutation(d Direction, key, value string) error
+}

@@ -1,0 +1,67 @@
+package codecs
+
+import "fmt"
+
+// ErrorType is why a request got a local reply. The first six numbers are
+// those of the C++ MetaProtocol Proxy.
+type ErrorType uint8
+
+const (
+	// RouteNotFound: no route matches the request.
+	RouteNotFound ErrorType = iota
+	// ClusterNotFound: the route names a cluster that does not exist.
+	ClusterNotFound
+	// NoHealthyUpstream: the cluster has no host that can be used.
+	NoHealthyUpstream
+	// BadResponse: what the server sent cannot be used.
+	BadResponse
+	// Unspecified: none of the others.
+	Unspecified
+	// OverLimit: a rate limit, a full queue or a circuit breaker.
+	OverLimit
+	// BadRequest: the request cannot be served as it is.
+	BadRequest
+	// Timeout: the deadline passed before the answer came.
+	Timeout
+	// ConnectFailure: no connection to a host could be made.
+	ConnectFailure
+	// UpstreamReset: the connection was lost before the answer came.
+	UpstreamReset
+	// Denied: a filter refused the request.
+	Denied
+)
+
+var errorTypeNames = [...]string{
+	"route not found", "cluster not found", "no healthy upstream", "bad response", "unspecified",
+	"over limit", "bad request", "timeout", "connect failure", "upstream reset", "denied",
+}
+
+func (t ErrorType) String() string {
+	if int(t) < len(errorTypeNames) {
+		return errorTypeNames[t]
+	}
+	return "unknown"
+}
+
+// LocalError is a reply that Meltemi itself gives.
+type LocalError struct {
+	Type ErrorType
+	// Message is shown to the client, in the protocol's place for it.
+	Message string
+}
+
+func (e *LocalError) Error() string { return e.Message }
+
+// ProtocolError is a frame that cannot be decoded. It ends the connection.
+type ProtocolError struct {
+	// Protocol is the codec's short name, such as "dubbo".
+	Protocol string
+	// Offset of the fault in the frame, in bytes.
+	Offset int
+	// Reason in a few words.
+	Reason string
+}
+
+func (e *ProtocolError) Error() string {
+	return fmt.Sprintf("%s: %s at offset %d", e.Protocol, e.Reason, e.Offset)
+}

@@ -1,0 +1,225 @@
+package codecs
+
+// MessageType is what a message is to the pipeline. The first nine numbers are
+// those of the C++ MetaProtocol Proxy.
+type MessageType uint8
+
+const (
+	// Request wants exactly one answer.
+	Request MessageType = iota
+	// Response answers a Request.
+	Response
+	// Oneway is a request that gets no answer.
+	Oneway
+	// StreamInit opens a stream; routed like a Request.
+	StreamInit
+	// StreamData belongs to an open stream.
+	StreamData
+	// StreamCloseOneWay half-closes a stream.
+	StreamCloseOneWay
+	// StreamCloseTwoWay ends a stream.
+	StreamCloseTwoWay
+	// Heartbeat is answered, or swallowed, on the connection on which it came.
+	Heartbeat
+	// Error is a Response that carries a failure of the protocol, not of the
+	// application.
+	Error
+	// GoAway is sent by a peer that is leaving: it gets no new request from
+	// then on (Dubbo's read-only event).
+	GoAway
+	// Ignored is a well-formed message that asks for nothing.
+	Ignored
+)
+
+var messageTypeNames = [...]string{
+	"request", "response", "oneway", "stream_init", "stream_data",
+	"stream_close_one_way", "stream_close_two_way", "heartbeat", "error", "go_away", "ignored",
+}
+
+func (t MessageType) String() string {
+	if int(t) < len(messageTypeNames) {
+		return messageTypeNames[t]
+	}
+	return "unknown"
+}
+
+// Status is a response's outcome as its protocol tells it.
+type Status uint8
+
+const (
+	// StatusOK is a successful answer.
+	StatusOK Status = iota
+	// StatusBusinessException is an exception that the application threw: the
+	// call worked, its outcome is an error.
+	StatusBusinessException
+	// StatusError is a failure of the protocol, the server or the proxy.
+	StatusError
+)
+
+// Property is one attribute of a message. Both slices are views, valid as long
+// as the Metadata that they came from, and must not be changed.
+type Property struct{ Name, Value []byte }
+
+// Metadata is what the pipeline knows of one message. It is reused: nothing in
+// it may be kept after the hook that was handed it, unless Detach was called.
+type Metadata struct {
+	// Type of the message.
+	Type MessageType
+	// Status of a Response or Error.
+	Status Status
+	// ExpectsReply is set on heartbeats that want an answer. Requests always
+	// do, oneways never; there it is not looked at.
+	ExpectsReply bool
+	// ID correlates a response with its request; 0 where there is none.
+	ID uint64
+	// StreamID of stream frames.
+	StreamID uint64
+	// HeaderSize and BodySize in bytes; their sum is the frame's length.
+	HeaderSize, BodySize int
+	// Raw is the whole frame, a view of the reader's memory; nil when detached.
+	Raw []byte
+	// Scratch is the codec's own, for offsets and flags that Encode,
+	// EncodeError or EncodeHeartbeat want to know. It survives Detach.
+	Scratch [8]uint32
+	// ReplyInfo is the codec's own too: what EncodeError needs and does not fit
+	// into Scratch. Decode appends to ReplyInfo[:0]; it must not be a view.
+	ReplyInfo []byte
+
+	service, method []byte
+	props           []Property
+	own             []byte // backs what does not live in Raw
+}
+
+// Reset empties m for the next message and keeps its memory.
+func (m *Metadata) Reset() {
+	clear(m.props)
+	*m = Metadata{ReplyInfo: m.ReplyInfo[:0], props: m.props[:0], own: m.own[:0]}
+}
+
+// Put adds a property. Names are looked up without regard to ASCII case; name
+// and value are kept as views. A codec puts attributes of the protocol itself
+// before those that the message brings along.
+func (m *Metadata) Put(name, value []byte) {
+	m.props = append(m.props, Property{name, value})
+}
+
+// Set sets the property name to a copy of value: it replaces the first
+// property of that name or is added. It is what filters use; the message on
+// the wire does not change (see [Mutation] for that).
+func (m *Metadata) Set(name, value string) {
+	n := len(m.own)
+	m.own = append(m.own, name...)
+	m.own = append(m.own, value...)
+	p := Property{m.own[n : n+len(name) : n+len(name)], m.own[n+len(name) : len(m.own) : len(m.own)]}
+	for i := range m.props {
+		if EqualFold(m.props[i].Name, name) {
+			m.props[i] = p
+			return
+		}
+	}
+	m.props = append(m.props, p)
+}
+
+// Get returns the value of the first property called name, compared without
+// regard to ASCII case.
+func (m *Metadata) Get(name string) (value []byte, ok bool) {
+	for i := range m.props {
+		if p := &m.props[i]; len(p.Name) == len(name) && (string(p.Name) == name || EqualFold(p.Name, name)) {
+			return p.Value, true
+		}
+	}
+	return nil, false
+}
+
+// Properties returns all properties in the order in which they were put. A
+// name can occur more than once when the message repeats it. The slice is a
+// view.
+func (m *Metadata) Properties() []Property { return m.props }
+
+// SetOperation names the operation: service and method, either may be empty.
+// Both are views.
+func (m *Metadata) SetOperation(service, method []byte) { m.service, m.method = service, method }
+
+// AppendOperation appends the operation name, "service/method", or whichever
+// of the two there is.
+func (m *Metadata) AppendOperation(dst []byte) []byte {
+	dst = append(dst, m.service...)
+	if len(m.service) > 0 && len(m.method) > 0 {
+		dst = append(dst, '/')
+	}
+	return append(dst, m.method...)
+}
+
+// Detach copies the properties into memory of m's own, so that they outlive
+// the frame, and forgets Raw.
+func (m *Metadata) Detach() {
+	need := len(m.service) + len(m.method)
+	for i := range m.props {
+		need += len(m.props[i].Name) + len(m.props[i].Value)
+	}
+	// Views into the old own must stay readable while they are copied.
+	own := make([]byte, 0, max(need, cap(m.own)))
+	if cap(m.own)-len(m.own) >= need {
+		own = m.own
+	}
+	keep := func(b []byte) []byte {
+		n := len(own)
+		own = append(own, b...)
+		return own[n:len(own):len(own)]
+	}
+	for i := range m.props {
+		p := &m.props[i]
+		p.Name, p.Value = keep(p.Name), keep(p.Value)
+	}
+	m.service, m.method = keep(m.service), keep(m.method)
+	m.own = own
+	m.Raw = nil
+}
+
+// EqualFold reports whether b equals s without regard to ASCII case.
+func EqualFold(b []byte, s string) bool {
+	if len(b) != len(s) {
+		return false
+	}
+	for i := range b {
+		x, y := b[i], s[i]
+		if x == y {
+			continue
+		}
+		if x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z' {
+			return false
+		}
+	}
+	return true
+}
+
+// Mutation is what shall change in a message when it goes out: keys that are
+// set or overwritten, in the codec's own place for attributes (Dubbo
+// attachments, Thrift headers, …). The last value of a key wins.
+type Mutation struct{ kv []KeyValue }
+
+// KeyValue is one entry of a Mutation.
+type KeyValue struct{ Key, Value string }
+
+// Set sets key to value. Keys are case-sensitive: they go onto the wire.
+func (mu *Mutation) Set(key, value string) {
+	for i := range mu.kv {
+		if mu.kv[i].Key == key {
+			mu.kv[i].Value = value
+			return
+		}
+	}
+	mu.kv = append(mu.kv, KeyValue{key, value})
+}
+
+// Entries returns the entries in the order in which their keys were first set.
+// A nil Mutation has none.
+func (mu *Mutation) Entries() []KeyValue {
+	if mu == nil {
+		return nil
+	}
+	return mu.kv
+}
+
+// Reset empties mu and keeps its memory.
+func (mu *Mutation) Reset() { clear(mu.kv); mu.kv = mu.kv[:0] }

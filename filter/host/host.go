@@ -1,0 +1,247 @@
+// Package host is what lies between the pipeline and the process that runs it:
+// a few interfaces, nothing of cgo, nothing of Envoy. A host drives the
+// pipeline through [Module], [Downstream events] and [UpstreamEvents], and the
+// pipeline asks the host for things through [Worker], [Downstream], [Upstream]
+// and [Config].
+//
+// # Threads
+//
+// Each connection belongs to one worker. Everything of a worker is called on
+// its thread only, never concurrently, and never nested: while the pipeline
+// runs, calls on Downstream and Upstream that could make the host call back
+// (Write, Close, Connect) are only recorded; the host carries them out, in the
+// order in which they were made, after the pipeline has returned. What that
+// provokes arrives as further events, before or after the rest of the batch.
+// The exception is [Worker.Wake], which any goroutine may call.
+package host
+
+import "time"
+
+// Module is the pipeline's side: what a host calls at config load.
+type Module interface {
+	// NewConfig loads one filter configuration. It is called on the host's main
+	// thread. An error refuses the configuration; its text names the field.
+	NewConfig(c Config, raw []byte) (FilterConfig, error)
+	// NewWorker makes the state of one worker. It is called once per worker, on
+	// the worker's thread, before anything else happens there.
+	NewWorker(w Worker) Shard
+}
+
+// FilterConfig is one accepted configuration.
+type FilterConfig interface {
+	// Published is called on the main thread from an event after the load, when
+	// the host has accepted everything that came with the configuration. It
+	// may never come for a configuration that is dropped again.
+	Published()
+	// Destroy is called on the main thread when the host forgets the
+	// configuration. All its connections have ended.
+	Destroy()
+}
+
+// Config is the host's side of a configuration that is being loaded.
+type Config interface {
+	// DefineCounter, DefineGauge and DefineHistogram define metrics. Only
+	// during NewConfig. Names are dotted, without the host's own prefix.
+	DefineCounter(name string) (MetricID, error)
+	DefineGauge(name string) (MetricID, error)
+	DefineHistogram(name string) (MetricID, error)
+	// Logf logs with the host's logger. Any thread.
+	Logf(level Level, format string, args ...any)
+}
+
+// MetricID names a metric within its Config.
+type MetricID uint32
+
+// Level of a log line.
+type Level uint8
+
+// Levels, by severity.
+const (
+	Trace Level = iota
+	Debug
+	Info
+	Warn
+	Error
+)
+
+// Shard is the pipeline's state of one worker.
+type Shard interface {
+	// Accept takes a new client connection under cfg. The returned events
+	// receive everything of that connection.
+	Accept(cfg FilterConfig, d Downstream) DownstreamEvents
+	// Run does what is due: timers, work posted by other goroutines. The host
+	// calls it on the worker soon after Wake, and at the latest when the delay
+	// given to SetTimer is over.
+	Run()
+	// EndHook is called by the host at the end of every outermost event of this
+	// worker, before the batch is carried out: the pipeline hands over the
+	// bytes it has gathered.
+	EndHook()
+}
+
+// DownstreamEvents receive what happens on one client connection.
+type DownstreamEvents interface {
+	// Data hands over bytes that arrived: buf[0], buf[1], … in order, total
+	// bytes together. It returns how many of them were consumed; the rest is
+	// handed over again, with more behind it, at the next call. end says that
+	// the client will send no more. The views are valid during the call only,
+	// and must not be written to.
+	Data(buf [][]byte, total int, end bool) (consumed int)
+	// WriteBlocked tells that the host's write buffer went above its high
+	// watermark (true) or back below the low one (false). It can come at any
+	// time while a batch is carried out.
+	WriteBlocked(blocked bool)
+	// Closed is the last event: the connection is gone. remote tells whether
+	// the client closed it.
+	Closed(remote bool)
+	// Failed is called by the host after a panic in one of the other methods:
+	// free what the connection held. The host then closes it.
+	Failed()
+}
+
+// Downstream is a client connection as its host shows it.
+type Downstream interface {
+	// Write records that b shall be sent. b belongs to the host from then on.
+	// end half-closes after it; b may be nil then. Writing to a connection
+	// that is gone does nothing.
+	Write(b *Buffer, end bool)
+	// Close records that the connection shall be closed, after what was written
+	// before has been flushed when flush is true. Closed follows.
+	Close(flush bool)
+	// ReadDisable(true) stops the reading; each needs one ReadDisable(false).
+	ReadDisable(disable bool)
+	// ID is unique among the connections of the process.
+	ID() uint64
+	// LocalAddress and RemoteAddress are "ip:port" or a pipe's name, "" when
+	// unknown.
+	LocalAddress() string
+	RemoteAddress() string
+	// Count adds delta to a counter or gauge of the connection's configuration.
+	Count(id MetricID, delta int64)
+	// Record adds a value to a histogram of the connection's configuration.
+	Record(id MetricID, value uint64)
+}
+
+// Worker is the host's side of one worker.
+type Worker interface {
+	// Index of the worker, from 0.
+	Index() int
+	// Now is a monotonic time since an arbitrary point. It is read once per
+	// event.
+	Now() time.Duration
+	// SetTimer asks for Run to be called at about now+delay; a later call
+	// replaces an earlier one. delay < 0 cancels.
+	SetTimer(delay time.Duration)
+	// Wake asks for Run to be called soon, from any goroutine.
+	Wake()
+	// Buffer returns an empty buffer with room for at least n bytes.
+	Buffer(n int) *Buffer
+	// Connect asks for a connection to one host of a cluster. Its events come
+	// to ev, never before Connect returned. The host may have to wait for
+	// means to connect; then nothing happens until it can, or Close is called.
+	Connect(t Target, ev UpstreamEvents) Upstream
+	// ClusterHosts returns how many hosts, and how many healthy ones, the
+	// cluster has over all priorities. known is false when no such cluster
+	// exists. ok is false when it cannot be told now.
+	ClusterHosts(cluster string) (total, healthy int, known, ok bool)
+	// Logf logs with the host's logger.
+	Logf(level Level, format string, args ...any)
+}
+
+// Target says where an upstream connection shall go.
+type Target struct {
+	// Cluster by name.
+	Cluster string
+	// OriginalDst is the "ip:port" for clusters that go where the client
+	// wanted to go; "" otherwise.
+	OriginalDst string
+}
+
+// UpstreamEvents receive what happens on one upstream connection.
+type UpstreamEvents interface {
+	// Ready: the connection is up; host is its address, "" if unknown. Writes
+	// are allowed from now on.
+	Ready(host string)
+	// Data hands over bytes that arrived; all of them are consumed. The views
+	// are valid during the call only, and must not be written to.
+	Data(buf [][]byte, total int)
+	// WriteBlocked(true): the server does not take more bytes for now; what is
+	// written piles up in memory. WriteBlocked(false): it does again.
+	WriteBlocked(blocked bool)
+	// Closed is the last event, after the server's end of stream, a loss, a
+	// failed attempt, or Close.
+	Closed(r CloseReason)
+	// Failed is called by the host after a panic in one of the other methods:
+	// free what the connection held. The host then closes it.
+	Failed()
+}
+
+// Upstream is one upstream connection: asked for, connecting, or open.
+type Upstream interface {
+	// Write records that b shall be sent; only after Ready. b belongs to the
+	// host from then on.
+	Write(b *Buffer)
+	// Close records that the connection shall be closed: at once, or, with
+	// graceful, by an end of stream after which the server may still answer.
+	// Closed follows, also for a connection that was never ready.
+	Close(graceful bool)
+	// PauseReading(true) stops reading from the server as far as the host can;
+	// false resumes.
+	PauseReading(pause bool)
+}
+
+// CloseReason is why an upstream connection ended.
+type CloseReason uint8
+
+const (
+	// Local: Close was called.
+	Local CloseReason = iota
+	// Remote: the server ended it.
+	Remote
+	// Reset: it was lost after it had been ready.
+	Reset
+	// ConnectFailed: no connection could be made (refused, timed out).
+	ConnectFailed
+	// NoHost: the cluster has no host to connect to.
+	NoHost
+	// NoCluster: there is no such cluster.
+	NoCluster
+	// Overflow: a circuit breaker of the cluster does not allow another one.
+	Overflow
+	// Draining: the host ends it because of its own configuration or shutdown.
+	Draining
+)
+
+var closeReasons = [...]string{
+	"closed", "closed by the server", "reset", "connect failure",
+	"no healthy upstream", "unknown cluster", "circuit breaker open", "draining",
+}
+
+func (r CloseReason) String() string {
+	if int(r) < len(closeReasons) {
+		return closeReasons[r]
+	}
+	return "unknown"
+}
+
+// Buffer is a stretch of memory that goes from the pipeline to the host. The
+// pipeline appends to B, also beyond its capacity, and hands the Buffer over
+// by a Write; a Buffer that was never handed over is given back by Free.
+type Buffer struct {
+	B []byte
+	// Host is for the host: where the buffer goes back to.
+	Host Recycler
+	// Pinned is for the host: the array of B that it has made ready to hand to
+	// foreign code.
+	Pinned *byte
+}
+
+// Recycler takes a buffer back.
+type Recycler interface{ Recycle(b *Buffer) }
+
+// Free gives back a buffer that was not handed over.
+func (b *Buffer) Free() {
+	if b.Host != nil {
+		b.Host.Recycle(b)
+	}
+}
