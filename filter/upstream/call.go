@@ -1,0 +1,145 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+)
+
+// Call is one request on its way to a cluster and back. It is embedded in the
+// message that owns it and used again and again.
+type Call struct {
+	owner    Owner
+	pool     *Pool
+	conn     *conn // nil while it waits
+	id       uint64
+	size     int
+	oneway   bool
+	sent     time.Duration
+	deadline timer.Timer
+
+	list       *callList
+	next, prev *Call
+}
+
+// Init binds c to its owner for good.
+func (c *Call) Init(o Owner) {
+	c.owner = o
+	c.deadline.Fire = c.expire
+}
+
+// Active reports whether the call has been sent to a pool and has not ended.
+func (c *Call) Active() bool { return c.list != nil }
+
+// Upstream returns the address of the host that the call was sent to, "" as
+// long as there is none.
+func (c *Call) Upstream() string {
+	if c.conn == nil {
+		return ""
+	}
+	return c.conn.host
+}
+
+func (c *Call) expire() {
+	p, cn := c.pool, c.conn
+	if cn == nil {
+		c.end()
+		c.owner.Failed(codecs.Timeout, "timeout while waiting for an upstream connection")
+		p.resumeWaiters()
+		return
+	}
+	cn.timedOut(c)
+	c.owner.Failed(codecs.Timeout, "upstream request timeout")
+}
+
+// Abandon is called when the client has gone and nobody wants the answer. It
+// reports whether the call has ended. A connection shared by id keeps the id
+// until the answer or the deadline, and the owner still hears of it; of others
+// the owner hears no more.
+func (c *Call) Abandon() (ended bool) {
+	switch cn := c.conn; {
+	case !c.Active():
+		return true
+	case cn == nil:
+		c.end()
+		c.pool.resumeWaiters()
+		return true
+	default:
+		return cn.abandon(c)
+	}
+}
+
+// unlist takes a waiting call out of the queue.
+func (c *Call) unlist() {
+	if c.list != nil {
+		c.list.remove(c)
+		c.pool.pendingBytes -= c.size
+	}
+}
+
+// end takes c out of whatever it is in.
+func (c *Call) end() {
+	c.pool.m.timers.Stop(&c.deadline)
+	if c.list != nil {
+		c.list.remove(c)
+	}
+	if cn := c.conn; cn != nil {
+		cn.inFlight--
+		c.pool.inFlight--
+		if c.pool.byID() && !c.oneway {
+			c.pool.ids.drop(c.id)
+		}
+		c.conn = nil
+	} else {
+		c.pool.pendingBytes -= c.size
+	}
+}
+
+// callList is a list in the order of arrival.
+type callList struct {
+	first, last *Call
+	n           int
+}
+
+func (l *callList) push(c *Call) {
+	c.list, c.prev, c.next = l, l.last, nil
+	if l.last == nil {
+		l.first = c
+	} else {
+		l.last.next = c
+	}
+	l.last = c
+	l.n++
+}
+
+func (l *callList) remove(c *Call) {
+	if c.prev == nil {
+		l.first = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next == nil {
+		l.last = c.prev
+	} else {
+		c.next.prev = c.prev
+	}
+	c.list, c.prev, c.next = nil, nil, nil
+	l.n--
+}
+
+// replace puts d into the place of c.
+func (l *callList) replace(c, d *Call) {
+	d.list, d.prev, d.next = l, c.prev, c.next
+	if d.prev == nil {
+		l.first = d
+	} else {
+		d.prev.next = d
+	}
+	if d.next == nil {
+		l.last = d
+	} else {
+		d.next.prev = d
+	}
+	c.list, c.prev, c.next = nil, nil, nil
+}

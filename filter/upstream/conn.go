@@ -1,0 +1,344 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+)
+
+type connState uint8
+
+// lingerTime is how long a server may take to close after our end of stream.
+const lingerTime = 5 * time.Second
+
+const (
+	connecting connState = iota
+	ready
+	draining // gets no new call, closed when the last one has ended
+	closed
+)
+
+// conn is one upstream connection of a pool.
+type conn struct {
+	pool  *Pool
+	up    host.Upstream
+	dec   codecs.Decoder
+	state connState
+	host  string
+
+	calls    callList
+	inFlight int
+	in       inbox.Inbox
+	out      *host.Buffer
+	blocked  bool
+
+	born     time.Duration
+	lastData time.Duration
+	lastCall time.Duration
+	agingAt  time.Duration // from then on a replacement is looked for
+	expireAt time.Duration // from then on it gets no new call
+	aging    bool
+	stale    bool // belongs to a membership that is over
+	linger   timer.Timer
+
+	weight, current int64 // smooth weighted round robin
+}
+
+// send gives c to the connection.
+func (cn *conn) send(c *Call) {
+	p := cn.pool
+	m := p.m
+	c.unlist()
+	var id uint64
+	if p.byID() {
+		var ok bool
+		if id, ok = p.ids.take(c); !ok {
+			m.timers.Stop(&c.deadline)
+			c.owner.Failed(codecs.OverLimit, "no request id is free")
+			return
+		}
+		if c.oneway {
+			p.ids.drop(id)
+		}
+	}
+	buf := cn.buffer(c.size)
+	n := len(buf.B)
+	b, err := c.owner.Encode(buf.B, id)
+	if err != nil {
+		buf.B = b[:n]
+		if p.byID() && !c.oneway {
+			p.ids.drop(id)
+		}
+		m.timers.Stop(&c.deadline)
+		c.owner.Failed(codecs.BadRequest, err.Error())
+		return
+	}
+	buf.B = b
+	cn.lastCall = m.now()
+	if c.oneway {
+		m.timers.Stop(&c.deadline)
+		c.owner.Sent()
+		return
+	}
+	c.conn, c.id, c.sent = cn, id, m.now()
+	cn.calls.push(c)
+	cn.inFlight++
+	p.inFlight++
+}
+
+// buffer returns the outgoing buffer with room for size bytes and a bit.
+func (cn *conn) buffer(size int) *host.Buffer {
+	const slack = 512
+	if cn.out != nil && cap(cn.out.B)-len(cn.out.B) < size+slack && len(cn.out.B) > 0 {
+		cn.flush()
+	}
+	if cn.out == nil {
+		cn.out = cn.pool.m.w.Buffer(size + slack)
+		cn.pool.m.touch(cn)
+	}
+	return cn.out
+}
+
+func (cn *conn) flush() {
+	if b := cn.out; b != nil {
+		cn.out = nil
+		if len(b.B) == 0 || cn.state == closed {
+			b.Free()
+		} else {
+			cn.up.Write(b)
+		}
+	}
+}
+
+// Ready implements host.UpstreamEvents.
+func (cn *conn) Ready(addr string) {
+	if cn.state != connecting {
+		return
+	}
+	cn.host, cn.state = addr, ready
+	p := cn.pool
+	now := p.m.now()
+	cn.lastData = now
+	age := p.opts.MaxAge
+	// The last fifth of its life is for finding a successor at the same host.
+	// Jitter of ±20 % keeps connections that were made together apart.
+	life := age - age/5 + time.Duration(p.m.rand.Int64N(int64(age/5)+1))
+	cn.agingAt, cn.expireAt = now+life*4/5, now+life
+	p.connected(cn)
+}
+
+// Data implements host.UpstreamEvents.
+func (cn *conn) Data(bufs [][]byte, total int) {
+	m := cn.pool.m
+	cn.lastData = m.now()
+	if cn.state == closed {
+		return
+	}
+	b, whole := cn.in.Add(bufs, total, &m.scratch)
+	if !whole {
+		if cn.in.Buffered() == 0 {
+			cn.in.Take(bufs)
+		}
+		return
+	}
+	need := 0
+	for len(b) > 0 {
+		md := &m.resp
+		md.Reset()
+		n, err := cn.dec.Decode(b, md)
+		if err != nil {
+			cn.garbage(err)
+			return
+		}
+		if n > len(b) {
+			need = n
+			break
+		}
+		cn.message(md)
+		if cn.state == closed {
+			return
+		}
+		b = b[n:]
+	}
+	cn.in.Keep(b, need)
+	m.trimScratch()
+}
+
+func (cn *conn) message(md *codecs.Metadata) {
+	p := cn.pool
+	switch md.Type {
+	case codecs.Response, codecs.Error:
+		c := p.answered(cn, md)
+		if c == nil {
+			p.obs.Stray()
+			if !p.byID() {
+				// Whose answer comes next cannot be told any more.
+				cn.close(codecs.BadResponse, "upstream sent an answer that nobody asked for")
+				p.kick()
+			}
+			return
+		}
+		c.end()
+		if c.owner != nil { // else its client or its deadline has gone
+			c.owner.Answered(md)
+		}
+		p.freed(cn)
+	case codecs.Heartbeat:
+		p.obs.Event()
+		if hb, ok := p.codec.(codecs.Heartbeater); ok && md.ExpectsReply {
+			buf := cn.buffer(md.HeaderSize + md.BodySize)
+			n := len(buf.B)
+			b, err := hb.EncodeHeartbeat(buf.B, md)
+			if err != nil {
+				b = b[:n]
+			}
+			buf.B = b
+		}
+	case codecs.GoAway:
+		p.obs.Event()
+		cn.drain()
+		p.kick()
+	case codecs.Ignored:
+		p.obs.Event()
+	default:
+		p.obs.Unserved()
+	}
+}
+
+// garbage ends a connection whose bytes cannot be understood.
+func (cn *conn) garbage(err error) {
+	p := cn.pool
+	p.obs.DecodingError(p.key.Cluster, cn.host, err)
+	cn.close(codecs.BadResponse, "undecodable response: "+err.Error())
+	p.kick()
+}
+
+// close ends the connection now and its calls with e.
+func (cn *conn) close(e codecs.ErrorType, reason string) {
+	if cn.state == closed {
+		return
+	}
+	cn.leave()
+	cn.up.Close(false)
+	cn.failCalls(e, reason)
+}
+
+// leave takes the connection out of its pool.
+func (cn *conn) leave() {
+	cn.pool.remove(cn)
+	cn.state = closed
+	if cn.out != nil {
+		cn.out.Free()
+		cn.out = nil
+	}
+}
+
+func (cn *conn) failCalls(e codecs.ErrorType, reason string) {
+	for c := cn.calls.first; c != nil; c = cn.calls.first {
+		c.end()
+		if c.owner != nil {
+			c.owner.Failed(e, reason)
+		}
+	}
+}
+
+// drain lets the connection finish its calls and closes it then.
+func (cn *conn) drain() {
+	switch cn.state {
+	case connecting:
+		cn.leave()
+		cn.up.Close(false)
+	case ready:
+		cn.state = draining
+		cn.pool.remove(cn)
+		cn.pool.drainers = append(cn.pool.drainers, cn)
+		cn.closeIfDrained()
+	}
+}
+
+func (cn *conn) closeIfDrained() {
+	if cn.state == draining && cn.inFlight == 0 {
+		cn.flush()
+		cn.leave()
+		// What was written last may be a oneway: end the stream, do not cut it.
+		cn.up.Close(true)
+		cn.linger.Fire = func() { cn.up.Close(false) }
+		cn.pool.m.timers.Start(&cn.linger, cn.pool.m.now()+lingerTime)
+	}
+}
+
+// timedOut takes a call off whose deadline has passed.
+func (cn *conn) timedOut(c *Call) {
+	p := cn.pool
+	if !cn.abandon(c) {
+		c.end()
+		p.freed(cn)
+	}
+	if cn.state == ready && cn.lastData < c.sent {
+		// Silent since before the call: it may be dead without a word.
+		cn.drain()
+		p.kick()
+	}
+}
+
+// abandon ends a call whose answer is still owed. Unless answers have ids and
+// the connection is shared, where it does nothing and returns false, the
+// connection is not used again.
+func (cn *conn) abandon(c *Call) (ended bool) {
+	p := cn.pool
+	switch {
+	case p.byID() && p.opts.Shared:
+		return false
+	case cn.calls.n == 1:
+		c.end()
+		cn.close(codecs.Unspecified, "")
+	default:
+		// Those behind it still get theirs: a stand-in takes its place.
+		owed := &Call{pool: p, conn: cn, sent: c.sent, id: c.id}
+		cn.calls.replace(c, owed)
+		p.m.timers.Stop(&c.deadline)
+		c.conn = nil
+		cn.drain()
+	}
+	p.kick()
+	return true
+}
+
+// WriteBlocked implements host.UpstreamEvents.
+func (cn *conn) WriteBlocked(blocked bool) {
+	cn.blocked = blocked
+	if !blocked && cn.state == ready {
+		cn.pool.kick()
+	}
+}
+
+// Closed implements host.UpstreamEvents.
+func (cn *conn) Closed(r host.CloseReason) {
+	p := cn.pool
+	switch cn.state {
+	case closed:
+		p.m.timers.Stop(&cn.linger)
+		return
+	case connecting:
+		cn.leave()
+		p.connectFailed(r)
+		return
+	case ready, draining:
+		cn.leave()
+	}
+	cn.failCalls(codecs.UpstreamReset, "upstream connection ended before the answer: "+r.String())
+	p.kick()
+}
+
+// Failed implements host.UpstreamEvents: the pipeline has panicked.
+func (cn *conn) Failed() {
+	if cn.state == closed {
+		return
+	}
+	cn.leave()
+	cn.failCalls(codecs.Unspecified, "internal error")
+	cn.pool.kick()
+}

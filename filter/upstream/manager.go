@@ -1,0 +1,65 @@
+// Package upstream gets requests to clusters and answers back: pools of
+// connections, request ids, queues and deadlines. It belongs to one worker and
+// knows neither clients nor filters; a request is a [Call] with its [Owner].
+package upstream
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+)
+
+// Manager holds the pools of one worker.
+type Manager struct {
+	w      host.Worker
+	timers *timer.Wheel
+	shared *Shared
+	rand   *rand.Rand
+
+	pools   map[Key]*Pool
+	touched []*conn // have bytes to hand over
+
+	resp    codecs.Metadata
+	scratch []byte
+}
+
+// NewManager makes the upstream side of a worker.
+func NewManager(w host.Worker, timers *timer.Wheel, shared *Shared, rng *rand.Rand) *Manager {
+	return &Manager{w: w, timers: timers, shared: shared, rand: rng, pools: map[Key]*Pool{}}
+}
+
+func (m *Manager) now() time.Duration { return m.w.Now() }
+
+// Pool returns the pool of a key, and makes it when there is none. codec,
+// opts and obs are those of the configuration that asks; the newest counts.
+func (m *Manager) Pool(k Key, codec codecs.Codec, opts *Options, obs Observer) *Pool {
+	p := m.pools[k]
+	if p == nil {
+		p = newPool(m, k, codec, opts)
+		m.pools[k] = p
+	}
+	p.obs = obs
+	return p
+}
+
+// Flush hands over the bytes that were gathered since the last Flush: one
+// write for each connection.
+func (m *Manager) Flush() {
+	for i := 0; i < len(m.touched); i++ {
+		m.touched[i].flush()
+		m.touched[i] = nil
+	}
+	m.touched = m.touched[:0]
+}
+
+func (m *Manager) touch(cn *conn) { m.touched = append(m.touched, cn) }
+
+// trimScratch gives memory back that a very large frame needed.
+func (m *Manager) trimScratch() {
+	if cap(m.scratch) > 1<<20 {
+		m.scratch = nil
+	}
+}

@@ -1,0 +1,75 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// Options are the limits of a pool. All counts are per worker and cluster.
+type Options struct {
+	// Shared lets many requests share a connection; otherwise a connection
+	// serves one request at a time.
+	Shared bool
+	// MinConnections is kept while the pool is in use.
+	MinConnections int
+	// MaxConnections is the most that are open for requests when shared.
+	MaxConnections int
+	// MaxExclusive is the same when connections are exclusive.
+	MaxExclusive int
+	// MaxAge after which a connection gets no new request and, once idle, is
+	// closed.
+	MaxAge time.Duration
+	// IdleTimeout after the last request closes all connections.
+	IdleTimeout time.Duration
+	// TargetInFlight requests on each shared connection make the pool grow.
+	TargetInFlight int
+	// MaxPending requests, and MaxPendingBytes of them, may wait for a
+	// connection before clients are no longer read; twice as much is refused.
+	MaxPending      int
+	MaxPendingBytes int
+	// BackoffMax bounds the pause between failed attempts to connect.
+	BackoffMax time.Duration
+}
+
+// Key says which calls share a pool.
+type Key struct {
+	// Scope separates listeners, so that counters and limits are theirs.
+	Scope string
+	// Cluster and OriginalDst: see host.Target.
+	Cluster     string
+	OriginalDst string
+	// Profile is the codec's name, its config, and the options: what must be
+	// equal for two versions of a listener to go on with the same connections.
+	Profile string
+}
+
+// Observer hears what happens on a pool's connections beyond the fate of
+// single calls.
+type Observer interface {
+	// Stray: an answer came that no request waits for.
+	Stray()
+	// DecodingError: a server sent bytes that are no message.
+	DecodingError(cluster, host string, err error)
+	// Event: a heartbeat or event of a server was handled.
+	Event()
+	// Unserved: a server sent a request of its own, which is not supported.
+	Unserved()
+	// ConnectFailed: an attempt to connect failed.
+	ConnectFailed(cluster string, reason string)
+}
+
+// Owner is the message on whose behalf a Call is made.
+type Owner interface {
+	// Hold is called when the request has to wait: its frame must outlive the
+	// event in which it came.
+	Hold()
+	// Encode appends the request to dst, with id in place of its own.
+	Encode(dst []byte, id uint64) ([]byte, error)
+	// Sent ends a call that expects no answer: it has been handed over.
+	Sent()
+	// Answered ends a call. resp and its frame are valid during Answered only.
+	Answered(resp *codecs.Metadata)
+	// Failed ends a call without an answer.
+	Failed(e codecs.ErrorType, reason string)
+}

@@ -1,0 +1,641 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+)
+
+const (
+	tickTime = 100 * time.Millisecond
+	// Connections are sampled until so many picks of the load balancer are
+	// known: one a second, after a first burst.
+	enoughSamples = 128
+	sampleTime    = time.Second
+	firstBackoff  = 25 * time.Millisecond
+	// A worker that cannot connect because others hold all connections that a
+	// circuit breaker allows waits so long before its requests fail …
+	starveTime = time.Second
+	// … while those that hold one give it up after so long.
+	turnTime = 200 * time.Millisecond
+	// A membership change replaces all connections within this time.
+	changeTime = time.Second
+)
+
+// Waiter is told when a pool that was full has room again.
+type Waiter interface{ Resume() }
+
+// Pool spreads the calls of one worker over connections to one cluster. The
+// connections' hosts are chosen by the host's load balancer; the pool watches
+// which ones they are and gives every host its share of the calls.
+type Pool struct {
+	m      *Manager
+	key    Key
+	codec  codecs.Codec
+	traits codecs.Traits
+	opts   *Options
+	obs    Observer
+	info   *clusterInfo
+
+	conns    []*conn // connecting and ready
+	ready    []*conn
+	drainers []*conn
+	ids      ids
+	inFlight int
+
+	queue        callList
+	pendingBytes int
+	waiters      []Waiter
+
+	tick    timer.Timer
+	retry   timer.Timer
+	lastUse time.Duration
+	backoff time.Duration // pause before the next attempt; 0 after a success
+	nextTry time.Duration
+
+	total, healthy int // hosts as last seen, -1 before
+	epoch          int
+	changed        time.Duration // when the membership changed last
+	samples        int           // own picks in this epoch
+	nextSample     time.Duration
+	search         time.Duration // pause between looks for a missing host
+	nextSearch     time.Duration
+	starving       time.Duration // since when, 0: not
+	granted        time.Duration // when the first connection became ready
+	noGrowth       time.Duration // a circuit breaker forbids growth until then
+	dispatching    bool
+}
+
+func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
+	p := &Pool{
+		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
+		total: -1, healthy: -1,
+	}
+	if k.OriginalDst == "" {
+		p.info = m.shared.cluster(k.Cluster)
+	} else { // one host, and as many keys as clients care to dial
+		p.info = newClusterInfo()
+	}
+	p.ids.init(p.traits.MaxID)
+	p.tick.Fire = p.onTick
+	p.retry.Fire = p.kick
+	return p
+}
+
+func (p *Pool) byID() bool { return p.traits.Correlation == codecs.ByID }
+
+// Send takes a call of about size bytes. It ends by one of the Owner's
+// methods, at the latest when timeout has passed; oneway calls by Sent.
+func (p *Pool) Send(c *Call, size int, oneway bool, timeout time.Duration) {
+	now := p.m.now()
+	p.lastUse = now
+	if !p.tick.Running() {
+		p.m.timers.Start(&p.tick, now+tickTime)
+	}
+	c.pool, c.conn, c.size, c.oneway = p, nil, size, oneway
+	if p.queue.n == 0 {
+		if cn := p.pick(); cn != nil {
+			if !oneway {
+				p.m.timers.Start(&c.deadline, now+timeout)
+			}
+			cn.send(c)
+			if p.opts.Shared && p.inFlight > len(p.ready)*p.opts.TargetInFlight {
+				p.grow()
+			}
+			return
+		}
+	}
+	if e, reason, refused := p.refuse(); refused {
+		c.owner.Failed(e, reason)
+		return
+	}
+	c.owner.Hold()
+	p.m.timers.Start(&c.deadline, now+timeout)
+	p.queue.push(c)
+	p.pendingBytes += size
+	p.grow()
+}
+
+// refuse tells whether a call that would have to wait is better refused.
+func (p *Pool) refuse() (codecs.ErrorType, string, bool) {
+	if p.queue.n >= 2*p.opts.MaxPending || p.pendingBytes >= 2*p.opts.MaxPendingBytes {
+		return codecs.OverLimit, "too many requests wait for an upstream connection", true
+	}
+	if len(p.ready) > 0 {
+		return 0, "", false
+	}
+	total, _, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
+	switch {
+	case !ok || p.key.OriginalDst != "" && known:
+		return 0, "", false
+	case !known:
+		return codecs.ClusterNotFound, "unknown cluster " + p.key.Cluster, true
+	case total == 0:
+		return codecs.NoHealthyUpstream, "no healthy upstream in cluster " + p.key.Cluster, true
+	}
+	return 0, "", false
+}
+
+// Full reports whether clients should not be read for now, as too many
+// requests wait.
+func (p *Pool) Full() bool {
+	return p.queue.n >= p.opts.MaxPending || p.pendingBytes >= p.opts.MaxPendingBytes
+}
+
+// Wait registers w to be resumed once when the pool is not full any more.
+func (p *Pool) Wait(w Waiter) { p.waiters = append(p.waiters, w) }
+
+func (p *Pool) resumeWaiters() {
+	if len(p.waiters) == 0 || p.queue.n > p.opts.MaxPending/2 || p.pendingBytes > p.opts.MaxPendingBytes/2 {
+		return
+	}
+	ws := p.waiters
+	p.waiters = nil
+	for _, w := range ws {
+		w.Resume()
+	}
+}
+
+// pick chooses a connection for the next call, nil when there is none that
+// can take it.
+func (p *Pool) pick() *conn {
+	if !p.opts.Shared {
+		// The one that has been idle longest, so that all hosts get their turn.
+		var best *conn
+		for _, cn := range p.ready {
+			if cn.inFlight == 0 && (best == nil || cn.lastCall < best.lastCall) {
+				best = cn
+			}
+		}
+		return best
+	}
+	if len(p.ready) == 1 {
+		if cn := p.ready[0]; !cn.blocked {
+			return cn
+		}
+		return nil
+	}
+	// Smooth weighted round robin: as nginx does it, evenly mixed.
+	var best *conn
+	var sum int64
+	for _, cn := range p.ready {
+		if cn.blocked {
+			continue
+		}
+		cn.current += cn.weight
+		sum += cn.weight
+		if best == nil || cn.current > best.current {
+			best = cn
+		}
+	}
+	if best != nil {
+		best.current -= sum
+	}
+	return best
+}
+
+// hostsWanted is how many different hosts there should be connections to.
+func (p *Pool) hostsWanted() int {
+	return max(1, min(p.healthy, p.opts.MaxConnections))
+}
+
+// want is how many connections that are not about to be replaced the pool
+// should have now.
+func (p *Pool) want() int {
+	if !p.opts.Shared {
+		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, p.inFlight+p.queue.n))
+	}
+	n := max(p.opts.MinConnections, p.hostsWanted())
+	if p.healthy > 1 && p.samples < p.opts.MaxConnections {
+		n = p.opts.MaxConnections // a first look at how the load balancer picks
+	}
+	load := (p.inFlight + p.queue.n + p.opts.TargetInFlight - 1) / p.opts.TargetInFlight
+	return min(p.opts.MaxConnections, max(n, load))
+}
+
+// fresh counts the connections, and those still connecting, that need no
+// replacement.
+func (p *Pool) fresh() (n, connectingNow int) {
+	for _, cn := range p.conns {
+		if cn.state == connecting {
+			connectingNow++
+		}
+		if !cn.stale && !cn.aging {
+			n++
+		}
+	}
+	return n, connectingNow
+}
+
+// grow opens connections as far as they are wanted and allowed.
+func (p *Pool) grow() {
+	now := p.m.now()
+	if p.healthy < 0 {
+		p.look(now)
+	}
+	if now < p.nextTry {
+		p.m.timers.Start(&p.retry, p.nextTry)
+		return
+	}
+	n, trying := p.fresh()
+	want := p.want()
+	if now < p.noGrowth {
+		want = min(want, max(1, len(p.ready)))
+	}
+	if p.backoff > 0 {
+		want = min(want, n+max(0, 1-trying)) // one at a time until one succeeds
+	}
+	for ; n < want; n++ {
+		p.connect(now)
+	}
+}
+
+func (p *Pool) connect(now time.Duration) {
+	cn := &conn{pool: p, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
+	p.conns = append(p.conns, cn)
+	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst}, cn)
+}
+
+// connected takes a new connection into use, and an old one out.
+func (p *Pool) connected(cn *conn) {
+	p.backoff, p.nextTry, p.starving = 0, 0, 0
+	p.m.timers.Stop(&p.retry)
+	if len(p.ready) == 0 {
+		p.granted = p.m.now()
+	}
+	p.ready = append(p.ready, cn)
+	p.samples++
+	p.info.picked(cn.host)
+	p.succeed(cn)
+	p.weigh()
+	p.kick()
+}
+
+// succeed retires a connection in whose place cn has come.
+func (p *Pool) succeed(cn *conn) {
+	var old *conn
+	same := 0
+	for _, o := range p.ready {
+		if o == cn {
+			continue
+		}
+		if o.host == cn.host {
+			same++
+		}
+		switch {
+		case o.stale:
+			if old == nil || !old.stale {
+				old = o
+			}
+		case o.aging && o.host == cn.host && (old == nil || !old.stale && o.born < old.born):
+			old = o
+		}
+	}
+	if old != nil {
+		old.drain()
+		return
+	}
+	if same == 0 || len(p.ready) <= p.want() {
+		return
+	}
+	// One more than wanted: the oldest at the same host goes.
+	for _, o := range p.ready {
+		if o != cn && o.host == cn.host && (old == nil || o.born < old.born) {
+			old = o
+		}
+	}
+	old.drain()
+}
+
+func (p *Pool) remove(cn *conn) {
+	p.conns = without(p.conns, cn)
+	p.drainers = without(p.drainers, cn)
+	if n := len(p.ready); n > 0 {
+		if p.ready = without(p.ready, cn); len(p.ready) != n {
+			p.weigh()
+		}
+	}
+}
+
+func without(l []*conn, cn *conn) []*conn {
+	for i, o := range l {
+		if o == cn {
+			copy(l[i:], l[i+1:])
+			l[len(l)-1] = nil
+			return l[:len(l)-1]
+		}
+	}
+	return l
+}
+
+// weigh gives the connections their weights: together those of a host get the
+// share with which the load balancer picks it.
+func (p *Pool) weigh() {
+	type group struct {
+		host string
+		n    int64
+	}
+	var groups [16]group
+	hosts := 0
+	index := func(h string) *group {
+		for i := range groups[:hosts] {
+			if groups[i].host == h {
+				return &groups[i]
+			}
+		}
+		if hosts == len(groups) {
+			return nil
+		}
+		groups[hosts].host = h
+		hosts++
+		return &groups[hosts-1]
+	}
+	fits := true
+	for _, cn := range p.ready {
+		if g := index(cn.host); g != nil {
+			g.n++
+		} else {
+			fits = false
+		}
+	}
+	for _, cn := range p.ready {
+		cn.weight = 1 << 20
+		if g := index(cn.host); fits && hosts > 1 && hosts >= p.hostsWanted() {
+			n, sum := p.info.share(cn.host)
+			// Half a pick for every host before there is any: two picks do not
+			// make a law.
+			s := (n + 0.5/float64(hosts)) / (sum + 0.5)
+			cn.weight = max(1, int64(s*(1<<20)))/g.n + 1
+		}
+		cn.current = 0
+	}
+}
+
+// freed is called when a connection has one call less.
+func (p *Pool) freed(cn *conn) {
+	switch cn.state {
+	case draining:
+		cn.closeIfDrained()
+	case ready:
+		if p.queue.n > 0 {
+			p.kick()
+		}
+	}
+}
+
+// answered finds the call that md answers.
+func (p *Pool) answered(cn *conn, md *codecs.Metadata) *Call {
+	if p.byID() {
+		return p.ids.find(md.ID, cn)
+	}
+	return cn.calls.first
+}
+
+// kick sends what waits, as far as possible.
+func (p *Pool) kick() {
+	if p.dispatching {
+		return
+	}
+	p.dispatching = true
+	for p.queue.n > 0 {
+		cn := p.pick()
+		if cn == nil {
+			break
+		}
+		cn.send(p.queue.first)
+	}
+	p.dispatching = false
+	if p.queue.n > 0 {
+		p.grow()
+	}
+	p.resumeWaiters()
+}
+
+func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
+	for c := p.queue.first; c != nil; c = p.queue.first {
+		c.end()
+		c.owner.Failed(e, reason)
+	}
+	p.resumeWaiters()
+}
+
+// connectFailed draws the consequences of a failed attempt.
+func (p *Pool) connectFailed(r host.CloseReason) {
+	now := p.m.now()
+	p.obs.ConnectFailed(p.key.Cluster, r.String())
+	if p.backoff = 2 * p.backoff; p.backoff == 0 {
+		p.backoff = firstBackoff
+	}
+	p.backoff = min(p.backoff, p.opts.BackoffMax)
+	p.nextTry = now + p.backoff/2 + time.Duration(p.m.rand.Int64N(int64(p.backoff/2)+1))
+	_, trying := p.fresh()
+	if r == host.Overflow {
+		p.noGrowth = now + turnTime
+		if len(p.ready) == 0 && trying == 0 && p.queue.n > 0 {
+			if p.starving == 0 {
+				p.starving = now
+			}
+			p.info.starve(p.m.w.Index(), now)
+			p.nextTry = now + firstBackoff
+			if now-p.starving > starveTime {
+				p.starving = 0
+				p.failQueue(codecs.OverLimit, "upstream connection limit reached")
+				return
+			}
+		}
+	} else if len(p.ready) == 0 && trying == 0 {
+		switch r {
+		case host.NoCluster:
+			p.failQueue(codecs.ClusterNotFound, "unknown cluster "+p.key.Cluster)
+		case host.NoHost:
+			p.failQueue(codecs.NoHealthyUpstream, "no healthy upstream in cluster "+p.key.Cluster)
+		case host.Draining:
+			// The way upstream itself is being replaced: the next attempt
+			// goes over the new one.
+		default:
+			p.failQueue(codecs.ConnectFailure, "upstream connect failure in cluster "+p.key.Cluster)
+		}
+	}
+	if p.queue.n > 0 {
+		p.m.timers.Start(&p.retry, p.nextTry)
+	}
+}
+
+// look asks for the cluster's membership and reports whether it changed.
+func (p *Pool) look(now time.Duration) {
+	total, healthy, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
+	if !ok {
+		return
+	}
+	if !known {
+		total, healthy = 0, 0
+	}
+	if p.key.OriginalDst != "" {
+		total, healthy = 1, 1 // wherever it goes, it is one host
+	}
+	if total == p.total && healthy == p.healthy {
+		return
+	}
+	first := p.total < 0
+	p.total, p.healthy = total, healthy
+	if first {
+		p.epoch = p.info.forget(-1)
+		return
+	}
+	p.epoch = p.info.forget(p.epoch)
+	p.changed, p.samples, p.search = now, 0, 0
+	for _, cn := range p.conns {
+		if cn.state == ready {
+			cn.stale = true
+		}
+	}
+	if !known {
+		p.drainAll()
+	}
+}
+
+func (p *Pool) drainAll() {
+	for len(p.conns) > 0 {
+		p.conns[len(p.conns)-1].drain()
+	}
+}
+
+// onTick does the upkeep.
+func (p *Pool) onTick() {
+	now := p.m.now()
+	if now-p.lastUse > p.opts.IdleTimeout && p.inFlight == 0 && p.queue.n == 0 {
+		p.drainAll()
+		if len(p.drainers) == 0 {
+			delete(p.m.pools, p.key)
+			return
+		}
+	} else {
+		p.look(now)
+		p.rotate(now)
+		p.sample(now)
+		p.shrink(now)
+		p.yield(now)
+		p.grow()
+		p.kick()
+	}
+	p.reap(now)
+	p.m.timers.Start(&p.tick, now+tickTime)
+}
+
+// rotate replaces connections that are old or belong to an old membership.
+func (p *Pool) rotate(now time.Duration) {
+	if len(p.ready) < 2 && p.nextTry > now {
+		return // nothing better is in sight
+	}
+	for i := len(p.ready) - 1; i >= 0; i-- {
+		cn := p.ready[i]
+		if now >= cn.agingAt {
+			cn.aging = true
+		}
+		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
+		if over && len(p.ready) > 1 {
+			cn.drain()
+		}
+	}
+}
+
+// sample looks at where the load balancer sends connections, as long as too
+// little is known of it, and for hosts that no connection leads to.
+func (p *Pool) sample(now time.Duration) {
+	if !p.opts.Shared || p.healthy < 2 || now-p.lastUse > sampleTime || now < p.nextTry {
+		return
+	}
+	if _, trying := p.fresh(); trying > 0 || now < p.noGrowth {
+		return
+	}
+	missing := p.distinctHosts() < p.hostsWanted()
+	if missing {
+		if now < p.nextSearch {
+			return
+		}
+		p.search = min(max(2*p.search, tickTime), 2*time.Second)
+		p.nextSearch = now + p.search
+		p.connect(now)
+		return
+	}
+	p.search = 0
+	if p.samples < enoughSamples && now >= p.nextSample {
+		p.nextSample = now + sampleTime
+		p.connect(now)
+	}
+}
+
+func (p *Pool) distinctHosts() int {
+	n := 0
+	for i, cn := range p.ready {
+		seen := false
+		for _, o := range p.ready[:i] {
+			seen = seen || o.host == cn.host
+		}
+		if !seen {
+			n++
+		}
+	}
+	return n
+}
+
+// shrink retires one connection when there are more than wanted: the oldest
+// of the host that has most.
+func (p *Pool) shrink(now time.Duration) {
+	if len(p.ready) <= p.want() || now-p.changed < changeTime && p.changed > 0 {
+		return
+	}
+	var victim *conn
+	most := 0
+	for _, cn := range p.ready {
+		if !p.opts.Shared && cn.inFlight > 0 {
+			continue
+		}
+		same := 0
+		for _, o := range p.ready {
+			if o.host == cn.host {
+				same++
+			}
+		}
+		if victim == nil || same > most || same == most && cn.born < victim.born {
+			victim, most = cn, same
+		}
+	}
+	// One connection to each host is what want asks for, but as long as
+	// different hosts are few a second one may be all that is left of a host.
+	if victim != nil && (most > 1 || len(p.ready) > p.opts.MaxConnections || p.healthy < 2 || !p.opts.Shared) {
+		if !p.opts.Shared && now-victim.lastCall < p.opts.IdleTimeout/4 {
+			return
+		}
+		victim.drain()
+	}
+}
+
+// yield gives a connection up that another worker cannot get because of a
+// circuit breaker.
+func (p *Pool) yield(now time.Duration) {
+	if len(p.ready) == 0 || !p.info.hungry(p.m.w.Index(), now, 3*tickTime) {
+		return
+	}
+	switch {
+	case len(p.ready) > 1:
+		p.noGrowth = now + turnTime
+		p.ready[0].drain()
+	case now-p.granted > turnTime:
+		p.nextTry = now + turnTime/2
+		p.ready[0].drain()
+	}
+}
+
+// reap ends drained connections that wait for nothing but answers nobody
+// waits for.
+func (p *Pool) reap(now time.Duration) {
+	for i := len(p.drainers) - 1; i >= 0; i-- {
+		cn := p.drainers[i]
+		if c := cn.calls.last; c != nil && c.owner == nil && now-c.sent > p.opts.IdleTimeout {
+			cn.close(codecs.UpstreamReset, "upstream connection closed")
+		}
+	}
+}
