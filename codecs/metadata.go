@@ -176,6 +176,14 @@ func (m *Metadata) Detach() {
 	m.Raw = nil
 }
 
+// Release forgets all views, as the frame is about to go. Scalars, Scratch and
+// ReplyInfo stay.
+func (m *Metadata) Release() {
+	clear(m.props)
+	m.props, m.own = m.props[:0], m.own[:0]
+	m.service, m.method, m.Raw = nil, nil, nil
+}
+
 // EqualFold reports whether b equals s without regard to ASCII case.
 func EqualFold(b []byte, s string) bool {
 	if len(b) != len(s) {

@@ -66,6 +66,7 @@ type Pool struct {
 	granted        time.Duration // when the first connection became ready
 	noGrowth       time.Duration // a circuit breaker forbids growth until then
 	dispatching    bool
+	gone           bool
 }
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
@@ -137,6 +138,10 @@ func (p *Pool) refuse() (codecs.ErrorType, string, bool) {
 	}
 	return 0, "", false
 }
+
+// Gone reports whether the pool has been given up, as nothing used it. A new
+// one is to be asked for.
+func (p *Pool) Gone() bool { return p.gone }
 
 // Full reports whether clients should not be read for now, as too many
 // requests wait.
@@ -509,6 +514,7 @@ func (p *Pool) onTick() {
 		p.drainAll()
 		if len(p.drainers) == 0 {
 			delete(p.m.pools, p.key)
+			p.gone = true
 			return
 		}
 	} else {

@@ -3,6 +3,7 @@
 package timer
 
 import (
+	"math"
 	"math/bits"
 	"time"
 )
@@ -34,12 +35,15 @@ type Wheel struct {
 	ring [slots]Timer // list heads
 	used [slots / 64]uint64
 	now  int64 // the last tick that was run
+	soon int64 // no timer is due before this tick
 	n    int
 }
 
+const never = math.MaxInt64
+
 // New returns a wheel that starts at now.
 func New(now time.Duration) *Wheel {
-	w := &Wheel{now: int64(now / granularity)}
+	w := &Wheel{now: int64(now / granularity), soon: never}
 	for i := range w.ring {
 		h := &w.ring[i]
 		h.next, h.prev = h, h
@@ -61,6 +65,7 @@ func (w *Wheel) Start(t *Timer, at time.Duration) {
 	t.prev, t.next = h.prev, h
 	h.prev.next, h.prev = t, t
 	w.used[i/64] |= 1 << (i % 64)
+	w.soon = min(w.soon, t.tick)
 	w.n++
 }
 
@@ -82,10 +87,14 @@ func (w *Wheel) Advance(now time.Duration) {
 		i, ok := w.nextUsed(min(target-w.now, slots))
 		if !ok {
 			w.now = target
-			return
+			break
 		}
 		w.now = i
 		w.fire(i & (slots - 1))
+	}
+	w.soon = never
+	if i, ok := w.nextUsed(slots); ok && w.n > 0 {
+		w.soon = i
 	}
 }
 
@@ -129,15 +138,10 @@ func (w *Wheel) nextUsed(span int64) (int64, bool) {
 }
 
 // Next returns when Advance should be called next. ok is false when no timer
-// runs. It can be too early, when a slot holds only timers of a later turn or
-// was emptied, never too late.
+// runs. It can be too early, when timers were stopped since, never too late.
 func (w *Wheel) Next() (at time.Duration, ok bool) {
 	if w.n == 0 {
 		return 0, false
 	}
-	tick, ok := w.nextUsed(slots)
-	if !ok {
-		return 0, false
-	}
-	return time.Duration(tick) * granularity, true
+	return time.Duration(w.soon) * granularity, true
 }

@@ -1,0 +1,450 @@
+package filter
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+)
+
+const (
+	// leaveAt is how much of an unfinished frame stays in the host's buffer.
+	// What is longer is taken out: the host stops reading when its buffer is
+	// full, and the frame would never be whole.
+	leaveAt = 32 << 10
+	// drainSpread is the time over which idle connections of a replaced
+	// listener are closed.
+	drainSpread = 5 * time.Second
+)
+
+// connection is one client connection.
+type connection struct {
+	sh  *shard
+	cfg *configShard
+	d   host.Downstream
+	dec codecs.Decoder
+	in  inbox.Inbox
+	out *host.Buffer
+
+	first, last *Message // in flight, in the order of arrival
+	inFlight    int
+
+	closed    bool
+	eof       bool // the client sends no more
+	releasing bool
+	finishing bool // reads no more, closes after the last answer
+	ending    bool // close was asked for
+	draining  bool
+	waiting   bool // for room in a pool
+	crowded   bool // has too many requests in flight
+	blocked   bool // the client does not take bytes
+	backlog   int  // bytes written since it does not
+	lastUse   time.Duration
+
+	timer        timer.Timer // idle, or an unfinished frame
+	frameStarted time.Duration
+
+	next, prev *connection // all of the configShard
+}
+
+// Data implements host.DownstreamEvents.
+func (c *connection) Data(bufs [][]byte, total int, end bool) int {
+	if c.finishing || c.closed {
+		return total
+	}
+	c.lastUse = c.sh.w.Now()
+	c.eof = c.eof || end
+	consumed := 0
+	switch {
+	case !c.stopped():
+		if total > 0 {
+			consumed = c.data(bufs, total)
+		}
+		c.checkEnd()
+	case end:
+		// Reading was disabled while these bytes were under way, and the host
+		// does not bring them again after an end of stream.
+		c.in.Take(bufs)
+		consumed = total
+	}
+	return consumed
+}
+
+// checkEnd finishes the connection when the client has sent all it will.
+func (c *connection) checkEnd() {
+	if !c.eof || c.stopped() || c.closed || c.finishing {
+		return
+	}
+	if c.in.Buffered() > 0 {
+		c.cfg.count(requestDecodingError, 1)
+		c.sh.warn(c.cfg, "client %s ended in the middle of a frame", c.d.RemoteAddress())
+	}
+	c.finish()
+}
+
+func (c *connection) data(bufs [][]byte, total int) (consumed int) {
+	held := c.in.Buffered() > 0
+	b, whole := c.in.Add(bufs, total, &c.sh.scratch)
+	if whole {
+		before := len(b)
+		var need int
+		b, need = c.decode(b)
+		if c.closed || c.finishing {
+			return total
+		}
+		switch {
+		case held || c.eof || need > leaveAt || len(b) > leaveAt && !c.stopped():
+			c.in.Keep(b, need)
+			consumed = total
+		default:
+			c.in.Wait(need)
+			consumed = before - len(b)
+		}
+	} else if held {
+		consumed = total
+	} else if c.eof {
+		c.in.Take(bufs)
+		consumed = total
+	}
+	if c.in.Need() == 0 {
+		c.frameStarted = 0
+	} else if c.frameStarted == 0 || consumed > 0 && !held {
+		c.frameStarted = c.lastUse
+		c.arm(c.lastUse + c.cfg.Limits.PartialFrameTimeout)
+	}
+	return consumed
+}
+
+// decode handles the whole frames of b and returns the rest, with the length
+// that the frame at its start must reach.
+func (c *connection) decode(b []byte) (rest []byte, need int) {
+	for len(b) > 0 && !c.stopped() {
+		m := c.sh.newMessage(c)
+		n, err := c.dec.Decode(b, &m.req)
+		if err != nil {
+			c.sh.freeMessage(m)
+			c.cfg.count(requestDecodingError, 1)
+			c.sh.warn(c.cfg, "client %s: %v", c.d.RemoteAddress(), err)
+			c.finish()
+			return nil, 0
+		}
+		if n > len(b) {
+			c.sh.freeMessage(m)
+			return b, n
+		}
+		c.cfg.count(requestDecodingSuccess, 1)
+		c.message(m)
+		if c.closed || c.finishing {
+			return nil, 0
+		}
+		b = b[n:]
+	}
+	return b, 0
+}
+
+func (c *connection) message(m *Message) {
+	cfg := c.cfg
+	switch m.req.Type {
+	case codecs.Request, codecs.Oneway:
+		cfg.count(request, 1)
+		if m.oneway = m.req.Type == codecs.Oneway; m.oneway {
+			cfg.count(requestOneway, 1)
+		} else {
+			cfg.count(requestTwoway, 1)
+		}
+		cfg.gauge(1)
+		c.link(m)
+		if c.inFlight >= cfg.Limits.MaxRequestsInFlight && !c.crowded {
+			c.crowded = true
+			c.d.ReadDisable(true)
+		}
+		m.runRequest()
+		return
+	case codecs.Heartbeat:
+		cfg.count(requestEvent, 1)
+		if hb, ok := cfg.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
+			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
+			n := len(buf.B)
+			b, err := hb.EncodeHeartbeat(buf.B, &m.req)
+			if err != nil {
+				b = b[:n]
+			}
+			buf.B = b
+			c.wrote(len(b) - n)
+		}
+	case codecs.GoAway, codecs.Ignored:
+		cfg.count(requestEvent, 1)
+	default:
+		cfg.count(requestUnserved, 1)
+	}
+	c.sh.freeMessage(m)
+}
+
+func (c *connection) link(m *Message) {
+	if m.prev = c.last; m.prev == nil {
+		c.first = m
+	} else {
+		m.prev.next = m
+	}
+	c.last = m
+	c.inFlight++
+}
+
+// unlink takes m off when it has ended.
+func (c *connection) unlink(m *Message) {
+	if m.prev == nil {
+		c.first = m.next
+	} else {
+		m.prev.next = m.next
+	}
+	if m.next == nil {
+		c.last = m.prev
+	} else {
+		m.next.prev = m.prev
+	}
+	m.next, m.prev = nil, nil
+	c.inFlight--
+	if c.closed {
+		return
+	}
+	if c.cfg.ordered {
+		c.release()
+	}
+	if c.crowded && c.inFlight <= c.cfg.Limits.MaxRequestsInFlight/2 {
+		c.crowded = false
+		c.goOn()
+	}
+	if c.inFlight == 0 {
+		c.lastUse = c.sh.w.Now()
+		if c.finishing {
+			c.end()
+		}
+	}
+}
+
+// release writes the answers whose turn has come.
+func (c *connection) release() {
+	if c.releasing {
+		return
+	}
+	c.releasing = true
+	for c.first != nil && c.first.phase == answered {
+		m := c.first
+		out := c.buffer(len(m.reply.B))
+		out.B = append(out.B, m.reply.B...)
+		c.wrote(len(m.reply.B))
+		m.end()
+	}
+	c.releasing = false
+}
+
+// stopped reports whether no more requests are taken for now. Reading is
+// disabled once for each reason.
+func (c *connection) stopped() bool { return c.waiting || c.crowded || c.blocked }
+
+// stopFor stops reading until p has room again.
+func (c *connection) stopFor(p *upstream.Pool) {
+	if !c.waiting && !c.closed {
+		c.waiting = true
+		c.d.ReadDisable(true)
+		p.Wait(c)
+	}
+}
+
+// Resume implements upstream.Waiter.
+func (c *connection) Resume() {
+	if c.closed {
+		return
+	}
+	c.waiting = false
+	c.goOn()
+}
+
+// goOn takes up reading again after one reason to stop has gone.
+func (c *connection) goOn() {
+	c.d.ReadDisable(false)
+	// What waits in the host's buffer the host brings again by itself; what
+	// waits here is taken up when the event that runs now is over.
+	if !c.stopped() && (c.in.Buffered() > 0 || c.eof) {
+		c.sh.later = append(c.sh.later, c)
+	}
+}
+
+// takeUp decodes what the inbox itself holds.
+func (c *connection) takeUp() {
+	if c.closed || c.finishing || c.stopped() {
+		return
+	}
+	if c.in.Buffered() > 0 {
+		c.data(nil, 0)
+	}
+	c.checkEnd()
+}
+
+// WriteBlocked implements host.DownstreamEvents.
+func (c *connection) WriteBlocked(blocked bool) {
+	if c.closed || c.blocked == blocked {
+		return
+	}
+	if c.blocked = blocked; blocked {
+		c.backlog = 0
+		c.d.ReadDisable(true)
+	} else {
+		c.goOn()
+	}
+}
+
+// buffer returns the outgoing buffer with room for size bytes and a bit.
+func (c *connection) buffer(size int) *host.Buffer {
+	const slack = 64
+	if c.out != nil && cap(c.out.B)-len(c.out.B) < size+slack && len(c.out.B) > 0 {
+		c.flush()
+	}
+	if c.out == nil {
+		c.out = c.sh.w.Buffer(size + slack)
+		c.sh.touched = append(c.sh.touched, c)
+	}
+	return c.out
+}
+
+func (c *connection) wrote(n int) {
+	if !c.blocked {
+		return
+	}
+	if c.backlog += n; c.backlog > c.cfg.Limits.MaxWriteBufferBytes && !c.ending {
+		c.cfg.count(downstreamOverflow, 1)
+		c.sh.warn(c.cfg, "client %s does not read its answers: closed with %d bytes waiting",
+			c.d.RemoteAddress(), c.backlog)
+		c.finishing, c.ending = true, true
+		c.d.Close(false)
+	}
+}
+
+func (c *connection) flush() {
+	if b := c.out; b != nil {
+		c.out = nil
+		if len(b.B) == 0 || c.closed {
+			b.Free()
+		} else {
+			c.d.Write(b, false)
+		}
+	}
+}
+
+// finish reads no more, and closes when the last answer has been written.
+func (c *connection) finish() {
+	if c.finishing {
+		return
+	}
+	c.finishing = true
+	c.in.Wait(0)
+	if c.inFlight == 0 {
+		c.end()
+	}
+}
+
+// end closes the connection after what was written.
+func (c *connection) end() {
+	if !c.ending && !c.closed {
+		c.ending = true
+		c.sh.ending = append(c.sh.ending, c)
+	}
+}
+
+// arm makes the timer fire at at or earlier.
+func (c *connection) arm(at time.Duration) {
+	if !c.timer.Running() || at < c.wakeAt() {
+		c.sh.timers.Start(&c.timer, at)
+	}
+}
+
+// wakeAt is when the timer has something to look at.
+func (c *connection) wakeAt() time.Duration {
+	at := time.Duration(1<<63 - 1)
+	if c.cfg.IdleTimeout > 0 {
+		at = min(at, c.lastUse+c.cfg.IdleTimeout)
+	}
+	if c.frameStarted > 0 {
+		at = min(at, c.frameStarted+c.cfg.Limits.PartialFrameTimeout)
+	}
+	return at
+}
+
+func (c *connection) onTimer() {
+	now := c.sh.w.Now()
+	idle := c.inFlight == 0
+	switch {
+	case c.closed || c.ending:
+		return
+	case c.frameStarted > 0 && now >= c.frameStarted+c.cfg.Limits.PartialFrameTimeout && !c.stopped():
+		c.cfg.count(partialFrameTimeout, 1)
+		c.sh.warn(c.cfg, "client %s: a frame was not complete after %v", c.d.RemoteAddress(), c.cfg.Limits.PartialFrameTimeout)
+		c.finish()
+		return
+	case c.cfg.IdleTimeout > 0 && idle && now >= c.lastUse+c.cfg.IdleTimeout:
+		c.cfg.count(idleTimeout, 1)
+		c.finish()
+		return
+	case c.draining && idle && c.frameStarted == 0:
+		c.cfg.count(drainClosed, 1)
+		c.finish()
+		return
+	}
+	next := c.wakeAt()
+	if c.draining {
+		// It was busy when its turn came: look again soon, between requests.
+		next = min(next, now+drainSpread/10)
+	}
+	if next < 1<<63-1 {
+		c.sh.timers.Start(&c.timer, max(next, now+time.Millisecond))
+	}
+}
+
+// drain closes the connection at some moment of the next seconds in which it
+// is idle.
+func (c *connection) drain() {
+	if !c.draining && !c.closed {
+		c.draining = true
+		c.sh.timers.Start(&c.timer, c.sh.w.Now()+time.Duration(c.sh.rand.Int64N(int64(drainSpread))))
+	}
+}
+
+// Closed implements host.DownstreamEvents.
+func (c *connection) Closed(remote bool) {
+	if c.closed {
+		return
+	}
+	if c.inFlight > 0 {
+		if remote {
+			c.cfg.count(cxDestroyRemoteWithActiveRq, 1)
+		} else {
+			c.cfg.count(cxDestroyLocalWithActiveRq, 1)
+		}
+	}
+	c.leave()
+}
+
+// Failed implements host.DownstreamEvents: the pipeline has panicked.
+func (c *connection) Failed() {
+	if !c.closed {
+		c.cfg.count(cxDestroyLocalWithActiveRq, 1)
+		c.leave()
+	}
+}
+
+func (c *connection) leave() {
+	c.closed = true
+	for m := c.first; m != nil; m = c.first {
+		m.clientGone()
+	}
+	c.sh.timers.Stop(&c.timer)
+	if c.out != nil {
+		c.out.Free()
+		c.out = nil
+	}
+	c.in.Wait(0)
+	c.cfg.remove(c)
+}

@@ -1,0 +1,479 @@
+package filter
+
+import (
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+)
+
+type phase uint8
+
+const (
+	inRequest  phase = iota // request filters run
+	inUpstream              // on its way to a cluster and back
+	inResponse              // response filters run
+	answered                // waits for its turn on an ordered connection
+)
+
+// Message is one request, from its arrival to its end. Filters get it in their
+// hooks and must not keep it; to come back to it later they take a [Resumer].
+type Message struct {
+	sh   *shard
+	cfg  *configShard
+	conn *connection // nil once the client has gone
+	gen  uint64      // counts the uses of this Message
+
+	req      codecs.Metadata
+	resp     *codecs.Metadata
+	ownResp  *codecs.Metadata // resp when it is held
+	reqMut   codecs.Mutation
+	respMut  codecs.Mutation
+	route    *route.Route
+	states   []any
+	frame    []byte // backs req.Raw, and resp.Raw, when held
+	reply    *host.Buffer
+	clientID uint64
+
+	pos     int
+	seen    int // filters whose OnRequest was called
+	phase   phase
+	oneway  bool
+	held    bool
+	paused  bool
+	routed  bool
+	local   codecs.LocalError
+	replied bool
+	forward bool
+	cluster string
+	start   time.Duration
+
+	call       upstream.Call
+	next, prev *Message // in the connection's list, in the order of arrival
+}
+
+// Request returns the request's metadata. After the request hooks Raw is nil,
+// and the properties are there only if the chain has response or end filters.
+func (m *Message) Request() *codecs.Metadata { return &m.req }
+
+// Response returns the answer's metadata, nil while there is none.
+func (m *Message) Response() *codecs.Metadata { return m.resp }
+
+// MutateRequest returns the changes that will be made to the request when it
+// goes out. The router adds those of the route, which win.
+func (m *Message) MutateRequest() *codecs.Mutation { return &m.reqMut }
+
+// MutateResponse returns the changes that will be made to the answer when it
+// goes out. Those of the route are in it when the response filters run.
+func (m *Message) MutateResponse() *codecs.Mutation { return &m.respMut }
+
+// Oneway reports whether nobody waits for an answer.
+func (m *Message) Oneway() bool { return m.oneway }
+
+// Route returns the first route that matches the request, nil if none does. It
+// is looked up at the first call, in the table that is valid then, and stays
+// the same for this message.
+func (m *Message) Route() *route.Route {
+	if !m.routed {
+		m.routed = true
+		if t := m.cfg.table.Load(); t != nil {
+			m.route = t.Match(&m.req)
+		}
+	}
+	return m.route
+}
+
+// Rand returns a random number, for decisions that shall hit a share of the
+// messages.
+func (m *Message) Rand() uint64 { return m.sh.rand.Uint64() }
+
+// Now is the worker's time, monotonic since an arbitrary point.
+func (m *Message) Now() time.Duration { return m.sh.w.Now() }
+
+// Start is when the request was decoded, on the clock of Now.
+func (m *Message) Start() time.Duration { return m.start }
+
+// ClientAddress is the client's address, "" when unknown or gone.
+func (m *Message) ClientAddress() string {
+	if m.conn == nil {
+		return ""
+	}
+	return m.conn.d.RemoteAddress()
+}
+
+// LocalError returns the local reply that ended the message, nil if none did.
+func (m *Message) LocalError() *codecs.LocalError {
+	if !m.replied {
+		return nil
+	}
+	return &m.local
+}
+
+// State returns what the filter that runs now has kept with the message, nil
+// if nothing.
+func (m *Message) State() any {
+	if m.pos >= len(m.states) {
+		return nil
+	}
+	return m.states[m.pos]
+}
+
+// SetState keeps v with the message for the filter that runs now.
+func (m *Message) SetState(v any) {
+	for len(m.states) <= m.pos {
+		m.states = append(m.states, nil)
+	}
+	m.states[m.pos] = v
+}
+
+// Reply ends the message with a local reply in the client's protocol. The
+// filter returns what it returns. A oneway message ends without a word.
+func (m *Message) Reply(t codecs.ErrorType, text string) Verdict {
+	m.local, m.replied = codecs.LocalError{Type: t, Message: text}, true
+	return stopped
+}
+
+// Forward sends the request to a cluster and ends the chain. The filter
+// returns what it returns.
+func (m *Message) Forward(cluster string) Verdict {
+	m.cluster, m.forward = cluster, true
+	return stopped
+}
+
+// Resumer returns a handle with which this message can be resumed, once, from
+// any goroutine.
+func (m *Message) Resumer() Resumer { return Resumer{m.sh, m, m.gen} }
+
+// Resumer resumes a paused message. Calling it after the message has ended,
+// or twice, does nothing.
+type Resumer struct {
+	sh  *shard
+	m   *Message
+	gen uint64
+}
+
+// Continue resumes the message behind the filter that paused it.
+func (r Resumer) Continue() { r.sh.post(posted{r: r}) }
+
+// Do runs f on the message's worker, if the message is still paused, and goes
+// on as its verdict says.
+func (r Resumer) Do(f func(m *Message) Verdict) { r.sh.post(posted{r: r, do: f}) }
+
+func (r Resumer) run(do func(m *Message) Verdict) {
+	m := r.m
+	if m.gen != r.gen || !m.paused {
+		return
+	}
+	m.paused = false
+	v := Continue
+	if do != nil {
+		v = m.guard(func() Verdict { return do(m) })
+	}
+	if m.phase == inResponse {
+		if m.after(v) {
+			m.pos--
+			m.runResponse()
+		}
+	} else if m.after(v) {
+		m.pos++
+		m.runRequest()
+	}
+}
+
+// guard runs a hook; a panic in it ends this message only.
+func (m *Message) guard(hook func() Verdict) (v Verdict) {
+	defer func() {
+		if r := recover(); r != nil {
+			v = m.panicked(r)
+		}
+	}()
+	return hook()
+}
+
+func (m *Message) panicked(r any) Verdict {
+	m.cfg.count(filterPanic, 1)
+	m.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic in filter %s: %v\n%s",
+		m.cfg.StatPrefix, m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, r, debug.Stack())
+	return m.Reply(codecs.Unspecified, "internal error")
+}
+
+func (m *Message) onRequest(f Filter) (v Verdict) {
+	defer func() {
+		if r := recover(); r != nil {
+			v = m.panicked(r)
+		}
+	}()
+	return f.OnRequest(m)
+}
+
+func (m *Message) onResponse(f ResponseFilter) (v Verdict) {
+	defer func() {
+		if r := recover(); r != nil {
+			v = m.panicked(r)
+		}
+	}()
+	return f.OnResponse(m)
+}
+
+// after carries out a verdict and reports whether the next filter shall run.
+func (m *Message) after(v Verdict) bool {
+	switch {
+	case m.replied:
+		m.answerLocally()
+	case m.forward && m.phase == inRequest:
+		m.send()
+	case v == Pause:
+		m.paused = true
+		m.Hold()
+	default:
+		return true
+	}
+	return false
+}
+
+func (m *Message) runRequest() {
+	for ; m.pos < len(m.cfg.chain); m.pos++ {
+		m.seen = max(m.seen, m.pos+1)
+		if !m.after(m.onRequest(m.cfg.chain[m.pos].Filter)) {
+			return
+		}
+	}
+	m.Reply(codecs.Unspecified, "no filter forwarded the request")
+	m.answerLocally()
+}
+
+// Hold implements upstream.Owner: it keeps the frame beyond this event.
+func (m *Message) Hold() {
+	md := &m.req
+	if m.held {
+		return
+	}
+	if m.phase == inResponse {
+		md = m.takeResponse()
+	}
+	m.frame = append(m.frame[:0], md.Raw...)
+	md.Detach()
+	md.Raw = m.frame
+	m.held = true
+}
+
+// takeResponse makes the answer's metadata the message's own.
+func (m *Message) takeResponse() *codecs.Metadata {
+	own := m.sh.newMetadata()
+	*own, *m.resp = *m.resp, *own
+	m.resp, m.ownResp = own, own
+	return own
+}
+
+// send gives the request to the pool of its cluster.
+func (m *Message) send() {
+	c := m.cfg
+	m.phase = inUpstream
+	if c.keepsRequest && !m.held {
+		raw := m.req.Raw
+		m.req.Detach()
+		m.req.Raw = raw
+	}
+	p := c.pool(m.cluster, m.conn)
+	conn := m.conn
+	p.Send(&m.call, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
+	// The message may have ended by now.
+	if conn != nil && p.Full() {
+		conn.stopFor(p)
+	}
+}
+
+// Encode implements upstream.Owner.
+func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
+	mut := &m.reqMut
+	if len(mut.Entries()) == 0 {
+		mut = nil
+	}
+	m.clientID = m.req.ID
+	if m.cfg.rewritesIDs {
+		m.req.ID = id
+	}
+	dst, err := m.cfg.codec.Encode(dst, &m.req, mut)
+	m.req.ID = m.clientID
+	if m.cfg.keepsRequest {
+		m.req.Raw = nil
+	} else {
+		m.req.Release()
+	}
+	m.dropFrame()
+	return dst, err
+}
+
+func (m *Message) dropFrame() {
+	if m.held = false; cap(m.frame) > 64<<10 {
+		m.frame = nil
+	}
+}
+
+// Sent implements upstream.Owner.
+func (m *Message) Sent() { m.end() }
+
+// Answered implements upstream.Owner.
+func (m *Message) Answered(resp *codecs.Metadata) {
+	c := m.cfg
+	c.count(response, 1)
+	c.count(responseDecodingSuccess, 1)
+	switch resp.Status {
+	case codecs.StatusOK:
+		c.count(responseSuccess, 1)
+	case codecs.StatusBusinessException:
+		c.count(responseBusinessException, 1)
+	default:
+		c.count(responseError, 1)
+	}
+	if m.conn == nil {
+		m.end()
+		return
+	}
+	m.resp, m.phase = resp, inResponse
+	m.held = false
+	if m.route != nil {
+		for _, kv := range m.route.ResponseMutation {
+			m.respMut.Set(kv.Key, kv.Value)
+		}
+	}
+	m.pos = len(c.chain) - 1
+	if c.respFilters == 0 {
+		m.pos = -1
+	}
+	m.runResponse()
+}
+
+func (m *Message) runResponse() {
+	for ; m.pos >= 0; m.pos-- {
+		if f := m.cfg.chain[m.pos].resp; f != nil && !m.after(m.onResponse(f)) {
+			return
+		}
+	}
+	m.resp.ID = m.clientID
+	mut := &m.respMut
+	if len(mut.Entries()) == 0 {
+		mut = nil
+	}
+	m.write(m.resp.HeaderSize+m.resp.BodySize, func(dst []byte) ([]byte, error) {
+		return m.cfg.codec.Encode(dst, m.resp, mut)
+	})
+}
+
+// Failed implements upstream.Owner.
+func (m *Message) Failed(e codecs.ErrorType, reason string) {
+	switch e {
+	case codecs.Timeout:
+		m.cfg.count(requestTimeout, 1)
+	case codecs.UpstreamReset, codecs.BadResponse:
+		m.cfg.count(upstreamReset, 1)
+	}
+	m.Reply(e, reason)
+	m.answerLocally()
+}
+
+// answerLocally ends the message with its local reply.
+func (m *Message) answerLocally() {
+	if m.conn == nil || m.oneway {
+		if m.oneway {
+			m.cfg.count(onewayDropped, 1)
+		}
+		m.end()
+		return
+	}
+	m.req.Raw = nil
+	m.resp = nil
+	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
+		b, err := m.cfg.codec.EncodeError(dst, &m.req, &m.local)
+		if err == nil {
+			m.cfg.count(localResponseBusinessException, 1)
+		}
+		return b, err
+	})
+}
+
+// write appends the answer to what goes to the client, in its turn where the
+// protocol has an order, and ends the message.
+func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
+	c := m.conn
+	inTurn := !m.cfg.ordered || c.first == m
+	var buf *host.Buffer
+	if inTurn {
+		buf = c.buffer(size)
+	} else {
+		buf = m.sh.w.Buffer(size)
+		m.reply = buf
+	}
+	n := len(buf.B)
+	b, err := encode(buf.B)
+	if err != nil {
+		buf.B = b[:min(n, len(b))]
+		if !m.replied { // an answer that cannot be encoded: say so
+			m.Reply(codecs.BadResponse, fmt.Sprintf("response cannot be encoded: %v", err))
+			if m.reply != nil {
+				m.reply.Free()
+				m.reply = nil
+			}
+			m.answerLocally()
+			return
+		}
+		// Not even that: without an answer the client would hang.
+		m.cfg.count(localResponseError, 1)
+		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: local reply cannot be encoded: %v", m.cfg.StatPrefix, err)
+		c.finish()
+		m.end()
+		return
+	}
+	buf.B = b
+	if !inTurn {
+		m.phase = answered
+		return
+	}
+	c.wrote(len(b) - n)
+	m.end()
+}
+
+// clientGone is called when the client's connection has ended.
+func (m *Message) clientGone() {
+	m.cfg.count(requestAbandoned, 1)
+	if m.phase == inUpstream && !m.call.Abandon() {
+		// Its id stays taken until the answer comes or the deadline passes.
+		m.conn.unlink(m)
+		m.conn = nil
+		return
+	}
+	m.end()
+}
+
+// end takes leave of the message.
+func (m *Message) end() {
+	c := m.cfg
+	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
+		if f := c.chain[i].end; f != nil {
+			m.pos = i
+			m.onEnd(f)
+		}
+	}
+	if !m.oneway {
+		ms := (m.sh.w.Now() - m.start).Milliseconds()
+		c.record(uint64(ms))
+	}
+	c.gauge(-1)
+	if m.conn != nil {
+		m.conn.unlink(m)
+	}
+	m.sh.freeMessage(m)
+}
+
+func (m *Message) onEnd(f EndFilter) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.panicked(r)
+		}
+	}()
+	f.OnEnd(m)
+}

@@ -1,0 +1,40 @@
+// Package router is the last filter of a chain: it sends a request to the
+// cluster of the first route that matches.
+package router
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter"
+)
+
+// Name is the filter's config name.
+const Name = "aeraki.meta_protocol.filters.router"
+
+const configType = "aeraki.meta_protocol_proxy.filters.router.v1alpha.Router"
+
+func init() { filter.Register(Name, newRouter) }
+
+type router struct{}
+
+func newRouter(config *anypb.Any, _ filter.FactoryContext) (filter.Filter, error) {
+	if config != nil && config.MessageName() != configType {
+		return nil, fmt.Errorf("config.type_url: want %s, got %s", configType, config.MessageName())
+	}
+	return router{}, nil
+}
+
+// OnRequest implements filter.Filter.
+func (router) OnRequest(m *filter.Message) filter.Verdict {
+	r := m.Route()
+	if r == nil {
+		return m.Reply(codecs.RouteNotFound, "no route matches "+string(m.Request().AppendOperation(nil)))
+	}
+	for _, kv := range r.RequestMutation {
+		m.MutateRequest().Set(kv.Key, kv.Value)
+	}
+	return m.Forward(r.PickCluster(m.Rand()))
+}

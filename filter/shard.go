@@ -1,0 +1,368 @@
+package filter
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+)
+
+const (
+	// statsTime is how late counters may be.
+	statsTime = 20 * time.Millisecond
+	// maxFree bounds the free lists: what a burst left behind goes to the
+	// garbage collector.
+	maxFree = 4096
+)
+
+// shard is the pipeline's state of one worker. Everything in it is used on
+// that worker only, but for posted.
+type shard struct {
+	mod    *Module
+	w      host.Worker
+	timers *timer.Wheel
+	rand   *rand.Rand
+	up     *upstream.Manager
+
+	configs map[*listener]*configShard
+	dirty   []*configShard // have metrics to report
+
+	touched []*connection // have bytes to hand over
+	later   []*connection // have bytes to decode
+	ending  []*connection // shall be closed
+
+	freeMessages []*Message
+	freeMetadata []*codecs.Metadata
+	scratch      []byte
+
+	stats   timer.Timer
+	armed   time.Duration // when Run has been asked for, 0: not
+	warned  time.Duration
+	unsaid  int
+	mu      sync.Mutex
+	inbound []posted
+	taken   []posted
+}
+
+// posted is work that another goroutine has for the worker.
+type posted struct {
+	r    Resumer
+	do   func(m *Message) Verdict
+	call func(s *shard)
+}
+
+func newShard(mod *Module, w host.Worker) *shard {
+	s := &shard{
+		mod: mod, w: w, timers: timer.New(w.Now()),
+		rand:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		configs: map[*listener]*configShard{},
+	}
+	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
+	s.stats.Fire = s.report
+	return s
+}
+
+// post hands work over from another goroutine.
+func (s *shard) post(p posted) {
+	s.mu.Lock()
+	s.inbound = append(s.inbound, p)
+	first := len(s.inbound) == 1
+	s.mu.Unlock()
+	if first {
+		s.w.Wake()
+	}
+}
+
+// Accept implements host.Shard.
+func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.DownstreamEvents {
+	cs := s.config(cfg.(*listener))
+	c := &connection{
+		sh: s, cfg: cs, d: d,
+		dec: cs.codec.NewDecoder(codecs.ClientToServer), lastUse: s.w.Now(),
+	}
+	c.timer.Fire = c.onTimer
+	cs.add(c)
+	if cs.IdleTimeout > 0 {
+		c.arm(c.lastUse + cs.IdleTimeout)
+	}
+	return c
+}
+
+func (s *shard) config(l *listener) *configShard {
+	cs := s.configs[l]
+	if cs == nil {
+		cs = &configShard{listener: l, sh: s, pools: map[string]*upstream.Pool{}}
+		s.configs[l] = cs
+	}
+	return cs
+}
+
+// Run implements host.Shard.
+func (s *shard) Run() {
+	s.armed = 0
+	s.mu.Lock()
+	s.taken, s.inbound = s.inbound, s.taken[:0]
+	s.mu.Unlock()
+	for i, p := range s.taken {
+		s.taken[i] = posted{}
+		if p.call != nil {
+			p.call(s)
+		} else {
+			p.r.run(p.do)
+		}
+	}
+	s.timers.Advance(s.w.Now())
+}
+
+// EndHook implements host.Shard.
+func (s *shard) EndHook() {
+	for len(s.later) > 0 {
+		c := s.later[len(s.later)-1]
+		s.later = s.later[:len(s.later)-1]
+		c.takeUp()
+	}
+	s.up.Flush()
+	for i, c := range s.touched {
+		c.flush()
+		s.touched[i] = nil
+	}
+	s.touched = s.touched[:0]
+	for i, c := range s.ending {
+		if !c.closed {
+			c.d.Close(true)
+		}
+		s.ending[i] = nil
+	}
+	s.ending = s.ending[:0]
+	if cap(s.scratch) > 1<<20 {
+		s.scratch = nil
+	}
+	if at, ok := s.timers.Next(); ok && (s.armed == 0 || at < s.armed) {
+		s.armed = max(at, 1)
+		s.w.SetTimer(max(0, at-s.w.Now()))
+	}
+}
+
+func (s *shard) newMessage(c *connection) *Message {
+	var m *Message
+	if n := len(s.freeMessages); n > 0 {
+		m = s.freeMessages[n-1]
+		s.freeMessages = s.freeMessages[:n-1]
+	} else {
+		m = &Message{sh: s}
+		m.call.Init(m)
+	}
+	m.conn, m.cfg, m.start = c, c.cfg, s.w.Now()
+	return m
+}
+
+func (s *shard) freeMessage(m *Message) {
+	m.gen++
+	m.req.Reset()
+	if m.ownResp != nil {
+		m.ownResp.Reset()
+		s.freeMetadata = append(s.freeMetadata, m.ownResp)
+		m.ownResp = nil
+	}
+	if m.reply != nil {
+		m.reply.Free()
+		m.reply = nil
+	}
+	m.reqMut.Reset()
+	m.respMut.Reset()
+	clear(m.states)
+	m.dropFrame()
+	m.conn, m.cfg, m.resp, m.route, m.states = nil, nil, nil, nil, m.states[:0]
+	m.pos, m.seen, m.phase = 0, 0, inRequest
+	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
+	m.local, m.cluster = codecs.LocalError{}, ""
+	if len(s.freeMessages) < maxFree {
+		s.freeMessages = append(s.freeMessages, m)
+	}
+}
+
+func (s *shard) newMetadata() *codecs.Metadata {
+	n := len(s.freeMetadata)
+	if n == 0 {
+		return new(codecs.Metadata)
+	}
+	md := s.freeMetadata[n-1]
+	s.freeMetadata = s.freeMetadata[:n-1]
+	return md
+}
+
+// warn logs what a peer did wrong, at most once a second: peers can do it as
+// often as they like.
+func (s *shard) warn(cs *configShard, format string, args ...any) {
+	now := s.w.Now()
+	if s.warned != 0 && now < s.warned+time.Second {
+		s.unsaid++
+		return
+	}
+	s.warned = max(now, 1)
+	format = "meltemi: stat_prefix %q: " + format
+	args = append([]any{cs.StatPrefix}, args...)
+	if s.unsaid > 0 {
+		format += " (%d more such lines left out)"
+		args = append(args, s.unsaid)
+		s.unsaid = 0
+	}
+	s.w.Logf(host.Warn, format, args...)
+}
+
+// report hands the gathered metrics to the host.
+func (s *shard) report() {
+	left := s.dirty[:0]
+	for _, cs := range s.dirty {
+		if !cs.report() {
+			left = append(left, cs)
+		}
+	}
+	clear(s.dirty[len(left):])
+	s.dirty = left
+}
+
+// configShard is a listener's configuration on one worker.
+type configShard struct {
+	*listener
+	sh    *shard
+	pools map[string]*upstream.Pool
+	conns *connection
+
+	counts    [counters]int64
+	active    int64
+	times     []uint64
+	isDirty   bool
+}
+
+func (cs *configShard) add(c *connection) {
+	if c.next = cs.conns; c.next != nil {
+		c.next.prev = c
+	}
+	cs.conns = c
+	if cs.isDirty { // metrics that had nobody to report them
+		cs.sh.startStats()
+	}
+}
+
+func (cs *configShard) remove(c *connection) {
+	if cs.conns == c && c.next == nil && cs.isDirty {
+		cs.report() // the last one that can
+	}
+	if c.prev == nil {
+		cs.conns = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.next, c.prev = nil, nil
+}
+
+func (cs *configShard) count(i int, n int64) {
+	cs.counts[i] += n
+	cs.mark()
+}
+
+func (cs *configShard) gauge(n int64) {
+	cs.active += n
+	cs.mark()
+}
+
+func (cs *configShard) record(ms uint64) {
+	cs.times = append(cs.times, ms)
+	if len(cs.times) >= 1024 && cs.report() {
+		return
+	}
+	cs.mark()
+}
+
+func (cs *configShard) mark() {
+	if !cs.isDirty {
+		cs.isDirty = true
+		cs.sh.dirty = append(cs.sh.dirty, cs)
+		cs.sh.startStats()
+	}
+}
+
+func (s *shard) startStats() {
+	if !s.stats.Running() {
+		s.timers.Start(&s.stats, s.w.Now()+statsTime)
+	}
+}
+
+// report hands the metrics over by one of the connections, false when there
+// is none. Metrics of a configuration without connections wait for the next.
+func (cs *configShard) report() bool {
+	if !cs.isDirty {
+		return true
+	}
+	if cs.conns == nil {
+		if len(cs.times) > 1<<16 {
+			cs.times = cs.times[:0]
+		}
+		return false
+	}
+	d := cs.conns.d
+	for i, n := range cs.counts {
+		if n != 0 {
+			d.Count(cs.metrics.counters[i], n)
+			cs.counts[i] = 0
+		}
+	}
+	if cs.active != 0 {
+		d.Count(cs.metrics.active, cs.active)
+		cs.active = 0
+	}
+	for _, ms := range cs.times {
+		d.Record(cs.metrics.time, ms)
+	}
+	cs.times = cs.times[:0]
+	cs.isDirty = false
+	return true
+}
+
+// pool returns the pool for requests of c to a cluster.
+func (cs *configShard) pool(cluster string, c *connection) *upstream.Pool {
+	dst := ""
+	if cs.byOriginalDst(cluster) && c != nil {
+		dst = c.d.LocalAddress()
+	} else if p := cs.pools[cluster]; p != nil && !p.Gone() {
+		return p
+	}
+	p := cs.sh.up.Pool(upstream.Key{
+		Scope: cs.StatPrefix, Cluster: cluster, OriginalDst: dst, Profile: cs.profile,
+	}, cs.codec, &cs.options, cs)
+	if dst == "" {
+		cs.pools[cluster] = p
+	}
+	return p
+}
+
+// Stray implements upstream.Observer.
+func (cs *configShard) Stray() { cs.count(upstreamStrayResponse, 1) }
+
+// Event implements upstream.Observer.
+func (cs *configShard) Event() { cs.count(upstreamEvent, 1) }
+
+// Unserved implements upstream.Observer.
+func (cs *configShard) Unserved() { cs.count(upstreamUnserved, 1) }
+
+// DecodingError implements upstream.Observer.
+func (cs *configShard) DecodingError(cluster, addr string, err error) {
+	cs.count(responseDecodingError, 1)
+	cs.count(responseErrorCausedConnectionClose, 1)
+	cs.sh.warn(cs, "cluster %s: host %s: %v", cluster, addr, err)
+}
+
+// ConnectFailed implements upstream.Observer.
+func (cs *configShard) ConnectFailed(cluster, reason string) {
+	cs.count(upstreamConnectFail, 1)
+	cs.sh.warn(cs, "cluster %s: no connection: %s", cluster, reason)
+}
