@@ -8,7 +8,6 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
-	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -234,10 +233,10 @@ type configShard struct {
 	pools map[string]*upstream.Pool
 	conns *connection
 
-	counts    [counters]int64
-	active    int64
-	times     []uint64
-	isDirty   bool
+	counts  [counters]int64
+	active  int64
+	times   []uint64
+	isDirty bool
 }
 
 func (cs *configShard) add(c *connection) {

@@ -1,0 +1,113 @@
+// Package config turns the bytes that a host hands to the meta_protocol_proxy
+// filter into a validated, frozen [Proxy]. It is strict: what is unknown,
+// impossible, or not built yet is refused with the field's path.
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/anypb"
+
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+// Proxy is one listener's configuration with all defaults applied.
+type Proxy struct {
+	StatPrefix string
+	// Protocol is the name of the protocol, the first part of the stats' names.
+	Protocol    string
+	Codec       Extension
+	Filters     []Extension // at least the router
+	RouteConfig *routev1alpha.RouteConfiguration
+	TableScope  string
+	// RequestTimeout is positive. IdleTimeout is 0 when there is none.
+	RequestTimeout, IdleTimeout time.Duration
+	Delivery                    Delivery
+	ConnectionMode              ConnectionMode
+	OriginalDst                 OriginalDst
+	Upstream                    Upstream
+	Limits                      Limits
+}
+
+// Extension is a codec or filter by its registered name.
+type Extension struct {
+	Name   string
+	Config *anypb.Any // may be nil
+}
+
+// Delivery is how new versions of a configuration come.
+type Delivery uint8
+
+// The ways of delivery; see the proto.
+const (
+	DeliveryListener Delivery = iota
+	DeliveryECDS
+)
+
+// ConnectionMode is how requests share upstream connections.
+type ConnectionMode uint8
+
+// The modes; Auto follows the codec.
+const (
+	Auto ConnectionMode = iota
+	Shared
+	Exclusive
+)
+
+// OriginalDst tells which clusters go where the client wanted to go.
+type OriginalDst uint8
+
+// The choices; see the proto.
+const (
+	OriginalDstAuto OriginalDst = iota
+	OriginalDstAlways
+	OriginalDstNever
+)
+
+// Upstream bounds the connections of a worker to a cluster; see the proto's
+// UpstreamOptions.
+type Upstream struct {
+	MinConnections, MaxConnections, MaxExclusiveConnections int
+	MaxConnectionAge, IdleTimeout, ConnectBackoffMax        time.Duration
+	TargetInFlight, MaxPendingRequests, MaxPendingBytes     int
+}
+
+// Limits bound what one client can cost; see the proto's Limits.
+type Limits struct {
+	MaxFrameBytes       int // 0: the codec's default
+	MaxRequestsInFlight int
+	MaxWriteBufferBytes int
+	PartialFrameTimeout time.Duration
+}
+
+// Error says which field of which listener is refused, and why.
+type Error struct {
+	// StatPrefix of the configuration, "" when it could not be read.
+	StatPrefix string
+	// Path of the field, such as "route_config.routes[2].match".
+	Path   string
+	Reason string
+}
+
+func (e *Error) Error() string {
+	if e.Path == "" {
+		return fmt.Sprintf("stat_prefix %q: %s", e.StatPrefix, e.Reason)
+	}
+	return fmt.Sprintf("stat_prefix %q: %s: %s", e.StatPrefix, e.Path, e.Reason)
+}
+
+// Load parses, validates and freezes one configuration. A returned error is an
+// *Error.
+func Load(raw []byte) (*Proxy, error) {
+	m, err := Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	p, fault := freeze(m)
+	if fault != nil {
+		fault.StatPrefix = m.GetStatPrefix()
+		return nil, fault
+	}
+	return p, nil
+}

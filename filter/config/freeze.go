@@ -1,0 +1,263 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
+)
+
+const (
+	routerName = "aeraki.meta_protocol.filters.router"
+	notBuilt   = "not built yet"
+	maxKey     = 16384
+)
+
+// checker gathers the first fault.
+type checker struct{ err *Error }
+
+func (c *checker) refuse(path, format string, args ...any) {
+	if c.err == nil {
+		c.err = &Error{Path: path, Reason: fmt.Sprintf(format, args...)}
+	}
+}
+
+func (c *checker) duration(d *durationpb.Duration, path string, least, def time.Duration) time.Duration {
+	if d == nil {
+		return def
+	}
+	if err := d.CheckValid(); err != nil {
+		c.refuse(path, "%s", cleanProtoError(err))
+		return def
+	}
+	v := d.AsDuration()
+	if v < least {
+		c.refuse(path, "must be at least %v, is %v", least, v)
+	}
+	return v
+}
+
+func (c *checker) number(n *wrapperspb.UInt32Value, path string, least, most, def int) int {
+	if n == nil {
+		return def
+	}
+	v := int(n.GetValue())
+	if v < least || v > most {
+		c.refuse(path, "must be between %d and %d, is %d", least, most, v)
+	}
+	return v
+}
+
+// freeze validates m and applies the defaults.
+func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, *Error) {
+	c := &checker{}
+	p := &Proxy{StatPrefix: m.GetStatPrefix(), TableScope: m.GetTableScope()}
+	if p.StatPrefix == "" {
+		c.refuse("stat_prefix", "required")
+	}
+	if p.TableScope == "" {
+		p.TableScope = p.StatPrefix
+	}
+	c.protocol(m, p)
+	c.filters(m, p)
+	switch rs := m.GetRouteSpecifier().(type) {
+	case *proxyv1alpha.MetaProtocolProxy_RouteConfig:
+		p.RouteConfig = rs.RouteConfig
+		c.routes(rs.RouteConfig)
+	case *proxyv1alpha.MetaProtocolProxy_Rds:
+		c.refuse("rds", notBuilt)
+	default:
+		c.refuse("route_config", "required")
+	}
+	if m.GetTracing() != nil {
+		c.refuse("tracing", notBuilt)
+	}
+	if len(m.GetAccessLog()) > 0 {
+		c.refuse("access_log", notBuilt)
+	}
+	p.IdleTimeout = c.duration(m.GetIdleTimeout(), "idle_timeout", time.Millisecond, 0)
+	p.RequestTimeout = c.duration(m.GetRequestTimeout(), "request_timeout", time.Millisecond, 15*time.Second)
+	switch m.GetDelivery() {
+	case proxyv1alpha.MetaProtocolProxy_LISTENER:
+		p.Delivery = DeliveryListener
+	case proxyv1alpha.MetaProtocolProxy_ECDS:
+		p.Delivery = DeliveryECDS
+	default:
+		c.refuse("delivery", "unknown value %d", m.GetDelivery())
+	}
+	c.upstream(m.GetUpstream(), p)
+	c.limits(m.GetLimits(), p)
+	return p, c.err
+}
+
+func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
+	ap := m.GetProtocol()
+	p.Protocol = ap.GetName()
+	if p.Protocol == "" {
+		p.Protocol = m.GetApplicationProtocol() //nolint:staticcheck // Aeraki still sends it.
+	}
+	if p.Protocol == "" {
+		c.refuse("protocol.name", "required")
+	}
+	codec := ap.GetCodec()
+	if codec.GetName() == "" {
+		if ap.GetCodec() != nil {
+			c.refuse("protocol.codec.name", "required")
+		}
+		codec = m.GetCodec() //nolint:staticcheck // Aeraki still sends it.
+	}
+	if codec.GetName() == "" {
+		c.refuse("protocol.codec", "required")
+	}
+	p.Codec = Extension{codec.GetName(), codec.GetConfig()}
+	if ap.GetMultiplexing() {
+		p.ConnectionMode = Shared
+	}
+	switch ap.GetConnectionMode() {
+	case proxyv1alpha.ApplicationProtocol_AUTO:
+	case proxyv1alpha.ApplicationProtocol_SHARED:
+		p.ConnectionMode = Shared
+	case proxyv1alpha.ApplicationProtocol_EXCLUSIVE:
+		p.ConnectionMode = Exclusive
+	default:
+		c.refuse("protocol.connection_mode", "unknown value %d", ap.GetConnectionMode())
+	}
+}
+
+func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
+	fs := m.GetMetaProtocolFilters()
+	for i, f := range fs {
+		if f.GetName() == "" {
+			c.refuse(fmt.Sprintf("meta_protocol_filters[%d].name", i), "required")
+		}
+		if f.GetName() == routerName && i != len(fs)-1 {
+			c.refuse(fmt.Sprintf("meta_protocol_filters[%d]", i+1), "comes after the router, which ends the chain")
+		}
+		p.Filters = append(p.Filters, Extension{f.GetName(), f.GetConfig()})
+	}
+	if len(fs) == 0 {
+		p.Filters = []Extension{{Name: routerName}}
+	}
+}
+
+func (c *checker) routes(rc *routev1alpha.RouteConfiguration) {
+	for i, r := range rc.GetRoutes() {
+		path := fmt.Sprintf("route_config.routes[%d]", i)
+		c.action(r.GetRoute(), path+".route")
+		c.mutations(r.GetRequestMutation(), path+".request_mutation")
+		c.mutations(r.GetResponseMutation(), path+".response_mutation")
+	}
+}
+
+func (c *checker) mutations(kvs []*routev1alpha.KeyValue, path string) {
+	if len(kvs) > 1000 {
+		c.refuse(path, "at most 1000 entries, has %d", len(kvs))
+	}
+	for i, kv := range kvs {
+		if n := len(kv.GetKey()); n == 0 || n > maxKey {
+			c.refuse(fmt.Sprintf("%s[%d].key", path, i), "must have 1 to %d bytes, has %d", maxKey, n)
+		}
+		if n := len(kv.GetValue()); n > maxKey {
+			c.refuse(fmt.Sprintf("%s[%d].value", path, i), "must have at most %d bytes, has %d", maxKey, n)
+		}
+	}
+}
+
+func (c *checker) action(a *routev1alpha.RouteAction, path string) {
+	if a == nil {
+		c.refuse(path, "required")
+		return
+	}
+	if len(a.GetHashPolicy()) > 0 {
+		c.refuse(path+".hash_policy", notBuilt)
+	}
+	if len(a.GetRequestMirrorPolicies()) > 0 {
+		c.refuse(path+".request_mirror_policies", notBuilt)
+	}
+	switch cs := a.GetClusterSpecifier().(type) {
+	case *routev1alpha.RouteAction_Cluster:
+		if cs.Cluster == "" {
+			c.refuse(path+".cluster", "required")
+		}
+	case *routev1alpha.RouteAction_WeightedClusters:
+		c.weighted(cs.WeightedClusters, path+".weighted_clusters")
+	default:
+		c.refuse(path+".cluster", "required")
+	}
+}
+
+func (c *checker) weighted(wc *routev3.WeightedCluster, path string) {
+	c.only(wc.ProtoReflect(), path, "clusters")
+	var sum uint64
+	for i, w := range wc.GetClusters() {
+		at := fmt.Sprintf("%s.clusters[%d]", path, i)
+		c.only(w.ProtoReflect(), at, "name", "weight")
+		if w.GetName() == "" {
+			c.refuse(at+".name", "required")
+		}
+		if w.GetWeight() == nil {
+			c.refuse(at+".weight", "required")
+		}
+		sum += uint64(w.GetWeight().GetValue())
+	}
+	switch {
+	case len(wc.GetClusters()) == 0:
+		c.refuse(path+".clusters", "required")
+	case sum == 0:
+		c.refuse(path+".clusters", "the weights add up to 0")
+	case sum > math.MaxUint32:
+		c.refuse(path+".clusters", "the weights add up to more than %d", uint32(math.MaxUint32))
+	}
+}
+
+// only refuses the fields of m that are set and not named.
+func (c *checker) only(m protoreflect.Message, path string, names ...protoreflect.Name) {
+	m.Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		for _, n := range names {
+			if fd.Name() == n {
+				return true
+			}
+		}
+		c.refuse(join(path, string(fd.Name())), "not supported")
+		return false
+	})
+}
+
+func (c *checker) upstream(u *proxyv1alpha.UpstreamOptions, p *Proxy) {
+	const most = 1 << 20
+	o := &p.Upstream
+	o.MaxConnections = c.number(u.GetMaxConnections(), "upstream.max_connections", 1, 1024, 8)
+	o.MinConnections = c.number(u.GetMinConnections(), "upstream.min_connections", 1, o.MaxConnections, 1)
+	o.MaxExclusiveConnections = c.number(u.GetMaxExclusiveConnections(), "upstream.max_exclusive_connections", 1, 65536, 1024)
+	o.TargetInFlight = c.number(u.GetTargetInFlight(), "upstream.target_in_flight", 1, 65536, 256)
+	o.MaxPendingRequests = c.number(u.GetMaxPendingRequests(), "upstream.max_pending_requests", 1, most, 1024)
+	o.MaxPendingBytes = c.number(u.GetMaxPendingBytes(), "upstream.max_pending_bytes", 1, math.MaxInt32, 16<<20)
+	o.MaxConnectionAge = c.duration(u.GetMaxConnectionAge(), "upstream.max_connection_age", 100*time.Millisecond, 30*time.Second)
+	o.IdleTimeout = c.duration(u.GetIdleTimeout(), "upstream.idle_timeout", 100*time.Millisecond, time.Minute)
+	o.ConnectBackoffMax = c.duration(u.GetConnectBackoffMax(), "upstream.connect_backoff_max", 25*time.Millisecond, time.Second)
+	switch u.GetOriginalDst() {
+	case proxyv1alpha.UpstreamOptions_AUTO:
+		p.OriginalDst = OriginalDstAuto
+	case proxyv1alpha.UpstreamOptions_ALWAYS:
+		p.OriginalDst = OriginalDstAlways
+	case proxyv1alpha.UpstreamOptions_NEVER:
+		p.OriginalDst = OriginalDstNever
+	default:
+		c.refuse("upstream.original_dst", "unknown value %d", u.GetOriginalDst())
+	}
+}
+
+func (c *checker) limits(l *proxyv1alpha.Limits, p *Proxy) {
+	o := &p.Limits
+	o.MaxFrameBytes = c.number(l.GetMaxFrameBytes(), "limits.max_frame_bytes", 16, 1<<30, 0)
+	o.MaxRequestsInFlight = c.number(l.GetMaxRequestsInFlight(), "limits.max_requests_in_flight", 1, 1<<20, 4096)
+	o.MaxWriteBufferBytes = c.number(l.GetMaxWriteBufferBytes(), "limits.max_write_buffer_bytes", 0, math.MaxInt32, 4<<20)
+	o.PartialFrameTimeout = c.duration(l.GetPartialFrameTimeout(), "limits.partial_frame_timeout", time.Millisecond, 30*time.Second)
+}

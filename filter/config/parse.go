@@ -1,0 +1,161 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
+	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
+
+	// The types that an Any in the configuration may name.
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol/codec"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/istio_stats/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/local_ratelimit/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/ratelimit/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/router/v1alpha"
+)
+
+// maxBytes bounds a configuration; tables larger than that belong on RDS.
+const maxBytes = 16 << 20
+
+// Parse recognises the form of raw by its bytes, as the type URL does not
+// reach the module in most forms, and decodes it strictly:
+//
+//   - JSON of the message (a Struct, a StringValue, or what Envoy 1.40 makes of
+//     an xds TypedStruct), with field names in snake_case or lowerCamelCase;
+//   - JSON or a serialization of a TypedStruct that holds it;
+//   - a serialization of the message itself.
+//
+// A returned error is an *Error.
+func Parse(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
+	if len(raw) == 0 {
+		return nil, &Error{Reason: "the configuration is empty"}
+	}
+	if len(raw) > maxBytes {
+		return nil, &Error{Reason: fmt.Sprintf("the configuration has %d bytes, at most %d are allowed", len(raw), maxBytes)}
+	}
+	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' {
+		return parseJSON(raw)
+	}
+	// The serialization of a TypedStruct is told from that of the message by
+	// its first field, a type URL.
+	for _, ts := range []typedStruct{new(xdsv3.TypedStruct), new(udpav1.TypedStruct)} {
+		if proto.Unmarshal(raw, ts) == nil && strings.Contains(ts.GetTypeUrl(), "/") {
+			if err := unknownFields(ts.ProtoReflect(), ""); err != nil {
+				return nil, err
+			}
+			return fromTypedStruct(ts.GetTypeUrl(), ts.GetValue())
+		}
+	}
+	m := new(proxyv1alpha.MetaProtocolProxy)
+	if err := proto.Unmarshal(raw, m); err != nil {
+		return nil, &Error{Reason: "the bytes are neither JSON nor a serialized MetaProtocolProxy or TypedStruct"}
+	}
+	if err := unknownFields(m.ProtoReflect(), ""); err != nil {
+		err.StatPrefix = m.GetStatPrefix()
+		return nil, err
+	}
+	return m, nil
+}
+
+type typedStruct interface {
+	proto.Message
+	GetTypeUrl() string
+	GetValue() *structpb.Struct
+}
+
+func fromTypedStruct(typeURL string, value *structpb.Struct) (*proxyv1alpha.MetaProtocolProxy, error) {
+	want := (*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName()
+	if name := typeURL[strings.LastIndexByte(typeURL, '/')+1:]; name != string(want) {
+		return nil, &Error{Path: "type_url", Reason: fmt.Sprintf("want %s, got %s", want, name)}
+	}
+	b, err := protojson.Marshal(value)
+	if err != nil {
+		return nil, &Error{Path: "value", Reason: err.Error()}
+	}
+	return parseJSON(b)
+}
+
+func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
+	tree, err := readJSON(raw)
+	if err != nil {
+		return nil, err
+	}
+	prefix := ""
+	for _, k := range []string{"stat_prefix", "statPrefix"} {
+		if v, ok := tree.get(k); ok && v.kind == jsonString {
+			prefix = v.str
+		}
+	}
+	if u, v := tree.typedStruct(); v != nil {
+		want := (*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName()
+		if name := u[strings.LastIndexByte(u, '/')+1:]; name != string(want) {
+			return nil, &Error{Path: "type_url", Reason: fmt.Sprintf("want %s, got %s", want, name)}
+		}
+		return parseJSON(v.raw)
+	}
+	m := new(proxyv1alpha.MetaProtocolProxy)
+	if err := checkMessage(tree, m.ProtoReflect(), ""); err != nil {
+		err.StatPrefix = prefix
+		return nil, err
+	}
+	if err := protojson.Unmarshal(raw, m); err != nil {
+		return nil, &Error{StatPrefix: prefix, Reason: cleanProtoError(err)}
+	}
+	return m, nil
+}
+
+// cleanProtoError drops what protobuf-go puts before its messages.
+func cleanProtoError(err error) string {
+	s := err.Error()
+	if i := strings.Index(s, "): "); strings.HasPrefix(s, "proto:") && i > 0 {
+		return s[i+3:]
+	}
+	return strings.TrimLeft(strings.TrimPrefix(s, "proto:"), "\u00a0 ")
+}
+
+// unknownFields refuses what the descriptors do not know.
+func unknownFields(m protoreflect.Message, path string) *Error {
+	if u := m.GetUnknown(); len(u) > 0 {
+		n, _, _ := protowire.ConsumeTag(u)
+		return &Error{Path: join(path, fmt.Sprintf("#%d", n)), Reason: "unknown field of " + string(m.Descriptor().FullName())}
+	}
+	var found *Error
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		at := join(path, string(fd.Name()))
+		switch {
+		case fd.IsMap():
+			if fd.MapValue().Message() != nil {
+				v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+					found = unknownFields(v.Message(), fmt.Sprintf("%s[%v]", at, k))
+					return found == nil
+				})
+			}
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := 0; i < v.List().Len() && found == nil; i++ {
+				found = unknownFields(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", at, i))
+			}
+		default:
+			found = unknownFields(v.Message(), at)
+		}
+		return found == nil
+	})
+	return found
+}
+
+func join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
