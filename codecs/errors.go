@@ -1,6 +1,13 @@
 package codecs
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrNoMutation is returned, wrapped or not, by Encode when a message cannot
+// carry the changes that are asked for. It is sent unchanged and counted.
+var ErrNoMutation = errors.New("the message cannot be changed")
 
 // ErrorType is why a request got a local reply. The first six numbers are
 // those of the C++ MetaProtocol Proxy.

@@ -76,6 +76,10 @@ type Metadata struct {
 	StreamID uint64
 	// HeaderSize and BodySize in bytes; their sum is the frame's length.
 	HeaderSize, BodySize int
+	// Malformed says what is wrong with a message whose frame is sound but
+	// whose content cannot be read; "" otherwise. A request of that kind is
+	// answered with BadRequest, an answer is passed on as it is.
+	Malformed string
 	// Raw is the whole frame, a view of the reader's memory; nil when detached.
 	Raw []byte
 	// Scratch is the codec's own, for offsets and flags that Encode,
@@ -85,9 +89,27 @@ type Metadata struct {
 	// into Scratch. Decode appends to ReplyInfo[:0]; it must not be a view.
 	ReplyInfo []byte
 
+	loader          Loader
 	service, method []byte
 	props           []Property
 	own             []byte // backs what does not live in Raw
+}
+
+// Loader fills in properties that were left out until somebody asks.
+type Loader interface {
+	// Load puts the properties of m, whose Raw is valid.
+	Load(m *Metadata)
+}
+
+// Defer lets l put the properties when they are asked for first. A decoder
+// does so where that is costly and seldom wanted.
+func (m *Metadata) Defer(l Loader) { m.loader = l }
+
+func (m *Metadata) load() {
+	if l := m.loader; l != nil {
+		m.loader = nil
+		l.Load(m)
+	}
 }
 
 // Reset empties m for the next message and keeps its memory.
@@ -107,6 +129,7 @@ func (m *Metadata) Put(name, value []byte) {
 // property of that name or is added. It is what filters use; the message on
 // the wire does not change (see [Mutation] for that).
 func (m *Metadata) Set(name, value string) {
+	m.load()
 	n := len(m.own)
 	m.own = append(m.own, name...)
 	m.own = append(m.own, value...)
@@ -123,6 +146,7 @@ func (m *Metadata) Set(name, value string) {
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {
+	m.load()
 	for i := range m.props {
 		if p := &m.props[i]; len(p.Name) == len(name) && (string(p.Name) == name || EqualFold(p.Name, name)) {
 			return p.Value, true
@@ -134,7 +158,10 @@ func (m *Metadata) Get(name string) (value []byte, ok bool) {
 // Properties returns all properties in the order in which they were put. A
 // name can occur more than once when the message repeats it. The slice is a
 // view.
-func (m *Metadata) Properties() []Property { return m.props }
+func (m *Metadata) Properties() []Property {
+	m.load()
+	return m.props
+}
 
 // SetOperation names the operation: service and method, either may be empty.
 // Both are views.
@@ -153,6 +180,7 @@ func (m *Metadata) AppendOperation(dst []byte) []byte {
 // Detach copies the properties into memory of m's own, so that they outlive
 // the frame, and forgets Raw.
 func (m *Metadata) Detach() {
+	m.load()
 	need := len(m.service) + len(m.method)
 	for i := range m.props {
 		need += len(m.props[i].Name) + len(m.props[i].Value)
@@ -180,6 +208,7 @@ func (m *Metadata) Detach() {
 // ReplyInfo stay.
 func (m *Metadata) Release() {
 	clear(m.props)
+	m.loader = nil
 	m.props, m.own = m.props[:0], m.own[:0]
 	m.service, m.method, m.Raw = nil, nil, nil
 }

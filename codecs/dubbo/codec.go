@@ -1,0 +1,162 @@
+// Package dubbo is the codec of Apache Dubbo's own protocol, version 2
+// ("dubbo://"), with Hessian 2 bodies.
+package dubbo
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/hessian"
+)
+
+// Name is the codec's config name.
+const Name = "aeraki.meta_protocol.codec.dubbo"
+
+const configType = "aeraki.meta_protocol.codec.DubboCodec"
+
+// The 16-byte header: magic, flags, status, id, length of the body.
+const (
+	headerSize = 16
+	magic      = 0xdabb
+
+	flagRequest = 0x80
+	flagTwoWay  = 0x40
+	flagEvent   = 0x20
+	maskSerial  = 0x1f
+
+	hessian2 = 2
+
+	// maxBody is what Envoy's dubbo_proxy allows; Dubbo's own default is 8 MiB.
+	maxBody = 16 << 20
+)
+
+// Response statuses (org.apache.dubbo.remoting.exchange.Response).
+const (
+	statusOK              = 20
+	statusServerTimeout   = 31
+	statusBadRequest      = 40
+	statusBadResponse     = 50
+	statusServiceNotFound = 60
+	statusServerError     = 80
+	statusThreadpool      = 100
+)
+
+// Kinds of a response's body (org.apache.dubbo.rpc.protocol.dubbo.DubboCodec).
+const (
+	withException = iota
+	withValue
+	withNull
+	withExceptionAndAttachments
+	withValueAndAttachments
+	withNullAndAttachments
+)
+
+func init() { codecs.Register(Name, New) }
+
+// New makes the codec. It has no options.
+func New(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
+	if config != nil && config.MessageName() != configType {
+		return nil, fmt.Errorf("type_url: want %s, got %s", configType, config.MessageName())
+	}
+	c := &codec{maxFrame: limits.MaxFrameBytes}
+	if c.maxFrame == 0 {
+		c.maxFrame = headerSize + maxBody
+	}
+	return c, nil
+}
+
+type codec struct{ maxFrame int }
+
+// Traits implements codecs.Codec.
+func (c *codec) Traits() codecs.Traits {
+	return codecs.Traits{
+		Correlation: codecs.ByID, MaxID: 1<<64 - 1, ShareByDefault: true,
+		Attributes: []string{"interface", "method", "path", "version", "dubbo", "serialization"},
+	}
+}
+
+// NewDecoder implements codecs.Codec.
+func (c *codec) NewDecoder(d codecs.Direction) codecs.Decoder {
+	return &decoder{codec: c, dir: d}
+}
+
+// What the codec keeps in Metadata.Scratch.
+const (
+	scratchSerial      = iota // serialization id
+	scratchAttachments        // offset of the attachments in Raw; 0: not known
+	scratchStatus
+)
+
+// Encode implements codecs.Codec.
+func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	start := len(dst)
+	var err error
+	if len(mut.Entries()) == 0 {
+		dst = append(dst, m.Raw...)
+	} else if dst, err = c.mutate(dst, m, mut); err != nil {
+		return dst, err
+	}
+	binary.BigEndian.PutUint64(dst[start+4:], m.ID)
+	return dst, nil
+}
+
+// EncodeError implements codecs.Codec. The body is Hessian 2 whatever the
+// request's serialization: that is how Dubbo's own servers refuse a
+// serialization they do not accept.
+func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	start := len(dst)
+	dst = appendHeader(dst, hessian2, statusOf(e.Type), req.ID)
+	dst = hessian.AppendString(dst, strings.ToValidUTF8(e.Message, "?"))
+	binary.BigEndian.PutUint32(dst[start+12:], uint32(len(dst)-start-headerSize))
+	return dst, nil
+}
+
+// EncodeHeartbeat implements codecs.Heartbeater.
+func (c *codec) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
+	dst = appendHeader(dst, flagEvent|byte(hb.Scratch[scratchSerial]), statusOK, hb.ID)
+	dst[len(dst)-1] = 1
+	return append(dst, 'N'), nil
+}
+
+func appendHeader(dst []byte, flags, status byte, id uint64) []byte {
+	dst = binary.BigEndian.AppendUint16(dst, magic)
+	dst = append(dst, flags, status)
+	dst = binary.BigEndian.AppendUint64(dst, id)
+	return append(dst, 0, 0, 0, 0)
+}
+
+// statusOf chooses the status with which real clients report an RpcException
+// with our text: Dubbo Java turns 30 and 31 into a timeout and every other
+// into a RemotingException, both with the body as the message.
+func statusOf(t codecs.ErrorType) byte {
+	switch t {
+	case codecs.RouteNotFound, codecs.ClusterNotFound:
+		return statusServiceNotFound
+	case codecs.Timeout:
+		return statusServerTimeout
+	case codecs.OverLimit:
+		return statusThreadpool
+	case codecs.BadResponse:
+		return statusBadResponse
+	case codecs.BadRequest, codecs.Denied:
+		return statusBadRequest
+	default:
+		return statusServerError
+	}
+}
+
+// CheckMutation implements codecs.Mutator: keys are names of attachments.
+func (c *codec) CheckMutation(_ codecs.Direction, key, _ string) error {
+	switch key {
+	case "":
+		return fmt.Errorf("key: must not be empty")
+	case "path", "interface", "version", "group", "dubbo":
+		// The body says the same, and servers differ in which they believe.
+		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
+	}
+	return nil
+}

@@ -1,0 +1,521 @@
+// Package hessian reads and skips Hessian 2 values in memory. It builds no
+// objects, does not recurse, and never works more than in proportion to the
+// bytes it is given: what a hostile peer sends costs what it sends.
+//
+// Tags are those of the Hessian 2.0 Serialization Protocol, section 4.
+package hessian
+
+import (
+	"encoding/binary"
+	"errors"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// MaxDepth is how deeply values may be nested.
+const MaxDepth = 64
+
+// Faults of a value.
+var (
+	ErrTruncated = errors.New("hessian: value is cut off")
+	ErrTag       = errors.New("hessian: unexpected tag")
+	ErrDepth     = errors.New("hessian: nested too deeply")
+	ErrClass     = errors.New("hessian: object of a class that was not defined")
+	ErrUTF8      = errors.New("hessian: string is not UTF-8")
+)
+
+// Reader reads values one after the other. After the first error all methods
+// return zero values and Err tells it. The zero Reader reads nothing; use
+// Reset.
+type Reader struct {
+	b   []byte
+	pos int
+	err error
+	// fields holds the number of fields of each class defined so far.
+	fields []int32
+}
+
+// Reset makes r read b, which r keeps only until the next Reset.
+func (r *Reader) Reset(b []byte) {
+	r.b, r.pos, r.err, r.fields = b, 0, nil, r.fields[:0]
+	if cap(r.fields) > 1024 {
+		r.fields = nil
+	}
+}
+
+// Err returns the first error.
+func (r *Reader) Err() error { return r.err }
+
+// Pos returns the offset of the next value.
+func (r *Reader) Pos() int { return r.pos }
+
+// More reports whether bytes are left and nothing has gone wrong.
+func (r *Reader) More() bool { return r.err == nil && r.pos < len(r.b) }
+
+// Peek returns the next tag, 0 when there is none.
+func (r *Reader) Peek() byte {
+	if !r.More() {
+		return 0
+	}
+	return r.b[r.pos]
+}
+
+func (r *Reader) fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+// advance moves over n bytes.
+func (r *Reader) advance(n int) bool {
+	if r.err != nil || n < 0 || n > len(r.b)-r.pos {
+		r.fail(ErrTruncated)
+		return false
+	}
+	r.pos += n
+	return true
+}
+
+func (r *Reader) tag() byte {
+	if r.err != nil || r.pos >= len(r.b) {
+		r.fail(ErrTruncated)
+		return 0
+	}
+	t := r.b[r.pos]
+	r.pos++
+	return t
+}
+
+func (r *Reader) be16() int {
+	if !r.advance(2) {
+		return 0
+	}
+	return int(binary.BigEndian.Uint16(r.b[r.pos-2:]))
+}
+
+// IsString reports whether a string begins with tag t.
+func IsString(t byte) bool { return t <= 0x1f || t >= 0x30 && t <= 0x33 || t == 'R' || t == 'S' }
+
+// String reads a string. The result is a view of the input where it can be; a
+// string in several chunks, or with characters that Java encodes as surrogate
+// pairs, is a fresh copy in proper UTF-8. null reads as nil.
+func (r *Reader) String() []byte {
+	if r.Peek() == 'N' && r.More() {
+		r.pos++
+		return nil
+	}
+	b, surrogates, final := r.chunk()
+	if final && !surrogates {
+		return b
+	}
+	all := append([]byte(nil), b...)
+	for !final && r.err == nil {
+		var s bool
+		b, s, final = r.chunk()
+		surrogates = surrogates || s
+		all = append(all, b...)
+	}
+	if surrogates {
+		all = joinSurrogates(all)
+	}
+	return all
+}
+
+// chunk reads one chunk of a string.
+func (r *Reader) chunk() (b []byte, surrogates, final bool) {
+	t := r.tag()
+	var n int
+	switch {
+	case r.err != nil:
+		return nil, false, true
+	case t <= 0x1f:
+		n = int(t)
+	case t >= 0x30 && t <= 0x33:
+		n = int(t-0x30)<<8 | int(r.tag())
+	case t == 'S' || t == 'R':
+		n = r.be16()
+	default:
+		r.pos--
+		r.fail(ErrTag)
+		return nil, false, true
+	}
+	start := r.pos
+	surrogates = r.chars(n)
+	if r.err != nil {
+		return nil, false, true
+	}
+	return r.b[start:r.pos:r.pos], surrogates, t != 'R'
+}
+
+const highBits = 0x8080808080808080
+
+// chars moves over n UTF-16 code units in UTF-8. Java writes a character
+// beyond the BMP as two surrogates of three bytes each; others write four
+// bytes, which count as two units as well.
+func (r *Reader) chars(n int) (surrogates bool) {
+	b, i := r.b, r.pos
+	for n >= 8 && len(b)-i >= 8 && binary.LittleEndian.Uint64(b[i:])&highBits == 0 {
+		i += 8
+		n -= 8
+	}
+	for n > 0 {
+		if i >= len(b) {
+			r.fail(ErrTruncated)
+			return false
+		}
+		c := b[i]
+		size := 1
+		switch {
+		case c < 0x80:
+		case c>>5 == 0x6:
+			size = 2
+		case c>>4 == 0xe:
+			size = 3
+			if c == 0xed && i+1 < len(b) && b[i+1] >= 0xa0 {
+				surrogates = true
+			}
+		case c>>3 == 0x1e:
+			size = 4
+			n--
+		default:
+			r.fail(ErrUTF8)
+			return false
+		}
+		if len(b)-i < size {
+			r.fail(ErrTruncated)
+			return false
+		}
+		for _, cc := range b[i+1 : i+size] {
+			if cc>>6 != 2 {
+				r.fail(ErrUTF8)
+				return false
+			}
+		}
+		i += size
+		n--
+		for n >= 8 && len(b)-i >= 8 && binary.LittleEndian.Uint64(b[i:])&highBits == 0 {
+			i += 8
+			n -= 8
+		}
+	}
+	if n < 0 { // half of a four-byte character
+		r.fail(ErrUTF8)
+		return false
+	}
+	r.pos = i
+	return surrogates
+}
+
+// joinSurrogates turns pairs of three-byte surrogates into UTF-8.
+func joinSurrogates(b []byte) []byte {
+	half := func(b []byte) (rune, bool) {
+		if len(b) < 3 || b[0] != 0xed || b[1] < 0xa0 {
+			return 0, false
+		}
+		return rune(b[0]&0xf)<<12 | rune(b[1]&0x3f)<<6 | rune(b[2]&0x3f), true
+	}
+	out := make([]byte, 0, len(b))
+	for i := 0; i < len(b); {
+		hi, ok := half(b[i:])
+		if !ok {
+			out = append(out, b[i])
+			i++
+			continue
+		}
+		i += 3
+		full := rune(utf8.RuneError)
+		if lo, ok := half(b[i:]); ok {
+			if full = utf16.DecodeRune(hi, lo); full != utf8.RuneError {
+				i += 3
+			}
+		}
+		out = utf8.AppendRune(out, full)
+	}
+	return out
+}
+
+// Int reads an int (section 4.5).
+func (r *Reader) Int() int32 {
+	t := r.tag()
+	switch {
+	case r.err != nil:
+	case t >= 0x80 && t <= 0xbf:
+		return int32(t) - 0x90
+	case t >= 0xc0 && t <= 0xcf:
+		return (int32(t)-0xc8)<<8 | int32(r.tag())
+	case t >= 0xd0 && t <= 0xd7:
+		return (int32(t)-0xd4)<<16 | int32(r.be16())
+	case t == 'I':
+		if r.advance(4) {
+			return int32(binary.BigEndian.Uint32(r.b[r.pos-4:]))
+		}
+	default:
+		r.pos--
+		r.fail(ErrTag)
+	}
+	return 0
+}
+
+// count reads the length of a list or class. Every element takes a byte at
+// least, so a length beyond the bytes that are left is a lie.
+func (r *Reader) count() int32 {
+	n := r.Int()
+	if n < 0 || int(n) > len(r.b)-r.pos {
+		r.fail(ErrTruncated)
+		return 0
+	}
+	return n
+}
+
+// skipType moves over the type of a map or list: a name or a reference to an
+// earlier one.
+func (r *Reader) skipType() {
+	if IsString(r.Peek()) {
+		r.skipString()
+	} else {
+		r.Int()
+	}
+}
+
+func (r *Reader) skipString() {
+	for {
+		if _, _, final := r.chunk(); final {
+			return
+		}
+	}
+}
+
+func (r *Reader) skipBinary(t byte) {
+	for ; t == 'A' && r.err == nil; t = r.tag() {
+		r.advance(r.be16())
+	}
+	switch {
+	case r.err != nil:
+	case t >= 0x20 && t <= 0x2f:
+		r.advance(int(t - 0x20))
+	case t >= 0x34 && t <= 0x37:
+		r.advance(int(t-0x34)<<8 | int(r.tag()))
+	case t == 'B':
+		r.advance(r.be16())
+	default:
+		r.fail(ErrTag)
+	}
+}
+
+// skipClass moves over a class definition, behind its 'C'.
+func (r *Reader) skipClass() {
+	r.skipString()
+	n := r.count()
+	for i := int32(0); i < n && r.err == nil; i++ {
+		r.skipString()
+	}
+	r.fields = append(r.fields, n)
+}
+
+func (r *Reader) fieldsOf(class int32) int32 {
+	if class < 0 || int(class) >= len(r.fields) {
+		r.fail(ErrClass)
+		return 0
+	}
+	return r.fields[class]
+}
+
+// untilZ in place of a number of elements: they end with a 'Z'.
+const untilZ = -1
+
+// Skip moves over one value, whatever it is. simple reports that it holds
+// nothing that a later reference could mean.
+func (r *Reader) Skip() (simple bool) {
+	simple = true
+	var left [MaxDepth]int32
+	depth := 0
+	for r.err == nil {
+		if n := r.skipOne(); n != none {
+			simple = false
+			if n != 0 {
+				if depth == MaxDepth {
+					r.fail(ErrDepth)
+					return false
+				}
+				left[depth] = n
+				depth++
+			}
+		}
+		// Close what is complete; what is not wants another value.
+		for depth > 0 {
+			top := &left[depth-1]
+			if *top == untilZ && r.Peek() == 'Z' && r.More() {
+				r.pos++
+				depth--
+				continue
+			}
+			if *top == 0 {
+				depth--
+				continue
+			}
+			if *top > 0 {
+				*top--
+			}
+			break
+		}
+		if depth == 0 {
+			break
+		}
+	}
+	return simple && r.err == nil
+}
+
+// none is what skipOne returns for a value without elements of its own.
+const none = -2
+
+// skipOne moves over a value's own bytes and returns how many values follow
+// that belong to it.
+func (r *Reader) skipOne() int32 {
+	t := r.tag()
+	for t == 'C' && r.err == nil {
+		r.skipClass()
+		t = r.tag()
+	}
+	switch {
+	case r.err != nil:
+		return none
+	case IsString(t):
+		r.pos--
+		r.skipString()
+	case t <= 0x2f || t >= 0x34 && t <= 0x37 || t == 'A' || t == 'B':
+		r.skipBinary(t)
+	case t >= 0x38 && t <= 0x3f: // long, 3 bytes
+		r.advance(2)
+	case t >= 0x60 && t <= 0x6f: // object of one of the first classes
+		return r.fieldsOf(int32(t) - 0x60)
+	case t >= 0x70 && t <= 0x77: // short list with a type
+		r.skipType()
+		return int32(t) - 0x70
+	case t >= 0x78 && t <= 0x7f: // short list
+		return int32(t) - 0x78
+	case t >= 0x80 && t <= 0xbf: // int, 1 byte
+	case t >= 0xc0 && t <= 0xcf: // int, 2 bytes
+		r.advance(1)
+	case t >= 0xd0 && t <= 0xd7: // int, 3 bytes
+		r.advance(2)
+	case t >= 0xd8 && t <= 0xef: // long, 1 byte
+	case t >= 0xf0: // long, 2 bytes
+		r.advance(1)
+	default:
+		return r.skipLetter(t)
+	}
+	return none
+}
+
+func (r *Reader) skipLetter(t byte) int32 {
+	switch t {
+	case 'N', 'T', 'F', '[', '\\': // null, booleans, 0.0, 1.0
+	case ']': // double, 1 byte
+		r.advance(1)
+	case '^': // double, 2 bytes
+		r.advance(2)
+	case 'I', '_', 'K', 'Y': // int, double of 4 bytes, date in minutes, long of 4
+		r.advance(4)
+	case 'D', 'J', 'L': // double, date, long
+		r.advance(8)
+	case 'Q': // reference
+		r.Int()
+	case 'H': // map
+		return untilZ
+	case 'M': // map with a type
+		r.skipType()
+		return untilZ
+	case 'O':
+		return r.fieldsOf(r.Int())
+	case 'U': // list with a type, up to a Z
+		r.skipType()
+		return untilZ
+	case 'V': // list with a type and a length
+		r.skipType()
+		return r.count()
+	case 'W': // list, up to a Z
+		return untilZ
+	case 'X': // list with a length
+		return r.count()
+	default:
+		r.pos--
+		r.fail(ErrTag)
+	}
+	return none
+}
+
+// AppendString appends s as a string.
+func AppendString(dst []byte, s string) []byte {
+	const most = 0x8000 // units in a chunk, as Java's writer has it
+	for {
+		n, size := units(s, most)
+		switch last := size == len(s); {
+		case !last:
+			dst = append(dst, 'R', byte(n>>8), byte(n))
+		case n <= 0x1f:
+			dst = append(dst, byte(n))
+		case n <= 0x3ff:
+			dst = append(dst, 0x30|byte(n>>8), byte(n))
+		default:
+			dst = append(dst, 'S', byte(n>>8), byte(n))
+		}
+		dst = appendUnits(dst, s[:size])
+		if s = s[size:]; s == "" {
+			return dst
+		}
+	}
+}
+
+// units returns how many code units, at most, the first size bytes of s have.
+func units(s string, most int) (n, size int) {
+	for i, c := range s {
+		w := 1
+		if c > 0xffff {
+			w = 2
+		}
+		if n+w > most {
+			return n, i
+		}
+		n += w
+	}
+	return n, len(s)
+}
+
+// appendUnits appends s as Java does: surrogates for what is beyond the BMP.
+func appendUnits(dst []byte, s string) []byte {
+	for _, c := range s {
+		if c <= 0xffff {
+			dst = utf8.AppendRune(dst, c)
+			continue
+		}
+		hi, lo := utf16.EncodeRune(c)
+		for _, h := range [...]rune{hi, lo} {
+			dst = append(dst, 0xe0|byte(h>>12), 0x80|byte(h>>6)&0x3f, 0x80|byte(h)&0x3f)
+		}
+	}
+	return dst
+}
+
+// Open moves into a map, behind its tag and type. Keys and values follow, up
+// to a 'Z' that Close moves over.
+func (r *Reader) Open() bool {
+	switch t := r.tag(); {
+	case r.err != nil:
+	case t == 'H':
+	case t == 'M':
+		r.skipType()
+	default:
+		r.pos--
+		r.fail(ErrTag)
+	}
+	return r.err == nil
+}
+
+// Close moves over the end of a map.
+func (r *Reader) Close() bool {
+	if r.tag() != 'Z' && r.err == nil {
+		r.pos--
+		r.fail(ErrTag)
+	}
+	return r.err == nil
+}
