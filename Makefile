@@ -1,0 +1,66 @@
+# `make` lists what there is.
+
+ENVOY_VERSION  ?= 1.40.0
+ENVOY_VERSIONS := 1.38.3 1.39.3 1.40.0
+# ENVOY_BIN runs another Envoy than the one of ENVOY_VERSION.
+ENVOY_BIN      ?=
+
+export CGO_ENABLED := 1
+export ENVOY_BIN ENVOY_VERSION
+
+GO  := go
+# Without the symbol table of the debugger the object is a third smaller; the
+# one the runtime prints stacks from stays.
+SO_LDFLAGS := -s -w
+
+.DEFAULT_GOAL := help
+.PHONY: help so envoy envoys demo test unit e2e e2e-all bench hostile soak lint clean need-go need-cc
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "variables: ENVOY_VERSION=$(ENVOY_VERSION) (of $(ENVOY_VERSIONS)), ENVOY_BIN=path of another Envoy"
+
+so: need-go need-cc ## build/libmeltemi.so, what Envoy loads
+	@mkdir -p build
+	$(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/libmeltemi.so ./envoy-build
+
+envoy: ## build/envoy-VERSION/envoy, the official binary of ENVOY_VERSION
+	@test -n "$(ENVOY_BIN)" || tools/envoy.sh $(ENVOY_VERSION)
+
+envoys: ## the official binaries of all versions under test
+	@for v in $(ENVOY_VERSIONS); do tools/envoy.sh $$v || exit 1; done
+
+demo: so envoy ## real Dubbo through Envoy, routed by rules (KEEP=1 leaves it running)
+	cd examples/dubbo && $(GO) run ./demo
+
+test: unit e2e ## unit tests, then end to end: 1.40.0 with 2 workers in full, the rest as a smoke run
+
+unit: need-go need-cc ## tests that need no Envoy
+	$(GO) test -race ./...
+
+e2e: so envoys ## end-to-end tests on real Envoys
+	cd e2e && $(GO) test -count=1 -timeout 15m -matrix smoke ./...
+
+e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
+	cd e2e && $(GO) test -count=1 -timeout 90m -matrix full ./...
+
+bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
+	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so
+
+hostile: so envoy ## a million mutated frames against a live Envoy
+	cd e2e && $(GO) test -count=1 -timeout 60m -run TestHostile -hostile 1000000 ./...
+
+soak: so envoy ## ten minutes of load, faults and config updates
+	cd e2e && $(GO) test -count=1 -timeout 30m -run TestSoak -soak 10m ./...
+
+lint: need-go ## formatting, vet, house rules
+	tools/lint.sh
+
+clean: ## remove build/
+	rm -rf build
+
+need-go:
+	@command -v $(GO) >/dev/null || { echo "Go is missing: install Go 1.26 or newer (Debian: apt-get install golang, or the archive of the Go project)" >&2; exit 1; }
+
+need-cc:
+	@command -v $${CC:-gcc} >/dev/null || { echo "a C compiler is missing: install gcc (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
