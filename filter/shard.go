@@ -316,7 +316,7 @@ func (cs *configShard) report() bool {
 		}
 	}
 	if cs.active != 0 {
-		d.Count(cs.metrics.active, cs.active)
+		d.Add(cs.metrics.active, cs.active)
 		cs.active = 0
 	}
 	for _, ms := range cs.times {

@@ -116,8 +116,11 @@ type Downstream interface {
 	// unknown.
 	LocalAddress() string
 	RemoteAddress() string
-	// Count adds delta to a counter or gauge of the connection's configuration.
+	// Count adds delta, which is positive, to a counter of the connection's
+	// configuration.
 	Count(id MetricID, delta int64)
+	// Add adds delta to a gauge of the connection's configuration.
+	Add(id MetricID, delta int64)
 	// Record adds a value to a histogram of the connection's configuration.
 	Record(id MetricID, value uint64)
 }

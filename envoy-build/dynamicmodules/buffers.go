@@ -1,0 +1,90 @@
+package dynamicmodules
+
+import (
+	"runtime"
+	"unsafe"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// Outgoing bytes are Go memory that is pinned once and used again and again:
+// the C half may hold on to it until a batch has been carried out.
+var (
+	bufferSizes = [...]int{4 << 10, 16 << 10, 64 << 10, 256 << 10}
+	// bufferKeep is how many of each size a worker keeps.
+	bufferKeep = [...]int{64, 32, 16, 4}
+)
+
+// buffers are the buffers of one worker.
+type buffers struct {
+	free [len(bufferSizes)][]*buffer
+	// sent are those of batches that are yet to be carried out.
+	sent []*buffer
+}
+
+type buffer struct {
+	host.Buffer
+	pool   *buffers
+	pinner runtime.Pinner
+	class  int // index in bufferSizes, -1: not kept
+}
+
+func (bs *buffers) get(n int) *host.Buffer {
+	class := -1
+	for i, size := range bufferSizes {
+		if n <= size {
+			class = i
+			break
+		}
+	}
+	if class >= 0 {
+		if l := len(bs.free[class]); l > 0 {
+			b := bs.free[class][l-1]
+			bs.free[class] = bs.free[class][:l-1]
+			return &b.Buffer
+		}
+		n = bufferSizes[class]
+	}
+	b := &buffer{pool: bs, class: class}
+	b.Host = b
+	b.B = make([]byte, 0, n)
+	b.pin()
+	return &b.Buffer
+}
+
+func (b *buffer) pin() {
+	b.Pinned = unsafe.SliceData(b.B)
+	b.pinner.Pin(b.Pinned)
+}
+
+// take makes b's bytes ready for the C half, until the batch is done.
+func (bs *buffers) take(hb *host.Buffer) (p *byte, n int) {
+	b := hb.Host.(*buffer)
+	if unsafe.SliceData(b.B) != b.Pinned { // an append has moved it
+		b.pinner.Unpin()
+		b.pin()
+		b.class = -1
+	}
+	bs.sent = append(bs.sent, b)
+	return b.Pinned, len(b.B)
+}
+
+// carriedOut takes the buffers back whose batches are done.
+func (bs *buffers) carriedOut() {
+	for i, b := range bs.sent {
+		b.Recycle(&b.Buffer)
+		bs.sent[i] = nil
+	}
+	bs.sent = bs.sent[:0]
+}
+
+// Recycle implements host.Recycler.
+func (b *buffer) Recycle(*host.Buffer) {
+	if b.class >= 0 && unsafe.SliceData(b.B) == b.Pinned && len(b.pool.free[b.class]) < bufferKeep[b.class] {
+		b.B = b.B[:0]
+		b.pool.free[b.class] = append(b.pool.free[b.class], b)
+		return
+	}
+	b.pinner.Unpin()
+	b.Pinned = nil
+}

@@ -1,0 +1,327 @@
+package dynamicmodules
+
+/*
+#include "hooks.h"
+
+static bool mt_token(mt_filter* f, mt_buf* out) {
+  static const char ns[] = "meltemi", key[] = "token";
+  return MT_CALL(network_get_dynamic_metadata_string)(f->envoy, (mt_buf){ns, sizeof ns - 1}, (mt_buf){key, sizeof key - 1}, out);
+}
+static bool mt_set_state(mt_filter* f, char* key, size_t key_n, char* p, size_t n) {
+  return MT_CALL(network_set_filter_state_typed)(f->envoy, (mt_buf){key, key_n}, (mt_buf){p, n});
+}
+static bool mt_upstream(mt_filter* f, mt_buf* out, uint32_t* port) {
+  return MT_CALL(network_filter_get_upstream_host_address)(f->envoy, out, port);
+}
+static bool mt_has_upstream(mt_filter* f) { return MT_CALL(network_filter_has_upstream_host)(f->envoy); }
+static uint64_t mt_flags(mt_filter* f) {
+  enum { RESPONSE_FLAGS = 17 };
+  uint64_t v = 0;
+  if (MT_CALL(network_filter_get_attribute_int)) MT_CALL(network_filter_get_attribute_int)(f->envoy, RESPONSE_FLAGS, &v);
+  return v;
+}
+*/
+import "C"
+
+import (
+	"net"
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// A carrier is a connection that this process makes to its own loopback
+// listener. No payload crosses its socket: it only gives birth to a filter
+// chain on a worker, in which our filter stands before tcp_proxy. There it is
+// parked until a request needs a cluster; then it is claimed, tcp_proxy
+// connects, and bytes are handed to it and taken from it on the worker.
+
+// wantParked is how many carriers a worker keeps parked.
+const wantParked = 2
+
+// Typed filter state that tcp_proxy reads.
+const (
+	stateCluster     = "envoy.tcp_proxy.cluster"
+	stateOriginalDst = "envoy.network.transport_socket.original_dst_address"
+)
+
+// Response flags (envoy::StreamInfo::CoreResponseFlag), as bits.
+const (
+	flagOverflow  = 0x80
+	flagNoCluster = 1 << 24
+)
+
+type carrierState uint8
+
+const (
+	parked carrierState = iota
+	claimed
+	ready
+	over
+)
+
+// carrier is a carrier on its worker. As an upstream connection that was asked
+// for it has no filter until one is parked that it can claim.
+type carrier struct {
+	w       *worker
+	f       *C.mt_filter
+	state   carrierState
+	ev      host.UpstreamEvents
+	target  host.Target
+	birth   *birth
+	blocked bool
+	ended   bool // our end of stream was sent
+	dropped bool // Close was called before there was a filter
+}
+
+// carriers are those of one worker.
+type carriers struct {
+	w       *worker
+	parked  []*carrier
+	waiting []*carrier // asked for, while none is parked
+
+	mu     sync.Mutex
+	posted []func()
+}
+
+// connect takes a parked carrier for t, or waits for one.
+func (cs *carriers) connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	if n := len(cs.parked); n > 0 {
+		c := cs.parked[n-1]
+		cs.parked = cs.parked[:n-1]
+		c.ev, c.target = ev, t
+		c.claim()
+		cs.refill()
+		return c
+	}
+	c := &carrier{w: cs.w, ev: ev, target: t}
+	cs.waiting = append(cs.waiting, c)
+	cs.refill()
+	return c
+}
+
+// refill asks for as many carriers as are missing.
+func (cs *carriers) refill() {
+	dialer.want(cs.w.index, wantParked+len(cs.waiting)-len(cs.parked))
+}
+
+// arrived takes a carrier that was born on this worker. Strangers are turned
+// away.
+func (cs *carriers) arrived(f *C.mt_filter) bool {
+	var b C.mt_buf
+	var born *birth
+	if bool(C.mt_token(f, &b)) {
+		born = dialer.born(unsafe.Slice((*byte)(unsafe.Pointer(b.ptr)), int(b.length)))
+	}
+	if born == nil {
+		logf(host.Warn, "meltemi: a connection to the loopback listener without this process's token was closed")
+		return false
+	}
+	c := &carrier{w: cs.w, f: f, birth: born}
+	for len(cs.waiting) > 0 {
+		o := cs.waiting[0]
+		cs.waiting = cs.waiting[1:]
+		if o.dropped {
+			continue
+		}
+		o.f, o.birth = f, born
+		cs.w.add(o, f)
+		o.claim()
+		cs.refill()
+		return true
+	}
+	cs.w.add(c, f)
+	cs.parked = append(cs.parked, c)
+	cs.refill()
+	return true
+}
+
+func (cs *carriers) anyParked() *C.mt_filter {
+	for _, c := range cs.parked {
+		if !bool(c.f.closed) {
+			return c.f
+		}
+	}
+	return nil
+}
+
+// post has f run on the worker. Any goroutine.
+func (cs *carriers) post(f func()) {
+	cs.mu.Lock()
+	cs.posted = append(cs.posted, f)
+	cs.mu.Unlock()
+	cs.w.wake.wake()
+}
+
+func (cs *carriers) run() {
+	cs.mu.Lock()
+	posted := cs.posted
+	cs.posted = nil
+	cs.mu.Unlock()
+	for _, f := range posted {
+		f()
+	}
+}
+
+func setState(f *C.mt_filter, key, value string) {
+	C.mt_set_state(f, (*C.char)(unsafe.Pointer(unsafe.StringData(key))), C.size_t(len(key)),
+		(*C.char)(unsafe.Pointer(unsafe.StringData(value))), C.size_t(len(value)))
+}
+
+// claim lets tcp_proxy connect.
+func (c *carrier) claim() {
+	c.state = claimed
+	setState(c.f, stateCluster, c.target.Cluster)
+	if c.target.OriginalDst != "" {
+		setState(c.f, stateOriginalDst, c.target.OriginalDst)
+	}
+	c.w.op(c.f, C.MT_CONTINUE, 0)
+}
+
+// mark is told that bytes of the dialing side, of which there is one now and
+// then, wait in the read buffer. It returns how many of them to drain.
+func (c *carrier) mark(total int, end bool) int {
+	if end { // the dialing side has gone
+		c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+		return total
+	}
+	switch c.state {
+	case parked:
+		return 0 // the mark waits for tcp_proxy, which stops reading until it is connected
+	case claimed:
+		c.state = ready
+		c.f.ready = true
+		c.ev.Ready(c.host())
+	case ready:
+		if c.blocked {
+			c.blocked, c.f.blocked = false, false
+			c.ev.WriteBlocked(false)
+		}
+	}
+	return total
+}
+
+func (c *carrier) host() string {
+	var b C.mt_buf
+	var port C.uint32_t
+	if !bool(C.mt_upstream(c.f, &b, &port)) || b.length == 0 {
+		return ""
+	}
+	return net.JoinHostPort(C.GoStringN(b.ptr, C.int(b.length)), strconv.Itoa(int(port)))
+}
+
+func (c *carrier) answer(bufs [][]byte, total int, end bool) {
+	if c.state == over {
+		return
+	}
+	if total > 0 {
+		c.ev.Data(bufs, total)
+	}
+	if end && c.state != over {
+		// The server sends no more. No event of its own tells that.
+		c.finish(host.Remote)
+		c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+	}
+}
+
+// writeBlocked notes that the server does not take bytes. The mark that the
+// dialing side sends now is read when it does again.
+func (c *carrier) writeBlocked() {
+	if c.state == ready && !c.blocked {
+		c.blocked = true
+		c.birth.mark()
+		c.ev.WriteBlocked(true)
+	}
+}
+
+func (c *carrier) finish(r host.CloseReason) {
+	if c.state != over {
+		c.state = over
+		c.ev.Closed(r)
+	}
+}
+
+func (c *carrier) closed(_, alive bool) {
+	cs := &c.w.carriers
+	if c.state == parked {
+		for i, o := range cs.parked {
+			if o == c {
+				cs.parked = append(cs.parked[:i], cs.parked[i+1:]...)
+				break
+			}
+		}
+		c.state = over
+		cs.refill()
+		return
+	}
+	c.finish(c.reason(alive))
+}
+
+// reason tells why a carrier has ended: Envoy closes it locally in every case.
+func (c *carrier) reason(alive bool) host.CloseReason {
+	switch {
+	case c.ended || c.dropped:
+		return host.Local
+	case c.state == ready:
+		return host.Reset
+	case !alive:
+		return host.Draining
+	case bool(C.mt_has_upstream(c.f)):
+		return host.ConnectFailed
+	}
+	flags := uint64(C.mt_flags(c.f))
+	total, healthy, known, ok := c.w.ClusterHosts(c.target.Cluster)
+	switch {
+	case flags&flagOverflow != 0:
+		return host.Overflow
+	case flags&flagNoCluster != 0 || ok && !known:
+		return host.NoCluster
+	case flags == 0 && ok && healthy > 0: // before 1.39 nothing else tells
+		return host.Overflow
+	case ok && total > 0 && flags == 0 && c.target.OriginalDst != "":
+		return host.ConnectFailed
+	default:
+		return host.NoHost
+	}
+}
+
+func (c *carrier) failed() {
+	if c.state == claimed || c.state == ready {
+		c.state = over
+		c.ev.Failed()
+	}
+}
+
+// Write implements host.Upstream.
+func (c *carrier) Write(b *host.Buffer) {
+	p, n := c.w.take(b)
+	if c.state == ready {
+		c.w.record(c.f, C.MT_SEND_UP, 0, p, n)
+	}
+}
+
+// Close implements host.Upstream.
+func (c *carrier) Close(graceful bool) {
+	switch {
+	case c.f == nil: // still waiting for a carrier
+		if !c.dropped {
+			c.dropped, c.state = true, over
+			c.w.carriers.post(func() { c.ev.Closed(host.Local) })
+		}
+	case c.state == over:
+	case graceful && c.state == ready:
+		if !c.ended {
+			c.ended = true
+			c.w.record(c.f, C.MT_SEND_UP, 1, nil, 0)
+		}
+	default:
+		c.ended = true
+		c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+	}
+}
+
+// PauseReading implements host.Upstream. Reading goes on: what a server sends
+// on a connection that serves one request is bounded by that answer.
+func (c *carrier) PauseReading(bool) {}

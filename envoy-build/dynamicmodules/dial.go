@@ -1,0 +1,265 @@
+package dynamicmodules
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+const (
+	dialPause    = 20 * time.Millisecond // after a failed attempt, doubled each time
+	dialPauseMax = time.Second
+	// bornTime is how long a carrier may take to appear on a worker.
+	bornTime = 2 * time.Second
+	// maxUnborn bounds the carriers that were dialled and have not appeared.
+	maxUnborn = 16
+
+	tlvToken = 0xe1
+)
+
+// carrierPath reads the carrier filter's configuration, {"path": "@name"}: the
+// socket to which its listener is bound.
+func carrierPath(raw []byte) (string, error) {
+	var cfg struct {
+		Path *string `json:"path"`
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&cfg); err != nil {
+		return "", fmt.Errorf("filter_config: %w", err)
+	}
+	if cfg.Path == nil || *cfg.Path == "" {
+		return "", errors.New("filter_config: path: required: the socket its listener is bound to")
+	}
+	return *cfg.Path, nil
+}
+
+// loopback dials the loopback listener, as often as the workers want carriers.
+type loopback struct {
+	nonce string
+	path  atomic.Pointer[string]
+	start sync.Once
+	kick  chan struct{}
+	// wanted is how many carriers each worker misses.
+	wanted [maxWorkers]atomic.Int32
+	unborn atomic.Int32
+
+	mu     sync.Mutex
+	last   uint64
+	births map[uint64]*birth
+}
+
+// birth is the dialing side of one carrier.
+type birth struct {
+	id   uint64
+	conn net.Conn
+	born atomic.Bool
+}
+
+var dialer = func() *loopback {
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		panic(err)
+	}
+	return &loopback{
+		nonce: hex.EncodeToString(b), kick: make(chan struct{}, 1), births: map[uint64]*birth{},
+	}
+}()
+
+// serve makes path the listener's socket from now on.
+func (l *loopback) serve(path string) {
+	l.path.Store(&path)
+	l.start.Do(func() { go l.run() })
+	l.poke()
+}
+
+func (l *loopback) poke() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// want sets how many carriers a worker misses.
+func (l *loopback) want(worker, n int) {
+	l.wanted[worker].Store(int32(max(n, 0)))
+	if n > 0 {
+		l.poke()
+	}
+}
+
+func (l *loopback) missing() int {
+	n := 0
+	for i := range l.wanted {
+		n += int(l.wanted[i].Load())
+	}
+	return n
+}
+
+// run dials while carriers are missing. Which worker gets one the listener's
+// balancer decides: those that appear elsewhere are parked there.
+func (l *loopback) run() {
+	defer l.barrier()
+	pause := dialPause
+	again := time.NewTimer(0)
+	for {
+		select {
+		case <-l.kick:
+		case <-again.C:
+		}
+		for n := min(l.missing(), maxUnborn) - int(l.unborn.Load()); n > 0; n-- {
+			if err := l.dial(); err != nil {
+				logf(host.Debug, "meltemi: loopback listener %s: %v", *l.path.Load(), err)
+				again.Reset(pause)
+				pause = min(2*pause, dialPauseMax)
+				break
+			}
+			pause = dialPause
+		}
+	}
+}
+
+func (l *loopback) barrier() {
+	if r := recover(); r != nil {
+		panics.Add(1)
+		logf(host.Error, "meltemi: panic on a loopback connection: %v\n%s", r, debug.Stack())
+	}
+}
+
+func (l *loopback) dial() error {
+	path := *l.path.Load()
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return err
+	}
+	if err := checkPeer(c.(*net.UnixConn)); err != nil {
+		c.Close()
+		logf(host.Warn, "meltemi: loopback listener %s: %v", path, err)
+		return err
+	}
+	l.mu.Lock()
+	l.last++
+	b := &birth{id: l.last, conn: c}
+	l.births[b.id] = b
+	l.mu.Unlock()
+	l.unborn.Add(1)
+	time.AfterFunc(bornTime, func() {
+		if b.leaveWomb(l) { // it never appeared: another process has taken it
+			c.Close()
+		}
+	})
+	if _, err := c.Write(append(prologue(l.nonce, b.id), '\n')); err != nil {
+		c.Close()
+		b.leaveWomb(l)
+		l.forget(b)
+		return err
+	}
+	go b.hold(l)
+	return nil
+}
+
+// checkPeer makes sure that the listener is this very process, before it is
+// told the secret. listen sets these credentials, also in a new process that
+// has inherited the socket.
+func checkPeer(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *syscall.Ucred
+	var cerr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, cerr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if cerr != nil {
+		return cerr
+	}
+	if int(cred.Pid) != os.Getpid() {
+		return fmt.Errorf("the socket belongs to process %d, not to this one (%d)", cred.Pid, os.Getpid())
+	}
+	return nil
+}
+
+// prologue is a PROXY protocol header of version 2 whose one TLV is the token
+// (the PROXY protocol, section 2.2). The addresses mean nothing.
+func prologue(nonce string, id uint64) []byte {
+	token := nonce + ":" + strconv.FormatUint(id, 16)
+	b := append([]byte(nil), "\r\n\r\n\x00\r\nQUIT\n\x21\x11"...)
+	b = binary.BigEndian.AppendUint16(b, uint16(12+3+len(token)))
+	b = append(b, 127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 1)
+	b = append(b, tlvToken)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(token)))
+	return append(b, token...)
+}
+
+// born finds the dialing side of a carrier by its token, nil for a stranger.
+// A token is good once.
+func (l *loopback) born(token []byte) *birth {
+	n := len(l.nonce)
+	if len(token) <= n || string(token[:n]) != l.nonce || token[n] != ':' {
+		return nil
+	}
+	id, err := strconv.ParseUint(string(token[n+1:]), 16, 64)
+	if err != nil {
+		return nil
+	}
+	l.mu.Lock()
+	b := l.births[id]
+	l.mu.Unlock()
+	if b == nil || !b.leaveWomb(l) {
+		return nil
+	}
+	return b
+}
+
+// leaveWomb reports whether b was still awaited.
+func (b *birth) leaveWomb(l *loopback) bool {
+	if b.born.Swap(true) {
+		return false
+	}
+	l.unborn.Add(-1)
+	l.poke()
+	return true
+}
+
+func (l *loopback) forget(b *birth) {
+	l.mu.Lock()
+	delete(l.births, b.id)
+	l.mu.Unlock()
+}
+
+// hold keeps the dialing side open as long as Envoy does.
+func (b *birth) hold(l *loopback) {
+	defer l.barrier()
+	var buf [1]byte
+	for {
+		if _, err := b.conn.Read(buf[:]); err != nil {
+			break
+		}
+	}
+	b.conn.Close()
+	b.leaveWomb(l)
+	l.forget(b)
+}
+
+// mark sends the byte that is read as soon as the carrier's server takes
+// bytes again. The socket has room for it, and no deadline is missed if not.
+func (b *birth) mark() {
+	go func() { b.conn.Write([]byte{'\n'}) }() //nolint:errcheck // a broken one ends by itself
+}

@@ -1,0 +1,223 @@
+#include "hooks.h"
+
+#include <stdlib.h>
+
+#include "_cgo_export.h"
+
+#define MT_HOOK __attribute__((visibility("default")))
+#define MT_ON(name) envoy_dynamic_module_on_##name
+
+enum { CONTINUE = 0, STOP = 1 };
+enum { REMOTE_CLOSE = 0, LOCAL_CLOSE = 1 };
+enum { NO_FLUSH = 1 };
+
+static __thread mt_worker self;
+
+static void* must(void* p) {
+  if (p == NULL) abort(); // as Envoy does without memory
+  return p;
+}
+
+void mt_batch_grow(mt_batch* b) {
+  b->cap = b->cap ? 2 * b->cap : 64;
+  b->ops = must(realloc(b->ops, b->cap * sizeof *b->ops));
+}
+
+static void carry_out(mt_op* op) {
+  mt_filter* f = op->filter;
+  if (f->closed) return;
+  mt_buf data = {op->ptr, op->length};
+  switch (op->kind) {
+  case MT_SEND_UP:
+    MT_CALL(network_filter_inject_read_data)(f->envoy, data, op->arg);
+    // tcp_proxy stops the reading of a carrier whose server does not take
+    // bytes; nothing else tells.
+    if (!f->closed && !f->blocked && f->ready && !MT_CALL(network_filter_read_enabled)(f->envoy)) {
+      f->blocked = true;
+      mtBlocked(f->worker, f->slot, true);
+      self.ended = false;
+    }
+    break;
+  case MT_SEND_DOWN:
+    MT_CALL(network_filter_inject_write_data)(f->envoy, data, op->arg);
+    break;
+  case MT_CLOSE:
+    MT_CALL(network_filter_close)(f->envoy, (int)op->arg);
+    break;
+  case MT_CONTINUE:
+    MT_CALL(network_filter_continue_reading)(f->envoy);
+    break;
+  }
+}
+
+// Each hook is enter, one Go call, leave.
+static bool enter(void) { return self.depth++ == 0; }
+
+static void leave(uint32_t worker) {
+  if (self.depth > 1) {
+    self.depth--;
+    return;
+  }
+  for (;;) {
+    mt_batch* b = &self.batch[self.filling];
+    if (b->n > 0) {
+      self.filling ^= 1;
+      for (uint32_t i = 0; i < b->n; i++) carry_out(&b->ops[i]);
+      b->n = 0;
+    } else if (!self.ended) {
+      self.ended = true;
+      mtEndEvent(worker);
+    } else {
+      break;
+    }
+  }
+  self.depth = 0;
+}
+
+static size_t chunks_for(size_t n) {
+  if (n > self.chunks_cap) {
+    self.chunks = must(realloc(self.chunks, n * sizeof *self.chunks));
+    self.chunks_cap = n;
+  }
+  return n;
+}
+
+MT_HOOK const char* MT_ON(program_init)(void) { return "v0.1.0"; }
+
+MT_HOOK const void* MT_ON(network_filter_config_new)(void* envoy, mt_buf name, mt_buf config) {
+  mt_config* c = must(calloc(1, sizeof *c));
+  if (!mtConfigNew(c, envoy, (char*)name.ptr, name.length, (char*)config.ptr, config.length)) {
+    free(c);
+    return NULL;
+  }
+  return c;
+}
+
+MT_HOOK void MT_ON(network_filter_config_destroy)(const void* config) {
+  mtConfigDestroy(((mt_config*)config)->id);
+  free((void*)config);
+}
+
+MT_HOOK void MT_ON(network_filter_config_scheduled)(const void* config, uint64_t event) {
+  (void)event;
+  mtConfigScheduled(((mt_config*)config)->id);
+}
+
+MT_HOOK const void* MT_ON(network_filter_new)(const void* config, void* envoy) {
+  mt_filter* f = must(calloc(1, sizeof *f));
+  f->envoy = envoy;
+  f->config = config;
+  f->slot = MT_NO_SLOT;
+  f->worker = MT_CALL(network_filter_get_worker_index)(envoy);
+  return f;
+}
+
+MT_HOOK int MT_ON(network_filter_new_connection)(void* envoy, const void* module) {
+  mt_filter* f = (mt_filter*)module;
+  if (f->config->role == MT_CLIENT) MT_CALL(network_filter_enable_half_close)(envoy, true);
+  bool outer = enter();
+  self.ended = false;
+  bool taken = mtNewConnection(f, &self, outer);
+  leave(f->worker);
+  if (!taken) {
+    MT_CALL(network_filter_close)(envoy, NO_FLUSH);
+    return STOP;
+  }
+  // A client is ours alone; a carrier waits here until it is claimed.
+  return f->config->role == MT_CLIENT ? CONTINUE : STOP;
+}
+
+MT_HOOK int MT_ON(network_filter_read)(void* envoy, const void* module, size_t length, bool end) {
+  mt_filter* f = (mt_filter*)module;
+  if (f->slot == MT_NO_SLOT || f->closed) return STOP;
+  bool outer = enter();
+  self.ended = false;
+  size_t n = 0, consumed;
+  if (f->config->role == MT_CLIENT) {
+    n = chunks_for(MT_CALL(network_filter_get_read_buffer_chunks_size)(envoy));
+    if (n > 0) MT_CALL(network_filter_get_read_buffer_chunks)(envoy, self.chunks);
+    consumed = mtRead(f->worker, f->slot, self.chunks, n, length, end, outer);
+  } else {
+    consumed = mtMark(f->worker, f->slot, length, end, outer);
+  }
+  if (consumed > 0) MT_CALL(network_filter_drain_read_buffer)(envoy, consumed);
+  leave(f->worker);
+  return STOP;
+}
+
+MT_HOOK int MT_ON(network_filter_write)(void* envoy, const void* module, size_t length, bool end) {
+  mt_filter* f = (mt_filter*)module;
+  if (f->config->role == MT_CLIENT) return CONTINUE;
+  if (f->slot != MT_NO_SLOT && !f->closed) {
+    bool outer = enter();
+    self.ended = false;
+    size_t n = chunks_for(MT_CALL(network_filter_get_write_buffer_chunks_size)(envoy));
+    if (n > 0) MT_CALL(network_filter_get_write_buffer_chunks)(envoy, self.chunks);
+    mtAnswer(f->worker, f->slot, self.chunks, n, length, end, outer);
+    MT_CALL(network_filter_drain_write_buffer)(envoy, length);
+    leave(f->worker);
+  } else {
+    MT_CALL(network_filter_drain_write_buffer)(envoy, length);
+  }
+  return STOP; // the dialing side gets nothing
+}
+
+MT_HOOK void MT_ON(network_filter_event)(void* envoy, const void* module, int event) {
+  mt_filter* f = (mt_filter*)module;
+  (void)envoy;
+  if (event != REMOTE_CLOSE && event != LOCAL_CLOSE) return;
+  f->closed = true;
+  if (f->slot == MT_NO_SLOT) return;
+  bool outer = enter();
+  self.ended = false;
+  mtClosed(f->worker, f->slot, event == REMOTE_CLOSE, true, outer);
+  leave(f->worker);
+}
+
+MT_HOOK void MT_ON(network_filter_destroy)(const void* module) {
+  mt_filter* f = (mt_filter*)module;
+  f->closed = true;
+  if (f->slot != MT_NO_SLOT) { // closed before our callbacks were registered
+    bool outer = enter();
+    self.ended = false;
+    mtClosed(f->worker, f->slot, false, false, outer);
+    leave(f->worker);
+  }
+  free(f);
+}
+
+MT_HOOK void MT_ON(network_filter_scheduled)(void* envoy, const void* module, uint64_t event) {
+  mt_filter* f = (mt_filter*)module;
+  (void)envoy;
+  (void)event;
+  bool outer = enter();
+  self.ended = false;
+  mtRun(f->worker, outer);
+  leave(f->worker);
+}
+
+static void watermark(const void* module, bool above) {
+  mt_filter* f = (mt_filter*)module;
+  if (f->config->role != MT_CLIENT || f->slot == MT_NO_SLOT || f->closed) return;
+  enter();
+  self.ended = false;
+  mtBlocked(f->worker, f->slot, above);
+  leave(f->worker);
+}
+
+MT_HOOK void MT_ON(network_filter_above_write_buffer_high_watermark)(void* envoy, const void* module) {
+  (void)envoy;
+  watermark(module, true);
+}
+
+MT_HOOK void MT_ON(network_filter_below_write_buffer_low_watermark)(void* envoy, const void* module) {
+  (void)envoy;
+  watermark(module, false);
+}
+
+MT_HOOK void MT_ON(network_filter_http_callout_done)(void* envoy, const void* module, uint64_t id, int result,
+                                                     void* headers, size_t headers_size, void* body,
+                                                     size_t body_size) {
+  (void)envoy, (void)module, (void)id, (void)result;
+  (void)headers, (void)headers_size, (void)body, (void)body_size;
+}

@@ -1,0 +1,54 @@
+// What the hooks (hooks.c) and the Go side share.
+#pragma once
+#include "abi.h"
+
+enum { MT_CLIENT = 1, MT_CARRIER = 2 };
+
+#define MT_NO_SLOT UINT32_MAX
+
+// One configuration, as Envoy holds it.
+typedef struct {
+  uint32_t id; // of the Go side
+  uint32_t role;
+} mt_config;
+
+// One filter, so one connection, as Envoy holds it.
+typedef struct {
+  void* envoy;
+  const mt_config* config;
+  uint32_t worker;
+  uint32_t slot; // in the Go side's table of the worker
+  bool closed;   // Envoy takes nothing for it any more
+  bool ready;    // carrier: the server is connected
+  bool blocked;  // carrier: the server does not take bytes
+} mt_filter;
+
+// What the Go side wants done once it has returned.
+enum { MT_SEND_UP, MT_SEND_DOWN, MT_CLOSE, MT_CONTINUE };
+
+typedef struct {
+  mt_filter* filter;
+  const char* ptr;
+  size_t length;
+  uint32_t kind;
+  uint32_t arg; // MT_SEND_*: end of stream; MT_CLOSE: type
+} mt_op;
+
+typedef struct {
+  mt_op* ops;
+  uint32_t n, cap;
+} mt_batch;
+
+// A worker thread's own. Hooks nest, as carrying out an operation can call
+// them; only the outermost one carries out, so the Go side is never re-entered
+// and a batch does not change while it is carried out.
+typedef struct {
+  mt_batch batch[2];
+  uint32_t filling; // which batch the Go side appends to
+  uint32_t depth;   // of nested hooks
+  bool ended;       // the Go side has been told of the end of the event
+  mt_buf* chunks;
+  size_t chunks_cap;
+} mt_worker;
+
+void mt_batch_grow(mt_batch*);

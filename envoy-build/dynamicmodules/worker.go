@@ -1,0 +1,397 @@
+package dynamicmodules
+
+/*
+#include "hooks.h"
+
+static void mt_commit(void* s) { MT_CALL(network_filter_scheduler_commit)(s, 0); }
+static void* mt_scheduler(mt_filter* f) { return MT_CALL(network_filter_scheduler_new)(f->envoy); }
+static void mt_scheduler_delete(void* s) { MT_CALL(network_filter_scheduler_delete)(s); }
+static bool mt_hosts(mt_filter* f, char* p, size_t n, uint32_t priority, size_t* total, size_t* healthy) {
+  size_t degraded = 0;
+  if (!MT_CALL(network_filter_get_cluster_host_count)(f->envoy, (mt_buf){p, n}, priority, total, healthy, &degraded))
+    return false;
+  *healthy += degraded;
+  return true;
+}
+*/
+import "C"
+
+import (
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// maxWorkers bounds Envoy's --concurrency.
+const maxWorkers = 1024
+
+var workers [maxWorkers]atomic.Pointer[worker]
+
+// started is the zero of the workers' clocks.
+var started = time.Now()
+
+// conn is one connection of a worker: a client's or a carrier.
+type conn interface {
+	// closed is called once; alive tells whether Envoy's filter can be asked.
+	closed(remote, alive bool)
+	// failed is called after a panic in one of its events.
+	failed()
+}
+
+// worker is the Go half of one Envoy worker thread. Everything in it is used
+// on that thread only, but for what says otherwise. It implements host.Worker.
+type worker struct {
+	index int
+	c     *C.mt_worker
+	shard host.Shard
+	now   time.Duration
+
+	conns []slot
+	free  []uint32
+	views [][]byte // chunks of the event that is running
+	buffers
+
+	carriers carriers
+
+	wake waker
+}
+
+type slot struct {
+	conn   conn
+	filter *C.mt_filter
+}
+
+func workerOf(index uint32, c *C.mt_worker) *worker {
+	w := workers[index].Load()
+	if w == nil {
+		w = &worker{index: int(index), c: c}
+		w.now = time.Since(started)
+		w.wake.w = w
+		w.carriers.w = w
+		workers[index].Store(w)
+		if module != nil {
+			w.shard = module.NewWorker(w)
+		}
+	}
+	return w
+}
+
+// begin is called at the start of each event. outer tells that everything
+// that was recorded before has been carried out.
+func (w *worker) begin(outer bool) {
+	if outer {
+		w.now = time.Since(started)
+		w.carriedOut()
+	}
+}
+
+// barrier is deferred in each event: a panic ends the connection on which it
+// happened, and that alone.
+func (w *worker) barrier(s *slot) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	panics.Add(1)
+	logf(host.Error, "meltemi: panic on worker %d: %v\n%s", w.index, r, debug.Stack())
+	if s == nil || s.conn == nil {
+		return
+	}
+	func() {
+		defer func() {
+			if r := recover(); r != nil {
+				logf(host.Error, "meltemi: panic while giving up a connection: %v\n%s", r, debug.Stack())
+			}
+		}()
+		s.conn.failed()
+	}()
+	w.op(s.filter, C.MT_CLOSE, closeNoFlush)
+}
+
+// Envoy's close types.
+const (
+	closeFlush   = 0
+	closeNoFlush = 1
+)
+
+// op records an operation without bytes.
+func (w *worker) op(f *C.mt_filter, kind, arg uint32) { w.record(f, kind, arg, nil, 0) }
+
+func (w *worker) record(f *C.mt_filter, kind, arg uint32, p *byte, n int) {
+	b := &w.c.batch[w.c.filling]
+	if b.n == b.cap {
+		C.mt_batch_grow(b)
+	}
+	o := (*C.mt_op)(unsafe.Add(unsafe.Pointer(b.ops), uintptr(b.n)*unsafe.Sizeof(C.mt_op{})))
+	o.filter, o.kind, o.arg = f, C.uint32_t(kind), C.uint32_t(arg)
+	// A plain store of the address: the array is pinned until the batch has
+	// been carried out.
+	*(*uintptr)(unsafe.Pointer(&o.ptr)) = uintptr(unsafe.Pointer(p))
+	o.length = C.size_t(n)
+	b.n++
+}
+
+func (w *worker) add(c conn, f *C.mt_filter) uint32 {
+	var i uint32
+	if n := len(w.free); n > 0 {
+		i = w.free[n-1]
+		w.free = w.free[:n-1]
+	} else {
+		i = uint32(len(w.conns))
+		w.conns = append(w.conns, slot{})
+	}
+	w.conns[i] = slot{c, f}
+	f.slot = C.uint32_t(i)
+	w.wake.appeared(f)
+	return i
+}
+
+func (w *worker) remove(i uint32, alive bool) {
+	f := w.conns[i].filter
+	w.conns[i] = slot{}
+	w.free = append(w.free, i)
+	f.slot = C.MT_NO_SLOT
+	w.wake.gone(f)
+	_ = alive
+}
+
+// gather makes views of n chunks.
+func (w *worker) gather(chunks *C.mt_buf, n C.size_t) [][]byte {
+	w.views = w.views[:0]
+	for _, c := range unsafe.Slice(chunks, int(n)) {
+		if c.length > 0 {
+			w.views = append(w.views, unsafe.Slice((*byte)(unsafe.Pointer(c.ptr)), int(c.length)))
+		}
+	}
+	return w.views
+}
+
+//export mtNewConnection
+func mtNewConnection(f *C.mt_filter, c *C.mt_worker, outer C.bool) (ok C.bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			panics.Add(1)
+			logf(host.Error, "meltemi: panic while taking a connection: %v\n%s", r, debug.Stack())
+			ok = false
+		}
+	}()
+	w := workerOf(uint32(f.worker), c)
+	w.begin(bool(outer))
+	if f.config.role == C.MT_CARRIER {
+		return C.bool(w.carriers.arrived(f))
+	}
+	fc := configOf(uint32(f.config.id))
+	if fc == nil {
+		return false
+	}
+	newClient(w, f, fc.proxy)
+	return true
+}
+
+//export mtRead
+func mtRead(worker, slot C.uint32_t, chunks *C.mt_buf, n, total C.size_t, end, outer C.bool) C.size_t {
+	w := workers[worker].Load()
+	s := &w.conns[slot]
+	defer w.barrier(s)
+	w.begin(bool(outer))
+	return C.size_t(s.conn.(*client).ev.Data(w.gather(chunks, n), int(total), bool(end)))
+}
+
+//export mtMark
+func mtMark(worker, slot C.uint32_t, total C.size_t, end, outer C.bool) C.size_t {
+	w := workers[worker].Load()
+	s := &w.conns[slot]
+	defer w.barrier(s)
+	w.begin(bool(outer))
+	return C.size_t(s.conn.(*carrier).mark(int(total), bool(end)))
+}
+
+//export mtAnswer
+func mtAnswer(worker, slot C.uint32_t, chunks *C.mt_buf, n, total C.size_t, end, outer C.bool) {
+	w := workers[worker].Load()
+	s := &w.conns[slot]
+	defer w.barrier(s)
+	w.begin(bool(outer))
+	s.conn.(*carrier).answer(w.gather(chunks, n), int(total), bool(end))
+}
+
+//export mtBlocked
+func mtBlocked(worker, slot C.uint32_t, blocked C.bool) {
+	w := workers[worker].Load()
+	s := &w.conns[slot]
+	defer w.barrier(s)
+	switch c := s.conn.(type) {
+	case *client:
+		c.ev.WriteBlocked(bool(blocked))
+	case *carrier:
+		c.writeBlocked()
+	}
+}
+
+//export mtClosed
+func mtClosed(worker, slot C.uint32_t, remote, alive, outer C.bool) {
+	w := workers[worker].Load()
+	s := &w.conns[slot]
+	defer w.barrier(nil)
+	w.begin(bool(outer))
+	defer w.remove(uint32(slot), bool(alive))
+	s.conn.closed(bool(remote), bool(alive))
+}
+
+//export mtRun
+func mtRun(worker C.uint32_t, outer C.bool) {
+	w := workers[worker].Load()
+	defer w.barrier(nil)
+	w.begin(bool(outer))
+	w.run()
+}
+
+//export mtEndEvent
+func mtEndEvent(worker C.uint32_t) {
+	w := workers[worker].Load()
+	if w == nil {
+		return
+	}
+	defer w.barrier(nil)
+	if w.wake.due() { // nobody could be woken: this event does
+		w.run()
+	}
+	if w.shard != nil {
+		w.shard.EndHook()
+	}
+}
+
+func (w *worker) run() {
+	w.wake.taken()
+	w.carriers.run()
+	if w.shard != nil {
+		w.shard.Run()
+	}
+}
+
+// Index implements host.Worker.
+func (w *worker) Index() int { return w.index }
+
+// Now implements host.Worker.
+func (w *worker) Now() time.Duration { return w.now }
+
+// Wake implements host.Worker.
+func (w *worker) Wake() { w.wake.wake() }
+
+// SetTimer implements host.Worker.
+func (w *worker) SetTimer(d time.Duration) { w.wake.after(d) }
+
+// Buffer implements host.Worker.
+func (w *worker) Buffer(n int) *host.Buffer { return w.get(n) }
+
+// Connect implements host.Worker.
+func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	return w.carriers.connect(t, ev)
+}
+
+// Logf implements host.Worker.
+func (w *worker) Logf(level host.Level, format string, args ...any) { logf(level, format, args...) }
+
+// ClusterHosts implements host.Worker.
+func (w *worker) ClusterHosts(cluster string) (total, healthy int, known, ok bool) {
+	f := w.wake.filter
+	if f == nil || cluster == "" {
+		return 0, 0, false, false
+	}
+	for priority := C.uint32_t(0); ; priority++ {
+		var t, h C.size_t
+		p := (*C.char)(unsafe.Pointer(unsafe.StringData(cluster)))
+		if !bool(C.mt_hosts(f, p, C.size_t(len(cluster)), priority, &t, &h)) {
+			return total, healthy, priority > 0, true
+		}
+		total += int(t)
+		// Envoy uses the first priority that has healthy hosts, roughly: those
+		// of the later ones are no reason for a connection.
+		if healthy == 0 {
+			healthy = int(h)
+		}
+	}
+}
+
+// waker is the one way by which other goroutines reach a worker: an event
+// scheduled on a filter that is alive. Events of a filter that dies are lost,
+// so when it does another one takes over, and is woken again.
+type waker struct {
+	w       *worker
+	mu      sync.Mutex
+	sched   unsafe.Pointer
+	pending atomic.Bool
+	timer   *time.Timer
+
+	filter *C.mt_filter // whose scheduler it is; worker thread only
+}
+
+func (k *waker) wake() {
+	if k.pending.Swap(true) {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.sched != nil {
+		C.mt_commit(k.sched)
+	}
+}
+
+func (k *waker) after(d time.Duration) {
+	switch {
+	case k.timer == nil && d >= 0:
+		k.timer = time.AfterFunc(d, k.wake)
+	case k.timer == nil:
+	case d < 0:
+		k.timer.Stop()
+	default:
+		k.timer.Reset(d)
+	}
+}
+
+// due reports whether a wake-up is pending that no filter can deliver.
+func (k *waker) due() bool { return k.filter == nil && k.pending.Load() }
+
+func (k *waker) taken() { k.pending.Store(false) }
+
+// appeared offers a filter of the worker.
+func (k *waker) appeared(f *C.mt_filter) {
+	if k.filter != nil {
+		return
+	}
+	k.use(f)
+}
+
+func (k *waker) use(f *C.mt_filter) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.filter, k.sched = f, C.mt_scheduler(f)
+	if k.pending.Load() {
+		C.mt_commit(k.sched)
+	}
+}
+
+// gone takes a filter away; another one takes over.
+func (k *waker) gone(f *C.mt_filter) {
+	if k.filter != f {
+		return
+	}
+	k.mu.Lock()
+	C.mt_scheduler_delete(k.sched)
+	k.filter, k.sched = nil, nil
+	k.mu.Unlock()
+	if c := k.w.carriers.anyParked(); c != nil {
+		k.use(c)
+		return
+	}
+	for i := range k.w.conns {
+		if o := k.w.conns[i].filter; o != nil && !bool(o.closed) {
+			k.use(o)
+			return
+		}
+	}
+}

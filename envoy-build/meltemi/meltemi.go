@@ -1,0 +1,13 @@
+// Package meltemi links Meltemi's pipeline, with its built-in filters, into the
+// shared object that imports it.
+package meltemi
+
+import (
+	"github.com/meltemi-mesh/meltemi/envoy-build/dynamicmodules"
+	"github.com/meltemi-mesh/meltemi/filter"
+
+	// The built-in filters.
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
+)
+
+func init() { dynamicmodules.Serve(filter.NewModule()) }
