@@ -135,7 +135,12 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			c.sh.freeMessage(m)
 			return b, n
 		}
-		c.cfg.count(requestDecodingSuccess, 1)
+		if m.req.Malformed == "" {
+			c.cfg.count(requestDecodingSuccess, 1)
+		} else {
+			c.cfg.count(requestDecodingError, 1)
+			c.sh.warn(c.cfg, "client %s: %s", c.d.RemoteAddress(), m.req.Malformed)
+		}
 		c.message(m)
 		if c.closed || c.finishing {
 			return nil, 0
@@ -160,6 +165,11 @@ func (c *connection) message(m *Message) {
 		if c.inFlight >= cfg.Limits.MaxRequestsInFlight && !c.crowded {
 			c.crowded = true
 			c.d.ReadDisable(true)
+		}
+		if m.req.Malformed != "" {
+			m.Reply(codecs.BadRequest, "malformed request: "+m.req.Malformed)
+			m.answerLocally()
+			return
 		}
 		m.runRequest()
 		return

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -297,7 +298,7 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 	if m.cfg.rewritesIDs {
 		m.req.ID = id
 	}
-	dst, err := m.cfg.codec.Encode(dst, &m.req, mut)
+	dst, err := m.encode(dst, &m.req, mut)
 	m.req.ID = m.clientID
 	if m.cfg.keepsRequest {
 		m.req.Raw = nil
@@ -306,6 +307,19 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 	}
 	m.dropFrame()
 	return dst, err
+}
+
+// encode appends md with the changes of mut, or without them, counted, when it
+// cannot carry any.
+func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	n := len(dst)
+	b, err := m.cfg.codec.Encode(dst, md, mut)
+	if errors.Is(err, codecs.ErrNoMutation) {
+		m.cfg.count(mutationSkipped, 1)
+		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
+		return m.cfg.codec.Encode(b[:n], md, nil)
+	}
+	return b, err
 }
 
 func (m *Message) dropFrame() {
@@ -360,7 +374,7 @@ func (m *Message) runResponse() {
 		mut = nil
 	}
 	m.write(m.resp.HeaderSize+m.resp.BodySize, func(dst []byte) ([]byte, error) {
-		return m.cfg.codec.Encode(dst, m.resp, mut)
+		return m.encode(dst, m.resp, mut)
 	})
 }
 

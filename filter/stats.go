@@ -39,6 +39,7 @@ const (
 	partialFrameTimeout
 	drainClosed
 	filterPanic
+	mutationSkipped
 	counters
 )
 
@@ -76,6 +77,7 @@ var counterNames = [counters]string{
 	partialFrameTimeout:                "partial_frame_timeout",
 	drainClosed:                        "drain_closed",
 	filterPanic:                        "filter_panic",
+	mutationSkipped:                    "mutation_skipped",
 }
 
 const (

@@ -48,6 +48,9 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		// Without attachments so far: the kind says that there are some now.
 		dst = append(dst, m.Raw...)
 		kind := dst[start+headerSize] - 0x90
+		if kind > withNullAndAttachments { // an int, but not in its short form
+			return dst[:start], codecs.ErrNoMutation
+		}
 		if kind > withNull {
 			kind -= withExceptionAndAttachments
 		}
