@@ -1,0 +1,267 @@
+// Command bench measures Meltemi beside a direct connection, Envoy's tcp_proxy
+// and dubbo_proxy and HAProxy, side by side in one run: the CPU time of the
+// proxy per request, throughput, latency, connections and memory.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+var (
+	envoyPath  = flag.String("envoy", "../build/envoy-1.40.0/envoy", "Envoy's binary")
+	soPath     = flag.String("so", "../build/libmeltemi.so", "Meltemi's shared object")
+	workers    = flag.Int("workers", 1, "workers of each proxy")
+	runs       = flag.Int("runs", 7, "interleaved runs of each scenario")
+	duration   = flag.Duration("duration", 2*time.Second, "what is measured of each run")
+	only       = flag.String("targets", strings.Join(targets, ","), "targets to run")
+	scenarioRE = flag.String("scenarios", "", "scenarios to run, by name, comma-separated; empty: all")
+	reportOnly = flag.Bool("report-only", false, "do not fail when a goal is missed")
+	jsonPath   = flag.String("json", "", "file to write the results to")
+	idleConns  = flag.Int("idle", 5000, "idle connections whose memory is measured")
+)
+
+type scenario struct {
+	name               string
+	conns, outstanding int
+	open               bool
+	// goals are ratios of CPU per request (of p99 in an open loop) to another
+	// target's.
+	goals map[string]float64
+}
+
+var scenarios = []scenario{
+	{name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.80, "dubbo_proxy": 0.65}},
+	{name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"dubbo_proxy": 0.10}},
+	{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.60}},
+	{name: "open", conns: 16, open: true, goals: map[string]float64{"tcp_proxy": 1.05}},
+}
+
+// row is the median of a target's runs of a scenario.
+type row struct {
+	Scenario, Target string
+	Workers          int
+	CPU              float64 // µs per request
+	Rate             float64
+	P50, P99         float64 // µs
+	Upstreams        int
+}
+
+func main() {
+	flag.Parse()
+	missed, err := run()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	if len(missed) > 0 {
+		fmt.Println("\nmissed: " + strings.Join(missed, "; "))
+		if !*reportOnly {
+			os.Exit(1)
+		}
+	}
+}
+
+func run() (missed []string, err error) {
+	dir, err := os.MkdirTemp("", "meltemi-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	go serve(l, response(128))
+	port := l.Addr().(*net.TCPAddr).Port
+
+	var proxies []*proxy
+	for _, t := range strings.Split(*only, ",") {
+		p, err := start(t, port, *workers, dir)
+		if errors.Is(err, errNotInstalled) {
+			fmt.Printf("%s left out: %v\n", t, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer p.stop()
+		proxies = append(proxies, p)
+	}
+
+	req := request(128)
+	var rows []row
+	saturation := 0.0
+	for _, sc := range scenarios {
+		if *scenarioRE != "" && !slices.Contains(strings.Split(*scenarioRE, ","), sc.name) {
+			continue
+		}
+		rate := 0.0
+		if sc.open {
+			if saturation == 0 {
+				r, err := closedLoop(proxies[indexOf(proxies, "tcp_proxy")].addr, req, sc.conns, 1, time.Second, *duration)
+				if err != nil {
+					return nil, err
+				}
+				saturation = r.rate()
+			}
+			rate = 0.6 * saturation
+			fmt.Printf("open loop at %.0f requests/s\n", rate)
+		}
+		rs, err := compare(proxies, sc, req, rate)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", sc.name, err)
+		}
+		for _, r := range rs {
+			if sc.name == "16x1" && r.Target == "tcp_proxy" {
+				saturation = r.Rate
+			}
+		}
+		rows = append(rows, rs...)
+		missed = append(missed, report(sc, rs)...)
+	}
+	if *idleConns > 0 {
+		missed = append(missed, idle(proxies)...)
+	}
+	if *jsonPath != "" {
+		b, err := json.MarshalIndent(rows, "", "  ")
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(*jsonPath, b, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return missed, nil
+}
+
+func indexOf(ps []*proxy, name string) int {
+	return slices.IndexFunc(ps, func(p *proxy) bool { return p.name == name })
+}
+
+// compare runs a scenario on every target in turn, again and again, and takes
+// the medians.
+func compare(ps []*proxy, sc scenario, req []byte, rate float64) ([]row, error) {
+	type series struct{ cpu, rate, p50, p99 []float64 }
+	all := make([]series, len(ps))
+	ups := make([]int, len(ps))
+	for range *runs {
+		for i, p := range ps {
+			var cpu time.Duration
+			onMeasure = func(begin bool) {
+				if begin {
+					cpu = -p.cpu()
+					return
+				}
+				cpu += p.cpu()
+				ups[i] = p.upstreams()
+			}
+			var r *result
+			var err error
+			if sc.open {
+				r, err = openLoop(p.addr, req, sc.conns, rate, 500*time.Millisecond, *duration)
+			} else {
+				r, err = closedLoop(p.addr, req, sc.conns, sc.outstanding, 300*time.Millisecond, *duration)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			s := &all[i]
+			s.cpu = append(s.cpu, float64(cpu.Nanoseconds())/1000/float64(r.Requests))
+			s.rate = append(s.rate, r.rate())
+			s.p50 = append(s.p50, float64(r.P50.Nanoseconds())/1000)
+			s.p99 = append(s.p99, float64(r.P99.Nanoseconds())/1000)
+		}
+	}
+	rows := make([]row, len(ps))
+	for i, p := range ps {
+		s := all[i]
+		rows[i] = row{sc.name, p.name, *workers, median(s.cpu), median(s.rate), median(s.p50), median(s.p99), ups[i]}
+	}
+	return rows, nil
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+func report(sc scenario, rows []row) (missed []string) {
+	fmt.Printf("\n%s (%d workers, median of %d)\n\n", sc.name, *workers, *runs)
+	fmt.Println("| target | CPU µs/req | req/s | p50 µs | p99 µs | upstream |")
+	fmt.Println("|---|---|---|---|---|---|")
+	var ours *row
+	for i, r := range rows {
+		fmt.Printf("| %s | %.2f | %.0f | %.0f | %.0f | %d |\n", r.Target, r.CPU, r.Rate, r.P50, r.P99, r.Upstreams)
+		if r.Target == "meltemi" {
+			ours = &rows[i]
+		}
+	}
+	if ours == nil {
+		return nil
+	}
+	for _, r := range rows {
+		goal, ok := sc.goals[r.Target]
+		if !ok {
+			continue
+		}
+		what, ratio := "CPU", ours.CPU/r.CPU
+		if sc.open {
+			what, ratio = "p99", ours.P99/r.P99
+		}
+		line := fmt.Sprintf("%s: %s %.2f of %s's, goal %.2f", sc.name, what, ratio, r.Target, goal)
+		fmt.Println(line)
+		if ratio > goal {
+			missed = append(missed, line)
+		}
+	}
+	return missed
+}
+
+// idle measures what an idle client connection costs.
+func idle(ps []*proxy) (missed []string) {
+	cost := map[string]float64{}
+	fmt.Printf("\nmemory of %d idle connections\n\n| target | KiB each |\n|---|---|\n", *idleConns)
+	for _, p := range ps {
+		if p.pid == 0 {
+			continue
+		}
+		before := p.memory()
+		var conns []net.Conn
+		for range *idleConns {
+			c, err := net.Dial("tcp", p.addr)
+			if err != nil {
+				fmt.Println("idle:", err)
+				break
+			}
+			conns = append(conns, c)
+		}
+		// Accepting lags behind the kernel.
+		least := int64(0)
+		for range 20 {
+			time.Sleep(100 * time.Millisecond)
+			least = max(least, p.memory())
+		}
+		cost[p.name] = float64(least-before) / 1024 / float64(len(conns))
+		fmt.Printf("| %s | %.1f |\n", p.name, cost[p.name])
+		for _, c := range conns {
+			c.Close()
+		}
+	}
+	if m, d := cost["meltemi"], cost["dubbo_proxy"]; m > 0 && d > 0 {
+		line := fmt.Sprintf("idle: %.2f of dubbo_proxy's memory, goal 1.20", m/d)
+		fmt.Println(line)
+		if m/d > 1.2 {
+			missed = append(missed, line)
+		}
+	}
+	return missed
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+)
+
+// proxy is one proxy process with one listener in front of the echo server.
+type proxy struct {
+	name  string
+	addr  string
+	admin string
+	pid   int
+	stop  func()
+}
+
+// targets are what is compared.
+var targets = []string{"direct", "tcp_proxy", "dubbo_proxy", "meltemi", "haproxy"}
+
+const envoyYAML = `admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  listeners:
+  - name: bench
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+{{.Filter}}
+{{.Loopback}}
+  clusters:
+  - name: echo
+    type: STATIC
+    connect_timeout: 1s
+    circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
+    load_assignment: {cluster_name: echo, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Port}}}}}}]}]}
+`
+
+var filters = map[string]string{
+	"tcp_proxy": `      - name: tcp
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: echo}`,
+	"dubbo_proxy": `      - name: dubbo
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy
+          stat_prefix: d
+          multiple_route_config:
+            name: r
+            route_config:
+            - name: r
+              interface: org.bench.Echo
+              routes:
+              - match: {method: {name: {exact: echo}}, headers: [{name: tenant, string_match: {exact: acme}}]}
+                route: {cluster: echo}`,
+	"meltemi": `      - name: meltemi
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter
+          dynamic_module_config: {name: meltemi, do_not_close: true, metrics_namespace: meta_protocol}
+          filter_name: meta_protocol_proxy
+          terminal_filter: true
+          filter_config:
+            "@type": type.googleapis.com/google.protobuf.Struct
+            value:
+              stat_prefix: bench
+              protocol: {name: dubbo, codec: {name: aeraki.meta_protocol.codec.dubbo}}
+              route_config:
+                name: r
+                routes:
+                - match:
+                    metadata:
+                    - {name: interface, string_match: {exact: org.bench.Echo}}
+                    - {name: method, string_match: {exact: echo}}
+                    - {name: tenant, string_match: {exact: acme}}
+                  route: {cluster: echo}`,
+}
+
+const loopbackYAML = `  - name: meltemi-loopback
+    address: {pipe: {path: "@%[1]s"}}
+    traffic_direction: OUTBOUND
+    ignore_global_conn_limit: true
+    bypass_overload_manager: true
+    per_connection_buffer_limit_bytes: 1048576
+    connection_balance_config: {exact_balance: {}}
+    listener_filters:
+    - name: envoy.filters.listener.proxy_protocol
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol
+        rules:
+        - {tlv_type: 0xE0, on_tlv_present: {metadata_namespace: meltemi, key: cluster}}
+        - {tlv_type: 0xE1, on_tlv_present: {metadata_namespace: meltemi, key: token}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.set_filter_state
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config
+          on_new_connection:
+          - object_key: envoy.tcp_proxy.cluster
+            skip_if_empty: true
+            format_string: {omit_empty_values: true, text_format_source: {inline_string: "%%DYNAMIC_METADATA(meltemi:cluster)%%"}}
+      - name: meltemi.carrier
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter
+          dynamic_module_config: {name: meltemi, do_not_close: true, metrics_namespace: meta_protocol}
+          filter_name: carrier
+          filter_config: {"@type": type.googleapis.com/google.protobuf.Struct, value: {path: "@%[1]s"}}
+      - name: envoy.filters.network.tcp_proxy
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: meltemi, cluster: none, idle_timeout: 0s, max_connect_attempts: 2}
+`
+
+var errNotInstalled = errors.New("not installed")
+
+// start starts a target in front of the server at port.
+func start(target string, port, workers int, dir string) (*proxy, error) {
+	switch target {
+	case "direct":
+		return &proxy{name: target, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), stop: func() {}}, nil
+	case "haproxy":
+		return startHAProxy(port, workers, dir)
+	}
+	loopback := ""
+	if target == "meltemi" {
+		if _, err := os.Stat(*soPath); err != nil {
+			return nil, fmt.Errorf("%w: %s", errNotInstalled, *soPath)
+		}
+		loopback = fmt.Sprintf(loopbackYAML, fmt.Sprintf("meltemi-bench-%d", os.Getpid()))
+	}
+	var b strings.Builder
+	err := template.Must(template.New("").Parse(envoyYAML)).Execute(&b, map[string]any{
+		"Filter": filters[target], "Loopback": loopback, "Port": port,
+	})
+	if err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(dir, target+".yaml")
+	adminFile := filepath.Join(dir, target+".admin")
+	os.Remove(adminFile) //nolint:errcheck // it need not be there
+	if err := os.WriteFile(conf, []byte(b.String()), 0o600); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, target+".log"))
+	if err != nil {
+		return nil, err
+	}
+	so, err := filepath.Abs(filepath.Dir(*soPath))
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(*envoyPath, "-c", conf, "--concurrency", strconv.Itoa(workers),
+		"--disable-hot-restart", "--admin-address-path", adminFile, "-l", "warning")
+	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+so)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &proxy{name: target, pid: cmd.Process.Pid, stop: func() {
+		cmd.Process.Kill() //nolint:errcheck // it may have ended
+		cmd.Wait()         //nolint:errcheck // killed
+		log.Close()
+	}}
+	if err := p.findPorts(adminFile); err != nil {
+		p.stop()
+		out, _ := os.ReadFile(log.Name())
+		return nil, fmt.Errorf("%s: %w\n%s", target, err, out)
+	}
+	return p, nil
+}
+
+func (p *proxy) findPorts(adminFile string) error {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		b, err := os.ReadFile(adminFile)
+		if err != nil || len(b) == 0 {
+			continue
+		}
+		p.admin = string(b)
+		if body, err := p.get("/ready"); err != nil || !strings.HasPrefix(body, "LIVE") {
+			continue
+		}
+		body, err := p.get("/listeners?format=json")
+		if err != nil {
+			continue
+		}
+		var ls struct {
+			Statuses []struct {
+				Name    string `json:"name"`
+				Address struct {
+					Socket struct {
+						Port int `json:"port_value"`
+					} `json:"socket_address"`
+				} `json:"local_address"`
+			} `json:"listener_statuses"`
+		}
+		if err := json.Unmarshal([]byte(body), &ls); err != nil {
+			return err
+		}
+		for _, l := range ls.Statuses {
+			if l.Name == "bench" {
+				p.addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Address.Socket.Port))
+				return nil
+			}
+		}
+	}
+	return errors.New("did not get ready")
+}
+
+func (p *proxy) get(path string) (string, error) {
+	r, err := http.Get("http://" + p.admin + path)
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	return string(b), err
+}
+
+// upstreams returns how many connections the proxy has to the server.
+func (p *proxy) upstreams() int {
+	if p.admin == "" {
+		return 0
+	}
+	body, err := p.get("/stats?filter=cluster.echo.upstream_cx_active")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(body[strings.LastIndexByte(body, ':')+1:]))
+	return n
+}
+
+// cpu returns the CPU time that the process has used.
+func (p *proxy) cpu() time.Duration {
+	if p.pid == 0 {
+		return 0
+	}
+	var sum int64
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.pid))
+	for _, t := range tasks {
+		b, err := os.ReadFile(t)
+		if err != nil {
+			continue
+		}
+		if f := strings.Fields(string(b)); len(f) > 0 {
+			n, _ := strconv.ParseInt(f[0], 10, 64)
+			sum += n
+		}
+	}
+	return time.Duration(sum)
+}
+
+// memory returns the resident memory in bytes.
+func (p *proxy) memory() int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
+	if err != nil {
+		return 0
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Rss:" {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+func startHAProxy(port, workers int, dir string) (*proxy, error) {
+	bin, err := exec.LookPath("haproxy")
+	if err != nil {
+		return nil, fmt.Errorf("%w: haproxy", errNotInstalled)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	// HAProxy takes over the listening socket, so no port can be lost.
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		return nil, err
+	}
+	addr := l.Addr().String()
+	l.Close()
+	conf := filepath.Join(dir, "haproxy.cfg")
+	text := fmt.Sprintf("global\n nbthread %d\n maxconn 20000\ndefaults\n mode tcp\n timeout connect 1s\n timeout client 1h\n timeout server 1h\nlisten bench\n bind fd@3\n server echo 127.0.0.1:%d\n", workers, port)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(bin, "-db", "-f", conf)
+	cmd.ExtraFiles = []*os.File{f}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	f.Close()
+	return &proxy{name: "haproxy", addr: addr, pid: cmd.Process.Pid, stop: func() {
+		cmd.Process.Kill() //nolint:errcheck // it may have ended
+		cmd.Wait()         //nolint:errcheck // killed
+	}}, nil
+}
