@@ -12,7 +12,7 @@ import (
 var (
 	bufferSizes = [...]int{4 << 10, 16 << 10, 64 << 10, 256 << 10}
 	// bufferKeep is how many of each size a worker keeps.
-	bufferKeep = [...]int{64, 32, 16, 4}
+	bufferKeep = [...]int{1024, 64, 16, 4}
 )
 
 // buffers are the buffers of one worker.

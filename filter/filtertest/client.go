@@ -1,0 +1,239 @@
+package filtertest
+
+import (
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// Client is a client connection that the test plays.
+type Client struct {
+	h   *Host
+	w   *worker
+	cfg *Config
+	d   *downstream
+	ev  host.DownstreamEvents
+
+	pending  []byte // sent, not yet consumed by the pipeline
+	eof      bool
+	eofTold  bool
+	disabled int
+	received []byte
+	ended    bool // the pipeline has sent an end of stream
+	closed   bool
+	busy     bool // a delivery is already to do
+
+	blocked bool
+	above   bool
+	held    []byte
+}
+
+// Dial opens a client connection under cfg on worker 0.
+func (h *Host) Dial(cfg *Config) *Client { return h.DialOn(cfg, 0) }
+
+// DialOn opens a client connection under cfg on a worker.
+func (h *Host) DialOn(cfg *Config, worker int) *Client {
+	w := h.workers[worker]
+	h.lastID++
+	c := &Client{h: h, w: w, cfg: cfg}
+	c.d = &downstream{c: c, id: h.lastID}
+	w.clients = append(w.clients, c)
+	w.event(c, func() { c.ev = w.shard.Accept(cfg.fc, c.d) })
+	h.Settle()
+	return c
+}
+
+// Send sends bytes to the pipeline and lets everything happen that follows.
+func (c *Client) Send(b ...[]byte) {
+	for _, p := range b {
+		c.pending = append(c.pending, p...)
+	}
+	c.schedule()
+	c.h.Settle()
+}
+
+// SendSplit sends b in pieces: one for each offset at which it is cut.
+func (c *Client) SendSplit(b []byte, offsets ...int) {
+	last := 0
+	for _, at := range offsets {
+		c.Send(b[last:at])
+		last = at
+	}
+	c.Send(b[last:])
+}
+
+// CloseWrite ends what the client sends; it still reads.
+func (c *Client) CloseWrite() {
+	c.eof = true
+	c.schedule()
+	c.h.Settle()
+}
+
+// Close closes the connection.
+func (c *Client) Close() {
+	c.close(true)
+	c.h.Settle()
+}
+
+// Received returns all that the client has got so far.
+func (c *Client) Received() []byte { return c.received }
+
+// Take returns what the client has got since the last Take.
+func (c *Client) Take() []byte {
+	b := c.received
+	c.received = nil
+	return b
+}
+
+// Closed reports whether the connection has ended.
+func (c *Client) Closed() bool { return c.closed }
+
+// ReadDisabled reports whether the pipeline reads this client no more for now.
+func (c *Client) ReadDisabled() bool { return c.disabled > 0 }
+
+// Block(true) lets the client read nothing; Block(false) reads all that waits.
+func (c *Client) Block(block bool) {
+	c.blocked = block
+	if !block && !c.closed {
+		c.received = append(c.received, c.held...)
+		c.held = nil
+		if c.above {
+			c.above = false
+			c.w.event(c, func() { c.ev.WriteBlocked(false) })
+		}
+	}
+	c.h.Settle()
+}
+
+// schedule has the pipeline read when it may.
+func (c *Client) schedule() {
+	if c.busy || c.closed || c.disabled > 0 {
+		return
+	}
+	c.busy = true
+	c.h.todo = append(c.h.todo, func() {
+		c.busy = false
+		if c.closed || c.disabled > 0 || c.eofTold || len(c.pending) == 0 && !c.eof {
+			return
+		}
+		end := c.eof
+		c.eofTold = end // told once, whatever becomes of it
+		total := len(c.pending)
+		n := 0
+		deliver(c.pending, func(b [][]byte) {
+			if total == 0 {
+				b = nil
+			}
+			c.w.event(c, func() { n = c.ev.Data(b, total, end) })
+		})
+		if n < 0 || n > total {
+			c.h.t.Errorf("filtertest: Data consumed %d of %d bytes", n, total)
+			n = total
+		}
+		c.pending = c.pending[n:]
+	})
+}
+
+func (c *Client) close(remote bool) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	for i, o := range c.w.clients {
+		if o == c {
+			c.w.clients = append(c.w.clients[:i], c.w.clients[i+1:]...)
+			break
+		}
+	}
+	c.w.event(nil, func() { c.ev.Closed(remote) })
+}
+
+func (c *Client) fail() {
+	if c.ev != nil {
+		c.w.guard(nil, c.ev.Failed)
+	}
+	c.w.op(func() { c.close(false) })
+}
+
+// downstream implements host.Downstream.
+type downstream struct {
+	c  *Client
+	id uint64
+}
+
+// Write implements host.Downstream.
+func (d *downstream) Write(b *host.Buffer, end bool) {
+	c := d.c
+	var data []byte
+	if b != nil {
+		data = c.w.take(b)
+	}
+	c.w.op(func() {
+		switch {
+		case c.closed:
+		case c.blocked:
+			c.held = append(c.held, data...)
+			if len(c.held) > watermark && !c.above {
+				c.above = true
+				c.w.event(c, func() { c.ev.WriteBlocked(true) })
+			}
+		default:
+			c.received = append(c.received, data...)
+		}
+		c.ended = c.ended || end
+	})
+}
+
+// Close implements host.Downstream.
+func (d *downstream) Close(flush bool) {
+	c := d.c
+	c.w.op(func() {
+		if flush && !c.closed {
+			c.received = append(c.received, c.held...)
+			c.held = nil
+		}
+		c.close(false)
+	})
+}
+
+// ReadDisable implements host.Downstream.
+func (d *downstream) ReadDisable(disable bool) {
+	c := d.c
+	if disable {
+		c.disabled++
+		return
+	}
+	if c.disabled == 0 {
+		c.h.t.Error("filtertest: ReadDisable(false) without a ReadDisable(true)")
+		return
+	}
+	if c.disabled--; c.disabled == 0 && (len(c.pending) > 0 || c.eof) {
+		c.schedule()
+	}
+}
+
+// ID implements host.Downstream.
+func (d *downstream) ID() uint64 { return d.id }
+
+// LocalAddress implements host.Downstream.
+func (d *downstream) LocalAddress() string { return "10.0.0.1:20880" }
+
+// RemoteAddress implements host.Downstream.
+func (d *downstream) RemoteAddress() string { return fmt.Sprintf("10.0.0.2:%d", 1024+d.id) }
+
+// Count implements host.Downstream.
+func (d *downstream) Count(id host.MetricID, delta int64) {
+	if delta <= 0 {
+		d.c.h.t.Errorf("filtertest: counter %s changed by %d", d.c.cfg.names[id], delta)
+	}
+	d.c.cfg.metrics[id].value += delta
+}
+
+// Add implements host.Downstream.
+func (d *downstream) Add(id host.MetricID, delta int64) { d.c.cfg.metrics[id].value += delta }
+
+// Record implements host.Downstream.
+func (d *downstream) Record(id host.MetricID, value uint64) {
+	m := d.c.cfg.metrics[id]
+	m.values = append(m.values, value)
+}

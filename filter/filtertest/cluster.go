@@ -1,0 +1,230 @@
+package filtertest
+
+import (
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// Cluster is one that routes may name. Its hosts are picked in turn.
+type Cluster struct {
+	h       *Host
+	hosts   []string
+	healthy int
+	next    int
+	// Pick, if set, chooses the host of the next connection instead.
+	Pick func(hosts []string) string
+	// Fail, if set, is how attempts to connect end instead.
+	Fail func() (reason host.CloseReason, fails bool)
+	// Serve, if set, is called with the bytes that a server has got. What it
+	// does not consume it gets again.
+	Serve func(s *Server, b []byte) (consumed int)
+	// Hang makes attempts to connect neither succeed nor fail.
+	Hang bool
+
+	servers []*Server
+}
+
+// Cluster makes a cluster with some hosts.
+func (h *Host) Cluster(name string, hosts ...string) *Cluster {
+	c := &Cluster{h: h}
+	c.SetHosts(hosts...)
+	h.clusters[name] = c
+	return c
+}
+
+// SetHosts replaces the hosts. Open connections stay.
+func (c *Cluster) SetHosts(hosts ...string) { c.hosts, c.healthy = hosts, len(hosts) }
+
+// RemoveCluster removes a cluster. Open connections stay.
+func (h *Host) RemoveCluster(name string) { delete(h.clusters, name) }
+
+// Servers returns the connections to the cluster that are open.
+func (c *Cluster) Servers() []*Server {
+	var open []*Server
+	for _, s := range c.servers {
+		if s.state == serverReady {
+			open = append(open, s)
+		}
+	}
+	return open
+}
+
+type serverState uint8
+
+const (
+	serverConnecting serverState = iota
+	serverReady
+	serverClosed
+)
+
+// Server is the server's end of one upstream connection.
+type Server struct {
+	// Host is its address.
+	Host     string
+	c        *Cluster
+	w        *worker
+	ev       host.UpstreamEvents
+	state    serverState
+	received []byte
+	ended    bool
+	blocked  bool
+}
+
+// Take returns what the server has got since the last Take.
+func (s *Server) Take() []byte {
+	b := s.received
+	s.received = nil
+	return b
+}
+
+// Open reports whether the connection is open.
+func (s *Server) Open() bool { return s.state == serverReady }
+
+// Ended reports whether the pipeline has sent an end of stream.
+func (s *Server) Ended() bool { return s.ended }
+
+// Send sends bytes to the pipeline. Within Cluster.Serve they go when it has
+// returned.
+func (s *Server) Send(b []byte) {
+	data := append([]byte(nil), b...)
+	s.c.h.todo = append(s.c.h.todo, func() {
+		if s.state == serverReady {
+			deliver(data, func(b [][]byte) {
+				s.w.event(s, func() { s.ev.Data(b, len(data)) })
+			})
+		}
+	})
+}
+
+// Close ends the connection from the server's side.
+func (s *Server) Close() {
+	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Remote) })
+}
+
+// Reset loses the connection.
+func (s *Server) Reset() {
+	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Reset) })
+}
+
+// Block(true) lets the server take no bytes.
+func (s *Server) Block(block bool) {
+	s.blocked = block
+	if !block && s.state == serverReady {
+		s.c.h.todo = append(s.c.h.todo, func() {
+			if s.state == serverReady {
+				s.w.event(s, func() { s.ev.WriteBlocked(false) })
+			}
+		})
+	}
+}
+
+func (s *Server) close(r host.CloseReason) {
+	if s.state != serverClosed {
+		s.state = serverClosed
+		s.w.event(nil, func() { s.ev.Closed(r) })
+	}
+}
+
+func (s *Server) fail() {
+	s.w.guard(nil, s.ev.Failed)
+	s.w.op(func() { s.close(host.Local) })
+}
+
+// serve hands what has come to the cluster's Serve.
+func (s *Server) serve() {
+	if s.c.Serve == nil || len(s.received) == 0 || s.state != serverReady {
+		return
+	}
+	n := s.c.Serve(s, s.received)
+	s.received = s.received[n:]
+}
+
+// Connect implements host.Worker.
+func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	c := w.h.clusters[t.Cluster]
+	s := &Server{c: c, w: w, ev: ev}
+	if c == nil {
+		s.c = &Cluster{h: w.h}
+	}
+	w.h.todo = append(w.h.todo, func() {
+		if s.state != serverConnecting {
+			return
+		}
+		switch {
+		case c == nil || w.h.clusters[t.Cluster] != c:
+			s.close(host.NoCluster)
+		case c.Hang:
+		case c.Fail != nil:
+			if r, fails := c.Fail(); fails {
+				s.close(r)
+				return
+			}
+			s.up()
+		default:
+			s.up()
+		}
+	})
+	return &upstream{s}
+}
+
+func (s *Server) up() {
+	c := s.c
+	if len(c.hosts) == 0 {
+		s.close(host.NoHost)
+		return
+	}
+	if c.Pick != nil {
+		s.Host = c.Pick(c.hosts)
+	} else {
+		s.Host = c.hosts[c.next%len(c.hosts)]
+		c.next++
+	}
+	s.state = serverReady
+	c.servers = append(c.servers, s)
+	s.w.event(s, func() { s.ev.Ready(s.Host) })
+}
+
+// ClusterHosts implements host.Worker.
+func (w *worker) ClusterHosts(cluster string) (total, healthy int, known, ok bool) {
+	c := w.h.clusters[cluster]
+	if c == nil {
+		return 0, 0, false, true
+	}
+	return len(c.hosts), c.healthy, true, true
+}
+
+// upstream implements host.Upstream.
+type upstream struct{ s *Server }
+
+// Write implements host.Upstream.
+func (u *upstream) Write(b *host.Buffer) {
+	s := u.s
+	data := s.w.take(b)
+	s.w.op(func() {
+		if s.state != serverReady {
+			return
+		}
+		s.received = append(s.received, data...)
+		if s.blocked {
+			s.w.event(s, func() { s.ev.WriteBlocked(true) })
+			return
+		}
+		s.c.h.todo = append(s.c.h.todo, s.serve)
+	})
+}
+
+// Close implements host.Upstream.
+func (u *upstream) Close(graceful bool) {
+	s := u.s
+	s.w.op(func() {
+		if graceful && s.state == serverReady {
+			// The server reads to the end, and closes.
+			s.ended = true
+			s.c.h.todo = append(s.c.h.todo, s.serve, func() { s.close(host.Local) })
+			return
+		}
+		s.close(host.Local)
+	})
+}
+
+// PauseReading implements host.Upstream.
+func (u *upstream) PauseReading(bool) {}

@@ -1,0 +1,395 @@
+// Package filtertest runs Meltemi's pipeline in a plain Go test: an in-process
+// host with virtual time, client connections that the test types bytes into,
+// and clusters whose servers the test plays. A filter behaves here as it does
+// in Envoy; what Envoy decides (which host, when a connection is up, when a
+// buffer is full) the test decides.
+//
+// Nothing happens by itself: bytes, connections and timers move only in
+// [Host.Settle] and [Host.Advance], on the caller's goroutine and in one order,
+// so a test that passes once passes always.
+package filtertest
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+
+	// Without any filters a chain is the router alone.
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
+)
+
+// watermark is how many bytes a blocked peer takes before the host tells the
+// pipeline.
+const watermark = 64 << 10
+
+// poison is what memory is filled with that the pipeline must no longer use.
+const poison = 0xdb
+
+// Host is an in-process host.
+type Host struct {
+	t        testing.TB
+	module   host.Module
+	workers  []*worker
+	clusters map[string]*Cluster
+	now      time.Duration
+	todo     []func()
+	panics   int
+	buffers  int // handed out and not come back
+	lastID   uint64
+	woken    chan struct{}
+
+	mu  sync.Mutex
+	log []string
+}
+
+// New returns a host with one worker that runs the pipeline of package filter.
+// When the test ends it checks that every buffer has come back, and prints the
+// log if the test has failed.
+func New(t testing.TB) *Host { return NewWith(t, filter.NewModule(), 1) }
+
+// NewWith returns a host with n workers that runs m.
+func NewWith(t testing.TB, m host.Module, n int) *Host {
+	h := &Host{t: t, module: m, clusters: map[string]*Cluster{}, now: time.Hour, woken: make(chan struct{}, 1)}
+	for i := range n {
+		w := &worker{h: h, index: i, timerAt: -1}
+		w.shard = m.NewWorker(w)
+		h.workers = append(h.workers, w)
+	}
+	t.Cleanup(h.finish)
+	return h
+}
+
+func (h *Host) finish() {
+	for _, w := range h.workers {
+		for len(w.clients) > 0 {
+			w.clients[0].Close()
+			h.Settle()
+		}
+	}
+	// What drains is given the time to do so.
+	for range 200 {
+		h.Advance(time.Second)
+	}
+	if h.buffers != 0 {
+		h.t.Errorf("filtertest: %d buffers were not given back", h.buffers)
+	}
+	if h.t.Failed() {
+		for _, l := range h.Log() {
+			h.t.Log(l)
+		}
+	}
+}
+
+// Config is one configuration of the meta_protocol_proxy filter.
+type Config struct {
+	h      *Host
+	fc     host.FilterConfig
+	frozen bool
+
+	names   []string
+	metrics []*metric
+}
+
+type metric struct {
+	value  int64
+	values []uint64
+}
+
+// Load loads a configuration, as JSON, and publishes it. An error is what
+// Envoy would refuse the listener with.
+func (h *Host) Load(json string) (*Config, error) {
+	c, err := h.LoadUnpublished(json)
+	if err == nil {
+		c.Publish()
+	}
+	return c, err
+}
+
+// MustLoad is Load for configurations that are known to be good.
+func (h *Host) MustLoad(json string) *Config {
+	h.t.Helper()
+	c, err := h.Load(json)
+	if err != nil {
+		h.t.Fatalf("filtertest: %v", err)
+	}
+	return c
+}
+
+// LoadUnpublished loads a configuration that the host may still refuse.
+func (h *Host) LoadUnpublished(json string) (*Config, error) {
+	c := &Config{h: h}
+	fc, err := h.module.NewConfig(c, []byte(json))
+	if err != nil {
+		return nil, err
+	}
+	c.fc, c.frozen = fc, true
+	return c, nil
+}
+
+// Publish tells the pipeline that the configuration is accepted.
+func (c *Config) Publish() { c.fc.Published(); c.h.Settle() }
+
+// Destroy drops the configuration. Its connections must have ended.
+func (c *Config) Destroy() { c.fc.Destroy(); c.h.Settle() }
+
+func (c *Config) define(name string) (host.MetricID, error) {
+	if c.frozen {
+		return 0, fmt.Errorf("metric %s: defined after the load", name)
+	}
+	c.names = append(c.names, name)
+	c.metrics = append(c.metrics, &metric{})
+	return host.MetricID(len(c.names) - 1), nil
+}
+
+// DefineCounter implements host.Config.
+func (c *Config) DefineCounter(name string) (host.MetricID, error) { return c.define(name) }
+
+// DefineGauge implements host.Config.
+func (c *Config) DefineGauge(name string) (host.MetricID, error) { return c.define(name) }
+
+// DefineHistogram implements host.Config.
+func (c *Config) DefineHistogram(name string) (host.MetricID, error) { return c.define(name) }
+
+// Logf implements host.Config.
+func (c *Config) Logf(level host.Level, format string, args ...any) { c.h.logf(level, format, args...) }
+
+func (c *Config) metric(name string) *metric {
+	c.h.t.Helper()
+	for i, n := range c.names {
+		if n == name {
+			return c.metrics[i]
+		}
+	}
+	c.h.t.Fatalf("filtertest: no metric %q", name)
+	return nil
+}
+
+// Counter returns the value of a counter or gauge by its full name, such as
+// "dubbo.bench.request". Metrics are reported with a delay: Advance first.
+func (c *Config) Counter(name string) int64 { c.h.t.Helper(); return c.metric(name).value }
+
+// Histogram returns the values that a histogram was given.
+func (c *Config) Histogram(name string) []uint64 { c.h.t.Helper(); return c.metric(name).values }
+
+func (h *Host) logf(level host.Level, format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.log = append(h.log, fmt.Sprintf("[%d] ", level)+fmt.Sprintf(format, args...))
+}
+
+// Log returns what the pipeline has logged.
+func (h *Host) Log() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]string(nil), h.log...)
+}
+
+// Panics returns how many panics of the pipeline the host has caught.
+func (h *Host) Panics() int { return h.panics }
+
+// Settle lets everything happen that is to happen now.
+func (h *Host) Settle() {
+	for {
+		switch {
+		case len(h.todo) > 0:
+			f := h.todo[0]
+			h.todo = h.todo[1:]
+			f()
+		case h.deliverWakes():
+		default:
+			return
+		}
+	}
+}
+
+func (h *Host) deliverWakes() (any bool) {
+	for _, w := range h.workers {
+		if w.takeWake() {
+			any = true
+			w.event(nil, w.shard.Run)
+		}
+	}
+	return any
+}
+
+// Advance lets d pass, and timers fire in their order.
+func (h *Host) Advance(d time.Duration) {
+	h.Settle()
+	end := h.now + d
+	for {
+		var next *worker
+		for _, w := range h.workers {
+			if w.timerAt >= 0 && w.timerAt <= end && (next == nil || w.timerAt < next.timerAt) {
+				next = w
+			}
+		}
+		if next == nil {
+			break
+		}
+		h.now = max(h.now, next.timerAt)
+		next.timerAt = -1
+		next.event(nil, next.shard.Run)
+		h.Settle()
+	}
+	h.now = end
+}
+
+// WaitWake waits until another goroutine has called for a worker, and lets
+// happen what it wants. It fails the test after five seconds.
+func (h *Host) WaitWake() {
+	h.t.Helper()
+	select {
+	case <-h.woken:
+		h.Settle()
+	case <-time.After(5 * time.Second):
+		h.t.Fatal("filtertest: no wake-up within 5 s")
+	}
+}
+
+// worker implements host.Worker.
+type worker struct {
+	h       *Host
+	index   int
+	shard   host.Shard
+	timerAt time.Duration
+	clients []*Client
+
+	depth int
+	ended bool
+	batch []func()
+	sent  []*buffer
+
+	mu    sync.Mutex
+	awake bool
+}
+
+// event runs f, one event of the pipeline, and, when it is an outermost one,
+// carries out what was recorded, with all that this brings about.
+func (w *worker) event(c failer, f func()) {
+	w.depth++
+	w.guard(c, f)
+	w.ended = false
+	if w.depth == 1 {
+		for {
+			if len(w.batch) > 0 {
+				batch := w.batch
+				w.batch = nil
+				for _, op := range batch {
+					op()
+				}
+			} else if !w.ended {
+				w.ended = true
+				w.guard(nil, w.shard.EndHook)
+			} else {
+				break
+			}
+		}
+		for _, b := range w.sent {
+			b.Recycle(&b.Buffer)
+		}
+		w.sent = nil
+	}
+	w.depth--
+}
+
+type failer interface{ fail() }
+
+func (w *worker) guard(c failer, f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.h.panics++
+			w.h.logf(host.Error, "panic: %v\n%s", r, debug.Stack())
+			if c != nil {
+				c.fail()
+			}
+		}
+	}()
+	f()
+}
+
+func (w *worker) op(f func()) { w.batch = append(w.batch, f) }
+
+func (w *worker) takeWake() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.awake
+	w.awake = false
+	return a
+}
+
+// Index implements host.Worker.
+func (w *worker) Index() int { return w.index }
+
+// Now implements host.Worker.
+func (w *worker) Now() time.Duration { return w.h.now }
+
+// SetTimer implements host.Worker.
+func (w *worker) SetTimer(d time.Duration) {
+	if w.timerAt = -1; d >= 0 {
+		w.timerAt = w.h.now + d
+	}
+}
+
+// Wake implements host.Worker.
+func (w *worker) Wake() {
+	w.mu.Lock()
+	w.awake = true
+	w.mu.Unlock()
+	select {
+	case w.h.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Logf implements host.Worker.
+func (w *worker) Logf(level host.Level, format string, args ...any) {
+	w.h.logf(level, format, args...)
+}
+
+// Buffer implements host.Worker.
+func (w *worker) Buffer(n int) *host.Buffer {
+	w.h.buffers++
+	b := &buffer{h: w.h}
+	b.Host, b.B = b, make([]byte, 0, n)
+	return &b.Buffer
+}
+
+type buffer struct {
+	host.Buffer
+	h    *Host
+	back bool
+}
+
+// Recycle implements host.Recycler.
+func (b *buffer) Recycle(*host.Buffer) {
+	if b.back {
+		b.h.t.Error("filtertest: a buffer was given back twice")
+		return
+	}
+	b.back = true
+	b.h.buffers--
+	for i := range b.B[:cap(b.B)] {
+		b.B[:cap(b.B)][i] = poison
+	}
+}
+
+// take is called when the pipeline hands b over.
+func (w *worker) take(hb *host.Buffer) []byte {
+	b := hb.Host.(*buffer)
+	w.sent = append(w.sent, b)
+	return b.B
+}
+
+// deliver gives data to f in memory that is poisoned afterwards.
+func deliver(data []byte, f func(b [][]byte)) {
+	view := append([]byte(nil), data...)
+	f([][]byte{view})
+	for i := range view {
+		view[i] = poison
+	}
+}

@@ -1,0 +1,737 @@
+package filter_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+const twoRoutes = `{"name": "r", "routes": [
+  {"match": {"metadata": [{"name": "tenant", "string_match": {"exact": "acme"}}]}, "route": {"cluster": "v2"}},
+  {"match": {"metadata": [{"name": "method", "string_match": {"prefix": "say"}}]}, "route": {"cluster": "v1"}}]}`
+
+// listener returns a configuration with some more fields.
+func listener(routes, more string) string {
+	return `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
+		"route_config": ` + routes + more + `}`
+}
+
+// answer serves every two-way request with its server's name.
+func answer(s *filtertest.Server, b []byte) int {
+	frames, rest := dubbotest.Parse(b)
+	for _, f := range frames {
+		if f.Flags&0x60 == 0x40 {
+			s.Send(dubbotest.Response(f.ID, s.Host))
+		}
+	}
+	return len(b) - len(rest)
+}
+
+type env struct {
+	*filtertest.Host
+	t      *testing.T
+	v1, v2 *filtertest.Cluster
+	cfg    *filtertest.Config
+	c      *filtertest.Client
+}
+
+func newEnv(t *testing.T, more string) *env {
+	t.Helper()
+	h := filtertest.New(t)
+	e := &env{Host: h, t: t, v1: h.Cluster("v1", "h1"), v2: h.Cluster("v2", "h2")}
+	e.v1.Serve, e.v2.Serve = answer, answer
+	e.cfg = h.MustLoad(listener(twoRoutes, more))
+	e.c = h.Dial(e.cfg)
+	return e
+}
+
+func (e *env) count(name string) int64 {
+	e.t.Helper()
+	e.Advance(50 * time.Millisecond)
+	return e.cfg.Counter("dubbo.t." + name)
+}
+
+// replies takes what the client has got.
+func replies(t *testing.T, c *filtertest.Client) []dubbotest.Parsed {
+	t.Helper()
+	frames, rest := dubbotest.Parse(c.Take())
+	require.Empty(t, rest)
+	return frames
+}
+
+func one(t *testing.T, c *filtertest.Client) dubbotest.Parsed {
+	t.Helper()
+	fs := replies(t, c)
+	require.Len(t, fs, 1)
+	return fs[0]
+}
+
+func req(id uint64, att ...[2]string) []byte {
+	return dubbotest.Request{ID: id, Argument: "x", Attachments: att}.Bytes()
+}
+
+var acme = [2]string{"tenant", "acme"}
+
+func TestRequestsAreRoutedByAttributesAndShareAConnection(t *testing.T) {
+	e := newEnv(t, "")
+	other := e.Dial(e.cfg)
+	e.c.Send(req(7), req(8, acme))
+	other.Send(req(7))
+	got := replies(t, e.c)
+	require.Len(t, got, 2)
+	texts := map[uint64]string{}
+	for _, f := range got {
+		texts[f.ID] = f.Text()
+	}
+	require.Equal(t, map[uint64]string{7: "h1", 8: "h2"}, texts)
+	require.EqualValues(t, 7, one(t, other).ID)
+	require.Len(t, e.v1.Servers(), 1, "both clients share it")
+	require.EqualValues(t, 3, e.count("request"))
+	require.EqualValues(t, 3, e.count("response_success"))
+	require.EqualValues(t, 0, e.count("request_active"))
+	require.Len(t, e.cfg.Histogram("dubbo.t.request_time_ms"), 3)
+}
+
+func TestFramesMayBeSplitAnywhere(t *testing.T) {
+	e := newEnv(t, "")
+	b := append(req(1), req(2, acme)...)
+	for i := 1; i < len(b); i++ {
+		e.c.SendSplit(b, i)
+		require.Len(t, replies(t, e.c), 2, "split at %d", i)
+	}
+	offsets := make([]int, len(b)-1)
+	for i := range offsets {
+		offsets[i] = i + 1
+	}
+	e.c.SendSplit(b, offsets...)
+	require.Len(t, replies(t, e.c), 2)
+}
+
+func TestAnswersMayBeSplitAnywhere(t *testing.T) {
+	e := newEnv(t, "")
+	for i := 1; i < len(dubbotest.Response(0, "h1")); i++ {
+		e.v1.Serve = func(s *filtertest.Server, b []byte) int {
+			for _, f := range parse(b) {
+				r := dubbotest.Response(f.ID, "h1")
+				s.Send(r[:i])
+				s.Send(r[i:])
+			}
+			return len(b)
+		}
+		e.c.Send(req(uint64(i)))
+		f := one(t, e.c)
+		require.EqualValues(t, i, f.ID)
+		require.Equal(t, "h1", f.Text())
+	}
+}
+
+func parse(b []byte) []dubbotest.Parsed {
+	fs, _ := dubbotest.Parse(b)
+	return fs
+}
+
+func TestLargeFramesPassWhateverTheHostKeeps(t *testing.T) {
+	e := newEnv(t, "")
+	big := dubbotest.Request{ID: 5, Argument: strings.Repeat("x", 60000)}.Bytes()
+	for i := 0; i < len(big); i += 7000 {
+		e.c.Send(big[i:min(i+7000, len(big))])
+	}
+	require.EqualValues(t, 5, one(t, e.c).ID)
+}
+
+func TestHeartbeatsAreAnsweredOnBothSides(t *testing.T) {
+	e := newEnv(t, "")
+	e.c.Send(dubbotest.Heartbeat(9))
+	hb := one(t, e.c)
+	require.Equal(t, dubbotest.Parsed{Flags: 0x22, Status: 20, ID: 9, Body: []byte{'N'}}, hb)
+	e.c.Send(req(1))
+	require.Len(t, replies(t, e.c), 1)
+	s := e.v1.Servers()[0]
+	e.v1.Serve = nil
+	e.c.Send(req(2))
+	id := parse(s.Take())[0].ID
+	// The server's own ids collide with those of requests under way.
+	s.Send(dubbotest.Heartbeat(id))
+	e.Settle()
+	require.Equal(t, []dubbotest.Parsed{{Flags: 0x22, Status: 20, ID: id, Body: []byte{'N'}}}, parse(s.Take()))
+	s.Send(dubbotest.Response(id, "late"))
+	e.Settle()
+	require.Equal(t, "late", one(t, e.c).Text())
+}
+
+func TestOnewayIsForwardedAndNotAnswered(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = nil
+	e.c.Send(dubbotest.Request{ID: 3, Oneway: true}.Bytes())
+	require.Len(t, parse(e.v1.Servers()[0].Take()), 1)
+	require.Empty(t, replies(t, e.c))
+	require.EqualValues(t, 1, e.count("request_oneway"))
+	require.EqualValues(t, 0, e.count("request_active"))
+}
+
+func TestAOnewayIsDeliveredThoughItsClientCloses(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = nil
+	e.v1.Hang = false
+	c := e.Dial(e.cfg)
+	c.Send(dubbotest.Request{ID: 3, Oneway: true}.Bytes())
+	c.Close()
+	require.Len(t, parse(e.v1.Servers()[0].Take()), 1)
+}
+
+func TestFailuresAreAnsweredInTheClientsProtocol(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		set    func(e *env)
+		req    []byte
+		status byte
+		text   string
+	}{
+		{"no route", nil, dubbotest.Request{ID: 1, Method: "other"}.Bytes(), 60, "no route matches org.example.Greeter/other"},
+		{"unknown cluster", func(e *env) { e.RemoveCluster("v1") }, req(1), 60, "unknown cluster v1"},
+		{"no host", func(e *env) { e.v1.SetHosts() }, req(1), 80, "no healthy upstream in cluster v1"},
+		{"refused", func(e *env) {
+			e.v1.Fail = func() (host.CloseReason, bool) { return host.ConnectFailed, true }
+		}, req(1), 80, "upstream connect failure in cluster v1"},
+		{"closed by the server", func(e *env) {
+			e.v1.Serve = func(s *filtertest.Server, b []byte) int { s.Close(); return len(b) }
+		}, req(1), 80, "upstream connection ended before the answer: closed by the server"},
+		{"garbage", func(e *env) {
+			e.v1.Serve = func(s *filtertest.Server, b []byte) int { s.Send([]byte("garbage, garbage")); return len(b) }
+		}, req(1), 50, "undecodable response: dubbo: bad magic at offset 0"},
+		{"unreadable request", nil, dubbotest.Frame(0xc2, 0, 1, []byte{5, 'x'}), 40, "malformed request: hessian: value is cut off"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			e := newEnv(t, "")
+			if tc.set != nil {
+				tc.set(e)
+			}
+			e.c.Send(tc.req)
+			e.Advance(2 * time.Second)
+			f := one(t, e.c)
+			require.EqualValues(t, 1, f.ID)
+			require.Equal(t, tc.status, f.Status)
+			require.Equal(t, tc.text, f.Text())
+			require.EqualValues(t, 1, e.count("local_response_business_exception"))
+			require.False(t, e.c.Closed())
+		})
+	}
+}
+
+func TestARequestWithoutAnAnswerTimesOutAndItsLateAnswerReachesNobody(t *testing.T) {
+	e := newEnv(t, `, "request_timeout": "2s"`)
+	e.c.Send(req(1))
+	require.Len(t, replies(t, e.c), 1)
+	e.v1.Serve = nil
+	s := e.v1.Servers()[0]
+	e.c.Send(req(2))
+	id := parse(s.Take())[0].ID
+	e.Advance(1900 * time.Millisecond)
+	require.Empty(t, replies(t, e.c))
+	e.Advance(200 * time.Millisecond)
+	f := one(t, e.c)
+	require.EqualValues(t, 31, f.Status)
+	s.Send(dubbotest.Response(id, "late"))
+	s.Send(dubbotest.Response(id, "again"))
+	s.Send(dubbotest.Response(12345, "unasked"))
+	e.Settle()
+	require.Empty(t, replies(t, e.c))
+	require.EqualValues(t, 1, e.count("request_timeout"))
+}
+
+func TestDoubleAndForeignAnswersReachNobody(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, f := range parse(b) {
+			s.Send(dubbotest.Response(f.ID+1, "wrong"))
+			s.Send(dubbotest.Response(f.ID, "right"))
+			s.Send(dubbotest.Response(f.ID, "twice"))
+		}
+		return len(b)
+	}
+	for i := range 1000 {
+		e.c.Send(req(uint64(i)))
+		require.Equal(t, "right", one(t, e.c).Text())
+	}
+	require.EqualValues(t, 2000, e.count("upstream_stray_response"))
+}
+
+func TestRequestsWaitForTheConnectionAndFailAtTheirDeadline(t *testing.T) {
+	e := newEnv(t, `, "request_timeout": "1s"`)
+	e.v1.Hang = true
+	e.c.Send(req(1))
+	e.Advance(900 * time.Millisecond)
+	require.Empty(t, replies(t, e.c))
+	e.Advance(200 * time.Millisecond)
+	f := one(t, e.c)
+	require.EqualValues(t, 31, f.Status)
+	require.Equal(t, "timeout while waiting for an upstream connection", f.Text())
+}
+
+func TestAClientThatLeavesTakesNothingWithIt(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = nil
+	gone := e.Dial(e.cfg)
+	gone.Send(req(1))
+	e.c.Send(req(1))
+	s := e.v1.Servers()[0]
+	fs := parse(s.Take())
+	require.Len(t, fs, 2)
+	gone.Close()
+	for _, f := range fs {
+		s.Send(dubbotest.Response(f.ID, "x"))
+	}
+	e.Settle()
+	require.Len(t, replies(t, e.c), 1)
+	require.EqualValues(t, 1, e.count("request_abandoned"))
+	require.EqualValues(t, 1, e.count("cx_destroy_remote_with_active_rq"))
+	require.EqualValues(t, 0, e.count("request_active"))
+}
+
+func TestAHalfClosedClientGetsItsAnswersFirst(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = nil
+	e.c.Send(req(1))
+	e.c.CloseWrite()
+	require.False(t, e.c.Closed())
+	s := e.v1.Servers()[0]
+	s.Send(dubbotest.Response(parse(s.Take())[0].ID, "x"))
+	e.Settle()
+	require.Len(t, replies(t, e.c), 1)
+	require.True(t, e.c.Closed())
+}
+
+func TestBadBytesFromAClientEndItAfterItsAnswers(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = nil
+	e.c.Send(append(req(1), "garbage"...))
+	require.False(t, e.c.Closed())
+	s := e.v1.Servers()[0]
+	s.Send(dubbotest.Response(parse(s.Take())[0].ID, "x"))
+	e.Settle()
+	require.Len(t, replies(t, e.c), 1)
+	require.True(t, e.c.Closed())
+	require.Contains(t, strings.Join(e.Log(), "\n"), "bad magic")
+}
+
+func TestAFrameThatIsNeverCompleteEndsTheConnection(t *testing.T) {
+	e := newEnv(t, `, "limits": {"partial_frame_timeout": "5s"}`)
+	e.c.Send(req(1)[:20])
+	e.Advance(4 * time.Second)
+	require.False(t, e.c.Closed())
+	e.Advance(2 * time.Second)
+	require.True(t, e.c.Closed())
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	e := newEnv(t, `, "idle_timeout": "10s"`)
+	busy := e.Dial(e.cfg)
+	for range 5 {
+		e.Advance(4 * time.Second)
+		busy.Send(req(1))
+		require.Len(t, replies(t, busy), 1)
+	}
+	require.True(t, e.c.Closed())
+	require.False(t, busy.Closed())
+}
+
+func TestASlowReaderIsStoppedAndThenClosed(t *testing.T) {
+	e := newEnv(t, `, "limits": {"max_write_buffer_bytes": 100000}`)
+	e.v1.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, f := range parse(b) {
+			s.Send(dubbotest.Response(f.ID, strings.Repeat("x", 20000)))
+		}
+		return len(b)
+	}
+	e.c.Block(true)
+	for i := range 4 {
+		e.c.Send(req(uint64(i)))
+	}
+	require.True(t, e.c.ReadDisabled())
+	e.c.Block(false)
+	require.False(t, e.c.ReadDisabled())
+	require.Len(t, replies(t, e.c), 4)
+
+	e.c.Block(true)
+	var all []byte
+	for i := range 20 {
+		all = append(all, req(uint64(i))...)
+	}
+	e.c.Send(all)
+	require.True(t, e.c.Closed())
+}
+
+func TestClientsAreNotReadWhileTooManyRequestsWait(t *testing.T) {
+	e := newEnv(t, `, "upstream": {"max_pending_requests": 10}`)
+	e.v1.Hang = true
+	for i := range 15 {
+		e.c.Send(req(uint64(i)))
+	}
+	require.True(t, e.c.ReadDisabled())
+	e.Advance(32 * time.Second)
+	require.Len(t, replies(t, e.c), 15, "each has failed at its deadline")
+	require.False(t, e.c.ReadDisabled())
+}
+
+func TestAServerThatTakesNoBytesFillsTheQueueAndRecovers(t *testing.T) {
+	e := newEnv(t, `, "upstream": {"max_pending_requests": 10}`)
+	e.c.Send(req(0))
+	require.Len(t, replies(t, e.c), 1)
+	s := e.v1.Servers()[0]
+	s.Block(true)
+	for i := range 15 {
+		e.c.Send(req(uint64(i)))
+	}
+	require.True(t, e.c.ReadDisabled())
+	s.Block(false)
+	s.Send(nil)
+	e.Settle()
+	for _, f := range parse(s.Take()) {
+		s.Send(dubbotest.Response(f.ID, "x"))
+	}
+	e.Advance(time.Second)
+	require.Len(t, replies(t, e.c), 15)
+	require.False(t, e.c.ReadDisabled())
+}
+
+func TestOneClientsRequestsAreSpreadOverAllHosts(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.SetHosts("a", "b", "c", "d")
+	seen := map[string]int{}
+	for i := range 10000 {
+		e.c.Send(req(uint64(i)))
+		seen[one(t, e.c).Text()]++
+	}
+	for _, h := range []string{"a", "b", "c", "d"} {
+		require.InDelta(t, 2500, seen[h], 300, h)
+	}
+}
+
+func TestSharesFollowTheLoadBalancersPicks(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.SetHosts("light", "heavy")
+	n := 0
+	e.v1.Pick = func([]string) string { // as a weighted round robin of 1:3
+		n++
+		if n%4 == 3 {
+			return "light"
+		}
+		return "heavy"
+	}
+	heavy := 0
+	for i := range 10000 {
+		e.c.Send(req(uint64(i)))
+		if one(t, e.c).Text() == "heavy" {
+			heavy++
+		}
+		e.Advance(time.Millisecond)
+	}
+	require.InDelta(t, 0.75, float64(heavy)/10000, 0.05)
+}
+
+func TestConnectionsAreRenewedWithoutAFailedRequest(t *testing.T) {
+	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
+	e.v1.SetHosts("a", "b")
+	seen := map[string]int{}
+	send := func(d time.Duration) {
+		clear(seen)
+		for range int(d / (10 * time.Millisecond)) {
+			e.c.Send(req(1))
+			seen[one(t, e.c).Text()]++
+			e.Advance(10 * time.Millisecond)
+		}
+	}
+	send(time.Second)
+	require.Len(t, seen, 2)
+	e.v1.SetHosts("a", "c") // the count stays the same
+	send(3 * time.Second)
+	send(time.Second)
+	require.NotContains(t, seen, "b")
+	require.Contains(t, seen, "c")
+	e.v1.SetHosts("a", "c", "d")
+	send(500 * time.Millisecond)
+	require.Contains(t, seen, "d", "a change of the count acts at once")
+	e.v1.SetHosts("d")
+	send(1500 * time.Millisecond)
+	send(time.Second)
+	require.Equal(t, 1, len(seen))
+	require.EqualValues(t, 0, e.count("local_response_business_exception"))
+}
+
+func TestAServerThatLeavesGetsNoNewRequest(t *testing.T) {
+	e := newEnv(t, "")
+	e.c.Send(req(1))
+	replies(t, e.c)
+	old := e.v1.Servers()[0]
+	old.Send(dubbotest.ReadOnly(1))
+	e.Settle()
+	e.c.Send(req(2))
+	require.Len(t, replies(t, e.c), 1)
+	require.NotSame(t, old, e.v1.Servers()[0])
+}
+
+func TestExclusiveConnectionsServeOneRequestAtATime(t *testing.T) {
+	h := filtertest.New(t)
+	v1 := h.Cluster("v1", "h1")
+	cfg := h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "dubbo", "connection_mode": "EXCLUSIVE",
+		"codec": {"name": "aeraki.meta_protocol.codec.dubbo"}}, "route_config": {"routes": [{"route": {"cluster": "v1"}}]}}`)
+	c := h.Dial(cfg)
+	c.Send(req(1), req(2), req(3))
+	require.Len(t, v1.Servers(), 3)
+	for _, s := range v1.Servers() {
+		fs := parse(s.Take())
+		require.Len(t, fs, 1)
+		s.Send(dubbotest.Response(fs[0].ID, "x"))
+	}
+	h.Settle()
+	require.Len(t, replies(t, c), 3)
+	c.Send(req(4))
+	require.Len(t, v1.Servers(), 3, "an idle one is used again")
+	c.Close()
+	require.Len(t, v1.Servers(), 2, "the one that still owes an answer is closed")
+}
+
+func TestRouteTablesAreReplacedUnderOpenConnections(t *testing.T) {
+	e := newEnv(t, "")
+	e.c.Send(req(1))
+	require.Equal(t, "h1", one(t, e.c).Text())
+	all := `{"name": "r", "routes": [{"route": {"cluster": "v2"}}]}`
+	next, err := e.LoadUnpublished(listener(all, `, "delivery": "ECDS"`))
+	require.NoError(t, err)
+	e.c.Send(req(2))
+	require.Equal(t, "h1", one(t, e.c).Text(), "not before the host has accepted it")
+	next.Publish()
+	e.c.Send(req(3))
+	require.Equal(t, "h2", one(t, e.c).Text())
+	next.Destroy()
+	e.c.Send(req(4))
+	require.Equal(t, "h1", one(t, e.c).Text())
+}
+
+func TestAReplacedListenersConnectionsLeaveWhileIdle(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.Serve = nil
+	idle := e.Dial(e.cfg)
+	e.c.Send(req(1))
+	e.MustLoad(listener(twoRoutes, ""))
+	e.Advance(6 * time.Second)
+	require.True(t, idle.Closed())
+	require.False(t, e.c.Closed(), "it has a request in flight")
+	s := e.v1.Servers()[0]
+	s.Send(dubbotest.Response(parse(s.Take())[0].ID, "x"))
+	e.Advance(2 * time.Second)
+	require.Len(t, replies(t, e.c), 1)
+	require.True(t, e.c.Closed())
+}
+
+func TestMutationsReachBothSides(t *testing.T) {
+	h := filtertest.New(t)
+	v1 := h.Cluster("v1", "h1")
+	cfg := h.MustLoad(listener(`{"routes": [{"route": {"cluster": "v1"},
+		"request_mutation": [{"key": "zone", "value": "a"}, {"key": "zone", "value": "b"}],
+		"response_mutation": [{"key": "by", "value": "meltemi"}]}]}`, ""))
+	c := h.Dial(cfg)
+	c.Send(req(1, [2]string{"k", "v"}, [2]string{"zone", "z"}))
+	s := v1.Servers()[0]
+	f := parse(s.Take())[0]
+	require.Contains(t, string(f.Body), "\x04zone\x01b")
+	require.Contains(t, string(f.Body), "\x01k\x01v")
+	s.Send(dubbotest.Response(f.ID, "x"))
+	h.Settle()
+	require.Contains(t, string(one(t, c).Body), "\x02by\x07meltemi")
+}
+
+// testFilter is a filter made of functions.
+type testFilter struct {
+	onRequest, onResponse func(m *filter.Message) filter.Verdict
+	onEnd                 func(m *filter.Message)
+}
+
+func (f *testFilter) OnRequest(m *filter.Message) filter.Verdict {
+	if f.onRequest == nil {
+		return filter.Continue
+	}
+	return f.onRequest(m)
+}
+
+func (f *testFilter) OnResponse(m *filter.Message) filter.Verdict {
+	if f.onResponse == nil {
+		return filter.Continue
+	}
+	return f.onResponse(m)
+}
+
+func (f *testFilter) OnEnd(m *filter.Message) {
+	if f.onEnd != nil {
+		f.onEnd(m)
+	}
+}
+
+var current *testFilter
+
+func init() {
+	filter.Register("test", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return current, nil })
+}
+
+func withFilter(t *testing.T, f *testFilter) *env {
+	t.Helper()
+	current = f
+	return newEnv(t, `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+}
+
+func TestAFilterMayPauseAndResumeFromAnyGoroutine(t *testing.T) {
+	ended := 0
+	e := withFilter(t, &testFilter{
+		onRequest: func(m *filter.Message) filter.Verdict {
+			r := m.Resumer()
+			go r.Do(func(m *filter.Message) filter.Verdict {
+				m.MutateRequest().Set("checked", "yes")
+				return filter.Continue
+			})
+			return filter.Pause
+		},
+		onResponse: func(m *filter.Message) filter.Verdict {
+			v, _ := m.Request().Get("tenant")
+			m.MutateResponse().Set("for", string(v))
+			r := m.Resumer()
+			go r.Continue()
+			return filter.Pause
+		},
+		onEnd: func(*filter.Message) { ended++ },
+	})
+	e.v2.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, f := range parse(b) {
+			require.Contains(t, string(f.Body), "\x07checked\x03yes")
+			s.Send(dubbotest.Response(f.ID, "x"))
+		}
+		return len(b)
+	}
+	e.c.Send(req(1, acme))
+	e.WaitWake()
+	e.WaitWake()
+	require.Contains(t, string(one(t, e.c).Body), "\x03for\x04acme")
+	require.Equal(t, 1, ended)
+}
+
+func TestAResumeAfterTheClientLeftIsHarmless(t *testing.T) {
+	var r filter.Resumer
+	ended := 0
+	e := withFilter(t, &testFilter{
+		onRequest: func(m *filter.Message) filter.Verdict {
+			r = m.Resumer()
+			return filter.Pause
+		},
+		onEnd: func(*filter.Message) { ended++ },
+	})
+	c := e.Dial(e.cfg)
+	c.Send(req(1))
+	c.Close()
+	require.Equal(t, 1, ended)
+	r.Continue()
+	r.Continue()
+	e.Settle()
+	require.Empty(t, e.v1.Servers())
+}
+
+func TestAFilterMayReply(t *testing.T) {
+	e := withFilter(t, &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+		return m.Reply(codecs.Denied, "not you")
+	}})
+	e.c.Send(req(1))
+	f := one(t, e.c)
+	require.EqualValues(t, 40, f.Status)
+	require.Equal(t, "not you", f.Text())
+}
+
+func TestAFilterMayReplaceAnAnswer(t *testing.T) {
+	e := withFilter(t, &testFilter{onResponse: func(m *filter.Message) filter.Verdict {
+		return m.Reply(codecs.OverLimit, "too much")
+	}})
+	e.c.Send(req(1))
+	require.EqualValues(t, 100, one(t, e.c).Status)
+}
+
+func TestAPanicInAFilterEndsOneMessageOnly(t *testing.T) {
+	for _, where := range []string{"request", "response", "end"} {
+		t.Run(where, func(t *testing.T) {
+			boom := func(m *filter.Message) filter.Verdict {
+				if m.Rand(); strings.Contains(string(m.Request().AppendOperation(nil)), "Boom") {
+					panic("boom")
+				}
+				return filter.Continue
+			}
+			f := &testFilter{}
+			switch where {
+			case "request":
+				f.onRequest = boom
+			case "response":
+				f.onResponse = boom
+			case "end":
+				f.onEnd = func(m *filter.Message) { boom(m) }
+			}
+			e := withFilter(t, f)
+			e.c.Send(dubbotest.Request{ID: 1, Method: "sayBoom"}.Bytes(), req(2))
+			got := replies(t, e.c)
+			require.Len(t, got, 2)
+			require.EqualValues(t, 1, e.count("filter_panic"))
+			require.Zero(t, e.Panics())
+			e.c.Send(req(3))
+			require.Len(t, replies(t, e.c), 1)
+		})
+	}
+}
+
+func TestBadConfigurationsAreRefusedByField(t *testing.T) {
+	h := filtertest.New(t)
+	for _, tc := range []struct{ cfg, want string }{
+		{listener(`{"routes": []}`, `, "meta_protocol_filters": [{"name": "nope"}]`), `stat_prefix "t": meta_protocol_filters[0].name: unknown filter "nope"`},
+		{strings.Replace(listener(`{"routes": []}`, ""), "codec.dubbo", "codec.nope", 1), `stat_prefix "t": protocol.codec.name: unknown codec`},
+		{listener(`{"routes": [{"route": {"cluster": "c"}, "request_mutation": [{"key": "path", "value": "x"}]}]}`, ""), `route_config.routes[0].request_mutation[0]: key: "path" belongs to the call itself`},
+		{listener(`{"routes": [{"match": {"metadata": [{"name": "m", "safe_regex_match": {"regex": "("}}]}, "route": {"cluster": "c"}}]}`, ""), `route_config: routes[0].match.metadata[0].safe_regex_match: regex`},
+	} {
+		_, err := h.Load(tc.cfg)
+		require.ErrorContains(t, err, tc.want)
+	}
+}
+
+func TestManyClientsAndServersInAnyOrder(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.SetHosts("a", "b", "c")
+	held := map[*filtertest.Server][]uint64{}
+	e.v1.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, f := range parse(b) {
+			held[s] = append(held[s], f.ID)
+		}
+		return len(b)
+	}
+	var clients []*filtertest.Client
+	for range 20 {
+		clients = append(clients, e.Dial(e.cfg))
+	}
+	for round := range 20 {
+		for i, c := range clients {
+			c.Send(req(uint64(round*100 + i)))
+		}
+		for s, ids := range held {
+			for i := len(ids) - 1; i >= 0; i-- {
+				s.Send(dubbotest.Response(ids[i], fmt.Sprint(ids[i])))
+			}
+			delete(held, s)
+		}
+		e.Settle()
+		for i, c := range clients {
+			require.EqualValues(t, round*100+i, one(t, c).ID)
+		}
+	}
+}
