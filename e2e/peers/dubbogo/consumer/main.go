@@ -33,7 +33,6 @@ import (
 	"dubbo.apache.org/dubbo-go/v3/common"
 	"dubbo.apache.org/dubbo-go/v3/common/constant"
 	"dubbo.apache.org/dubbo-go/v3/common/extension"
-	"dubbo.apache.org/dubbo-go/v3/config"
 	"dubbo.apache.org/dubbo-go/v3/logger"
 	"dubbo.apache.org/dubbo-go/v3/protocol"
 	"dubbo.apache.org/dubbo-go/v3/protocol/invocation"
@@ -125,18 +124,7 @@ func main() {
 	if _, err := dubbo.NewInstance(dubbo.WithName("consumer"), dubbo.WithLogger(logger.WithLevel("error"))); err != nil {
 		log.Fatal(err)
 	}
-	// Only the root configuration reaches the transport.
-	root := config.NewRootConfigBuilder().Build()
-	root.Application.Name = "consumer"
-	root.Protocols = map[string]*config.ProtocolConfig{"dubbo": {Name: "dubbo", Params: map[string]any{
-		"reconnect-interval": 0, "connection-number": *connections, "heartbeat-period": heartbeat.String(), "heartbeat-timeout": "5s",
-		"session-timeout": "180s", "gr-pool-size": 200,
-		"getty-session-param": map[string]any{
-			"tcp-no-delay": true, "tcp-keep-alive": true, "keep-alive-period": "180s", "tcp-r-buf-size": 262144, "tcp-w-buf-size": 65536,
-			"tcp-read-timeout": "1s", "tcp-write-timeout": "5s", "wait-timeout": "1s", "max-msg-len": 16 << 20, "session-name": "client",
-		},
-	}}}
-	config.SetRootConfig(*root)
+	greeter.SetTransport(map[string]any{"heartbeat-period": heartbeat.String(), "connection-number": *connections})
 
 	var running sync.WaitGroup
 	in := bufio.NewScanner(os.Stdin)

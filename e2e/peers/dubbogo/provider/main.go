@@ -120,12 +120,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	greeter.SetTransport(map[string]any{"heartbeat-period": heartbeat.String(), "session-number": 1000})
 	srv, err := ins.NewServer(server.WithServerProtocol(
 		protocol.WithDubbo(), protocol.WithIp("127.0.0.1"), protocol.WithPort(*port),
-		protocol.WithParams(map[string]any{"heartbeat-period": heartbeat.String(), "heartbeat-timeout": "5s", "session-timeout": "180s", "session-number": 1000, "gr-pool-size": 120, "getty-session-param": map[string]any{
-			"tcp-no-delay": true, "tcp-keep-alive": true, "keep-alive-period": "180s", "tcp-r-buf-size": 262144, "tcp-w-buf-size": 65536,
-			"tcp-read-timeout": "1s", "tcp-write-timeout": "5s", "wait-timeout": "1s", "max-msg-len": 16 << 20, "session-name": "server",
-		}}),
 	))
 	if err != nil {
 		log.Fatal(err)

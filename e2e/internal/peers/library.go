@@ -1,0 +1,176 @@
+package peers
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Library is an implementation of Dubbo.
+type Library string
+
+// The libraries under test.
+const (
+	DubboGo Library = "dubbo-go"
+	Java    Library = "dubbo-java"
+)
+
+// Provider starts a server. It is ready when Provider returns, and ends with
+// the test.
+func (l Library) Provider(t testing.TB, o ProviderOptions) *Provider {
+	t.Helper()
+	l.need(t)
+	return l.provider(t, o)
+}
+
+// Consumer starts a client that calls 127.0.0.1:port. It ends with the test.
+func (l Library) Consumer(t testing.TB, port int, o ConsumerOptions) *Consumer {
+	t.Helper()
+	l.need(t)
+	return l.consumer(t, port, o)
+}
+
+// need builds the library's programs once per test binary. A missing JDK or
+// Maven skips the test, unless CI=true.
+func (l Library) need(t testing.TB) {
+	t.Helper()
+	build := buildGo
+	if l == Java {
+		build = buildJava
+	}
+	switch err := build(); {
+	case err == nil:
+	case errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") != "true":
+		t.Skipf("%s peers need a JDK and Maven: %v", l, err)
+	default:
+		t.Fatalf("building the %s peers: %v", l, err)
+	}
+}
+
+// Root of the repository.
+var Root = sync.OnceValue(func() string {
+	dir, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "e2e", "go.mod")); err == nil {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			panic("not within the repository")
+		}
+		dir = parent
+	}
+})
+
+func bin(name string) string { return filepath.Join(Root(), "build", "peers", "dubbogo", name) }
+
+var buildGo = sync.OnceValue(func() error {
+	return run(filepath.Join(Root(), "e2e", "peers", "dubbogo"), "go", "build", "-trimpath", "-o", bin("")+"/", "./provider", "./consumer")
+})
+
+func javaDir() string { return filepath.Join(Root(), "build", "peers", "java") }
+
+var buildJava = sync.OnceValue(func() error {
+	for _, tool := range []string{"java", "javac", "mvn"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return err
+		}
+	}
+	src := filepath.Join(Root(), "e2e", "peers", "java")
+	if !newer(src, filepath.Join(javaDir(), "built")) {
+		return nil
+	}
+	err := run(src, "mvn", "-q", "-B", "-Dout="+javaDir(), "package", "dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(javaDir(), "lib"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(javaDir(), "built"), nil, 0o644)
+})
+
+// newer tells whether a file under dir is newer than the stamp, or the stamp
+// does not exist.
+func newer(dir, stamp string) bool {
+	st, err := os.Stat(stamp)
+	if err != nil {
+		return true
+	}
+	found := false
+	filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if info, err := e.Info(); err == nil && info.ModTime().After(st.ModTime()) {
+			found = true
+		}
+		return nil
+	})
+	return found
+}
+
+func run(dir string, argv ...string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
+	}
+	return nil
+}
+
+func (l Library) providerCommand(o ProviderOptions) (argv, env []string) {
+	args := []string{"-name", o.Name, "-port", strconv.Itoa(o.Port), "-group", o.Group, "-version", o.Version}
+	if o.Heartbeat > 0 {
+		args = append(args, "-heartbeat", duration(l, o.Heartbeat))
+	}
+	if l == Java {
+		// Java refuses to bind to 127.0.0.1, but not to this way of writing it.
+		return java("org.meltemi.test.Provider", args), []string{"DUBBO_IP_TO_BIND=2130706433"}
+	}
+	return append([]string{bin("provider")}, args...), nil
+}
+
+func (l Library) consumerCommand(port int, o ConsumerOptions) (argv, env []string) {
+	host := "127.0.0.1"
+	if l == Java {
+		// Java replaces 127.0.0.1 by the host's own address, but not this.
+		host = "2130706433"
+	}
+	args := []string{"-addr", host + ":" + strconv.Itoa(port)}
+	if o.Timeout > 0 {
+		args = append(args, "-timeout", duration(l, o.Timeout))
+	}
+	if o.Heartbeat > 0 {
+		args = append(args, "-heartbeat", duration(l, o.Heartbeat))
+	}
+	if o.Connections > 0 {
+		args = append(args, "-connections", strconv.Itoa(o.Connections))
+	}
+	if l == Java {
+		return java("org.meltemi.test.Consumer", args), nil
+	}
+	return append([]string{bin("consumer")}, args...), nil
+}
+
+func duration(l Library, d time.Duration) string {
+	if l == Java {
+		return strconv.FormatInt(d.Milliseconds(), 10)
+	}
+	return d.String()
+}
+
+func java(class string, args []string) []string {
+	cp := filepath.Join(javaDir(), "classes") + ":" + filepath.Join(javaDir(), "lib", "*")
+	return append([]string{
+		"java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true",
+		"-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", cp, class,
+	}, args...)
+}

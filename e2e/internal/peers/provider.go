@@ -1,0 +1,55 @@
+package peers
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+)
+
+// ProviderOptions are options of a server process.
+type ProviderOptions struct {
+	// Name in the answers.
+	Name string
+	// Port on 127.0.0.1; 0 lets the kernel choose.
+	Port int
+	// Group and Version of both interfaces.
+	Group, Version string
+	// Heartbeat is the period of the server's own heartbeats; 0 leaves the
+	// library's own.
+	Heartbeat time.Duration
+}
+
+// Provider is a running server process.
+type Provider struct {
+	*process
+	// Port it accepts connections on, at 127.0.0.1.
+	Port int
+}
+
+func (l Library) provider(t testing.TB, o ProviderOptions) *Provider {
+	t.Helper()
+	if o.Name == "" {
+		o.Name = string(l)
+	}
+	p := &Provider{}
+	ready := make(chan int, 1)
+	argv, env := l.providerCommand(o)
+	p.process = start(t, string(l)+" provider "+o.Name, argv, env, func(b []byte) {
+		var line struct {
+			Port int `json:"port"`
+		}
+		if err := json.Unmarshal(b, &line); err != nil || line.Port == 0 {
+			t.Errorf("%s provider wrote %.200q", l, b)
+			return
+		}
+		ready <- line.Port
+	})
+	select {
+	case p.Port = <-ready:
+	case <-p.exited:
+		t.Fatalf("%s ended before it was ready", p.name)
+	case <-time.After(Patience):
+		t.Fatalf("%s is not ready after %v", p.name, Patience)
+	}
+	return p
+}
