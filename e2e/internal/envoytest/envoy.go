@@ -1,0 +1,366 @@
+// Package envoytest runs a real Envoy whose listeners, clusters and endpoints
+// are files that a test rewrites.
+package envoytest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// patience bounds every wait: far longer than anything takes on a busy machine.
+const patience = 30 * time.Second
+
+// Options say which Envoy to run with what.
+type Options struct {
+	// Bin is the path of the binary.
+	Bin string
+	// Concurrency is the number of workers.
+	Concurrency int
+	// Modules is the folder in which Envoy looks for dynamic modules.
+	Modules string
+	// Listeners and Clusters to begin with.
+	Listeners, Clusters []Resource
+	// Env is added to the environment.
+	Env []string
+	// Args are added to the command line.
+	Args []string
+}
+
+// Envoy is a running Envoy.
+type Envoy struct {
+	t       testing.TB
+	dir     string
+	cmd     *exec.Cmd
+	admin   string
+	exited  chan struct{}
+	exit    error
+	log     *os.File
+	version int
+	stopped bool
+}
+
+// Start runs an Envoy until the end of the test, at which it must still live,
+// must not have logged a panic, and must leave in an orderly way.
+func Start(t testing.TB, o Options) *Envoy {
+	t.Helper()
+	e := &Envoy{t: t, dir: t.TempDir(), exited: make(chan struct{})}
+	e.write("lds.json", o.Listeners)
+	e.write("cds.json", o.Clusters)
+	bootstrap, err := json.Marshal(map[string]any{
+		"node":  map[string]any{"id": "test", "cluster": "test"},
+		"admin": map[string]any{"address": socketAddress("127.0.0.1", 0)},
+		"dynamic_resources": map[string]any{
+			"lds_config": e.file("lds.json"),
+			"cds_config": e.file("cds.json"),
+		},
+	})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(e.path("bootstrap.json"), bootstrap, 0o644))
+	e.log, err = os.Create(e.path("envoy.log"))
+	require.NoError(t, err)
+
+	e.cmd = exec.Command(o.Bin, append([]string{
+		"-c", e.path("bootstrap.json"), "--disable-hot-restart", "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
+		"--admin-address-path", e.path("admin"), "--drain-time-s", "2", "--parent-shutdown-time-s", "3", "-l", "info",
+	}, o.Args...)...)
+	e.cmd.Env = append(append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules), o.Env...)
+	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
+	// A test binary that is killed takes its Envoys along.
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() {
+		// The death signal is tied to the thread that started the child.
+		runtime.LockOSThread()
+		err := e.cmd.Start()
+		started <- err
+		if err == nil {
+			e.exit = e.cmd.Wait()
+		}
+		close(e.exited)
+	}()
+	require.NoError(t, <-started)
+	t.Cleanup(e.finish)
+
+	e.until("the admin address", func() bool {
+		b, err := os.ReadFile(e.path("admin"))
+		e.admin = string(b)
+		return err == nil && strings.Contains(e.admin, ":")
+	})
+	e.until("readiness", func() bool {
+		r, err := http.Get("http://" + e.admin + "/ready")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		return r.StatusCode == http.StatusOK
+	})
+	return e
+}
+
+// until waits for something that Envoy will do.
+func (e *Envoy) until(what string, done func() bool) {
+	e.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !done() {
+		select {
+		case <-e.exited:
+			e.t.Fatalf("Envoy ended (%v) while the test waited for %s", e.exit, what)
+		default:
+		}
+		if time.Now().After(deadline) {
+			e.t.Fatalf("no %s after %v", what, patience)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// finish proves that Envoy lives and leaves without a crash.
+func (e *Envoy) finish() {
+	e.t.Helper()
+	if !e.stopped {
+		select {
+		case <-e.exited:
+			e.t.Errorf("Envoy died: %v", e.exit)
+		default:
+			e.cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-e.exited:
+				if e.exit != nil {
+					e.t.Errorf("Envoy did not end in an orderly way: %v", e.exit)
+				}
+			case <-time.After(patience):
+				e.t.Errorf("Envoy still runs %v after SIGTERM", patience)
+				e.cmd.Process.Kill()
+				<-e.exited
+			}
+		}
+	}
+	e.log.Close()
+	log := e.Log()
+	for _, bad := range []string{"panic", "[critical]", "assert failure", "Caught Segmentation", "fatal error:"} {
+		if i := strings.Index(log, bad); i >= 0 {
+			e.t.Errorf("Envoy logged %q:\n%s", bad, log[i:min(len(log), i+4000)])
+		}
+	}
+	if e.t.Failed() {
+		e.t.Logf("end of Envoy's log:\n%s", log[max(0, len(log)-8000):])
+	}
+}
+
+// Kill ends Envoy as a crash would; the test then does not ask that it lives.
+func (e *Envoy) Kill() {
+	e.stopped = true
+	e.cmd.Process.Kill()
+	<-e.exited
+}
+
+// Log is everything that Envoy has logged so far.
+func (e *Envoy) Log() string {
+	b, err := os.ReadFile(e.path("envoy.log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// Pid of the process.
+func (e *Envoy) Pid() int { return e.cmd.Process.Pid }
+
+// RSS is the resident memory in bytes.
+func (e *Envoy) RSS() int64 {
+	e.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", e.Pid()))
+	require.NoError(e.t, err)
+	pages, err := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
+	require.NoError(e.t, err)
+	return pages * int64(os.Getpagesize())
+}
+
+// Admin asks the admin interface.
+func (e *Envoy) Admin(path string) string {
+	e.t.Helper()
+	r, err := http.Get("http://" + e.admin + path)
+	require.NoError(e.t, err)
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(e.t, err)
+	require.Equal(e.t, http.StatusOK, r.StatusCode, "%s: %s", path, b)
+	return string(b)
+}
+
+// AdminAddress is where the admin interface listens.
+func (e *Envoy) AdminAddress() string { return e.admin }
+
+// Port is the port that a listener got.
+func (e *Envoy) Port(listener string) int {
+	e.t.Helper()
+	port := 0
+	e.until("listener "+listener, func() bool {
+		var all struct {
+			Statuses []struct {
+				Name    string `json:"name"`
+				Address struct {
+					Socket struct {
+						Port int `json:"port_value"`
+					} `json:"socket_address"`
+				} `json:"local_address"`
+			} `json:"listener_statuses"`
+		}
+		require.NoError(e.t, json.Unmarshal([]byte(e.Admin("/listeners?format=json")), &all))
+		for _, s := range all.Statuses {
+			if s.Name == listener {
+				port = s.Address.Socket.Port
+			}
+		}
+		return port != 0
+	})
+	return port
+}
+
+// Dial connects to a listener until the end of the test.
+func (e *Envoy) Dial(listener string) *net.TCPConn {
+	e.t.Helper()
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", e.Port(listener)))
+	require.NoError(e.t, err)
+	e.t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn)
+}
+
+// Stats are the counters and gauges whose names match a regular expression.
+func (e *Envoy) Stats(pattern string) map[string]int64 {
+	e.t.Helper()
+	stats := map[string]int64{}
+	for line := range strings.Lines(e.Admin("/stats?filter=" + pattern)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
+		if v, err := strconv.ParseInt(value, 10, 64); ok && err == nil {
+			stats[name] = v
+		}
+	}
+	return stats
+}
+
+// Stat is one counter or gauge, 0 if Envoy has none of that name.
+func (e *Envoy) Stat(name string) int64 {
+	e.t.Helper()
+	return e.Stats("^" + strings.ReplaceAll(name, ".", "[.]") + "$")[name]
+}
+
+// WaitStat waits until a counter or gauge satisfies a condition.
+func (e *Envoy) WaitStat(name string, ok func(int64) bool) {
+	e.t.Helper()
+	e.until(name, func() bool { return ok(e.Stat(name)) })
+}
+
+// AtLeast is a condition for WaitStat.
+func AtLeast(n int64) func(int64) bool { return func(v int64) bool { return v >= n } }
+
+// Exactly is a condition for WaitStat.
+func Exactly(n int64) func(int64) bool { return func(v int64) bool { return v == n } }
+
+func (e *Envoy) path(name string) string { return filepath.Join(e.dir, name) }
+
+// file is the config source of a file that the test rewrites.
+func (e *Envoy) file(name string) map[string]any {
+	return map[string]any{"resource_api_version": "V3", "path_config_source": map[string]any{"path": e.path(name)}}
+}
+
+// write replaces a file of resources in one step, which is what Envoy watches
+// for.
+func (e *Envoy) write(name string, resources []Resource) {
+	e.t.Helper()
+	e.version++
+	for _, r := range resources {
+		if c, ok := r["eds_cluster_config"].(map[string]any); ok {
+			eds := "eds-" + r["name"].(string) + ".json"
+			c["eds_config"] = e.file(eds)
+			// A test gives the endpoints with the cluster; Envoy wants them apart.
+			if endpoints, ok := r[initialEndpoints].([]Endpoint); ok {
+				e.write(eds, []Resource{assignment(r["name"].(string), endpoints)})
+			}
+		}
+	}
+	clean := make([]Resource, len(resources))
+	for i, r := range resources {
+		clean[i] = Resource{}
+		for k, v := range r {
+			if k != initialEndpoints {
+				clean[i][k] = v
+			}
+		}
+	}
+	b, err := json.Marshal(map[string]any{"version_info": strconv.Itoa(e.version), "resources": clean})
+	require.NoError(e.t, err)
+	require.NoError(e.t, os.WriteFile(e.path(name+".new"), b, 0o644))
+	require.NoError(e.t, os.Rename(e.path(name+".new"), e.path(name)))
+}
+
+// update rewrites a file and waits until Envoy has accepted or refused it.
+func (e *Envoy) update(file, stats string, resources []Resource) (accepted bool) {
+	e.t.Helper()
+	count := func(what string) int64 { return e.Stat(stats + what) }
+	ok, refused := count("update_success"), count("update_rejected")
+	e.write(file, resources)
+	e.until(file+" to be read", func() bool {
+		accepted = count("update_success") > ok
+		return accepted || count("update_rejected") > refused
+	})
+	return accepted
+}
+
+// SetListeners replaces all listeners.
+func (e *Envoy) SetListeners(r ...Resource) (accepted bool) {
+	e.t.Helper()
+	return e.update("lds.json", "listener_manager.lds.", r)
+}
+
+// SetClusters replaces all clusters.
+func (e *Envoy) SetClusters(r ...Resource) (accepted bool) {
+	e.t.Helper()
+	return e.update("cds.json", "cluster_manager.cds.", r)
+}
+
+// SetEndpoints replaces the endpoints of an EDS cluster.
+func (e *Envoy) SetEndpoints(cluster string, endpoints ...Endpoint) {
+	e.t.Helper()
+	if !e.update("eds-"+cluster+".json", "cluster."+cluster+".", []Resource{assignment(cluster, endpoints)}) {
+		e.t.Fatalf("Envoy refused endpoints of %s", cluster)
+	}
+}
+
+var socketNumber struct {
+	sync.Mutex
+	n int
+}
+
+// Socket is an abstract socket name that no other Envoy of this machine uses.
+func Socket() string {
+	socketNumber.Lock()
+	defer socketNumber.Unlock()
+	socketNumber.n++
+	return fmt.Sprintf("@meltemi-test-%d-%d", os.Getpid(), socketNumber.n)
+}
+
+// Indent formats JSON for a failure's text.
+func Indent(s string) string {
+	var b bytes.Buffer
+	if json.Indent(&b, []byte(s), "", " ") != nil {
+		return s
+	}
+	return b.String()
+}

@@ -1,0 +1,174 @@
+package envoytest
+
+import "maps"
+
+// Resource is an xDS resource in its JSON form.
+type Resource map[string]any
+
+// M is a JSON object.
+type M = map[string]any
+
+const (
+	types             = "type.googleapis.com/"
+	initialEndpoints  = "-initial-endpoints"
+	networkExtensions = types + "envoy.extensions.filters.network."
+)
+
+func socketAddress(host string, port int) M {
+	return M{"socket_address": M{"address": host, "port_value": port}}
+}
+
+// Endpoint of a cluster, at 127.0.0.1 unless Host is set.
+type Endpoint struct {
+	Host     string
+	Port     int
+	Weight   int
+	Priority int
+	// Unhealthy endpoints get no traffic.
+	Unhealthy bool
+}
+
+// At makes endpoints at ports of 127.0.0.1.
+func At(ports ...int) []Endpoint {
+	endpoints := make([]Endpoint, len(ports))
+	for i, p := range ports {
+		endpoints[i].Port = p
+	}
+	return endpoints
+}
+
+func assignment(cluster string, endpoints []Endpoint) Resource {
+	localities := []any{}
+	for priority := 0; ; priority++ {
+		lb, more := []any{}, false
+		for _, ep := range endpoints {
+			more = more || ep.Priority > priority
+			if ep.Priority != priority {
+				continue
+			}
+			host := ep.Host
+			if host == "" {
+				host = "127.0.0.1"
+			}
+			m := M{"endpoint": M{"address": socketAddress(host, ep.Port)}}
+			if ep.Weight > 0 {
+				m["load_balancing_weight"] = ep.Weight
+			}
+			if ep.Unhealthy {
+				m["health_status"] = "UNHEALTHY"
+			}
+			lb = append(lb, m)
+		}
+		localities = append(localities, M{"priority": priority, "lb_endpoints": lb})
+		if !more {
+			break
+		}
+	}
+	return Resource{
+		"@type":        types + "envoy.config.endpoint.v3.ClusterLoadAssignment",
+		"cluster_name": cluster, "endpoints": localities,
+	}
+}
+
+// Cluster is a cluster whose endpoints SetEndpoints changes.
+func Cluster(name string, endpoints ...Endpoint) Resource {
+	return Resource{
+		"@type": types + "envoy.config.cluster.v3.Cluster", "name": name, "type": "EDS",
+		"connect_timeout": "1s", "eds_cluster_config": M{}, initialEndpoints: endpoints,
+	}
+}
+
+// With returns a copy of r with other values of some fields.
+func (r Resource) With(fields M) Resource {
+	c := maps.Clone(r)
+	maps.Copy(c, fields)
+	return c
+}
+
+// Listener is a TCP listener on a port of 127.0.0.1 that the kernel chooses.
+func Listener(name string, filters ...M) Resource {
+	return Resource{
+		"@type": types + "envoy.config.listener.v3.Listener", "name": name,
+		"address":       socketAddress("127.0.0.1", 0),
+		"filter_chains": []any{M{"filters": filters}},
+	}
+}
+
+// TCPProxy is Envoy's own filter that forwards bytes.
+func TCPProxy(cluster string) M {
+	return M{"name": "envoy.filters.network.tcp_proxy", "typed_config": M{
+		"@type": networkExtensions + "tcp_proxy.v3.TcpProxy", "stat_prefix": "tcp", "cluster": cluster,
+	}}
+}
+
+// Module is a filter of a dynamic module, configured by a Struct.
+func Module(module, filter string, config M) M {
+	return M{"name": module + "." + filter, "typed_config": M{
+		"@type":                 networkExtensions + "dynamic_modules.v3.DynamicModuleNetworkFilter",
+		"dynamic_module_config": M{"name": module, "do_not_close": true, "metrics_namespace": "meta_protocol"},
+		"filter_name":           filter,
+		"filter_config":         M{"@type": types + "google.protobuf.Struct", "value": config},
+		"terminal_filter":       filter == "meta_protocol_proxy",
+	}}
+}
+
+// Proxy is Meltemi's filter of client connections.
+func Proxy(config M) M { return Module("meltemi", "meta_protocol_proxy", config) }
+
+// Dubbo is a configuration of Proxy.
+func Dubbo(statPrefix string, routes ...any) M {
+	return M{
+		"stat_prefix":  statPrefix,
+		"protocol":     M{"name": "dubbo", "codec": M{"name": "aeraki.meta_protocol.codec.dubbo"}},
+		"route_config": M{"name": statPrefix, "routes": routes},
+	}
+}
+
+// Route sends what has all the metadata, given as exact values, to a cluster.
+func Route(cluster string, metadata map[string]string) M {
+	matchers := []any{}
+	for k, v := range metadata {
+		matchers = append(matchers, M{"name": k, "string_match": M{"exact": v}})
+	}
+	return M{"match": M{"metadata": matchers}, "route": M{"cluster": cluster}}
+}
+
+// Loopback is the listener on which Meltemi's upstream connections are born.
+func Loopback(socket string) Resource {
+	return LoopbackOf("meltemi", socket)
+}
+
+// LoopbackOf is Loopback for another shared object that links Meltemi.
+func LoopbackOf(module, socket string) Resource {
+	return Resource{
+		"@type": types + "envoy.config.listener.v3.Listener", "name": "meltemi-loopback",
+		"address":                           M{"pipe": M{"path": socket}},
+		"traffic_direction":                 "OUTBOUND",
+		"ignore_global_conn_limit":          true,
+		"bypass_overload_manager":           true,
+		"per_connection_buffer_limit_bytes": 1 << 20,
+		"connection_balance_config":         M{"exact_balance": M{}},
+		"listener_filters": []any{M{"name": "envoy.filters.listener.proxy_protocol", "typed_config": M{
+			"@type": types + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+			"rules": []any{
+				M{"tlv_type": 0xE0, "on_tlv_present": M{"metadata_namespace": "meltemi", "key": "cluster"}},
+				M{"tlv_type": 0xE1, "on_tlv_present": M{"metadata_namespace": "meltemi", "key": "token"}},
+			},
+		}}},
+		"filter_chains": []any{M{"filters": []any{
+			M{"name": "envoy.filters.network.set_filter_state", "typed_config": M{
+				"@type": networkExtensions + "set_filter_state.v3.Config",
+				"on_new_connection": []any{M{
+					"object_key": "envoy.tcp_proxy.cluster", "skip_if_empty": true,
+					"format_string": M{"omit_empty_values": true, "text_format_source": M{"inline_string": "%DYNAMIC_METADATA(meltemi:cluster)%"}},
+				}},
+			}},
+			Module(module, "carrier", M{"path": socket}),
+			M{"name": "envoy.filters.network.tcp_proxy", "typed_config": M{
+				"@type": networkExtensions + "tcp_proxy.v3.TcpProxy", "stat_prefix": "meltemi", "cluster": "none",
+				"idle_timeout": "0s", "max_connect_attempts": 2,
+				"hash_policy": []any{M{"filter_state": M{"key": "envoy.hashable_string"}}},
+			}},
+		}}},
+	}
+}

@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+)
+
+// variant is an Envoy that a test runs on.
+type variant struct {
+	version string
+	workers int
+}
+
+func (v variant) String() string { return fmt.Sprintf("envoy-%s-workers-%d", v.version, v.workers) }
+
+var (
+	matrix = flag.String("matrix", "smoke", "`which` Envoys: smoke (everything on the newest with 2 workers, a little on the others), full")
+	only   = flag.String("variant", "", "run on this Envoy only, `such as` envoy-1.38.3-workers-1")
+)
+
+var (
+	newest   = variant{"1.40.0", 2}
+	variants = []variant{newest, {"1.40.0", 1}, {"1.39.3", 2}, {"1.39.3", 1}, {"1.38.3", 2}, {"1.38.3", 1}}
+	// smokeOn is where smoke tests run besides the newest.
+	smokeOn = map[variant]bool{{"1.40.0", 1}: true, {"1.39.3", 2}: true, {"1.38.3", 2}: true}
+)
+
+// everywhere runs a test on every variant, also in a smoke run.
+func everywhere(t *testing.T, test func(*testing.T, variant)) { on(t, true, test) }
+
+// once runs a test on the newest variant, and on all in a full run.
+func once(t *testing.T, test func(*testing.T, variant)) { on(t, false, test) }
+
+func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
+	for _, v := range variants {
+		if os.Getenv("ENVOY_BIN") != "" {
+			if v.version != newest.version {
+				continue
+			}
+			v.version = "of-ENVOY_BIN"
+		}
+		run := v.version == "of-ENVOY_BIN" || v == newest || *matrix == "full" || smoke && smokeOn[v]
+		if *only != "" {
+			run = v.String() == *only
+		}
+		if run {
+			t.Run(v.String(), func(t *testing.T) { test(t, v) })
+		}
+	}
+}
+
+// options for an Envoy of the variant with Meltemi.
+func (v variant) options() envoytest.Options {
+	root := peers.Root()
+	bin := os.Getenv("ENVOY_BIN")
+	if bin == "" {
+		bin = filepath.Join(root, "build", "envoy-"+v.version, "envoy")
+	}
+	return envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
+}
+
+// start runs an Envoy with a loopback listener and one listener, "dubbo", with
+// that configuration.
+func (v variant) start(t *testing.T, config envoytest.M, clusters ...envoytest.Resource) *envoytest.Envoy {
+	t.Helper()
+	o := v.options()
+	o.Clusters = clusters
+	o.Listeners = []envoytest.Resource{
+		envoytest.Loopback(envoytest.Socket()),
+		envoytest.Listener("dubbo", envoytest.Proxy(config)),
+	}
+	return envoytest.Start(t, o)
+}
+
+// toOne is a configuration that sends everything to one cluster.
+func toOne(cluster string) envoytest.M {
+	return envoytest.Dubbo("test", envoytest.Route(cluster, nil))
+}
+
+const stats = "meta_protocol.dubbo.test."
