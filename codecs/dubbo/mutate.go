@@ -42,18 +42,22 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			dst = append(dst, m.Raw[:at]...)
 			break
 		}
-		if r.Err() != nil {
-			return dst, fmt.Errorf("%w: %w", codecs.ErrNoMutation, r.Err())
-		}
 		// Without attachments so far: the kind says that there are some now.
-		dst = append(dst, m.Raw...)
-		kind := dst[start+headerSize] - 0x90
-		if kind > withNullAndAttachments { // an int, but not in its short form
-			return dst[:start], codecs.ErrNoMutation
-		}
-		if kind > withNull {
+		r.Reset(m.Raw[headerSize:])
+		kind := byte(r.Int())
+		switch kind {
+		case withException, withValue:
+			r.Skip()
+		case withExceptionAndAttachments, withValueAndAttachments:
+			r.Skip()
+			kind -= withExceptionAndAttachments
+		case withNullAndAttachments:
 			kind -= withExceptionAndAttachments
 		}
+		if r.Err() != nil || r.More() || m.Raw[headerSize]-0x90 > withNullAndAttachments {
+			return dst, codecs.ErrNoMutation
+		}
+		dst = append(dst, m.Raw...)
 		dst[start+headerSize] = 0x90 + kind + withExceptionAndAttachments
 	default:
 		return dst, fmt.Errorf("%w: it is an %s", codecs.ErrNoMutation, m.Type)
