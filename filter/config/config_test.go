@@ -1,0 +1,182 @@
+package config
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
+	xdsv3 "github.com/cncf/xds/go/xds/type/v3"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
+)
+
+const typeURL = "type.googleapis.com/aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy"
+
+const good = `{
+  "stat_prefix": "t",
+  "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo",
+    "config": {"@type": "type.googleapis.com/aeraki.meta_protocol.codec.DubboCodec"}}, "multiplexing": true},
+  "meta_protocol_filters": [{"name": "aeraki.meta_protocol.filters.router",
+    "config": {"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.router.v1alpha.Router"}}],
+  "idle_timeout": "60s",
+  "route_config": {"name": "r", "routes": [
+    {"match": {"metadata": [{"name": "method", "string_match": {"exact": "m"}}]}, "route": {"cluster": "a"}},
+    {"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 90}, {"name": "b", "weight": 10.0}]}},
+     "request_mutation": [{"key": "k", "value": "v"}]}]}}`
+
+func fromJSON(t testing.TB, s string) *proxyv1alpha.MetaProtocolProxy {
+	t.Helper()
+	m := new(proxyv1alpha.MetaProtocolProxy)
+	require.NoError(t, protojson.Unmarshal([]byte(s), m))
+	return m
+}
+
+func toStruct(t testing.TB, s string) *structpb.Struct {
+	t.Helper()
+	v := new(structpb.Struct)
+	require.NoError(t, protojson.Unmarshal([]byte(s), v))
+	return v
+}
+
+func marshal(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	return b
+}
+
+func TestAllFormsLoadAlike(t *testing.T) {
+	m := fromJSON(t, good)
+	camel, err := protojson.Marshal(m)
+	require.NoError(t, err)
+	asStruct, err := protojson.Marshal(toStruct(t, good))
+	require.NoError(t, err)
+	xds := &xdsv3.TypedStruct{TypeUrl: typeURL, Value: toStruct(t, good)}
+	xdsJSON, err := protojson.Marshal(xds)
+	require.NoError(t, err)
+	for name, raw := range map[string][]byte{
+		"snake case": []byte(good), "camel case": camel, "as a Struct": asStruct,
+		"xds TypedStruct": marshal(t, xds), "udpa TypedStruct": marshal(t, &udpav1.TypedStruct{TypeUrl: typeURL, Value: toStruct(t, string(camel))}),
+		"TypedStruct as JSON": xdsJSON, "TypedStruct as JSON, snake case": []byte(`{"type_url": "` + typeURL + `", "value": ` + good + `}`),
+		"serialized": marshal(t, m),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Parse(raw)
+			require.NoError(t, err)
+			require.True(t, proto.Equal(m, got))
+			p, err := Load(raw)
+			require.NoError(t, err)
+			require.Equal(t, Shared, p.ConnectionMode)
+			require.Equal(t, time.Minute, p.IdleTimeout)
+			require.Equal(t, 15*time.Second, p.RequestTimeout)
+			require.Equal(t, "t", p.TableScope)
+			require.Equal(t, 8, p.Upstream.MaxConnections)
+		})
+	}
+}
+
+func TestDeprecatedFieldsCountWhereTheNewOnesAreEmpty(t *testing.T) {
+	p, err := Load([]byte(`{"statPrefix": "t", "applicationProtocol": "dubbo", "codec": {"name": "c"}, "routeConfig": {"name": "r"}}`))
+	require.NoError(t, err)
+	require.Equal(t, "dubbo", p.Protocol)
+	require.Equal(t, "c", p.Codec.Name)
+	require.Equal(t, []Extension{{Name: routerName}}, p.Filters)
+	p, err = Load([]byte(`{"stat_prefix": "t", "application_protocol": "old", "codec": {"name": "old"},
+		"protocol": {"name": "new", "codec": {"name": "new"}}, "route_config": {}}`))
+	require.NoError(t, err)
+	require.Equal(t, "new", p.Protocol)
+	require.Equal(t, "new", p.Codec.Name)
+}
+
+func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
+	base := func(more string) string {
+		return `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "c"}}` + more + `}`
+	}
+	routes := func(route string) string {
+		return base(`, "route_config": {"routes": [{"route": {"cluster": "c"}}, ` + route + `]}`)
+	}
+	for _, tc := range []struct{ name, cfg, want string }{
+		{"empty", ``, "the configuration is empty"},
+		{"no JSON", `{"stat_prefix": `, "JSON: "},
+		{"rubbish", "\xff\xff\xff", "neither JSON nor a serialized"},
+		{"something behind", good + `{}`, "something follows"},
+		{"another type", `{"type_url": "type.googleapis.com/x.Y", "value": {}}`, "type_url: want aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy, got x.Y"},
+		{"unknown field", base(`, "route_config": {}, "timeouts": {}`), `stat_prefix "t": timeouts: unknown field`},
+		{"unknown field deep down", routes(`{"match": {"metadata": [{"name": "m", "exact_mach": "x"}]}}`), `stat_prefix "t": route_config.routes[1].match.metadata[0].exact_mach: unknown field`},
+		{"given twice", base(`, "route_config": {}, "table_scope": "a", "table_scope": "b"`), "table_scope: given twice"},
+		{"given twice in two spellings", base(`, "route_config": {}, "table_scope": "a", "tableScope": "b"`), "tableScope: given twice, also as table_scope"},
+		{"two of a oneof", base(`, "route_config": {}, "rds": {}`), "rds: excludes route_config"},
+		{"wrong type", base(`, "route_config": {"routes": {}}`), "route_config.routes: want a list"},
+		{"wrong scalar", base(`, "route_config": {"name": 5}`), "route_config.name: invalid value for string"},
+		{"fraction for an integer", routes(`{"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1.5}]}}}`), "route_config.routes[1].route.weighted_clusters.clusters[0].weight: invalid value"},
+		{"unknown enum value", base(`, "route_config": {}, "delivery": "PIGEON"`), "delivery: invalid value for enum"},
+		{"unknown enum number", base(`, "route_config": {}, "delivery": 7`), "delivery: unknown value 7"},
+		{"bad duration", base(`, "route_config": {}, "idle_timeout": "fast"`), "idle_timeout: invalid google.protobuf.Duration"},
+		{"negative duration", base(`, "route_config": {}, "request_timeout": "-1s"`), "request_timeout: must be at least 1ms"},
+		{"zero timeout", base(`, "route_config": {}, "request_timeout": "0s"`), "request_timeout: must be at least 1ms"},
+		{"any of unknown type", base(`, "route_config": {}, "meta_protocol_filters": [{"name": "f", "config": {"@type": "type.googleapis.com/no.Such"}}]`), "meta_protocol_filters[0].config.@type: unknown type type.googleapis.com/no.Such"},
+		{"unknown field in an any", strings.Replace(good, `DubboCodec"`, `DubboCodec", "x": 1`, 1), "protocol.codec.config.x: unknown field"},
+		{"no stat_prefix", `{"protocol": {"name": "d", "codec": {"name": "c"}}, "route_config": {}}`, `stat_prefix "": stat_prefix: required`},
+		{"no protocol", `{"stat_prefix": "t", "codec": {"name": "c"}, "route_config": {}}`, "protocol.name: required"},
+		{"no codec", `{"stat_prefix": "t", "protocol": {"name": "d"}, "route_config": {}}`, "protocol.codec: required"},
+		{"codec without a name", `{"stat_prefix": "t", "protocol": {"name": "d", "codec": {}}, "route_config": {}}`, "protocol.codec.name: required"},
+		{"no routes", base(``), "route_config: required"},
+		{"no action", routes(`{"name": "x"}`), "route_config.routes[1].route: required"},
+		{"no cluster", routes(`{"route": {}}`), "route_config.routes[1].route.cluster: required"},
+		{"empty cluster", routes(`{"route": {"cluster": ""}}`), "route_config.routes[1].route.cluster: required"},
+		{"no weight", routes(`{"route": {"weighted_clusters": {"clusters": [{"name": "a"}]}}}`), "clusters[0].weight: required"},
+		{"weights of zero", routes(`{"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 0}]}}}`), "the weights add up to 0"},
+		{"weights that overflow", routes(`{"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 4294967295}, {"name": "b", "weight": 1}]}}}`), "add up to more than"},
+		{"metadata_match of a cluster", routes(`{"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1, "metadata_match": {}}]}}}`), "clusters[0].metadata_match: not supported"},
+		{"empty key", routes(`{"route": {"cluster": "c"}, "request_mutation": [{"value": "v"}]}`), "route_config.routes[1].request_mutation[0].key: must have 1 to 16384 bytes"},
+		{"router in the middle", base(`, "route_config": {}, "meta_protocol_filters": [{"name": "aeraki.meta_protocol.filters.router"}, {"name": "f"}]`), "meta_protocol_filters[1]: comes after the router"},
+		{"limit out of range", base(`, "route_config": {}, "upstream": {"max_connections": 0}`), "upstream.max_connections: must be between 1 and 1024, is 0"},
+		{"minimum above maximum", base(`, "route_config": {}, "upstream": {"max_connections": 2, "min_connections": 3}`), "upstream.min_connections: must be between 1 and 2, is 3"},
+		{"rds", base(`, "rds": {"route_config_name": "r"}`), "rds: not built yet"},
+		{"access log", base(`, "route_config": {}, "access_log": [{}]`), "access_log: not built yet"},
+		{"tracing", base(`, "route_config": {}, "tracing": {}`), "tracing: not built yet"},
+		{"hash policy", routes(`{"route": {"cluster": "c", "hash_policy": ["k"]}}`), "route_config.routes[1].route.hash_policy: not built yet"},
+		{"mirror", routes(`{"route": {"cluster": "c", "request_mirror_policies": [{"cluster": "m"}]}}`), "route_config.routes[1].route.request_mirror_policies: not built yet"},
+		{"nested too deeply", `{"stat_prefix": ` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}`, "nested too deeply"},
+		{"unknown protobuf field", string(protowire.AppendVarint(protowire.AppendTag(marshal(t, fromJSON(t, good)), 99, protowire.VarintType), 1)), "#99: unknown field of"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := Load([]byte(tc.cfg))
+			require.ErrorContains(t, err, tc.want)
+			var ce *Error
+			require.ErrorAs(t, err, &ce)
+		})
+	}
+}
+
+// FuzzLoad never panics, and what it accepts it accepts again.
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte(good))                                  // JSON
+	f.Add(marshal(f, fromJSON(f, good)))                 // a serialization
+	f.Add([]byte(`{"stat_prefix": [[[[[[[[[[`))          // nesting
+	f.Add([]byte(`{"type_url": "a/b", "value": {}}`))    // a TypedStruct
+	f.Add([]byte("\x0a\x05a/b/c\x12\x00"))               // a serialized TypedStruct
+	f.Add([]byte(`{"stat_prefix": "\ud800", "rds": 1}`)) // half a surrogate
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := Parse(raw)
+		if err != nil {
+			return
+		}
+		b, err := proto.Marshal(m)
+		require.NoError(t, err)
+		if len(b) == 0 {
+			return
+		}
+		if p, err := Load(raw); err == nil {
+			again, err := Load(b)
+			require.NoError(t, err)
+			require.Equal(t, p.StatPrefix, again.StatPrefix)
+		}
+	})
+}
