@@ -6,3 +6,13 @@ const (
 	patience = 20 * time.Second
 	tick     = 20 * time.Millisecond
 )
+
+// eventually tells whether something becomes true.
+func eventually(ok func() bool) bool {
+	for deadline := time.Now().Add(patience / 4); !ok(); time.Sleep(tick) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}

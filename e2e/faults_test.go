@@ -1,0 +1,308 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+const statusOK = 20
+
+// withTimeout is toOne with a deadline for requests.
+func withTimeout(cluster string, d time.Duration) envoytest.M {
+	c := toOne(cluster)
+	c["request_timeout"] = fmt.Sprintf("%.3fs", d.Seconds())
+	return c
+}
+
+// TestMisbehavingServer sends several requests at a time to a server that does
+// each wrong thing, on a connection whose other requests go to a good one.
+func TestMisbehavingServer(t *testing.T) {
+	cases := []struct {
+		name      string
+		behaviour scripted.Behaviour
+		answered  bool   // the client gets the server's answer all the same
+		prompt    bool   // the error comes before the deadline
+		counter   string // moves
+	}{
+		{"twice", scripted.Twice, true, true, "upstream_stray_response"},
+		{"never", scripted.Never, false, false, "request_timeout"},
+		{"wrong id", scripted.WrongID, false, false, "upstream_stray_response"},
+		{"garbage", scripted.Garbage, false, true, "response_decoding_error"},
+		{"half a frame", scripted.HalfFrame, false, false, "request_timeout"},
+		{"half a frame and the end", scripted.CloseMidFrame, false, true, "upstream_reset"},
+		{"the end", scripted.Close, false, true, "upstream_reset"},
+		{"reset", scripted.Reset, false, true, "upstream_reset"},
+		{"two gigabytes announced", scripted.HugeLength, false, true, "response_decoding_error"},
+		{"too late", scripted.After(1500*time.Millisecond, scripted.Answer("late")), false, false, "upstream_stray_response"},
+	}
+	const deadline = time.Second
+	once(t, func(t *testing.T, v variant) {
+		for _, tc := range cases {
+			t.Run(tc.name, func(t *testing.T) {
+				bad, good := scripted.Serve(t, tc.behaviour), scripted.Serve(t, scripted.Answer("good"))
+				config := envoytest.Dubbo("test", envoytest.Route("bad", map[string]string{"method": "bad"}), envoytest.Route("good", nil))
+				config["request_timeout"] = "1s"
+				e := v.start(t, config,
+					envoytest.Cluster("bad", envoytest.At(bad.Port)...), envoytest.Cluster("good", envoytest.At(good.Port)...))
+				c := scripted.Dial(t, e.Port("dubbo"))
+
+				const n = 5
+				start := time.Now()
+				for id := uint64(1); id <= n; id++ {
+					c.Ask(id, dubbotest.Request{Method: "bad"})
+					c.Ask(100+id, dubbotest.Request{Method: "good"})
+				}
+				answers := c.Answers(2 * n)
+				took := time.Since(start)
+				for id := uint64(1); id <= n; id++ {
+					require.Equal(t, "good", answers[100+id].Text())
+					if tc.answered {
+						require.EqualValues(t, statusOK, answers[id].Status)
+						continue
+					}
+					require.NotEqualValues(t, statusOK, answers[id].Status)
+					require.NotEmpty(t, answers[id].Text())
+				}
+				if tc.prompt {
+					require.Less(t, took, deadline)
+				} else {
+					require.GreaterOrEqual(t, took, deadline)
+				}
+				e.WaitStat(stats+tc.counter, envoytest.AtLeast(1))
+				c.Quiet()
+
+				// The server has come to its senses.
+				bad.Set(scripted.Answer("good again"))
+				require.Eventually(t, func() bool {
+					c.Ask(200, dubbotest.Request{Method: "bad"})
+					return c.Read().Text() == "good again"
+				}, patience, tick)
+				c.Quiet()
+				checkCounters(t, e)
+			})
+		}
+	})
+}
+
+// TestNoServer asks clusters that cannot be reached.
+func TestNoServer(t *testing.T) {
+	refused := func(t *testing.T) []envoytest.Endpoint {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		return envoytest.At(port)
+	}
+	cases := []struct {
+		name      string
+		endpoints func(*testing.T) []envoytest.Endpoint
+		within    time.Duration
+	}{
+		{"no endpoint", func(*testing.T) []envoytest.Endpoint { return nil }, time.Second},
+		{"all unhealthy", func(*testing.T) []envoytest.Endpoint { return []envoytest.Endpoint{{Port: 1, Unhealthy: true}} }, time.Second},
+		{"connection refused", refused, 2 * time.Second},
+		{"connect timeout", blackhole, 3 * time.Second},
+	}
+	once(t, func(t *testing.T, v variant) {
+		for _, tc := range cases {
+			t.Run(tc.name, func(t *testing.T) {
+				cluster := envoytest.Cluster("gone", tc.endpoints(t)...).With(envoytest.M{
+					"connect_timeout":  "0.25s",
+					"common_lb_config": envoytest.M{"healthy_panic_threshold": envoytest.M{"value": 0}},
+				})
+				e := v.start(t, withTimeout("gone", 5*time.Second), cluster)
+				c := scripted.Dial(t, e.Port("dubbo"))
+				start := time.Now()
+				for id := uint64(1); id <= 20; id++ {
+					c.Ask(id, dubbotest.Request{})
+				}
+				for _, a := range c.Answers(20) {
+					require.NotEqualValues(t, statusOK, a.Status)
+					require.NotEmpty(t, a.Text())
+				}
+				require.Less(t, time.Since(start), tc.within)
+				c.Quiet()
+				checkCounters(t, e)
+
+				// A host appears.
+				s := scripted.Serve(t, scripted.Answer("here"))
+				e.SetEndpoints("gone", envoytest.At(s.Port)...)
+				require.Eventually(t, func() bool {
+					c.Ask(100, dubbotest.Request{})
+					return c.Read().Text() == "here"
+				}, patience, tick)
+				checkCounters(t, e)
+			})
+		}
+		t.Run("no cluster", func(t *testing.T) {
+			e := v.start(t, toOne("never-defined"))
+			c := scripted.Dial(t, e.Port("dubbo"))
+			c.Ask(1, dubbotest.Request{})
+			require.NotEqualValues(t, statusOK, c.Read().Status)
+			checkCounters(t, e)
+		})
+		t.Run("no route", func(t *testing.T) {
+			e := v.start(t, envoytest.Dubbo("test", envoytest.Route("x", map[string]string{"method": "other"})))
+			c := scripted.Dial(t, e.Port("dubbo"))
+			c.Ask(1, dubbotest.Request{})
+			require.NotEqualValues(t, statusOK, c.Read().Status)
+			checkCounters(t, e)
+		})
+	})
+}
+
+// blackhole is an endpoint that takes no connection: its backlog is full, so the
+// kernel drops what would open one more.
+func blackhole(t *testing.T) []envoytest.Endpoint {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, syscall.Listen(fd, 0))
+	addr, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	port := addr.(*syscall.SockaddrInet4).Port
+	for {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 200*time.Millisecond)
+		if err != nil {
+			return envoytest.At(port)
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}
+
+// TestClientErrorsAreRPCExceptions proves that real clients report Meltemi's own
+// errors with Meltemi's text.
+func TestClientErrorsAreRPCExceptions(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		e := v.start(t, toOne("gone"), envoytest.Cluster("gone"))
+		for _, lib := range []peers.Library{peers.DubboGo, peers.Java} {
+			t.Run(string(lib), func(t *testing.T) {
+				c := lib.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+				s := c.Load(peers.Command{Method: "who", Count: 100, Concurrency: 10})
+				require.Equal(t, 100, s.Failed())
+				for text := range s.Errors {
+					require.Contains(t, text, "no healthy upstream")
+				}
+				require.Less(t, s.LatencyUS["max"], int64(2_500_000), "the clients' own timeout is 3 s")
+			})
+		}
+		checkCounters(t, e)
+	})
+}
+
+// TestProviderKilledUnderLoad kills one of two providers, and both, while
+// clients call.
+func TestProviderKilledUnderLoad(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
+		b := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "b"})
+		e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))
+		c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+		load := peers.Command{Method: "sleep", Args: []any{5}, Concurrency: 20, DurationMS: 3000, Summary: true}
+
+		healthy := c.Go(load).Summary()
+		require.Empty(t, healthy.Errors)
+		require.Len(t, healthy.Values, 2, "%v", healthy.Values)
+
+		pending := c.Go(load)
+		e.WaitStat(stats+"response", envoytest.AtLeast(e.Stat(stats+"response")+100))
+		b.Kill()
+		one := pending.Summary()
+		require.Equal(t, one.Calls, one.Succeeded()+one.Failed())
+		require.Less(t, one.Failed(), one.Calls/10, "%v", one.Errors)
+		require.NotZero(t, one.Values["a"])
+		require.Less(t, one.LatencyUS["max"], int64(2_900_000), "nobody waits for the client's own timeout")
+
+		a.Kill()
+		down := c.Go(peers.Command{Method: "who", Count: 50, Concurrency: 10, Summary: true}).Summary()
+		require.Equal(t, 50, down.Failed())
+		require.Less(t, down.LatencyUS["max"], int64(2_900_000), "%v", down.Errors)
+
+		peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "b", Port: b.Port})
+		require.Eventually(t, func() bool { return c.Call(peers.Command{Method: "who"}).Value == "b" }, patience, tick)
+		again := c.Load(load)
+		require.Less(t, again.Failed(), again.Calls/10, "%v", again.Errors)
+		checkCounters(t, e)
+	})
+}
+
+// TestGracefulLeave terminates a Dubbo Java provider: it announces that it
+// leaves, and no request is lost.
+func TestGracefulLeave(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
+		b := peers.Java.Provider(t, peers.ProviderOptions{Name: "b"})
+		e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))
+		c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+		pending := c.Go(peers.Command{Method: "who", Concurrency: 10, DurationMS: 6000, Summary: true})
+		e.WaitStat(stats+"response", envoytest.AtLeast(500))
+		e.SetEndpoints("providers", envoytest.At(a.Port)...)
+		require.NoError(t, b.Terminate(30*time.Second))
+		s := pending.Summary()
+		require.Empty(t, s.Errors)
+		require.NotZero(t, s.Values["b"])
+		checkCounters(t, e)
+	})
+}
+
+// TestEndpointsComeAndGo changes the endpoints under load; no request fails.
+func TestEndpointsComeAndGo(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		name := func(n string) *scripted.Server { return scripted.Serve(t, scripted.Answer(n)) }
+		a, b, c := name("a"), name("b"), name("c")
+		config := toOne("providers")
+		config["upstream"] = envoytest.M{"max_connection_age": "1s"}
+		e := v.start(t, config, envoytest.Cluster("providers", envoytest.At(a.Port)...))
+
+		client := scripted.Dial(t, e.Port("dubbo"))
+		next := uint64(0)
+		// until calls one by one until done, and none fails.
+		until := func(what string, done func(text string) bool) {
+			t.Helper()
+			for deadline := time.Now().Add(patience); ; {
+				next++
+				client.Ask(next, dubbotest.Request{})
+				f := client.Read()
+				require.Equal(t, next, f.ID)
+				require.EqualValues(t, statusOK, f.Status, f.Text())
+				if done(f.Text()) {
+					return
+				}
+				require.False(t, time.Now().After(deadline), "never: %s", what)
+			}
+		}
+		// without calls until a whole age long nobody else has answered.
+		without := func(gone string) {
+			t.Helper()
+			last := time.Now()
+			until("traffic without "+gone, func(text string) bool {
+				if text == gone {
+					last = time.Now()
+				}
+				return time.Since(last) > 1500*time.Millisecond
+			})
+		}
+
+		until("a answers", func(s string) bool { return s == "a" })
+		e.SetEndpoints("providers", envoytest.At(a.Port, b.Port)...)
+		until("b answers", func(s string) bool { return s == "b" })
+		e.SetEndpoints("providers", envoytest.At(b.Port)...)
+		without("a")
+		// The count stays the same.
+		e.SetEndpoints("providers", envoytest.At(c.Port)...)
+		until("c answers", func(s string) bool { return s == "c" })
+		without("b")
+		checkCounters(t, e)
+	})
+}
