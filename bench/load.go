@@ -201,7 +201,7 @@ func openLoop(addr string, req []byte, conns int, rate float64, warm, d time.Dur
 			defer c.Close()
 			in := make([]byte, 0, 64<<10)
 			for got := 0; got < n; {
-				c.SetReadDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read fails then
+				c.SetReadDeadline(time.Now().Add(10 * time.Second))
 				m, err := c.Read(in[len(in):cap(in)])
 				if err != nil {
 					errs <- fmt.Errorf("%d answers are missing: %w", n-got, err)

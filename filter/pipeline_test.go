@@ -465,7 +465,7 @@ func TestConnectionsAreRenewedWithoutAFailedRequest(t *testing.T) {
 	e.v1.SetHosts("d")
 	send(1500 * time.Millisecond)
 	send(time.Second)
-	require.Equal(t, 1, len(seen))
+	require.Len(t, seen, 1)
 	require.EqualValues(t, 0, e.count("local_response_business_exception"))
 }
 

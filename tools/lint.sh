@@ -1,16 +1,24 @@
 #!/bin/sh
-# Formatting, vet and the rules of the house that grep can check.
+# Formatting, linters, generated files, and the rules of the house that grep
+# can check.
 set -eu
 cd "$(dirname "$0")/.."
+tools/install.sh
+bin=$(pwd)/build/tools
 status=0
 fail() { echo "lint: $*" >&2; status=1; }
 
-unformatted=$(git ls-files '*.go' | grep -v '\.pb\.go$' | xargs gofmt -s -l)
-[ -z "$unformatted" ] || fail "not formatted: $unformatted"
+unformatted=$(git ls-files '*.go' | grep -v '\.pb\.go$' | xargs "$bin/gofumpt" -l)
+[ -z "$unformatted" ] || fail "not formatted by gofumpt: $unformatted"
 
 for mod in $(git ls-files '*go.mod'); do
-	(cd "$(dirname "$mod")" && go vet ./...) || fail "go vet in $(dirname "$mod")"
+	dir=$(dirname "$mod")
+	(cd "$dir" && go vet ./...) || fail "go vet in $dir"
+	(cd "$dir" && "$bin/golangci-lint" run ./...) || fail "golangci-lint in $dir"
 done
+
+protos/gen.sh check || fail "protos: generated code"
+tools/gazelle.sh check || fail "BUILD.bazel files"
 
 # Dependencies point downwards: no cgo and no Envoy ABI under codecs/ and filter/.
 bad=$(git ls-files 'codecs/*.go' 'filter/*.go' | xargs grep -lE '^import "C"|meltemi/envoy-build' || true)
@@ -20,4 +28,5 @@ bad=$(git ls-files 'codecs/*.go' 'filter/*.go' | xargs grep -lE '^import "C"|mel
 bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'envoy-build/*.go' | grep -v '_test\.go$' | xargs grep -nE 'signal\.Notify|os\.Exit|log\.Fatal' || true)
 [ -z "$bad" ] || fail "not in a host's process: $bad"
 
+[ $status -ne 0 ] || echo "lint: clean"
 exit $status

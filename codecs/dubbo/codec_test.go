@@ -306,8 +306,11 @@ func typicalRequest() []byte {
 	return dubbotest.Request{
 		ID: 1, Argument: strings.Repeat("x", 128), Version: "1.0.0",
 		Attachments: [][2]string{
-			{"path", "org.example.Greeter"}, {"interface", "org.example.Greeter"},
-			{"version", "1.0.0"}, {"tenant", "acme"}, {"timeout", "3000"},
+			{"path", "org.example.Greeter"},
+			{"interface", "org.example.Greeter"},
+			{"version", "1.0.0"},
+			{"tenant", "acme"},
+			{"timeout", "3000"},
 		},
 	}.Bytes()
 }

@@ -101,7 +101,7 @@ func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	ap := m.GetProtocol()
 	p.Protocol = ap.GetName()
 	if p.Protocol == "" {
-		p.Protocol = m.GetApplicationProtocol() //nolint:staticcheck // Aeraki still sends it.
+		p.Protocol = m.GetApplicationProtocol()
 	}
 	if p.Protocol == "" {
 		c.refuse("protocol.name", "required")
@@ -111,7 +111,7 @@ func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 		if ap.GetCodec() != nil {
 			c.refuse("protocol.codec.name", "required")
 		}
-		codec = m.GetCodec() //nolint:staticcheck // Aeraki still sends it.
+		codec = m.GetCodec()
 	}
 	if codec.GetName() == "" {
 		c.refuse("protocol.codec", "required")

@@ -47,7 +47,7 @@ type matcher struct {
 
 // indexable reports whether a route with m can be found by its text.
 func (m *matcher) indexable() bool {
-	return m.kind == exact && !m.fold && !m.invert && !(m.missingEmpty && m.text == "")
+	return m.kind == exact && !m.fold && !m.invert && (!m.missingEmpty || m.text != "")
 }
 
 func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
@@ -65,24 +65,24 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 		if m.kind = present; !s.PresentMatch {
 			m.kind = absent
 		}
-	case *routev3.HeaderMatcher_ExactMatch: //nolint:staticcheck // deprecated, but sent by Aeraki
+	case *routev3.HeaderMatcher_ExactMatch:
 		m.kind, m.text = exact, s.ExactMatch
-	case *routev3.HeaderMatcher_PrefixMatch: //nolint:staticcheck // as above
+	case *routev3.HeaderMatcher_PrefixMatch:
 		if s.PrefixMatch == "" {
 			return m, "prefix_match", fmt.Errorf("must not be empty")
 		}
 		m.kind, m.text = prefix, s.PrefixMatch
-	case *routev3.HeaderMatcher_SuffixMatch: //nolint:staticcheck // as above
+	case *routev3.HeaderMatcher_SuffixMatch:
 		if s.SuffixMatch == "" {
 			return m, "suffix_match", fmt.Errorf("must not be empty")
 		}
 		m.kind, m.text = suffix, s.SuffixMatch
-	case *routev3.HeaderMatcher_ContainsMatch: //nolint:staticcheck // as above
+	case *routev3.HeaderMatcher_ContainsMatch:
 		if s.ContainsMatch == "" {
 			return m, "contains_match", fmt.Errorf("must not be empty")
 		}
 		m.kind, m.text = contains, s.ContainsMatch
-	case *routev3.HeaderMatcher_SafeRegexMatch: //nolint:staticcheck // as above
+	case *routev3.HeaderMatcher_SafeRegexMatch:
 		re, err := compileRegex(s.SafeRegexMatch)
 		if err != nil {
 			return m, "safe_regex_match", err

@@ -48,7 +48,7 @@ func run(ours, out string) error {
 		roots = append(roots, filepath.Join(dir, s.dir))
 	}
 	var todo []string
-	err := filepath.WalkDir(ours, func(p string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(ours, func(p string, _ fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(p) != ".proto" {
 			return err
 		}
