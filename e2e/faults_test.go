@@ -206,7 +206,7 @@ func TestClientErrorsAreRPCExceptions(t *testing.T) {
 func TestProviderKilledUnderLoad(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
-		b := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "b"})
+		b := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "b", Port: peers.RestartPort(t)})
 		e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))
 		c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
 		load := peers.Command{Method: "sleep", Args: []any{5}, Concurrency: 20, DurationMS: 3000, Summary: true}

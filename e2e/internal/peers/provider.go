@@ -2,6 +2,9 @@ package peers
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"testing"
 	"time"
 )
@@ -52,4 +55,20 @@ func (l Library) provider(t testing.TB, o ProviderOptions) *Provider {
 		t.Fatalf("%s is not ready after %v", p.name, Patience)
 	}
 	return p
+}
+
+// RestartPort is a free port for a provider that is to come back at the same
+// one. It lies outside of the range from which the kernel serves port 0 and
+// outgoing connections, so nobody gets it in between.
+func RestartPort(t testing.TB) int {
+	t.Helper()
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		if err == nil {
+			l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
 }

@@ -20,7 +20,6 @@ import (
 	_ "dubbo.apache.org/dubbo-go/v3/filter/tps"
 	_ "dubbo.apache.org/dubbo-go/v3/protocol/dubbo"
 	_ "dubbo.apache.org/dubbo-go/v3/proxy/proxy_factory"
-	_ "dubbo.apache.org/dubbo-go/v3/registry/protocol"
 )
 
 // Interfaces that every provider exports. They have the same methods.

@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -114,6 +115,8 @@ func main() {
 
 	ins, err := dubbo.NewInstance(
 		dubbo.WithName("greeter"),
+		// Otherwise dubbo-go exports a metadata service at all addresses.
+		dubbo.WithRemoteMetadata(),
 		dubbo.WithLogger(logger.WithLevel("warn")),
 		dubbo.WithShutdown(graceful_shutdown.WithTimeout(5*time.Second)),
 	)
@@ -134,11 +137,13 @@ func main() {
 			log.Fatal(err)
 		}
 	}
+	// dubbo-go makes the protocol at its first use, without a lock.
+	exporters := protodubbo.GetProtocol().(*protodubbo.DubboProtocol).ExporterMap()
 	go func() { log.Fatal(srv.Serve()) }()
 
 	bound := 0
 	for ; bound == 0; time.Sleep(5 * time.Millisecond) {
-		if exported(*group, *version) {
+		if exported(exporters, *group, *version) {
 			bound = listening()
 		}
 	}
@@ -147,8 +152,7 @@ func main() {
 }
 
 // exported tells whether both interfaces are served.
-func exported(group, version string) bool {
-	exporters := protodubbo.GetProtocol().(*protodubbo.DubboProtocol).ExporterMap()
+func exported(exporters *sync.Map, group, version string) bool {
 	for _, intf := range []string{greeter.Interface, greeter.Audit} {
 		if _, ok := exporters.Load(common.ServiceKey(intf, group, version)); !ok {
 			return false
