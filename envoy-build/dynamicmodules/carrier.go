@@ -272,15 +272,15 @@ func (c *carrier) reason(alive bool) host.CloseReason {
 		return host.ConnectFailed
 	}
 	flags := uint64(C.mt_flags(c.f))
-	total, healthy, known, ok := c.w.ClusterHosts(c.target.Cluster)
+	h, known, ok := c.w.ClusterHosts(c.target.Cluster)
 	switch {
 	case flags&flagOverflow != 0:
 		return host.Overflow
 	case flags&flagNoCluster != 0 || ok && !known:
 		return host.NoCluster
-	case flags == 0 && ok && healthy > 0: // before 1.39 nothing else tells
+	case flags == 0 && ok && h.Healthy > 0: // before 1.39 nothing else tells
 		return host.Overflow
-	case ok && total > 0 && flags == 0 && c.target.OriginalDst != "":
+	case ok && h.Total > 0 && flags == 0 && c.target.OriginalDst != "":
 		return host.ConnectFailed
 	default:
 		return host.NoHost

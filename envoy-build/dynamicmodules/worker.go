@@ -297,22 +297,21 @@ func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 func (w *worker) Logf(level host.Level, format string, args ...any) { logf(level, format, args...) }
 
 // ClusterHosts implements host.Worker.
-func (w *worker) ClusterHosts(cluster string) (total, healthy int, known, ok bool) {
+func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
 	f := w.wake.filter
 	if f == nil || cluster == "" {
-		return 0, 0, false, false
+		return h, false, false
 	}
 	for priority := C.uint32_t(0); ; priority++ {
-		var t, h C.size_t
+		var total, healthy C.size_t
 		p := (*C.char)(unsafe.Pointer(unsafe.StringData(cluster)))
-		if !bool(C.mt_hosts(f, p, C.size_t(len(cluster)), priority, &t, &h)) {
-			return total, healthy, priority > 0, true
+		if !bool(C.mt_hosts(f, p, C.size_t(len(cluster)), priority, &total, &healthy)) {
+			return h, priority > 0, true
 		}
-		total += int(t)
-		// Envoy uses the first priority that has healthy hosts, roughly: those
-		// of the later ones are no reason for a connection.
-		if healthy == 0 {
-			healthy = int(h)
+		h.Total += int(total)
+		h.Healthy += int(healthy)
+		if h.Preferred == 0 {
+			h.Preferred = int(healthy)
 		}
 	}
 }

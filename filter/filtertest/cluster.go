@@ -184,12 +184,12 @@ func (s *Server) up() {
 }
 
 // ClusterHosts implements host.Worker.
-func (w *worker) ClusterHosts(cluster string) (total, healthy int, known, ok bool) {
+func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
 	c := w.h.clusters[cluster]
 	if c == nil {
-		return 0, 0, false, true
+		return h, false, true
 	}
-	return len(c.hosts), c.healthy, true, true
+	return host.Hosts{Total: len(c.hosts), Healthy: c.healthy, Preferred: c.healthy}, true, true
 }
 
 // upstream implements host.Upstream.

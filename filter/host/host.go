@@ -143,12 +143,20 @@ type Worker interface {
 	// to ev, never before Connect returned. The host may have to wait for
 	// means to connect; then nothing happens until it can, or Close is called.
 	Connect(t Target, ev UpstreamEvents) Upstream
-	// ClusterHosts returns how many hosts, and how many healthy ones, the
-	// cluster has over all priorities. known is false when no such cluster
-	// exists. ok is false when it cannot be told now.
-	ClusterHosts(cluster string) (total, healthy int, known, ok bool)
+	// ClusterHosts tells how many hosts the cluster has. known is false when no
+	// such cluster exists. ok is false when it cannot be told now.
+	ClusterHosts(cluster string) (h Hosts, known, ok bool)
 	// Logf logs with the host's logger.
 	Logf(level Level, format string, args ...any)
+}
+
+// Hosts counts the hosts of a cluster.
+type Hosts struct {
+	// Total and Healthy hosts of all priorities.
+	Total, Healthy int
+	// Preferred is how many healthy hosts the first priority has that has any:
+	// among them the load balancer chooses.
+	Preferred int
 }
 
 // Target says where an upstream connection shall go.

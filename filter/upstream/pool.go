@@ -55,24 +55,24 @@ type Pool struct {
 	backoff time.Duration // pause before the next attempt; 0 after a success
 	nextTry time.Duration
 
-	total, healthy int // hosts as last seen, -1 before
-	epoch          int
-	changed        time.Duration // when the membership changed last
-	samples        int           // own picks in this epoch
-	nextSample     time.Duration
-	search         time.Duration // pause between looks for a missing host
-	nextSearch     time.Duration
-	starving       time.Duration // since when, 0: not
-	granted        time.Duration // when the first connection became ready
-	noGrowth       time.Duration // a circuit breaker forbids growth until then
-	dispatching    bool
-	gone           bool
+	hosts       host.Hosts // as last seen
+	looked      bool
+	epoch       int
+	changed     time.Duration // when the membership changed last
+	samples     int           // own picks in this epoch
+	nextSample  time.Duration
+	search      time.Duration // pause between looks for a missing host
+	nextSearch  time.Duration
+	starving    time.Duration // since when, 0: not
+	granted     time.Duration // when the first connection became ready
+	noGrowth    time.Duration // a circuit breaker forbids growth until then
+	dispatching bool
+	gone        bool
 }
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p := &Pool{
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
-		total: -1, healthy: -1,
 	}
 	if k.OriginalDst == "" {
 		p.info = m.shared.cluster(k.Cluster)
@@ -127,13 +127,13 @@ func (p *Pool) refuse() (codecs.ErrorType, string, bool) {
 	if len(p.ready) > 0 {
 		return 0, "", false
 	}
-	total, _, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
+	h, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
 	switch {
 	case !ok || p.key.OriginalDst != "" && known:
 		return 0, "", false
 	case !known:
 		return codecs.ClusterNotFound, "unknown cluster " + p.key.Cluster, true
-	case total == 0:
+	case h.Total == 0:
 		return codecs.NoHealthyUpstream, "no healthy upstream in cluster " + p.key.Cluster, true
 	}
 	return 0, "", false
@@ -203,7 +203,7 @@ func (p *Pool) pick() *conn {
 
 // hostsWanted is how many different hosts there should be connections to.
 func (p *Pool) hostsWanted() int {
-	return max(1, min(p.healthy, p.opts.MaxConnections))
+	return max(1, min(p.hosts.Preferred, p.opts.MaxConnections))
 }
 
 // want is how many connections that are not about to be replaced the pool
@@ -213,7 +213,7 @@ func (p *Pool) want() int {
 		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, p.inFlight+p.queue.n))
 	}
 	n := max(p.opts.MinConnections, p.hostsWanted())
-	if p.healthy > 1 && p.samples < p.opts.MaxConnections {
+	if p.hosts.Preferred > 1 && p.samples < p.opts.MaxConnections {
 		n = p.opts.MaxConnections // a first look at how the load balancer picks
 	}
 	load := (p.inFlight + p.queue.n + p.opts.TargetInFlight - 1) / p.opts.TargetInFlight
@@ -237,7 +237,7 @@ func (p *Pool) fresh() (n, connectingNow int) {
 // grow opens connections as far as they are wanted and allowed.
 func (p *Pool) grow() {
 	now := p.m.now()
-	if p.healthy < 0 {
+	if !p.looked {
 		p.look(now)
 	}
 	if now < p.nextTry {
@@ -470,21 +470,18 @@ func (p *Pool) connectFailed(r host.CloseReason) {
 
 // look asks for the cluster's membership and reports whether it changed.
 func (p *Pool) look(now time.Duration) {
-	total, healthy, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
+	h, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
 	if !ok {
 		return
 	}
-	if !known {
-		total, healthy = 0, 0
-	}
 	if p.key.OriginalDst != "" {
-		total, healthy = 1, 1 // wherever it goes, it is one host
+		h = host.Hosts{Total: 1, Healthy: 1, Preferred: 1} // wherever it goes, it is one host
 	}
-	if total == p.total && healthy == p.healthy {
+	if p.looked && h == p.hosts {
 		return
 	}
-	first := p.total < 0
-	p.total, p.healthy = total, healthy
+	first := !p.looked
+	p.hosts, p.looked = h, true
 	if first {
 		p.epoch = p.info.forget(-1)
 		return
@@ -550,7 +547,7 @@ func (p *Pool) rotate(now time.Duration) {
 // sample looks at where the load balancer sends connections, as long as too
 // little is known of it, and for hosts that no connection leads to.
 func (p *Pool) sample(now time.Duration) {
-	if !p.opts.Shared || p.healthy < 2 || now-p.lastUse > sampleTime || now < p.nextTry {
+	if !p.opts.Shared || p.hosts.Preferred < 2 || now-p.lastUse > sampleTime || now < p.nextTry {
 		return
 	}
 	if _, trying := p.fresh(); trying > 0 || now < p.noGrowth {
@@ -611,7 +608,7 @@ func (p *Pool) shrink(now time.Duration) {
 	}
 	// One connection to each host is what want asks for, but as long as
 	// different hosts are few a second one may be all that is left of a host.
-	if victim != nil && (most > 1 || len(p.ready) > p.opts.MaxConnections || p.healthy < 2 || !p.opts.Shared) {
+	if victim != nil && (most > 1 || len(p.ready) > p.opts.MaxConnections || p.hosts.Preferred < 2 || !p.opts.Shared) {
 		if !p.opts.Shared && now-victim.lastCall < p.opts.IdleTimeout/4 {
 			return
 		}

@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// prologue is a PROXY header of version 2 with TLVs.
+func prologue(tlvs map[byte]string) []byte {
+	body := []byte{127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 1}
+	for k, v := range tlvs {
+		body = append(body, k)
+		body = binary.BigEndian.AppendUint16(body, uint16(len(v)))
+		body = append(body, v...)
+	}
+	b := append([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11"), 0, 0)
+	binary.BigEndian.PutUint16(b[14:], uint16(len(body)))
+	return append(b, body...)
+}
+
+// TestTheLoopbackListenerKeepsStrangersOut: another process that finds the
+// socket reaches no cluster.
+func TestTheLoopbackListenerKeepsStrangersOut(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		socket := envoytest.Socket()
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(socket), envoytest.Listener("dubbo", envoytest.Proxy(toOne("one")))}
+		e := envoytest.Start(t, o)
+		before := s.Connections()
+		for name, hello := range map[string][]byte{
+			"without a prologue":   dubbotest.Request{ID: 1}.Bytes(),
+			"without a token":      append(prologue(nil), '\n'),
+			"with a guessed token": append(prologue(map[byte]string{0xE1: "00000000000000000000000000000000:1"}), '\n'),
+			"naming a cluster":     append(prologue(map[byte]string{0xE0: "one", 0xE1: "secret"}), dubbotest.Request{ID: 1}.Bytes()...),
+		} {
+			c, err := net.Dial("unix", socket)
+			require.NoError(t, err)
+			_, err = c.Write(hello)
+			require.NoError(t, err)
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+			n, err := c.Read(make([]byte, 1))
+			require.Error(t, err, name)
+			require.Zero(t, n, name)
+			c.Close()
+		}
+		require.Equal(t, before, s.Connections())
+		require.Contains(t, e.Log(), "without this process's token")
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+	})
+}
+
+// TestTheSecretIsNotToldToAStranger: a process that has taken the socket's
+// name gets a connection, and not a byte.
+func TestTheSecretIsNotToldToAStranger(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		socket, other := envoytest.Socket(), envoytest.Socket()
+		l, err := net.Listen("unix", other)
+		require.NoError(t, err)
+		defer l.Close()
+		loopback := envoytest.Loopback(socket)
+		// The carrier filter is told the stranger's socket.
+		chain := loopback["filter_chains"].([]any)[0].(envoytest.M)
+		filters := append([]any(nil), chain["filters"].([]any)...)
+		filters[1] = envoytest.Module("meltemi", "carrier", envoytest.M{"path": other})
+		loopback["filter_chains"] = []any{envoytest.M{"filters": filters}}
+		o := v.options()
+		config := toOne("one")
+		config["request_timeout"] = "1s"
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(1)...)}
+		o.Listeners = []envoytest.Resource{loopback, envoytest.Listener("dubbo", envoytest.Proxy(config))}
+		e := envoytest.Start(t, o)
+		client := scripted.Dial(t, e.Port("dubbo"))
+		client.Ask(1, dubbotest.Request{})
+		require.NoError(t, l.(*net.UnixListener).SetDeadline(time.Now().Add(patience)))
+		c, err := l.Accept()
+		require.NoError(t, err)
+		defer c.Close()
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+		n, err := c.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.Zero(t, n)
+		require.EqualValues(t, 31, client.Read().Status, "the request fails at its deadline")
+		require.Contains(t, e.Log(), "the socket belongs to process")
+	})
+}
