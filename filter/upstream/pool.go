@@ -10,10 +10,10 @@ import (
 
 const (
 	tickTime = 100 * time.Millisecond
-	// Connections are sampled until so many picks of the load balancer are
-	// known: one a second, after a first burst.
-	enoughSamples = 128
-	sampleTime    = time.Second
+	// Under load connections are sampled until so many picks of the load
+	// balancer are known, unless they repeat themselves before.
+	enoughSamples = 256
+	sampleTime    = 250 * time.Millisecond
 	firstBackoff  = 25 * time.Millisecond
 	// A worker that cannot connect because others hold all connections that a
 	// circuit breaker allows waits so long before its requests fail …
@@ -60,6 +60,7 @@ type Pool struct {
 	epoch       int
 	changed     time.Duration // when the membership changed last
 	samples     int           // own picks in this epoch
+	picks       picks
 	nextSample  time.Duration
 	search      time.Duration // pause between looks for a missing host
 	nextSearch  time.Duration
@@ -272,6 +273,7 @@ func (p *Pool) connected(cn *conn) {
 	}
 	p.ready = append(p.ready, cn)
 	p.samples++
+	p.picks.add(cn.host)
 	p.info.picked(cn.host)
 	p.succeed(cn)
 	p.weigh()
@@ -365,13 +367,19 @@ func (p *Pool) weigh() {
 			fits = false
 		}
 	}
+	period := p.picks.period()
 	for _, cn := range p.ready {
 		cn.weight = 1 << 20
 		if g := index(cn.host); fits && hosts > 1 && hosts >= p.hostsWanted() {
-			n, sum := p.info.share(cn.host)
-			// Half a pick for every host before there is any: two picks do not
-			// make a law.
-			s := (n + 0.5/float64(hosts)) / (sum + 0.5)
+			var s float64
+			if n, sum := share(period, cn.host); sum > 0 {
+				s = n / sum
+			} else {
+				// Counts of what may be random: a fifth of trust goes to the
+				// hosts' being equal.
+				n, sum := p.info.share(cn.host)
+				s = 0.8*n/max(sum, 1) + 0.2/float64(hosts)
+			}
 			cn.weight = max(1, int64(s*(1<<20)))/g.n + 1
 		}
 		cn.current = 0
@@ -488,6 +496,7 @@ func (p *Pool) look(now time.Duration) {
 	}
 	p.epoch = p.info.forget(p.epoch)
 	p.changed, p.samples, p.search = now, 0, 0
+	p.picks.forget()
 	for _, cn := range p.conns {
 		if cn.state == ready {
 			cn.stale = true
@@ -547,7 +556,7 @@ func (p *Pool) rotate(now time.Duration) {
 // sample looks at where the load balancer sends connections, as long as too
 // little is known of it, and for hosts that no connection leads to.
 func (p *Pool) sample(now time.Duration) {
-	if !p.opts.Shared || p.hosts.Preferred < 2 || now-p.lastUse > sampleTime || now < p.nextTry {
+	if !p.opts.Shared || p.hosts.Preferred < 2 || now-p.lastUse > time.Second || now < p.nextTry {
 		return
 	}
 	if _, trying := p.fresh(); trying > 0 || now < p.noGrowth {
@@ -566,6 +575,9 @@ func (p *Pool) sample(now time.Duration) {
 	p.search = 0
 	if p.samples < enoughSamples && now >= p.nextSample {
 		p.nextSample = now + sampleTime
+		if p.samples >= enoughSamples/2 || p.samples >= 48 && p.picks.period() != nil {
+			p.nextSample = now + 4*sampleTime
+		}
 		p.connect(now)
 	}
 }
