@@ -154,9 +154,14 @@ const highBits = 0x8080808080808080
 // bytes, which count as two units as well.
 func (r *Reader) chars(n int) (surrogates bool) {
 	b, i := r.b, r.pos
-	for n >= 8 && len(b)-i >= 8 && binary.LittleEndian.Uint64(b[i:])&highBits == 0 {
-		i += 8
-		n -= 8
+	// ASCII, eight at a time, also where fewer are left of the string.
+	for n > 0 && len(b)-i >= 8 {
+		k := min(n, 8)
+		if binary.LittleEndian.Uint64(b[i:])&(highBits>>(64-8*k)) != 0 {
+			break
+		}
+		i += k
+		n -= k
 	}
 	for n > 0 {
 		if i >= len(b) {

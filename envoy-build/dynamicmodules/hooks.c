@@ -131,7 +131,7 @@ MT_HOOK int MT_ON(network_filter_read)(void* envoy, const void* module, size_t l
   mt_filter* f = (mt_filter*)module;
   if (f->slot == MT_NO_SLOT || f->closed) return STOP;
   bool outer = enter();
-  self.ended = false;
+  self.ended = outer && f->config->role == MT_CLIENT; // mtRead ends its event itself
   size_t n = 0, consumed;
   if (f->config->role == MT_CLIENT) {
     n = chunks_for(MT_CALL(network_filter_get_read_buffer_chunks_size)(envoy));
@@ -150,7 +150,7 @@ MT_HOOK int MT_ON(network_filter_write)(void* envoy, const void* module, size_t 
   if (f->config->role == MT_CLIENT) return CONTINUE;
   if (f->slot != MT_NO_SLOT && !f->closed) {
     bool outer = enter();
-    self.ended = false;
+    self.ended = outer; // mtAnswer ends its event itself
     size_t n = chunks_for(MT_CALL(network_filter_get_write_buffer_chunks_size)(envoy));
     if (n > 0) MT_CALL(network_filter_get_write_buffer_chunks)(envoy, self.chunks);
     mtAnswer(f->worker, f->slot, self.chunks, n, length, end, outer);

@@ -89,6 +89,14 @@ func (w *worker) begin(outer bool) {
 	}
 }
 
+// finish is called at the end of the outermost events that carry bytes, which
+// saves a call of mtEndEvent.
+func (w *worker) finish(outer bool) {
+	if outer {
+		w.end()
+	}
+}
+
 // barrier is deferred in each event: a panic ends the connection on which it
 // happened, and that alone.
 func (w *worker) barrier(s *slot) {
@@ -110,6 +118,7 @@ func (w *worker) barrier(s *slot) {
 		s.conn.failed()
 	}()
 	w.op(s.filter, C.MT_CLOSE, closeNoFlush)
+	w.shard.EndHook() // the event did not come to its end
 }
 
 // Envoy's close types.
@@ -198,7 +207,9 @@ func mtRead(worker, slot C.uint32_t, chunks *C.mt_buf, n, total C.size_t, end, o
 	s := &w.conns[slot]
 	defer w.barrier(s)
 	w.begin(bool(outer))
-	return C.size_t(s.conn.(*client).ev.Data(w.gather(chunks, n), int(total), bool(end)))
+	consumed := s.conn.(*client).ev.Data(w.gather(chunks, n), int(total), bool(end))
+	w.finish(bool(outer))
+	return C.size_t(consumed)
 }
 
 //export mtMark
@@ -217,6 +228,7 @@ func mtAnswer(worker, slot C.uint32_t, chunks *C.mt_buf, n, total C.size_t, end,
 	defer w.barrier(s)
 	w.begin(bool(outer))
 	s.conn.(*carrier).answer(w.gather(chunks, n), int(total), bool(end))
+	w.finish(bool(outer))
 }
 
 //export mtBlocked
@@ -257,6 +269,10 @@ func mtEndEvent(worker C.uint32_t) {
 		return
 	}
 	defer w.barrier(nil)
+	w.end()
+}
+
+func (w *worker) end() {
 	if w.wake.due() { // nobody could be woken: this event does
 		w.run()
 	}
