@@ -334,8 +334,12 @@ func (m *Message) Sent() { m.end() }
 // Answered implements upstream.Owner.
 func (m *Message) Answered(resp *codecs.Metadata) {
 	c := m.cfg
-	c.count(response, 1)
 	c.count(responseDecodingSuccess, 1)
+	if m.conn == nil { // counted as abandoned
+		m.end()
+		return
+	}
+	c.count(response, 1)
 	switch resp.Status {
 	case codecs.StatusOK:
 		c.count(responseSuccess, 1)
@@ -343,10 +347,6 @@ func (m *Message) Answered(resp *codecs.Metadata) {
 		c.count(responseBusinessException, 1)
 	default:
 		c.count(responseError, 1)
-	}
-	if m.conn == nil {
-		m.end()
-		return
 	}
 	m.resp, m.phase = resp, inResponse
 	m.held = false
@@ -453,14 +453,27 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 
 // clientGone is called when the client's connection has ended.
 func (m *Message) clientGone() {
-	m.cfg.count(requestAbandoned, 1)
-	if m.phase == inUpstream && !m.call.Abandon() {
-		// Its id stays taken until the answer comes or the deadline passes.
-		m.conn.unlink(m)
-		m.conn = nil
+	switch {
+	case m.oneway && m.phase == inUpstream:
+		// It waits for a connection, and is delivered all the same.
+		m.leaveClient()
 		return
+	case m.oneway:
+		m.cfg.count(onewayDropped, 1)
+	default:
+		m.cfg.count(requestAbandoned, 1)
+		if m.phase == inUpstream && !m.call.Abandon() {
+			// Its id stays taken until the answer comes or the deadline passes.
+			m.leaveClient()
+			return
+		}
 	}
 	m.end()
+}
+
+func (m *Message) leaveClient() {
+	m.conn.unlink(m)
+	m.conn = nil
 }
 
 // end takes leave of the message.

@@ -183,11 +183,20 @@ func TestOnewayIsForwardedAndNotAnswered(t *testing.T) {
 func TestAOnewayIsDeliveredThoughItsClientCloses(t *testing.T) {
 	e := newEnv(t, "")
 	e.v1.Serve = nil
-	e.v1.Hang = false
+	e.v1.Hang = true // until its client has gone it waits for a connection
 	c := e.Dial(e.cfg)
-	c.Send(dubbotest.Request{ID: 3, Oneway: true}.Bytes())
+	c.Send(dubbotest.Request{ID: 3, Oneway: true}.Bytes(), req(4))
 	c.Close()
-	require.Len(t, parse(e.v1.Servers()[0].Take()), 1)
+	e.v1.Hang = false
+	e.v2.Serve = nil
+	e.Advance(100 * time.Millisecond)
+	e.c.Send(req(5))
+	e.v1.Admit()
+	fs := parse(e.v1.Servers()[0].Take())
+	require.Len(t, fs, 2, "the oneway, and the other client's request")
+	require.EqualValues(t, 0x82, fs[0].Flags)
+	require.EqualValues(t, 1, e.count("request_abandoned"))
+	require.EqualValues(t, 0, e.count("oneway_dropped"))
 }
 
 func TestFailuresAreAnsweredInTheClientsProtocol(t *testing.T) {

@@ -21,6 +21,18 @@ type Cluster struct {
 	Hang bool
 
 	servers []*Server
+	hanging []*Server
+}
+
+// Admit lets the attempts succeed that hang.
+func (c *Cluster) Admit() {
+	for _, s := range c.hanging {
+		if s.state == serverConnecting {
+			s.up()
+		}
+	}
+	c.hanging = nil
+	c.h.Settle()
 }
 
 // Cluster makes a cluster with some hosts.
@@ -153,6 +165,7 @@ func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 		case c == nil || w.h.clusters[t.Cluster] != c:
 			s.close(host.NoCluster)
 		case c.Hang:
+			c.hanging = append(c.hanging, s)
 		case c.Fail != nil:
 			if r, fails := c.Fail(); fails {
 				s.close(r)
