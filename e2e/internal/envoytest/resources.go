@@ -115,6 +115,18 @@ func Module(module, filter string, config M) M {
 // Proxy is Meltemi's filter of client connections.
 func Proxy(config M) M { return Module("meltemi", "meta_protocol_proxy", config) }
 
+// Discovered is a filter whose configuration is an Extension of that name.
+func Discovered(name string) M {
+	return M{"name": name, "config_discovery": M{
+		"type_urls": []any{networkExtensions + "dynamic_modules.v3.DynamicModuleNetworkFilter"},
+	}}
+}
+
+// Extension is the configuration of a discovered filter.
+func Extension(name string, filter M) M {
+	return M{"@type": types + "envoy.config.core.v3.TypedExtensionConfig", "name": name, "typed_config": filter["typed_config"]}
+}
+
 // Dubbo is a configuration of Proxy.
 func Dubbo(statPrefix string, routes ...any) M {
 	return M{

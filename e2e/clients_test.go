@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// held answers requests only when told to.
+type held struct{ arrived, release chan struct{} }
+
+func newHeld() held {
+	return held{make(chan struct{}, 1000), make(chan struct{})}
+}
+
+func (h held) behaviour(c *scripted.Conn, req dubbotest.Parsed) {
+	h.arrived <- struct{}{}
+	go func() {
+		<-h.release
+		scripted.Answer("held")(c, req)
+	}()
+}
+
+func TestClientLeavesWhileItsRequestsAreInFlight(t *testing.T) {
+	leave := map[string]func(*scripted.Client){
+		"close": func(c *scripted.Client) { c.Close() },
+		"reset": func(c *scripted.Client) { c.SetLinger(0); c.Close() },
+		"close within a frame": func(c *scripted.Client) {
+			b := dubbotest.Request{ID: 9, Argument: strings.Repeat("x", 1000)}.Bytes()
+			c.Send(b[:500]...)
+			c.Close()
+		},
+	}
+	once(t, func(t *testing.T, v variant) {
+		for name, how := range leave {
+			t.Run(name, func(t *testing.T) {
+				h := newHeld()
+				s := scripted.Serve(t, h.behaviour)
+				e := v.start(t, toOne("held"), envoytest.Cluster("held", envoytest.At(s.Port)...))
+				leaver, stayer := scripted.Dial(t, e.Port("dubbo")), scripted.Dial(t, e.Port("dubbo"))
+				keepWorkersReporting(t, e)
+				for id := uint64(1); id <= 3; id++ {
+					leaver.Ask(id, dubbotest.Request{})
+					stayer.Ask(id, dubbotest.Request{})
+				}
+				for range 6 {
+					<-h.arrived
+				}
+				how(leaver)
+				// A client that is gone looks like one that only stopped sending,
+				// until something is written to it.
+				close(h.release)
+				for _, a := range stayer.Answers(3) {
+					require.Equal(t, "held", a.Text())
+				}
+				e.WaitStat(stats+"request_active", envoytest.Exactly(0))
+				stayer.Ask(4, dubbotest.Request{})
+				require.Equal(t, "held", stayer.Read().Text())
+				stayer.Quiet()
+				checkCounters(t, e)
+			})
+		}
+	})
+}
+
+// keepWorkersReporting opens so many connections that each worker has some: one
+// that has none shows what it has counted only with its next connection.
+func keepWorkersReporting(t *testing.T, e *envoytest.Envoy) {
+	for range 16 {
+		scripted.Dial(t, e.Port("dubbo")).Quiet()
+	}
+}
+
+func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		h := newHeld()
+		s := scripted.Serve(t, h.behaviour)
+		e := v.start(t, toOne("held"), envoytest.Cluster("held", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		for id := uint64(1); id <= 5; id++ {
+			c.Ask(id, dubbotest.Request{})
+			<-h.arrived
+		}
+		require.NoError(t, c.CloseWrite())
+		close(h.release)
+		require.Len(t, c.Answers(5), 5)
+		require.Empty(t, c.Closed())
+		checkCounters(t, e)
+	})
+}
+
+func TestPipelinedRequestsEndInAnyOrder(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		// The first of ten is answered last.
+		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
+			n := 10 - int(dubbotestArgument(req)[0]-'0')
+			scripted.After(time.Duration(n)*30*time.Millisecond, scripted.Answer(dubbotestArgument(req)))(c, req)
+		})
+		e := v.start(t, toOne("slow"), envoytest.Cluster("slow", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		var all []byte
+		for i := range 10 {
+			all = append(all, dubbotest.Request{ID: uint64(1000 + i), Argument: string(rune('0' + i))}.Bytes()...)
+		}
+		c.Send(all...)
+		first := c.Read()
+		require.NotEqualValues(t, 1000, first.ID, "the slowest came first")
+		answers := c.Answers(9)
+		answers[first.ID] = first
+		for i := range 10 {
+			require.Equal(t, string(rune('0'+i)), answers[uint64(1000+i)].Text())
+		}
+		c.Quiet()
+		checkCounters(t, e)
+	})
+}
+
+// dubbotestArgument is the string argument of a request as dubbotest makes it.
+func dubbotestArgument(req dubbotest.Parsed) string {
+	i := strings.Index(string(req.Body), "Ljava/lang/String;") + len("Ljava/lang/String;")
+	rest := dubbotest.Parsed{Body: req.Body[i:]}
+	return rest.Text()
+}
+
+func TestDuplicateAndHostileIDs(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) { scripted.Answer(dubbotestArgument(req))(c, req) })
+		e := v.start(t, toOne("echo"), envoytest.Cluster("echo", envoytest.At(s.Port)...))
+		ids := []uint64{0, 1, 1<<63 - 1, 1 << 63, 1<<64 - 1, 1 << 32}
+		a, b := scripted.Dial(t, e.Port("dubbo")), scripted.Dial(t, e.Port("dubbo"))
+		for _, id := range ids {
+			a.Ask(id, dubbotest.Request{Argument: "a"})
+			b.Ask(id, dubbotest.Request{Argument: "b"})
+		}
+		for _, f := range a.Answers(len(ids)) {
+			require.Equal(t, "a", f.Text())
+		}
+		for _, f := range b.Answers(len(ids)) {
+			require.Equal(t, "b", f.Text())
+		}
+		// One id for many requests is the client's own affair: as many answers.
+		for range 10 {
+			a.Ask(7, dubbotest.Request{Argument: "same"})
+		}
+		for range 10 {
+			f := a.Read()
+			require.EqualValues(t, 7, f.ID)
+			require.Equal(t, "same", f.Text())
+		}
+		a.Quiet()
+		b.Quiet()
+		checkCounters(t, e)
+	})
+}
+
+func TestGarbageFromAClientEndsThatClient(t *testing.T) {
+	garbage := map[string][]byte{
+		"another protocol":  []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+		"two gigabytes":     {0xda, 0xbb, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff},
+		"a negative length": {0xda, 0xbb, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff},
+	}
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("good"))
+		e := v.start(t, toOne("good"), envoytest.Cluster("good", envoytest.At(s.Port)...))
+		honest := scripted.Dial(t, e.Port("dubbo"))
+		for name, b := range garbage {
+			t.Run(name, func(t *testing.T) {
+				before := e.Stat(stats + "request_decoding_error")
+				c := scripted.Dial(t, e.Port("dubbo"))
+				c.Ask(1, dubbotest.Request{})
+				require.Equal(t, "good", c.Read().Text())
+				c.Send(b...)
+				c.Closed()
+				e.WaitStat(stats+"request_decoding_error", envoytest.AtLeast(before+1))
+				honest.Ask(1, dubbotest.Request{})
+				require.Equal(t, "good", honest.Read().Text())
+			})
+		}
+	})
+}
+
+const mib = 1 << 20
+
+func TestClientThatDoesNotReadIsClosed(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
+		e := v.start(t, toOne("big"), envoytest.Cluster("big", envoytest.At(s.Port)...))
+		honest := scripted.Dial(t, e.Port("dubbo"))
+		honest.Ask(1, dubbotest.Request{})
+		honest.Read()
+		before := e.RSS()
+
+		keepWorkersReporting(t, e)
+		lazy := scripted.Dial(t, e.Port("dubbo"))
+		require.NoError(t, lazy.SetReadBuffer(4096))
+		var written atomic.Bool
+		go func() {
+			defer written.Store(true)
+			for id := uint64(1); id <= 3000; id++ { // 180 MB of answers
+				if _, err := lazy.Write(dubbotest.Request{ID: id}.Bytes()); err != nil {
+					return
+				}
+			}
+		}()
+		e.WaitStat(stats+"downstream_overflow", envoytest.Exactly(1))
+		honest.Ask(2, dubbotest.Request{})
+		require.Len(t, honest.Read().Text(), 60_000)
+		require.Less(t, e.RSS()-before, int64(64*mib))
+		e.WaitStat(stats+"request_active", envoytest.Exactly(0))
+		lazy.Close()
+		require.Eventually(t, written.Load, patience, tick)
+		honest.Quiet()
+		checkCounters(t, e)
+	})
+}
+
+func TestClientThatReadsLateGetsEverything(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
+		e := v.start(t, toOne("big"), envoytest.Cluster("big", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		const n = 60 // 3.6 MB, below the limit
+		for id := uint64(1); id <= n; id++ {
+			c.Ask(id, dubbotest.Request{})
+		}
+		e.WaitStat(stats+"response", envoytest.Exactly(n))
+		for _, a := range c.Answers(n) {
+			require.Len(t, a.Text(), 60_000)
+		}
+		c.Quiet()
+		checkCounters(t, e)
+	})
+}
+
+func TestServerThatDoesNotReadCostsBoundedMemory(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		stuck := make(chan struct{})
+		release := sync.OnceFunc(func() { close(stuck) })
+		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
+			<-stuck // and nothing more is read from this connection
+			scripted.Answer("at last")(c, req)
+		})
+		t.Cleanup(release)
+		e := v.start(t, withTimeout("stuck", 2*time.Second), envoytest.Cluster("stuck", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		before := e.RSS()
+		const n = 3000 // 180 MB of requests
+		sent := make(chan error, 1)
+		go func() {
+			payload := strings.Repeat("x", 60_000)
+			for id := uint64(1); id <= n; id++ {
+				if _, err := c.Write(dubbotest.Request{ID: id, Argument: payload}.Bytes()); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		// Each gets its one answer, though it is an error.
+		peak := int64(0)
+		seen := map[uint64]bool{}
+		for len(seen) < n {
+			f := c.Read()
+			require.False(t, seen[f.ID], "%d twice", f.ID)
+			require.NotEqualValues(t, statusOK, f.Status)
+			if seen[f.ID] = true; len(seen)%100 == 1 {
+				peak = max(peak, e.RSS())
+			}
+		}
+		require.NoError(t, <-sent)
+		require.Less(t, peak-before, int64(96*mib))
+		release()
+		require.Eventually(t, func() bool {
+			c.Ask(n+1, dubbotest.Request{})
+			return c.Read().Text() == "at last"
+		}, patience, tick)
+		checkCounters(t, e)
+	})
+}
