@@ -323,7 +323,8 @@ func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) 
 }
 
 func (m *Message) dropFrame() {
-	if m.held = false; cap(m.frame) > 64<<10 {
+	// Thousands of messages may be waiting for answers, each with its buffer.
+	if m.held = false; cap(m.frame) > 4<<10 {
 		m.frame = nil
 	}
 }
