@@ -201,7 +201,7 @@ func (d *demo) envoy(config string) (admin, port string, err error) {
 	})
 	select {
 	case err := <-exited:
-		return "", "", fmt.Errorf("envoy ended, see build/demo/envoy.log: %v", err)
+		return "", "", fmt.Errorf("envoy ended, see build/demo/envoy.log: %w", err)
 	default:
 	}
 	if err != nil {
