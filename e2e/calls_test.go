@@ -121,7 +121,7 @@ func checkCalls(t *testing.T, p pairing, c *peers.Consumer, name string) {
 		blob := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("meltemi\x00\xff"), 1<<20/9))
 		a := c.Call(call("blob", blob))
 		require.Empty(t, a.Error)
-		require.True(t, a.Value == blob, "the bytes came back changed")
+		require.Equal(t, blob, a.Value)
 	})
 	t.Run("50 callers", func(t *testing.T) {
 		cmd := call("sayHello", "all")

@@ -116,9 +116,8 @@ func TestRoutesChangeOnOpenConnections(t *testing.T) {
 					return f.Text()
 				}
 				require.Equal(t, "a", call())
-				want := "a"
 				for round := range 4 {
-					want = []string{"b", "a"}[round%2]
+					want := []string{"b", "a"}[round%2]
 					if by == "extension" {
 						e.SetExtension(extension, envoytest.Proxy(config(want)))
 					} else {

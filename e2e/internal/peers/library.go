@@ -105,7 +105,7 @@ func newer(dir, stamp string) bool {
 		return true
 	}
 	found := false
-	filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+	filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package scripted
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -111,7 +112,8 @@ func (c *Client) Closed() (frames []dubbotest.Parsed) {
 			frames = append(frames, f)
 			continue
 		}
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		var ne net.Error
+		if errors.As(err, &ne) && ne.Timeout() {
 			c.t.Fatalf("the connection is still open after %v", patience)
 		}
 		return frames

@@ -217,12 +217,12 @@ func CloseMidFrame(c *Conn, req dubbotest.Parsed) {
 }
 
 // Close closes the connection without an answer.
-func Close(c *Conn, _ dubbotest.Parsed) { c.Conn.Close() }
+func Close(c *Conn, _ dubbotest.Parsed) { c.Close() }
 
 // Reset closes it with a RST.
 func Reset(c *Conn, _ dubbotest.Parsed) {
 	c.Conn.(*net.TCPConn).SetLinger(0)
-	c.Conn.Close()
+	c.Close()
 }
 
 // HugeLength answers with a header that announces two gigabytes.
