@@ -321,7 +321,3 @@ func (c *carrier) Close(graceful bool) {
 		c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
 	}
 }
-
-// PauseReading implements host.Upstream. Reading goes on: what a server sends
-// on a connection that serves one request is bounded by that answer.
-func (c *carrier) PauseReading(bool) {}

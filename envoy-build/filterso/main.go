@@ -1,8 +1,10 @@
 // Command filterso is a shared object for tests: Meltemi with the example
-// filters and one that panics.
+// filters, one that panics and one that keeps a goroutine busy.
 package main
 
 import (
+	"sync/atomic"
+
 	"google.golang.org/protobuf/types/known/anypb"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
@@ -14,7 +16,17 @@ import (
 
 func main() {}
 
+var spin atomic.Uint64
+
 func init() {
+	filter.Register("test.busy", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
+		go func() {
+			for n := uint64(0); ; n++ {
+				spin.Store(n)
+			}
+		}()
+		return boom{}, nil
+	})
 	filter.Register("test.boom", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return boom{}, nil })
 }
 

@@ -238,6 +238,3 @@ func (u *upstream) Close(graceful bool) {
 		s.close(host.Local)
 	})
 }
-
-// PauseReading implements host.Upstream.
-func (u *upstream) PauseReading(bool) {}

@@ -196,9 +196,6 @@ type Upstream interface {
 	// graceful, by an end of stream after which the server may still answer.
 	// Closed follows, also for a connection that was never ready.
 	Close(graceful bool)
-	// PauseReading(true) stops reading from the server as far as the host can;
-	// false resumes.
-	PauseReading(pause bool)
 }
 
 // CloseReason is why an upstream connection ended.

@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"debug/elf"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// TestTheSharedObjectLoadsOnOldSystems: nothing newer than glibc 2.34, no
+// library but libc, and it stays loaded.
+func TestTheSharedObjectLoadsOnOldSystems(t *testing.T) {
+	f, err := elf.Open(filepath.Join(peers.Root(), "build", "libmeltemi.so"))
+	require.NoError(t, err)
+	defer f.Close()
+	symbols, err := f.ImportedSymbols()
+	require.NoError(t, err)
+	for _, s := range symbols {
+		v, ok := strings.CutPrefix(s.Version, "GLIBC_2.")
+		if !ok {
+			continue
+		}
+		minor, _, _ := strings.Cut(v, ".")
+		n, err := strconv.Atoi(minor)
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, 34, s.Name)
+	}
+	libraries, err := f.ImportedLibraries()
+	require.NoError(t, err)
+	for _, l := range libraries {
+		require.Contains(t, []string{"libc.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}, l)
+	}
+	flags, err := f.DynValue(elf.DT_FLAGS_1)
+	require.NoError(t, err)
+	require.NotEmpty(t, flags)
+	require.NotZero(t, flags[0]&uint64(elf.DF_1_NODELETE))
+}
+
+// TestGosRuntimeIsOurs: the container's GOMAXPROCS and GOMEMLIMIT are not
+// meant for the workers, and a busy goroutine makes none of them wait.
+func TestGosRuntimeIsOurs(t *testing.T) {
+	build(t, "./envoy-build/filterso", filepath.Join(filterSO(), "libcustom.so"))
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		config := toOne("one")
+		config["meta_protocol_filters"] = []any{envoytest.M{"name": "test.busy"}, envoytest.M{"name": "aeraki.meta_protocol.filters.router"}}
+		o := v.options()
+		o.Modules = filterSO()
+		o.Env = []string{"GOMAXPROCS=" + strconv.Itoa(v.workers), "GOMEMLIMIT=10MiB", "MELTEMI_GOMEMLIMIT=300MiB"}
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{
+			envoytest.LoopbackOf("custom", envoytest.Socket()),
+			envoytest.Listener("dubbo", envoytest.Module("custom", "meta_protocol_proxy", config)),
+		}
+		e := envoytest.Start(t, o)
+		require.Contains(t, e.Log(), "GOMAXPROCS "+strconv.Itoa(v.workers+2)+", Go memory limit 300 MiB")
+		c := scripted.Dial(t, e.Port("dubbo"))
+		var took []time.Duration
+		for id := range uint64(500) {
+			begin := time.Now()
+			c.Ask(id, dubbotest.Request{})
+			require.Equal(t, "here", c.Read().Text())
+			took = append(took, time.Since(begin))
+		}
+		slices.Sort(took)
+		// A worker that had to wait for a processor would wait for Go's
+		// preemption, 10 ms, on every request.
+		require.Less(t, took[len(took)/2], 5*time.Millisecond)
+	})
+}
+
+func TestCountersAreAtPrometheusToo(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		e := v.start(t, toOne("one"), envoytest.Cluster("one", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		for id := range uint64(7) {
+			c.Ask(id, dubbotest.Request{})
+			c.Read()
+		}
+		e.WaitStat(stats+"response_success", envoytest.Exactly(7))
+		text := e.Admin("/stats/prometheus")
+		require.Contains(t, text, "envoy_meta_protocol_dubbo_test_request{} 7\n")
+		require.Contains(t, text, "envoy_meta_protocol_dubbo_test_request_active{} 0\n")
+		require.Contains(t, text, "# TYPE envoy_meta_protocol_dubbo_test_request_time_ms histogram")
+	})
+}
