@@ -24,7 +24,13 @@ type Client struct {
 // Dial connects to 127.0.0.1:port until the end of the test.
 func Dial(t testing.TB, port int) *Client {
 	t.Helper()
-	nc, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	return DialAt(t, fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// DialAt is Dial of another address.
+func DialAt(t testing.TB, addr string) *Client {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ type Behaviour func(c *Conn, req dubbotest.Parsed)
 
 // Server is a scripted provider.
 type Server struct {
-	// Port at 127.0.0.1.
+	// Port it listens on.
 	Port int
 
 	l           net.Listener
@@ -63,7 +63,13 @@ type Server struct {
 // Serve starts a server until the end of the test.
 func Serve(t testing.TB, b Behaviour) *Server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return ServeAt(t, "127.0.0.1:0", b)
+}
+
+// ServeAt is Serve at another address.
+func ServeAt(t testing.TB, addr string, b Behaviour) *Server {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
