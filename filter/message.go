@@ -472,7 +472,10 @@ func (m *Message) clientGone() {
 	m.end()
 }
 
+// leaveClient lets the message go on without its client. It is active no more:
+// when it ends, no connection may be left by which a gauge could be told.
 func (m *Message) leaveClient() {
+	m.cfg.gauge(-1)
 	m.conn.unlink(m)
 	m.conn = nil
 }
@@ -490,8 +493,8 @@ func (m *Message) end() {
 		ms := (m.sh.w.Now() - m.start).Milliseconds()
 		c.record(uint64(ms))
 	}
-	c.gauge(-1)
 	if m.conn != nil {
+		c.gauge(-1)
 		m.conn.unlink(m)
 	}
 	m.sh.freeMessage(m)
