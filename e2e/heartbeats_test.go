@@ -25,7 +25,7 @@ func TestIdleConnectionsStayByHeartbeats(t *testing.T) {
 				who := peers.Command{Method: "who"}
 				require.Equal(t, "p1", c.Call(who).Value)
 				connections := func() int64 {
-					for name, n := range e.Stats("^listener[.]127.*[.]downstream_cx_total$") {
+					for name, n := range e.Stats("^listener[.]127[0-9._]*[.]downstream_cx_total$") {
 						require.NotZero(t, n, name)
 						return n
 					}
