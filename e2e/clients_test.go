@@ -46,7 +46,6 @@ func TestClientLeavesWhileItsRequestsAreInFlight(t *testing.T) {
 				s := scripted.Serve(t, h.behaviour)
 				e := v.start(t, toOne("held"), envoytest.Cluster("held", envoytest.At(s.Port)...))
 				leaver, stayer := scripted.Dial(t, e.Port("dubbo")), scripted.Dial(t, e.Port("dubbo"))
-				keepWorkersReporting(t, e)
 				for id := uint64(1); id <= 3; id++ {
 					leaver.Ask(id, dubbotest.Request{})
 					stayer.Ask(id, dubbotest.Request{})
@@ -69,14 +68,6 @@ func TestClientLeavesWhileItsRequestsAreInFlight(t *testing.T) {
 			})
 		}
 	})
-}
-
-// keepWorkersReporting opens so many connections that each worker has some: one
-// that has none shows what it has counted only with its next connection.
-func keepWorkersReporting(t *testing.T, e *envoytest.Envoy) {
-	for range 16 {
-		scripted.Dial(t, e.Port("dubbo")).Quiet()
-	}
 }
 
 func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
@@ -198,7 +189,6 @@ func TestClientThatDoesNotReadIsClosed(t *testing.T) {
 		honest.Read()
 		before := e.RSS()
 
-		keepWorkersReporting(t, e)
 		lazy := scripted.Dial(t, e.Port("dubbo"))
 		require.NoError(t, lazy.SetReadBuffer(4096))
 		var written atomic.Bool
