@@ -4,8 +4,10 @@ package dubbo
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -29,6 +31,9 @@ const (
 	maskSerial  = 0x1f
 
 	hessian2 = 2
+
+	// maxNull is the longest body of a heartbeat that is answered in kind.
+	maxNull = 64
 
 	// maxBody is what Envoy's dubbo_proxy allows; Dubbo's own default is 8 MiB.
 	maxBody = 16 << 20
@@ -89,6 +94,7 @@ const (
 	scratchSerial      = iota // serialization id
 	scratchAttachments        // offset of the attachments in Raw; 0: not known
 	scratchStatus
+	scratchClasses // how many classes were defined before the attachments
 )
 
 // Encode implements codecs.Codec.
@@ -115,11 +121,16 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	return dst, nil
 }
 
-// EncodeHeartbeat implements codecs.Heartbeater.
+// EncodeHeartbeat implements codecs.Heartbeater. The body is a null: what it
+// looks like in another serialization the heartbeat itself shows.
 func (c *codec) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
+	null := []byte{'N'}
+	if b := hb.Raw[headerSize:]; hb.Scratch[scratchSerial] != hessian2 && len(b) <= maxNull {
+		null = b
+	}
 	dst = appendHeader(dst, flagEvent|byte(hb.Scratch[scratchSerial]), statusOK, hb.ID)
-	dst[len(dst)-1] = 1
-	return append(dst, 'N'), nil
+	dst[len(dst)-1] = byte(len(null))
+	return append(dst, null...), nil
 }
 
 func appendHeader(dst []byte, flags, status byte, id uint64) []byte {
@@ -149,11 +160,25 @@ func statusOf(t codecs.ErrorType) byte {
 	}
 }
 
+// maxText is the longest key or value of a mutation, in bytes, as in the
+// configuration of routes.
+const maxText = 16384
+
 // CheckMutation implements codecs.Mutator: keys are names of attachments.
-func (c *codec) CheckMutation(_ codecs.Direction, key, _ string) error {
+func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
+	switch {
+	case key == "":
+		return errors.New("key: must not be empty")
+	case len(key) > maxText:
+		return fmt.Errorf("key: %.20q… is longer than %d bytes", key, maxText)
+	case len(value) > maxText:
+		return fmt.Errorf("value: that of key %.40q is longer than %d bytes", key, maxText)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("key: %.40q is not UTF-8", key)
+	case !utf8.ValidString(value):
+		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
+	}
 	switch key {
-	case "":
-		return fmt.Errorf("key: must not be empty")
 	case "path", "interface", "version", "group", "dubbo":
 		// The body says the same, and servers differ in which they believe.
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)

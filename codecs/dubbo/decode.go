@@ -9,7 +9,16 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/hessian"
 )
 
-// Names of the properties that the codec itself puts.
+// Properties that the codec itself puts first, in this order.
+const (
+	propInterface = iota
+	propMethod
+	propPath
+	propVersion
+	propDubbo
+	propSerialization
+)
+
 var (
 	nameInterface     = []byte("interface")
 	nameMethod        = []byte("method")
@@ -17,6 +26,19 @@ var (
 	nameVersion       = []byte("version")
 	nameDubbo         = []byte("dubbo")
 	nameSerialization = []byte("serialization")
+)
+
+// names of the same, by number.
+var names = [...]string{"interface", "method", "path", "version", "dubbo", "serialization"}
+
+// maxAttachments of a message. Each becomes a property of 48 bytes at the cost
+// of two on the wire, and every look-up passes it.
+const maxAttachments = 1024
+
+// Faults of a body beside those of its values.
+const (
+	tooManyAttachments = "more than 1024 attachments"
+	noMap              = "attachments are no map"
 )
 
 var serialText = func() (t [maskSerial + 1][]byte) {
@@ -100,26 +122,28 @@ func (d *decoder) request(m *codecs.Metadata, flags byte) {
 	r := &d.r
 	r.Reset(m.Raw[headerSize:])
 	dubbo, path, version, method := r.String(), r.String(), r.String(), r.String()
-	for n := countTypes(r.String()); n > 0 && r.Err() == nil; n-- {
-		r.Skip()
-	}
+	skipArguments(r)
 	m.Put(nameInterface, path)
 	m.Put(nameMethod, method)
 	m.Put(namePath, path)
 	m.Put(nameVersion, version)
 	m.Put(nameDubbo, dubbo)
 	m.Put(nameSerialization, serialText[serial])
-	m.SetOperation(path, method)
 	m.Scratch[scratchAttachments] = uint32(headerSize + r.Pos())
-	d.attachments(m, true)
-	if err := r.Err(); err != nil {
-		m.Malformed = err.Error()
-		return
-	}
+	m.Scratch[scratchClasses] = uint32(r.Classes())
+	m.Malformed = d.attachments(m, true)
 	// Routing looks at the interface that the client names; a server finds its
 	// service by the path.
-	props := m.Properties()
-	m.SetOperation(props[0].Value, method)
+	m.SetOperation(m.Properties()[propInterface].Value, method)
+	r.Reset(nil) // the frame is not the decoder's to keep
+}
+
+// skipArguments moves over the types of a call and the values that they stand
+// for.
+func skipArguments(r *hessian.Reader) {
+	for n := countTypes(r.String()); n > 0 && r.Err() == nil; n-- {
+		r.Skip()
+	}
 }
 
 // countTypes counts the types of a method's descriptor, such as "ILjava/lang/String;[J".
@@ -141,22 +165,23 @@ func countTypes(desc []byte) int {
 	return n
 }
 
-// attachments puts the string attachments that the reader stands at. Those of
-// a request that repeat what the body says take its place, as they do in a
-// server; method and serialization do not come from attachments.
-func (d *decoder) attachments(m *codecs.Metadata, request bool) {
+// attachments puts the string attachments that the reader stands at, and says
+// what is wrong with them.
+func (d *decoder) attachments(m *codecs.Metadata, request bool) (fault string) {
 	r := &d.r
-	if !r.More() {
-		return
+	if noAttachments(r) {
+		return faultOf(r)
 	}
-	switch r.Peek() {
-	case 'H', 'M':
-		r.Open()
-	default:
-		r.Skip()
-		return
+	// A reference to a map that stands among the arguments would be one too for
+	// a server. Nobody writes that but to hide what is in it.
+	if t := r.Peek(); t != 'H' && t != 'M' {
+		return noMap
 	}
-	for r.More() && r.Peek() != 'Z' {
+	r.Open()
+	for n := 0; r.More() && r.Peek() != 'Z'; n++ {
+		if n == maxAttachments {
+			return tooManyAttachments
+		}
 		if !hessian.IsString(r.Peek()) {
 			r.Skip()
 			r.Skip()
@@ -169,30 +194,59 @@ func (d *decoder) attachments(m *codecs.Metadata, request bool) {
 		}
 		value := r.String()
 		if r.Err() != nil {
-			return
+			break
 		}
-		if request {
-			switch string(key) {
-			case "interface", "path", "version", "dubbo":
-				replace(m, key, value)
-				continue
-			case "method", "serialization":
-				continue
-			}
+		if !request || !own(m, key, value) {
+			m.Put(key, value)
 		}
-		m.Put(key, value)
 	}
 	r.Close()
+	return faultOf(r)
 }
 
-func replace(m *codecs.Metadata, key, value []byte) {
-	props := m.Properties()
-	for i := range props {
-		if string(props[i].Name) == string(key) {
-			props[i].Value = value
-			return
-		}
+func faultOf(r *hessian.Reader) string {
+	if err := r.Err(); err != nil {
+		return err.Error()
 	}
+	return ""
+}
+
+// noAttachments reports whether r stands at what takes the place of the map
+// when there are none, if anything does.
+func noAttachments(r *hessian.Reader) bool {
+	return !r.More() || r.Peek() == 'N' || r.Peek() == 0 // "" is what old clients send
+}
+
+// own reports whether an attachment of a request has the name of one of the
+// codec's own properties. It takes the place of what the body says, as it does
+// in a server, but for the method and the serialization. Servers tell case
+// apart, rules do not: one that differs in case is no property at all.
+func own(m *codecs.Metadata, key, value []byte) bool {
+	var prop int
+	switch len(key) {
+	case len("path"):
+		prop = propPath
+	case len("dubbo"):
+		prop = propDubbo
+	case len("method"):
+		prop = propMethod
+	case len("version"):
+		prop = propVersion
+	case len("interface"):
+		prop = propInterface
+	case len("serialization"):
+		prop = propSerialization
+	default:
+		return false
+	}
+	p := &m.Properties()[prop]
+	if string(p.Name) == string(key) {
+		if prop != propMethod && prop != propSerialization {
+			p.Value = value
+		}
+		return true
+	}
+	return codecs.EqualFold(key, names[prop])
 }
 
 func (d *decoder) response(m *codecs.Metadata) {
@@ -212,6 +266,7 @@ func (d *decoder) response(m *codecs.Metadata) {
 	case kind == withException || kind == withExceptionAndAttachments:
 		m.Status = codecs.StatusBusinessException
 	}
+	r.Reset(nil)
 	// The attachments come behind the value, which may be large: they are
 	// looked for when somebody asks.
 	m.Defer(d)
@@ -219,9 +274,10 @@ func (d *decoder) response(m *codecs.Metadata) {
 
 // Load implements codecs.Loader: it puts a response's attachments.
 func (d *decoder) Load(m *codecs.Metadata) {
-	if at := attachmentsOf(&d.r, m); at > 0 {
+	if attachmentsOf(&d.r, m) > 0 {
 		d.attachments(m, false)
 	}
+	d.r.Reset(nil)
 }
 
 // attachmentsOf makes r stand at the attachments of a response and returns

@@ -1,8 +1,8 @@
 package dubbo
 
 import (
-	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -20,49 +20,43 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
 	var r hessian.Reader
+	r.Reset(m.Raw[headerSize:])
 	start := len(dst)
-	at := len(m.Raw)
 	switch m.Type {
 	case codecs.Request, codecs.Oneway:
-		if at = int(m.Scratch[scratchAttachments]); at == 0 {
-			return dst, codecs.ErrNoMutation
+		if m.Scratch[scratchClasses] == 0 {
+			r.Seek(int(m.Scratch[scratchAttachments]) - headerSize)
+		} else { // objects among the attachments may be of classes defined before
+			for range 4 {
+				r.String()
+			}
+			skipArguments(&r)
 		}
-		// Class definitions before the attachments count for them too.
-		r.Reset(m.Raw[headerSize:])
-		for range 4 {
-			r.String()
-		}
-		for n := countTypes(r.String()); n > 0 && r.Err() == nil; n-- {
-			r.Skip()
-		}
-		dst = append(dst, m.Raw[:at]...)
+		dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
 	case codecs.Response:
-		if found := attachmentsOf(&r, m); found > 0 {
-			at = found
-			dst = append(dst, m.Raw[:at]...)
-			break
-		}
-		// Without attachments so far: the kind says that there are some now.
-		r.Reset(m.Raw[headerSize:])
-		kind := byte(r.Int())
-		switch kind {
-		case withException, withValue:
+		kind := r.Int()
+		value := r.Pos() // the kind may be written in more than one byte
+		if kind%withExceptionAndAttachments != withNull {
 			r.Skip()
-		case withExceptionAndAttachments, withValueAndAttachments:
-			r.Skip()
-			kind -= withExceptionAndAttachments
-		case withNullAndAttachments:
-			kind -= withExceptionAndAttachments
 		}
-		if r.Err() != nil || r.More() || m.Raw[headerSize]-0x90 > withNullAndAttachments {
-			return dst, codecs.ErrNoMutation
+		if kind < withExceptionAndAttachments {
+			// The kind says from now on that there are attachments. In their place
+			// may be a null, which dubbo-go writes behind every answer.
+			kind += withExceptionAndAttachments
+			if !noAttachments(&r) {
+				return dst, fmt.Errorf("%w: unknown bytes behind its value", codecs.ErrNoMutation)
+			}
 		}
-		dst = append(dst, m.Raw...)
-		dst[start+headerSize] = 0x90 + kind + withExceptionAndAttachments
+		dst = append(dst, m.Raw[:headerSize]...)
+		dst = append(dst, 0x90+byte(kind))
+		dst = append(dst, m.Raw[headerSize+value:headerSize+r.Pos()]...)
 	default:
 		return dst, fmt.Errorf("%w: it is an %s", codecs.ErrNoMutation, m.Type)
 	}
-	dst, err := appendAttachments(dst, &r, m.Raw[at:], mut)
+	dst, err := appendAttachments(dst, &r, m.Raw[headerSize:], mut.Entries())
+	if err == nil && len(dst)-start > c.maxFrame {
+		err = errors.New("it would become larger than the limit") // which ends connections
+	}
 	if err != nil {
 		return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
 	}
@@ -70,64 +64,70 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	return dst, nil
 }
 
-// appendAttachments appends the map old, at which r stands, with mut applied.
-func appendAttachments(dst []byte, r *hessian.Reader, old []byte, mut *codecs.Mutation) ([]byte, error) {
-	base := r.Pos()
-	from := func(pos int) []byte { return old[pos-base : r.Pos()-base] }
-	var done [64]bool // more keys than that are set again at the end, which does no harm
-	set := func(i int) bool { return i < len(done) && done[i] }
-	entries := mut.Entries()
-	if len(old) == 0 || r.Peek() == 'N' {
-		if len(old) > 0 {
+// appendAttachments appends the rest of body, from the map on at which r
+// stands, with the entries set.
+func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []codecs.KeyValue) ([]byte, error) {
+	// Entries that stand in the map already. Those beyond are set again at its
+	// end, which does no harm.
+	var done [64]bool
+	if noAttachments(r) {
+		if r.More() {
 			r.Skip()
 		}
 		dst = append(dst, 'H')
 	} else {
+		from := r.Pos()
 		if !r.Open() {
 			return dst, r.Err()
 		}
-		dst = append(dst, from(base)...)
-		for r.More() && r.Peek() != 'Z' {
-			pos := r.Pos()
-			var key []byte
-			named := hessian.IsString(r.Peek())
-			if named {
-				key = r.String()
+		for n := 0; r.More() && r.Peek() != 'Z'; n++ {
+			if n == maxAttachments {
+				return dst, errors.New(tooManyAttachments)
+			}
+			i := -1
+			if hessian.IsString(r.Peek()) {
+				i = indexOf(entries, r.String())
 			} else {
 				r.Skip()
 			}
-			dst = append(dst, from(pos)...)
-			pos = r.Pos()
+			value := r.Pos()
 			simple := r.Skip()
-			if i := indexOf(entries, key); named && simple && i >= 0 {
+			switch {
+			case i < 0:
+			case simple && r.Err() == nil:
+				dst = append(dst, body[from:value]...)
+				dst = hessian.AppendString(dst, entries[i].Value)
+				from = r.Pos()
 				if i < len(done) {
 					done[i] = true
 				}
-				dst = hessian.AppendString(dst, entries[i].Value)
-				continue
+			default:
+				// A map or object stays even if its key is set: a later reference may
+				// mean it. Of two entries with one key the later wins, in Java as in
+				// Go, so the new one goes behind it.
+				if i < len(done) {
+					done[i] = false
+				}
 			}
-			// A map or object stays even if its key is set: a later reference may
-			// mean it. Of two entries with one key the later wins, in Java as in
-			// Go, so the new one goes behind it.
-			dst = append(dst, from(pos)...)
 		}
+		dst = append(dst, body[from:r.Pos()]...)
 		if !r.Close() {
 			return dst, r.Err()
 		}
 	}
 	for i, kv := range entries {
-		if !set(i) {
+		if i >= len(done) || !done[i] {
 			dst = hessian.AppendString(dst, kv.Key)
 			dst = hessian.AppendString(dst, kv.Value)
 		}
 	}
 	dst = append(dst, 'Z')
-	return append(dst, old[r.Pos()-base:]...), r.Err()
+	return append(dst, body[r.Pos():]...), r.Err()
 }
 
 func indexOf(entries []codecs.KeyValue, key []byte) int {
 	for i := range entries {
-		if bytes.Equal(key, []byte(entries[i].Key)) {
+		if entries[i].Key == string(key) {
 			return i
 		}
 	}

@@ -35,13 +35,21 @@ type Reader struct {
 	fields []int32
 }
 
-// Reset makes r read b, which r keeps only until the next Reset.
+// Reset makes r read b, which r keeps until the next Reset: Reset(nil) lets go
+// of it.
 func (r *Reader) Reset(b []byte) {
 	r.b, r.pos, r.err, r.fields = b, 0, nil, r.fields[:0]
 	if cap(r.fields) > 1024 {
 		r.fields = nil
 	}
 }
+
+// Classes returns how many classes have been defined so far.
+func (r *Reader) Classes() int { return len(r.fields) }
+
+// Seek makes the value at pos the next one, without a look at those before it:
+// classes that they define stay unknown. pos lies within the bytes of Reset.
+func (r *Reader) Seek(pos int) { r.pos = pos }
 
 // Err returns the first error.
 func (r *Reader) Err() error { return r.err }
@@ -100,6 +108,31 @@ func IsString(t byte) bool { return t <= 0x1f || t >= 0x30 && t <= 0x33 || t == 
 // string in several chunks, or with characters that Java encodes as surrogate
 // pairs, is a fresh copy in proper UTF-8. null reads as nil.
 func (r *Reader) String() []byte {
+	if b := r.short(); b != nil {
+		return b
+	}
+	return r.string()
+}
+
+// short reads what most strings are: ASCII, of less than 32 characters. It
+// returns nil, and reads nothing, when another one comes.
+func (r *Reader) short() []byte {
+	if r.pos >= len(r.b) || r.err != nil {
+		return nil
+	}
+	n := int(r.b[r.pos]) + 1
+	if n > 0x20 || n > len(r.b)-r.pos {
+		return nil
+	}
+	b := r.b[r.pos+1 : r.pos+n : r.pos+n]
+	if !ascii(b) {
+		return nil
+	}
+	r.pos += n
+	return b
+}
+
+func (r *Reader) string() []byte {
 	if r.Peek() == 'N' && r.More() {
 		r.pos++
 		return nil
@@ -149,66 +182,95 @@ func (r *Reader) chunk() (b []byte, surrogates, final bool) {
 
 const highBits = 0x8080808080808080
 
+func ascii(b []byte) bool {
+	if n := len(b); n >= 8 {
+		bits := binary.LittleEndian.Uint64(b[n-8:])
+		for ; len(b) >= 8; b = b[8:] {
+			bits |= binary.LittleEndian.Uint64(b)
+		}
+		return bits&highBits == 0
+	}
+	var bits byte
+	for _, c := range b {
+		bits |= c
+	}
+	return bits < 0x80
+}
+
 // chars moves over n UTF-16 code units in UTF-8. Java writes a character
 // beyond the BMP as two surrogates of three bytes each; others write four
 // bytes, which count as two units as well.
 func (r *Reader) chars(n int) (surrogates bool) {
-	b, i := r.b, r.pos
-	// ASCII, eight at a time, also where fewer are left of the string.
-	for n > 0 && len(b)-i >= 8 {
-		k := min(n, 8)
-		if binary.LittleEndian.Uint64(b[i:])&(highBits>>(64-8*k)) != 0 {
-			break
-		}
-		i += k
-		n -= k
-	}
-	for n > 0 {
-		if i >= len(b) {
-			r.fail(ErrTruncated)
-			return false
-		}
-		c := b[i]
-		size := 1
-		switch {
-		case c < 0x80:
-		case c>>5 == 0x6:
-			size = 2
-		case c>>4 == 0xe:
-			size = 3
-			if c == 0xed && i+1 < len(b) && b[i+1] >= 0xa0 {
-				surrogates = true
-			}
-		case c>>3 == 0x1e:
-			size = 4
-			n--
-		default:
-			r.fail(ErrUTF8)
-			return false
-		}
-		if len(b)-i < size {
-			r.fail(ErrTruncated)
-			return false
-		}
-		for _, cc := range b[i+1 : i+size] {
-			if cc>>6 != 2 {
-				r.fail(ErrUTF8)
-				return false
-			}
-		}
-		i += size
-		n--
-		for n >= 8 && len(b)-i >= 8 && binary.LittleEndian.Uint64(b[i:])&highBits == 0 {
-			i += 8
-			n -= 8
-		}
-	}
-	if n < 0 { // half of a four-byte character
-		r.fail(ErrUTF8)
+	b := r.b[r.pos:]
+	if n <= len(b) && ascii(b[:n]) {
+		r.pos += n
 		return false
 	}
-	r.pos = i
+	for n > 0 && r.err == nil {
+		if n >= 8 && len(b) >= 8 && binary.LittleEndian.Uint64(b)&highBits == 0 {
+			b, n = b[8:], n-8
+			continue
+		}
+		size, units, half := r.char(b)
+		surrogates = surrogates || half
+		b, n = b[size:], n-units
+	}
+	if n < 0 { // the first half of a four-byte character
+		r.fail(ErrUTF8)
+	}
+	if r.err != nil {
+		return false
+	}
+	r.pos = len(r.b) - len(b)
 	return surrogates
+}
+
+// char measures the character at the start of b. One that could be written
+// with fewer bytes is refused: readers that accept it would see another name
+// than those that compare bytes.
+func (r *Reader) char(b []byte) (size, units int, surrogate bool) {
+	if len(b) == 0 {
+		r.fail(ErrTruncated)
+		return 0, 0, false
+	}
+	least, most := byte(0x80), byte(0xbf) // of the second byte
+	switch c := b[0]; {
+	case c < 0x80:
+		return 1, 1, false
+	case c >= 0xc2 && c <= 0xdf:
+		size, units = 2, 1
+	case c >= 0xe0 && c <= 0xef:
+		size, units = 3, 1
+		if c == 0xe0 {
+			least = 0xa0
+		}
+	case c >= 0xf0 && c <= 0xf4:
+		size, units = 4, 2
+		switch c {
+		case 0xf0:
+			least = 0x90
+		case 0xf4:
+			most = 0x8f
+		}
+	default:
+		r.fail(ErrUTF8)
+		return 0, 0, false
+	}
+	if len(b) < size {
+		r.fail(ErrTruncated)
+		return 0, 0, false
+	}
+	for _, c := range b[1:size] {
+		if c>>6 != 2 {
+			r.fail(ErrUTF8)
+			return 0, 0, false
+		}
+	}
+	if b[1] < least || b[1] > most {
+		r.fail(ErrUTF8)
+		return 0, 0, false
+	}
+	return size, units, b[0] == 0xed && b[1] >= 0xa0
 }
 
 // joinSurrogates turns pairs of three-byte surrogates into UTF-8.
@@ -283,6 +345,9 @@ func (r *Reader) skipType() {
 }
 
 func (r *Reader) skipString() {
+	if r.short() != nil {
+		return
+	}
 	for {
 		if _, _, final := r.chunk(); final {
 			return
@@ -331,43 +396,44 @@ const untilZ = -1
 // Skip moves over one value, whatever it is. simple reports that it holds
 // nothing that a later reference could mean.
 func (r *Reader) Skip() (simple bool) {
-	simple = true
-	var left [MaxDepth]int32
-	depth := 0
-	for r.err == nil {
-		if n := r.skipOne(); n != none {
-			simple = false
-			if n != 0 {
-				if depth == MaxDepth {
-					r.fail(ErrDepth)
-					return false
-				}
-				left[depth] = n
-				depth++
-			}
-		}
-		// Close what is complete; what is not wants another value.
-		for depth > 0 {
-			top := &left[depth-1]
-			if *top == untilZ && r.Peek() == 'Z' && r.More() {
-				r.pos++
-				depth--
-				continue
-			}
-			if *top == 0 {
-				depth--
-				continue
-			}
-			if *top > 0 {
-				*top--
-			}
-			break
-		}
-		if depth == 0 {
-			break
-		}
+	switch n := r.skipOne(); n {
+	case none:
+		return r.err == nil
+	case 0:
+	default:
+		r.skipElements(n)
 	}
-	return simple && r.err == nil
+	return false
+}
+
+// skipElements moves over n values, or those up to a 'Z', and all that belongs
+// to them.
+func (r *Reader) skipElements(n int32) {
+	var left [MaxDepth]int32
+	left[0] = n
+	for depth := 1; depth > 0 && r.err == nil; {
+		switch top := &left[depth-1]; {
+		case *top == untilZ && r.Peek() == 'Z':
+			r.pos++
+			depth--
+			continue
+		case *top == 0:
+			depth--
+			continue
+		case *top > 0:
+			*top--
+		}
+		n := r.skipOne()
+		if n == none || n == 0 {
+			continue
+		}
+		if depth == MaxDepth {
+			r.fail(ErrDepth)
+			return
+		}
+		left[depth] = n
+		depth++
+	}
 }
 
 // none is what skipOne returns for a value without elements of its own.
@@ -377,9 +443,17 @@ const none = -2
 // that belong to it.
 func (r *Reader) skipOne() int32 {
 	t := r.tag()
-	for t == 'C' && r.err == nil {
-		r.skipClass()
-		t = r.tag()
+	if t == 'C' {
+		for t == 'C' && r.err == nil {
+			r.skipClass()
+			t = r.tag()
+		}
+		// Writers define a class where its first object follows. Readers would
+		// take any value there, and see strings that ours does not look for.
+		if t != 'O' && t&0xf0 != 0x60 && r.err == nil {
+			r.pos--
+			r.fail(ErrTag)
+		}
 	}
 	switch {
 	case r.err != nil:
@@ -452,6 +526,9 @@ func (r *Reader) skipLetter(t byte) int32 {
 // AppendString appends s as a string.
 func AppendString(dst []byte, s string) []byte {
 	const most = 0x8000 // units in a chunk, as Java's writer has it
+	if len(s) <= 0x1f && isASCII(s) {
+		return append(append(dst, byte(len(s))), s...)
+	}
 	for {
 		n, size := units(s, most)
 		switch last := size == len(s); {
@@ -469,6 +546,15 @@ func AppendString(dst []byte, s string) []byte {
 			return dst
 		}
 	}
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
 }
 
 // units returns how many code units, at most, the first size bytes of s have.
