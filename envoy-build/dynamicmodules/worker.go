@@ -356,7 +356,14 @@ func (k *waker) wake() {
 	}
 }
 
+// timerSlack is how late the timer may be. While events come by themselves
+// they do what is due before it fires.
+const timerSlack = 5 * time.Millisecond
+
 func (k *waker) after(d time.Duration) {
+	if d >= 0 {
+		d += timerSlack
+	}
 	switch {
 	case k.timer == nil && d >= 0:
 		k.timer = time.AfterFunc(d, k.wake)
