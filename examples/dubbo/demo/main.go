@@ -86,7 +86,11 @@ func (d *demo) run() error {
 	if err != nil {
 		return err
 	}
-	if err := counters(admin); err != nil {
+	calls := 0
+	for _, r := range rules {
+		calls += r.command["count"].(int)
+	}
+	if err := counters(admin, calls); err != nil {
 		return err
 	}
 	if !ok {
@@ -372,12 +376,24 @@ func (r rule) check(s summary) string {
 	return ""
 }
 
-// counters prints what Envoy has counted.
-func counters(admin string) error {
-	stats, err := get("http://" + admin + "/stats?usedonly&filter=^meta_protocol[.]dubbo[.]demo[.](request|response|local_response_business_exception)$")
-	if err != nil {
-		return err
+// counters prints what Envoy has counted, once that is all of the calls:
+// workers report what they count a moment later.
+func counters(admin string, calls int) error {
+	const names = "/stats?usedonly&filter=^meta_protocol[.]dubbo[.]demo[.](request|response|local_response_business_exception)$"
+	want := fmt.Sprintf("request: %d", calls)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		stats, err := get("http://" + admin + names)
+		if err != nil {
+			return err
+		}
+		counted := strings.Contains(stats, want+"\n") || strings.HasSuffix(strings.TrimSpace(stats), want)
+		if !counted && time.Now().Before(end) {
+			continue
+		}
+		fmt.Print("Envoy has counted\n  ", strings.ReplaceAll(strings.TrimSpace(stats), "\n", "\n  "), "\n\n")
+		if !counted {
+			return fmt.Errorf("want %s", want)
+		}
+		return nil
 	}
-	fmt.Print("Envoy has counted\n  ", strings.ReplaceAll(strings.TrimSpace(stats), "\n", "\n  "), "\n\n")
-	return nil
 }
