@@ -298,6 +298,7 @@ func TestAClientThatLeavesTakesNothingWithIt(t *testing.T) {
 	fs := parse(s.Take())
 	require.Len(t, fs, 2)
 	gone.Close()
+	require.EqualValues(t, 1, e.count("request_active"), "the other client's")
 	for _, f := range fs {
 		s.Send(dubbotest.Response(f.ID, "x"))
 	}
