@@ -87,6 +87,7 @@ func (c *connection) checkEnd() {
 
 func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 	held := c.in.Buffered() > 0
+	another := false // frame than the one that had begun
 	b, whole := c.in.Add(bufs, total, &c.sh.scratch)
 	if whole {
 		before := len(b)
@@ -95,6 +96,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		if c.closed || c.finishing {
 			return total
 		}
+		another = len(b) < before
 		switch {
 		case held || c.eof || need > leaveAt || len(b) > leaveAt && !c.stopped():
 			c.in.Keep(b, need)
@@ -111,7 +113,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 	}
 	if c.in.Need() == 0 {
 		c.frameStarted = 0
-	} else if c.frameStarted == 0 || consumed > 0 && !held {
+	} else if c.frameStarted == 0 || another {
 		c.frameStarted = c.lastUse
 		c.arm(c.lastUse + c.cfg.Limits.PartialFrameTimeout)
 	}
@@ -409,7 +411,9 @@ func (c *connection) onTimer() {
 		next = min(next, now+drainSpread/10)
 	}
 	if next < 1<<63-1 {
-		c.sh.timers.Start(&c.timer, max(next, now+time.Millisecond))
+		// What cannot be acted on yet, as requests are in flight or reading is
+		// stopped, is looked at again, but not all the time.
+		c.sh.timers.Start(&c.timer, max(next, now+100*time.Millisecond))
 	}
 }
 

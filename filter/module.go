@@ -261,6 +261,7 @@ func (s *shard) drain(l *listener) {
 func (s *shard) forget(l *listener) {
 	if cs := s.configs[l]; cs != nil && cs.conns == nil {
 		delete(s.configs, l)
+		cs.gone = true
 		for i, o := range s.dirty {
 			if o == cs {
 				s.dirty = append(s.dirty[:i], s.dirty[i+1:]...)

@@ -344,6 +344,39 @@ func TestAFrameThatIsNeverCompleteEndsTheConnection(t *testing.T) {
 	require.True(t, e.c.Closed())
 }
 
+func TestFramesThatFollowEachOtherAreNotOneThatNeverEnds(t *testing.T) {
+	e := newEnv(t, `, "limits": {"partial_frame_timeout": "5s"}`)
+	for _, size := range []int{100, 50000} { // kept by the host, kept by us
+		b := dubbotest.Request{ID: 5, Argument: strings.Repeat("x", size)}.Bytes()
+		half := len(b) / 2
+		e.c.Send(b[:half])
+		for range 10 {
+			e.Advance(time.Second)
+			e.c.Send(b[half:], b[:half])
+			require.Len(t, replies(t, e.c), 1)
+		}
+		e.c.Send(b[half:])
+		require.Len(t, replies(t, e.c), 1)
+	}
+	require.False(t, e.c.Closed())
+}
+
+func TestAnIdleTimeoutDoesNotEndARequest(t *testing.T) {
+	e := newEnv(t, `, "idle_timeout": "1s"`)
+	e.v1.Serve = nil
+	e.c.Send(req(1))
+	e.Advance(10 * time.Second)
+	require.False(t, e.c.Closed())
+	s := e.v1.Servers()[0]
+	s.Send(dubbotest.Response(parse(s.Take())[0].ID, "x"))
+	e.Settle()
+	require.Len(t, replies(t, e.c), 1)
+	e.Advance(900 * time.Millisecond)
+	require.False(t, e.c.Closed())
+	e.Advance(300 * time.Millisecond)
+	require.True(t, e.c.Closed())
+}
+
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	e := newEnv(t, `, "idle_timeout": "10s"`)
 	busy := e.Dial(e.cfg)

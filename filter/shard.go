@@ -243,6 +243,7 @@ type configShard struct {
 	active  int64
 	times   []uint64
 	isDirty bool
+	gone    bool // the host has forgotten it; late answers may still come
 }
 
 func (cs *configShard) add(c *connection) {
@@ -289,7 +290,7 @@ func (cs *configShard) record(ms uint64) {
 }
 
 func (cs *configShard) mark() {
-	if !cs.isDirty {
+	if !cs.isDirty && !cs.gone {
 		cs.isDirty = true
 		cs.sh.dirty = append(cs.sh.dirty, cs)
 		cs.sh.startStats()
