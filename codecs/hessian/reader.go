@@ -148,6 +148,9 @@ func (r *Reader) string() []byte {
 		surrogates = surrogates || s
 		all = append(all, b...)
 	}
+	if r.err != nil {
+		return nil
+	}
 	if surrogates {
 		all = joinSurrogates(all)
 	}

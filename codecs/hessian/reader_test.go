@@ -2,11 +2,14 @@ package hessian
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/hessian/hessiantest"
 )
 
 func TestSkipMovesOverEveryKindOfValue(t *testing.T) {
@@ -47,6 +50,11 @@ func TestSkipMovesOverEveryKindOfValue(t *testing.T) {
 			r.Skip()
 			require.NoError(t, r.Err())
 			require.Equal(t, len(v), r.Pos())
+			_, n, err := hessiantest.Value([]byte(v))
+			if name != "list with a type reference" && name != "map with a type reference" && name != "reference" {
+				require.NoError(t, err)
+				require.Equal(t, len(v), n)
+			}
 			for i := range len(v) { // and never beyond what is there
 				r.Reset([]byte(v[:i]))
 				r.Skip()
@@ -96,12 +104,126 @@ func TestStringsAreViewsWhereTheyCanBe(t *testing.T) {
 	}
 }
 
+// TestStringsThatReadersDifferInAreRefused: what a lax reader takes for a name
+// that ours does not see would pass by the rules.
+func TestStringsThatReadersDifferInAreRefused(t *testing.T) {
+	for name, in := range map[string]string{
+		"two bytes for ASCII":           "\x01\xc1\xa1",
+		"two bytes for NUL":             "\x01\xc0\x80",
+		"three bytes for two":           "\x01\xe0\x9f\xbf",
+		"four bytes for three":          "\x02\xf0\x8f\xbf\xbf",
+		"beyond Unicode":                "\x02\xf4\x90\x80\x80",
+		"five bytes":                    "\x02\xf8\x88\x80\x80\x80",
+		"continuation without a start":  "\x01\x80",
+		"start without continuation":    "\x02\xc3a",
+		"half of a four-byte character": "\x01\xf0\x9f\x98\x80",
+		"the same behind eight letters": "\x09abcdefgh\xc1\xa1",
+		"in the last chunk":             "R\x00\x01aS\x00\x01\xc1\xa1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Reader
+			r.Reset([]byte(in))
+			require.Empty(t, r.String())
+			require.ErrorIs(t, r.Err(), ErrUTF8)
+			r.Reset([]byte(in))
+			r.Skip()
+			require.ErrorIs(t, r.Err(), ErrUTF8)
+			_, _, err := hessiantest.Value([]byte(in))
+			require.Error(t, err)
+		})
+	}
+}
+
+func TestClassDefinitionsStandBeforeObjectsOnly(t *testing.T) {
+	for name, tc := range map[string]struct {
+		in   string
+		want error
+	}{
+		"an object":            {"C\x01P\x90\x60", nil},
+		"an object by number":  {"C\x01P\x90O\x90", nil},
+		"two, then an object":  {"C\x01P\x90C\x01Q\x91\x01f\x61N", nil},
+		"a string":             {"C\x01P\x90\x01a", ErrTag},
+		"a map":                {"C\x01P\x90HZ", ErrTag},
+		"nothing":              {"C\x01P\x90", ErrTruncated},
+		"a class that is none": {"C\x01P\x90\x61", ErrClass},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Reader
+			r.Reset([]byte(tc.in))
+			r.Skip()
+			require.ErrorIs(t, r.Err(), tc.want)
+		})
+	}
+}
+
+func TestNestingIsBounded(t *testing.T) {
+	for _, open := range []string{"\x79", "X\x91", "V\x01t\x91", "W", "H\x01k", "C\x01P\x91\x01f\x60"} {
+		end := strings.Repeat("Z", 2*MaxDepth)
+		var r Reader
+		r.Reset([]byte(strings.Repeat(open, MaxDepth) + "N" + end))
+		r.Skip()
+		require.NoError(t, r.Err(), "%q", open)
+		r.Reset([]byte(strings.Repeat(open, MaxDepth+1) + "N" + end))
+		r.Skip()
+		require.ErrorIs(t, r.Err(), ErrDepth, "%q", open)
+	}
+}
+
+func TestSimpleIsWhatNoReferenceCanMean(t *testing.T) {
+	for in, want := range map[string]bool{
+		"N": true, "T": true, "\x91": true, "\x01a": true, "R\x00\x01aS\x00\x01b": true, "\x21b": true, "[": true,
+		"\x78": false, "\x79\x91": false, "HZ": false, "WZ": false, "C\x01P\x90\x60": false,
+		"S\x00\x05abc": false, // cut off
+	} {
+		var r Reader
+		r.Reset([]byte(in))
+		require.Equal(t, want, r.Skip(), "%q", in)
+	}
+}
+
+func TestSeekAndClasses(t *testing.T) {
+	var r Reader
+	r.Reset([]byte("\x01aC\x01P\x90\x60\x01b"))
+	r.Seek(2)
+	r.Skip()
+	require.Equal(t, 1, r.Classes())
+	require.Equal(t, "b", string(r.String()))
+	require.NoError(t, r.Err())
+	r.Reset(nil)
+	require.Zero(t, r.Classes())
+	require.False(t, r.More())
+}
+
+func TestReadingDoesNotAllocate(t *testing.T) {
+	b := []byte("\x05helloH\x01k\x7a\x91C\x01P\x91\x01f\x60NZ\x30\x20" + strings.Repeat("ü", 32))
+	var r Reader
+	r.Reset(b)
+	r.Skip()
+	r.Skip()
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		r.Reset(b)
+		r.String()
+		r.Skip()
+		r.String()
+		if r.Err() != nil || r.More() {
+			t.Fatal(r.Err())
+		}
+	}))
+}
+
 func TestAppendStringIsReadBack(t *testing.T) {
-	for _, s := range []string{"", "a", strings.Repeat("x", 31), strings.Repeat("x", 32), strings.Repeat("ü", 1023), strings.Repeat("😀", 600), strings.Repeat("z", 1<<17) + "😀"} {
+	for _, s := range []string{
+		"", "a", strings.Repeat("x", 31), strings.Repeat("x", 32), strings.Repeat("ü", 1023), strings.Repeat("😀", 600), strings.Repeat("z", 1<<17) + "😀",
+		strings.Repeat("x", 33), strings.Repeat("x", 1023), strings.Repeat("x", 1024), strings.Repeat("x", 1<<15), strings.Repeat("x", 1<<15+1),
+		strings.Repeat("z", 1<<15-1) + "😀", "\x00", "a\x00b", "\u07ff\u0800\uffff",
+	} {
 		var r Reader
 		r.Reset(AppendString(nil, s))
 		require.Equal(t, s, string(r.String()))
 		require.False(t, r.More())
+		v, _, err := hessiantest.Value(AppendString(nil, s))
+		require.NoError(t, err)
+		require.Equal(t, s, v)
 		require.NoError(t, r.Err())
 	}
 }
@@ -132,16 +254,33 @@ func TestHostileValuesCostWhatTheyWeigh(t *testing.T) {
 	}
 }
 
-// FuzzSkip: never beyond the bytes, always forward.
+// FuzzSkip: never beyond the bytes, always forward, and as far as a reader goes
+// that builds objects.
 func FuzzSkip(f *testing.F) {
 	f.Add([]byte("H\x01a\x91Z"))                   // a map
 	f.Add([]byte("C\x01P\x92\x01a\x01b\x60\x91N")) // an object
 	f.Add([]byte("X\x49\x05\xf5\xe1\x00"))         // a length that lies
 	f.Add(bytes.Repeat([]byte{0x79}, 100))         // depth
 	f.Add([]byte("R\x00\x02abS\x00\x01c"))         // chunks
+	f.Add([]byte("\x02\xed\xa0\xbd\xed\xb8\x80"))  // surrogates
+	f.Add([]byte("\x02😀"))                         // one character, two units
+	f.Add([]byte("\x01\xc1\xa1"))                  // overlong
+	f.Add([]byte("V\x04[int\x92\x91\x92M\x90Z"))   // a type, and a reference to it
+	f.Add([]byte("A\x00\x02ab\x21c"))              // binary in chunks
+	f.Add([]byte("C\x01P\x90\x01a"))               // a class where none belongs
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r Reader
 		r.Reset(b)
+		if _, n, err := hessiantest.Value(b); err == nil {
+			r.Skip()
+			switch {
+			case r.Err() == nil && r.Pos() != n:
+				t.Fatalf("%d bytes instead of %d", r.Pos(), n)
+			case errors.Is(r.Err(), ErrTruncated) || errors.Is(r.Err(), ErrClass) || errors.Is(r.Err(), ErrUTF8):
+				t.Fatal(r.Err())
+			}
+			r.Reset(b)
+		}
 		for r.More() {
 			at := r.Pos()
 			r.Skip()
