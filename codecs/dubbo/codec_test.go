@@ -3,6 +3,7 @@ package dubbo
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,7 +15,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
-	"github.com/meltemi-mesh/meltemi/codecs/hessian"
+	"github.com/meltemi-mesh/meltemi/codecs/hessian/hessiantest"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -182,23 +183,70 @@ func TestMutationChangesTheAttachmentsAndNothingElse(t *testing.T) {
 					at := m.Scratch[scratchAttachments]
 					require.Equal(t, m.Raw[headerSize:at], n.Raw[headerSize:at])
 				}
-				wellFormed(t, n.Raw[headerSize:])
+				sameButFor(t, m, n, &mut)
 			})
 		})
 	}
 	require.Greater(t, mutated, 50)
 }
 
-// wellFormed reads a body to its end.
-func wellFormed(t *testing.T, body []byte) {
-	t.Helper()
-	var r hessian.Reader
-	r.Reset(body)
-	for r.More() {
-		r.Skip()
+// content is a body, taken apart by a decoder that is not ours.
+type content struct {
+	outcome     int32 // of an answer: its kind, whether it has attachments or not
+	before      []any
+	attachments map[string]any
+}
+
+func contentOf(m *codecs.Metadata) (c content, err error) {
+	vs, err := hessiantest.Values(m.Raw[headerSize:])
+	if err != nil {
+		return c, err
 	}
-	require.NoError(t, r.Err())
-	require.Equal(t, len(body), r.Pos())
+	if m.Type == codecs.Response {
+		kind, _ := vs[0].(int32)
+		c.outcome, vs = kind%withExceptionAndAttachments, vs[1:]
+		if c.outcome != withNull {
+			if len(vs) == 0 {
+				return c, errors.New("no value")
+			}
+			c.before, vs = vs[:1], vs[1:]
+		}
+	} else {
+		desc, ok := vs[4].(string)
+		n := 5 + countTypes([]byte(desc))
+		if !ok || n > len(vs) {
+			return c, errors.New("no arguments")
+		}
+		c.before, vs = vs[:n], vs[n:]
+	}
+	if len(vs) > 0 {
+		if m, ok := vs[0].(*hessiantest.Map); ok {
+			c.attachments = m.Last()
+		}
+	}
+	return c, nil
+}
+
+// sameButFor asserts that after is before with mut's attachments set, and that
+// every reference still means what it meant.
+func sameButFor(t testing.TB, before, after *codecs.Metadata, mut *codecs.Mutation) {
+	t.Helper()
+	want, err := contentOf(before)
+	require.NoError(t, err)
+	got, err := contentOf(after)
+	require.NoError(t, err)
+	if want.attachments == nil {
+		want.attachments = map[string]any{}
+	}
+	for _, kv := range mut.Entries() {
+		want.attachments[kv.Key] = kv.Value
+	}
+	require.Equal(t, want, got)
+	if before.Type == codecs.Response {
+		require.GreaterOrEqual(t, after.Raw[headerSize], byte(0x93))
+	}
+	require.Equal(t, before.Raw[:4], after.Raw[:4])
+	require.EqualValues(t, len(after.Raw)-headerSize, binary.BigEndian.Uint32(after.Raw[12:]))
 }
 
 func TestAttachmentsThatAreNoStringsSurviveMutation(t *testing.T) {
@@ -288,18 +336,40 @@ func TestErrorRepliesAreReadByTheCodecItself(t *testing.T) {
 }
 
 func TestDecodingAndEncodingDoNotAllocate(t *testing.T) {
-	c := newCodec(t)
-	dec := c.NewDecoder(codecs.ClientToServer)
-	b := typicalRequest()
-	var m codecs.Metadata
-	out := make([]byte, 0, 4096)
-	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		m.Reset()
-		if _, err := dec.Decode(b, &m); err != nil {
-			t.Fatal(err)
-		}
-		out, _ = c.Encode(out[:0], &m, nil)
-	}))
+	var mut codecs.Mutation
+	mut.Set("tenant", "other")
+	mut.Set("zone", "b")
+	for _, tc := range []struct {
+		name  string
+		dir   codecs.Direction
+		frame []byte
+		mut   *codecs.Mutation
+	}{
+		{"request", codecs.ClientToServer, typicalRequest(), nil},
+		{"request with a mutation", codecs.ClientToServer, typicalRequest(), &mut},
+		{"answer", codecs.ServerToClient, dubbotest.Response(1, "x", [2]string{"k", "v"}), nil},
+		{"answer with a mutation", codecs.ServerToClient, dubbotest.Response(1, "x", [2]string{"k", "v"}), &mut},
+		{"heartbeat", codecs.ClientToServer, dubbotest.Heartbeat(1), nil},
+		{"error", codecs.ServerToClient, dubbotest.ErrorResponse(1, 40, "no"), nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCodec(t)
+			dec := c.NewDecoder(tc.dir)
+			var m codecs.Metadata
+			out := make([]byte, 0, 4096)
+			require.Zero(t, testing.AllocsPerRun(1000, func() {
+				m.Reset()
+				if _, err := dec.Decode(tc.frame, &m); err != nil {
+					t.Fatal(err)
+				}
+				m.Properties()
+				var err error
+				if out, err = c.Encode(out[:0], &m, tc.mut); err != nil {
+					t.Fatal(err)
+				}
+			}))
+		})
+	}
 }
 
 func typicalRequest() []byte {
@@ -315,7 +385,16 @@ func typicalRequest() []byte {
 	}.Bytes()
 }
 
-func BenchmarkDecodeEncode(b *testing.B) {
+func BenchmarkDecodeEncode(b *testing.B) { benchmark(b, nil) }
+
+func BenchmarkDecodeMutateEncode(b *testing.B) {
+	var mut codecs.Mutation
+	mut.Set("tenant", "other")
+	mut.Set("zone", "b")
+	benchmark(b, &mut)
+}
+
+func benchmark(b *testing.B, mut *codecs.Mutation) {
 	c := newCodec(b)
 	dec := c.NewDecoder(codecs.ClientToServer)
 	frame := typicalRequest()
@@ -328,7 +407,7 @@ func BenchmarkDecodeEncode(b *testing.B) {
 		if _, err := dec.Decode(frame, &m); err != nil {
 			b.Fatal(err)
 		}
-		out, _ = c.Encode(out[:0], &m, nil)
+		out, _ = c.Encode(out[:0], &m, mut)
 	}
 }
 

@@ -1,0 +1,291 @@
+package dubbo
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+)
+
+// call is the body of a request without parameters, up to the attachments.
+const call = "\x052.0.2\x01i\x031.0\x01m\x00"
+
+// decodeOne decodes a frame that is whole and sound.
+func decodeOne(t testing.TB, d codecs.Direction, frame []byte) *codecs.Metadata {
+	t.Helper()
+	m := new(codecs.Metadata)
+	n, err := newCodec(t).NewDecoder(d).Decode(frame, m)
+	require.NoError(t, err)
+	require.Equal(t, len(frame), n)
+	return m
+}
+
+func requestOf(t testing.TB, body string) *codecs.Metadata {
+	t.Helper()
+	return decodeOne(t, codecs.ClientToServer, dubbotest.Frame(0xc2, 0, 7, []byte(body)))
+}
+
+func answerOf(t testing.TB, body string) *codecs.Metadata {
+	t.Helper()
+	return decodeOne(t, codecs.ServerToClient, dubbotest.Frame(0x02, statusOK, 7, []byte(body)))
+}
+
+func TestTheConfigurationIsChecked(t *testing.T) {
+	f, ok := codecs.Lookup("aeraki.meta_protocol.codec.dubbo")
+	require.True(t, ok)
+	_, err := f(&anypb.Any{TypeUrl: "type.googleapis.com/aeraki.meta_protocol.codec.DubboCodec"}, codecs.Limits{})
+	require.NoError(t, err)
+	wrong, err := anypb.New(wrapperspb.String("x"))
+	require.NoError(t, err)
+	_, err = f(wrong, codecs.Limits{})
+	require.ErrorContains(t, err, "google.protobuf.StringValue")
+}
+
+func TestTheFrameLimitIncludesTheHeader(t *testing.T) {
+	frame := dubbotest.Request{ID: 1}.Bytes()
+	for limit, ok := range map[int]bool{len(frame): true, len(frame) - 1: false} {
+		c, err := New(nil, codecs.Limits{MaxFrameBytes: limit})
+		require.NoError(t, err)
+		var m codecs.Metadata
+		_, err = c.NewDecoder(codecs.ClientToServer).Decode(frame[:headerSize], &m) // known before the body is there
+		require.Equal(t, ok, err == nil, err)
+	}
+}
+
+func TestKindsOfMessages(t *testing.T) {
+	null, readOnly := []byte("N"), []byte("\x01R")
+	for _, tc := range []struct {
+		name          string
+		dir           codecs.Direction
+		flags, status byte
+		body          []byte
+		want          codecs.MessageType
+		outcome       codecs.Status
+		expectsReply  bool
+	}{
+		{"call", codecs.ClientToServer, 0xc2, 0, []byte(call), codecs.Request, 0, false},
+		{"oneway", codecs.ClientToServer, 0x82, 0, []byte(call), codecs.Oneway, 0, false},
+		{"heartbeat of a client", codecs.ClientToServer, 0xe2, 0, null, codecs.Heartbeat, 0, true},
+		{"heartbeat of a server", codecs.ServerToClient, 0xe2, 0, null, codecs.Heartbeat, 0, true},
+		{"answer to a heartbeat", codecs.ServerToClient, 0x22, 20, null, codecs.Heartbeat, 0, false},
+		{"dubbo-go's answer to a heartbeat", codecs.ClientToServer, 0x22, 20, []byte("NN"), codecs.Heartbeat, 0, false},
+		{"heartbeat without a body", codecs.ClientToServer, 0xe2, 0, nil, codecs.Heartbeat, 0, true},
+		{"read-only event", codecs.ServerToClient, 0xa2, 0, readOnly, codecs.GoAway, 0, false},
+		{"read-only event of a client", codecs.ClientToServer, 0xa2, 0, readOnly, codecs.Ignored, 0, false},
+		{"writeable event", codecs.ServerToClient, 0xa2, 0, []byte("\x01W"), codecs.Ignored, 0, false},
+		{"event without a body", codecs.ServerToClient, 0xa2, 0, nil, codecs.Ignored, 0, false},
+		{"exception", codecs.ServerToClient, 0x02, 20, []byte("\x90\x01x"), codecs.Response, codecs.StatusBusinessException, false},
+		{"value", codecs.ServerToClient, 0x02, 20, []byte("\x91\x01x"), codecs.Response, codecs.StatusOK, false},
+		{"null", codecs.ServerToClient, 0x02, 20, []byte("\x92"), codecs.Response, codecs.StatusOK, false},
+		{"exception and attachments", codecs.ServerToClient, 0x02, 20, []byte("\x93\x01xHZ"), codecs.Response, codecs.StatusBusinessException, false},
+		{"value and attachments", codecs.ServerToClient, 0x02, 20, []byte("\x94\x01xHZ"), codecs.Response, codecs.StatusOK, false},
+		{"null and attachments", codecs.ServerToClient, 0x02, 20, []byte("\x95HZ"), codecs.Response, codecs.StatusOK, false},
+		{"kind in five bytes", codecs.ServerToClient, 0x02, 20, []byte("I\x00\x00\x00\x03\x01xHZ"), codecs.Response, codecs.StatusBusinessException, false},
+		{"answer in another serialization", codecs.ServerToClient, 0x17, 20, []byte("\x90\x90"), codecs.Response, codecs.StatusOK, false},
+		{"error in another serialization", codecs.ServerToClient, 0x17, 40, []byte("?"), codecs.Error, codecs.StatusError, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := decodeOne(t, tc.dir, dubbotest.Frame(tc.flags, tc.status, 1<<63+9, tc.body))
+			require.Equal(t, tc.want, m.Type)
+			require.Equal(t, tc.outcome, m.Status)
+			require.Equal(t, tc.expectsReply, m.ExpectsReply)
+			require.Equal(t, uint64(1<<63+9), m.ID)
+			require.Empty(t, m.Malformed)
+			require.Equal(t, len(tc.body), m.BodySize)
+		})
+	}
+}
+
+func TestEveryOtherStatusIsAnError(t *testing.T) {
+	for status := range 256 {
+		if status == statusOK {
+			continue
+		}
+		m := decodeOne(t, codecs.ServerToClient, dubbotest.ErrorResponse(1, byte(status), "text"))
+		require.Equal(t, codecs.Error, m.Type, status)
+		require.Equal(t, codecs.StatusError, m.Status, status)
+	}
+}
+
+func TestHeartbeatsAreAnsweredInKind(t *testing.T) {
+	for _, tc := range []struct{ name, in, want string }{
+		{"Hessian", "\xe2\x00N", "\x22\x14N"},
+		{"Hessian, with more than a null", "\xe2\x00\x05hello", "\x22\x14N"},
+		{"Hessian, empty", "\xe2\x00", "\x22\x14N"},
+		{"the null of another serialization", "\xf7\x00\x00\x00\x00\x01\xaf", "\x37\x14\x00\x00\x00\x01\xaf"},
+		{"more than a null in another serialization", "\xf7\x00" + strings.Repeat("x", maxNull+1), "\x37\x14N"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCodec(t)
+			m := decodeOne(t, codecs.ClientToServer, dubbotest.Frame(tc.in[0], tc.in[1], 1<<64-1, []byte(tc.in[2:])))
+			b, err := c.(codecs.Heartbeater).EncodeHeartbeat([]byte("before"), m)
+			require.NoError(t, err)
+			require.Equal(t, "before"+string(dubbotest.Frame(tc.want[0], tc.want[1], 1<<64-1, []byte(tc.want[2:]))), string(b))
+			m = decodeOne(t, codecs.ServerToClient, b[len("before"):])
+			require.Equal(t, codecs.Heartbeat, m.Type)
+			require.False(t, m.ExpectsReply)
+		})
+	}
+}
+
+func TestOtherSerializationsAreNotRead(t *testing.T) {
+	for id := range 32 {
+		if id == hessian2 {
+			continue
+		}
+		m := decodeOne(t, codecs.ClientToServer, dubbotest.Frame(0xc0|byte(id), 0, 1, []byte(call+"H\x01k\x01vZ")))
+		require.Equal(t, codecs.Request, m.Type)
+		require.Len(t, m.Properties(), 1)
+		v, _ := m.Get("serialization")
+		require.Equal(t, fmt.Sprint(id), string(v))
+		require.Empty(t, m.AppendOperation(nil))
+	}
+}
+
+func TestArgumentsArePassedByTheirTypes(t *testing.T) {
+	for desc, n := range map[string]int{
+		"": 0, "I": 1, "V": 1, "ILjava/lang/String;J": 3, "[I": 1, "[[Ljava/lang/String;Z": 2,
+		"Ljava/lang/String;[Ljava/lang/String;[Ljava/lang/Object;": 3, // $invoke
+		"[Ljava/util/Date": 1, // dubbo-go forgets the end
+	} {
+		require.Equal(t, n, countTypes([]byte(desc)), desc)
+		body := fmt.Sprintf("\x052.0.2\x01i\x00\x01m\x30%c%s%s", len(desc), desc, strings.Repeat("N", n)) + "H\x01k\x01vZ"
+		m := requestOf(t, body)
+		require.Empty(t, m.Malformed, desc)
+		v, _ := m.Get("k")
+		require.Equal(t, "v", string(v), desc)
+	}
+}
+
+// TestNothingHidesFromTheRules: what servers take for an attachment is a
+// property, or the request is refused.
+func TestNothingHidesFromTheRules(t *testing.T) {
+	for name, body := range map[string]string{
+		"a class definition before a value":    call + "H\x04pathC\x01P\x90\x09forbiddenZ",
+		"a class definition before a key":      call + "HC\x01P\x90\x04path\x09forbiddenZ",
+		"a key in overlong UTF-8":              call + "H\x04p\xc1\xa1th\x09forbiddenZ",
+		"a value in overlong UTF-8":            call + "H\x04path\x09forbidde\xc1\xaeZ",
+		"a reference to a map among arguments": "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;H\x04path\x09forbiddenZQ\x90",
+		"an object":                            call + "C\x01P\x91\x04path\x60\x09forbidden",
+		"a list":                               call + "\x7a\x04path\x09forbidden",
+		"a number":                             call + "\x91",
+		"a map without an end":                 call + "H\x04path\x09forbidden",
+		"too many":                             call + "H" + strings.Repeat("\x01k\x01v", maxAttachments) + "\x04path\x09forbiddenZ",
+		"a path that is a number":              "\x052.0.2\x91\x00\x01m\x00N",
+		"no body":                              "",
+		"nesting":                              "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;" + strings.Repeat("\x79", 65) + "N",
+	} {
+		t.Run(name, func(t *testing.T) { require.NotEmpty(t, requestOf(t, body).Malformed) })
+	}
+}
+
+func TestWhatStandsForNoAttachments(t *testing.T) {
+	for name, rest := range map[string]string{"nothing": "", "null": "N", "an empty string": "\x00", "an empty map": "HZ", "a map with a type": "M\x01tZ"} {
+		m := requestOf(t, call+rest)
+		require.Empty(t, m.Malformed, name)
+		require.Len(t, m.Properties(), len(names), name)
+	}
+}
+
+// TestOwnPropertiesHaveNoDoubles: rules are blind to case, and look at every
+// property of a name.
+func TestOwnPropertiesHaveNoDoubles(t *testing.T) {
+	m := requestOf(t, call+"H\x09Interface\x01x\x06METHOD\x01x\x04PATH\x01x\x07vERSION\x01x\x05Dubbo\x01x\x0dSerialization\x01x"+
+		"\x07version\x031.1\x07version\x031.2\x05Group\x01g\x05group\x01hZ")
+	require.Empty(t, m.Malformed)
+	require.Equal(t, `interface="i" method="m" path="i" version="1.2" dubbo="2.0.2" serialization="2" Group="g" group="h"`,
+		describe(m)[strings.Index(describe(m), "interface="):])
+}
+
+func TestAnswersHaveTheirAttachmentsAsProperties(t *testing.T) {
+	for _, before := range []string{"\x93\x01e", "\x94\x7a\x91C\x01P\x91\x01f\x60N", "\x95"} {
+		m := answerOf(t, before+"H\x01k\x01v\x01n\x91\x06method\x01wZ")
+		require.Len(t, m.Properties(), 2)
+		v, _ := m.Get("k")
+		require.Equal(t, "v", string(v))
+	}
+	for name, body := range map[string]string{
+		"unreadable value": "\x94@H\x01k\x01vZ", "no map": "\x95\x91", "nothing": "\x95", "kind without": "\x91\x01xH\x01k\x01vZ",
+	} {
+		require.Empty(t, answerOf(t, body).Properties(), name)
+	}
+	require.NotEmpty(t, answerOf(t, "").Malformed)
+	require.NotEmpty(t, answerOf(t, "\x96").Malformed)
+	require.NotEmpty(t, answerOf(t, "\x01x").Malformed)
+}
+
+// TestHostileFramesCostWhatTheyWeigh: 100 times a frame's bytes would be a bug.
+func TestHostileFramesCostWhatTheyWeigh(t *testing.T) {
+	const n = 1 << 20
+	repeated := func(s string) string { return strings.Repeat(s, n/len(s)) }
+	for name, body := range map[string]string{
+		"empty attachments":     call + "H" + repeated("\x00\x00") + "Z",
+		"attachments of a kind": call + "H" + repeated("\x04path\x00") + "Z",
+		"numbers as keys":       call + "H" + repeated("\x91") + "Z",
+		"chunks of a key":       call + "H" + repeated("R\x00\x00") + "\x00\x00Z",
+		"surrogates":            call + "H\x01kR\xff\xff" + strings.Repeat("\xed\xa0\xbd", 1<<16-1) + "\x00Z",
+		"types of arguments":    "\x052.0.2\x01i\x00\x01m" + repeated("R\x00\x08IIIIIIII") + "\x00",
+		"classes":               "\x052.0.2\x01i\x00\x01m\x01I" + repeated("C\x00\x90"),
+		"depth":                 "\x052.0.2\x01i\x00\x01m\x01I" + repeated("\x79"),
+		"a length that lies":    "\x052.0.2\x01i\x00\x01m\x01IX\x49\x7f\xff\xff\xff" + repeated("\x90"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			frame := dubbotest.Frame(0xc2, 0, 1, []byte(body))
+			dec := newCodec(t).NewDecoder(codecs.ClientToServer)
+			var m codecs.Metadata
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := dec.Decode(frame, &m)
+			runtime.ReadMemStats(&after)
+			require.NoError(t, err)
+			require.LessOrEqual(t, len(m.Properties()), len(names)+maxAttachments)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16*len(frame)))
+		})
+	}
+}
+
+// TestTheDecoderKeepsNoViews of memory that the host may unmap.
+func TestTheDecoderKeepsNoViews(t *testing.T) {
+	for name, tc := range map[string]struct {
+		dir  codecs.Direction
+		body string
+	}{
+		"request": {codecs.ClientToServer, call + "H\x01k\x01vZ"}, "broken request": {codecs.ClientToServer, call + "H"},
+		"answer": {codecs.ServerToClient, "\x94\x01xH\x01k\x01vZ"}, "broken answer": {codecs.ServerToClient, "\x94@"},
+	} {
+		dec := newCodec(t).NewDecoder(tc.dir).(*decoder)
+		flags := byte(0x02)
+		if tc.dir == codecs.ClientToServer {
+			flags = 0xc2
+		}
+		var m codecs.Metadata
+		_, err := dec.Decode(dubbotest.Frame(flags, statusOK, 1, []byte(tc.body)), &m)
+		require.NoError(t, err)
+		m.Properties()
+		dec.r.Seek(0)
+		require.False(t, dec.r.More(), name)
+	}
+}
+
+func TestOneByteAtATime(t *testing.T) {
+	frame := bytes.Repeat(dubbotest.Request{ID: 1}.Bytes(), 2)
+	dec := newCodec(t).NewDecoder(codecs.ClientToServer)
+	for i := 1; i < len(frame)/2; i++ {
+		var m codecs.Metadata
+		n, err := dec.Decode(frame[:i:i], &m)
+		require.NoError(t, err)
+		if i < headerSize {
+			require.Equal(t, headerSize, n)
+		} else {
+			require.Equal(t, len(frame)/2, n)
+		}
+	}
+}
