@@ -285,7 +285,7 @@ func startHAProxy(port, workers int, dir string) (*proxy, error) {
 	addr := l.Addr().String()
 	l.Close()
 	conf := filepath.Join(dir, "haproxy.cfg")
-	text := fmt.Sprintf("global\n nbthread %d\n maxconn 20000\ndefaults\n mode tcp\n timeout connect 1s\n timeout client 1h\n timeout server 1h\nlisten bench\n bind fd@3\n server echo 127.0.0.1:%d\n", workers, port)
+	text := fmt.Sprintf("global\n nbthread %d\n maxconn 6000\ndefaults\n mode tcp\n timeout connect 1s\n timeout client 1h\n timeout server 1h\nlisten bench\n bind fd@3\n server echo 127.0.0.1:%d\n", workers, port)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
