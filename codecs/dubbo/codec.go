@@ -140,9 +140,9 @@ func appendHeader(dst []byte, flags, status byte, id uint64) []byte {
 	return append(dst, 0, 0, 0, 0)
 }
 
-// statusOf chooses the status with which real clients report an RpcException
-// with our text: Dubbo Java turns 30 and 31 into a timeout and every other
-// into a RemotingException, both with the body as the message.
+// statusOf chooses the status. Clients show the body as the message whatever it
+// is; Dubbo Java tells timeouts (30, 31) and serialization (25) from the rest,
+// dubbo-go nothing.
 func statusOf(t codecs.ErrorType) byte {
 	switch t {
 	case codecs.RouteNotFound, codecs.ClusterNotFound:
