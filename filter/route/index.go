@@ -3,33 +3,23 @@ package route
 import (
 	"math"
 	"slices"
-
-	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
-const (
-	// maxRepeats bounds how often a message may repeat a key: the index tries
-	// all combinations.
-	maxRepeats = 8
-	// maxNames bounds the keys that are indexed; further ones are only
-	// verified.
-	maxNames = 16
-	// maxDepth bounds the keys of one route that are indexed.
-	maxDepth = 3
-)
+// maxDepth bounds the keys of one route that are indexed: those with the most
+// values in the table.
+const maxDepth = 3
 
 // index finds the routes that may match a message. Routes that compare some
 // keys exactly are found by those keys' values, in a trie for each set of
 // keys; the others are tried one after the other.
 type index struct {
-	names  []string // all indexed keys, in lower case
 	tries  []trie
-	others []int32
+	others []int32 // ascending
 }
 
 type trie struct {
-	names []int // numbers in index.names, ascending
-	root  *node
+	keys []int // ascending
+	root *node
 }
 
 type node struct {
@@ -38,28 +28,14 @@ type node struct {
 }
 
 func (x *index) build(routes []Route) {
-	numbers := map[string]int{}
-	number := func(name string) (int, bool) {
-		n, ok := numbers[name]
-		if !ok && len(numbers) < maxNames {
-			n, ok = len(numbers), true
-			numbers[name] = n
-			x.names = append(x.names, name)
-		}
-		return n, ok
-	}
 	for i := range routes {
 		values := map[int]string{}
 		var keys []int
 		for j := range routes[i].matchers {
 			m := &routes[i].matchers[j]
-			if !m.indexable() || len(keys) == maxDepth {
-				continue
-			}
-			n, ok := number(m.name)
-			if _, twice := values[n]; ok && !twice {
-				values[n] = m.text
-				keys = append(keys, n)
+			if _, twice := values[m.key]; m.indexable() && m.key != unnumbered && !twice {
+				values[m.key] = m.text
+				keys = append(keys, m.key)
 			}
 		}
 		if len(keys) == 0 {
@@ -67,17 +43,18 @@ func (x *index) build(routes []Route) {
 			continue
 		}
 		slices.Sort(keys)
+		keys = keys[:min(len(keys), maxDepth)]
 		x.trie(keys).add(keys, values, int32(i))
 	}
 }
 
 func (x *index) trie(keys []int) *trie {
 	for i := range x.tries {
-		if slices.Equal(x.tries[i].names, keys) {
+		if slices.Equal(x.tries[i].keys, keys) {
 			return &x.tries[i]
 		}
 	}
-	x.tries = append(x.tries, trie{names: keys, root: &node{}})
+	x.tries = append(x.tries, trie{keys: keys, root: &node{}})
 	return &x.tries[len(x.tries)-1]
 }
 
@@ -97,32 +74,18 @@ func (t *trie) add(keys []int, values map[int]string, route int32) {
 	n.routes = append(n.routes, route)
 }
 
-// occurrences are the places of a message's properties that are indexed.
-type occurrences struct {
-	n  [maxNames]uint8
-	at [maxNames][maxRepeats]uint16
-}
-
 // search is one run through the index.
 type search struct {
 	routes []Route
-	md     *codecs.Metadata
-	props  []codecs.Property
-	occ    occurrences
+	view   *view
 	best   int32
 }
 
 // first returns the number of the first route that matches, -1 if none does.
-func (x *index) first(routes []Route, md *codecs.Metadata) int32 {
-	s := search{routes: routes, md: md, props: md.Properties(), best: math.MaxInt32}
-	if len(x.tries) > 0 {
-		if len(s.props) > math.MaxUint16 || !x.locate(&s) {
-			return -1
-		}
-		for i := range x.tries {
-			t := &x.tries[i]
-			s.walk(t.root, t.names)
-		}
+func (x *index) first(routes []Route, v *view) int32 {
+	s := search{routes: routes, view: v, best: math.MaxInt32}
+	for i := range x.tries {
+		s.walk(x.tries[i].root, x.tries[i].keys)
 	}
 	s.try(x.others)
 	if s.best == math.MaxInt32 {
@@ -131,34 +94,15 @@ func (x *index) first(routes []Route, md *codecs.Metadata) int32 {
 	return s.best
 }
 
-// locate finds the indexed keys among the properties.
-func (x *index) locate(s *search) bool {
-	for i := range s.props {
-		name := s.props[i].Name
-		for n, want := range x.names {
-			if len(name) != len(want) || !codecs.EqualFold(name, want) {
-				continue
-			}
-			if s.occ.n[n] == maxRepeats {
-				return false
-			}
-			s.occ.at[n][s.occ.n[n]] = uint16(i)
-			s.occ.n[n]++
-			break
-		}
-	}
-	return true
-}
-
-func (s *search) walk(n *node, names []int) {
-	if len(names) == 0 {
+func (s *search) walk(n *node, keys []int) {
+	if len(keys) == 0 {
 		s.try(n.routes)
 		return
 	}
-	k := names[0]
-	for _, at := range s.occ.at[k][:s.occ.n[k]] {
-		if child := n.next[string(s.props[at].Value)]; child != nil {
-			s.walk(child, names[1:])
+	k := keys[0]
+	for _, at := range s.view.at[k][:s.view.n[k]] {
+		if child := n.next[string(s.view.props[at].Value)]; child != nil {
+			s.walk(child, keys[1:])
 		}
 	}
 }
@@ -169,7 +113,7 @@ func (s *search) try(routes []int32) {
 		if r >= s.best {
 			return
 		}
-		if s.routes[r].matches(s.md) {
+		if s.routes[r].matches(s.view) {
 			s.best = r
 			return
 		}

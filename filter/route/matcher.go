@@ -1,10 +1,11 @@
 package route
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"regexp"
-	"strings"
+	"regexp/syntax"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -26,16 +27,18 @@ const (
 	intRange
 )
 
-// matcher is one frozen HeaderMatcher. Semantics are those of Envoy's
-// HeaderUtility, except that a property that occurs more than once is not
-// joined by commas: each value is looked at by itself, as a rule that can be
-// evaded by repeating a key is none. A matcher holds if any value matches, an
-// inverted one if no value does.
+// matcher is one frozen HeaderMatcher. Semantics are those of HeaderUtility in
+// Envoy 1.39. That is the first version that does not join the values of a
+// header that occurs more than once by commas, as a rule that can be evaded by
+// repeating a key is none (CVE-2026-26308): a matcher holds if any value
+// matches, an inverted one if no value does.
 type matcher struct {
 	name       string // lower case
+	key        int    // number of the name in the table's keys, or unnumbered
 	kind       kind
-	fold       bool // without regard to ASCII case; text is in lower case then
+	fold       bool // without regard to ASCII case
 	text       string
+	needle     []byte // text, for bytes.Contains
 	re         *regexp.Regexp
 	start, end int64
 	invert     bool
@@ -52,7 +55,7 @@ func (m *matcher) indexable() bool {
 
 func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 	m := matcher{
-		name: strings.ToLower(h.GetName()), invert: h.GetInvertMatch(),
+		name: lower(h.GetName()), invert: h.GetInvertMatch(),
 		missingEmpty: h.GetTreatMissingHeaderAsEmpty(),
 	}
 	if m.name == "" {
@@ -66,7 +69,9 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 			m.kind = absent
 		}
 	case *routev3.HeaderMatcher_ExactMatch:
-		m.kind, m.text = exact, s.ExactMatch
+		if m.kind, m.text = exact, s.ExactMatch; m.text == "" {
+			m.kind = prefix // Envoy: any value, other than with string_match
+		}
 	case *routev3.HeaderMatcher_PrefixMatch:
 		if s.PrefixMatch == "" {
 			return m, "prefix_match", fmt.Errorf("must not be empty")
@@ -81,7 +86,7 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 		if s.ContainsMatch == "" {
 			return m, "contains_match", fmt.Errorf("must not be empty")
 		}
-		m.kind, m.text = contains, s.ContainsMatch
+		m.setContains(s.ContainsMatch)
 	case *routev3.HeaderMatcher_SafeRegexMatch:
 		re, err := compileRegex(s.SafeRegexMatch)
 		if err != nil {
@@ -112,7 +117,7 @@ func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) error {
 	case *matcherv3.StringMatcher_Suffix:
 		m.kind, m.text = suffix, p.Suffix
 	case *matcherv3.StringMatcher_Contains:
-		m.kind, m.text = contains, p.Contains
+		m.setContains(p.Contains)
 	case *matcherv3.StringMatcher_SafeRegex:
 		if s.GetIgnoreCase() {
 			return fmt.Errorf("ignore_case does not go with safe_regex")
@@ -120,6 +125,8 @@ func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) error {
 		re, err := compileRegex(p.SafeRegex)
 		m.kind, m.re = regex, re
 		return err
+	case *matcherv3.StringMatcher_Custom:
+		return fmt.Errorf("custom is not supported")
 	case nil:
 		return fmt.Errorf("required: one of exact, prefix, suffix, contains, safe_regex")
 	default:
@@ -128,10 +135,23 @@ func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) error {
 	if m.text == "" && m.kind != exact {
 		return fmt.Errorf("must not be empty")
 	}
-	if m.fold = s.GetIgnoreCase(); m.fold {
-		m.text = strings.ToLower(m.text)
-	}
+	m.fold = s.GetIgnoreCase()
 	return nil
+}
+
+func (m *matcher) setContains(text string) {
+	m.kind, m.text, m.needle = contains, text, []byte(text)
+}
+
+// lower is ASCII only, as header names and Envoy's ignore_case are.
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c | 0x20
+		}
+	}
+	return string(b)
 }
 
 // compileRegex compiles a pattern that has to match a whole value, as Envoy's
@@ -140,32 +160,37 @@ func compileRegex(r *matcherv3.RegexMatcher) (*regexp.Regexp, error) {
 	if r.GetRegex() == "" {
 		return nil, fmt.Errorf("regex: required")
 	}
-	re, err := regexp.Compile(`^(?s:` + r.GetRegex() + `)$`)
+	// Parsed by itself first: "a)(b" must not close our group, nor "\Qa" quote
+	// its end.
+	parsed, err := syntax.Parse(r.GetRegex(), syntax.Perl)
 	if err != nil {
 		return nil, fmt.Errorf("regex: %w", err)
 	}
-	// (?s: keeps ^ and $ of the pattern as they are, and ours at the ends.
-	if _, err := regexp.Compile(r.GetRegex()); err != nil { // such as "a)(b"
+	re, err := regexp.Compile(`\A(?:` + parsed.String() + `)\z`)
+	if err != nil {
 		return nil, fmt.Errorf("regex: %w", err)
 	}
-	re.Longest()
 	return re, nil
 }
 
-func (m *matcher) matches(md *codecs.Metadata) bool {
+func (m *matcher) matches(v *view) bool {
 	found := false
-	props := md.Properties()
-	for i := range props {
-		p := &props[i]
-		if len(p.Name) != len(m.name) || !codecs.EqualFold(p.Name, m.name) {
-			continue
+	if m.key != unnumbered {
+		at := v.at[m.key][:v.n[m.key]]
+		found = len(at) > 0
+		for _, i := range at {
+			if m.value(v.props[i].Value) {
+				return !m.invert
+			}
 		}
-		found = true
-		if m.kind == present || m.kind == absent {
-			break
-		}
-		if m.value(p.Value) {
-			return !m.invert
+	} else {
+		for i := range v.props {
+			if p := &v.props[i]; codecs.EqualFold(p.Name, m.name) {
+				found = true
+				if m.value(p.Value) {
+					return !m.invert
+				}
+			}
 		}
 	}
 	switch {
@@ -180,18 +205,20 @@ func (m *matcher) matches(md *codecs.Metadata) bool {
 	}
 }
 
+// value tells whether one value matches. Whether there is one is all that
+// present and absent ask for.
 func (m *matcher) value(v []byte) bool {
 	switch m.kind {
 	case exact:
-		if m.fold {
-			return codecs.EqualFold(v, m.text)
-		}
-		return string(v) == m.text
+		return m.equal(v)
 	case prefix:
 		return len(v) >= len(m.text) && m.equal(v[:len(m.text)])
 	case suffix:
 		return len(v) >= len(m.text) && m.equal(v[len(v)-len(m.text):])
 	case contains:
+		if !m.fold {
+			return bytes.Contains(v, m.needle)
+		}
 		for ; len(v) >= len(m.text); v = v[1:] {
 			if m.equal(v[:len(m.text)]) {
 				return true
@@ -214,30 +241,31 @@ func (m *matcher) equal(v []byte) bool {
 	return string(v) == m.text
 }
 
-// parseInt reads a whole decimal number without allocating.
+// parseInt reads a decimal number, between ASCII whitespace or not, as
+// absl::SimpleAtoi does, without allocating.
 func parseInt(v []byte) (int64, bool) {
-	if len(v) == 0 || len(v) > 20 {
-		return 0, false
-	}
-	s, neg := v, false
-	if s[0] == '-' || s[0] == '+' {
-		neg, s = s[0] == '-', s[1:]
+	s := bytes.Trim(v, " \t\n\v\f\r")
+	neg := len(s) > 0 && s[0] == '-'
+	if neg || len(s) > 0 && s[0] == '+' {
+		s = s[1:]
 	}
 	if len(s) == 0 {
 		return 0, false
 	}
-	var n uint64
+	// Counted downwards: there is one more number below zero than above.
+	var n int64
 	for _, c := range s {
-		if c < '0' || c > '9' || n > (math.MaxUint64-9)/10 {
+		if c < '0' || c > '9' || n < math.MinInt64/10 {
 			return 0, false
 		}
-		n = n*10 + uint64(c-'0')
+		d := int64(c - '0')
+		if n *= 10; n < math.MinInt64+d {
+			return 0, false
+		}
+		n -= d
 	}
-	switch {
-	case neg && n <= 1<<63:
-		return -int64(n), true //nolint:gosec // 1<<63 is its own negative.
-	case neg || n > math.MaxInt64:
-		return 0, false
+	if neg {
+		return n, true
 	}
-	return int64(n), true
+	return -n, n != math.MinInt64
 }

@@ -43,9 +43,18 @@ func (r *Route) PickCluster(rnd uint64) string {
 	return r.clusters[len(r.clusters)-1].name // not reached: rnd < sum
 }
 
-func (r *Route) matches(md *codecs.Metadata) bool {
+// Clusters returns the names of the clusters that requests may go to.
+func (r *Route) Clusters() []string {
+	names := make([]string, len(r.clusters))
+	for i := range r.clusters {
+		names[i] = r.clusters[i].name
+	}
+	return names
+}
+
+func (r *Route) matches(v *view) bool {
 	for i := range r.matchers {
-		if !r.matchers[i].matches(md) {
+		if !r.matchers[i].matches(v) {
 			return false
 		}
 	}
@@ -55,11 +64,13 @@ func (r *Route) matches(md *codecs.Metadata) bool {
 // Table is an immutable list of routes with an index.
 type Table struct {
 	routes []Route
+	keys   []string // the names that rules look at, in the order of rank
 	index  index
 }
 
-// Compile makes a table. rc has passed package config's checks; what is left
-// to refuse are impossible matchers. Errors start with the field's path in rc.
+// Compile makes a table. It refuses impossible matchers and routes that lead
+// nowhere; the rest of rc is package config's to check. Errors start with the
+// field's path in rc.
 func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	for i, pr := range rc.GetRoutes() {
@@ -78,17 +89,35 @@ func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
 			}
 			r.matchers = append(r.matchers, m)
 		}
-		if wc := pr.GetRoute().GetWeightedClusters(); wc != nil {
-			for _, c := range wc.GetClusters() {
-				r.sum += uint64(c.GetWeight().GetValue())
-				r.clusters = append(r.clusters, weighted{c.GetName(), r.sum})
-			}
-		} else {
-			r.clusters = []weighted{{pr.GetRoute().GetCluster(), 1}}
+		if field, err := r.freezeClusters(pr.GetRoute()); err != nil {
+			return nil, fmt.Errorf("routes[%d].route.%s: %w", i, field, err)
 		}
 	}
+	t.keys = rank(t.routes)
 	t.index.build(t.routes)
 	return t, nil
+}
+
+func (r *Route) freezeClusters(a *routev1alpha.RouteAction) (field string, err error) {
+	wc := a.GetWeightedClusters()
+	if wc == nil {
+		if a.GetCluster() == "" {
+			return "cluster", fmt.Errorf("required")
+		}
+		r.clusters = []weighted{{a.GetCluster(), 1}}
+		return "", nil
+	}
+	for i, c := range wc.GetClusters() {
+		if c.GetName() == "" {
+			return fmt.Sprintf("weighted_clusters.clusters[%d].name", i), fmt.Errorf("required")
+		}
+		r.sum += uint64(c.GetWeight().GetValue())
+		r.clusters = append(r.clusters, weighted{c.GetName(), r.sum})
+	}
+	if r.sum == 0 {
+		return "weighted_clusters.clusters", fmt.Errorf("the weights add up to 0")
+	}
+	return "", nil
 }
 
 // freezeMutation keeps the last value of each key.
@@ -101,12 +130,15 @@ func freezeMutation(kvs []*routev1alpha.KeyValue) []codecs.KeyValue {
 }
 
 // Match returns the first route that matches, nil if none does. A message that
-// repeats a key on which routes are indexed more than maxRepeats times matches
-// none.
+// repeats a key at which the table's rules look more than maxRepeats times
+// matches none.
 func (t *Table) Match(md *codecs.Metadata) *Route {
-	best := t.index.first(t.routes, md)
-	if best < 0 {
+	var v view
+	if len(t.keys) > 0 && !v.locate(t.keys, md.Properties()) {
 		return nil
 	}
-	return &t.routes[best]
+	if best := t.index.first(t.routes, &v); best >= 0 {
+		return &t.routes[best]
+	}
+	return nil
 }
