@@ -318,20 +318,29 @@ func TestBadFramesAreRefused(t *testing.T) {
 	}
 }
 
-func TestErrorRepliesAreReadByTheCodecItself(t *testing.T) {
+func TestErrorReplies(t *testing.T) {
 	c := newCodec(t)
-	for e := codecs.RouteNotFound; e <= codecs.Denied; e++ {
-		req := codecs.Metadata{ID: 42}
-		b, err := c.EncodeError(nil, &req, &codecs.LocalError{Type: e, Message: "why " + e.String()})
-		require.NoError(t, err)
-		var m codecs.Metadata
-		n, err := c.NewDecoder(codecs.ServerToClient).Decode(b, &m)
-		require.NoError(t, err)
-		require.Equal(t, len(b), n)
-		require.Equal(t, codecs.Error, m.Type)
-		require.EqualValues(t, 42, m.ID)
-		frames, _ := dubbotest.Parse(b)
-		require.Equal(t, "why "+e.String(), frames[0].Text())
+	for e, status := range []byte{
+		codecs.RouteNotFound: 60, codecs.ClusterNotFound: 60, codecs.NoHealthyUpstream: 80,
+		codecs.BadResponse: 50, codecs.Unspecified: 80, codecs.OverLimit: 100, codecs.BadRequest: 40,
+		codecs.Timeout: 31, codecs.ConnectFailure: 80, codecs.UpstreamReset: 80, codecs.Denied: 40,
+	} {
+		for text, want := range map[string]string{
+			"": "", "why": "why", "bad \xff": "bad ?", strings.Repeat("ü😀", 20000): strings.Repeat("ü😀", 20000),
+		} {
+			req := codecs.Metadata{ID: 1<<63 + 42}
+			req.Scratch[scratchSerial] = 23
+			b, err := c.EncodeError([]byte("before"), &req, &codecs.LocalError{Type: codecs.ErrorType(e), Message: text})
+			require.NoError(t, err)
+			require.Equal(t, "before", string(b[:6]))
+			m := decodeOne(t, codecs.ServerToClient, b[6:])
+			require.Equal(t, codecs.Error, m.Type)
+			require.Equal(t, req.ID, m.ID)
+			require.Equal(t, []byte{0x02, status}, m.Raw[2:4], codecs.ErrorType(e))
+			vs, err := hessiantest.Values(m.Raw[headerSize:])
+			require.NoError(t, err)
+			require.Equal(t, []any{want}, vs)
+		}
 	}
 }
 

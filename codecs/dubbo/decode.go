@@ -35,11 +35,7 @@ var names = [...]string{"interface", "method", "path", "version", "dubbo", "seri
 // of two on the wire, and every look-up passes it.
 const maxAttachments = 1024
 
-// Faults of a body beside those of its values.
-const (
-	tooManyAttachments = "more than 1024 attachments"
-	noMap              = "attachments are no map"
-)
+const tooManyAttachments = "more than 1024 attachments"
 
 var serialText = func() (t [maskSerial + 1][]byte) {
 	for i := range t {
@@ -172,11 +168,8 @@ func (d *decoder) attachments(m *codecs.Metadata, request bool) (fault string) {
 	if noAttachments(r) {
 		return faultOf(r)
 	}
-	// A reference to a map that stands among the arguments would be one too for
-	// a server. Nobody writes that but to hide what is in it.
-	if t := r.Peek(); t != 'H' && t != 'M' {
-		return noMap
-	}
+	// Nothing but a map will do: a reference to one that stands among the
+	// arguments would be as good to a server, and hide what is in it.
 	r.Open()
 	for n := 0; r.More() && r.Peek() != 'Z'; n++ {
 		if n == maxAttachments {

@@ -55,7 +55,7 @@ func TestSkipMovesOverEveryKindOfValue(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, len(v), n)
 			}
-			for i := range len(v) { // and never beyond what is there
+			for i := 0; i < len(v); i += 1 + len(v)/2000 { // and never beyond what is there
 				r.Reset([]byte(v[:i]))
 				r.Skip()
 				require.Error(t, r.Err(), "cut at %d", i)
