@@ -63,7 +63,9 @@ func (s shape) table(t testing.TB, n int) (*Table, *codecs.Metadata) {
 }
 
 func TestMatchingDoesNotAllocate(t *testing.T) {
-	for _, s := range shapes {
+	// All but the regex: package regexp has its machines from a pool, which the
+	// race detector empties at will.
+	for _, s := range shapes[:4] {
 		t.Run(s.name, func(t *testing.T) {
 			table, m := s.table(t, 100)
 			require.Zero(t, testing.AllocsPerRun(100, func() { table.Match(m) }))
