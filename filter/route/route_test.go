@@ -64,7 +64,7 @@ func TestMatchersBehaveLikeEnvoys(t *testing.T) {
 		{`"safe_regex_match": {"regex": "a$"}`, [][]string{{"k", "a"}}, [][]string{{"k", "a\n"}}},
 		{`"safe_regex_match": {"regex": "\\Qa.b"}`, [][]string{{"k", "a.b"}}, [][]string{{"k", "axb"}}},
 		{`"range_match": {"start": -5, "end": 10}`, [][]string{{"k", "-5"}, {"k", "9"}, {"k", "+3"}, {"k", " 7\t"}, {"k", "-0000000000000000000000005"}}, [][]string{{"k", "10"}, {"k", "- 5"}, {"k", "1_0"}, {"k", "+"}, {"k", " "}, {"k", "-6"}, {"k", "1.0"}, {"k", ""}, {"k", "x"}, {"k", "99999999999999999999"}}},
-		{`"range_match": {"start": "-9223372036854775808", "end": "9223372036854775807"}`, [][]string{{"k", "-9223372036854775808"}, {"k", "9223372036854775806"}}, [][]string{{"k", "-9223372036854775809"}, {"k", "9223372036854775808"}, {"k", "-18446744073709551611"}, {"k", "9223372036854775807"}}},
+		{`"range_match": {"start": "-9223372036854775808", "end": "9223372036854775807"}`, [][]string{{"k", "-9223372036854775808"}, {"k", "9223372036854775806"}}, [][]string{{"k", "-9223372036854775809"}, {"k", "9223372036854775808"}, {"k", "-9223372036854775815"}, {"k", "9223372036854775815"}, {"k", "-18446744073709551611"}, {"k", "9223372036854775807"}}},
 		{`"present_match": true`, [][]string{{"k", ""}}, [][]string{{}}},
 		{`"present_match": false`, [][]string{{}}, [][]string{{"k", "v"}}},
 		{`"present_match": true, "invert_match": true`, [][]string{{}}, [][]string{{"k", "v"}}},
@@ -130,6 +130,13 @@ func TestTheFirstMatchWins(t *testing.T) {
 	} {
 		require.Equal(t, tc.want, table.Match(message("i", tc.i, "m", tc.m)).Name)
 	}
+}
+
+func TestSpellingsOfANameAreOneKey(t *testing.T) {
+	table := mustCompile(t, `{"routes": [{"match": {"metadata": [{"name": "ZoneZ", "prefix_match": "a"}, {"name": "zONEz", "suffix_match": "b"}]}, "route": {"cluster": "c"}}]}`)
+	require.NotNil(t, table.Match(message("zonez", "ab")))
+	require.NotNil(t, table.Match(message("ZONEZ", "a", "zonez", "b")))
+	require.Nil(t, table.Match(message("ZONEZ", "a")))
 }
 
 func TestAKeyRepeatedTooOftenMatchesNothing(t *testing.T) {
