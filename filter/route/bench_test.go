@@ -33,7 +33,9 @@ var shapes = []shape{
 	}},
 	{"what tells apart comes fourth", []int{10, 10000}, func(i int) []*routev3.HeaderMatcher {
 		return []*routev3.HeaderMatcher{exactly("cell", "c"), exactly("env", "e"), exactly("lane", "l"), exactly("method", fmt.Sprintf("method%d", i))}
-	}, func(n int) []string { return []string{"cell", "c", "env", "e", "lane", "l", "method", fmt.Sprintf("method%d", n-1)} }},
+	}, func(n int) []string {
+		return []string{"cell", "c", "env", "e", "lane", "l", "method", fmt.Sprintf("method%d", n-1)}
+	}},
 	// A hundred routes share an interface and are tried one by one.
 	{"interface and prefix of method", []int{10, 100, 10000}, func(i int) []*routev3.HeaderMatcher {
 		return []*routev3.HeaderMatcher{exactly("interface", service(i)), newMatcher(9, "method", fmt.Sprintf("method%02d", i%100), false, false, false)}
