@@ -159,13 +159,12 @@ func (w *worker) add(c conn, f *C.mt_filter) uint32 {
 	return i
 }
 
-func (w *worker) remove(i uint32, alive bool) {
+func (w *worker) remove(i uint32) {
 	f := w.conns[i].filter
 	w.conns[i] = slot{}
 	w.free = append(w.free, i)
 	f.slot = C.MT_NO_SLOT
 	w.wake.gone(f)
-	_ = alive
 }
 
 // gather makes views of n chunks.
@@ -250,7 +249,7 @@ func mtClosed(worker, slot C.uint32_t, remote, alive, outer C.bool) {
 	s := &w.conns[slot]
 	defer w.barrier(nil)
 	w.begin(bool(outer))
-	defer w.remove(uint32(slot), bool(alive))
+	defer w.remove(uint32(slot))
 	s.conn.closed(bool(remote), bool(alive))
 }
 

@@ -73,10 +73,18 @@ type typedStruct interface {
 	GetValue() *structpb.Struct
 }
 
-func fromTypedStruct(typeURL string, value *structpb.Struct) (*proxyv1alpha.MetaProtocolProxy, error) {
+// checkType refuses a TypedStruct of another message.
+func checkType(typeURL string) error {
 	want := (*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName()
 	if name := typeURL[strings.LastIndexByte(typeURL, '/')+1:]; name != string(want) {
-		return nil, &Error{Path: "type_url", Reason: fmt.Sprintf("want %s, got %s", want, name)}
+		return &Error{Path: "type_url", Reason: fmt.Sprintf("want %s, got %s", want, name)}
+	}
+	return nil
+}
+
+func fromTypedStruct(typeURL string, value *structpb.Struct) (*proxyv1alpha.MetaProtocolProxy, error) {
+	if err := checkType(typeURL); err != nil {
+		return nil, err
 	}
 	b, err := protojson.Marshal(value)
 	if err != nil {
@@ -97,9 +105,8 @@ func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
 		}
 	}
 	if u, v := tree.typedStruct(); v != nil {
-		want := (*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName()
-		if name := u[strings.LastIndexByte(u, '/')+1:]; name != string(want) {
-			return nil, &Error{Path: "type_url", Reason: fmt.Sprintf("want %s, got %s", want, name)}
+		if err := checkType(u); err != nil {
+			return nil, err
 		}
 		return parseJSON(v.raw)
 	}
