@@ -49,6 +49,11 @@ type Traits struct {
 	// ShareByDefault says that upstream connections are shared when the config
 	// does not say (Dubbo, bRPC, tRPC: yes; Thrift: no).
 	ShareByDefault bool
+	// HiddenOneway says that a Request may be one that gets no answer, without
+	// the wire telling (Thrift: Go's clients send oneways as calls). Such a
+	// request is delivered even if its client has gone, and no timeout is
+	// reported for one that its client did not wait for.
+	HiddenOneway bool
 	// Attributes are the names, in lower case, that the codec itself puts into
 	// every request's metadata. Names that the messages bring along are not
 	// listed.
@@ -102,6 +107,41 @@ type Heartbeater interface {
 	// EncodeHeartbeat appends the answer to the heartbeat hb, whose frame is
 	// valid. Only called when hb.ExpectsReply.
 	EncodeHeartbeat(dst []byte, hb *Metadata) ([]byte, error)
+}
+
+// Streamer is implemented by codecs whose protocol has streams: StreamInit
+// opens one, is routed as a Request is, and binds it to an upstream connection
+// of its own; later frames of either side are carried there and back as they
+// are. Every stream frame has the client's number of the stream in
+// [Metadata.StreamID], whichever way it travels. A stream ends with a
+// StreamCloseTwoWay or an Error of either side, or a StreamCloseOneWay of both.
+// A StreamInit that cannot be served is answered by EncodeError.
+type Streamer interface {
+	// EncodeReset appends the frame that tells the client that its open stream
+	// has been lost. Of stream, which opened it, only the scalar fields,
+	// Scratch and ReplyInfo are valid.
+	EncodeReset(dst []byte, stream *Metadata, e *LocalError) ([]byte, error)
+}
+
+// Guess is what a Sniffer makes of the first bytes of a connection.
+type Guess uint8
+
+const (
+	// No: the bytes do not start a message of the protocol.
+	No Guess = iota
+	// Maybe: there are too few of them to tell.
+	Maybe
+	// Yes: they are the protocol's.
+	Yes
+)
+
+// Sniffer is implemented by codecs that recognise their protocol by the first
+// bytes that a client sends. A listener with several codecs needs them to be.
+type Sniffer interface {
+	// Sniff looks at the first bytes of a connection, at least one. Given more
+	// of the same connection's bytes it may turn from Maybe to Yes or No, but
+	// not otherwise. It must not say Maybe to 64 bytes or more.
+	Sniff(b []byte) Guess
 }
 
 // Mutator is implemented by codecs that can apply a [Mutation]. Config that

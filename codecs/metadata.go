@@ -72,8 +72,14 @@ type Metadata struct {
 	ExpectsReply bool
 	// ID correlates a response with its request; 0 where there is none.
 	ID uint64
-	// StreamID of stream frames.
+	// StreamID is the client's number of the stream that a frame belongs to;
+	// only looked at in frames of streams (see [Streamer]).
 	StreamID uint64
+	// Variant tells which of its protocol's incompatible wire forms a message
+	// has (Thrift: the transport and protocol), the codec's own numbers; 0
+	// where there is one form. Requests of different variants never share an
+	// upstream connection.
+	Variant uint8
 	// HeaderSize and BodySize in bytes; their sum is the frame's length.
 	HeaderSize, BodySize int
 	// Malformed says what is wrong with a message whose frame is sound but
