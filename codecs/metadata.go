@@ -173,6 +173,9 @@ func (m *Metadata) Properties() []Property {
 // Both are views.
 func (m *Metadata) SetOperation(service, method []byte) { m.service, m.method = service, method }
 
+// Method returns the method of the operation, a view.
+func (m *Metadata) Method() []byte { return m.method }
+
 // AppendOperation appends the operation name, "service/method", or whichever
 // of the two there is.
 func (m *Metadata) AppendOperation(dst []byte) []byte {

@@ -37,7 +37,9 @@ func (h *bareHost) ClusterHosts(string) (host.Hosts, bool, bool) {
 }
 
 func (h *bareHost) Connect(_ host.Target, ev host.UpstreamEvents) host.Upstream {
-	h.up = ev
+	if h.up == nil { // a replacement of the first one never comes up
+		h.up = ev
+	}
 	return bareUpstream{h}
 }
 
@@ -56,6 +58,8 @@ func (h *bareHost) Recycle(b *host.Buffer) {
 }
 
 type bareUpstream struct{ h *bareHost }
+
+func (bareUpstream) ReadDisable(bool) {}
 
 func (u bareUpstream) Write(b *host.Buffer) { u.h.sent = append(u.h.sent[:0], b.B...); u.h.Recycle(b) }
 func (u bareUpstream) Close(bool)           {}

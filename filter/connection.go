@@ -25,12 +25,18 @@ type connection struct {
 	sh  *shard
 	cfg *configShard
 	d   host.Downstream
-	dec codecs.Decoder
 	in  inbox.Inbox
 	out *host.Buffer
 
+	proto   *protocol // nil until the first bytes have told
+	dec     codecs.Decoder
+	ordered bool // answers go out in the order of their requests
+
 	first, last *Message // in flight, in the order of arrival
 	inFlight    int
+	requests    uint64 // that have come
+	streams     map[uint64]*stream
+	stalled     int // streams whose servers do not take bytes
 
 	closed    bool
 	eof       bool // the client sends no more
@@ -48,6 +54,12 @@ type connection struct {
 	frameStarted time.Duration
 
 	next, prev *connection // all of the configShard
+}
+
+// speaks settles the protocol of the connection.
+func (c *connection) speaks(p *protocol) {
+	c.proto, c.ordered = p, p.ordered
+	c.dec = p.codec.NewDecoder(codecs.ClientToServer)
 }
 
 // Data implements host.DownstreamEvents.
@@ -123,6 +135,20 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 // decode handles the whole frames of b and returns the rest, with the length
 // that the frame at its start must reach.
 func (c *connection) decode(b []byte) (rest []byte, need int) {
+	if c.proto == nil && len(b) > 0 {
+		p, more := c.cfg.sniff(b)
+		switch {
+		case p != nil:
+			c.speaks(p)
+		case more:
+			return b, len(b) + 1
+		default:
+			c.cfg.count(requestDecodingError, 1)
+			c.sh.warn(c.cfg, "client %s: no codec recognises the protocol that starts with %q", c.d.RemoteAddress(), b[:min(len(b), 16)])
+			c.finish()
+			return nil, 0
+		}
+	}
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
 		n, err := c.dec.Decode(b, &m.req)
@@ -155,6 +181,11 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 func (c *connection) message(m *Message) {
 	cfg := c.cfg
 	switch m.req.Type {
+	case codecs.StreamInit:
+		c.openStream(m)
+		return
+	case codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
+		c.streamFrame(&m.req)
 	case codecs.Request, codecs.Oneway:
 		cfg.count(request, 1)
 		if m.oneway = m.req.Type == codecs.Oneway; m.oneway {
@@ -162,12 +193,11 @@ func (c *connection) message(m *Message) {
 		} else {
 			cfg.count(requestTwoway, 1)
 		}
-		cfg.gauge(1)
-		c.link(m)
-		if c.inFlight >= cfg.Limits.MaxRequestsInFlight && !c.crowded {
-			c.crowded = true
-			c.d.ReadDisable(true)
+		if o := c.last; o != nil && o.req.ID == m.req.ID && o.stream == nil {
+			// Answers to requests with the same id are told apart by their order.
+			c.ordered = true
 		}
+		c.link(m)
 		if m.req.Malformed != "" {
 			m.Reply(codecs.BadRequest, "malformed request: "+m.req.Malformed)
 			m.answerLocally()
@@ -177,7 +207,7 @@ func (c *connection) message(m *Message) {
 		return
 	case codecs.Heartbeat:
 		cfg.count(requestEvent, 1)
-		if hb, ok := cfg.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
+		if hb, ok := c.proto.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
 			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
 			n := len(buf.B)
 			b, err := hb.EncodeHeartbeat(buf.B, &m.req)
@@ -195,7 +225,11 @@ func (c *connection) message(m *Message) {
 	c.sh.freeMessage(m)
 }
 
+// link takes m on: it is in flight from now on.
 func (c *connection) link(m *Message) {
+	c.cfg.gauge(requestActive, 1)
+	c.requests++
+	m.number = c.requests
 	if m.prev = c.last; m.prev == nil {
 		c.first = m
 	} else {
@@ -203,6 +237,10 @@ func (c *connection) link(m *Message) {
 	}
 	c.last = m
 	c.inFlight++
+	if c.inFlight >= c.cfg.Limits.MaxRequestsInFlight && !c.crowded {
+		c.crowded = true
+		c.d.ReadDisable(true)
+	}
 }
 
 // unlink takes m off when it has ended.
@@ -222,7 +260,7 @@ func (c *connection) unlink(m *Message) {
 	if c.closed {
 		return
 	}
-	if c.cfg.ordered {
+	if c.ordered {
 		c.release()
 	}
 	if c.crowded && c.inFlight <= c.cfg.Limits.MaxRequestsInFlight/2 {
@@ -255,7 +293,7 @@ func (c *connection) release() {
 
 // stopped reports whether no more requests are taken for now. Reading is
 // disabled once for each reason.
-func (c *connection) stopped() bool { return c.waiting || c.crowded || c.blocked }
+func (c *connection) stopped() bool { return c.waiting || c.crowded || c.blocked || c.stalled > 0 }
 
 // stopFor stops reading until p has room again.
 func (c *connection) stopFor(p *upstream.Pool) {
@@ -301,7 +339,11 @@ func (c *connection) WriteBlocked(blocked bool) {
 	if c.closed || c.blocked == blocked {
 		return
 	}
-	if c.blocked = blocked; blocked {
+	c.blocked = blocked
+	for _, st := range c.streams {
+		st.pause(blocked)
+	}
+	if blocked {
 		c.backlog = 0
 		c.d.ReadDisable(true)
 	} else {

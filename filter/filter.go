@@ -69,8 +69,9 @@ type Factory func(config *anypb.Any, ctx FactoryContext) (Filter, error)
 type FactoryContext struct {
 	// StatPrefix of the listener's configuration.
 	StatPrefix string
-	// Codec of the listener.
-	Codec codecs.Codec
+	// Codecs of the listener: one, or those that the first bytes of each
+	// connection choose from.
+	Codecs []codecs.Codec
 }
 
 var registry = struct {

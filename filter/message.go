@@ -24,10 +24,11 @@ const (
 // Message is one request, from its arrival to its end. Filters get it in their
 // hooks and must not keep it; to come back to it later they take a [Resumer].
 type Message struct {
-	sh   *shard
-	cfg  *configShard
-	conn *connection // nil once the client has gone
-	gen  uint64      // counts the uses of this Message
+	sh    *shard
+	cfg   *configShard
+	conn  *connection // nil once the client has gone
+	proto *protocol
+	gen   uint64 // counts the uses of this Message
 
 	req      codecs.Metadata
 	resp     *codecs.Metadata
@@ -39,6 +40,9 @@ type Message struct {
 	frame    []byte // backs req.Raw, and resp.Raw, when held
 	reply    *host.Buffer
 	clientID uint64
+	number   uint64 // among the requests of its connection
+	method   []byte // where it must be known when the request has gone
+	stream   *stream
 
 	pos     int
 	seen    int // filters whose OnRequest was called
@@ -279,7 +283,10 @@ func (m *Message) send() {
 		m.req.Detach()
 		m.req.Raw = raw
 	}
-	p := c.pool(m.cluster, m.conn)
+	if m.proto.hiddenOneway {
+		m.method = append(m.method[:0], m.req.Method()...)
+	}
+	p := c.pool(m)
 	conn := m.conn
 	p.Send(&m.call, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
 	// The message may have ended by now.
@@ -295,11 +302,14 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 		mut = nil
 	}
 	m.clientID = m.req.ID
-	if m.cfg.rewritesIDs {
+	if m.proto.rewritesIDs && m.stream == nil {
 		m.req.ID = id
 	}
 	dst, err := m.encode(dst, &m.req, mut)
 	m.req.ID = m.clientID
+	if m.stream != nil && err == nil {
+		dst = m.stream.opening(dst)
+	}
 	if m.cfg.keepsRequest {
 		m.req.Raw = nil
 	} else {
@@ -313,11 +323,11 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 // cannot carry any.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	n := len(dst)
-	b, err := m.cfg.codec.Encode(dst, md, mut)
+	b, err := m.proto.codec.Encode(dst, md, mut)
 	if errors.Is(err, codecs.ErrNoMutation) {
 		m.cfg.count(mutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		return m.cfg.codec.Encode(b[:n], md, nil)
+		return m.proto.codec.Encode(b[:n], md, nil)
 	}
 	return b, err
 }
@@ -336,26 +346,17 @@ func (m *Message) Sent() { m.end() }
 func (m *Message) Answered(resp *codecs.Metadata) {
 	c := m.cfg
 	c.count(responseDecodingSuccess, 1)
+	if m.proto.hiddenOneway {
+		c.known.answers(m.method)
+	}
 	if m.conn == nil { // counted as abandoned
 		m.end()
 		return
 	}
-	c.count(response, 1)
-	switch resp.Status {
-	case codecs.StatusOK:
-		c.count(responseSuccess, 1)
-	case codecs.StatusBusinessException:
-		c.count(responseBusinessException, 1)
-	default:
-		c.count(responseError, 1)
-	}
+	c.countResponse(resp)
 	m.resp, m.phase = resp, inResponse
 	m.held = false
-	if m.route != nil {
-		for _, kv := range m.route.ResponseMutation {
-			m.respMut.Set(kv.Key, kv.Value)
-		}
-	}
+	m.mutateByRoute()
 	m.pos = len(c.chain) - 1
 	if c.respFilters == 0 {
 		m.pos = -1
@@ -379,10 +380,28 @@ func (m *Message) runResponse() {
 	})
 }
 
+// mutateByRoute adds the route's changes of the answer.
+func (m *Message) mutateByRoute() {
+	if m.route != nil {
+		for _, kv := range m.route.ResponseMutation {
+			m.respMut.Set(kv.Key, kv.Value)
+		}
+	}
+}
+
 // Failed implements upstream.Owner.
 func (m *Message) Failed(e codecs.ErrorType, reason string) {
+	if m.stream != nil && m.stream.open {
+		m.stream.lost(e, reason)
+		return
+	}
 	switch e {
 	case codecs.Timeout:
+		if m.presumedOneway() {
+			m.cfg.count(onewayPresumed, 1)
+			m.end()
+			return
+		}
 		m.cfg.count(requestTimeout, 1)
 	case codecs.UpstreamReset, codecs.BadResponse:
 		m.cfg.count(upstreamReset, 1)
@@ -403,7 +422,7 @@ func (m *Message) answerLocally() {
 	m.req.Raw = nil
 	m.resp = nil
 	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
-		b, err := m.cfg.codec.EncodeError(dst, &m.req, &m.local)
+		b, err := m.proto.codec.EncodeError(dst, &m.req, &m.local)
 		if err == nil {
 			m.cfg.count(localResponseBusinessException, 1)
 		}
@@ -415,7 +434,7 @@ func (m *Message) answerLocally() {
 // protocol has an order, and ends the message.
 func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	c := m.conn
-	inTurn := !m.cfg.ordered || c.first == m
+	inTurn := !c.ordered || c.first == m || m.stream != nil
 	var buf *host.Buffer
 	if inTurn {
 		buf = c.buffer(size)
@@ -455,7 +474,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 // clientGone is called when the client's connection has ended.
 func (m *Message) clientGone() {
 	switch {
-	case m.oneway && m.phase == inUpstream:
+	case m.phase == inUpstream && (m.oneway || m.proto.hiddenOneway && m.call.Waiting()):
 		// It waits for a connection, and is delivered all the same.
 		m.leaveClient()
 		return
@@ -475,7 +494,7 @@ func (m *Message) clientGone() {
 // leaveClient lets the message go on without its client. It is active no more:
 // when it ends, no connection may be left by which a gauge could be told.
 func (m *Message) leaveClient() {
-	m.cfg.gauge(-1)
+	m.cfg.gauge(requestActive, -1)
 	m.conn.unlink(m)
 	m.conn = nil
 }
@@ -489,12 +508,14 @@ func (m *Message) end() {
 			m.onEnd(f)
 		}
 	}
-	if !m.oneway {
+	if m.stream != nil {
+		m.stream.end()
+	} else if !m.oneway {
 		ms := (m.sh.w.Now() - m.start).Milliseconds()
 		c.record(uint64(ms))
 	}
 	if m.conn != nil {
-		c.gauge(-1)
+		c.gauge(requestActive, -1)
 		m.conn.unlink(m)
 	}
 	m.sh.freeMessage(m)

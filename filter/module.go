@@ -46,18 +46,15 @@ func (mod *Module) NewWorker(w host.Worker) host.Shard {
 // listener is one accepted configuration, frozen.
 type listener struct {
 	*config.Proxy
-	mod     *Module
-	batch   int
-	codec   codecs.Codec
-	profile string
-	options upstream.Options
-	metrics metrics
-	chain   []link
+	mod   *Module
+	batch int
+	// protocols has one entry, or those that sniff chooses from.
+	protocols []*protocol
+	metrics   metrics
+	chain     []link
 	// respFilters and endFilters count the links that have such hooks.
 	respFilters, endFilters int
 	keepsRequest            bool // properties are wanted after the request hooks
-	rewritesIDs             bool
-	ordered                 bool // clients get their answers in the order of their requests
 	table                   *route.Slot
 	version                 *route.Version
 }
@@ -80,20 +77,10 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		return nil, &config.Error{StatPrefix: cfg.StatPrefix, Path: path, Reason: err.Error()}
 	}
 	l := &listener{Proxy: cfg, mod: mod}
-	newCodec, ok := codecs.Lookup(cfg.Codec.Name)
-	if !ok {
-		return refuse("protocol.codec.name", fmt.Errorf("unknown codec %q (built in: %s)",
-			cfg.Codec.Name, strings.Join(codecs.Names(), ", ")))
+	var path string
+	if l.protocols, path, err = makeProtocols(cfg); err != nil {
+		return refuse(path, err)
 	}
-	l.codec, err = newCodec(cfg.Codec.Config, codecs.Limits{MaxFrameBytes: cfg.Limits.MaxFrameBytes})
-	if err != nil {
-		return refuse("protocol.codec.config", err)
-	}
-	traits := l.codec.Traits()
-	l.ordered = traits.Correlation != codecs.ByID
-	l.rewritesIDs = traits.Correlation == codecs.ByID
-	l.options = poolOptions(cfg, traits)
-	l.profile = fmt.Sprintf("%s %v %+v %+v", cfg.Codec.Name, cfg.Codec.Config, cfg.Limits, l.options)
 	if err := l.makeChain(); err != nil {
 		return nil, err
 	}
@@ -122,26 +109,6 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	return l, nil
 }
 
-func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
-	u := cfg.Upstream
-	o := upstream.Options{
-		MinConnections: u.MinConnections, MaxConnections: u.MaxConnections,
-		MaxExclusive: u.MaxExclusiveConnections, MaxAge: u.MaxConnectionAge,
-		IdleTimeout: u.IdleTimeout, TargetInFlight: u.TargetInFlight,
-		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
-		BackoffMax: u.ConnectBackoffMax,
-	}
-	switch cfg.ConnectionMode {
-	case config.Shared:
-		o.Shared = true
-	case config.Exclusive:
-		o.Shared = false
-	default:
-		o.Shared = traits.ShareByDefault
-	}
-	return o
-}
-
 func (l *listener) makeChain() error {
 	for i, fc := range l.Filters {
 		refuse := func(field string, err error) error {
@@ -154,7 +121,11 @@ func (l *listener) makeChain() error {
 		if !ok {
 			return refuse("name", fmt.Errorf("unknown filter %q (built in: %s)", fc.Name, strings.Join(Names(), ", ")))
 		}
-		f, err := newFilter(fc.Config, FactoryContext{StatPrefix: l.StatPrefix, Codec: l.codec})
+		ctx := FactoryContext{StatPrefix: l.StatPrefix}
+		for _, p := range l.protocols {
+			ctx.Codecs = append(ctx.Codecs, p.codec)
+		}
+		f, err := newFilter(fc.Config, ctx)
 		if err != nil {
 			return refuse("config", err)
 		}
@@ -171,9 +142,8 @@ func (l *listener) makeChain() error {
 	return nil
 }
 
-// checkMutations refuses mutations that the codec cannot make.
+// checkMutations refuses mutations that cannot be made.
 func (l *listener) checkMutations() (path string, err error) {
-	mutator, _ := l.codec.(codecs.Mutator)
 	for i, r := range l.RouteConfig.GetRoutes() {
 		for _, part := range []struct {
 			field string
@@ -192,11 +162,8 @@ func (l *listener) checkMutations() (path string, err error) {
 		} {
 			for j := range part.n {
 				path := fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j)
-				if mutator == nil {
-					return path, fmt.Errorf("codec %s cannot change messages", l.Codec.Name)
-				}
 				k, v := part.at(j)
-				if err := mutator.CheckMutation(part.dir, k, v); err != nil {
+				if err := l.checkMutation(part.dir, k, v); err != nil {
 					return path, err
 				}
 			}

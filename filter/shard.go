@@ -82,7 +82,10 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	cs := s.config(cfg.(*listener))
 	c := &connection{
 		sh: s, cfg: cs, d: d,
-		dec: cs.codec.NewDecoder(codecs.ClientToServer), lastUse: s.w.Now(),
+		lastUse: s.w.Now(),
+	}
+	if len(cs.protocols) == 1 {
+		c.speaks(cs.protocols[0])
 	}
 	c.timer.Fire = c.onTimer
 	cs.add(c)
@@ -95,7 +98,7 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 func (s *shard) config(l *listener) *configShard {
 	cs := s.configs[l]
 	if cs == nil {
-		cs = &configShard{listener: l, sh: s, pools: map[string]*upstream.Pool{}}
+		cs = &configShard{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
 		s.configs[l] = cs
 	}
 	return cs
@@ -162,7 +165,7 @@ func (s *shard) newMessage(c *connection) *Message {
 		m = &Message{sh: s}
 		m.call.Init(m)
 	}
-	m.conn, m.cfg, m.start = c, c.cfg, s.w.Now()
+	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
 	return m
 }
 
@@ -182,7 +185,8 @@ func (s *shard) freeMessage(m *Message) {
 	m.respMut.Reset()
 	clear(m.states)
 	m.dropFrame()
-	m.conn, m.cfg, m.resp, m.route, m.states = nil, nil, nil, nil, m.states[:0]
+	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
+	m.stream = nil
 	m.pos, m.seen, m.phase = 0, 0, inRequest
 	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
 	m.local, m.cluster = codecs.LocalError{}, ""
@@ -236,11 +240,12 @@ func (s *shard) report() {
 type configShard struct {
 	*listener
 	sh    *shard
-	pools map[string]*upstream.Pool
+	pools map[poolKey]*upstream.Pool
 	conns *connection
+	known known
 
 	counts  [counters]int64
-	active  int64
+	gauges  [gauges]int64
 	times   []uint64
 	isDirty bool
 	gone    bool // the host has forgotten it; late answers may still come
@@ -276,9 +281,21 @@ func (cs *configShard) count(i int, n int64) {
 	cs.mark()
 }
 
-func (cs *configShard) gauge(n int64) {
-	cs.active += n
+func (cs *configShard) gauge(i int, n int64) {
+	cs.gauges[i] += n
 	cs.mark()
+}
+
+func (cs *configShard) countResponse(resp *codecs.Metadata) {
+	cs.count(response, 1)
+	switch resp.Status {
+	case codecs.StatusOK:
+		cs.count(responseSuccess, 1)
+	case codecs.StatusBusinessException:
+		cs.count(responseBusinessException, 1)
+	default:
+		cs.count(responseError, 1)
+	}
 }
 
 func (cs *configShard) record(ms uint64) {
@@ -322,9 +339,11 @@ func (cs *configShard) report() bool {
 			cs.counts[i] = 0
 		}
 	}
-	if cs.active != 0 {
-		d.Add(cs.metrics.active, cs.active)
-		cs.active = 0
+	for i, n := range cs.gauges {
+		if n != 0 {
+			d.Add(cs.metrics.gauges[i], n)
+			cs.gauges[i] = 0
+		}
 	}
 	for _, ms := range cs.times {
 		d.Record(cs.metrics.time, ms)
@@ -334,19 +353,33 @@ func (cs *configShard) report() bool {
 	return true
 }
 
-// pool returns the pool for requests of c to a cluster.
-func (cs *configShard) pool(cluster string, c *connection) *upstream.Pool {
+// poolKey says which messages of a listener share a pool.
+type poolKey struct {
+	cluster string
+	proto   *protocol
+	variant uint8
+	streams bool
+}
+
+// pool returns the pool for m.
+func (cs *configShard) pool(m *Message) *upstream.Pool {
+	k := poolKey{m.cluster, m.proto, m.req.Variant, m.stream != nil}
 	dst := ""
-	if cs.byOriginalDst(cluster) && c != nil {
-		dst = c.d.LocalAddress()
-	} else if p := cs.pools[cluster]; p != nil && !p.Gone() {
+	if cs.byOriginalDst(m.cluster) && m.conn != nil {
+		dst = m.conn.d.LocalAddress()
+	} else if p := cs.pools[k]; p != nil && !p.Gone() {
 		return p
 	}
+	opts := &m.proto.requests
+	if k.streams {
+		opts = &m.proto.streams
+	}
 	p := cs.sh.up.Pool(upstream.Key{
-		Scope: cs.StatPrefix, Cluster: cluster, OriginalDst: dst, Profile: cs.profile,
-	}, cs.codec, &cs.options, cs)
+		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst,
+		Profile: m.proto.profile, Variant: k.variant, Streams: k.streams,
+	}, m.proto.codec, opts, cs)
 	if dst == "" {
-		cs.pools[cluster] = p
+		cs.pools[k] = p
 	}
 	return p
 }

@@ -40,6 +40,11 @@ const (
 	drainClosed
 	filterPanic
 	mutationSkipped
+	onewayPresumed
+	streamReset
+	streamIdleTimeout
+	streamRefused
+	streamStray
 	counters
 )
 
@@ -78,17 +83,28 @@ var counterNames = [counters]string{
 	drainClosed:                        "drain_closed",
 	filterPanic:                        "filter_panic",
 	mutationSkipped:                    "mutation_skipped",
+	onewayPresumed:                     "oneway_presumed",
+	streamReset:                        "stream_reset",
+	streamIdleTimeout:                  "stream_idle_timeout",
+	streamRefused:                      "stream_refused",
+	streamStray:                        "stream_stray",
 }
 
+// The gauges, by their index.
 const (
-	activeGauge   = "request_active"
-	timeHistogram = "request_time_ms"
+	requestActive = iota
+	streamActive
+	gauges
 )
+
+var gaugeNames = [gauges]string{requestActive: "request_active", streamActive: "stream_active"}
+
+const timeHistogram = "request_time_ms"
 
 // metrics are the host's ids of a listener's metrics.
 type metrics struct {
 	counters [counters]host.MetricID
-	active   host.MetricID
+	gauges   [gauges]host.MetricID
 	time     host.MetricID
 }
 
@@ -98,8 +114,10 @@ func defineMetrics(c host.Config, prefix string) (ms metrics, err error) {
 			return ms, err
 		}
 	}
-	if ms.active, err = c.DefineGauge(prefix + activeGauge); err != nil {
-		return ms, err
+	for i, n := range gaugeNames {
+		if ms.gauges[i], err = c.DefineGauge(prefix + n); err != nil {
+			return ms, err
+		}
 	}
 	ms.time, err = c.DefineHistogram(prefix + timeHistogram)
 	return ms, err

@@ -40,6 +40,7 @@ MT_WEAK void MT_CALL(network_filter_close)(void* filter, int type);
 MT_WEAK void MT_CALL(network_filter_enable_half_close)(void* filter, bool);
 MT_WEAK int MT_CALL(network_filter_read_disable)(void* filter, bool);
 MT_WEAK bool MT_CALL(network_filter_read_enabled)(void* filter);
+MT_WEAK void MT_CALL(network_filter_set_buffer_limits)(void* filter, uint32_t limit);
 MT_WEAK uint64_t MT_CALL(network_filter_get_connection_id)(void* filter);
 MT_WEAK bool MT_CALL(network_filter_get_remote_address)(void* filter, mt_buf*, uint32_t* port);
 MT_WEAK bool MT_CALL(network_filter_get_local_address)(void* filter, mt_buf*, uint32_t* port);

@@ -72,6 +72,7 @@ type carrier struct {
 	target  host.Target
 	birth   *birth
 	blocked bool
+	paused  bool
 	ended   bool // our end of stream was sent
 	dropped bool // Close was called before there was a filter
 }
@@ -238,8 +239,16 @@ func (c *carrier) writeBlocked() {
 
 func (c *carrier) finish(r host.CloseReason) {
 	if c.state != over {
-		c.state = over
+		c.leave()
 		c.ev.Closed(r)
+	}
+}
+
+func (c *carrier) leave() {
+	c.state = over
+	if c.paused {
+		c.paused = false
+		c.birth.resume()
 	}
 }
 
@@ -289,7 +298,7 @@ func (c *carrier) reason(alive bool) host.CloseReason {
 
 func (c *carrier) failed() {
 	if c.state == claimed || c.state == ready {
-		c.state = over
+		c.leave()
 		c.ev.Failed()
 	}
 }
@@ -299,6 +308,20 @@ func (c *carrier) Write(b *host.Buffer) {
 	p, n := c.w.take(b)
 	if c.state == ready {
 		c.w.record(c.f, C.MT_SEND_UP, 0, p, n)
+	}
+}
+
+// ReadDisable implements host.Upstream.
+func (c *carrier) ReadDisable(disable bool) {
+	if c.state != ready || c.paused == disable {
+		return
+	}
+	c.paused, c.f.paused = disable, C.bool(disable)
+	if disable {
+		c.birth.pause()
+		c.w.op(c.f, C.MT_PAUSE, 0)
+	} else {
+		c.birth.resume()
 	}
 }
 

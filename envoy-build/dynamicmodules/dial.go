@@ -68,6 +68,7 @@ type birth struct {
 	id   uint64
 	conn net.Conn
 	born atomic.Bool
+	gate sync.Mutex // held while nothing may be read
 }
 
 var dialer = func() *loopback {
@@ -244,19 +245,31 @@ func (l *loopback) forget(b *birth) {
 	l.mu.Unlock()
 }
 
-// hold keeps the dialing side open as long as Envoy does.
+// hold keeps the dialing side open as long as Envoy does. What comes are bytes
+// that kept tcp_proxy from reading.
 func (b *birth) hold(l *loopback) {
 	defer l.barrier()
-	var buf [1]byte
+	buf := make([]byte, 1)
 	for {
-		if _, err := b.conn.Read(buf[:]); err != nil {
+		b.gate.Lock()
+		b.gate.Unlock() //nolint:staticcheck // waits while the gate is closed
+		if _, err := b.conn.Read(buf); err != nil {
 			break
+		}
+		if len(buf) == 1 {
+			buf = make([]byte, 32<<10)
 		}
 	}
 	b.conn.Close()
 	b.leaveWomb(l)
 	l.forget(b)
 }
+
+// pause has the dialing side read no more than it is reading just now.
+func (b *birth) pause() { b.gate.Lock() }
+
+// resume ends a pause.
+func (b *birth) resume() { b.gate.Unlock() }
 
 // mark sends the byte that is read as soon as the carrier's server takes
 // bytes again. The socket has room for it, and no deadline is missed if not.

@@ -23,6 +23,18 @@ void mt_batch_grow(mt_batch* b) {
   b->ops = must(realloc(b->ops, b->cap * sizeof *b->ops));
 }
 
+// tcp_proxy reads a server as long as the "client" takes the answers, which is
+// the dialing side of the carrier. To stop it, more bytes than that side's
+// socket holds are written there while nobody reads it.
+enum { FILL = 256 << 10, FILL_LIMIT = 16 << 10 };
+static const char filler[FILL];
+
+static void fill(mt_filter* f) {
+  if (!MT_CALL(network_filter_set_buffer_limits)) return;
+  MT_CALL(network_filter_set_buffer_limits)(f->envoy, FILL_LIMIT);
+  MT_CALL(network_filter_inject_write_data)(f->envoy, (mt_buf){filler, FILL}, false);
+}
+
 static void carry_out(mt_op* op) {
   mt_filter* f = op->filter;
   if (f->closed) return;
@@ -46,6 +58,9 @@ static void carry_out(mt_op* op) {
     break;
   case MT_CONTINUE:
     MT_CALL(network_filter_continue_reading)(f->envoy);
+    break;
+  case MT_PAUSE:
+    if (f->paused) fill(f);
     break;
   }
 }
@@ -198,7 +213,11 @@ MT_HOOK void MT_ON(network_filter_scheduled)(void* envoy, const void* module, ui
 
 static void watermark(const void* module, bool above) {
   mt_filter* f = (mt_filter*)module;
-  if (f->config->role != MT_CLIENT || f->slot == MT_NO_SLOT || f->closed) return;
+  if (f->slot == MT_NO_SLOT || f->closed) return;
+  if (f->config->role != MT_CLIENT) {
+    if (!above && f->paused) fill(f); // the socket holds more than was thought
+    return;
+  }
   enter();
   self.ended = false;
   mtBlocked(f->worker, f->slot, above);

@@ -21,10 +21,11 @@ typedef struct {
   bool closed;   // Envoy takes nothing for it any more
   bool ready;    // carrier: the server is connected
   bool blocked;  // carrier: the server does not take bytes
+  bool paused;   // carrier: the server shall not be read
 } mt_filter;
 
 // What the Go side wants done once it has returned.
-enum { MT_SEND_UP, MT_SEND_DOWN, MT_CLOSE, MT_CONTINUE };
+enum { MT_SEND_UP, MT_SEND_DOWN, MT_CLOSE, MT_CONTINUE, MT_PAUSE };
 
 typedef struct {
   mt_filter* filter;

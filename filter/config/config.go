@@ -16,8 +16,10 @@ import (
 type Proxy struct {
 	StatPrefix string
 	// Protocol is the name of the protocol, the first part of the stats' names.
-	Protocol    string
-	Codec       Extension
+	Protocol string
+	// Codecs has one entry, or several of which the first bytes of a connection
+	// choose.
+	Codecs      []Extension
 	Filters     []Extension // at least the router
 	RouteConfig *routev1alpha.RouteConfiguration
 	TableScope  string
@@ -79,6 +81,8 @@ type Limits struct {
 	MaxRequestsInFlight int
 	MaxWriteBufferBytes int
 	PartialFrameTimeout time.Duration
+	MaxStreams          int
+	StreamIdleTimeout   time.Duration
 }
 
 // Error says which field of which listener is refused, and why.

@@ -85,13 +85,13 @@ func TestDeprecatedFieldsCountWhereTheNewOnesAreEmpty(t *testing.T) {
 	p, err := Load([]byte(`{"statPrefix": "t", "applicationProtocol": "dubbo", "codec": {"name": "c"}, "routeConfig": {"name": "r"}}`))
 	require.NoError(t, err)
 	require.Equal(t, "dubbo", p.Protocol)
-	require.Equal(t, "c", p.Codec.Name)
+	require.Equal(t, "c", p.Codecs[0].Name)
 	require.Equal(t, []Extension{{Name: routerName}}, p.Filters)
 	p, err = Load([]byte(`{"stat_prefix": "t", "application_protocol": "old", "codec": {"name": "old"},
 		"protocol": {"name": "new", "codec": {"name": "new"}}, "route_config": {}}`))
 	require.NoError(t, err)
 	require.Equal(t, "new", p.Protocol)
-	require.Equal(t, "new", p.Codec.Name)
+	require.Equal(t, "new", p.Codecs[0].Name)
 }
 
 func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {

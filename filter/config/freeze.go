@@ -106,17 +106,7 @@ func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	if p.Protocol == "" {
 		c.refuse("protocol.name", "required")
 	}
-	codec := ap.GetCodec()
-	if codec.GetName() == "" {
-		if ap.GetCodec() != nil {
-			c.refuse("protocol.codec.name", "required")
-		}
-		codec = m.GetCodec()
-	}
-	if codec.GetName() == "" {
-		c.refuse("protocol.codec", "required")
-	}
-	p.Codec = Extension{codec.GetName(), codec.GetConfig()}
+	c.codecs(m, p)
 	if ap.GetMultiplexing() {
 		p.ConnectionMode = Shared
 	}
@@ -129,6 +119,33 @@ func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	default:
 		c.refuse("protocol.connection_mode", "unknown value %d", ap.GetConnectionMode())
 	}
+}
+
+func (c *checker) codecs(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
+	ap := m.GetProtocol()
+	if several := ap.GetCodecs(); len(several) > 0 {
+		if ap.GetCodec() != nil {
+			c.refuse("protocol.codec", "there are protocol.codecs too")
+		}
+		for i, codec := range several {
+			if codec.GetName() == "" {
+				c.refuse(fmt.Sprintf("protocol.codecs[%d].name", i), "required")
+			}
+			p.Codecs = append(p.Codecs, Extension{codec.GetName(), codec.GetConfig()})
+		}
+		return
+	}
+	codec := ap.GetCodec()
+	if codec.GetName() == "" {
+		if ap.GetCodec() != nil {
+			c.refuse("protocol.codec.name", "required")
+		}
+		codec = m.GetCodec()
+	}
+	if codec.GetName() == "" {
+		c.refuse("protocol.codec", "required")
+	}
+	p.Codecs = []Extension{{codec.GetName(), codec.GetConfig()}}
 }
 
 func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
@@ -260,4 +277,6 @@ func (c *checker) limits(l *proxyv1alpha.Limits, p *Proxy) {
 	o.MaxRequestsInFlight = c.number(l.GetMaxRequestsInFlight(), "limits.max_requests_in_flight", 1, 1<<20, 4096)
 	o.MaxWriteBufferBytes = c.number(l.GetMaxWriteBufferBytes(), "limits.max_write_buffer_bytes", 0, math.MaxInt32, 4<<20)
 	o.PartialFrameTimeout = c.duration(l.GetPartialFrameTimeout(), "limits.partial_frame_timeout", time.Millisecond, 30*time.Second)
+	o.MaxStreams = c.number(l.GetMaxStreams(), "limits.max_streams", 0, 1<<16, 1024)
+	o.StreamIdleTimeout = c.duration(l.GetStreamIdleTimeout(), "limits.stream_idle_timeout", time.Millisecond, 5*time.Minute)
 }

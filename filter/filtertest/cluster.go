@@ -79,6 +79,8 @@ type Server struct {
 	received []byte
 	ended    bool
 	blocked  bool
+	disabled int
+	unread   []byte
 }
 
 // Take returns what the server has got since the last Take.
@@ -99,13 +101,20 @@ func (s *Server) Ended() bool { return s.ended }
 func (s *Server) Send(b []byte) {
 	data := append([]byte(nil), b...)
 	s.c.h.todo = append(s.c.h.todo, func() {
-		if s.state == serverReady {
+		switch {
+		case s.state != serverReady || len(data) == 0:
+		case s.disabled > 0:
+			s.unread = append(s.unread, data...)
+		default:
 			deliver(data, func(b [][]byte) {
 				s.w.event(s, func() { s.ev.Data(b, len(data)) })
 			})
 		}
 	})
 }
+
+// Unread returns how many bytes the pipeline does not read for now.
+func (s *Server) Unread() int { return len(s.unread) }
 
 // Close ends the connection from the server's side.
 func (s *Server) Close() {
@@ -222,6 +231,25 @@ func (u *upstream) Write(b *host.Buffer) {
 			return
 		}
 		s.c.h.todo = append(s.c.h.todo, s.serve)
+	})
+}
+
+// ReadDisable implements host.Upstream.
+func (u *upstream) ReadDisable(disable bool) {
+	s := u.s
+	s.w.op(func() {
+		switch {
+		case disable:
+			s.disabled++
+		case s.disabled == 0:
+			s.c.h.t.Error("filtertest: ReadDisable(false) without a ReadDisable(true)")
+		default:
+			if s.disabled--; s.disabled == 0 {
+				unread := s.unread
+				s.unread = nil
+				s.Send(unread)
+			}
+		}
 	})
 }
 

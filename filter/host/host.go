@@ -192,6 +192,10 @@ type Upstream interface {
 	// Write records that b shall be sent; only after Ready. b belongs to the
 	// host from then on.
 	Write(b *Buffer)
+	// ReadDisable(true) stops the reading of the server's bytes, so that it
+	// cannot send more than buffers hold; what has been read before still
+	// comes. Only after Ready; each needs one ReadDisable(false).
+	ReadDisable(disable bool)
 	// Close records that the connection shall be closed: at once, or, with
 	// graceful, by an end of stream after which the server may still answer.
 	// Closed follows, also for a connection that was never ready.

@@ -66,8 +66,39 @@ func (c *Call) Abandon() (ended bool) {
 		c.pool.resumeWaiters()
 		return true
 	default:
-		return cn.abandon(c)
+		return cn.abandon(c, true)
 	}
+}
+
+// Waiting reports whether the call still waits for a connection.
+func (c *Call) Waiting() bool { return c.Active() && c.conn == nil }
+
+// Write sends a further frame of a stream that has a connection.
+func (c *Call) Write(frame []byte) {
+	buf := c.conn.buffer(len(frame))
+	buf.B = append(buf.B, frame...)
+}
+
+// ReadDisable(true) asks the server of a stream to send no more for now: what
+// is under way still comes. Each call needs its counterpart.
+func (c *Call) ReadDisable(disable bool) {
+	if c.conn != nil {
+		c.conn.up.ReadDisable(disable)
+	}
+}
+
+// EndStream ends a stream. Its connection is closed after what was written,
+// and not used again: frames of a stream that is over may still come.
+func (c *Call) EndStream() {
+	if !c.Active() {
+		return
+	}
+	cn := c.conn
+	c.end()
+	if cn != nil {
+		cn.retire()
+	}
+	c.pool.kick()
 }
 
 // unlist takes a waiting call out of the queue.

@@ -170,7 +170,17 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 func (cn *conn) message(md *codecs.Metadata) {
 	p := cn.pool
 	switch md.Type {
+	case codecs.StreamInit, codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
+		if p.opts.Streams {
+			cn.streamed(md)
+		} else {
+			p.obs.Stray()
+		}
 	case codecs.Response, codecs.Error:
+		if p.opts.Streams {
+			cn.streamed(md)
+			return
+		}
 		c := p.answered(cn, md)
 		if c == nil {
 			p.obs.Stray()
@@ -206,6 +216,17 @@ func (cn *conn) message(md *codecs.Metadata) {
 	default:
 		p.obs.Unserved()
 	}
+}
+
+// streamed hands a frame to the stream whose connection this is.
+func (cn *conn) streamed(md *codecs.Metadata) {
+	c := cn.calls.first
+	if c == nil || c.owner == nil {
+		cn.pool.obs.Stray()
+		return
+	}
+	cn.pool.m.timers.Stop(&c.deadline)
+	c.owner.Streamed(md)
 }
 
 // garbage ends a connection whose bytes cannot be understood.
@@ -259,6 +280,13 @@ func (cn *conn) drain() {
 	}
 }
 
+// retire ends a connection that has just lost its only call: the server still
+// gets what was written.
+func (cn *conn) retire() {
+	cn.drain()
+	cn.closeIfDrained() // if it was draining before
+}
+
 func (cn *conn) closeIfDrained() {
 	if cn.state == draining && cn.inFlight == 0 {
 		cn.flush()
@@ -273,7 +301,7 @@ func (cn *conn) closeIfDrained() {
 // timedOut takes a call off whose deadline has passed.
 func (cn *conn) timedOut(c *Call) {
 	p := cn.pool
-	if !cn.abandon(c) {
+	if !cn.abandon(c, false) {
 		c.end()
 		p.freed(cn)
 	}
@@ -286,15 +314,20 @@ func (cn *conn) timedOut(c *Call) {
 
 // abandon ends a call whose answer is still owed. Unless answers have ids and
 // the connection is shared, where it does nothing and returns false, the
-// connection is not used again.
-func (cn *conn) abandon(c *Call) (ended bool) {
+// connection is not used again. With graceful the server still gets what was
+// written.
+func (cn *conn) abandon(c *Call, graceful bool) (ended bool) {
 	p := cn.pool
 	switch {
 	case p.byID() && p.opts.Shared:
 		return false
 	case cn.calls.n == 1:
 		c.end()
-		cn.close(codecs.Unspecified, "")
+		if graceful {
+			cn.retire()
+		} else {
+			cn.close(codecs.Unspecified, "")
+		}
 	default:
 		// Those behind it still get theirs: a stand-in takes its place.
 		owed := &Call{pool: p, conn: cn, sent: c.sent, id: c.id}
@@ -310,6 +343,9 @@ func (cn *conn) abandon(c *Call) (ended bool) {
 // WriteBlocked implements host.UpstreamEvents.
 func (cn *conn) WriteBlocked(blocked bool) {
 	cn.blocked = blocked
+	if c := cn.calls.first; cn.pool.opts.Streams && c != nil && c.owner != nil {
+		c.owner.Blocked(blocked)
+	}
 	if !blocked && cn.state == ready {
 		cn.pool.kick()
 	}

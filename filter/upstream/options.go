@@ -11,6 +11,9 @@ type Options struct {
 	// Shared lets many requests share a connection; otherwise a connection
 	// serves one request at a time.
 	Shared bool
+	// Streams makes each call a stream: it has a connection of its own, keeps
+	// its ids, and goes on after the first answer until Call.EndStream.
+	Streams bool
 	// MinConnections is kept while the pool is in use.
 	MinConnections int
 	// MaxConnections is the most that are open for requests when shared.
@@ -39,6 +42,10 @@ type Key struct {
 	// Cluster and OriginalDst: see host.Target.
 	Cluster     string
 	OriginalDst string
+	// Variant of the codec's wire form.
+	Variant uint8
+	// Streams is that of the options.
+	Streams bool
 	// Profile is the codec's name, its config, and the options: what must be
 	// equal for two versions of a listener to go on with the same connections.
 	Profile string
@@ -70,6 +77,11 @@ type Owner interface {
 	Sent()
 	// Answered ends a call. resp and its frame are valid during Answered only.
 	Answered(resp *codecs.Metadata)
-	// Failed ends a call without an answer.
+	// Failed ends a call without an answer, or an open stream.
 	Failed(e codecs.ErrorType, reason string)
+	// Streamed hands over a frame of a stream. It and its metadata are valid
+	// during Streamed only. The deadline ends with the first one.
+	Streamed(m *codecs.Metadata)
+	// Blocked tells whether the server of a stream has stopped taking bytes.
+	Blocked(blocked bool)
 }

@@ -598,8 +598,15 @@ type Limits struct {
 	// A frame that has begun must be complete after it. Must be positive;
 	// default 30 s.
 	PartialFrameTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=partial_frame_timeout,json=partialFrameTimeout,proto3" json:"partial_frame_timeout,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Open streams of one connection; more are answered with an error. 0 to
+	// 65536; default 1024. The streams of a worker to one cluster are bounded by
+	// upstream.max_exclusive_connections too, as each has its own connection.
+	MaxStreams *wrapperspb.UInt32Value `protobuf:"bytes,5,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
+	// A stream on which neither side sends a frame is reset after it. Must be
+	// positive; default 5 min.
+	StreamIdleTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=stream_idle_timeout,json=streamIdleTimeout,proto3" json:"stream_idle_timeout,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -656,6 +663,20 @@ func (x *Limits) GetMaxWriteBufferBytes() *wrapperspb.UInt32Value {
 func (x *Limits) GetPartialFrameTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.PartialFrameTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxStreams() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxStreams
+	}
+	return nil
+}
+
+func (x *Limits) GetStreamIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StreamIdleTimeout
 	}
 	return nil
 }
@@ -830,14 +851,18 @@ type ApplicationProtocol struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the protocol, the first part of the statistics' names. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The codec.
+	// The codec. The name "aeraki.meta_protocol.codec.auto" stands for all built-in
+	// codecs that recognise their protocol; see codecs.
 	Codec *Codec `protobuf:"bytes,2,opt,name=codec,proto3" json:"codec,omitempty"`
 	// True: requests of many clients share connections.
 	Multiplexing bool `protobuf:"varint,3,opt,name=multiplexing,proto3" json:"multiplexing,omitempty"`
 	// Overrides multiplexing.
 	ConnectionMode ApplicationProtocol_ConnectionMode `protobuf:"varint,100,opt,name=connection_mode,json=connectionMode,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol_ConnectionMode" json:"connection_mode,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Several codecs, instead of codec: the first bytes of each connection decide
+	// whose it is. When more than one recognises them, the first of these counts.
+	Codecs        []*Codec `protobuf:"bytes,101,rep,name=codecs,proto3" json:"codecs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplicationProtocol) Reset() {
@@ -896,6 +921,13 @@ func (x *ApplicationProtocol) GetConnectionMode() ApplicationProtocol_Connection
 		return x.ConnectionMode
 	}
 	return ApplicationProtocol_AUTO
+}
+
+func (x *ApplicationProtocol) GetCodecs() []*Codec {
+	if x != nil {
+		return x.Codecs
+	}
+	return nil
 }
 
 // Tracing configures spans for requests.
@@ -1033,12 +1065,15 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
 	"\x06ALWAYS\x10\x01\x12\t\n" +
-	"\x05NEVER\x10\x02\"\xc3\x02\n" +
+	"\x05NEVER\x10\x02\"\xcd\x03\n" +
 	"\x06Limits\x12D\n" +
 	"\x0fmax_frame_bytes\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\rmaxFrameBytes\x12Q\n" +
 	"\x16max_requests_in_flight\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13maxRequestsInFlight\x12Q\n" +
 	"\x16max_write_buffer_bytes\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13maxWriteBufferBytes\x12M\n" +
-	"\x15partial_frame_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x13partialFrameTimeout\"z\n" +
+	"\x15partial_frame_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x13partialFrameTimeout\x12=\n" +
+	"\vmax_streams\x18\x05 \x01(\v2\x1c.google.protobuf.UInt32ValueR\n" +
+	"maxStreams\x12I\n" +
+	"\x13stream_idle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\"z\n" +
 	"\x03Rds\x12G\n" +
 	"\rconfig_source\x18\x01 \x01(\v2\".envoy.config.core.v3.ConfigSourceR\fconfigSource\x12*\n" +
 	"\x11route_config_name\x18\x02 \x01(\tR\x0frouteConfigName\"V\n" +
@@ -1047,12 +1082,13 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\"I\n" +
 	"\x05Codec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
-	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\"\xb6\x02\n" +
+	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\"\xf9\x02\n" +
 	"\x13ApplicationProtocol\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12?\n" +
 	"\x05codec\x18\x02 \x01(\v2).aeraki.meta_protocol_proxy.v1alpha.CodecR\x05codec\x12\"\n" +
 	"\fmultiplexing\x18\x03 \x01(\bR\fmultiplexing\x12o\n" +
-	"\x0fconnection_mode\x18d \x01(\x0e2F.aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionModeR\x0econnectionMode\"5\n" +
+	"\x0fconnection_mode\x18d \x01(\x0e2F.aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionModeR\x0econnectionMode\x12A\n" +
+	"\x06codecs\x18e \x03(\v2).aeraki.meta_protocol_proxy.v1alpha.CodecR\x06codecs\"5\n" +
 	"\x0eConnectionMode\x12\b\n" +
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
@@ -1133,21 +1169,24 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	15, // 23: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
 	15, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
 	14, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	16, // 26: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	17, // 27: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	17, // 28: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	9,  // 29: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 30: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	18, // 31: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	18, // 32: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	15, // 34: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	19, // 35: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	15, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	14, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	17, // 29: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	17, // 30: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	9,  // 31: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 32: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	9,  // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	18, // 34: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	18, // 35: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	18, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	15, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }

@@ -1,0 +1,48 @@
+package filter
+
+// maxMethods bounds how many methods a worker keeps in mind: their names come
+// from clients.
+const maxMethods = 4096
+
+// known is what a worker has learnt of methods whose requests do not tell
+// whether they are answered: true when one was, false when a client went on
+// without an answer.
+type known map[string]bool
+
+func (k *known) set(method []byte, answered bool) {
+	if *k == nil {
+		*k = known{}
+	}
+	if was, ok := (*k)[string(method)]; ok && was || !ok && len(*k) >= maxMethods {
+		return // a method that is answered once is answered always
+	}
+	(*k)[string(method)] = answered
+}
+
+// answers notes that a method has been answered.
+func (k *known) answers(method []byte) {
+	if !(*k)[string(method)] {
+		k.set(method, true)
+	}
+}
+
+// presumedOneway reports whether a request whose deadline has passed was one
+// that gets no answer: then a timeout error would be taken for the answer to
+// its client's next request. It is presumed to be when its method has never
+// been answered and its client, or another one before, did not wait for it.
+func (m *Message) presumedOneway() bool {
+	if !m.proto.hiddenOneway || m.conn == nil {
+		return false
+	}
+	k := &m.cfg.known
+	answered, ok := (*k)[string(m.method)]
+	switch {
+	case answered:
+		return false
+	case m.conn.requests > m.number:
+		k.set(m.method, false)
+		return true
+	default:
+		return ok
+	}
+}

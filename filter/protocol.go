@@ -1,0 +1,147 @@
+package filter
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/config"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+)
+
+const (
+	// AutoCodec is the config name that stands for all registered codecs that
+	// recognise their protocol.
+	AutoCodec = "aeraki.meta_protocol.codec.auto"
+	// sniffBytes is how much of a connection codecs may want to see.
+	sniffBytes = 64
+)
+
+// protocol is a codec of a listener, and what follows from it.
+type protocol struct {
+	name    string
+	codec   codecs.Codec
+	sniffer codecs.Sniffer // set where there are several
+	profile string
+
+	requests, streams upstream.Options
+
+	rewritesIDs  bool
+	ordered      bool // clients get their answers in the order of their requests
+	hiddenOneway bool
+	streamer     codecs.Streamer // nil: no streams
+}
+
+// makeProtocols makes the codecs of a configuration.
+func makeProtocols(cfg *config.Proxy) (ps []*protocol, path string, err error) {
+	exts := cfg.Codecs
+	auto := len(exts) == 1 && exts[0].Name == AutoCodec
+	if auto {
+		if exts[0].Config != nil {
+			return nil, "protocol.codec.config", fmt.Errorf("%s has no options", AutoCodec)
+		}
+		exts = nil
+		for _, name := range codecs.Names() {
+			exts = append(exts, config.Extension{Name: name})
+		}
+	}
+	for i, ext := range exts {
+		path := "protocol.codec"
+		if len(cfg.Codecs) > 1 {
+			path = fmt.Sprintf("protocol.codecs[%d]", i)
+		}
+		newCodec, ok := codecs.Lookup(ext.Name)
+		if !ok {
+			return nil, path + ".name", fmt.Errorf("unknown codec %q (built in: %s)",
+				ext.Name, strings.Join(codecs.Names(), ", "))
+		}
+		codec, err := newCodec(ext.Config, codecs.Limits{MaxFrameBytes: cfg.Limits.MaxFrameBytes})
+		if err != nil {
+			return nil, path + ".config", err
+		}
+		p := newProtocol(cfg, ext, codec)
+		if len(exts) > 1 || auto {
+			if p.sniffer, ok = codec.(codecs.Sniffer); !ok {
+				if auto {
+					continue
+				}
+				return nil, path + ".name", fmt.Errorf("codec %q cannot be one of several: it does not recognise its protocol", ext.Name)
+			}
+		}
+		ps = append(ps, p)
+	}
+	if len(ps) == 0 {
+		return nil, "protocol.codec.name", errors.New("no built-in codec recognises its protocol")
+	}
+	return ps, "", nil
+}
+
+func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *protocol {
+	traits := codec.Traits()
+	p := &protocol{
+		name: ext.Name, codec: codec,
+		rewritesIDs:  traits.Correlation == codecs.ByID,
+		ordered:      traits.Correlation != codecs.ByID,
+		hiddenOneway: traits.HiddenOneway,
+	}
+	p.requests = poolOptions(cfg, traits)
+	p.streams = p.requests
+	p.streams.Shared, p.streams.Streams = false, true
+	p.streamer, _ = codec.(codecs.Streamer)
+	p.profile = fmt.Sprintf("%s %v %+v %+v", ext.Name, ext.Config, cfg.Limits, p.requests)
+	return p
+}
+
+func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
+	u := cfg.Upstream
+	o := upstream.Options{
+		MinConnections: u.MinConnections, MaxConnections: u.MaxConnections,
+		MaxExclusive: u.MaxExclusiveConnections, MaxAge: u.MaxConnectionAge,
+		IdleTimeout: u.IdleTimeout, TargetInFlight: u.TargetInFlight,
+		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
+		BackoffMax: u.ConnectBackoffMax,
+	}
+	switch cfg.ConnectionMode {
+	case config.Shared:
+		o.Shared = true
+	case config.Exclusive:
+		o.Shared = false
+	default:
+		o.Shared = traits.ShareByDefault
+	}
+	return o
+}
+
+// sniff finds the protocol of a connection by its first bytes. It returns nil
+// and true when more of them are needed, nil and false when nobody knows them.
+func (l *listener) sniff(b []byte) (p *protocol, more bool) {
+	b = b[:min(len(b), sniffBytes)]
+	for _, p := range l.protocols {
+		switch p.sniffer.Sniff(b) {
+		case codecs.Yes:
+			return p, false
+		case codecs.Maybe:
+			more = len(b) < sniffBytes
+		}
+	}
+	return nil, more
+}
+
+// checkMutation refuses what none of the codecs can change.
+func (l *listener) checkMutation(d codecs.Direction, key, value string) error {
+	var first error
+	for _, p := range l.protocols {
+		err := fmt.Errorf("codec %s cannot change messages", p.name)
+		if m, ok := p.codec.(codecs.Mutator); ok {
+			err = m.CheckMutation(d, key, value)
+		}
+		if err == nil {
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
