@@ -33,7 +33,7 @@ func init() {
 	register("toy.inorder", toy{codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true}, 'i'})
 }
 
-func (t toy) Traits() codecs.Traits                        { return t.traits }
+func (t toy) Traits() codecs.Traits                      { return t.traits }
 func (t toy) NewDecoder(codecs.Direction) codecs.Decoder { return t }
 
 func (t toy) Sniff(b []byte) codecs.Guess {
