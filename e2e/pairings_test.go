@@ -39,6 +39,12 @@ func TestDubboPairings(t *testing.T) {
 // in flight. Workers report them a moment after the answer has left.
 func checkCounters(t *testing.T, e *envoytest.Envoy) {
 	t.Helper()
+	checkCountersOf(t, e, stats)
+}
+
+// checkCountersOf is checkCounters of another listener.
+func checkCountersOf(t *testing.T, e *envoytest.Envoy, stats string) {
+	t.Helper()
 	var s map[string]int64
 	get := func(name string) int64 { return s[stats+name] }
 	sums := []struct {
@@ -49,7 +55,8 @@ func checkCounters(t *testing.T, e *envoytest.Envoy) {
 		{"nothing is in flight", func() bool { return get("request_active") == 0 }},
 		{"request is the sum of its kinds", func() bool { return get("request") == get("request_twoway")+get("request_oneway") }},
 		{"each request ended in exactly one way", func() bool {
-			return get("request_twoway") == get("response")+get("local_response_business_exception")+get("request_abandoned")
+			return get("request_twoway") == get("response")+get("local_response_business_exception")+
+				get("request_abandoned")+get("oneway_presumed")
 		}},
 		{"response is the sum of its kinds", func() bool {
 			return get("response") == get("response_success")+get("response_error")+get("response_business_exception")

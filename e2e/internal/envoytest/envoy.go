@@ -42,6 +42,10 @@ type Options struct {
 	Env []string
 	// Args are added to the command line.
 	Args []string
+	// Replaces is the Envoy that this one takes over from by a hot restart.
+	Replaces *Envoy
+	// HotRestart lets another one take over.
+	HotRestart bool
 	// MayPanic lets the log speak of panics that were caught.
 	MayPanic bool
 }
@@ -57,6 +61,8 @@ type Envoy struct {
 	log     *os.File
 	version int
 	stopped bool
+	baseID  string
+	epoch   int
 
 	mayPanic bool
 }
@@ -84,10 +90,19 @@ func Start(t testing.TB, o Options) *Envoy {
 	e.log, err = os.Create(e.path("envoy.log"))
 	require.NoError(t, err)
 
-	e.cmd = exec.Command(o.Bin, append([]string{
-		"-c", e.path("bootstrap.json"), "--disable-hot-restart", "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
+	restart := []string{"--disable-hot-restart"}
+	switch {
+	case o.Replaces != nil:
+		e.baseID, e.epoch = o.Replaces.baseID, o.Replaces.epoch+1
+		o.Replaces.stopped = true // its successor ends it
+		restart = []string{"--base-id", e.baseID, "--restart-epoch", strconv.Itoa(e.epoch)}
+	case o.HotRestart:
+		restart = []string{"--use-dynamic-base-id", "--base-id-path", e.path("base-id")}
+	}
+	e.cmd = exec.Command(o.Bin, append(append(restart,
+		"-c", e.path("bootstrap.json"), "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
 		"--admin-address-path", e.path("admin"), "--drain-time-s", "2", "--parent-shutdown-time-s", "3", "-l", "info",
-	}, o.Args...)...)
+	), o.Args...)...)
 	e.cmd.Env = append(append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules), o.Env...)
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
 	// A test binary that is killed takes its Envoys along.
@@ -119,6 +134,11 @@ func Start(t testing.TB, o Options) *Envoy {
 		defer r.Body.Close()
 		return r.StatusCode == http.StatusOK
 	})
+	if o.HotRestart && o.Replaces == nil {
+		b, err := os.ReadFile(e.path("base-id"))
+		require.NoError(t, err)
+		e.baseID = strings.TrimSpace(string(b))
+	}
 	return e
 }
 
@@ -147,17 +167,8 @@ func (e *Envoy) finish() {
 		case <-e.exited:
 			e.t.Errorf("Envoy died: %v", e.exit)
 		default:
-			e.cmd.Process.Signal(syscall.SIGTERM)
-			select {
-			case <-e.exited:
-				if e.exit != nil {
-					e.t.Errorf("Envoy did not end in an orderly way: %v", e.exit)
-				}
-			case <-time.After(patience):
-				e.t.Errorf("Envoy still runs %v after SIGTERM", patience)
-				e.cmd.Process.Kill()
-				<-e.exited
-			}
+			e.Terminate()
+			e.WaitExit()
 		}
 	}
 	e.log.Close()
@@ -177,6 +188,28 @@ func (e *Envoy) Kill() {
 	e.stopped = true
 	e.cmd.Process.Kill()
 	<-e.exited
+}
+
+// Terminate asks Envoy to end. The test then does not ask that it lives on.
+func (e *Envoy) Terminate() {
+	e.stopped = true
+	e.cmd.Process.Signal(syscall.SIGTERM)
+}
+
+// WaitExit waits until Envoy has ended, in an orderly way.
+func (e *Envoy) WaitExit() {
+	e.t.Helper()
+	e.stopped = true
+	select {
+	case <-e.exited:
+		if e.exit != nil {
+			e.t.Errorf("Envoy did not end in an orderly way: %v", e.exit)
+		}
+	case <-time.After(patience):
+		e.cmd.Process.Kill()
+		<-e.exited
+		e.t.Errorf("Envoy still runs %v after its end was due", patience)
+	}
 }
 
 // Log is everything that Envoy has logged so far.

@@ -94,6 +94,11 @@ func Listener(name string, filters ...M) Resource {
 	}
 }
 
+// On returns a copy of a listener that is bound to that port.
+func (r Resource) On(port int) Resource {
+	return r.With(M{"address": socketAddress("127.0.0.1", port)})
+}
+
 // TCPProxy is Envoy's own filter that forwards bytes.
 func TCPProxy(cluster string) M {
 	return M{"name": "envoy.filters.network.tcp_proxy", "typed_config": M{
@@ -128,10 +133,13 @@ func Extension(name string, filter M) M {
 }
 
 // Dubbo is a configuration of Proxy.
-func Dubbo(statPrefix string, routes ...any) M {
+func Dubbo(statPrefix string, routes ...any) M { return Protocol("dubbo", statPrefix, routes...) }
+
+// Protocol is a configuration of Proxy with the codec of that name.
+func Protocol(codec, statPrefix string, routes ...any) M {
 	return M{
 		"stat_prefix":  statPrefix,
-		"protocol":     M{"name": "dubbo", "codec": M{"name": "aeraki.meta_protocol.codec.dubbo"}},
+		"protocol":     M{"name": codec, "codec": M{"name": "aeraki.meta_protocol.codec." + codec}},
 		"route_config": M{"name": statPrefix, "routes": routes},
 	}
 }

@@ -22,6 +22,9 @@ type Command struct {
 	Oneway      bool           `json:"oneway,omitempty"`
 	Count       int            `json:"count,omitempty"`
 	Concurrency int            `json:"concurrency,omitempty"`
+	// Close makes each call on a connection of its own, which is closed as soon
+	// as the call has returned (Thrift).
+	Close bool `json:"close,omitempty"`
 	// DurationMS makes the callers call again and again for that long.
 	DurationMS int  `json:"duration_ms,omitempty"`
 	Summary    bool `json:"summary,omitempty"`
@@ -86,9 +89,15 @@ type Consumer struct {
 
 func (l Library) consumer(t testing.TB, port int, o ConsumerOptions) *Consumer {
 	t.Helper()
-	c := &Consumer{waiting: map[int64]chan json.RawMessage{}}
 	argv, env := l.consumerCommand(port, o)
-	c.process = start(t, string(l)+" consumer", argv, env, c.line)
+	return startConsumer(t, string(l)+" consumer", argv, env)
+}
+
+// startConsumer starts a client program that obeys Commands.
+func startConsumer(t testing.TB, name string, argv, env []string) *Consumer {
+	t.Helper()
+	c := &Consumer{waiting: map[int64]chan json.RawMessage{}}
+	c.process = start(t, name, argv, env, c.line)
 	go func() {
 		<-c.exited
 		c.mu.Lock()

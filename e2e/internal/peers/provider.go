@@ -34,15 +34,21 @@ func (l Library) provider(t testing.TB, o ProviderOptions) *Provider {
 	if o.Name == "" {
 		o.Name = string(l)
 	}
+	argv, env := l.providerCommand(o)
+	return startProvider(t, string(l)+" provider "+o.Name, argv, env)
+}
+
+// startProvider starts a server program that tells its port.
+func startProvider(t testing.TB, name string, argv, env []string) *Provider {
+	t.Helper()
 	p := &Provider{}
 	ready := make(chan int, 1)
-	argv, env := l.providerCommand(o)
-	p.process = start(t, string(l)+" provider "+o.Name, argv, env, func(b []byte) {
+	p.process = start(t, name, argv, env, func(b []byte) {
 		var line struct {
 			Port int `json:"port"`
 		}
 		if err := json.Unmarshal(b, &line); err != nil || line.Port == 0 {
-			t.Errorf("%s provider wrote %.200q", l, b)
+			t.Errorf("%s wrote %.200q", name, b)
 			return
 		}
 		ready <- line.Port
