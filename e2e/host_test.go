@@ -79,6 +79,15 @@ func TestGosRuntimeIsOurs(t *testing.T) {
 	})
 }
 
+func TestGosProcessorsCanBeSet(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		o := v.options()
+		o.Env = []string{"MELTEMI_GOMAXPROCS=7"}
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
+		require.Contains(t, envoytest.Start(t, o).Log(), "meltemi: GOMAXPROCS 7,")
+	})
+}
+
 func TestCountersAreAtPrometheusToo(t *testing.T) {
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))

@@ -24,6 +24,8 @@ type Endpoint struct {
 	Port     int
 	Weight   int
 	Priority int
+	// HealthPort is where health checks go; 0: to Port.
+	HealthPort int
 	// Unhealthy endpoints get no traffic.
 	Unhealthy bool
 }
@@ -50,7 +52,11 @@ func assignment(cluster string, endpoints []Endpoint) Resource {
 			if host == "" {
 				host = "127.0.0.1"
 			}
-			m := M{"endpoint": M{"address": socketAddress(host, ep.Port)}}
+			endpoint := M{"address": socketAddress(host, ep.Port)}
+			if ep.HealthPort != 0 {
+				endpoint["health_check_config"] = M{"port_value": ep.HealthPort}
+			}
+			m := M{"endpoint": endpoint}
 			if ep.Weight > 0 {
 				m["load_balancing_weight"] = ep.Weight
 			}

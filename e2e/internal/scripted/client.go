@@ -27,6 +27,15 @@ func Dial(t testing.TB, port int) *Client {
 	return DialAt(t, fmt.Sprintf("127.0.0.1:%d", port))
 }
 
+// TryDial is Dial without an end of its own; the caller closes the client.
+func TryDial(t testing.TB, port int) (*Client, error) {
+	nc, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return nil, err
+	}
+	return &Client{TCPConn: nc.(*net.TCPConn), t: t}, nil
+}
+
 // DialAt is Dial of another address.
 func DialAt(t testing.TB, addr string) *Client {
 	t.Helper()

@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// freePort is a port that nobody uses at the moment. A hot restart hands over
+// sockets by their address, so it cannot be left to Envoy to choose one.
+func freePort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// load are clients that ask one request after the other, and dial again when
+// their connection has ended.
+type load struct {
+	stop     atomic.Bool
+	answered atomic.Int64
+	refused  atomic.Int64 // got an error
+	wrong    atomic.Int64 // got another request's answer
+	ended    atomic.Int64 // connections
+	done     sync.WaitGroup
+}
+
+func startLoad(t *testing.T, port, clients int) *load {
+	l := &load{}
+	for range clients {
+		l.done.Go(func() {
+			var c *scripted.Client
+			for id := uint64(0); !l.stop.Load(); id++ {
+				if c == nil {
+					var err error
+					if c, err = scripted.TryDial(t, port); err != nil {
+						return // nobody listens any more
+					}
+				}
+				_, err := c.Write(dubbotest.Request{ID: id}.Bytes())
+				if err == nil {
+					var f dubbotest.Parsed
+					if f, err = c.TryRead(); err == nil {
+						switch {
+						case f.ID != id:
+							l.wrong.Add(1)
+						case f.Status == statusOK:
+							l.answered.Add(1)
+						default:
+							t.Logf("status %d: %s", f.Status, f.Text())
+							l.refused.Add(1)
+						}
+					}
+				}
+				if err != nil {
+					l.ended.Add(1)
+					c.Close()
+					c = nil
+				}
+			}
+		})
+	}
+	t.Cleanup(l.end)
+	return l
+}
+
+func (l *load) end() { l.stop.Store(true); l.done.Wait() }
+
+// more waits until n more requests have been answered.
+func (l *load) more(t *testing.T, n int64) {
+	t.Helper()
+	before := l.answered.Load()
+	require.Eventually(t, func() bool { return l.answered.Load() >= before+n }, patience, tick)
+}
+
+// TestAHotRestart: the new process serves new connections, the old one's go on
+// until it ends, and no request is answered wrongly.
+func TestAHotRestart(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		port := freePort(t)
+		o := v.options()
+		o.HotRestart = true
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{
+			envoytest.Loopback(envoytest.Socket()),
+			envoytest.Listener("dubbo", envoytest.Proxy(toOne("one"))).On(port),
+		}
+		older := envoytest.Start(t, o)
+		require.Equal(t, port, older.Port("dubbo"))
+		staying := scripted.Dial(t, port)
+		staying.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", staying.Read().Text())
+		l := startLoad(t, port, 8)
+		l.more(t, 1000)
+
+		o.Replaces = older
+		newer := envoytest.Start(t, o)
+		staying.Ask(2, dubbotest.Request{})
+		require.Equal(t, "here", staying.Read().Text(), "the old process still serves its connections")
+		l.more(t, 1000)
+		older.WaitExit()
+		staying.Closed()
+		l.more(t, 1000)
+		l.end()
+		require.Zero(t, l.wrong.Load())
+		// Each client has lost the connection to the old process once, some of
+		// them one more, which the old one took up just before. What was in
+		// flight at its end was lost with it.
+		require.LessOrEqual(t, l.ended.Load(), int64(16))
+		require.LessOrEqual(t, l.refused.Load(), int64(8))
+		newer.WaitStat(stats+"request_active", envoytest.Exactly(0))
+		require.NotZero(t, newer.Stat(stats+"response_success"))
+	})
+}
+
+// TestTerminationUnderLoad: what is in flight then is lost, with an error or
+// its connection; nothing is answered wrongly, and Envoy leaves without a crash.
+func TestTerminationUnderLoad(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		e := v.start(t, toOne("one"), envoytest.Cluster("one", envoytest.At(s.Port)...))
+		l := startLoad(t, e.Port("dubbo"), 16)
+		l.more(t, 2000)
+		begin := time.Now()
+		e.Terminate()
+		e.WaitExit()
+		require.Less(t, time.Since(begin), 10*time.Second)
+		l.end()
+		require.Zero(t, l.wrong.Load())
+	})
+}
