@@ -45,12 +45,19 @@ func (l Library) need(t testing.TB) {
 	if l == Java {
 		build = buildJava
 	}
-	switch err := build(); {
+	needed(t, string(l), "a JDK and Maven", build())
+}
+
+// needed ends the test when its peers could not be built: it is skipped if what
+// they need is not installed, unless CI=true.
+func needed(t testing.TB, name, needs string, err error) {
+	t.Helper()
+	switch {
 	case err == nil:
 	case errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") != "true":
-		t.Skipf("%s peers need a JDK and Maven: %v", l, err)
+		t.Skipf("%s peers need %s: %v", name, needs, err)
 	default:
-		t.Fatalf("building the %s peers: %v", l, err)
+		t.Fatalf("building the %s peers: %v", name, err)
 	}
 }
 

@@ -1,0 +1,110 @@
+package peers
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Thrift is an implementation of Apache Thrift.
+type Thrift string
+
+// The implementations under test.
+const (
+	ThriftGo     Thrift = "thrift-go"
+	ThriftPython Thrift = "thrift-python"
+)
+
+// Wire is the form that Thrift messages have.
+type Wire struct {
+	// Transport is framed, unframed or header.
+	Transport string
+	// Protocol is strict or lax, which is binary with and without a version, or
+	// compact.
+	Protocol string
+}
+
+func (w Wire) String() string { return w.Transport + " " + w.Protocol }
+
+func (w Wire) flags() []string { return []string{"-transport", w.Transport, "-protocol", w.Protocol} }
+
+// Server starts a server. It is ready when Server returns, and ends with the
+// test.
+func (l Thrift) Server(t testing.TB, name string, w Wire) *Provider { return l.ServerAt(t, name, w, 0) }
+
+// ServerAt is Server at a port.
+func (l Thrift) ServerAt(t testing.TB, name string, w Wire, port int) *Provider {
+	t.Helper()
+	argv, env := l.command(t, "server", append(w.flags(), "-name", name, "-port", strconv.Itoa(port)))
+	return startProvider(t, string(l)+" server "+name, argv, env)
+}
+
+// Client starts a client that calls 127.0.0.1:port. It ends with the test. A
+// call fails after timeout; 0 is 3 s.
+func (l Thrift) Client(t testing.TB, port int, w Wire, timeout time.Duration) *Consumer {
+	t.Helper()
+	args := append(w.flags(), "-addr", "127.0.0.1:"+strconv.Itoa(port))
+	switch {
+	case timeout == 0:
+	case l == ThriftPython:
+		args = append(args, "-timeout", strconv.FormatInt(timeout.Milliseconds(), 10))
+	default:
+		args = append(args, "-timeout", timeout.String())
+	}
+	argv, env := l.command(t, "client", args)
+	return startConsumer(t, string(l)+" client", argv, env)
+}
+
+func thriftSource() string { return filepath.Join(Root(), "e2e", "peers", "thrift") }
+func thriftBuild() string  { return filepath.Join(Root(), "build", "peers", "thrift") }
+
+// command runs a program of the library, which is built or fetched once per
+// test binary.
+func (l Thrift) command(t testing.TB, program string, args []string) (argv, env []string) {
+	t.Helper()
+	if l == ThriftPython {
+		needed(t, string(l), "Python 3 with pip", fetchPythonThrift())
+		return append([]string{"python3", filepath.Join(thriftSource(), "python", program+".py")}, args...),
+			[]string{"PYTHONPATH=" + pythonThrift(), "PYTHONDONTWRITEBYTECODE=1"}
+	}
+	needed(t, string(l), "Go", buildThrift())
+	return append([]string{filepath.Join(thriftBuild(), program)}, args...), nil
+}
+
+var buildThrift = sync.OnceValue(func() error {
+	return run(thriftSource(), "go", "build", "-trimpath", "-o", thriftBuild()+"/", "./server", "./client")
+})
+
+const pythonThriftVersion = "0.25.0"
+
+func pythonThrift() string { return filepath.Join(thriftBuild(), "python-"+pythonThriftVersion) }
+
+var fetchPythonThrift = sync.OnceValue(func() error {
+	if _, err := exec.LookPath("python3"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(pythonThrift()); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(thriftBuild(), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(thriftBuild(), ".python-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	err = run(tmp, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+		"--target", tmp, "thrift=="+pythonThriftVersion)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(tmp, pythonThrift())
+})
