@@ -5,8 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -191,7 +191,7 @@ func (c *ThriftClient) Closed() {
 		c.t.Fatalf("a message instead of the end: %+v", m)
 	case errors.As(err, &ne) && ne.Timeout():
 		c.t.Fatalf("the connection is still open after %v", patience)
-	case errors.Is(err, io.EOF), strings.Contains(err.Error(), "reset"):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 	default:
 		c.t.Fatal(err)
 	}
