@@ -212,6 +212,40 @@ func TestClientThatDoesNotReadIsClosed(t *testing.T) {
 	})
 }
 
+// TestAClosedClientThatDoesNotReadIsNotKept: Envoy itself would wait for ever
+// until what is left has been read.
+func TestAClosedClientThatDoesNotReadIsNotKept(t *testing.T) {
+	if *matrix != "full" {
+		t.Skip("takes half a minute: only with -matrix full")
+	}
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
+		config := toOne("big")
+		config["idle_timeout"] = "1s"
+		config["limits"] = envoytest.M{"max_write_buffer_bytes": 64 * mib}
+		e := v.start(t, config, envoytest.Cluster("big", envoytest.At(s.Port)...))
+		lazy := scripted.Dial(t, e.Port("dubbo"))
+		require.NoError(t, lazy.SetReadBuffer(4096))
+		const n = 400 // 24 MB, more than sockets hold
+		for id := uint64(1); id <= n; id++ {
+			lazy.Ask(id, dubbotest.Request{})
+		}
+		e.WaitStat(stats+"response", envoytest.Exactly(n))
+		connections := func() (n int64) {
+			for name, v := range e.Stats("^listener[.]127.*[.]downstream_cx_active$") {
+				if !strings.Contains(name, "worker_") {
+					n += v
+				}
+			}
+			return n
+		}
+		require.EqualValues(t, 1, connections())
+		begin := time.Now()
+		require.Eventually(t, func() bool { return connections() == 0 }, time.Minute, tick)
+		require.Greater(t, time.Since(begin), 20*time.Second, "it was given time to read")
+	})
+}
+
 func TestClientThatReadsLateGetsEverything(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -90,10 +91,19 @@ func TestAHotRestart(t *testing.T) {
 		port := freePort(t)
 		o := v.options()
 		o.HotRestart = true
-		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		// More clusters than there are parked carriers.
+		routes := []any{}
+		for i := range 5 {
+			name := fmt.Sprint("c", i)
+			o.Clusters = append(o.Clusters, envoytest.Cluster(name, envoytest.At(s.Port)...))
+			routes = append(routes, envoytest.Route(name, map[string]string{"method": name}))
+		}
+		o.Clusters = append(o.Clusters, envoytest.Cluster("one", envoytest.At(s.Port)...))
+		config := envoytest.Dubbo("test", append(routes, envoytest.Route("one", nil))...)
+		config["request_timeout"] = "0.5s"
 		o.Listeners = []envoytest.Resource{
 			envoytest.Loopback(envoytest.Socket()),
-			envoytest.Listener("dubbo", envoytest.Proxy(toOne("one"))).On(port),
+			envoytest.Listener("dubbo", envoytest.Proxy(config)).On(port),
 		}
 		older := envoytest.Start(t, o)
 		require.Equal(t, port, older.Port("dubbo"))
@@ -108,6 +118,19 @@ func TestAHotRestart(t *testing.T) {
 		staying.Ask(2, dubbotest.Request{})
 		require.Equal(t, "here", staying.Read().Text(), "the old process still serves its connections")
 		l.more(t, 1000)
+		for id := range uint64(5) {
+			staying.Ask(10+id, dubbotest.Request{Method: fmt.Sprint("c", id)})
+		}
+		opened := 0
+		for _, a := range staying.Answers(5) {
+			if a.Text() == "here" {
+				opened++
+			} else {
+				require.Contains(t, a.Text(), "timeout while waiting for an upstream connection")
+			}
+		}
+		require.Less(t, opened, 5, "the loopback listener belongs to the new process")
+		require.Contains(t, older.Log(), "the socket belongs to process")
 		older.WaitExit()
 		staying.Closed()
 		l.more(t, 1000)
