@@ -5,8 +5,6 @@ import "encoding/binary"
 // The frames are real Dubbo: a hessian body with one string argument and the
 // attachments that Dubbo's own clients send.
 
-const headerSize = 16
-
 func appendString(b []byte, s string) []byte {
 	if len(s) < 32 {
 		b = append(b, byte(len(s)))
@@ -23,13 +21,10 @@ func frame(flags, status byte, body []byte) []byte {
 	return append(b, body...)
 }
 
-// request returns a two-way request with an argument of size bytes. Its id is
+// dubboRequest returns a two-way request with an argument of size bytes. Its id is
 // to be set.
-func request(size int) []byte {
-	arg := make([]byte, size)
-	for i := range arg {
-		arg[i] = 'a' + byte(i%26)
-	}
+func dubboRequest(size int) []byte {
+	arg := text(size, 'a')
 	var b []byte
 	for _, s := range []string{"2.0.2", "org.bench.Echo", "1.0.0", "echo", "Ljava/lang/String;", string(arg)} {
 		b = appendString(b, s)
@@ -44,29 +39,10 @@ func request(size int) []byte {
 	return frame(0xc2, 0, append(b, 'Z'))
 }
 
-// response returns an answer with a value of size bytes and attachments.
-func response(size int) []byte {
-	v := make([]byte, size)
-	for i := range v {
-		v[i] = 'A' + byte(i%26)
-	}
-	b := appendString([]byte{0x94}, string(v))
+// dubboResponse returns an answer with a value of size bytes and attachments.
+func dubboResponse(size int) []byte {
+	b := appendString([]byte{0x94}, string(text(size, 'A')))
 	b = appendString(append(b, 'H'), "dubbo")
 	b = appendString(b, "2.0.2")
 	return frame(0x02, 20, append(b, 'Z'))
-}
-
-func setID(f []byte, id uint64) { binary.BigEndian.PutUint64(f[4:], id) }
-func idOf(f []byte) uint64      { return binary.BigEndian.Uint64(f[4:]) }
-
-// next returns the length of the frame at the start of b, 0 if it is not whole.
-func next(b []byte) int {
-	if len(b) < headerSize {
-		return 0
-	}
-	n := headerSize + int(binary.BigEndian.Uint32(b[12:]))
-	if n > len(b) {
-		return 0
-	}
-	return n
 }

@@ -2,19 +2,19 @@ package main
 
 import "net"
 
-// serve answers every request that comes on l with resp, in one write for all
-// that came together.
-func serve(l net.Listener, resp []byte) {
+// serve answers every request that comes on l, in one write for all that came
+// together.
+func serve(l net.Listener, p *protocol) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		go echo(c, resp)
+		go echo(c, p)
 	}
 }
 
-func echo(c net.Conn, resp []byte) {
+func echo(c net.Conn, p *protocol) {
 	defer c.Close()
 	in := make([]byte, 0, 64<<10)
 	out := make([]byte, 0, 64<<10)
@@ -30,13 +30,11 @@ func echo(c net.Conn, resp []byte) {
 		out = out[:0]
 		b := in
 		for {
-			n := next(b)
+			n := p.next(b)
 			if n == 0 {
 				break
 			}
-			at := len(out)
-			out = append(out, resp...)
-			setID(out[at:], idOf(b))
+			out = p.reply(out, b[:n])
 			b = b[n:]
 		}
 		in = in[:copy(in, b)]

@@ -52,7 +52,7 @@ func percentiles(all []*samples) (p50, p99 time.Duration) {
 
 // closedLoop keeps outstanding requests under way on each of conns
 // connections for d, after warm has passed.
-func closedLoop(addr string, req []byte, conns, outstanding int, warm, d time.Duration) (*result, error) {
+func closedLoop(addr string, p *protocol, conns, outstanding int, warm, d time.Duration) (*result, error) {
 	var counted atomic.Int64
 	var measuring atomic.Bool
 	stop := make(chan struct{})
@@ -67,7 +67,7 @@ func closedLoop(addr string, req []byte, conns, outstanding int, warm, d time.Du
 		}
 		all[i] = &samples{}
 		wg.Go(func() {
-			if err := oneClosed(c, req, outstanding, all[i], &counted, &measuring, stop); err != nil {
+			if err := oneClosed(c, p, outstanding, all[i], &counted, &measuring, stop); err != nil {
 				errs <- err
 			}
 		})
@@ -95,16 +95,14 @@ func closedLoop(addr string, req []byte, conns, outstanding int, warm, d time.Du
 // onMeasure is called at the beginning and the end of what is measured.
 var onMeasure = func(bool) {}
 
-func oneClosed(c net.Conn, req []byte, outstanding int, s *samples, counted *atomic.Int64, measuring *atomic.Bool, stop chan struct{}) error {
+func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *atomic.Int64, measuring *atomic.Bool, stop chan struct{}) error {
 	defer c.Close()
 	sent := make([]time.Time, outstanding)
-	out := make([]byte, 0, len(req)*outstanding)
+	out := make([]byte, 0, 1024*outstanding)
 	in := make([]byte, 0, 64<<10)
 	now := time.Now()
 	for i := range outstanding {
-		at := len(out)
-		out = append(out, req...)
-		setID(out[at:], uint64(i))
+		out = p.request(out, uint64(i))
 		sent[i] = now
 	}
 	if _, err := c.Write(out); err != nil {
@@ -133,13 +131,13 @@ func oneClosed(c net.Conn, req []byte, outstanding int, s *samples, counted *ato
 		out = out[:0]
 		b, k := in, int64(0)
 		for {
-			n := next(b)
+			n := p.next(b)
 			if n == 0 {
 				break
 			}
-			id := idOf(b)
-			if id >= uint64(outstanding) || b[3] != 20 {
-				return fmt.Errorf("unexpected answer: id %d, status %d", id, b[3])
+			id, ok := p.answer(b[:n])
+			if id >= uint64(outstanding) || !ok {
+				return fmt.Errorf("unexpected answer: id %d, success %t", id, ok)
 			}
 			b = b[n:]
 			k++
@@ -150,9 +148,7 @@ func oneClosed(c net.Conn, req []byte, outstanding int, s *samples, counted *ato
 				left--
 				continue
 			}
-			at := len(out)
-			out = append(out, req...)
-			setID(out[at:], id)
+			out = p.request(out, id)
 			sent[id] = now
 		}
 		in = in[:copy(in, b)]
@@ -168,7 +164,7 @@ func oneClosed(c net.Conn, req []byte, outstanding int, s *samples, counted *ato
 
 // openLoop sends rate requests a second over conns connections, whether or not
 // answers come, and measures from the moment at which a request was due.
-func openLoop(addr string, req []byte, conns int, rate float64, warm, d time.Duration) (*result, error) {
+func openLoop(addr string, p *protocol, conns int, rate float64, warm, d time.Duration) (*result, error) {
 	all := make([]*samples, conns)
 	errs := make(chan error, 2*conns)
 	var counted atomic.Int64
@@ -185,12 +181,12 @@ func openLoop(addr string, req []byte, conns int, rate float64, warm, d time.Dur
 		first := begin.Add(gap * time.Duration(i) / time.Duration(conns))
 		n := int(float64(warm+d) / float64(gap))
 		wg.Go(func() {
-			out := slices.Clone(req)
+			var out []byte
 			for k := range n {
 				if wait := time.Until(first.Add(time.Duration(k) * gap)); wait > 0 {
 					time.Sleep(wait)
 				}
-				setID(out, uint64(k))
+				out = p.request(out[:0], uint64(k))
 				if _, err := c.Write(out); err != nil {
 					errs <- err
 					return
@@ -211,12 +207,13 @@ func openLoop(addr string, req []byte, conns int, rate float64, warm, d time.Dur
 				now := time.Now()
 				b := in
 				for {
-					m := next(b)
+					m := p.next(b)
 					if m == 0 {
 						break
 					}
 					if measuring.Load() {
-						s := now.Sub(first.Add(time.Duration(idOf(b)) * gap))
+						id, _ := p.answer(b[:m])
+						s := now.Sub(first.Add(time.Duration(id) * gap))
 						all[i].add(s)
 						counted.Add(1)
 					}

@@ -1,6 +1,6 @@
-// Command bench measures Meltemi beside a direct connection, Envoy's tcp_proxy
-// and dubbo_proxy and HAProxy, side by side in one run: the CPU time of the
-// proxy per request, throughput, latency, connections and memory.
+// Command bench measures Meltemi beside a direct connection, Envoy's tcp_proxy,
+// dubbo_proxy and thrift_proxy and HAProxy, side by side in one run: the CPU
+// time of the proxy per request, throughput, latency, connections and memory.
 package main
 
 import (
@@ -21,7 +21,8 @@ var (
 	workers    = flag.Int("workers", 1, "workers of each proxy")
 	runs       = flag.Int("runs", 7, "interleaved runs of each scenario")
 	duration   = flag.Duration("duration", 2*time.Second, "what is measured of each run")
-	only       = flag.String("targets", strings.Join(targets, ","), "targets to run")
+	onlyProto  = flag.String("protocols", "", "protocols to run, comma-separated; empty: all")
+	only       = flag.String("targets", "", "targets to run, comma-separated; empty: all of the protocol")
 	scenarioRE = flag.String("scenarios", "", "scenarios to run, by name, comma-separated; empty: all")
 	reportOnly = flag.Bool("report-only", false, "do not fail when a goal is missed")
 	jsonPath   = flag.String("json", "", "file to write the results to")
@@ -32,26 +33,20 @@ type scenario struct {
 	name               string
 	conns, outstanding int
 	open               bool
+	ours               string // the target that has goals; "": meltemi
 	// goals are ratios of CPU per request (of p99 in an open loop) to another
 	// target's.
 	goals map[string]float64
 }
 
-var scenarios = []scenario{
-	{name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.80, "dubbo_proxy": 0.65}},
-	{name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"dubbo_proxy": 0.10}},
-	{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.60}},
-	{name: "open", conns: 16, open: true, goals: map[string]float64{"tcp_proxy": 1.05}},
-}
-
 // row is the median of a target's runs of a scenario.
 type row struct {
-	Scenario, Target string
-	Workers          int
-	CPU              float64 // µs per request
-	Rate             float64
-	P50, P99         float64 // µs
-	Upstreams        int
+	Protocol, Scenario, Target string
+	Workers                    int
+	CPU                        float64 // µs per request
+	Rate                       float64
+	P50, P99                   float64 // µs
+	Upstreams                  int
 }
 
 func main() {
@@ -75,61 +70,16 @@ func run() (missed []string, err error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	defer l.Close()
-	go serve(l, response(128))
-	port := l.Addr().(*net.TCPAddr).Port
-
-	var proxies []*proxy
-	for _, t := range strings.Split(*only, ",") {
-		p, err := start(t, port, *workers, dir)
-		if errors.Is(err, errNotInstalled) {
-			fmt.Printf("%s left out: %v\n", t, err)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		defer p.stop()
-		proxies = append(proxies, p)
-	}
-
-	req := request(128)
 	var rows []row
-	saturation := 0.0
-	for _, sc := range scenarios {
-		if *scenarioRE != "" && !slices.Contains(strings.Split(*scenarioRE, ","), sc.name) {
+	for _, pr := range protocols {
+		if !chosen(*onlyProto, pr.name) {
 			continue
 		}
-		rate := 0.0
-		if sc.open {
-			if saturation == 0 {
-				r, err := closedLoop(proxies[indexOf(proxies, "tcp_proxy")].addr, req, sc.conns, 1, time.Second, *duration)
-				if err != nil {
-					return nil, err
-				}
-				saturation = r.rate()
-			}
-			rate = 0.6 * saturation
-			fmt.Printf("open loop at %.0f requests/s\n", rate)
-		}
-		rs, err := compare(proxies, sc, req, rate)
+		rs, ms, err := runProtocol(pr, dir)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", sc.name, err)
+			return nil, fmt.Errorf("%s: %w", pr.name, err)
 		}
-		for _, r := range rs {
-			if sc.name == "16x1" && r.Target == "tcp_proxy" {
-				saturation = r.Rate
-			}
-		}
-		rows = append(rows, rs...)
-		missed = append(missed, report(sc, rs)...)
-	}
-	if *idleConns > 0 {
-		missed = append(missed, idle(proxies)...)
+		rows, missed = append(rows, rs...), append(missed, ms...)
 	}
 	if *jsonPath != "" {
 		b, err := json.MarshalIndent(rows, "", "  ")
@@ -143,13 +93,80 @@ func run() (missed []string, err error) {
 	return missed, nil
 }
 
+// chosen reports whether a comma-separated list has name, or is empty.
+func chosen(list, name string) bool {
+	return list == "" || slices.Contains(strings.Split(list, ","), name)
+}
+
+func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	go serve(l, pr)
+	port := l.Addr().(*net.TCPAddr).Port
+
+	fmt.Printf("\n# %s\n", pr.name)
+	var proxies []*proxy
+	for _, t := range pr.targets {
+		if !chosen(*only, t) {
+			continue
+		}
+		p, err := start(t, pr, port, *workers, dir)
+		if errors.Is(err, errNotInstalled) {
+			fmt.Printf("%s left out: %v\n", t, err)
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		defer p.stop()
+		proxies = append(proxies, p)
+	}
+	// While the processes are new: what load leaves behind would be reused.
+	if pr.rival != "" && *idleConns > 0 {
+		missed = idle(proxies, pr.rival)
+	}
+	saturation := 0.0
+	for _, sc := range pr.scenarios {
+		if !chosen(*scenarioRE, sc.name) {
+			continue
+		}
+		rate := 0.0
+		if sc.open {
+			if saturation == 0 {
+				r, err := closedLoop(proxies[indexOf(proxies, "tcp_proxy")].addr, pr, sc.conns, 1, time.Second, *duration)
+				if err != nil {
+					return nil, nil, err
+				}
+				saturation = r.rate()
+			}
+			rate = 0.6 * saturation
+			fmt.Printf("\nopen loop at %.0f requests/s\n", rate)
+		}
+		rs, err := compare(proxies, pr, sc, rate)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", sc.name, err)
+		}
+		for _, r := range rs {
+			if sc.name == "16x1" && r.Target == "tcp_proxy" {
+				saturation = r.Rate
+			}
+		}
+		rows = append(rows, rs...)
+		missed = append(missed, report(pr, sc, rs)...)
+	}
+	return rows, missed, nil
+}
+
 func indexOf(ps []*proxy, name string) int {
 	return slices.IndexFunc(ps, func(p *proxy) bool { return p.name == name })
 }
 
 // compare runs a scenario on every target in turn, again and again, and takes
 // the medians.
-func compare(ps []*proxy, sc scenario, req []byte, rate float64) ([]row, error) {
+func compare(ps []*proxy, pr *protocol, sc scenario, rate float64) ([]row, error) {
 	type series struct{ cpu, rate, p50, p99 []float64 }
 	all := make([]series, len(ps))
 	ups := make([]int, len(ps))
@@ -171,11 +188,11 @@ func compare(ps []*proxy, sc scenario, req []byte, rate float64) ([]row, error) 
 			var r *result
 			var err error
 			if sc.open {
-				r, err = openLoop(p.addr, req, sc.conns, rate, 500*time.Millisecond, *duration)
+				r, err = openLoop(p.addr, pr, sc.conns, rate, 500*time.Millisecond, *duration)
 			} else {
-				r, err = closedLoop(p.addr, req, sc.conns, sc.outstanding, 300*time.Millisecond, *duration)
+				r, err = closedLoop(p.addr, pr, sc.conns, sc.outstanding, 300*time.Millisecond, *duration)
 			}
-			if err != nil && p.name != "meltemi" {
+			if err != nil && !strings.HasPrefix(p.name, "meltemi") {
 				// dubbo_proxy loses connections when it cannot keep up.
 				fmt.Printf("%s left out: %v\n", p.name, err)
 				out[i] = true
@@ -194,7 +211,7 @@ func compare(ps []*proxy, sc scenario, req []byte, rate float64) ([]row, error) 
 	var rows []row
 	for i, p := range ps {
 		if s := all[i]; !out[i] {
-			rows = append(rows, row{sc.name, p.name, *workers, median(s.cpu), median(s.rate), median(s.p50), median(s.p99), ups[i]})
+			rows = append(rows, row{pr.name, sc.name, p.name, *workers, median(s.cpu), median(s.rate), median(s.p50), median(s.p99), ups[i]})
 		}
 	}
 	return rows, nil
@@ -205,14 +222,14 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-func report(sc scenario, rows []row) (missed []string) {
-	fmt.Printf("\n%s (%d workers, median of %d)\n\n", sc.name, *workers, *runs)
+func report(pr *protocol, sc scenario, rows []row) (missed []string) {
+	fmt.Printf("\n%s %s (%d workers, median of %d)\n\n", pr.name, sc.name, *workers, *runs)
 	fmt.Println("| target | CPU µs/req | req/s | p50 µs | p99 µs | upstream |")
 	fmt.Println("|---|---|---|---|---|---|")
 	var ours *row
 	for i, r := range rows {
 		fmt.Printf("| %s | %.2f | %.0f | %.0f | %.0f | %d |\n", r.Target, r.CPU, r.Rate, r.P50, r.P99, r.Upstreams)
-		if r.Target == "meltemi" {
+		if r.Target == sc.ours || sc.ours == "" && r.Target == "meltemi" {
 			ours = &rows[i]
 		}
 	}
@@ -228,7 +245,7 @@ func report(sc scenario, rows []row) (missed []string) {
 		if sc.open {
 			what, ratio = "p99", ours.P99/r.P99
 		}
-		line := fmt.Sprintf("%s: %s %.2f of %s's, goal %.2f", sc.name, what, ratio, r.Target, goal)
+		line := fmt.Sprintf("%s %s: %s %.2f of %s's, goal %.2f", pr.name, sc.name, what, ratio, r.Target, goal)
 		fmt.Println(line)
 		if ratio > goal {
 			missed = append(missed, line)
@@ -238,7 +255,7 @@ func report(sc scenario, rows []row) (missed []string) {
 }
 
 // idle measures what an idle client connection costs.
-func idle(ps []*proxy) (missed []string) {
+func idle(ps []*proxy, rival string) (missed []string) {
 	cost := map[string]float64{}
 	fmt.Printf("\nmemory of %d idle connections\n\n| target | KiB each |\n|---|---|\n", *idleConns)
 	for _, p := range ps {
@@ -270,8 +287,8 @@ func idle(ps []*proxy) (missed []string) {
 			c.Close()
 		}
 	}
-	if m, d := cost["meltemi"], cost["dubbo_proxy"]; m > 0 && d > 0 {
-		line := fmt.Sprintf("idle: %.2f of dubbo_proxy's memory, goal 1.20", m/d)
+	if m, d := cost["meltemi"], cost[rival]; m > 0 && d > 0 {
+		line := fmt.Sprintf("idle: %.2f of %s's memory, goal 1.20", m/d, rival)
 		fmt.Println(line)
 		if m/d > 1.2 {
 			missed = append(missed, line)

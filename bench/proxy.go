@@ -25,9 +25,6 @@ type proxy struct {
 	stop  func()
 }
 
-// targets are what is compared.
-var targets = []string{"direct", "tcp_proxy", "dubbo_proxy", "meltemi", "haproxy"}
-
 const envoyYAML = `admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 static_resources:
   listeners:
@@ -60,7 +57,26 @@ var filters = map[string]string{
               routes:
               - match: {method: {name: {exact: echo}}, headers: [{name: tenant, string_match: {exact: acme}}]}
                 route: {cluster: echo}`,
-	"meltemi": `      - name: meltemi
+	"thrift_proxy": `      - name: thrift
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy
+          stat_prefix: t
+          transport: FRAMED
+          protocol: BINARY
+          payload_passthrough: true
+          route_config: {name: r, routes: [{match: {method_name: echo}, route: {cluster: echo}}]}`,
+}
+
+// The routes match what Envoy's own filter for the protocol matches, or two
+// attributes where there is none.
+var matches = map[string]string{
+	"dubbo":  `[{name: interface, string_match: {exact: org.bench.Echo}}, {name: method, string_match: {exact: echo}}, {name: tenant, string_match: {exact: acme}}]`,
+	"thrift": `[{name: method, string_match: {exact: echo}}]`,
+	"brpc":   `[{name: service, string_match: {exact: org.bench.Echo}}, {name: method, string_match: {exact: echo}}]`,
+	"trpc":   `[{name: callee, string_match: {exact: trpc.bench.echo.Echo}}, {name: func, string_match: {exact: /trpc.bench.echo.Echo/Echo}}]`,
+}
+
+const meltemiYAML = `      - name: meltemi
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter
           dynamic_module_config: {name: meltemi, do_not_close: true, metrics_namespace: meta_protocol}
@@ -70,17 +86,12 @@ var filters = map[string]string{
             "@type": type.googleapis.com/google.protobuf.Struct
             value:
               stat_prefix: bench
-              protocol: {name: dubbo, codec: {name: aeraki.meta_protocol.codec.dubbo}}
+              protocol: {name: %[1]s, codec: {name: aeraki.meta_protocol.codec.%[1]s}, multiplexing: %[2]t}
               route_config:
                 name: r
                 routes:
-                - match:
-                    metadata:
-                    - {name: interface, string_match: {exact: org.bench.Echo}}
-                    - {name: method, string_match: {exact: echo}}
-                    - {name: tenant, string_match: {exact: acme}}
-                  route: {cluster: echo}`,
-}
+                - match: {metadata: %[3]s}
+                  route: {cluster: echo}`
 
 const loopbackYAML = `  - name: meltemi-loopback
     address: {pipe: {path: "@%[1]s"}}
@@ -117,24 +128,28 @@ const loopbackYAML = `  - name: meltemi-loopback
 
 var errNotInstalled = errors.New("not installed")
 
-// start starts a target in front of the server at port.
-func start(target string, port, workers int, dir string) (*proxy, error) {
+// start starts a target in front of the protocol's server at port.
+func start(target string, pr *protocol, port, workers int, dir string) (*proxy, error) {
 	switch target {
 	case "direct":
 		return &proxy{name: target, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), stop: func() {}}, nil
 	case "haproxy":
 		return startHAProxy(port, workers, dir)
 	}
-	loopback := ""
-	if target == "meltemi" {
+	loopback, filter := "", filters[target]
+	if strings.HasPrefix(target, "meltemi") {
+		filter = fmt.Sprintf(meltemiYAML, pr.name, target == "meltemi-shared", matches[pr.name])
 		if _, err := os.Stat(*soPath); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, *soPath)
 		}
-		loopback = fmt.Sprintf(loopbackYAML, fmt.Sprintf("meltemi-bench-%d", os.Getpid()))
+		loopback = fmt.Sprintf(loopbackYAML, fmt.Sprintf("%s-bench-%d", target, os.Getpid()))
+	}
+	if filter == "" {
+		return nil, fmt.Errorf("unknown target %q", target)
 	}
 	var b strings.Builder
 	err := template.Must(template.New("").Parse(envoyYAML)).Execute(&b, map[string]any{
-		"Filter": filters[target], "Loopback": loopback, "Port": port,
+		"Filter": filter, "Loopback": loopback, "Port": port,
 	})
 	if err != nil {
 		return nil, err
