@@ -65,15 +65,15 @@ func (v variant) options() envoytest.Options {
 	return envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
 }
 
-// start runs an Envoy with a loopback listener and one listener, "dubbo", with
-// that configuration.
+// start runs an Envoy with a loopback listener and one listener, named as its
+// protocol, with that configuration.
 func (v variant) start(t *testing.T, config envoytest.M, clusters ...envoytest.Resource) *envoytest.Envoy {
 	t.Helper()
 	o := v.options()
 	o.Clusters = clusters
 	o.Listeners = []envoytest.Resource{
 		envoytest.Loopback(envoytest.Socket()),
-		envoytest.Listener("dubbo", envoytest.Proxy(config)),
+		envoytest.Listener(config["protocol"].(envoytest.M)["name"].(string), envoytest.Proxy(config)),
 	}
 	return envoytest.Start(t, o)
 }
