@@ -1,0 +1,61 @@
+package brpc
+
+import (
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+)
+
+// answer fills in how a call has ended. The properties, which are seldom asked
+// for, are put when they are.
+func answer(m *codecs.Metadata, meta *rpcMeta) {
+	code, _, err := varint(meta.response, responseErrorCode)
+	switch {
+	case m.Malformed != "":
+	case err != nil:
+		m.Malformed = err.Error()
+	case meta.userFields > maxFields:
+		m.Malformed = faultFields
+	}
+	switch errno := pbwire.Int32(code); {
+	case m.Malformed != "" || isFailure(errno):
+		m.Type, m.Status = codecs.Error, codecs.StatusError
+	case errno != 0:
+		m.Type, m.Status = codecs.Response, codecs.StatusBusinessException
+	case meta.settings != nil:
+		m.Type = codecs.StreamInit
+	default:
+		m.Type = codecs.Response
+	}
+	if m.Malformed == "" {
+		m.Defer(answerLoader{})
+	}
+}
+
+type answerLoader struct{}
+
+// Load implements codecs.Loader.
+func (answerLoader) Load(m *codecs.Metadata) {
+	var meta rpcMeta
+	// It has been read before without a fault.
+	_, _ = meta.read(m.Raw[m.Scratch[scratchRPC]+headerSize : m.Scratch[scratchMetaEnd]])
+	var r pbwire.Reader
+	var code int32
+	var text []byte
+	for r.Reset(meta.response); r.Next(); {
+		switch {
+		case r.Is(responseErrorCode, pbwire.Varint):
+			code = pbwire.Int32(r.Uint)
+		case r.Is(responseErrorText, pbwire.Bytes):
+			text = r.Bytes
+		}
+	}
+	putNumber(m, &propErrorCode, int64(code))
+	if len(text) > 0 {
+		m.Put(propErrorText.name, text)
+	}
+	putNumber(m, &propCompressType, int64(meta.compressType))
+	putNumber(m, &propAttachmentSize, int64(meta.attachmentSize))
+	if meta.userFields > 0 {
+		putEntries(m, meta.bytes, fieldUserFields)
+	}
+}

@@ -1,0 +1,92 @@
+package brpc
+
+import (
+	"encoding/binary"
+	"strconv"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+type decoder struct {
+	codec *codec
+	dir   codecs.Direction
+	// stream is the one whose answer has come, if any, of a server's.
+	stream uint64
+	open   bool
+}
+
+func protocolError(offset int, reason string) error {
+	return &codecs.ProtocolError{Protocol: "brpc", Offset: offset, Reason: reason}
+}
+
+// Decode implements codecs.Decoder.
+func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
+	n := min(len(buf), len(magicRPC))
+	magic := magicRPC
+	if buf[0] == magicStream[0] {
+		magic = magicStream
+	}
+	if string(buf[:n]) != magic[:n] {
+		return 0, protocolError(0, "bad magic")
+	}
+	if len(buf) < headerSize {
+		return headerSize, nil
+	}
+	body, meta := sizes(buf)
+	switch {
+	case int64(body)+headerSize > int64(d.codec.maxFrame):
+		return 0, protocolError(atBodySize, "frame of "+strconv.FormatUint(uint64(body)+headerSize, 10)+
+			" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+	case meta > body:
+		return 0, protocolError(atMetaSize, "meta is larger than the body")
+	case meta > maxMeta:
+		return 0, protocolError(atMetaSize, "meta of "+strconv.FormatUint(uint64(meta), 10)+
+			" bytes is larger than the limit of "+strconv.Itoa(maxMeta))
+	}
+	if n = headerSize + int(body); n > len(buf) {
+		return n, nil
+	}
+	m.Raw = buf[:n:n]
+	m.HeaderSize = headerSize + int(meta)
+	m.BodySize = n - m.HeaderSize
+	if magic == magicStream {
+		return n, d.streamFrame(m)
+	}
+	return n, d.message(m, 0)
+}
+
+// sizes reads those of a header: of the body, and of the meta in it.
+func sizes(b []byte) (body, meta uint32) {
+	return binary.BigEndian.Uint32(b[atBodySize:]), binary.BigEndian.Uint32(b[atMetaSize:])
+}
+
+// message reads the PRPC frame at offset rpc of m.Raw. Its direction tells what
+// it is: answers of jprotobuf have the meta of their requests, too.
+func (d *decoder) message(m *codecs.Metadata, rpc int) error {
+	_, size := sizes(m.Raw[rpc:])
+	from := rpc + headerSize
+	var meta rpcMeta
+	at, err := meta.read(m.Raw[from : from+int(size)])
+	switch {
+	case err == nil && meta.twice:
+		m.Malformed = faultTwice
+	case err == nil:
+	case meta.id == 0:
+		return protocolError(from+at, err.Error()) // no answer could name the call
+	default:
+		m.Malformed = err.Error()
+	}
+	m.ID = meta.correlationID
+	m.Scratch[scratchRPC] = uint32(rpc)
+	m.Scratch[scratchMetaEnd] = uint32(from) + size
+	m.Scratch[scratchFields] = uint32(meta.userFields)
+	if meta.id > 0 {
+		m.Scratch[scratchID] = uint32(from + meta.id)
+	}
+	if d.dir == codecs.ClientToServer {
+		request(m, &meta)
+	} else {
+		answer(m, &meta)
+	}
+	return nil
+}

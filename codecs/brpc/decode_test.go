@@ -1,0 +1,528 @@
+package brpc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+)
+
+func properties(m *codecs.Metadata) (kvs [][2]string) {
+	for _, p := range m.Properties() {
+		kvs = append(kvs, [2]string{string(p.Name), string(p.Value)})
+	}
+	return kvs
+}
+
+func TestPropertiesOfRequests(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		request brpctest.Request
+		want    [][2]string
+	}{
+		{"nothing else", brpctest.Request{Service: "s", Method: "m"}, nil},
+		{
+			"all there are", brpctest.Request{
+				Service: "s", Method: "m", LogID: 1, TraceID: math.MinInt64, SpanID: math.MaxInt64, ParentID: -1,
+				RequestID: "r", TimeoutMS: 3000, UserFields: [][2]string{{"k", "v"}, {"", ""}},
+			}, [][2]string{
+				{"request_id", "r"},
+				{"log_id", "1"},
+				{"trace_id", "-9223372036854775808"},
+				{"span_id", "9223372036854775807"},
+				{"parent_span_id", "-1"},
+				{"timeout_ms", "3000"},
+				{"k", "v"},
+				{"", ""},
+			},
+		},
+		{
+			"extension fields", brpctest.Request{
+				Service: "s", Method: "m", LogID: 256, ExtFields: [][2]string{{"a", "b"}, {"c", ""}, {"a", "d"}},
+				UserFields: [][2]string{{"a", "e"}},
+			}, [][2]string{{"log_id", "256"}, {"a", "b"}, {"c", ""}, {"a", "d"}, {"a", "e"}},
+		},
+		{
+			"names of the codec's own", brpctest.Request{
+				Service: "s", Method: "m", LogID: 255, ExtFields: [][2]string{{"Service", "other"}, {"log_id", "9"}},
+				UserFields: [][2]string{{"METHOD", "other"}, {"timeout_ms", "1"}, {"services", "x"}, {"error_code", "0"}},
+			}, [][2]string{{"log_id", "255"}, {"services", "x"}},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := requestOf(t, tc.request.Bytes())
+			require.Empty(t, m.Malformed)
+			require.Equal(t, codecs.Request, m.Type)
+			require.Equal(t, "s/m", string(m.AppendOperation(nil)))
+			want := [][2]string{{"service", "s"}, {"method", "m"}, {"compress_type", "0"}, {"attachment_size", "0"}}
+			require.Equal(t, append(want, tc.want...), properties(m))
+		})
+	}
+}
+
+func TestAttributesComeFirstInEveryRequest(t *testing.T) {
+	for _, frame := range [][]byte{
+		brpctest.Request{ID: 1, Compress: 2, Attachment: make([]byte, 300)}.Bytes(),
+		brpctest.Frame("PRPC", nil, nil),
+		brpctest.Request{ID: 1, Stream: 5}.Bytes(),
+	} {
+		m := requestOf(t, frame)
+		for i, name := range newCodec(t).Traits().Attributes {
+			require.Equal(t, name, string(m.Properties()[i].Name))
+		}
+	}
+}
+
+func TestPropertiesOfAnswers(t *testing.T) {
+	m := answerOf(t, brpctest.Response{
+		ID: 1, Code: 2004, Text: "full", Compress: 2, Attachment: make([]byte, 300),
+		UserFields: [][2]string{{"k", "v"}, {"Error_Code", "0"}},
+	}.Bytes())
+	require.Equal(t, [][2]string{
+		{"error_code", "2004"},
+		{"error_text", "full"},
+		{"compress_type", "2"},
+		{"attachment_size", "300"},
+		{"k", "v"},
+	}, properties(m))
+	require.Empty(t, m.AppendOperation(nil))
+}
+
+// TestRequestsAsProtobufSeesThem compares what is decoded with what Google's
+// protobuf has written, whatever the order of the fields.
+func TestRequestsAsProtobufSeesThem(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	text := func() string { return strings.Repeat(string(rune('a'+rnd.IntN(26))), rnd.IntN(200)) }
+	number := func() int64 { return int64(rnd.Uint64()) >> rnd.IntN(64) }
+	for range 500 {
+		meta := pb{dynamicpb.NewMessage(javaMeta)}
+		want := map[string]string{"compress_type": "0", "attachment_size": "0"}
+		req := meta.at("request")
+		for name, property := range map[protoreflect.Name]string{"service_name": "service", "method_name": "method"} {
+			want[property] = text()
+			req.set(name, want[property])
+		}
+		for _, name := range []protoreflect.Name{"log_id", "trace_id", "span_id", "parent_span_id"} {
+			if v := number(); rnd.IntN(2) == 0 {
+				req.set(name, v)
+				want[string(name)] = strconv.FormatInt(v, 10)
+			}
+		}
+		if v := int32(number()); rnd.IntN(2) == 0 {
+			req.set("timeout_ms", v)
+			want["timeout_ms"] = strconv.Itoa(int(v))
+		}
+		for range rnd.IntN(4) {
+			key, value := "ext-"+text(), text()
+			e := pb{req.Mutable(brpcField(req.Descriptor(), "ext_fields")).List().AppendMutable().Message()}
+			e.set("key", key)
+			e.set("value", value)
+			want[key] = value
+		}
+		for range rnd.IntN(4) {
+			key, value := "user-"+text(), text()
+			meta.Mutable(brpcField(javaMeta, "user_fields")).Map().Set(
+				protoreflect.ValueOf(key).MapKey(), protoreflect.ValueOf(value))
+			want[key] = value
+		}
+		for _, name := range []protoreflect.Name{"compress_type", "attachment_size"} {
+			if v := int32(number()); rnd.IntN(2) == 0 {
+				meta.set(name, v)
+				want[string(name)] = strconv.Itoa(int(v))
+			}
+		}
+		id := number()
+		meta.set("correlation_id", id)
+		meta.set("authentication_data", []byte(text()))
+		wantType, wantStream := codecs.Request, int64(0)
+		if rnd.IntN(2) == 0 {
+			wantType, wantStream = codecs.StreamInit, number()
+			meta.at("stream_settings").set("stream_id", wantStream)
+			meta.at("stream_settings").set("writable", true)
+		}
+		b, err := proto.Marshal(meta.Interface())
+		require.NoError(t, err)
+
+		m := requestOf(t, brpctest.Frame("PRPC", b, []byte(text())))
+		require.Empty(t, m.Malformed)
+		require.Equal(t, wantType, m.Type)
+		require.Equal(t, uint64(id), m.ID)
+		require.Equal(t, uint64(wantStream), m.StreamID)
+		got := map[string]string{}
+		for _, p := range m.Properties() {
+			got[string(p.Name)] = string(p.Value)
+		}
+		require.Equal(t, want, got)
+	}
+}
+
+func TestTheOutcomeOfAnswers(t *testing.T) {
+	type outcome struct {
+		codecs.MessageType
+		codecs.Status
+	}
+	wantOK := outcome{codecs.Response, codecs.StatusOK}
+	business := outcome{codecs.Response, codecs.StatusBusinessException}
+	failure := outcome{codecs.Error, codecs.StatusError}
+	for code, want := range map[int32]outcome{
+		0: wantOK, 1: business, -1: business, 42: business, 100: business, 101: failure, 104: failure, 110: failure,
+		111: failure, 112: failure, 113: failure, 114: business, 1000: business, 1001: failure, 1019: failure,
+		1020: business, 2000: business, 2001: failure, 2007: failure, 2008: business, 2999: business, 3000: failure,
+		3002: failure, 3003: business, math.MinInt32: business, math.MaxInt32: business,
+	} {
+		m := answerOf(t, brpctest.Response{ID: 1, Code: code}.Bytes())
+		require.Equal(t, want, outcome{m.Type, m.Status}, code)
+		in := answerOf(t, brpctest.Response{ID: 1, Code: code}.InStream(5))
+		require.Equal(t, want, outcome{in.Type, in.Status}, code)
+		require.EqualValues(t, 5, in.StreamID)
+	}
+	m := answerOf(t, brpctest.Frame("PRPC", brpctest.Varint(nil, 4, 1), nil))
+	require.Equal(t, wantOK, outcome{m.Type, m.Status}, "no response meta")
+	m = answerOf(t, brpctest.Frame("PRPC", brpctest.Bytes(nil, 2, "\x08\x80\x80\x80\x80\x10"), nil))
+	require.Equal(t, wantOK, outcome{m.Type, m.Status}, "a code whose lower 32 bits are 0")
+}
+
+// TestAnswersWithTheMetaOfTheRequest, as jprotobuf's have it.
+func TestAnswersWithTheMetaOfTheRequest(t *testing.T) {
+	meta := append(brpctest.Request{ID: 7}.Meta(), brpctest.Bytes(nil, 2, "\x08\xe9\x07\x12\x02no")...)
+	m := answerOf(t, brpctest.Frame("PRPC", meta, nil))
+	require.Equal(t, codecs.Error, m.Type)
+	require.EqualValues(t, 7, m.ID)
+	require.Equal(t, [][2]string{
+		{"error_code", "1001"}, {"error_text", "no"}, {"compress_type", "0"}, {"attachment_size", "0"},
+	}, properties(m))
+}
+
+func TestBadFramesAreRefused(t *testing.T) {
+	head := func(magic string, body, meta uint32) []byte {
+		b := binary.BigEndian.AppendUint32([]byte(magic), body)
+		return binary.BigEndian.AppendUint32(b, meta)
+	}
+	for _, tc := range []struct {
+		name  string
+		bytes []byte
+		want  string
+	}{
+		{"HTTP", []byte("GET / HTTP/1.1\r\n\r\n"), "bad magic at offset 0"},
+		{"HTTP/2", []byte("PRI"), "bad magic at offset 0"},
+		{"one byte", []byte{0}, "bad magic at offset 0"},
+		{"other fourth byte", []byte("PRPD"), "bad magic at offset 0"},
+		{"other fourth byte of a stream", []byte("STRX"), "bad magic at offset 0"},
+		{"body beyond the limit", head("PRPC", 64<<20+1, 0), "brpc: frame of 67108877 bytes is larger than the limit of 67108876 at offset 4"},
+		{"body of 4 GiB", head("PRPC", math.MaxUint32, math.MaxUint32), "frame of 4294967307 bytes"},
+		{"stream's body beyond the limit", head("STRM", math.MaxUint32, 0), "larger than the limit"},
+		{"meta larger than the body", head("PRPC", 10, 11), "meta is larger than the body at offset 8"},
+		{"stream's meta larger than the body", head("STRM", 0, 1), "meta is larger than the body at offset 8"},
+		{"meta beyond the limit", head("PRPC", 2<<20, 1<<20+1), "meta of 1048577 bytes is larger than the limit of 1048576 at offset 8"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, d := range directions {
+				var m codecs.Metadata
+				_, err := newCodec(t).NewDecoder(d).Decode(tc.bytes, &m)
+				var fault *codecs.ProtocolError
+				require.ErrorAs(t, err, &fault)
+				require.ErrorContains(t, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestTheLimitsAreReached(t *testing.T) {
+	c := newCodec(t)
+	for _, tc := range []struct{ body, meta uint32 }{{64 << 20, 0}, {1 << 20, 1 << 20}} {
+		b := binary.BigEndian.AppendUint32([]byte("PRPC"), tc.body)
+		b = binary.BigEndian.AppendUint32(b, tc.meta)
+		var m codecs.Metadata
+		n, err := c.NewDecoder(codecs.ClientToServer).Decode(b, &m)
+		require.NoError(t, err)
+		require.EqualValues(t, headerSize+tc.body, n)
+	}
+}
+
+func TestTheFrameLimitIncludesTheHeader(t *testing.T) {
+	frame := brpctest.Request{ID: 1}.Bytes()
+	for limit, ok := range map[int]bool{len(frame): true, len(frame) - 1: false} {
+		c, err := New(nil, codecs.Limits{MaxFrameBytes: limit})
+		require.NoError(t, err)
+		var m codecs.Metadata
+		_, err = c.NewDecoder(codecs.ClientToServer).Decode(frame[:headerSize], &m) // known before the body is there
+		require.Equal(t, ok, err == nil, err)
+	}
+}
+
+func TestOneByteAtATime(t *testing.T) {
+	for _, frame := range [][]byte{
+		brpctest.Request{ID: 1}.Bytes(), brpctest.StreamFrame(1, 2, brpctest.Data, []byte("data")),
+	} {
+		dec := newCodec(t).NewDecoder(codecs.ClientToServer)
+		for i := 1; i < len(frame); i++ {
+			var m codecs.Metadata
+			n, err := dec.Decode(frame[:i:i], &m)
+			require.NoError(t, err)
+			if i < headerSize {
+				require.Equal(t, headerSize, n)
+			} else {
+				require.Equal(t, len(frame), n)
+			}
+		}
+	}
+}
+
+// TestMetasThatCannotBeRead are answered if it is known what the answer has to
+// be called, and end the connection otherwise.
+func TestMetasThatCannotBeRead(t *testing.T) {
+	request := brpctest.Bytes(nil, 1, string(brpctest.Request{}.RequestMeta()))
+	id := brpctest.Varint(nil, 4, 77)
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	for _, tc := range []struct {
+		name  string
+		meta  []byte
+		fault string // "": the connection ends
+		id    uint64
+	}{
+		{"empty", nil, faultRequest, 0},
+		{"no request", id, faultRequest, 77},
+		{"request without names", join(brpctest.Bytes(nil, 1, ""), id), faultNames, 77},
+		{"request without a method", join(brpctest.Bytes(nil, 1, "\x0a\x01s"), id), faultNames, 77},
+		{"request without a service", join(brpctest.Bytes(nil, 1, "\x12\x01m"), id), faultNames, 77},
+		{"request that is a number", join(brpctest.Varint(nil, 1, 1), id), faultRequest, 77},
+		{"request that is a group", join([]byte("\x0b\x0a\x01s\x12\x01m\x0c"), id), faultRequest, 77},
+		{"service that is a number", join(brpctest.Bytes(nil, 1, "\x08\x01\x12\x01m"), id), faultNames, 77},
+		{"two requests", join(request, request, id), faultTwice, 77},
+		{"two requests without an id", join(request, request), faultTwice, 0},
+		{"two settings", join(request, id, []byte("\x42\x02\x08\x01\x42\x02\x08\x02")), faultTwice, 77},
+		{"request that is cut off within", join(brpctest.Bytes(nil, 1, "\x0a\x01s\x12\x01m\x18"), id), pbwire.ErrTruncated.Error(), 77},
+		{"request that ends its message early", join(brpctest.Bytes(nil, 1, "\x0a\x01s\x12\x01m\x00\x00"), id), pbwire.ErrTag.Error(), 77},
+		{"fault behind the id", join(id, request, []byte("\xff")), pbwire.ErrTruncated.Error(), 77},
+		{"fault before the id", join(request, []byte("\x0f"), id), "", 0},
+		{"fault within the id", join(request, []byte("\x20\xff")), "", 0},
+		{"id of 65 bits", join(request, []byte("\x20"), bytes.Repeat([]byte("\xff"), 9), []byte("\x02")), "", 0},
+		{"id of eleven bytes", join(request, []byte("\x20"), bytes.Repeat([]byte("\x80"), 10), []byte("\x00")), "", 0},
+		{"request beyond the meta", join(id, []byte("\x0a\x7f")), pbwire.ErrTruncated.Error(), 77},
+		{"length of 2^64-1", join(id, []byte("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")), pbwire.ErrTruncated.Error(), 77},
+		{"length that 32 bits make short", join(id, []byte("\x0a\x80\x80\x80\x80\x10")), pbwire.ErrTruncated.Error(), 77},
+		{"tag that 32 bits make a request", join(id, []byte("\x8a\x80\x80\x80\x80\x01\x00")), pbwire.ErrTag.Error(), 77},
+		{"groups", join(id, bytes.Repeat([]byte("\x7b"), 1<<16)), pbwire.ErrDepth.Error(), 77},
+		{"user field that cannot be read", join(request, id, []byte("\x4a\x02\x0a\x02")), pbwire.ErrTruncated.Error(), 77},
+		{"settings that cannot be read", join(request, id, []byte("\x42\x01\x08")), pbwire.ErrTruncated.Error(), 77},
+		{"settings without an id", join(request, id, []byte("\x42\x00")), faultStream, 77},
+		{"several streams", join(request, id, []byte("\x42\x04\x08\x01\x20\x02")), faultStreams, 77},
+		{"several streams, packed", join(request, id, []byte("\x42\x05\x08\x01\x22\x01\x02")), faultStreams, 77},
+		{"last of several chunks", join(request, id, []byte("\x32\x0d\x08\x05\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")), faultChunks, 77},
+		{"chunk without a number", join(request, id, []byte("\x32\x02\x08\x05")), faultChunks, 77},
+		{"chunk that cannot be read", join(request, id, []byte("\x32\x01\x08")), faultChunks, 77},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			frame := brpctest.Frame("PRPC", tc.meta, []byte("body"))
+			var m codecs.Metadata
+			n, err := newCodec(t).NewDecoder(codecs.ClientToServer).Decode(frame, &m)
+			if tc.fault == "" {
+				var fault *codecs.ProtocolError
+				require.ErrorAs(t, err, &fault)
+				require.GreaterOrEqual(t, fault.Offset, headerSize)
+				require.Less(t, fault.Offset, len(frame)-len("body"))
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, len(frame), n)
+			require.Equal(t, tc.fault, m.Malformed)
+			require.Equal(t, tc.id, m.ID)
+			require.Contains(t, []codecs.MessageType{codecs.Request, codecs.StreamInit}, m.Type)
+		})
+	}
+}
+
+// TestAnswersThatCannotBeRead are passed on, with the client's id.
+func TestAnswersThatCannotBeRead(t *testing.T) {
+	id := string(brpctest.Varint(nil, 4, 77))
+	for name, meta := range map[string]string{
+		"fault behind the id": id + "\xff", "response that cannot be read": "\x12\x01\x08" + id,
+		"two responses":        "\x12\x02\x08\x01\x12\x02\x08\x00" + id,
+		"too many user fields": id + strings.Repeat("\x4a\x00", maxFields+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := answerOf(t, brpctest.Frame("PRPC", []byte(meta), []byte("body")))
+			require.NotEmpty(t, m.Malformed)
+			require.Equal(t, codecs.Error, m.Type)
+			require.Equal(t, codecs.StatusError, m.Status)
+			require.Empty(t, m.Properties())
+			m.ID = 5
+			out, err := newCodec(t).Encode(nil, m, nil)
+			require.NoError(t, err)
+			want := strings.Replace(meta, "\x20\x4d", "\x20\x05", 1)
+			require.Equal(t, brpctest.Frame("PRPC", []byte(want), []byte("body")), out)
+		})
+	}
+	var m codecs.Metadata
+	_, err := newCodec(t).NewDecoder(codecs.ServerToClient).Decode(brpctest.Frame("PRPC", []byte("\xff"+id), nil), &m)
+	require.ErrorContains(t, err, "brpc: protobuf: ")
+}
+
+// TestChunksThatAreNotTheLast ask for nothing: the last one is answered.
+func TestChunksThatAreNotTheLast(t *testing.T) {
+	for _, number := range []uint64{0, 1, math.MaxInt64} {
+		chunk := string(brpctest.Varint(brpctest.Varint(nil, 1, 5), 2, number))
+		m := requestOf(t, brpctest.Frame("PRPC", brpctest.Bytes(brpctest.Request{ID: 1}.Meta(), 6, chunk), nil))
+		require.Equal(t, codecs.Ignored, m.Type)
+		require.Empty(t, m.Malformed)
+	}
+}
+
+// TestWhatABrpcJavaExtensionFieldIs and what a request id of brpc.
+func TestWhatABrpcJavaExtensionFieldIs(t *testing.T) {
+	names := "\x0a\x01s\x12\x01m"
+	for _, tc := range []struct{ name, seven, requestID, key, value string }{
+		{"key and value", "\x0a\x01k\x12\x01v", "", "k", "v"},
+		{"value before the key", "\x12\x01v\x0a\x01k", "", "k", "v"},
+		{"the later counts", "\x0a\x01a\x0a\x01k\x12\x01v", "", "k", "v"},
+		{"both empty", "\x0a\x00\x12\x00", "", "", ""},
+		{"and something else", "\x0a\x01k\x12\x01v\x18\x01", "", "k", "v"},
+		{"a text", "8d3f2a", "8d3f2a", "", ""},
+		{"a text that begins as a key", "\nk", "\nk", "", ""},
+		{"no value", "\x0a\x01k", "\x0a\x01k", "", ""},
+		{"no key", "\x12\x01v", "\x12\x01v", "", ""},
+		{"cut off", "\x0a\x01k\x12\x02v", "\x0a\x01k\x12\x02v", "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := requestOf(t, brpctest.Frame("PRPC", brpctest.Bytes(nil, 1, names+string(brpctest.Bytes(nil, 7, tc.seven))), nil))
+			require.Empty(t, m.Malformed)
+			got := properties(m)[4:]
+			if tc.requestID != "" {
+				require.Equal(t, [][2]string{{"request_id", tc.requestID}}, got)
+			} else {
+				require.Equal(t, [][2]string{{tc.key, tc.value}}, got)
+			}
+		})
+	}
+}
+
+// TestUnknownFieldsHideNothing: neither groups nor other wire types.
+func TestUnknownFieldsHideNothing(t *testing.T) {
+	unknown := "\xf8\x07\x01" + "\xf9\x0712345678" + "\xfa\x07\x03abc" + "\xfb\x07\x0a\x01x\xfc\x07" + "\xfd\x071234"
+	in := unknown + "\x0a\x01s" + unknown + "\x12\x01m" + unknown
+	meta := unknown + string(brpctest.Bytes(nil, 1, in)) + unknown + "\x20\x07" + unknown + "\x4a\x06\x0a\x01k\x12\x01v" + unknown
+	frame := brpctest.Frame("PRPC", []byte(meta), nil)
+	m := requestOf(t, frame)
+	require.Empty(t, m.Malformed)
+	require.Equal(t, "s/m", string(m.AppendOperation(nil)))
+	require.EqualValues(t, 7, m.ID)
+	v, ok := m.Get("k")
+	require.True(t, ok)
+	require.Equal(t, "v", string(v))
+	out, err := newCodec(t).Encode(nil, m, mutation("k", "new"))
+	require.NoError(t, err)
+	want := strings.Replace(meta, "\x4a\x06\x0a\x01k\x12\x01v", "\x4a\x08\x0a\x01k\x12\x03new", 1)
+	require.Equal(t, brpctest.Frame("PRPC", []byte(want), nil), out)
+}
+
+func TestManyFields(t *testing.T) {
+	fields := func(n int) (kvs [][2]string) {
+		for i := range n {
+			kvs = append(kvs, [2]string{fmt.Sprint("k", i), "v"})
+		}
+		return kvs
+	}
+	for _, tc := range []struct {
+		user, ext int
+		ok        bool
+	}{{maxFields, 0, true}, {0, maxFields, true}, {maxFields - 1, 1, true}, {maxFields, 1, false}, {maxFields + 1, 0, false}} {
+		m := requestOf(t, brpctest.Request{ID: 3, UserFields: fields(tc.user), ExtFields: fields(tc.ext)}.Bytes())
+		require.Equal(t, tc.ok, m.Malformed == "", m.Malformed)
+		require.LessOrEqual(t, len(m.Properties()), 4+maxFields)
+		require.EqualValues(t, 3, m.ID)
+	}
+}
+
+// TestHostileMetasCostWhatTheyWeigh in memory.
+func TestHostileMetasCostWhatTheyWeigh(t *testing.T) {
+	request := string(brpctest.Request{}.Meta()) + "\x20\x01"
+	repeated := func(s string) string { return strings.Repeat(s, (1<<20-len(request))/len(s)) }
+	for name, meta := range map[string]string{
+		"user fields":            request + repeated("\x4a\x00"),
+		"extension fields":       "\x20\x01" + string(brpctest.Bytes(nil, 1, "\x0a\x01s\x12\x01m"+strings.Repeat("\x3a\x04\x0a\x00\x12\x00", 1<<17))),
+		"request ids":            "\x20\x01" + string(brpctest.Bytes(nil, 1, "\x0a\x01s\x12\x01m"+strings.Repeat("\x3a\x00", 1<<18))),
+		"unknown fields":         request + repeated("\x78\x00"),
+		"requests":               "\x20\x01" + repeated("\x0a\x00"),
+		"ids":                    request + repeated("\x20\x01"),
+		"groups within groups":   request + repeated("\x7b"),
+		"groups":                 request + repeated("\x7b\x7c"),
+		"a user field of a name": request + string(brpctest.Bytes(nil, 9, "\x0a\x80\x80\x20"+strings.Repeat("x", 1<<19))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			frame := brpctest.Frame("PRPC", []byte(meta), nil)
+			for _, d := range directions {
+				dec := newCodec(t).NewDecoder(d)
+				var m codecs.Metadata
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				_, err := dec.Decode(frame, &m)
+				require.LessOrEqual(t, len(m.Properties()), len(own)+maxFields)
+				runtime.ReadMemStats(&after)
+				require.NoError(t, err)
+				require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(len(frame)))
+			}
+		})
+	}
+}
+
+// FuzzDecode decodes anything in both directions, and encodes what could be
+// decoded with its own id and with another.
+func FuzzDecode(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 {
+			return
+		}
+		c := newCodec(t)
+		for _, d := range directions {
+			var m codecs.Metadata
+			n, err := c.NewDecoder(d).Decode(b, &m)
+			if err != nil {
+				var fault *codecs.ProtocolError
+				require.ErrorAs(t, err, &fault)
+				require.LessOrEqual(t, fault.Offset, len(b))
+				continue
+			}
+			if n > len(b) {
+				continue
+			}
+			require.Equal(t, n, m.HeaderSize+m.BodySize)
+			want := describe(&m)
+			out, err := c.Encode(nil, &m, nil)
+			require.NoError(t, err)
+			require.Equal(t, b[:n], out)
+			if !carriesID(m.Type) {
+				continue
+			}
+			id := m.ID
+			for _, m.ID = range []uint64{id ^ 1, id ^ 1<<62} {
+				out, err = c.Encode(nil, &m, nil)
+				require.NoError(t, err)
+				var again codecs.Metadata
+				k, err := c.NewDecoder(d).Decode(out, &again)
+				require.NoError(t, err)
+				require.Equal(t, len(out), k)
+				require.Equal(t, m.ID, again.ID)
+				sameBut(t, &m, &again, m.ID, nil)
+				again.ID, again.HeaderSize, again.BodySize = id, m.HeaderSize, m.BodySize
+				require.Equal(t, want, describe(&again))
+			}
+			b, err := c.EncodeError(nil, &m, &codecs.LocalError{Message: "why"})
+			require.NoError(t, err)
+			require.Equal(t, m.ID, answerOf(t, b).ID)
+		}
+	})
+}

@@ -1,0 +1,69 @@
+package brpc
+
+import "github.com/meltemi-mesh/meltemi/codecs"
+
+// Error codes of brpc (its src/brpc/errno.proto) and of Linux, as its servers
+// and clients use them.
+const (
+	eHostDown = 112
+
+	eNoService    = 1001
+	eRequest      = 1003
+	eRPCTimedOut  = 1008
+	eFailedSocket = 1009
+	eReject       = 1018
+	lastOfClients = 1019
+
+	eInternal     = 2001
+	eResponse     = 2002
+	eLimit        = 2004
+	lastOfServers = 2007
+
+	// 3000 is jprotobuf's for a body that cannot be decompressed, the others
+	// are brpc's for RDMA.
+	firstOfTransports = 3000
+	lastOfTransports  = 3002
+)
+
+// codeOf chooses the error code. C++ clients repeat calls that end with 112,
+// 1009 or 2004, as they do when no proxy is between, and none of the others.
+// None of these makes them give up a connection.
+func codeOf(t codecs.ErrorType) int32 {
+	switch t {
+	case codecs.RouteNotFound, codecs.ClusterNotFound:
+		return eNoService
+	case codecs.NoHealthyUpstream:
+		return eHostDown
+	case codecs.ConnectFailure, codecs.UpstreamReset:
+		return eFailedSocket
+	case codecs.Timeout:
+		return eRPCTimedOut
+	case codecs.OverLimit:
+		return eLimit
+	case codecs.BadRequest:
+		return eRequest
+	case codecs.BadResponse:
+		return eResponse
+	case codecs.Denied:
+		return eReject
+	default:
+		return eInternal
+	}
+}
+
+// isFailure reports whether an error code says that the protocol, a server or
+// the way to it has failed. Applications are free to use all others, and say so
+// by them that a call has worked but its outcome is an error.
+func isFailure(code int32) bool {
+	switch {
+	case code >= eNoService && code <= lastOfClients,
+		code >= eInternal && code <= lastOfServers,
+		code >= firstOfTransports && code <= lastOfTransports:
+		return true
+	}
+	switch code {
+	case 101, 104, 110, 111, eHostDown, 113: // ENETUNREACH, ECONNRESET, ETIMEDOUT, ECONNREFUSED, …, EHOSTUNREACH
+		return true
+	}
+	return false
+}

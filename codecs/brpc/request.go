@@ -1,0 +1,139 @@
+package brpc
+
+import (
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+)
+
+// lastChunk is the number of the last chunk of a message.
+const lastChunk = -1
+
+// request fills in what a client asks for.
+func request(m *codecs.Metadata, meta *rpcMeta) {
+	m.Type = codecs.Request
+	if m.Malformed == "" && meta.chunk != nil {
+		// jprotobuf, if told to, sends a large message as several frames of one
+		// correlation id: they want one answer, and one connection.
+		if n, ok, err := varint(meta.chunk, chunkID); ok && err == nil && int64(n) != lastChunk {
+			m.Type = codecs.Ignored
+			return
+		}
+		m.Malformed = faultChunks
+	}
+	if meta.settings != nil {
+		m.Type = codecs.StreamInit
+		streamOf(m, meta.settings)
+	}
+	var req requestMeta
+	fault := req.read(meta.request)
+	req.put(m, meta)
+	m.SetOperation(req.service, req.method)
+	m.Scratch[scratchExtFields] = uint32(req.extFields)
+	m.Scratch[scratchFields] += uint32(req.extFields)
+	switch {
+	case m.Malformed != "":
+	case meta.request == nil:
+		m.Malformed = faultRequest
+	case fault != "":
+		m.Malformed = fault
+	case req.service == nil || req.method == nil:
+		m.Malformed = faultNames // which servers end the connection for
+	case m.Scratch[scratchFields] > maxFields:
+		m.Malformed = faultFields
+	default:
+		if req.extFields > 0 {
+			putExtFields(m, meta.request)
+		}
+		if meta.userFields > 0 {
+			m.Malformed = putEntries(m, meta.bytes, fieldUserFields)
+		}
+	}
+}
+
+// requestMeta is what a RpcRequestMeta says, but for its extension fields.
+type requestMeta struct {
+	service, method, requestID           []byte // nil: none
+	logID, traceID, spanID, parentSpanID int64
+	timeout                              int32
+	has                                  uint16 // a bit for each number that there is
+	extFields                            int
+}
+
+func (req *requestMeta) read(b []byte) (fault string) {
+	var r pbwire.Reader
+	for r.Reset(b); r.Next(); {
+		switch r.Type {
+		case pbwire.Bytes:
+			switch r.Number {
+			case requestService:
+				req.service = r.Bytes
+			case requestMethod:
+				req.method = r.Bytes
+			case requestIDOrExtField:
+				if _, _, ok := extField(r.Bytes); ok {
+					req.extFields++
+				} else {
+					req.requestID = r.Bytes
+				}
+			}
+		case pbwire.Varint:
+			switch r.Number {
+			case requestLogID:
+				req.logID = int64(r.Uint)
+			case requestTraceID:
+				req.traceID = int64(r.Uint)
+			case requestSpanID:
+				req.spanID = int64(r.Uint)
+			case requestParentSpanID:
+				req.parentSpanID = int64(r.Uint)
+			case requestTimeout:
+				req.timeout = pbwire.Int32(r.Uint)
+			default:
+				continue
+			}
+			req.has |= 1 << r.Number
+		}
+	}
+	if err := r.Err(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// put puts the properties that are the codec's own.
+func (req *requestMeta) put(m *codecs.Metadata, meta *rpcMeta) {
+	m.Put(propService.name, req.service)
+	m.Put(propMethod.name, req.method)
+	putNumber(m, &propCompressType, int64(meta.compressType))
+	putNumber(m, &propAttachmentSize, int64(meta.attachmentSize))
+	if req.requestID != nil {
+		m.Put(propRequestID.name, req.requestID)
+	}
+	if req.has == 0 {
+		return
+	}
+	number := func(field int, p *property, v int64) {
+		if req.has&(1<<field) != 0 {
+			putNumber(m, p, v)
+		}
+	}
+	number(requestLogID, &propLogID, req.logID)
+	number(requestTraceID, &propTraceID, req.traceID)
+	number(requestSpanID, &propSpanID, req.spanID)
+	number(requestParentSpanID, &propParentSpanID, req.parentSpanID)
+	number(requestTimeout, &propTimeout, int64(req.timeout))
+}
+
+// putExtFields puts the extension fields of a request's meta, which can be
+// read.
+func putExtFields(m *codecs.Metadata, b []byte) {
+	var r pbwire.Reader
+	for r.Reset(b); r.Next(); {
+		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
+			continue
+		}
+		if key, value, ok := extField(r.Bytes); ok && !isOwn(key) {
+			m.Put(key, value)
+		}
+	}
+}
