@@ -106,11 +106,15 @@ func (r *Reader) Next() bool {
 	return true
 }
 
-// read reads the field at offset pos of b; of a group its begin or end only.
+// read reads the field at offset pos of b, in which there is a byte at least;
+// of a group its begin or end only.
 func (f *Field) read(b []byte, pos int) error {
-	tag, n := Uvarint(b[pos:])
-	if n <= 0 {
-		return varintFault(n)
+	// Most tags and many values have one byte.
+	tag, n := uint64(b[pos]), 1
+	if tag >= 0x80 {
+		if tag, n = binary.Uvarint(b[pos:]); n <= 0 {
+			return varintFault(n)
+		}
 	}
 	if tag>>3 == 0 || tag>>3 > maxNumber {
 		return ErrTag
@@ -121,18 +125,22 @@ func (f *Field) read(b []byte, pos int) error {
 	rest := b[f.Value:]
 	switch f.Type {
 	case Varint:
-		if f.Uint, n = Uvarint(rest); n <= 0 {
+		if len(rest) > 0 && rest[0] < 0x80 {
+			f.Uint, n = uint64(rest[0]), 1
+		} else if f.Uint, n = binary.Uvarint(rest); n <= 0 {
 			return varintFault(n)
 		}
 	case Bytes:
-		size, k := Uvarint(rest)
-		if k <= 0 {
-			return varintFault(k)
+		var size uint64
+		if len(rest) > 0 && rest[0] < 0x80 {
+			size, n = uint64(rest[0]), 1
+		} else if size, n = binary.Uvarint(rest); n <= 0 {
+			return varintFault(n)
 		}
-		if size > uint64(len(rest)-k) {
+		if size > uint64(len(rest)-n) {
 			return ErrTruncated
 		}
-		f.Value, n = f.Value+k, int(size)
+		f.Value, n = f.Value+n, int(size)
 		f.Bytes = b[f.Value : f.Value+n : f.Value+n]
 	case Fixed64:
 		if n = 8; len(rest) < n {
@@ -195,14 +203,7 @@ func varintFault(n int) error {
 // Uvarint reads the varint at the start of b and returns how many bytes it
 // has: 0 if b ends within it, a negative number if its value does not fit into
 // 64 bits.
-func Uvarint(b []byte) (v uint64, n int) {
-	// Tags and most lengths have one byte, of which binary.Uvarint, not being
-	// inlined, makes more than it is.
-	if len(b) > 0 && b[0] < 0x80 {
-		return uint64(b[0]), 1
-	}
-	return binary.Uvarint(b)
-}
+func Uvarint(b []byte) (v uint64, n int) { return binary.Uvarint(b) }
 
 // Int32 is what a reader of an int32 field makes of a varint: its lower half.
 func Int32(v uint64) int32 { return int32(v & math.MaxUint32) }
