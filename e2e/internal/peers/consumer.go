@@ -25,9 +25,13 @@ type Command struct {
 	// Close makes each call on a connection of its own, which is closed as soon
 	// as the call has returned (Thrift).
 	Close bool `json:"close,omitempty"`
+	// Attachment is the request's binary attachment, LogID its log id (bRPC).
+	Attachment []byte `json:"attachment,omitempty"`
+	LogID      int64  `json:"log_id,omitempty"`
 	// DurationMS makes the callers call again and again for that long.
 	DurationMS int  `json:"duration_ms,omitempty"`
 	Summary    bool `json:"summary,omitempty"`
+	StreamCommand
 }
 
 // Answer is the outcome of one call.
@@ -35,6 +39,7 @@ type Answer struct {
 	ID          int64          `json:"id"`
 	Value       any            `json:"value"`
 	Attachments map[string]any `json:"attachments"`
+	Attachment  []byte         `json:"attachment"`
 	// Error is the text of what the client library reported, ErrorType its
 	// class or type. Both are empty after success.
 	Error     string `json:"error"`

@@ -88,21 +88,27 @@ var buildGo = sync.OnceValue(func() error {
 func javaDir() string { return filepath.Join(Root(), "build", "peers", "java") }
 
 var buildJava = sync.OnceValue(func() error {
+	return maven("java", javaDir(), "dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(javaDir(), "lib"))
+})
+
+// maven builds the peers in a folder of e2e/peers, unless they have not changed
+// since it last did.
+func maven(peers, out string, args ...string) error {
 	for _, tool := range []string{"java", "javac", "mvn"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return err
 		}
 	}
-	src := filepath.Join(Root(), "e2e", "peers", "java")
-	if !newer(src, filepath.Join(javaDir(), "built")) {
+	src := filepath.Join(Root(), "e2e", "peers", peers)
+	built := filepath.Join(out, "built")
+	if !newer(src, built) {
 		return nil
 	}
-	err := run(src, "mvn", "-q", "-B", "-Dout="+javaDir(), "package", "dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(javaDir(), "lib"))
-	if err != nil {
+	if err := run(src, append([]string{"mvn", "-q", "-B", "-Dout=" + out, "package"}, args...)...); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(javaDir(), "built"), nil, 0o644)
-})
+	return os.WriteFile(built, nil, 0o644)
+}
 
 // newer tells whether a file under dir is newer than the stamp, or the stamp
 // does not exist.
@@ -140,7 +146,7 @@ func (l Library) providerCommand(o ProviderOptions) (argv, env []string) {
 	}
 	if l == Java {
 		// Java refuses to bind to 127.0.0.1, but not to this way of writing it.
-		return java("org.meltemi.test.Provider", args), []string{"DUBBO_IP_TO_BIND=2130706433"}
+		return java(javaDir(), "org.meltemi.test.Provider", args), []string{"DUBBO_IP_TO_BIND=2130706433"}
 	}
 	return append([]string{bin("provider")}, args...), nil
 }
@@ -162,7 +168,7 @@ func (l Library) consumerCommand(port int, o ConsumerOptions) (argv, env []strin
 		args = append(args, "-connections", strconv.Itoa(o.Connections))
 	}
 	if l == Java {
-		return java("org.meltemi.test.Consumer", args), nil
+		return java(javaDir(), "org.meltemi.test.Consumer", args), nil
 	}
 	return append([]string{bin("consumer")}, args...), nil
 }
@@ -174,10 +180,13 @@ func duration(l Library, d time.Duration) string {
 	return d.String()
 }
 
-func java(class string, args []string) []string {
-	cp := filepath.Join(javaDir(), "classes") + ":" + filepath.Join(javaDir(), "lib", "*")
+// java runs a class of peers that Maven has built into dir.
+func java(dir, class string, args []string) []string {
+	cp := filepath.Join(dir, "classes") + ":" + filepath.Join(dir, "lib", "*")
 	return append([]string{
 		"java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true",
+		// brpc-java's proxies define classes.
+		"--add-opens=java.base/java.lang=ALL-UNNAMED",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", cp, class,
 	}, args...)
 }

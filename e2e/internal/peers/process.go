@@ -1,5 +1,5 @@
-// Package peers builds and drives real Dubbo clients and servers: dubbo-go and
-// Apache Dubbo Java, which speak the same protocol of JSON lines with us.
+// Package peers builds and drives real clients and servers of all protocols,
+// which speak the same protocol of JSON lines with us.
 package peers
 
 import (

@@ -1,0 +1,63 @@
+package peers
+
+import (
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// BRPC is an implementation of baidu_std, bRPC's own protocol.
+type BRPC string
+
+// The implementations under test.
+const (
+	BRPCJava  BRPC = "brpc-java"
+	JProtobuf BRPC = "jprotobuf"
+)
+
+// Server starts a server. It is ready when Server returns, and ends with the
+// test.
+func (l BRPC) Server(t testing.TB, name string) *Provider { return l.ServerAt(t, name, 0) }
+
+// ServerAt is Server at a port.
+func (l BRPC) ServerAt(t testing.TB, name string, port int) *Provider {
+	t.Helper()
+	argv := l.command(t, "Server", "-name", name, "-port", strconv.Itoa(port))
+	return startProvider(t, string(l)+" server "+name, argv, nil)
+}
+
+// BRPCOptions are options of a client.
+type BRPCOptions struct {
+	// Timeout of a call; 0 is 3 s.
+	Timeout time.Duration
+	// Connections is how many connections the client may open; 0 leaves the
+	// library's own. With 1 all calls share one.
+	Connections int
+}
+
+// Client starts a client that calls 127.0.0.1:port. It ends with the test.
+func (l BRPC) Client(t testing.TB, port int, o BRPCOptions) *Consumer {
+	t.Helper()
+	args := []string{"-addr", "127.0.0.1:" + strconv.Itoa(port), "-connections", strconv.Itoa(o.Connections)}
+	if o.Timeout > 0 {
+		args = append(args, "-timeout", strconv.FormatInt(o.Timeout.Milliseconds(), 10))
+	}
+	return startConsumer(t, string(l)+" client", l.command(t, "Client", args...), nil)
+}
+
+// command runs a program of the library, which is built once.
+func (l BRPC) command(t testing.TB, program string, args ...string) []string {
+	t.Helper()
+	needed(t, string(l), "a JDK and Maven", buildBRPC())
+	module, class := "brpcjava", "Brpc"
+	if l == JProtobuf {
+		module, class = "jprotobuf", "Jprotobuf"
+	}
+	return java(filepath.Join(brpcBuild(), module), "org.meltemi.test.brpc."+class+program, args)
+}
+
+func brpcBuild() string { return filepath.Join(Root(), "build", "peers", "brpc") }
+
+var buildBRPC = sync.OnceValue(func() error { return maven("brpc", brpcBuild()) })
