@@ -5,6 +5,7 @@ package main
 import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
 )
 

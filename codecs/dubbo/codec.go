@@ -89,6 +89,18 @@ func (c *codec) NewDecoder(d codecs.Direction) codecs.Decoder {
 	return &decoder{codec: c, dir: d}
 }
 
+// Sniff implements codecs.Sniffer: by the magic number.
+func (c *codec) Sniff(b []byte) codecs.Guess {
+	switch {
+	case b[0] != magic>>8 || len(b) > 1 && b[1] != magic&0xff:
+		return codecs.No
+	case len(b) < 2:
+		return codecs.Maybe
+	default:
+		return codecs.Yes
+	}
+}
+
 // What the codec keeps in Metadata.Scratch.
 const (
 	scratchSerial      = iota // serialization id

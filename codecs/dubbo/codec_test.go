@@ -472,3 +472,13 @@ func last(m *codecs.Metadata, name string) (v string, ok bool) {
 	}
 	return v, ok
 }
+
+func TestSniffing(t *testing.T) {
+	c := newCodec(t).(codecs.Sniffer)
+	for b, want := range map[string]codecs.Guess{
+		"\xda": codecs.Maybe, "\xda\xbb": codecs.Yes, "\xda\xbb\xc2\x00": codecs.Yes,
+		"\xda\xbc": codecs.No, "G": codecs.No, "\x00\x00": codecs.No,
+	} {
+		require.Equal(t, want, c.Sniff([]byte(b)), "%x", b)
+	}
+}

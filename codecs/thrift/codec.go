@@ -1,0 +1,153 @@
+// Package thrift is the codec of Apache Thrift: framed, unframed and header
+// transport and Kitex's TTHeader, with the binary protocol, strict or not, and
+// the compact protocol, told apart by the first bytes of each message.
+package thrift
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// Name is the codec's config name.
+const Name = "aeraki.meta_protocol.codec.thrift"
+
+const configType = "aeraki.meta_protocol.codec.ThriftCodec"
+
+const (
+	// maxFrame is the largest frame that Apache Thrift's own servers take
+	// (TConfiguration's default max frame size).
+	maxFrame = 16384000
+	// maxName bounds "service:method".
+	maxName = 4096
+)
+
+func init() { codecs.Register(Name, New) }
+
+// New makes the codec. It has no options.
+func New(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
+	if config != nil && config.MessageName() != configType {
+		return nil, fmt.Errorf("type_url: want %s, got %s", configType, config.MessageName())
+	}
+	c := &codec{maxFrame: limits.MaxFrameBytes}
+	if c.maxFrame == 0 {
+		c.maxFrame = maxFrame
+	}
+	return c, nil
+}
+
+type codec struct{ maxFrame int }
+
+// The properties of the protocol itself. Headers of these names are none.
+const (
+	propMethod    = "method"
+	propService   = "service"
+	propTransport = "transport"
+	propProtocol  = "protocol"
+)
+
+// Traits implements codecs.Codec.
+func (c *codec) Traits() codecs.Traits {
+	return codecs.Traits{
+		Correlation: codecs.ByID, MaxID: 1<<31 - 1, HiddenOneway: true,
+		Attributes: []string{propMethod, propService, propTransport, propProtocol},
+	}
+}
+
+// NewDecoder implements codecs.Codec.
+func (c *codec) NewDecoder(d codecs.Direction) codecs.Decoder { return &decoder{codec: c, dir: d} }
+
+// What the codec keeps in Metadata.Scratch.
+const (
+	scratchForm    = iota // the form, and flags
+	scratchMessage        // offset of the message in the frame
+	scratchSeqid          // offset of its sequence id
+	scratchSeqLen         // length of that, in bytes
+	scratchInfo           // header transports: offset of the header's key-value part
+	scratchInner          // TTHeader over framed: offset of the inner length
+	scratchInnerID        // the message's own sequence id, where the header's is the id
+)
+
+// Flags beside the form.
+const (
+	// transformed: the message is compressed, only the header can be changed.
+	transformed = 1 << 8
+	// noInfo: the header has parts that are not known, nothing can be added.
+	noInfo = 1 << 9
+)
+
+// Encode implements codecs.Codec.
+func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	start := len(dst)
+	shift := 0 // by how much the message moves
+	f := form(m.Scratch[scratchForm] & 0xff)
+	if len(mut.Entries()) > 0 {
+		var err error
+		if dst, err = c.mutate(dst, m, mut); err != nil {
+			return dst, err
+		}
+		shift = len(dst) - start - len(m.Raw)
+	} else {
+		dst = append(dst, m.Raw...)
+	}
+	if f.hasHeader() {
+		binary.BigEndian.PutUint32(dst[start+8:], uint32(m.ID))
+	}
+	if m.Scratch[scratchForm]&transformed != 0 {
+		return dst, nil
+	}
+	at, n := start+shift+int(m.Scratch[scratchSeqid]), int(m.Scratch[scratchSeqLen])
+	if f.protocol() != compact {
+		binary.BigEndian.PutUint32(dst[at:], uint32(m.ID))
+		return dst, nil
+	}
+	var id [binary.MaxVarintLen32]byte
+	k := binary.PutUvarint(id[:], uint64(uint32(m.ID)))
+	if k == n {
+		copy(dst[at:], id[:k])
+		return dst, nil
+	}
+	dst = append(dst, id[:max(k-n, 0)]...) // any bytes: room for the longer id
+	copy(dst[at+k:], dst[at+n:len(dst)-max(k-n, 0)])
+	copy(dst[at:], id[:k])
+	dst = dst[:len(dst)+min(k-n, 0)]
+	if f.transport() != unframed {
+		addTo(dst[start:], k-n)
+	}
+	if inner := m.Scratch[scratchInner]; inner != 0 {
+		addTo(dst[start+shift+int(inner):], k-n)
+	}
+	return dst, nil
+}
+
+// addTo changes the 32-bit length at the start of b.
+func addTo(b []byte, n int) {
+	binary.BigEndian.PutUint32(b, uint32(int(binary.BigEndian.Uint32(b))+n))
+}
+
+// maxText is the longest key or value of a mutation, in bytes, as in the
+// configuration of routes.
+const maxText = 16384
+
+// CheckMutation implements codecs.Mutator: keys are names of headers, which
+// header transports carry in both directions.
+func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
+	switch {
+	case key == "":
+		return errors.New("key: must not be empty")
+	case len(key) > maxText:
+		return fmt.Errorf("key: %.20q… is longer than %d bytes", key, maxText)
+	case len(value) > maxText:
+		return fmt.Errorf("value: that of key %.40q is longer than %d bytes", key, maxText)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("key: %.40q is not UTF-8", key)
+	case !utf8.ValidString(value):
+		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
+	}
+	return nil
+}

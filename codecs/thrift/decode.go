@@ -1,0 +1,147 @@
+package thrift
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// decoder decodes one direction of one connection. The transport of the first
+// message is that of the connection.
+type decoder struct {
+	*codec
+	dir       codecs.Direction
+	known     bool
+	transport int
+	skip      *skipper // unframed only
+	skipping  bool     // it stands in the midst of the message that comes next
+	head      message  // of that one
+}
+
+func (d *decoder) refuse(at int, reason string) (int, error) {
+	return 0, &codecs.ProtocolError{Protocol: "thrift", Offset: at, Reason: reason}
+}
+
+// Decode implements codecs.Decoder.
+func (d *decoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	transport, guess := detect(b, d.maxFrame)
+	switch {
+	case guess == codecs.Maybe:
+		return len(b) + 1, nil
+	case guess == codecs.No:
+		return d.refuse(0, "neither a transport nor a protocol of Thrift")
+	case d.known && !d.same(transport):
+		return d.refuse(0, fmt.Sprintf("%s message on a connection of %s ones", transportNames[transport], transportNames[d.transport]))
+	}
+	var n int
+	var err error
+	if transport == unframed {
+		n, err = d.unframed(b, m)
+	} else {
+		n = 4 + int(binary.BigEndian.Uint32(b))
+		if n > d.maxFrame {
+			return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit", n))
+		}
+		if n > len(b) {
+			return n, nil
+		}
+		switch transport {
+		case framed:
+			err = d.message(b[:n], 4, framed, nil, m)
+		case header:
+			err = d.header(b[:n], m)
+		default:
+			transport, err = d.ttheader(b[:n], m)
+		}
+	}
+	if err != nil || n > len(b) {
+		return n, err
+	}
+	d.known, d.transport = true, transport
+	m.Raw = b[:n]
+	m.BodySize = n - m.HeaderSize
+	return n, nil
+}
+
+// same reports whether a transport is the connection's. Whether a TTHeader has
+// frames within is seen later, and may differ.
+func (d *decoder) same(transport int) bool {
+	return transport == d.transport || transport == ttheader && d.transport == ttheaderFramed
+}
+
+// unframed finds the end of a message by skipping its struct.
+func (d *decoder) unframed(b []byte, m *codecs.Metadata) (int, error) {
+	if d.skip == nil {
+		d.skip = &skipper{}
+	}
+	if !d.skipping {
+		need, err := d.head.read(b)
+		if errors.Is(err, errShort) {
+			return max(need, len(b)+1), nil
+		}
+		if err != nil {
+			return d.refuse(0, err.Error())
+		}
+		d.skip.start(d.head.protocol == compact, d.head.body, d.maxFrame)
+		d.skipping, d.head.name = true, nil // it is a view of b
+	}
+	need, err := d.skip.run(b)
+	if err != nil {
+		return d.refuse(d.skip.pos, err.Error())
+	}
+	if need > 0 {
+		return need, nil
+	}
+	d.skipping = false
+	n := d.skip.pos
+	return n, d.message(b[:n], 0, unframed, nil, m)
+}
+
+// message reads the head of the message at offset at of the frame b. service
+// is what a header says, for methods that do not say it themselves.
+func (d *decoder) message(b []byte, at, transport int, service []byte, m *codecs.Metadata) error {
+	var h message
+	if _, err := h.read(b[at:]); err != nil {
+		return &codecs.ProtocolError{Protocol: "thrift", Offset: at, Reason: err.Error()}
+	}
+	if err := h.fill(m, d.dir, b[at+h.body:]); err != nil {
+		return &codecs.ProtocolError{Protocol: "thrift", Offset: at, Reason: err.Error()}
+	}
+	f := formOf(transport, h.protocol)
+	m.Variant = uint8(f)
+	m.HeaderSize = at + h.body
+	m.Scratch[scratchForm] = uint32(f)
+	m.Scratch[scratchMessage] = uint32(at)
+	m.Scratch[scratchSeqid] = uint32(at + h.seqAt)
+	m.Scratch[scratchSeqLen] = uint32(h.seqLen)
+	d.describe(h.name, service, f, m)
+	return nil
+}
+
+var (
+	nameMethod    = []byte(propMethod)
+	nameService   = []byte(propService)
+	nameTransport = []byte(propTransport)
+	nameProtocol  = []byte(propProtocol)
+)
+
+// describe puts the properties of the message itself.
+func (d *decoder) describe(name, told []byte, f form, m *codecs.Metadata) {
+	service, method := operation(name)
+	if service == nil {
+		service = told
+	}
+	m.SetOperation(service, method)
+	if d.dir == codecs.ServerToClient {
+		return
+	}
+	m.ReplyInfo = append(m.ReplyInfo[:0], name...)
+	m.Put(nameMethod, method)
+	if service != nil {
+		m.Put(nameService, service)
+	}
+	m.Put(nameTransport, transportNames[f.transport()])
+	m.Put(nameProtocol, protocolNames[f.protocol()])
+}

@@ -1,0 +1,89 @@
+package thrift
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// Types of TApplicationException.
+const (
+	exceptionUnknownMethod = 1
+	exceptionInternal      = 6
+	exceptionProtocol      = 7
+)
+
+func exceptionOf(t codecs.ErrorType) uint32 {
+	switch t {
+	case codecs.RouteNotFound:
+		return exceptionUnknownMethod
+	case codecs.BadRequest, codecs.BadResponse:
+		return exceptionProtocol
+	default:
+		return exceptionInternal
+	}
+}
+
+// EncodeError implements codecs.Codec: a TApplicationException in the
+// transport and protocol of the request.
+func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	f := form(req.Scratch[scratchForm] & 0xff)
+	start := len(dst)
+	switch f.transport() {
+	case framed:
+		dst = append(dst, 0, 0, 0, 0)
+	case header, ttheader, ttheaderFramed:
+		magic, id := uint32(headerMagic), byte(protocolBinary)
+		if f.transport() != header {
+			magic = ttheaderMagic
+		}
+		if f.protocol() == compact {
+			id = protocolCompact
+		}
+		dst = append(dst, 0, 0, 0, 0)
+		dst = binary.BigEndian.AppendUint32(dst, magic<<16)
+		dst = binary.BigEndian.AppendUint32(dst, uint32(req.ID))
+		dst = binary.BigEndian.AppendUint16(dst, 1)
+		dst = append(dst, id, 0, 0, 0) // no transforms, and zeros up to a word
+	}
+	inner := len(dst)
+	if f.transport() == ttheaderFramed {
+		dst = append(dst, 0, 0, 0, 0)
+	}
+	seqid := uint32(req.ID)
+	if req.Scratch[scratchForm]&transformed != 0 {
+		seqid = req.Scratch[scratchInnerID]
+	}
+	dst = appendException(dst, f.protocol(), req.ReplyInfo, seqid, exceptionOf(e.Type), strings.ToValidUTF8(e.Message, "?"))
+	if f.transport() == ttheaderFramed {
+		binary.BigEndian.PutUint32(dst[inner:], uint32(len(dst)-inner-4))
+	}
+	if f.transport() != unframed {
+		binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
+	}
+	return dst, nil
+}
+
+func appendException(dst []byte, protocol int, name []byte, seqid, kind uint32, text string) []byte {
+	switch protocol {
+	case compact:
+		dst = append(dst, compactID, typeException<<5|compactVersion)
+		dst = binary.AppendUvarint(dst, uint64(seqid))
+		dst = append(binary.AppendUvarint(dst, uint64(len(name))), name...)
+		dst = append(dst, 1<<4|cmpBinary)
+		dst = append(binary.AppendUvarint(dst, uint64(len(text))), text...)
+		return append(dst, 1<<4|cmpI32, byte(kind)<<1, 0) // zigzag
+	case lax:
+		dst = binary.BigEndian.AppendUint32(dst, uint32(len(name)))
+		dst = append(append(dst, name...), typeException)
+	default:
+		dst = binary.BigEndian.AppendUint32(dst, binaryVersion|typeException)
+		dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(name))), name...)
+	}
+	dst = binary.BigEndian.AppendUint32(dst, seqid)
+	dst = append(dst, binString, 0, 1)
+	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(text))), text...)
+	dst = append(dst, binI32, 0, 2)
+	return append(binary.BigEndian.AppendUint32(dst, kind), 0)
+}

@@ -1,0 +1,246 @@
+package thrift
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// The headers proper: both header transports have them as key-value parts,
+// with varints in Apache's, with 16-bit numbers in Kitex's.
+
+// infoReader reads these parts.
+type infoReader struct {
+	b     []byte // the frame up to the end of its header
+	at    int
+	kitex bool
+	err   error
+}
+
+func (r *infoReader) uvarint() uint64 {
+	if r.err != nil {
+		return 0
+	}
+	v, n := uvarint(r.b[r.at:])
+	if n <= 0 {
+		r.err = errHeader
+		return 0
+	}
+	r.at += n
+	return v
+}
+
+func (r *infoReader) u16() uint64 {
+	b := r.bytes(2)
+	if b == nil {
+		return 0
+	}
+	return uint64(binary.BigEndian.Uint16(b))
+}
+
+// number reads a count or length.
+func (r *infoReader) number() uint64 {
+	if r.kitex {
+		return r.u16()
+	}
+	return r.uvarint()
+}
+
+func (r *infoReader) bytes(n uint64) []byte {
+	if r.err != nil {
+		return nil
+	}
+	if n > uint64(len(r.b)-r.at) {
+		r.err = errHeader
+		return nil
+	}
+	v := r.b[r.at : r.at+int(n) : r.at+int(n)]
+	r.at += int(n)
+	return v
+}
+
+// Kinds of parts.
+const (
+	partEnd      = iota
+	partHeaders  // names and values
+	partNumbered // numbers and values (TTHeader)
+	partOther    // carried along
+	partUnknown  // cannot be read, nor what is behind it
+)
+
+// Ids of parts in a TTHeader.
+const (
+	infoTTKeyValue = 0x01
+	infoTTNumbered = 0x10
+	infoTTToken    = 0x11
+)
+
+// next reads the beginning of a part with n pairs.
+func (r *infoReader) next() (kind int, n uint64) {
+	for r.err == nil && r.at < len(r.b) {
+		id := uint64(r.b[r.at])
+		if r.kitex {
+			r.at++
+		} else {
+			id = r.uvarint()
+		}
+		switch {
+		case id == 0: // padding
+		case r.kitex && id == infoTTNumbered:
+			return partNumbered, r.u16()
+		case r.kitex && id == infoTTToken:
+			r.bytes(r.u16())
+			return partOther, 0
+		case id == infoKeyValue:
+			return partHeaders, r.number()
+		default:
+			return partUnknown, 0
+		}
+	}
+	return partEnd, 0
+}
+
+func (r *infoReader) pair(kind int) (key, value []byte) {
+	if kind == partNumbered {
+		key = r.bytes(2)
+	} else {
+		key = r.bytes(r.number())
+	}
+	return key, r.bytes(r.number())
+}
+
+// putHeaders puts the headers of m as properties.
+func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
+	for count := 0; ; {
+		kind, n := r.next()
+		if kind == partEnd || r.err != nil {
+			break
+		}
+		if kind == partUnknown {
+			m.Scratch[scratchForm] |= noInfo
+			break
+		}
+		for ; n > 0; n-- {
+			key, value := r.pair(kind)
+			if r.err != nil {
+				break
+			}
+			if count++; count > maxHeaders {
+				return d.refuseHeader(r.at, errHeaders)
+			}
+			if kind == partNumbered {
+				key = numberedName(key)
+			}
+			if key != nil && !ownName(key) {
+				m.Put(key, value)
+			}
+		}
+	}
+	if r.err != nil {
+		return d.refuseHeader(r.at, r.err)
+	}
+	return nil
+}
+
+// ownName reports whether a header has the name of a property of the protocol
+// itself: rules must see what the server acts upon.
+func ownName(key []byte) bool {
+	switch len(key) {
+	case len(propMethod):
+		return codecs.EqualFold(key, propMethod)
+	case len(propService):
+		return codecs.EqualFold(key, propService)
+	case len(propTransport):
+		return codecs.EqualFold(key, propTransport)
+	case len(propProtocol):
+		return codecs.EqualFold(key, propProtocol)
+	}
+	return false
+}
+
+// mutate appends the frame with other headers: parts of other kinds stay as
+// they are, names and values come in one part behind them.
+func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	f := form(m.Scratch[scratchForm] & 0xff)
+	if !f.hasHeader() {
+		return dst, fmt.Errorf("%w: %s transport has no headers", codecs.ErrNoMutation, transportNames[f.transport()])
+	}
+	if m.Scratch[scratchForm]&noInfo != 0 {
+		return dst, fmt.Errorf("%w: its header has parts of an unknown kind", codecs.ErrNoMutation)
+	}
+	start, raw := len(dst), m.Raw
+	end, err := headerEnd(raw)
+	if err != nil {
+		return dst, err
+	}
+	info := int(m.Scratch[scratchInfo])
+	w := infoWriter{kitex: f.transport() != header}
+	dst = append(dst, raw[:info]...)
+
+	r := infoReader{b: raw[:end], at: info, kitex: w.kitex}
+	count := uint64(len(mut.Entries()))
+	for at := r.at; ; at = r.at {
+		kind, n := r.next()
+		if kind == partEnd {
+			break
+		}
+		for ; n > 0 && r.err == nil; n-- {
+			if key, _ := r.pair(kind); kind == partHeaders && !sets(mut, key) {
+				count++
+			}
+		}
+		if kind != partHeaders {
+			dst = append(dst, raw[at:r.at]...)
+		}
+	}
+	dst = w.number(append(dst, infoKeyValue), count)
+	r.at = info
+	for {
+		kind, n := r.next()
+		if kind == partEnd {
+			break
+		}
+		for ; n > 0 && r.err == nil; n-- {
+			at := r.at
+			if key, _ := r.pair(kind); kind == partHeaders && !sets(mut, key) {
+				dst = append(dst, raw[at:r.at]...)
+			}
+		}
+	}
+	for _, kv := range mut.Entries() {
+		dst = append(w.number(dst, uint64(len(kv.Key))), kv.Key...)
+		dst = append(w.number(dst, uint64(len(kv.Value))), kv.Value...)
+		w.tooLong = w.tooLong || w.kitex && max(len(kv.Key), len(kv.Value)) > 1<<16-1
+	}
+	for (len(dst)-start-headerFixed)%wordSize != 0 {
+		dst = append(dst, 0)
+	}
+	size := len(dst) - start - headerFixed
+	dst = append(dst, raw[end:]...)
+	if size > maxHeader || len(dst)-start > c.maxFrame || w.tooLong || w.kitex && count > 1<<16-1 {
+		return dst, fmt.Errorf("%w: the header or the frame would be too large", codecs.ErrNoMutation)
+	}
+	binary.BigEndian.PutUint16(dst[start+sizeAt:], uint16(size/wordSize))
+	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
+	return dst, r.err
+}
+
+func sets(mut *codecs.Mutation, key []byte) bool {
+	for _, kv := range mut.Entries() {
+		if kv.Key == string(key) {
+			return true
+		}
+	}
+	return false
+}
+
+type infoWriter struct{ kitex, tooLong bool }
+
+// number appends a count or length.
+func (w *infoWriter) number(dst []byte, n uint64) []byte {
+	if w.kitex {
+		return binary.BigEndian.AppendUint16(dst, uint16(n))
+	}
+	return binary.AppendUvarint(dst, n)
+}
