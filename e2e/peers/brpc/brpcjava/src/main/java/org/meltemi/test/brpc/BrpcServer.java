@@ -5,6 +5,7 @@ import com.baidu.brpc.protocol.BrpcMeta;
 import com.baidu.brpc.server.RpcServer;
 import com.baidu.brpc.server.RpcServerOptions;
 import io.netty.buffer.ByteBuf;
+import io.netty.buffer.Unpooled;
 import java.io.PrintStream;
 
 /** A brpc-java server. It prints {"port":N} as soon as it accepts connections. */
@@ -69,8 +70,7 @@ public final class BrpcServer {
             if (attachment != null) {
                 attachment.getBytes(attachment.readerIndex(), bytes);
             }
-            RpcContext.getContext().setResponseBinaryAttachment(
-                    io.netty.buffer.Unpooled.wrappedBuffer(greeter.attachment(bytes)));
+            RpcContext.getContext().setResponseBinaryAttachment(Unpooled.wrappedBuffer(greeter.attachment(bytes)));
             return greeter.who();
         }
 

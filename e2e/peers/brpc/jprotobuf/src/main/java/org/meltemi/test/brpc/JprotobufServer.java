@@ -4,11 +4,15 @@ import com.baidu.jprotobuf.pbrpc.ProtobufRPCService;
 import com.baidu.jprotobuf.pbrpc.ServerAttachmentHandler;
 import com.baidu.jprotobuf.pbrpc.intercept.InvokerInterceptor;
 import com.baidu.jprotobuf.pbrpc.intercept.MethodInvocationInfo;
+import com.baidu.jprotobuf.pbrpc.server.RpcServiceRegistry;
 import com.baidu.jprotobuf.pbrpc.transport.RpcErrorMessage;
 import com.baidu.jprotobuf.pbrpc.transport.RpcServer;
+import com.baidu.jprotobuf.pbrpc.transport.RpcServerOptions;
 import com.baidu.jprotobuf.pbrpc.utils.LogIdThreadLocalHolder;
+import io.netty.channel.socket.nio.NioServerSocketChannel;
 import java.io.PrintStream;
 import java.lang.reflect.InvocationTargetException;
+import java.net.InetSocketAddress;
 import java.util.Map;
 
 /** A jprotobuf-rpc server. It prints {"port":N} as soon as it accepts connections. */
@@ -80,10 +84,14 @@ public final class JprotobufServer {
             port = Greeter.freePort();
         }
         greeter = new Greeter(flags.text("name", "jprotobuf"));
-        RpcServer server = new RpcServer(JprotobufServer::describe);
+        RpcServerOptions options = new RpcServerOptions();
+        // Otherwise a slow call holds up all others of its connection.
+        options.setTaskTheads(32);
+        RpcServer server = new RpcServer(
+                NioServerSocketChannel.class, options, new RpcServiceRegistry(), JprotobufServer::describe);
         server.setInterceptor(new Fields());
         server.registerService(new Service());
-        server.start(new java.net.InetSocketAddress("127.0.0.1", port));
+        server.start(new InetSocketAddress("127.0.0.1", port));
         Greeter.ready(out, port);
     }
 }
