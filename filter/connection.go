@@ -389,12 +389,17 @@ func (c *connection) flush() {
 }
 
 // finish reads no more, and closes when the last answer has been written.
+// Streams end: their servers would wait for frames that cannot come, and with a
+// client that has closed nobody would notice before a stream is idle for long.
 func (c *connection) finish() {
 	if c.finishing {
 		return
 	}
 	c.finishing = true
 	c.in.Wait(0)
+	for _, st := range c.streams {
+		st.m.clientGone()
+	}
 	if c.inFlight == 0 {
 		c.end()
 	}

@@ -195,6 +195,34 @@ func TestAStreamEndsWithEitherConnection(t *testing.T) {
 	e.counts(map[string]int64{"stream_active": 0, "request_active": 0, "request_abandoned": 1})
 }
 
+// TestAClientThatSendsNoMoreLeavesItsStreams: an end of stream is all that is
+// heard of a client that has closed. Its other requests get their answers.
+func TestAClientThatSendsNoMoreLeavesItsStreams(t *testing.T) {
+	for name, leave := range map[string]func(*toyEnv){
+		"the end":                       func(e *toyEnv) { e.c.CloseWrite() },
+		"something that cannot be read": func(e *toyEnv) { e.say("garbage") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newToyEnv(t, "toy.byid", "")
+			e.say("init 5 m a", "init 6 m b", "req 1 m r")
+			open, opening, calls := e.server(0), e.server(1), e.server(2)
+			e.answer(open, "init 5 - ok")
+			e.say("data 5 - last")
+			leave(e)
+			require.Contains(t, string(open.Take()), "data 5 - last\n")
+			require.True(t, open.Ended())
+			require.True(t, opening.Ended())
+			require.False(t, e.c.Closed())
+			id := strings.Fields(string(calls.Take()))[1]
+			e.answer(calls, "res "+id+" - late")
+			require.Contains(t, e.got(), "late\n")
+			require.True(t, e.c.Closed())
+			e.c = e.Dial(e.cfg)
+			e.counts(map[string]int64{"stream_active": 0, "request_active": 0, "request_abandoned": 2})
+		})
+	}
+}
+
 func TestASlowClientHoldsUpItsStreamsServerOnly(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", "")
 	e.say("init 5 m a")
