@@ -14,7 +14,7 @@ GO  := go
 SO_LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help so envoy envoys demo test unit e2e e2e-all bench hostile soak lint clean need-go need-cc
+.PHONY: help so meltemi envoy envoys demo test unit e2e e2e-all bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ help: ## list the targets
 so: need-go need-cc ## build/libmeltemi.so, what Envoy loads
 	@mkdir -p build
 	$(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/libmeltemi.so ./envoy-build
+
+meltemi: need-go ## build/meltemi, the tool that decodes captures
+	CGO_ENABLED=0 $(GO) build -trimpath -o build/meltemi ./cmd/meltemi
 
 envoy: ## build/envoy-VERSION/envoy, the official binary of ENVOY_VERSION
 	@test -n "$(ENVOY_BIN)" || tools/envoy.sh $(ENVOY_VERSION)

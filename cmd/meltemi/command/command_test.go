@@ -1,0 +1,165 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// odd has frames of one byte. Some bytes are trouble.
+type odd struct{}
+
+func init() {
+	simple := func(*anypb.Any, codecs.Limits) (codecs.Codec, error) { return odd{}, nil }
+	codecs.Register("test.odd", simple)
+	codecs.Register("a.twin", simple)
+	codecs.Register("b.twin", simple)
+	codecs.Register("test.picky", func(*anypb.Any, codecs.Limits) (codecs.Codec, error) { return nil, errors.New("config: required") })
+}
+
+func (odd) Traits() codecs.Traits {
+	return codecs.Traits{Correlation: codecs.InOrder, HiddenOneway: true}
+}
+func (odd) NewDecoder(codecs.Direction) codecs.Decoder { return odd{} }
+
+func (odd) Encode(dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+	return append(dst, m.Raw...), nil
+}
+
+func (odd) EncodeError(dst []byte, _ *codecs.Metadata, _ *codecs.LocalError) ([]byte, error) {
+	return dst, nil
+}
+
+func (odd) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	switch b[0] {
+	case 'p':
+		panic("no idea")
+	case '0':
+		return 0, nil
+	case 'e':
+		return 0, errors.New("an e")
+	case 'f':
+		return 0, fmt.Errorf("wrapped: %w", &codecs.ProtocolError{Offset: 100, Reason: "far away"})
+	case 's':
+		m.Type, m.StreamID, m.Variant = codecs.StreamData, 9, 2
+	case 'm':
+		m.Malformed = "an m"
+	case 'b':
+		m.Put([]byte("a name"), []byte{0xff, 'x'})
+		m.Put([]byte{0xfe}, nil)
+		m.SetOperation([]byte("esc\x1b"), nil)
+	}
+	m.Raw, m.HeaderSize = b[:1], 1
+	return 1, nil
+}
+
+const captures = "../../../codecs/dubbo/testdata/captures/"
+
+// capture is the standard input of a test: a capture, cut or spoilt.
+func capture(t *testing.T, file string, change func(b []byte) []byte) []byte {
+	t.Helper()
+	b, err := os.ReadFile(captures + file)
+	require.NoError(t, err)
+	return change(b)
+}
+
+func TestOutput(t *testing.T) {
+	cut := func(b []byte) []byte { return b[:300] }
+	wrongMagic := func(b []byte) []byte { b[213] = 0; return b }
+	tooLarge := func(b []byte) []byte { b[212+12] = 0xff; return b }
+	for name, tc := range map[string]struct {
+		args  string
+		stdin []byte
+	}{
+		"requests":                {args: "decode dubbo FILE/java-hello.c2s.bin"},
+		"answers":                 {args: "decode aeraki.meta_protocol.codec.dubbo FILE/go-fail.s2c.bin"},
+		"heartbeats with hex":     {args: "decode -x dubbo FILE/go-heartbeat-default-conn2.c2s.bin"},
+		"JSON":                    {args: "decode -json dubbo FILE/java-group-version.c2s.bin"},
+		"JSON with hex":           {args: "decode dubbo FILE/go-heartbeat-default-conn2.s2c.bin -json -x"},
+		"auto":                    {args: "decode auto FILE/java-nullarg.c2s.bin"},
+		"auto knows nothing":      {args: "decode auto -", stdin: []byte("GET / HTTP/1.1\r\n\r\n")},
+		"auto for answers":        {args: "decode auto FILE/java-nullarg.s2c.bin"},
+		"direction":               {args: "decode -d s2c odd -", stdin: []byte("x")},
+		"no such direction":       {args: "decode -d up odd -"},
+		"cut":                     {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", cut)},
+		"wrong magic":             {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", wrongMagic)},
+		"too large":               {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", tooLarge)},
+		"nothing":                 {args: "decode dubbo -"},
+		"no such file":            {args: "decode dubbo nowhere"},
+		"no file":                 {args: "decode dubbo"},
+		"unknown flag":            {args: "decode -y dubbo -"},
+		"unknown protocol":        {args: "decode unknown -"},
+		"ambiguous":               {args: "decode twin -"},
+		"needs options":           {args: "decode picky -"},
+		"codec without length":    {args: "decode odd -", stdin: []byte("x0")},
+		"error without an offset": {args: "decode odd -", stdin: []byte("xe")},
+		"fault behind the end":    {args: "decode odd -", stdin: []byte("xf")},
+		"odd frames":              {args: "decode odd -", stdin: []byte("smb")},
+		"odd frames as JSON":      {args: "decode odd - -json", stdin: []byte("smb")},
+		"codecs":                  {args: "codecs"},
+		"too much":                {args: "codecs dubbo"},
+		"help":                    {args: "help"},
+		"help decode":             {args: "help decode"},
+		"unknown command":         {args: "unknown"},
+		"no command":              {args: ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := strings.Fields(strings.ReplaceAll(tc.args, "FILE/", captures))
+			var stdout, stderr bytes.Buffer
+			status := Main(args, bytes.NewReader(tc.stdin), &stdout, &stderr)
+			got := fmt.Sprintf("status %d\n--- stdout\n%s--- stderr\n%s", status, &stdout, &stderr)
+			golden := filepath.Join("testdata", strings.ReplaceAll(name, " ", "_")+".golden")
+			if *update {
+				require.NoError(t, os.MkdirAll("testdata", 0o755))
+				require.NoError(t, os.WriteFile(golden, []byte(got), 0o600))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), got)
+		})
+	}
+}
+
+func TestAPanicOfTheCodecIsLocated(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, statusFault, Main([]string{"decode", "odd", "-"}, strings.NewReader("xxp"), &stdout, &stderr))
+	require.Contains(t, stdout.String(), "1: request, 1 bytes")
+	require.Contains(t, stderr.String(), "the codec has panicked on the frame at offset 2: no idea")
+	require.Contains(t, stderr.String(), "command_test.go", "the stack")
+}
+
+func TestVersion(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, statusOK, Main([]string{"version"}, nil, &stdout, &stderr))
+	require.Contains(t, stdout.String(), module)
+	require.Contains(t, stdout.String(), "go1.")
+	require.Empty(t, stderr.String())
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+func TestOutputThatCannotBeWrittenIsAFault(t *testing.T) {
+	var stderr bytes.Buffer
+	long := strings.NewReader(strings.Repeat("x", 10000))
+	for _, stdin := range []io.Reader{strings.NewReader("x"), long} {
+		require.Equal(t, statusFault, Main([]string{"decode", "odd", "-"}, stdin, full{}, &stderr))
+		require.Equal(t, "meltemi: no space left\n", stderr.String())
+		stderr.Reset()
+	}
+}

@@ -1,0 +1,14 @@
+// Command meltemi decodes captured bytes with the codecs of libmeltemi.so. To
+// get it with a codec of your own, copy this file and import that too.
+package main
+
+import (
+	"os"
+
+	"github.com/meltemi-mesh/meltemi/cmd/meltemi/command"
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+)
+
+func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
