@@ -1,0 +1,440 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// streamItems is how many messages a long stream has.
+const streamItems = 10_000
+
+// boundedRSS is how much Envoy may grow by a stream whose reader is slow,
+// however much its sender has to say.
+const boundedRSS = 48 * mib
+
+// brpcItem is the payload of a stream's n-th message.
+func brpcItem(n, size int) []byte {
+	b := make([]byte, size)
+	binary.BigEndian.PutUint64(b, uint64(n))
+	for i := 8; i < size; i++ {
+		b[i] = byte(n + i)
+	}
+	return b
+}
+
+// brpcStreams is a scripted server that accepts streams, and echoes calls and
+// messages.
+type brpcStreams struct {
+	*scripted.BRPCServer
+	// accepted is given each stream that is opened, closed the client's id of
+	// each that the client closes.
+	accepted chan brpcStream
+	closed   chan uint64
+	// stuck keeps the server from reading a stream's connection any further,
+	// until it is closed.
+	stuck chan struct{}
+	mute  atomic.Bool // messages are not echoed
+	got   atomic.Int64
+	wrong atomic.Pointer[string]
+}
+
+// brpcStream is the server's side of a stream.
+type brpcStream struct {
+	c              *scripted.Conn
+	client, server uint64
+	opening        brpctest.Parsed
+}
+
+func (s brpcStream) frame(kind int, payload []byte) []byte {
+	return brpctest.StreamFrame(s.client, s.server, kind, payload)
+}
+
+func serveBRPCStreams(t *testing.T) *brpcStreams {
+	t.Helper()
+	s := &brpcStreams{accepted: make(chan brpcStream, 100), closed: make(chan uint64, 100)}
+	var ids atomic.Uint64
+	s.BRPCServer = scripted.ServeBRPC(t, func(c *scripted.Conn, f brpctest.Parsed) {
+		switch {
+		case f.Magic == "PRPC" && f.Opens != 0:
+			st := brpcStream{c: c, client: f.Opens, server: 1<<40 + ids.Add(1), opening: f}
+			c.Write(brpctest.Response{ID: f.ID, Stream: st.server, Body: []byte("accepted")}.InStream(st.client))
+			s.accepted <- st
+		case f.Magic == "PRPC":
+			scripted.BRPCEcho(c, f)
+		case f.Kind == brpctest.Data:
+			if s.stuck != nil {
+				<-s.stuck
+			}
+			n := int(s.got.Add(1)) - 1
+			if !slices.Equal(f.Payload, brpcItem(n, len(f.Payload))) {
+				wrong := fmt.Sprintf("item %d is not as it was sent", n)
+				s.wrong.CompareAndSwap(nil, &wrong)
+			}
+			if !s.mute.Load() {
+				c.Write(brpctest.StreamFrame(f.From, f.To, brpctest.Data, f.Payload))
+			}
+		case f.Kind == brpctest.Close:
+			s.closed <- f.From
+		}
+	})
+	return s
+}
+
+// open opens a stream on a client's connection and waits for both sides.
+func (s *brpcStreams) open(t *testing.T, c *scripted.BRPCClient, callID, id uint64) brpcStream {
+	t.Helper()
+	c.Send(brpctest.Request{ID: callID, Stream: id, Body: []byte("open")}.Bytes())
+	a := readInStream(t, c.Read(), id)
+	require.Equal(t, callID, a.ID)
+	require.Zero(t, a.Code, a.Text)
+	require.Equal(t, "accepted", string(a.Payload))
+	st := <-s.accepted
+	require.Equal(t, id, st.client)
+	require.Equal(t, st.server, a.Opens)
+	return st
+}
+
+// readInStream takes the answer out of a stream's first frame.
+func readInStream(t *testing.T, f brpctest.Parsed, id uint64) brpctest.Parsed {
+	t.Helper()
+	require.Equal(t, "STRM", f.Magic)
+	require.Equal(t, id, f.To)
+	in, rest := brpctest.Parse(f.Payload)
+	require.Len(t, in, 1)
+	require.Empty(t, rest)
+	return in[0]
+}
+
+// checkStreamCounters proves that the counters of streams add up when none is
+// open any more.
+func checkStreamCounters(t *testing.T, e *envoytest.Envoy, stats string, want map[string]int64) {
+	t.Helper()
+	for name, n := range want {
+		e.WaitStat(stats+name, envoytest.Exactly(n))
+	}
+	e.WaitStat(stats+"stream_active", envoytest.Exactly(0))
+	checkCountersOf(t, e, stats)
+}
+
+// TestBRPCStream carries a long stream in both directions beside calls on the
+// same connection.
+func TestBRPCStream(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := serveBRPCStreams(t)
+		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := scripted.DialBRPC(t, e.Port("brpc"))
+		const id, size = 7, 1000
+		st := s.open(t, c, 1, id)
+		sent := make(chan error, 1)
+		go func() {
+			for n := range streamItems {
+				b := brpctest.StreamFrame(st.server, id, brpctest.Data, brpcItem(n, size))
+				if n%100 == 0 {
+					b = append(b, brpctest.Request{ID: uint64(n), Body: []byte(fmt.Sprint(n))}.Bytes()...)
+				}
+				if _, err := c.Write(b); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		items, calls := 0, map[uint64]bool{}
+		for items < streamItems || len(calls) < streamItems/100 {
+			f := c.Read()
+			if f.Magic == "PRPC" {
+				require.Equal(t, fmt.Sprint(f.ID), string(f.Payload))
+				require.False(t, calls[f.ID])
+				calls[f.ID] = true
+				continue
+			}
+			require.EqualValues(t, id, f.To)
+			require.Equal(t, st.server, f.From)
+			require.Equal(t, brpcItem(items, size), f.Payload, items)
+			items++
+		}
+		require.NoError(t, <-sent)
+		require.Nil(t, s.wrong.Load())
+
+		c.Send(brpctest.StreamFrame(st.server, id, brpctest.Close, nil))
+		require.EqualValues(t, id, <-s.closed)
+		require.Eventually(t, func() bool { return s.Open() < int(s.Connections()) }, patience, tick, "a stream's connection is its own")
+		c.Send(brpctest.StreamFrame(st.server, id, brpctest.Data, []byte("too late")))
+		checkStreamCounters(t, e, brpcStats, map[string]int64{
+			"request_stream": 1, "request_twoway": streamItems / 100, "stream_stray": 1, "stream_reset": 0, "stream_refused": 0,
+		})
+	})
+}
+
+// TestBRPCStreamsOfManyClients: streams with the same numbers do not mix, and
+// each server closes its own.
+func TestBRPCStreamsOfManyClients(t *testing.T) {
+	const clients, streams, items = 8, 4, 100
+	once(t, func(t *testing.T, v variant) {
+		s := serveBRPCStreams(t)
+		s.mute.Store(true)
+		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		var open []brpcStream
+		cs := make([]*scripted.BRPCClient, clients)
+		for i := range cs {
+			cs[i] = scripted.DialBRPC(t, e.Port("brpc"))
+			for id := range uint64(streams) {
+				open = append(open, s.open(t, cs[i], id, id+1))
+			}
+		}
+		e.WaitStat(brpcStats+"stream_active", envoytest.Exactly(clients*streams))
+		var writers sync.WaitGroup
+		for _, st := range open {
+			writers.Go(func() {
+				for n := range items {
+					st.c.Write(st.frame(brpctest.Data, fmt.Append(nil, st.server, " ", n)))
+				}
+				st.c.Write(st.frame(brpctest.Close, nil))
+			})
+		}
+		for i, c := range cs {
+			next := map[uint64]int{}
+			for closed := 0; closed < streams; {
+				f := c.Read()
+				st := open[i*streams+int(f.To)-1]
+				require.Equal(t, st.server, f.From)
+				if f.Kind == brpctest.Close {
+					require.Equal(t, items, next[f.To])
+					closed++
+					continue
+				}
+				require.Equal(t, fmt.Sprint(st.server, " ", next[f.To]), string(f.Payload))
+				next[f.To]++
+			}
+		}
+		writers.Wait()
+		require.Eventually(t, func() bool { return s.Open() == 0 }, patience, tick)
+		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": clients * streams, "stream_reset": 0})
+	})
+}
+
+// TestBRPCStreamToASlowClient: what a server sends to a client that does not
+// read waits where it is.
+func TestBRPCStreamToASlowClient(t *testing.T) {
+	const size = 20_000 // 200 MB in all
+	once(t, func(t *testing.T, v variant) {
+		s := serveBRPCStreams(t)
+		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		honest := scripted.DialBRPC(t, e.Port("brpc"))
+		call := func() {
+			t.Helper()
+			honest.Send(brpctest.Request{ID: 1}.Bytes())
+			require.EqualValues(t, 1, honest.Read().ID)
+		}
+		call()
+		c := scripted.DialBRPC(t, e.Port("brpc"))
+		st := s.open(t, c, 1, 7)
+		before := e.RSS()
+		var written atomic.Int64
+		go func() {
+			for n := range streamItems {
+				if _, err := st.c.Write(st.frame(brpctest.Data, brpcItem(n, size))); err != nil {
+					return
+				}
+				written.Add(1)
+			}
+			st.c.Write(st.frame(brpctest.Close, nil))
+		}()
+		e.WaitStat("cluster.s1.upstream_flow_control_paused_reading_total", envoytest.AtLeast(1))
+		call()
+		require.Less(t, written.Load(), int64(streamItems))
+		peak := e.RSS()
+		for n := range streamItems {
+			f := c.Read()
+			require.Equal(t, brpcItem(n, size), f.Payload, n)
+			if n%500 == 0 {
+				peak = max(peak, e.RSS())
+				call()
+			}
+		}
+		require.Equal(t, brpctest.Close, c.Read().Kind)
+		require.Less(t, peak-before, int64(boundedRSS))
+		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0, "downstream_overflow": 0})
+	})
+}
+
+// TestBRPCStreamToASlowServer: a client whose stream's server does not read is
+// not read either.
+func TestBRPCStreamToASlowServer(t *testing.T) {
+	const size = 20_000
+	once(t, func(t *testing.T, v variant) {
+		s := serveBRPCStreams(t)
+		s.stuck = make(chan struct{})
+		release := sync.OnceFunc(func() { close(s.stuck) })
+		t.Cleanup(release)
+		s.mute.Store(true)
+		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		honest := scripted.DialBRPC(t, e.Port("brpc"))
+		call := func() {
+			t.Helper()
+			honest.Send(brpctest.Request{ID: 1}.Bytes())
+			require.EqualValues(t, 1, honest.Read().ID)
+		}
+		call()
+		c := scripted.DialBRPC(t, e.Port("brpc"))
+		st := s.open(t, c, 1, 7)
+		before := e.RSS()
+		sent := make(chan error, 1)
+		var written atomic.Int64
+		go func() {
+			for n := range streamItems {
+				if _, err := c.Write(brpctest.StreamFrame(st.server, 7, brpctest.Data, brpcItem(n, size))); err != nil {
+					sent <- err
+					return
+				}
+				written.Add(1)
+			}
+			_, err := c.Write(brpctest.StreamFrame(st.server, 7, brpctest.Close, nil))
+			sent <- err
+		}()
+		// Envoy stops taking bytes for a server at a megabyte and goes on at half.
+		e.WaitStat("cluster.s1.upstream_cx_tx_bytes_buffered", envoytest.AtLeast(mib/2))
+		call()
+		require.Less(t, written.Load(), int64(streamItems))
+		peak := e.RSS()
+		release()
+		require.NoError(t, <-sent)
+		require.EqualValues(t, 7, <-s.closed)
+		require.EqualValues(t, streamItems, s.got.Load())
+		require.Nil(t, s.wrong.Load())
+		peak = max(peak, e.RSS())
+		require.Less(t, peak-before, int64(boundedRSS))
+		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0})
+	})
+}
+
+// TestBRPCStreamIsLost ends streams from each side, with and without a word.
+func TestBRPCStreamIsLost(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		start := func(t *testing.T, config envoytest.M) (*brpcStreams, *envoytest.Envoy) {
+			t.Helper()
+			s := serveBRPCStreams(t)
+			return s, v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		}
+		// ended waits until no connection of a stream is open any more.
+		ended := func(t *testing.T, s *brpcStreams) {
+			t.Helper()
+			require.Eventually(t, func() bool { return s.Open() == 0 }, patience, tick)
+		}
+		t.Run("the client leaves", func(t *testing.T) {
+			s, e := start(t, brpcTo("s1"))
+			for _, leave := range []func(*scripted.BRPCClient){
+				func(c *scripted.BRPCClient) { c.Close() },
+				func(c *scripted.BRPCClient) { c.SetLinger(0); c.Close() },
+			} {
+				c := scripted.DialBRPC(t, e.Port("brpc"))
+				st := s.open(t, c, 1, 7)
+				c.Send(brpctest.StreamFrame(st.server, 7, brpctest.Data, brpcItem(int(s.got.Load()), 100)))
+				require.Equal(t, brpctest.Data, c.Read().Kind)
+				leave(c)
+				ended(t, s)
+			}
+			require.Nil(t, s.wrong.Load())
+			checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 2, "request_abandoned": 2, "stream_reset": 0})
+		})
+		t.Run("the server ends it", func(t *testing.T) {
+			s, e := start(t, brpcTo("s1"))
+			for kind, name := range map[int]string{brpctest.Close: "close", brpctest.Reset: "reset"} {
+				c := scripted.DialBRPC(t, e.Port("brpc"))
+				st := s.open(t, c, 1, 7)
+				st.c.Write(st.frame(kind, nil))
+				require.Equal(t, kind, c.Read().Kind, name)
+				ended(t, s)
+			}
+			checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 2, "stream_reset": 0})
+		})
+		t.Run("the server is gone", func(t *testing.T) {
+			s, e := start(t, brpcTo("s1"))
+			for i, leave := range []func(brpcStream){
+				func(st brpcStream) { st.c.Close() },
+				func(st brpcStream) { st.c.Conn.(*net.TCPConn).SetLinger(0); st.c.Close() },
+				func(st brpcStream) { st.c.Write([]byte("garbage of sixteen or more")) },
+			} {
+				c := scripted.DialBRPC(t, e.Port("brpc"))
+				st := s.open(t, c, 1, 7)
+				begun := time.Now()
+				leave(st)
+				f := c.Read()
+				require.Equal(t, brpctest.Reset, f.Kind, i)
+				require.EqualValues(t, 7, f.To)
+				require.Less(t, time.Since(begun), 5*time.Second)
+				// The connection goes on.
+				c.Send(brpctest.Request{ID: 9, Body: []byte("x")}.Bytes())
+				require.Equal(t, "x", string(c.Read().Payload))
+			}
+			checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 3, "stream_reset": 3})
+		})
+		t.Run("nobody says anything", func(t *testing.T) {
+			config := brpcTo("s1")
+			config["limits"] = envoytest.M{"stream_idle_timeout": "0.5s"}
+			s, e := start(t, config)
+			c := scripted.DialBRPC(t, e.Port("brpc"))
+			begun := time.Now()
+			s.open(t, c, 1, 7)
+			require.Equal(t, brpctest.Reset, c.Read().Kind)
+			require.GreaterOrEqual(t, time.Since(begun), 500*time.Millisecond)
+			ended(t, s)
+			checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 1, "stream_idle_timeout": 1, "stream_reset": 1})
+		})
+	})
+}
+
+// TestBRPCStreamIsRefused: who cannot have a stream gets an answer that says so.
+func TestBRPCStreamIsRefused(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := serveBRPCStreams(t)
+		config := envoytest.Protocol("brpc", "test",
+			envoytest.Route("s1", map[string]string{"method": "Stream", "tenant": "acme"}),
+			envoytest.Route("dead", map[string]string{"method": "Dead"}))
+		config["limits"] = envoytest.M{"max_streams": 2}
+		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...), envoytest.Cluster("dead"))
+		c := scripted.DialBRPC(t, e.Port("brpc"))
+		user := [][2]string{{"tenant", "acme"}}
+		refused := func(code int32, text string, r brpctest.Request) {
+			t.Helper()
+			c.Send(r.Bytes())
+			f := c.Read()
+			require.Equal(t, "PRPC", f.Magic)
+			require.Equal(t, r.ID, f.ID)
+			require.Equal(t, code, f.Code, f.Text)
+			require.Contains(t, f.Text, text)
+			require.Zero(t, f.Opens)
+		}
+		refused(1001, "no route", brpctest.Request{ID: 1, Stream: 1, Method: "Stream", UserFields: [][2]string{{"tenant", "other"}}})
+		refused(112, "no healthy upstream", brpctest.Request{ID: 2, Stream: 2, Method: "Dead"})
+		var open []brpcStream
+		for id := uint64(3); id <= 4; id++ {
+			c.Send(brpctest.Request{ID: id, Stream: id, Method: "Stream", UserFields: user}.Bytes())
+			require.Zero(t, readInStream(t, c.Read(), id).Code)
+			open = append(open, <-s.accepted)
+		}
+		refused(1003, "a stream of this id is open", brpctest.Request{ID: 5, Stream: 3, Method: "Stream", UserFields: user})
+		refused(2004, "too many open streams", brpctest.Request{ID: 6, Stream: 5, Method: "Stream", UserFields: user})
+		for _, st := range open {
+			c.Send(brpctest.StreamFrame(st.server, st.client, brpctest.Close, nil))
+			<-s.closed
+		}
+		require.Eventually(t, func() bool { return e.Stat(brpcStats+"stream_active") == 0 }, patience, tick)
+		c.Send(brpctest.Request{ID: 7, Stream: 5, Method: "Stream", UserFields: user}.Bytes())
+		require.Zero(t, readInStream(t, c.Read(), 5).Code)
+		c.Close()
+		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 7, "stream_refused": 2})
+	})
+}
