@@ -265,11 +265,15 @@ func plain(m proto.Message) any {
 	return fmt.Sprint(m)
 }
 
-// describe tells the text of an error, and its kind with its code.
+// describe tells the text of an error, and its kind with its code. Errors of
+// streams are wrapped in one that says no more than that they have ended.
 func describe(err error) (text, kind string) {
 	var e *errs.Error
 	if !errors.As(err, &e) {
 		return err.Error(), fmt.Sprintf("%T", err)
+	}
+	for cause := e; errors.As(cause.Unwrap(), &cause); {
+		e = cause
 	}
 	kind = "framework"
 	switch e.Type {
