@@ -322,6 +322,24 @@ func TestBRPCLocalErrors(t *testing.T) {
 	})
 }
 
+// TestBRPCChunks: a call in chunks, which are frames of one id, is refused once,
+// and its connection goes on.
+func TestBRPCChunks(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := peers.JProtobuf.Server(t, "s1")
+		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := peers.JProtobuf.Client(t, e.Port("brpc"), peers.BRPCOptions{Connections: 1, Chunk: 1000})
+		for range 3 {
+			require.Equal(t, "s1: hello x", c.Call(brpcCall("SayHello", "x")).Value)
+			a := c.Call(brpcCall("SayHello", strings.Repeat("x", 10_000)))
+			require.Equal(t, brpcError(peers.JProtobuf, 1003), a.ErrorType, a.Error)
+			require.Contains(t, a.Error, "chunks")
+		}
+		require.EqualValues(t, 1, e.Stat("listener.127.0.0.1_0.downstream_cx_total"))
+		checkCountersOf(t, e, brpcStats)
+	})
+}
+
 // TestBRPCUnknownMethodOfBRPCJava: brpc-java's servers say of the answer to a
 // call that they do not know that it is for call 0. It is nobody's: the call's
 // deadline ends it, and others are not disturbed.

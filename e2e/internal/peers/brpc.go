@@ -35,6 +35,8 @@ type BRPCOptions struct {
 	// Connections is how many connections the client may open; 0 leaves the
 	// library's own. With 1 all calls share one.
 	Connections int
+	// Chunk makes jprotobuf send what is larger in chunks of that many bytes.
+	Chunk int
 }
 
 // Client starts a client that calls 127.0.0.1:port. It ends with the test.
@@ -43,6 +45,9 @@ func (l BRPC) Client(t testing.TB, port int, o BRPCOptions) *Consumer {
 	args := []string{"-addr", "127.0.0.1:" + strconv.Itoa(port), "-connections", strconv.Itoa(o.Connections)}
 	if o.Timeout > 0 {
 		args = append(args, "-timeout", strconv.FormatInt(o.Timeout.Milliseconds(), 10))
+	}
+	if o.Chunk > 0 {
+		args = append(args, "-chunk", strconv.Itoa(o.Chunk))
 	}
 	return startConsumer(t, string(l)+" client", l.command(t, "Client", args...), nil)
 }

@@ -82,6 +82,9 @@ public final class JprotobufClient extends Client {
             options.setThreadPoolSize(connections);
             options.setMaxIdleSize(connections);
         }
+        if (flags.number("chunk", 0) > 0) {
+            options.setChunkSize(flags.number("chunk", 0));
+        }
         String[] address = flags.text("addr", "").split(":");
         Proxy proxy = new Proxy(new RpcClient(options));
         proxy.setHost(address[0]);
