@@ -1,0 +1,186 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+)
+
+const tutorial = "examples/custom-protocol"
+
+func source(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(peers.Root(), path))
+	require.NoError(t, err)
+	return string(b)
+}
+
+// TestTheTutorial does what the tutorial's README tells its reader to do, on
+// other ports, and sees what it promises.
+func TestTheTutorial(t *testing.T) {
+	blocks := regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(source(t, tutorial+"/README.md"), -1)
+	require.NotEmpty(t, blocks)
+	t.Run("snippets", func(t *testing.T) {
+		sources := map[string]string{"yaml": "\n" + source(t, tutorial+"/envoy.yaml")}
+		for _, file := range []string{"main.go", "parley/codec.go", "parley/codec_test.go", "parley/pipeline_test.go"} {
+			sources["go"] += "\n" + source(t, tutorial+"/"+file)
+		}
+		for _, b := range blocks {
+			if kind := b[1]; kind == "go" || kind == "yaml" {
+				require.Contains(t, sources[kind], "\n"+b[2])
+			}
+		}
+		require.Less(t, strings.Count(source(t, tutorial+"/parley/codec.go"), "\n"), 200, "as the README says")
+	})
+	once(t, func(t *testing.T, v variant) {
+		sh := newReader(t, v)
+		var printed string
+		for _, b := range blocks {
+			switch kind, text := b[1], b[2]; kind {
+			case "sh":
+				require.Empty(t, printed, "the README does not show what the block before prints:\n%s", text)
+				printed = sh.run(text)
+			case "text":
+				sample := strings.ReplaceAll(regexp.QuoteMeta(text), "…", "[^\n]*")
+				require.Regexp(t, "^"+sample+"$", printed, "want:\n%s", text)
+				printed = ""
+			}
+		}
+		require.Empty(t, printed)
+		log := sh.file("envoy.log")
+		for _, bad := range []string{"panic", "[critical]"} {
+			require.NotContains(t, log, bad)
+		}
+	})
+}
+
+// reader is somebody who follows the tutorial.
+type reader struct {
+	t        *testing.T
+	dir      string
+	there    *strings.Replacer // from what the README says to what is so here
+	back     *strings.Replacer
+	commands io.Writer
+	output   chan string
+}
+
+func newReader(t *testing.T, v variant) *reader {
+	t.Helper()
+	r := &reader{t: t, dir: t.TempDir(), output: make(chan string)}
+	config := source(t, tutorial+"/envoy.yaml")
+	const dir = "build/custom-protocol"
+	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-1.40.0/envoy", v.options().Bin}
+	back := []string{r.dir, dir}
+	for _, port := range []int{7700, 7701, 7702, 9901} {
+		own := freePort(t)
+		said, is := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", own)
+		there, back = append(there, said, is), append(back, is, said)
+		config = strings.ReplaceAll(config, fmt.Sprintf("port_value: %d}", port), fmt.Sprintf("port_value: %d}", own))
+	}
+	config = strings.ReplaceAll(config, "@meltemi", envoytest.Socket())
+	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "envoy.yaml"), []byte(config), 0o600))
+	r.there, r.back = strings.NewReplacer(there...), strings.NewReplacer(back...)
+
+	cmd := exec.Command("sh", "-e")
+	cmd.Dir = peers.Root()
+	// What it leaves running ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, in, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stdout, cmd.Stderr = in, in
+	require.NoError(t, cmd.Start())
+	in.Close()
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+		if t.Failed() {
+			log := r.file("envoy.log")
+			t.Logf("end of Envoy's log:\n%s", log[max(0, len(log)-2000):])
+		}
+	})
+	r.commands = stdin
+	go func() {
+		defer close(r.output)
+		lines := bufio.NewReader(out)
+		for {
+			line, err := lines.ReadString('\n')
+			if line != "" {
+				r.output <- line
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return r
+}
+
+func (r *reader) file(name string) string {
+	b, _ := os.ReadFile(filepath.Join(r.dir, name))
+	return string(b)
+}
+
+// run executes a block and returns what it prints. It must succeed.
+func (r *reader) run(block string) (printed string) {
+	r.t.Helper()
+	const done = "-- done --\n"
+	_, err := io.WriteString(r.commands, r.there.Replace(block)+"echo '"+strings.TrimSpace(done)+"'\n")
+	require.NoError(r.t, err)
+	late := time.After(5 * time.Minute) // it may compile
+	for {
+		select {
+		case line, ok := <-r.output:
+			if line == done || strings.HasSuffix(line, done) {
+				return r.back.Replace(printed + strings.TrimSuffix(line, done))
+			}
+			require.True(r.t, ok, "failed:\n%s\n%s", block, printed)
+			printed += line
+		case <-late:
+			r.t.Fatalf("does not end:\n%s\n%s", block, printed)
+		}
+	}
+}
+
+// imports are the packages of Meltemi that a main package imports.
+func imports(t *testing.T, file, under string) (paths []string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(peers.Root(), file), nil, parser.ImportsOnly)
+	require.NoError(t, err)
+	for _, i := range f.Imports {
+		path, err := strconv.Unquote(i.Path.Value)
+		require.NoError(t, err)
+		if strings.HasPrefix(path, "github.com/meltemi-mesh/meltemi/"+under) {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// TestAllMainsLinkTheSameCodecs: what Envoy speaks the tool reads, and the
+// tutorial's shared object has it too.
+func TestAllMainsLinkTheSameCodecs(t *testing.T) {
+	want := imports(t, "envoy-build/main.go", "codecs/")
+	require.NotEmpty(t, want)
+	require.Equal(t, want, imports(t, "cmd/meltemi/main.go", "codecs/"))
+	require.Equal(t, want, imports(t, tutorial+"/main.go", "codecs/"))
+}

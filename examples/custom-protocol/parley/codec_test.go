@@ -1,0 +1,96 @@
+package parley
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+func decode(t *testing.T, frame string) (m codecs.Metadata, n int, err error) {
+	t.Helper()
+	c, err := New(nil, codecs.Limits{})
+	require.NoError(t, err)
+	n, err = c.NewDecoder(codecs.ClientToServer).Decode([]byte(frame), &m)
+	return m, n, err
+}
+
+func TestWhatIsNoFrame(t *testing.T) {
+	for frame, want := range map[string]string{
+		"GET / HTTP/1.1\r\n":         "unknown verb",
+		"CALL 7\n":                   "want id and len",
+		"CALL\n":                     "want id and len",
+		"CALLid=7 len=0\n":           "want id and len",
+		"CALL id= len=0\n":           "want id and len",
+		"CALL id=07 len=0\n":         "want id and len",
+		"CALL id=-7 len=0\n":         "want id and len",
+		"CALL id=7  len=0\n":         "want id and len",
+		"CALL id=7 len=\n":           "want id and len",
+		"CALL id=7 len=1e3\n":        "want id and len",
+		"CALL id=7 method=A.b\n":     "want id and len",
+		"CALL id=4294967296 len=0\n": "want id and len",
+		"CALL id=7 len=4294967295\n": "larger than the limit of 1049600",
+		"CALL id=7 len=0 " + strings.Repeat("x", maxHead): "the head is too long",
+	} {
+		_, _, err := decode(t, frame)
+		var pe *codecs.ProtocolError
+		require.ErrorAs(t, err, &pe, frame)
+		require.Contains(t, pe.Reason, want, frame)
+	}
+}
+
+func TestWhatIsMalformed(t *testing.T) {
+	for frame, want := range map[string]string{
+		"CALL id=7 len=0\n":                          "no method",
+		"TELL id=7 len=0 tenant=acme\n":              "no method",
+		"CALL id=7 len=0 Method=A.b\n":               `"Method=A.b" is no attribute`,
+		"CALL id=7 len=0 method=A.b x\n":             "",
+		"CALL id=7 len=0 method=A.b =x\n":            `"=x" is no attribute`,
+		"CALL id=7 len=0 method=A.b len=9\n":         `"len=9" is no attribute`,
+		"CALL id=7 len=0 method=A.b id=8\n":          `"id=8" is no attribute`,
+		"CALL id=7 len=0 method=A.b method=B.c\n":    `there are two attributes "method"`,
+		"CALL id=7 len=0 method=A.b tenant= x=y=z\n": "",
+		"DONE id=7 len=0 tenant=acme tenant=evil\n":  `there are two attributes "tenant"`,
+	} {
+		m, n, err := decode(t, frame)
+		require.NoError(t, err, frame)
+		require.Equal(t, len(frame), n)
+		require.Equal(t, want, m.Malformed, frame)
+	}
+}
+
+// TestALongerIDLeavesAHeadThatServersTake: a client must not be able to have
+// Meltemi send what ends a connection that others share.
+func TestALongerIDLeavesAHeadThatServersTake(t *testing.T) {
+	head := "CALL id=7 len=0 method=A.b pad="
+	room := maxHead - len("4294967295") - len(head) - 1
+	frame := head + strings.Repeat("x", room) + "\n"
+	m, _, err := decode(t, frame)
+	require.NoError(t, err)
+	m.ID = 1<<32 - 1
+	c, err := New(nil, codecs.Limits{})
+	require.NoError(t, err)
+	b, err := c.Encode(nil, &m, nil)
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(b), maxHead)
+
+	_, _, err = decode(t, head+strings.Repeat("x", room+1)+"\n")
+	require.ErrorContains(t, err, "too long")
+
+	var mut codecs.Mutation
+	mut.Set("canary", "true")
+	_, err = c.Encode(nil, &m, &mut)
+	require.ErrorIs(t, err, codecs.ErrNoMutation)
+}
+
+func TestWhatCannotBeSet(t *testing.T) {
+	c, err := New(nil, codecs.Limits{})
+	require.NoError(t, err)
+	check := c.(codecs.Mutator).CheckMutation
+	require.NoError(t, check(codecs.ClientToServer, "tenant", "acme"))
+	for _, kv := range [][2]string{{"", ""}, {"id", "7"}, {"len", "7"}, {"method", "A.b"}, {"Key", "v"}, {"k=y", "v"}, {"key", "a b"}, {"key", "a\n"}} {
+		require.Error(t, check(codecs.ClientToServer, kv[0], kv[1]), kv)
+	}
+}
