@@ -4,7 +4,6 @@ package parley
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,7 +20,6 @@ const Name = "example.codec.parley"
 const (
 	maxHead = 1024    // that Parley's clients and servers take
 	maxBody = 1 << 20 // that they take
-	idAt    = len("CALL id=")
 )
 
 func init() { codecs.Register(Name, New) }
@@ -29,7 +27,7 @@ func init() { codecs.Register(Name, New) }
 // New makes the codec. It has no options.
 func New(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
 	if config != nil {
-		return nil, errors.New("has no options")
+		return nil, fmt.Errorf("has no options")
 	}
 	return &codec{maxFrame: cmp.Or(limits.MaxFrameBytes, maxHead+maxBody)}, nil
 }
@@ -141,7 +139,7 @@ func isKey(s string) bool {
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start, idEnd, attributes := len(dst), m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes]
-	dst = strconv.AppendUint(append(dst, m.Raw[:idAt]...), m.ID, 10)
+	dst = strconv.AppendUint(append(dst, m.Raw[:len("CALL id=")]...), m.ID, 10)
 	if len(mut.Entries()) == 0 {
 		return append(dst, m.Raw[idEnd:]...), nil
 	}
@@ -153,6 +151,9 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 	}
 	for _, kv := range mut.Entries() {
+		if err := c.CheckMutation(codecs.ClientToServer, kv.Key, kv.Value); err != nil { // that of a filter
+			return dst, fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
+		}
 		dst = fmt.Appendf(dst, " %s=%s", kv.Key, kv.Value)
 	}
 	if len(dst)-start >= maxHead || m.Malformed != "" {

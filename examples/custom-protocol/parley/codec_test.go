@@ -92,5 +92,12 @@ func TestWhatCannotBeSet(t *testing.T) {
 	require.NoError(t, check(codecs.ClientToServer, "tenant", "acme"))
 	for _, kv := range [][2]string{{"", ""}, {"id", "7"}, {"len", "7"}, {"method", "A.b"}, {"Key", "v"}, {"k=y", "v"}, {"key", "a b"}, {"key", "a\n"}} {
 		require.Error(t, check(codecs.ClientToServer, kv[0], kv[1]), kv)
+		// Mutations of filters have not been checked.
+		m, _, err := decode(t, "CALL id=7 len=0 method=A.b\n")
+		require.NoError(t, err)
+		var mut codecs.Mutation
+		mut.Set(kv[0], kv[1])
+		_, err = c.Encode(nil, &m, &mut)
+		require.ErrorIs(t, err, codecs.ErrNoMutation)
 	}
 }
