@@ -49,6 +49,14 @@ func TestTheTutorial(t *testing.T) {
 		}
 		require.Less(t, strings.Count(source(t, tutorial+"/parley/codec.go"), "\n"), 200, "as the README says")
 	})
+	t.Run("links", func(t *testing.T) {
+		for _, dir := range []string{tutorial, "codecs"} {
+			for _, link := range regexp.MustCompile(`\]\(([^):#]+)\)`).FindAllStringSubmatch(source(t, dir+"/README.md"), -1) {
+				_, err := os.Stat(filepath.Join(peers.Root(), dir, link[1]))
+				require.NoError(t, err)
+			}
+		}
+	})
 	once(t, func(t *testing.T, v variant) {
 		sh := newReader(t, v)
 		var printed string
@@ -86,7 +94,7 @@ func newReader(t *testing.T, v variant) *reader {
 	r := &reader{t: t, dir: t.TempDir(), output: make(chan string)}
 	config := source(t, tutorial+"/envoy.yaml")
 	const dir = "build/custom-protocol"
-	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-1.40.0/envoy", v.options().Bin}
+	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
 	back := []string{r.dir, dir}
 	for _, port := range []int{7700, 7701, 7702, 9901} {
 		own := freePort(t)
