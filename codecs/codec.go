@@ -114,7 +114,8 @@ type Heartbeater interface {
 // of its own; later frames of either side are carried there and back as they
 // are. Every stream frame has the client's number of the stream in
 // [Metadata.StreamID], whichever way it travels. A stream ends with a
-// StreamCloseTwoWay or an Error of either side, or a StreamCloseOneWay of both.
+// StreamCloseTwoWay or an Error of either side, or a StreamCloseOneWay of both:
+// behind its own, a side may still send what is not data, such as window updates.
 // A StreamInit that cannot be served is answered by EncodeError.
 type Streamer interface {
 	// EncodeReset appends the frame that tells the client that its open stream

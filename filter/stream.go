@@ -22,7 +22,7 @@ type stream struct {
 	open  bool   // the server has answered
 	early []byte // frames that the client sent before
 
-	clientDone, serverDone bool // that side sends no more
+	clientDone, serverDone bool // that side has nothing more to say
 
 	paused  bool // the server is not read, as the client does not read
 	blocked bool // the client is not read, as the server does not read
@@ -67,21 +67,22 @@ func (c *connection) openStream(m *Message) {
 	}
 }
 
-// streamFrame takes a further frame of the client.
+// streamFrame takes a further frame of the client. Behind its own end window
+// updates still come.
 func (c *connection) streamFrame(md *codecs.Metadata) {
 	st := c.streams[md.StreamID]
-	if st == nil || st.clientDone {
+	if st == nil {
 		c.cfg.count(streamStray, 1)
 		return
 	}
 	m := st.m
 	st.last = c.lastUse
 	over := md.Type == codecs.StreamCloseTwoWay
-	st.clientDone = over || md.Type == codecs.StreamCloseOneWay
+	st.clientDone = st.clientDone || over || md.Type == codecs.StreamCloseOneWay
 	switch {
 	case st.sent:
 		m.call.Write(md.Raw)
-		if over || st.serverDone {
+		if over || st.serverDone && st.clientDone {
 			m.end()
 		}
 	case over: // before anybody else has heard of it

@@ -86,14 +86,35 @@ func TestAStreamIsRoutedOnceAndCarriedBothWays(t *testing.T) {
 
 	e.say("half 5 - done")
 	require.Equal(t, "half 5 - done\n", string(s.Take()))
-	e.say("data 5 - too late")
-	require.Empty(t, s.Take())
 	e.answer(s, "data 5 - z", "half 5 - done")
 	require.Equal(t, "data 5 - z\nhalf 5 - done\n", e.got())
 	require.False(t, s.Open(), "the connection of a stream is not used again")
+	e.say("data 5 - too late")
+	require.Empty(t, s.Take())
 	e.counts(map[string]int64{
 		"stream_active": 0, "request_active": 0, "stream_stray": 1, "response_success": 1, "stream_reset": 0,
 	})
+}
+
+// TestASideThatHasEndedIsStillHeard: tRPC's clients end their side, and open the
+// window for what the server still sends.
+func TestASideThatHasEndedIsStillHeard(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	e.say("init 5 m a", "init 6 m b")
+	first, second := e.server(0), e.server(1)
+	e.answer(first, "init 5 - ok")
+	e.answer(second, "init 6 - ok", "half 6 - done")
+	e.say("half 5 - done", "data 5 - window", "data 6 - a", "data 6 - b")
+	require.True(t, strings.HasSuffix(string(first.Take()), "half 5 - done\ndata 5 - window\n"))
+	require.True(t, strings.HasSuffix(string(second.Take()), "data 6 - a\ndata 6 - b\n"))
+	e.answer(second, "data 6 - window")
+	require.True(t, strings.HasSuffix(e.got(), "half 6 - done\ndata 6 - window\n"))
+	e.counts(map[string]int64{"stream_active": 2, "stream_stray": 0})
+	e.say("half 6 - done")
+	e.answer(first, "half 5 - done")
+	require.False(t, first.Open())
+	require.False(t, second.Open())
+	e.counts(map[string]int64{"stream_active": 0, "stream_stray": 0, "stream_reset": 0})
 }
 
 func TestEachStreamHasItsOwnConnection(t *testing.T) {
