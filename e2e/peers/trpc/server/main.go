@@ -58,6 +58,8 @@ func main() {
 	s := server.New(
 		server.WithServiceName("meltemi.test.Greeter"), server.WithNetwork("tcp"), server.WithProtocol("trpc"),
 		server.WithListener(l), server.WithMaxWindowSize(uint32(*window)),
+		// As it is with a configuration file. Streams undo it.
+		server.WithServerAsync(true),
 	)
 	greeter.RegisterGreeterService(s, p)
 	if *streams {
