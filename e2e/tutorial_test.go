@@ -39,7 +39,7 @@ func TestTheTutorial(t *testing.T) {
 	require.NotEmpty(t, blocks)
 	t.Run("snippets", func(t *testing.T) {
 		sources := map[string]string{"yaml": "\n" + source(t, tutorial+"/envoy.yaml")}
-		for _, file := range []string{"main.go", "parley/codec.go", "parley/codec_test.go", "parley/pipeline_test.go"} {
+		for _, file := range []string{"main.go", "parley/codec.go", "parley/codec_test.go", "parley/fuzz_test.go", "parley/pipeline_test.go"} {
 			sources["go"] += "\n" + source(t, tutorial+"/"+file)
 		}
 		for _, b := range blocks {
@@ -66,7 +66,9 @@ func TestTheTutorial(t *testing.T) {
 				require.Empty(t, printed, "the README does not show what the block before prints:\n%s", text)
 				printed = sh.run(text)
 			case "text":
-				sample := strings.ReplaceAll(regexp.QuoteMeta(text), "…", "[^\n]*")
+				// Of a line, or of lines, that nobody can foretell.
+				sample := regexp.MustCompile(`(?m)^…$`).ReplaceAllString(regexp.QuoteMeta(text), "(?s:.*)")
+				sample = strings.ReplaceAll(sample, "…", "[^\n]*")
 				require.Regexp(t, "^"+sample+"$", printed, "want:\n%s", text)
 				printed = ""
 			}
@@ -87,11 +89,12 @@ type reader struct {
 	back     *strings.Replacer
 	commands io.Writer
 	output   chan string
+	ended    chan struct{} // the shell: a command has failed
 }
 
 func newReader(t *testing.T, v variant) *reader {
 	t.Helper()
-	r := &reader{t: t, dir: t.TempDir(), output: make(chan string)}
+	r := &reader{t: t, dir: t.TempDir(), output: make(chan string, 1000), ended: make(chan struct{})}
 	config := source(t, tutorial+"/envoy.yaml")
 	const dir = "build/custom-protocol"
 	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
@@ -117,9 +120,14 @@ func newReader(t *testing.T, v variant) *reader {
 	cmd.Stdout, cmd.Stderr = in, in
 	require.NoError(t, cmd.Start())
 	in.Close()
+	go func() {
+		cmd.Wait()
+		close(r.ended)
+	}()
 	t.Cleanup(func() {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		cmd.Wait()
+		<-r.ended
+		out.Close()
 		if t.Failed() {
 			log := r.file("envoy.log")
 			t.Logf("end of Envoy's log:\n%s", log[max(0, len(log)-2000):])
@@ -127,16 +135,13 @@ func newReader(t *testing.T, v variant) *reader {
 	})
 	r.commands = stdin
 	go func() {
-		defer close(r.output)
 		lines := bufio.NewReader(out)
 		for {
 			line, err := lines.ReadString('\n')
-			if line != "" {
-				r.output <- line
-			}
 			if err != nil {
 				return
 			}
+			r.output <- line
 		}
 	}()
 	return r
@@ -156,12 +161,16 @@ func (r *reader) run(block string) (printed string) {
 	late := time.After(5 * time.Minute) // it may compile
 	for {
 		select {
-		case line, ok := <-r.output:
+		case line := <-r.output:
 			if line == done || strings.HasSuffix(line, done) {
 				return r.back.Replace(printed + strings.TrimSuffix(line, done))
 			}
-			require.True(r.t, ok, "failed:\n%s\n%s", block, printed)
 			printed += line
+		case <-r.ended:
+			for len(r.output) > 0 {
+				printed += <-r.output
+			}
+			r.t.Fatalf("failed:\n%s\n%s", block, printed)
 		case <-late:
 			r.t.Fatalf("does not end:\n%s\n%s", block, printed)
 		}

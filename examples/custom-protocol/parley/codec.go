@@ -14,12 +14,14 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
-// Name is the codec's config name.
-const Name = "example.codec.parley"
-
 const (
-	maxHead = 1024    // that Parley's clients and servers take
-	maxBody = 1 << 20 // that they take
+	// Name is the codec's config name.
+	Name = "example.codec.parley"
+
+	maxHead, maxBody = 1024, 1 << 20 // that Parley's clients and servers take
+	// What may stand beside the id, which may become longer on its way.
+	maxBesideID = maxHead - len("4294967295")
+	idAt        = len("CALL id=")
 )
 
 func init() { codecs.Register(Name, New) }
@@ -37,8 +39,7 @@ type codec struct{ maxFrame int }
 // Traits implements codecs.Codec.
 func (c *codec) Traits() codecs.Traits {
 	return codecs.Traits{
-		Correlation: codecs.ByID, MaxID: 1<<32 - 1, ShareByDefault: true,
-		Attributes: []string{"method"},
+		Correlation: codecs.ByID, MaxID: 1<<32 - 1, ShareByDefault: true, Attributes: []string{"method"},
 	}
 }
 
@@ -49,13 +50,11 @@ var verbs = map[string]struct {
 	means  codecs.MessageType
 	status codecs.Status
 }{
-	"CALL": {means: codecs.Request},
-	"TELL": {means: codecs.Oneway},
+	"CALL": {means: codecs.Request}, "TELL": {means: codecs.Oneway},
 	"DONE": {means: codecs.Response},
 	"FAIL": {means: codecs.Response, status: codecs.StatusBusinessException},
 	"NOPE": {means: codecs.Error, status: codecs.StatusError},
-	"PING": {means: codecs.Heartbeat},
-	"PONG": {means: codecs.Heartbeat},
+	"PING": {means: codecs.Heartbeat}, "PONG": {means: codecs.Heartbeat},
 }
 
 // What Decode keeps for Encode in Metadata.Scratch: offsets in Raw.
@@ -70,13 +69,11 @@ func (c *codec) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if !known {
 		return fault(0, "unknown verb")
 	}
-	// The id may become longer on its way to a server, which has a limit too.
-	const most = maxHead - len("4294967295")
-	end := bytes.IndexByte(buf[:min(len(buf), most)], '\n')
-	if end < 0 && len(buf) < most {
+	end := bytes.IndexByte(buf[:min(len(buf), maxHead)], '\n')
+	if end < 0 && len(buf) < maxHead {
 		return len(buf) + 1, nil
 	} else if end < 0 {
-		return fault(most, "the head is too long")
+		return fault(maxHead, "the head is too long")
 	}
 	id, rest, idOK := number(buf[4:end], " id=")
 	idEnd := end - len(rest)
@@ -85,8 +82,8 @@ func (c *codec) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return fault(4, "want id and len behind the verb")
 	}
 	n := end + 1 + int(size)
-	if n > c.maxFrame {
-		return fault(idEnd, fmt.Sprintf("frame of %d bytes is larger than the limit of %d", n, c.maxFrame))
+	if n > c.maxFrame || size > maxBody {
+		return fault(idEnd, fmt.Sprintf("a frame of %d bytes is too large", n))
 	} else if n > len(buf) {
 		return n, nil
 	}
@@ -95,6 +92,9 @@ func (c *codec) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], end+1, int(size)
 	m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes] = uint32(idEnd), uint32(end-len(rest))
 	m.Malformed = attributes(m, rest)
+	if end+1-(idEnd-idAt) > maxBesideID {
+		m.Malformed = "the head has no room for a longer id"
+	}
 	if m.Type == codecs.Request || m.Type == codecs.Oneway {
 		method, ok := m.Get("method")
 		if m.SetOperation(nil, method); !ok {
@@ -138,11 +138,12 @@ func isKey(s string) bool {
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	start, idEnd, attributes := len(dst), m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes]
-	dst = strconv.AppendUint(append(dst, m.Raw[:len("CALL id=")]...), m.ID, 10)
+	idEnd, attributes := m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes]
+	dst = strconv.AppendUint(append(dst, m.Raw[:idAt]...), m.ID, 10)
 	if len(mut.Entries()) == 0 {
 		return append(dst, m.Raw[idEnd:]...), nil
 	}
+	behind := len(dst)
 	dst = append(dst, m.Raw[idEnd:attributes]...)
 	for word := range bytes.FieldsSeq(m.Raw[attributes:m.HeaderSize]) {
 		key, _, _ := bytes.Cut(word, []byte("="))
@@ -156,7 +157,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 		dst = fmt.Appendf(dst, " %s=%s", kv.Key, kv.Value)
 	}
-	if len(dst)-start >= maxHead || m.Malformed != "" {
+	if idAt+len(dst)-behind >= maxBesideID || m.Malformed != "" {
 		return dst, codecs.ErrNoMutation
 	}
 	return append(append(dst, '\n'), m.Raw[m.HeaderSize:]...), nil
@@ -171,8 +172,7 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 }
 
 var codes = map[codecs.ErrorType]string{
-	codecs.RouteNotFound: "no-route", codecs.Timeout: "timeout", codecs.OverLimit: "busy",
-	codecs.BadRequest: "bad-request", codecs.Denied: "denied",
+	codecs.RouteNotFound: "no-route", codecs.Timeout: "timeout", codecs.OverLimit: "busy", codecs.BadRequest: "bad-request", codecs.Denied: "denied",
 }
 
 // EncodeError implements codecs.Codec.

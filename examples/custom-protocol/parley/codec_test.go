@@ -31,7 +31,8 @@ func TestWhatIsNoFrame(t *testing.T) {
 		"CALL id=7 len=1e3\n":        "want id and len",
 		"CALL id=7 method=A.b\n":     "want id and len",
 		"CALL id=4294967296 len=0\n": "want id and len",
-		"CALL id=7 len=4294967295\n": "larger than the limit of 1049600",
+		"CALL id=7 len=4294967295\n": "a frame of 4294967320 bytes is too large",
+		"CALL id=7 len=1048577\n":    "too large",
 		"CALL id=7 len=0 " + strings.Repeat("x", maxHead): "the head is too long",
 	} {
 		_, _, err := decode(t, frame)
@@ -62,27 +63,34 @@ func TestWhatIsMalformed(t *testing.T) {
 }
 
 // TestALongerIDLeavesAHeadThatServersTake: a client must not be able to have
-// Meltemi send what ends a connection that others share.
+// Meltemi send what ends a connection that others share. The servers may be
+// other Meltemis.
 func TestALongerIDLeavesAHeadThatServersTake(t *testing.T) {
-	head := "CALL id=7 len=0 method=A.b pad="
-	room := maxHead - len("4294967295") - len(head) - 1
-	frame := head + strings.Repeat("x", room) + "\n"
-	m, _, err := decode(t, frame)
-	require.NoError(t, err)
-	m.ID = 1<<32 - 1
 	c, err := New(nil, codecs.Limits{})
 	require.NoError(t, err)
+	head := "CALL id=7 len=0 method=A.b pad="
+	pad := strings.Repeat("x", maxHead-len(head)-len("\n")-len("4294967295")+len("7"))
+	m, _, err := decode(t, head+pad+"\n")
+	require.NoError(t, err)
+	require.Empty(t, m.Malformed)
+	m.ID = 1<<32 - 1
 	b, err := c.Encode(nil, &m, nil)
 	require.NoError(t, err)
-	require.LessOrEqual(t, len(b), maxHead)
-
-	_, _, err = decode(t, head+strings.Repeat("x", room+1)+"\n")
-	require.ErrorContains(t, err, "too long")
+	require.Len(t, b, maxHead)
+	again, _, err := decode(t, string(b))
+	require.NoError(t, err)
+	require.Empty(t, again.Malformed)
 
 	var mut codecs.Mutation
-	mut.Set("canary", "true")
+	mut.Set("pad", pad)
+	_, err = c.Encode(nil, &m, &mut)
+	require.NoError(t, err)
+	mut.Set("pad", pad+"x")
 	_, err = c.Encode(nil, &m, &mut)
 	require.ErrorIs(t, err, codecs.ErrNoMutation)
+	m, _, err = decode(t, head+pad+"x\n")
+	require.NoError(t, err)
+	require.Equal(t, "the head has no room for a longer id", m.Malformed)
 }
 
 func TestWhatCannotBeSet(t *testing.T) {
