@@ -140,7 +140,10 @@ func checkBRPCCalls(t *testing.T, p brpcPairing, c *peers.Consumer, name string)
 	fast.Count = 100
 	s = c.Load(fast)
 	require.Equal(t, map[string]int{name: 100}, s.Values)
-	require.Less(t, s.LatencyUS["max"], int64(400_000))
+	if p.server == peers.JProtobuf {
+		// A thread of brpc-java takes several calls at a time, one after the other.
+		require.Less(t, s.LatencyUS["max"], int64(400_000))
+	}
 	require.Equal(t, map[string]int{name: 3}, pending.Summary().Values)
 
 	slow = brpcCall("Sleep", 400)
