@@ -54,30 +54,22 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 	idAt := int(m.Scratch[scratchID]) - int(m.Scratch[scratchRPC]) - headerSize
 	from := 0
 	var r pbwire.Reader
-	for r.Reset(meta); r.Next(); {
+	for r.Reset(meta); r.Next(); { // to the end: it has been read before
 		switch {
-		case r.Is(fieldCorrelationID, pbwire.Varint) && r.Value == idAt:
-			if r.Uint == m.ID {
-				continue
-			}
+		case r.Is(fieldCorrelationID, pbwire.Varint) && r.Value == idAt && r.Uint != m.ID:
 			dst = append(dst, meta[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, m.ID)
 		case r.Is(fieldRequest, pbwire.Bytes) && m.Scratch[scratchExtFields] > 0:
 			dst = append(dst, meta[from:r.Start]...)
-			var mark int
-			dst, mark = pbwire.AppendFrame(dst, fieldRequest)
 			ext := set{entries: entries}
-			if dst, err = ext.replace(dst, r.Bytes, requestIDOrExtField); err != nil {
-				return dst, 0, err
-			}
-			dst = ext.append(dst, requestIDOrExtField)
-			dst = pbwire.CloseFrame(dst, mark)
+			dst = ext.appendRequest(dst, r.Bytes)
 			added += ext.added
 		case r.Is(fieldUserFields, pbwire.Bytes):
-			var i int
-			if i, err = user.find(r.Bytes, fieldUserFields); err != nil {
+			key, _, err := entry(r.Bytes)
+			if err != nil {
 				return dst, 0, err
 			}
+			i := user.find(key)
 			if i < 0 {
 				continue
 			}
@@ -88,9 +80,6 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 		}
 		from = r.End
 	}
-	if err := r.Err(); err != nil {
-		return dst, 0, err
-	}
 	dst = append(dst, meta[from:]...)
 	dst = user.append(dst, fieldUserFields)
 	if m.Scratch[scratchID] == 0 && m.ID != 0 {
@@ -99,39 +88,39 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 	return dst, added + user.added, nil
 }
 
-// replace appends message b with the entries set that it has already.
-func (s *set) replace(dst, b []byte, number int32) ([]byte, error) {
+// appendRequest appends the meta of a request, which has been read before, with
+// the entries set among its extension fields.
+func (s *set) appendRequest(dst, b []byte) []byte {
+	dst, mark := pbwire.AppendFrame(dst, fieldRequest)
 	from := 0
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
-		if !r.Is(number, pbwire.Bytes) {
+		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
 			continue
 		}
-		if i, err := s.find(r.Bytes, number); err == nil && i >= 0 {
+		key, _, ok := extField(r.Bytes)
+		if !ok {
+			continue
+		}
+		if i := s.find(key); i >= 0 {
 			dst = append(dst, b[from:r.Start]...)
-			dst = s.put(dst, i, number)
+			dst = s.put(dst, i, requestIDOrExtField)
 			from = r.End
 		}
 	}
-	return append(dst, b[from:]...), r.Err()
+	dst = append(dst, b[from:]...)
+	dst = s.append(dst, requestIDOrExtField)
+	return pbwire.CloseFrame(dst, mark)
 }
 
-// find returns which entry shall take the place of a message's field, -1 if
-// none.
-func (s *set) find(field []byte, number int32) (int, error) {
-	key, value, err := entry(field)
-	if err != nil {
-		return -1, err
-	}
-	if number == requestIDOrExtField && (key == nil || value == nil) {
-		return -1, nil // a request id
-	}
+// find returns the number of the entry with that key, -1 if there is none.
+func (s *set) find(key []byte) int {
 	for i := range s.entries {
 		if s.entries[i].Key == string(key) {
-			return i, nil
+			return i
 		}
 	}
-	return -1, nil
+	return -1
 }
 
 // put appends entry i as a field.
