@@ -81,13 +81,13 @@ func detect(b []byte, limit int) (transport int, guess codecs.Guess) {
 	}
 	n := int(binary.BigEndian.Uint32(b))
 	switch b[4] {
-	case binaryVersion>>24:
+	case binaryVersion >> 24:
 		transport, guess = framed, begins(b[4:], 0x80, 0x01)
 	case compactID:
 		transport, guess = framed, codecs.Yes
-	case headerMagic>>8:
+	case headerMagic >> 8:
 		transport, guess = header, begins(b[4:], headerMagic>>8, headerMagic&0xff)
-	case ttheaderMagic>>8:
+	case ttheaderMagic >> 8:
 		transport, guess = ttheader, begins(b[4:], ttheaderMagic>>8, ttheaderMagic&0xff)
 	case 0:
 		transport, guess = framed, laxName(b[4:], n)
