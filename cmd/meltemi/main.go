@@ -9,6 +9,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 )
 
 func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

@@ -1,0 +1,97 @@
+package trpc
+
+import (
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+)
+
+// Fields of ResponseProtocol. The request id has the same number as in
+// RequestProtocol.
+const (
+	responseID             = 3
+	responseRet            = 4
+	responseFuncRet        = 5
+	responseErrorMsg       = 6
+	responseTransInfo      = 8
+	responseAttachmentSize = 12
+)
+
+// answer reads the unary frame of a server that is m.Raw. The properties, which
+// are seldom asked for, are put when they are.
+func answer(m *codecs.Metadata) error {
+	var (
+		h            header
+		ret, funcRet int32
+		r            pbwire.Reader
+	)
+	for r.Reset(m.Raw[headerSize:m.HeaderSize]); r.Next(); {
+		switch {
+		case r.Type == pbwire.Varint:
+			switch r.Number {
+			case responseID:
+				h.requestID, h.idAt = uint32(r.Uint), r.Value
+			case responseRet:
+				ret = pbwire.Int32(r.Uint)
+			case responseFuncRet:
+				funcRet = pbwire.Int32(r.Uint)
+			case responseAttachmentSize:
+				h.attachmentSize = uint32(r.Uint)
+			}
+		case r.Is(responseTransInfo, pbwire.Bytes):
+			h.found(&r)
+		}
+	}
+	if err := h.identify(m, r.Pos(), r.Err()); err != nil {
+		return err
+	}
+	switch {
+	case m.Malformed != "":
+		m.Type, m.Status = codecs.Error, codecs.StatusError
+		return nil
+	case ret != 0:
+		m.Type, m.Status = codecs.Error, codecs.StatusError
+	case funcRet != 0:
+		m.Type, m.Status = codecs.Response, codecs.StatusBusinessException
+	default:
+		m.Type = codecs.Response
+	}
+	m.Defer(answerLoader{})
+	return nil
+}
+
+type answerLoader struct{}
+
+// Load implements codecs.Loader.
+func (answerLoader) Load(m *codecs.Metadata) {
+	var (
+		ret, funcRet int32
+		text         []byte
+		t            transInfo
+		r            pbwire.Reader
+	)
+	b := m.Raw[headerSize:m.HeaderSize]
+	for r.Reset(b); r.Next(); { // to the end: it has been read before
+		switch r.Type {
+		case pbwire.Varint:
+			switch r.Number {
+			case responseRet:
+				ret = pbwire.Int32(r.Uint)
+			case responseFuncRet:
+				funcRet = pbwire.Int32(r.Uint)
+			}
+		case pbwire.Bytes:
+			switch r.Number {
+			case responseErrorMsg:
+				text = r.Bytes
+			case responseTransInfo:
+				t.found(&r)
+			}
+		}
+	}
+	putNumber(m, &propRet, ret)
+	putNumber(m, &propFuncRet, funcRet)
+	if len(text) > 0 {
+		m.Put(propErrorMsg.name, text)
+	}
+	t.put(m, b, responseTransInfo)
+}

@@ -1,0 +1,479 @@
+package trpc
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/trpc/trpctest"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var directions = []codecs.Direction{codecs.ClientToServer, codecs.ServerToClient}
+
+func newCodec(t testing.TB) codecs.Codec {
+	t.Helper()
+	c, err := New(nil, codecs.Limits{})
+	require.NoError(t, err)
+	return c
+}
+
+func direction(file string) codecs.Direction {
+	if strings.HasSuffix(file, ".c2s.bin") {
+		return codecs.ClientToServer
+	}
+	return codecs.ServerToClient
+}
+
+func captures(t testing.TB) (files []string) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/captures/*.bin")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	return files
+}
+
+// describe prints what was decoded, for the golden file.
+func describe(m *codecs.Metadata) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s status=%d id=%d stream=%d size=%d+%d", m.Type, m.Status, m.ID, m.StreamID, m.HeaderSize, m.BodySize)
+	if op := m.AppendOperation(nil); len(op) > 0 {
+		fmt.Fprintf(&b, " op=%s", op)
+	}
+	if m.Malformed != "" {
+		fmt.Fprintf(&b, " malformed=%q", m.Malformed)
+	}
+	for _, p := range m.Properties() {
+		fmt.Fprintf(&b, " %s=%.80q", p.Name, p.Value)
+	}
+	return b.String()
+}
+
+func decodeAll(t testing.TB, c codecs.Codec, d codecs.Direction, b []byte, visit func(m *codecs.Metadata)) {
+	t.Helper()
+	dec := c.NewDecoder(d)
+	var m codecs.Metadata
+	for len(b) > 0 {
+		m.Reset()
+		n, err := dec.Decode(b, &m)
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, len(b), "a capture ends in the middle of a frame")
+		require.Equal(t, n, m.HeaderSize+m.BodySize)
+		visit(&m)
+		b = b[n:]
+	}
+}
+
+// decodeOne decodes a frame that is whole and sound.
+func decodeOne(t testing.TB, d codecs.Direction, frame []byte) *codecs.Metadata {
+	t.Helper()
+	m := new(codecs.Metadata)
+	n, err := newCodec(t).NewDecoder(d).Decode(frame, m)
+	require.NoError(t, err)
+	require.Equal(t, len(frame), n)
+	require.Equal(t, frame, m.Raw)
+	return m
+}
+
+func requestOf(t testing.TB, frame []byte) *codecs.Metadata {
+	t.Helper()
+	return decodeOne(t, codecs.ClientToServer, frame)
+}
+
+func answerOf(t testing.TB, frame []byte) *codecs.Metadata {
+	t.Helper()
+	return decodeOne(t, codecs.ServerToClient, frame)
+}
+
+func isStream(m *codecs.Metadata) bool { return m.Raw[atType] == typeStream }
+
+func TestTheConfigurationIsChecked(t *testing.T) {
+	f, ok := codecs.Lookup("aeraki.meta_protocol.codec.trpc")
+	require.True(t, ok)
+	_, err := f(&anypb.Any{TypeUrl: "type.googleapis.com/aeraki.meta_protocol.codec.TrpcCodec"}, codecs.Limits{})
+	require.NoError(t, err)
+	wrong, err := anypb.New(wrapperspb.String("x"))
+	require.NoError(t, err)
+	_, err = f(wrong, codecs.Limits{})
+	require.ErrorContains(t, err, "google.protobuf.StringValue")
+}
+
+func TestCapturesDecodeAsRecorded(t *testing.T) {
+	c := newCodec(t)
+	var got strings.Builder
+	for _, f := range captures(t) {
+		b, err := os.ReadFile(f)
+		require.NoError(t, err)
+		fmt.Fprintf(&got, "# %s\n", filepath.Base(f))
+		decodeAll(t, c, direction(f), b, func(m *codecs.Metadata) { got.WriteString(describe(m) + "\n") })
+	}
+	const golden = "testdata/captures.golden"
+	if *update {
+		require.NoError(t, os.WriteFile(golden, []byte(got.String()), 0o600))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got.String())
+}
+
+// TestCapturesDecodeAtEverySplit hands a frame over in two parts at every
+// offset: the decoder must ask for more, and for no more than there is.
+func TestCapturesDecodeAtEverySplit(t *testing.T) {
+	c := newCodec(t)
+	for _, f := range captures(t) {
+		all, err := os.ReadFile(f)
+		require.NoError(t, err)
+		var m codecs.Metadata
+		decodeAll(t, c, direction(f), all, func(whole *codecs.Metadata) {
+			frame := bytes.Clone(whole.Raw)
+			step := 1 + len(frame)/2000
+			for i := 1; i < len(frame); i += step {
+				m.Reset()
+				n, err := c.NewDecoder(direction(f)).Decode(frame[:i:i], &m)
+				require.NoError(t, err)
+				if i < headerSize {
+					require.Equal(t, headerSize, n)
+				} else {
+					require.Equal(t, len(frame), n)
+				}
+			}
+			m.Reset()
+			n, err := c.NewDecoder(direction(f)).Decode(append(bytes.Clone(frame), "\x09\x30"...), &m)
+			require.NoError(t, err)
+			require.Equal(t, len(frame), n)
+			require.Equal(t, describe(whole), describe(&m))
+		})
+	}
+}
+
+// ids of every length that a varint of an id can have.
+func ids() (ids []uint64) {
+	ids = []uint64{0, 1}
+	for i := 7; i < 32; i += 7 {
+		ids = append(ids, 1<<i-1, 1<<i)
+	}
+	return append(ids, math.MaxInt32, 1<<31, math.MaxUint32)
+}
+
+// TestEncodeChangesTheIDAndNothingElse gives every captured message other ids,
+// and its own again.
+func TestEncodeChangesTheIDAndNothingElse(t *testing.T) {
+	c := newCodec(t)
+	for _, f := range captures(t) {
+		b, err := os.ReadFile(f)
+		require.NoError(t, err)
+		decodeAll(t, c, direction(f), b, func(m *codecs.Metadata) {
+			raw, own := bytes.Clone(m.Raw), m.ID
+			out, err := c.Encode([]byte("before"), m, nil)
+			require.NoError(t, err)
+			require.Equal(t, "before"+string(m.Raw), string(out))
+			for _, id := range ids() {
+				m.ID = id
+				out, err := c.Encode([]byte("before"), m, nil)
+				require.NoError(t, err)
+				require.Equal(t, "before", string(out[:6]))
+				again := decodeOne(t, direction(f), out[6:])
+				if isStream(m) {
+					require.Equal(t, raw, again.Raw)
+					continue
+				}
+				require.Equal(t, id, again.ID)
+				require.EqualValues(t, id, frameID(again.Raw), "clients that share a connection look nowhere else")
+				sameBut(t, direction(f), m, again, id, nil)
+				again.ID = own
+				out, err = c.Encode(nil, again, nil)
+				require.NoError(t, err)
+				require.Equal(t, raw, out)
+			}
+			m.ID = own
+			require.Equal(t, raw, m.Raw)
+		})
+	}
+}
+
+// TestWhereTheIDStands: in the header, in the fixed header too or not, or in
+// that alone.
+func TestWhereTheIDStands(t *testing.T) {
+	with := func(fixed uint32, fields string) []byte {
+		return trpctest.Frame(fixed, []byte(fields), []byte("body"))
+	}
+	const fn = "\x3a\x02/m"
+	for _, tc := range []struct {
+		name   string
+		before []byte
+		id     uint64
+		want   []byte // with id 300
+	}{
+		{"in both", with(7, "\x18\x07"+fn), 7, with(300, "\x18\xac\x02"+fn)},
+		{"in the header, as with Java and C++", with(0, "\x18\x07"+fn), 7, with(0, "\x18\xac\x02"+fn)},
+		{"in neither: it is 0", with(0, fn), 0, with(300, fn+"\x18\xac\x02")},
+		{"0 in the header", with(0, "\x18\x00"+fn), 0, with(300, "\x18\xac\x02"+fn)},
+		{"in the fixed header", with(7, fn), 7, with(300, fn+"\x18\xac\x02")},
+		{"two that differ", with(9, "\x18\x07"+fn), 7, with(300, "\x18\xac\x02"+fn)},
+		{"twice in the header: the last counts", with(7, "\x18\x05"+fn+"\x18\x07"), 7, with(300, "\x18\x05"+fn+"\x18\xac\x02")},
+		{"in more bytes than it needs", with(7, "\x18\x87\x80\x00"+fn), 7, with(300, "\x18\xac\x02"+fn)},
+		{"of more than 32 bits", with(7, "\x18\x87\x80\x80\x80\x10"+fn), 7, with(300, "\x18\xac\x02"+fn)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, d := range directions {
+				c := newCodec(t)
+				m := decodeOne(t, d, tc.before)
+				require.Equal(t, tc.id, m.ID)
+				out, err := c.Encode(nil, m, nil)
+				require.NoError(t, err)
+				require.Equal(t, tc.before, out)
+				m.ID = 300
+				out, err = c.Encode(nil, m, nil)
+				require.NoError(t, err)
+				require.Equal(t, tc.want, out)
+				m.ID = tc.id
+				again := decodeOne(t, d, out)
+				require.EqualValues(t, 300, again.ID)
+			}
+		})
+	}
+}
+
+// TestASizeThatFitsFitsWithAnyID: the server, or the next Meltemi, would end a
+// connection that others share.
+func TestASizeThatFitsFitsWithAnyID(t *testing.T) {
+	const longest = len("\x18\xff\xff\xff\xff\x0f")
+	for _, own := range []uint32{0, 1, 300, math.MaxUint32} {
+		size := len(trpctest.Request{ID: own}.Bytes()) + longest
+		if own > 0 {
+			size -= len(trpctest.Varint(nil, 3, uint64(own)))
+		}
+		for _, tc := range []struct {
+			limit int
+			ok    bool
+		}{{size, true}, {size - 1, false}} {
+			c, err := New(nil, codecs.Limits{MaxFrameBytes: tc.limit})
+			require.NoError(t, err)
+			m := requestOf(t, trpctest.Request{ID: own}.Bytes())
+			for _, m.ID = range ids() {
+				for _, mut := range []*codecs.Mutation{nil, mutation("k", "v")} {
+					out, err := c.Encode(nil, m, mut)
+					switch {
+					case !tc.ok:
+						require.Equal(t, errTooLarge, err)
+					case mut != nil:
+						require.ErrorIs(t, err, codecs.ErrNoMutation)
+					default:
+						require.NoError(t, err)
+						require.LessOrEqual(t, len(out), tc.limit)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestAHeaderThatFitsFitsWithAnyID: its length has 16 bits.
+func TestAHeaderThatFitsFitsWithAnyID(t *testing.T) {
+	c := newCodec(t)
+	header := func(size int) []byte {
+		b := trpctest.Varint(nil, 3, 1)
+		return trpctest.Bytes(b, 7, strings.Repeat("m", size-len(b)-len("\x3a\xff\xff\x03")))
+	}
+	for size, ok := range map[int]bool{maxHeader - 4: true, maxHeader - 3: false, maxHeader: false} {
+		m := requestOf(t, trpctest.Frame(1, header(size), []byte("body")))
+		require.Equal(t, headerSize+size, m.HeaderSize)
+		for _, m.ID = range ids() {
+			out, err := c.Encode([]byte("before"), m, nil)
+			if !ok {
+				require.Equal(t, errTooLarge, err)
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, m.ID, requestOf(t, out[6:]).ID)
+		}
+	}
+}
+
+func TestErrorAnswers(t *testing.T) {
+	c := newCodec(t)
+	long := strings.Repeat("ü", maxMessage)
+	for e, code := range []int32{
+		codecs.RouteNotFound: 11, codecs.ClusterNotFound: 11, codecs.NoHealthyUpstream: 111, codecs.BadResponse: 122,
+		codecs.Unspecified: 31, codecs.OverLimit: 22, codecs.BadRequest: 1, codecs.Timeout: 21,
+		codecs.ConnectFailure: 111, codecs.UpstreamReset: 141, codecs.Denied: 41,
+	} {
+		for text, want := range map[string]string{
+			"": "", "why": "why", "bad \xff": "bad ?", long: long[:maxMessage], "x" + long: "x" + long[:maxMessage-2],
+		} {
+			local := &codecs.LocalError{Type: codecs.ErrorType(e), Message: text}
+			for _, id := range ids() {
+				for _, request := range []trpctest.Request{{ID: uint32(id)}, {ID: uint32(id), BareID: true}} {
+					req := requestOf(t, request.Bytes())
+					req.Release()
+					b, err := c.EncodeError([]byte("before"), req, local)
+					require.NoError(t, err)
+					require.Equal(t, "before", string(b[:6]))
+					m := answerOf(t, b[6:])
+					require.Empty(t, m.Malformed)
+					require.Equal(t, codecs.Error, m.Type)
+					require.Equal(t, codecs.StatusError, m.Status)
+					require.Equal(t, id, m.ID)
+					frames, rest := trpctest.Parse(b[6:], false)
+					require.Empty(t, rest)
+					p := frames[0]
+					require.False(t, p.Stream)
+					require.EqualValues(t, 1, p.Version, "the client's")
+					require.Equal(t, code, p.Ret)
+					require.Zero(t, p.FuncRet)
+					require.Equal(t, want, p.ErrorMsg)
+					require.EqualValues(t, id, p.ID)
+					if request.BareID {
+						id = 0
+					}
+					require.EqualValues(t, id, p.FixedID)
+					require.Empty(t, p.Payload)
+				}
+			}
+			checkStreamErrors(t, local, code, want)
+		}
+	}
+}
+
+func checkStreamErrors(t *testing.T, local *codecs.LocalError, code int32, text string) {
+	t.Helper()
+	c := newCodec(t)
+	stream := requestOf(t, trpctest.Request{ID: 100}.Init())
+	stream.Release()
+	b, err := c.EncodeError([]byte("before"), stream, local)
+	require.NoError(t, err)
+	require.Equal(t, "before", string(b[:6]))
+	m := answerOf(t, b[6:])
+	require.Equal(t, codecs.Error, m.Type)
+	require.EqualValues(t, 100, m.StreamID)
+	got, err := parse(initSchema, b[6+headerSize:])
+	require.NoError(t, err)
+	require.EqualValues(t, code, got.at("response_meta").get("ret").Int())
+	require.Equal(t, text, string(got.at("response_meta").get("error_msg").Bytes()))
+
+	b, err = c.(codecs.Streamer).EncodeReset([]byte("before"), stream, local)
+	require.NoError(t, err)
+	require.Equal(t, "before", string(b[:6]))
+	m = answerOf(t, b[6:])
+	require.Equal(t, codecs.StreamCloseTwoWay, m.Type)
+	require.EqualValues(t, 100, m.StreamID)
+	got, err = parse(closeSchema, b[6+headerSize:])
+	require.NoError(t, err)
+	require.EqualValues(t, 1, got.get("close_type").Int())
+	require.EqualValues(t, code, got.get("ret").Int())
+	require.Equal(t, text, string(got.get("msg").Bytes()))
+}
+
+func TestSniffing(t *testing.T) {
+	c := newCodec(t).(codecs.Sniffer)
+	unary, stream := trpctest.Request{ID: 1}.Bytes(), trpctest.Request{ID: 100}.Init()
+	for _, frame := range [][]byte{unary, stream, append(bytes.Clone(unary), stream...)} {
+		for i := 1; i < len(frame); i++ {
+			want := codecs.Yes
+			if i < atID {
+				want = codecs.Maybe
+			}
+			require.Equal(t, want, c.Sniff(frame[:i]), i)
+		}
+	}
+	for _, first := range []string{
+		"\x00", "\x30\x09", "\x09\x31", "G", "\xda\xbb", "\x09\x30\x02", "\x09\x30\x00\x01", "\x09\x30\x01\x00",
+		"\x09\x30\x01\x02", "\x09\x30\x01\x05",
+		"\x09\x30\x00\x00\x00\x00\x00\x0f\x00\x00", // shorter than its fixed header
+		"\x09\x30\x00\x00\x00\x00\x00\x11\x00\x02", // header longer than it
+		"\x09\x30\x00\x00\x00\x00\x00\x11\x00\x00", // no header
+		"\x09\x30\x01\x01\x00\x00\x00\x11\x00\x01", // a stream with a header
+	} {
+		require.Equal(t, codecs.No, c.Sniff([]byte(first)), "%x", first)
+	}
+}
+
+func TestDecodingAndEncodingDoNotAllocate(t *testing.T) {
+	mut := mutation("tenant", "other", "zone", "b")
+	for _, tc := range []struct {
+		name  string
+		dir   codecs.Direction
+		frame []byte
+		mut   *codecs.Mutation
+	}{
+		{"request", codecs.ClientToServer, typicalRequest(), nil},
+		{"request with a mutation", codecs.ClientToServer, typicalRequest(), mut},
+		{"request without an id", codecs.ClientToServer, trpctest.Request{}.Bytes(), mut},
+		{"oneway", codecs.ClientToServer, trpctest.Request{ID: 1, Oneway: true, TimeoutMS: 5000}.Bytes(), nil},
+		{"answer", codecs.ServerToClient, trpctest.Response{ID: 1, TransInfo: [][2]string{{"k", "v"}}}.Bytes(), nil},
+		{"answer with a mutation", codecs.ServerToClient, trpctest.Response{ID: 1}.Bytes(), mut},
+		{"error", codecs.ServerToClient, trpctest.Response{ID: 1, Ret: 999, ErrorMsg: "no"}.Bytes(), nil},
+		{"stream", codecs.ClientToServer, trpctest.Request{ID: 100, TransInfo: [][2]string{{"tenant", "a"}}}.Init(), mut},
+		{"opened stream", codecs.ServerToClient, trpctest.Response{ID: 100, Window: 65535}.Init(), nil},
+		{"refused stream", codecs.ServerToClient, trpctest.Response{ID: 100, Ret: 999, ErrorMsg: "no"}.Init(), nil},
+		{"data", codecs.ClientToServer, trpctest.StreamFrame(trpctest.Data, 100, []byte("data")), nil},
+		{"close", codecs.ServerToClient, trpctest.CloseFrame(100, true, 21, "late"), nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCodec(t)
+			dec := c.NewDecoder(tc.dir)
+			local := &codecs.LocalError{Type: codecs.Timeout, Message: "late"}
+			var m codecs.Metadata
+			out := make([]byte, 0, 4096)
+			require.Zero(t, testing.AllocsPerRun(1000, func() {
+				m.Reset()
+				if _, err := dec.Decode(tc.frame, &m); err != nil {
+					t.Fatal(err)
+				}
+				m.Properties()
+				for _, id := range []uint64{m.ID, 1 << 30} {
+					m.ID = id
+					var err error
+					if out, err = c.Encode(out[:0], &m, tc.mut); err != nil {
+						t.Fatal(err)
+					}
+				}
+				out, _ = c.EncodeError(out[:0], &m, local)
+				out, _ = c.(codecs.Streamer).EncodeReset(out[:0], &m, local)
+			}))
+		})
+	}
+}
+
+func typicalRequest() []byte {
+	return trpctest.Request{
+		ID: 1 << 20, Caller: "trpc.shop.web.Frontend", Callee: "trpc.shop.cart.Cart", Func: "/trpc.shop.cart.Cart/AddItem",
+		TimeoutMS: 3000, TransInfo: [][2]string{{"tenant", "acme"}, {"colour", "blue"}},
+		Body: bytes.Repeat([]byte("x"), 128),
+	}.Bytes()
+}
+
+func BenchmarkDecodeEncode(b *testing.B) { benchmark(b, nil) }
+
+func BenchmarkDecodeMutateEncode(b *testing.B) {
+	benchmark(b, mutation("tenant", "other", "zone", "b"))
+}
+
+func benchmark(b *testing.B, mut *codecs.Mutation) {
+	c := newCodec(b)
+	dec := c.NewDecoder(codecs.ClientToServer)
+	frame := typicalRequest()
+	var m codecs.Metadata
+	out := make([]byte, 0, 4096)
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Reset()
+		if _, err := dec.Decode(frame, &m); err != nil {
+			b.Fatal(err)
+		}
+		m.ID = 1 << 30
+		out, _ = c.Encode(out[:0], &m, mut)
+	}
+}

@@ -1,0 +1,104 @@
+package trpc
+
+import (
+	"encoding/binary"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+)
+
+// Codes of the framework (TrpcRetCode), those below 100 a server's.
+const (
+	retServerDecode    = 1
+	retServerNoService = 11
+	retServerTimeout   = 21
+	retServerOverload  = 22
+	retServerSystem    = 31
+	retServerAuth      = 41
+	retClientConnect   = 111
+	retClientDecode    = 122
+	retClientNetwork   = 141
+)
+
+// retOf chooses the code. No client does anything but show it.
+func retOf(t codecs.ErrorType) uint64 {
+	switch t {
+	case codecs.RouteNotFound, codecs.ClusterNotFound:
+		return retServerNoService
+	case codecs.NoHealthyUpstream, codecs.ConnectFailure:
+		return retClientConnect
+	case codecs.UpstreamReset:
+		return retClientNetwork
+	case codecs.Timeout:
+		return retServerTimeout
+	case codecs.OverLimit:
+		return retServerOverload
+	case codecs.BadRequest:
+		return retServerDecode
+	case codecs.BadResponse:
+		return retClientDecode
+	case codecs.Denied:
+		return retServerAuth
+	default:
+		return retServerSystem
+	}
+}
+
+// maxMessage is how much of an error's text is sent, in bytes: the header that
+// it stands in has maxHeader.
+const maxMessage = 60_000
+
+func textOf(e *codecs.LocalError) string {
+	text := strings.ToValidUTF8(e.Message, "?")
+	if len(text) <= maxMessage {
+		return text
+	}
+	n := maxMessage
+	for !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n]
+}
+
+// EncodeError implements codecs.Codec. A call is answered, with the id where
+// its request had it; of a stream that cannot be opened the server's INIT says
+// so.
+func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	start := len(dst)
+	version := req.Scratch[scratchVersion]
+	if req.Type == codecs.StreamInit {
+		dst = appendFixed(dst, typeStream, streamInit, uint32(req.StreamID), version)
+		dst, mark := pbwire.AppendFrame(dst, initResponseMeta)
+		dst = pbwire.AppendVarint(dst, metaRet, retOf(e.Type))
+		dst = pbwire.AppendBytes(dst, metaErrorMsg, textOf(e))
+		dst = pbwire.CloseFrame(dst, mark)
+		binary.BigEndian.PutUint32(dst[start+atLength:], uint32(len(dst)-start))
+		return dst, nil
+	}
+	var fixed uint32
+	if req.Scratch[scratchFlags]&flagFixedID != 0 {
+		fixed = uint32(req.ID)
+	}
+	dst = appendFixed(dst, typeUnary, 0, fixed, version)
+	dst = pbwire.AppendVarint(dst, responseID, req.ID)
+	dst = pbwire.AppendVarint(dst, responseRet, retOf(e.Type))
+	dst = pbwire.AppendBytes(dst, responseErrorMsg, textOf(e))
+	size := len(dst) - start
+	binary.BigEndian.PutUint32(dst[start+atLength:], uint32(size))
+	binary.BigEndian.PutUint16(dst[start+atHeaderLength:], uint16(size-headerSize))
+	return dst, nil
+}
+
+// EncodeReset implements codecs.Streamer: a CLOSE that ends the stream both
+// ways and says why.
+func (c *codec) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	start := len(dst)
+	dst = appendFixed(dst, typeStream, streamClose, uint32(stream.StreamID), stream.Scratch[scratchVersion])
+	dst = pbwire.AppendVarint(dst, closeType, closeReset)
+	dst = pbwire.AppendVarint(dst, closeRet, retOf(e.Type))
+	dst = pbwire.AppendBytes(dst, closeMsg, textOf(e))
+	binary.BigEndian.PutUint32(dst[start+atLength:], uint32(len(dst)-start))
+	return dst, nil
+}

@@ -1,0 +1,153 @@
+package trpc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+)
+
+// errLimits: whoever reads it next may refuse it, or end the connection.
+var errLimits = errors.New("it would become larger than the limits")
+
+// mutateUnary appends the unary frame m with the entries of mut set, and with
+// its id. What is not changed keeps its bytes and its place.
+func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	if m.Malformed != "" {
+		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
+	}
+	s := set{entries: mut.Entries(), number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
+	if m.Scratch[scratchFlags]&flagRequest != 0 {
+		s.number = requestTransInfo
+	}
+	start := len(dst)
+	dst = append(dst, m.Raw[:headerSize]...)
+	dst, err := s.append(dst, m.Raw[headerSize:m.HeaderSize])
+	if old, _ := idOf(m); m.Scratch[scratchID] == 0 && old != m.ID {
+		dst = pbwire.AppendVarint(dst, requestID, m.ID)
+	}
+	dst = append(dst, m.Raw[m.HeaderSize:]...)
+	if err == nil && (!c.fits(m, s.grown) || int(m.Scratch[scratchEntries])+s.added > maxEntries) {
+		err = errLimits
+	}
+	if err != nil {
+		return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
+	}
+	complete(dst[start:], m)
+	return dst, nil
+}
+
+// mutateInit appends the frame m, if it opens a stream, with the entries of mut
+// set.
+func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	switch {
+	case m.Scratch[scratchFlags]&flagRequest == 0 && m.Type == codecs.StreamInit:
+		return dst, fmt.Errorf("%w: a server's INIT has no trans_info", codecs.ErrNoMutation)
+	case m.Scratch[scratchFlags]&flagRequest == 0:
+		return dst, fmt.Errorf("%w: it is a %s", codecs.ErrNoMutation, m.Type)
+	case m.Malformed != "":
+		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
+	}
+	s := set{entries: mut.Entries(), number: metaTransInfo, idAt: -1}
+	start := len(dst)
+	from := headerSize
+	var err error
+	var r pbwire.Reader
+	for r.Reset(m.Raw[headerSize:]); r.Next(); { // to the end: it has been read before
+		if r.Is(initRequestMeta, pbwire.Bytes) {
+			var mark int
+			dst = append(dst, m.Raw[:headerSize+r.Start]...)
+			dst, mark = pbwire.AppendFrame(dst, initRequestMeta)
+			dst, err = s.append(dst, r.Bytes)
+			dst = pbwire.CloseFrame(dst, mark)
+			from = headerSize + r.End
+		}
+	}
+	dst = append(dst, m.Raw[from:]...)
+	if err == nil && (len(dst)-start > c.maxFrame || int(m.Scratch[scratchEntries])+s.added > maxEntries) {
+		err = errLimits
+	}
+	if err != nil {
+		return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
+	}
+	binary.BigEndian.PutUint32(dst[start+atLength:], uint32(len(dst)-start))
+	return dst, nil
+}
+
+// set sets entries of a message's trans_info.
+type set struct {
+	entries []codecs.KeyValue
+	number  int32 // of trans_info
+	idAt    int   // offset of the value of the request id; no field's if there is none
+	id      uint64
+
+	// done tells which of the entries the message has already. Those beyond are
+	// set again at its end, where the later of two equal keys wins.
+	done  [64]bool
+	added int // how many were appended
+	grown int // by how many bytes, the id apart
+}
+
+// append appends the message b, which has been read before, with the entries
+// and the id set.
+func (s *set) append(dst, b []byte) ([]byte, error) {
+	from := 0
+	var r pbwire.Reader
+	for r.Reset(b); r.Next(); {
+		switch {
+		case r.Type == pbwire.Varint && r.Value == s.idAt && uint64(uint32(r.Uint)) != s.id:
+			dst = append(dst, b[from:r.Value]...)
+			dst = binary.AppendUvarint(dst, s.id)
+		case r.Is(s.number, pbwire.Bytes):
+			key, _, err := entry(r.Bytes)
+			if err != nil {
+				return dst, err
+			}
+			i := s.find(key)
+			if i < 0 {
+				continue
+			}
+			dst = append(dst, b[from:r.Start]...)
+			dst = s.put(dst, i)
+			s.grown -= r.End - r.Start
+		default:
+			continue
+		}
+		from = r.End
+	}
+	dst = append(dst, b[from:]...)
+	for i := range s.entries {
+		if i >= len(s.done) || !s.done[i] {
+			dst = s.put(dst, i)
+			s.added++
+		}
+	}
+	return dst, nil
+}
+
+// find returns the number of the entry with that key, -1 if there is none.
+func (s *set) find(key []byte) int {
+	for i := range s.entries {
+		if s.entries[i].Key == string(key) {
+			return i
+		}
+	}
+	return -1
+}
+
+// put appends entry i as a field.
+func (s *set) put(dst []byte, i int) []byte {
+	if i < len(s.done) {
+		s.done[i] = true
+	}
+	n := len(dst)
+	kv := &s.entries[i]
+	dst, mark := pbwire.AppendFrame(dst, s.number)
+	dst = pbwire.AppendBytes(dst, entryKey, kv.Key)
+	dst = pbwire.AppendBytes(dst, entryValue, kv.Value)
+	dst = pbwire.CloseFrame(dst, mark)
+	s.grown += len(dst) - n
+	return dst
+}
