@@ -14,6 +14,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
@@ -436,5 +437,318 @@ func TestBRPCStreamIsRefused(t *testing.T) {
 		require.Zero(t, readInStream(t, c.Read(), 5).Code)
 		c.Close()
 		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 7, "stream_refused": 2})
+	})
+}
+
+// items is a command that sends or receives so many items of that size.
+func items(n, size int) peers.Command {
+	return peers.Command{StreamCommand: peers.StreamCommand{Items: n, Size: size}}
+}
+
+// slowly is a command that receives everything, with a rest after each item.
+func slowly() peers.Command {
+	return peers.Command{StreamCommand: peers.StreamCommand{DelayUS: 1}}
+}
+
+// checkTRPCStreams has a stream of every kind with n items, all at once and
+// beside calls. name is the server's, c may reach it directly or through a proxy.
+func checkTRPCStreams(t *testing.T, c *peers.Consumer, name string, n int) {
+	t.Helper()
+	const size = 1000
+	open := func(cmd peers.Command) *peers.Stream {
+		t.Helper()
+		s, a := c.Open(cmd)
+		require.Empty(t, a.Error)
+		return s
+	}
+	order := items(n, size)
+	order.Method = "Download"
+	download := open(order)
+	upload := open(peers.Command{Method: "Upload", Attachments: map[string]any{"tenant": "acme"}})
+	chat := open(peers.Command{Method: "Chat"})
+
+	uploading := upload.Go("send", items(n, size))
+	chatting := chat.Go("send", items(n, size))
+	hearing := chat.Go("receive", items(n, 0))
+	downloading := download.Go("receive", slowly())
+	calls := trpcCall("SayHello", "x")
+	calls.Count, calls.Concurrency = 200, 4
+	require.Equal(t, map[string]int{name + ": hello x": 200}, c.Load(calls).Values)
+
+	require.Empty(t, uploading.Answers()[0].Error)
+	a := upload.Do("close", peers.Command{})
+	require.Empty(t, a.Error)
+	require.Equal(t, peers.Received{
+		Items: n, Bytes: int64(n * size), Name: name, Metadata: map[string]string{"tenant": "acme"},
+	}, a.Received(t))
+
+	a = downloading.Answers()[0]
+	require.Empty(t, a.Error)
+	all := peers.Received{Items: n, Bytes: int64(n * size), End: true, Names: map[string]int{name: n}}
+	require.Equal(t, all, a.Received(t))
+
+	require.Empty(t, chatting.Answers()[0].Error)
+	a = hearing.Answers()[0]
+	require.Empty(t, a.Error)
+	all.End = false
+	require.Equal(t, all, a.Received(t))
+	require.Empty(t, chat.Do("close", peers.Command{}).Error)
+	a = chat.Do("receive", peers.Command{})
+	require.Empty(t, a.Error)
+	require.True(t, a.Received(t).End)
+
+	// Large items, larger than whatever buffers there are on the way.
+	chat = open(peers.Command{Method: "Chat"})
+	chatting = chat.Go("send", items(4, 3*mib))
+	a = chat.Do("receive", items(4, 0))
+	require.Empty(t, a.Error)
+	require.Equal(t, peers.Received{Items: 4, Bytes: 12 * mib, Names: map[string]int{name: 4}}, a.Received(t))
+	require.Empty(t, chatting.Answers()[0].Error)
+	require.Empty(t, chat.Do("close", peers.Command{}).Error)
+	require.True(t, chat.Do("receive", peers.Command{}).Received(t).End)
+
+	// One that its server ends with an error.
+	chat = open(peers.Command{Method: "Chat"})
+	require.Empty(t, chat.Do("send", items(2, size)).Error)
+	require.Empty(t, chat.Do("send", peers.Command{Args: []any{"fail"}}).Error)
+	a = chat.Do("receive", peers.Command{})
+	require.Equal(t, 2, a.Received(t).Items)
+	require.Equal(t, "callee 10043", a.ErrorType, a.Error)
+	require.Contains(t, a.Error, "as it was asked to")
+}
+
+// trpcStreams asks a server itself how its streams have fared.
+func trpcStreams(t *testing.T, direct *peers.Consumer) map[string]any {
+	t.Helper()
+	a := direct.Call(trpcCall("Streams"))
+	require.Empty(t, a.Error)
+	return a.Value.(map[string]any)
+}
+
+// TestTRPCStreams carries long streams of every kind beside calls.
+func TestTRPCStreams(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true})
+		e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{})
+		require.Equal(t, "s1", c.Call(trpcCall("Who")).Value)
+		before := e.RSS()
+		checkTRPCStreams(t, c, "s1", streamItems)
+		require.Less(t, e.RSS()-before, int64(boundedRSS))
+		checkStreamCounters(t, e, trpcStats, map[string]int64{
+			"request_stream": 5, "stream_reset": 0, "stream_refused": 0, "request_abandoned": 0,
+		})
+		require.Equal(t, map[string]any{
+			"open": "0", "started Upload": "1", "started Download": "1", "started Chat": "3", "ended well": "4", "ended with an error": "1",
+		}, trpcStreams(t, peers.TRPCClient(t, s.Port, peers.TRPCClientOptions{})))
+	})
+}
+
+// TestTRPCManyStreams opens many streams at a time on each of a few connections.
+func TestTRPCManyStreams(t *testing.T) {
+	const clients, streams, n = 3, 100, 20
+	once(t, func(t *testing.T, v variant) {
+		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true})
+		e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		var all []*peers.Stream
+		for range clients {
+			c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{})
+			for range streams {
+				chat, a := c.Open(peers.Command{Method: "Chat"})
+				require.Empty(t, a.Error)
+				all = append(all, chat)
+			}
+		}
+		e.WaitStat(trpcStats+"stream_active", envoytest.Exactly(clients*streams))
+		require.LessOrEqual(t, e.Stat("listener.127.0.0.1_0.downstream_cx_total"), int64(2*clients))
+		var pending []*peers.Pending
+		for i, chat := range all {
+			pending = append(pending, chat.Go("send", items(n, 100+i)), chat.Go("receive", items(n, 0)))
+		}
+		for i, chat := range all {
+			require.Empty(t, pending[2*i].Answers()[0].Error)
+			a := pending[2*i+1].Answers()[0]
+			require.Empty(t, a.Error)
+			require.Equal(t, peers.Received{Items: n, Bytes: int64(n * (100 + i)), Names: map[string]int{"s1": n}}, a.Received(t))
+			require.Empty(t, chat.Do("close", peers.Command{}).Error)
+			require.True(t, chat.Do("receive", peers.Command{}).Received(t).End)
+		}
+		checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": clients * streams, "stream_reset": 0})
+		// But for one in reserve, the streams' connections go with them.
+		e.WaitStat("cluster.s1.upstream_cx_active", func(n int64) bool { return n <= int64(v.workers) })
+	})
+}
+
+// hugeWindow is more than any stream here carries: nothing but the connections
+// themselves holds a sender up.
+const hugeWindow = 1 << 31
+
+// TestTRPCStreamToAFrozenClient: what a server sends to a client that does not
+// read waits where it is.
+func TestTRPCStreamToAFrozenClient(t *testing.T) {
+	const size = 20_000 // 200 MB in all
+	once(t, func(t *testing.T, v variant) {
+		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true, Window: hugeWindow})
+		e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		honest := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{})
+		require.Equal(t, "s1", honest.Call(trpcCall("Who")).Value)
+		c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{Window: hugeWindow})
+		before := e.RSS()
+		order := items(streamItems, size)
+		order.Method = "Download"
+		download, a := c.Open(order)
+		require.Empty(t, a.Error)
+		// What was asked for may not have left the client yet.
+		e.WaitStat("cluster.s1.upstream_cx_rx_bytes_total", envoytest.AtLeast(size))
+		c.Stop()
+		e.WaitStat("cluster.s1.upstream_flow_control_paused_reading_total", envoytest.AtLeast(1))
+		require.Equal(t, "s1", honest.Call(trpcCall("Who")).Value)
+		peak := e.RSS()
+		c.Continue()
+		a = download.Do("receive", peers.Command{})
+		require.Empty(t, a.Error)
+		require.Equal(t, peers.Received{
+			Items: streamItems, Bytes: streamItems * size, End: true, Names: map[string]int{"s1": streamItems},
+		}, a.Received(t))
+		require.Less(t, max(peak, e.RSS())-before, int64(boundedRSS))
+		checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0, "downstream_overflow": 0})
+	})
+}
+
+// TestTRPCStreamToAFrozenServer: a client whose stream's server does not read is
+// not read either.
+func TestTRPCStreamToAFrozenServer(t *testing.T) {
+	const size = 20_000
+	once(t, func(t *testing.T, v variant) {
+		frozen := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "frozen", Streams: true, Window: hugeWindow})
+		other := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "other"})
+		e := v.start(t, envoytest.Protocol("trpc", "test",
+			envoytest.Route("frozen", map[string]string{"callee": "meltemi.test.Streamer"}), envoytest.Route("other", nil)),
+			envoytest.Cluster("frozen", envoytest.At(frozen.Port)...), envoytest.Cluster("other", envoytest.At(other.Port)...))
+		c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{Window: hugeWindow})
+		require.Equal(t, "other", c.Call(trpcCall("Who")).Value)
+		upload, a := c.Open(peers.Command{Method: "Upload"})
+		require.Empty(t, a.Error)
+		before := e.RSS()
+		frozen.Stop()
+		sending := upload.Go("send", items(streamItems, size))
+		e.WaitStat("cluster.frozen.upstream_cx_tx_bytes_buffered", envoytest.AtLeast(mib/2))
+		require.Equal(t, "other", c.Call(trpcCall("Who")).Value, "on another connection")
+		peak := e.RSS()
+		frozen.Continue()
+		require.Empty(t, sending.Answers()[0].Error)
+		a = upload.Do("close", peers.Command{})
+		require.Empty(t, a.Error)
+		require.Equal(t, peers.Received{Items: streamItems, Bytes: streamItems * size, Name: "frozen"}, a.Received(t))
+		require.Less(t, max(peak, e.RSS())-before, int64(boundedRSS))
+		checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0})
+	})
+}
+
+// TestTRPCStreamIsLost ends streams by what happens to their peers.
+func TestTRPCStreamIsLost(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		start := func(t *testing.T, config envoytest.M) (*peers.Provider, *envoytest.Envoy, *peers.Consumer) {
+			t.Helper()
+			s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true})
+			e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+			return s, e, peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{})
+		}
+		// open opens a stream of each kind that is under way.
+		open := func(t *testing.T, c *peers.Consumer) (all []*peers.Stream) {
+			t.Helper()
+			for _, method := range []string{"Upload", "Chat"} {
+				s, a := c.Open(peers.Command{Method: method})
+				require.Empty(t, a.Error)
+				require.Empty(t, s.Do("send", items(10, 100)).Error)
+				all = append(all, s)
+			}
+			require.Equal(t, 10, all[1].Do("receive", items(10, 0)).Received(t).Items)
+			return all
+		}
+		lost := func(t *testing.T, s *peers.Provider, n string) {
+			t.Helper()
+			direct := peers.TRPCClient(t, s.Port, peers.TRPCClientOptions{})
+			require.Eventually(t, func() bool {
+				st := trpcStreams(t, direct)
+				return st["open"] == "0" && st["lost"] == n
+			}, patience, tick)
+		}
+		t.Run("the client is gone", func(t *testing.T) {
+			s, e, c := start(t, trpcTo("s1"))
+			open(t, c)
+			c.Kill()
+			lost(t, s, "2")
+			checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 2, "request_abandoned": 2, "stream_reset": 0})
+		})
+		t.Run("the server is gone", func(t *testing.T) {
+			s, e, c := start(t, trpcTo("s1"))
+			streams := open(t, c)
+			waiting := []*peers.Pending{streams[0].Go("close", peers.Command{}), streams[1].Go("receive", peers.Command{})}
+			_ = waiting[0].Answers() // has been answered: the other one is under way
+			begun := time.Now()
+			s.Kill()
+			a := waiting[1].Answers()[0]
+			require.Contains(t, a.Error, "upstream connection ended", a.ErrorType)
+			require.False(t, a.Received(t).End)
+			require.Less(t, time.Since(begun), 5*time.Second)
+			checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 2, "stream_reset": 1})
+		})
+		t.Run("nobody says anything", func(t *testing.T) {
+			config := trpcTo("s1")
+			config["limits"] = envoytest.M{"stream_idle_timeout": "0.5s"}
+			s, e, c := start(t, config)
+			chat, a := c.Open(peers.Command{Method: "Chat"})
+			require.Empty(t, a.Error)
+			a = chat.Do("receive", peers.Command{})
+			require.Contains(t, a.Error, "stream idle timeout")
+			lost(t, s, "1")
+			// tRPC-Go's clients cancel a stream without a word.
+			chat, a = c.Open(peers.Command{Method: "Chat"})
+			require.Empty(t, a.Error)
+			chat.Do("cancel", peers.Command{})
+			lost(t, s, "2")
+			checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 2, "stream_idle_timeout": 2, "stream_reset": 2})
+		})
+	})
+}
+
+// TestTRPCStreamIsRefused: who cannot have a stream gets an error at once.
+func TestTRPCStreamIsRefused(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true})
+		config := envoytest.Protocol("trpc", "test",
+			envoytest.Route("s1", map[string]string{"func": "/meltemi.test.Streamer/Chat"}),
+			envoytest.Route("dead", map[string]string{"func": "/meltemi.test.Streamer/Upload"}))
+		config["limits"] = envoytest.M{"max_streams": 2}
+		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...), envoytest.Cluster("dead"))
+		c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{})
+		refused := func(method, text string) {
+			t.Helper()
+			_, a := c.Open(peers.Command{Method: method})
+			require.Contains(t, a.Error, text, a.ErrorType)
+			require.Less(t, a.LatencyUS, int64(2_000_000))
+		}
+		refused("Download", "no route")
+		refused("Upload", "no healthy upstream")
+		var open []*peers.Stream
+		for range 2 {
+			chat, a := c.Open(peers.Command{Method: "Chat"})
+			require.Empty(t, a.Error)
+			open = append(open, chat)
+		}
+		refused("Chat", "too many open streams")
+		for _, chat := range open {
+			require.Empty(t, chat.Do("send", items(10, 10)).Error)
+			require.Empty(t, chat.Do("close", peers.Command{}).Error)
+			a := chat.Do("receive", peers.Command{})
+			require.Empty(t, a.Error)
+			require.Equal(t, peers.Received{Items: 10, Bytes: 100, End: true, Names: map[string]int{"s1": 10}}, a.Received(t))
+		}
+		chat, a := c.Open(peers.Command{Method: "Chat"})
+		require.Empty(t, a.Error)
+		require.Empty(t, chat.Do("close", peers.Command{}).Error)
+		require.True(t, chat.Do("receive", peers.Command{}).Received(t).End)
+		checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 6, "stream_refused": 1, "stream_reset": 0})
 	})
 }
