@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -85,8 +86,9 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		return nil, err
 	}
 	table, err := route.Compile(cfg.RouteConfig)
-	if err != nil {
-		return refuse("route_config", err)
+	var bad *route.Error
+	if errors.As(err, &bad) {
+		return refuse("route_config."+bad.Path, bad.Err)
 	}
 	if path, err := l.checkMutations(); err != nil {
 		return refuse(path, err)

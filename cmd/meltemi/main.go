@@ -1,5 +1,6 @@
-// Command meltemi decodes captured bytes with the codecs of libmeltemi.so. To
-// get it with a codec of your own, copy this file and import that too.
+// Command meltemi decodes captured bytes with the codecs of libmeltemi.so, and
+// makes and checks its configuration. To get it with codecs and filters of your
+// own, copy this file and import them too.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
 
 func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

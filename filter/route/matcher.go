@@ -90,7 +90,7 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 	case *routev3.HeaderMatcher_SafeRegexMatch:
 		re, err := compileRegex(s.SafeRegexMatch)
 		if err != nil {
-			return m, "safe_regex_match", err
+			return m, "safe_regex_match.regex", err
 		}
 		m.kind, m.re = regex, re
 	case *routev3.HeaderMatcher_RangeMatch:
@@ -99,8 +99,8 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 			return m, "range_match", fmt.Errorf("start %d must be less than end %d", m.start, m.end)
 		}
 	case *routev3.HeaderMatcher_StringMatch:
-		if err := m.fromStringMatcher(s.StringMatch); err != nil {
-			return m, "string_match", err
+		if field, err := m.fromStringMatcher(s.StringMatch); err != nil {
+			return m, "string_match" + field, err
 		}
 	default:
 		return m, "", fmt.Errorf("matcher %T is not supported", s)
@@ -108,35 +108,38 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 	return m, "", nil
 }
 
-func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) error {
+// fromStringMatcher returns the path of the field, with a dot before it, that
+// an error is about.
+func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) (field string, err error) {
 	switch p := s.GetMatchPattern().(type) {
 	case *matcherv3.StringMatcher_Exact:
 		m.kind, m.text = exact, p.Exact
 	case *matcherv3.StringMatcher_Prefix:
-		m.kind, m.text = prefix, p.Prefix
+		m.kind, m.text, field = prefix, p.Prefix, ".prefix"
 	case *matcherv3.StringMatcher_Suffix:
-		m.kind, m.text = suffix, p.Suffix
+		m.kind, m.text, field = suffix, p.Suffix, ".suffix"
 	case *matcherv3.StringMatcher_Contains:
 		m.setContains(p.Contains)
+		field = ".contains"
 	case *matcherv3.StringMatcher_SafeRegex:
 		if s.GetIgnoreCase() {
-			return fmt.Errorf("ignore_case does not go with safe_regex")
+			return ".ignore_case", fmt.Errorf("does not go with safe_regex")
 		}
-		re, err := compileRegex(p.SafeRegex)
-		m.kind, m.re = regex, re
-		return err
+		m.kind = regex
+		m.re, err = compileRegex(p.SafeRegex)
+		return ".safe_regex.regex", err
 	case *matcherv3.StringMatcher_Custom:
-		return fmt.Errorf("custom is not supported")
+		return ".custom", fmt.Errorf("not supported")
 	case nil:
-		return fmt.Errorf("required: one of exact, prefix, suffix, contains, safe_regex")
+		return "", fmt.Errorf("required: one of exact, prefix, suffix, contains, safe_regex")
 	default:
-		return fmt.Errorf("%T is not supported", p)
+		return "", fmt.Errorf("%T is not supported", p)
 	}
 	if m.text == "" && m.kind != exact {
-		return fmt.Errorf("must not be empty")
+		return field, fmt.Errorf("must not be empty")
 	}
 	m.fold = s.GetIgnoreCase()
-	return nil
+	return "", nil
 }
 
 func (m *matcher) setContains(text string) {
@@ -158,17 +161,17 @@ func lower(s string) string {
 // RE2 matchers do.
 func compileRegex(r *matcherv3.RegexMatcher) (*regexp.Regexp, error) {
 	if r.GetRegex() == "" {
-		return nil, fmt.Errorf("regex: required")
+		return nil, fmt.Errorf("required")
 	}
 	// Parsed by itself first: "a)(b" must not close our group, nor "\Qa" quote
 	// its end.
 	parsed, err := syntax.Parse(r.GetRegex(), syntax.Perl)
 	if err != nil {
-		return nil, fmt.Errorf("regex: %w", err)
+		return nil, err
 	}
 	re, err := regexp.Compile(`\A(?:` + parsed.String() + `)\z`)
 	if err != nil {
-		return nil, fmt.Errorf("regex: %w", err)
+		return nil, err
 	}
 	return re, nil
 }

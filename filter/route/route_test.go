@@ -89,15 +89,15 @@ func TestMatchersBehaveLikeEnvoys(t *testing.T) {
 func TestImpossibleMatchersAreRefusedWithTheirPath(t *testing.T) {
 	for matcher, want := range map[string]string{
 		`"name": ""`: "name: required",
-		`"name": "k", "safe_regex_match": {"regex": "("}`:                                  "safe_regex_match: regex: ",
-		`"name": "k", "safe_regex_match": {"regex": "a)(b"}`:                               "safe_regex_match: regex: ",
-		`"name": "k", "safe_regex_match": {}`:                                              "safe_regex_match: regex: required",
+		`"name": "k", "safe_regex_match": {"regex": "("}`:                                  "safe_regex_match.regex: ",
+		`"name": "k", "safe_regex_match": {"regex": "a)(b"}`:                               "safe_regex_match.regex: ",
+		`"name": "k", "safe_regex_match": {}`:                                              "safe_regex_match.regex: required",
 		`"name": "k", "range_match": {"start": 5, "end": 5}`:                               "range_match: start 5 must be less than end 5",
 		`"name": "k", "prefix_match": ""`:                                                  "prefix_match: must not be empty",
 		`"name": "k", "string_match": {}`:                                                  "string_match: required",
-		`"name": "k", "string_match": {"prefix": ""}`:                                      "string_match: must not be empty",
-		`"name": "k", "string_match": {"custom": {"name": "x"}}`:                           "string_match: custom is not supported",
-		`"name": "k", "string_match": {"safe_regex": {"regex": "a"}, "ignore_case": true}`: "ignore_case does not go with safe_regex",
+		`"name": "k", "string_match": {"prefix": ""}`:                                      "string_match.prefix: must not be empty",
+		`"name": "k", "string_match": {"custom": {"name": "x"}}`:                           "string_match.custom: not supported",
+		`"name": "k", "string_match": {"safe_regex": {"regex": "a"}, "ignore_case": true}`: "ignore_case: does not go with safe_regex",
 	} {
 		_, err := compile(t, `{"routes": [{"route": {"cluster": "c"}}, {"match": {"metadata": [{"name": "a"}, {`+matcher+`}]}, "route": {"cluster": "c"}}]}`)
 		require.ErrorContains(t, err, "routes[1].match.metadata[1]", matcher)

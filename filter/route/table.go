@@ -68,9 +68,21 @@ type Table struct {
 	index  index
 }
 
+// Error is why a table is refused.
+type Error struct {
+	// Path of the field in the RouteConfiguration.
+	Path string
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Path + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
 // Compile makes a table. It refuses impossible matchers and routes that lead
-// nowhere; the rest of rc is package config's to check. Errors start with the
-// field's path in rc.
+// nowhere; the rest of rc is package config's to check. A returned error is an
+// *Error.
 func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	for i, pr := range rc.GetRoutes() {
@@ -85,12 +97,12 @@ func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
 				if field != "" {
 					path += "." + field
 				}
-				return nil, fmt.Errorf("%s: %w", path, err)
+				return nil, &Error{path, err}
 			}
 			r.matchers = append(r.matchers, m)
 		}
 		if field, err := r.freezeClusters(pr.GetRoute()); err != nil {
-			return nil, fmt.Errorf("routes[%d].route.%s: %w", i, field, err)
+			return nil, &Error{fmt.Sprintf("routes[%d].route.%s", i, field), err}
 		}
 	}
 	t.keys = rank(t.routes)

@@ -26,6 +26,7 @@ const (
 const usage = `usage: meltemi COMMAND [ARGUMENTS]
 
   decode PROTOCOL FILE|-   print the frames of a capture
+  envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   codecs                   list the codecs that are linked
   version                  print what this program was built from
   help [COMMAND]           print this, or the flags of a command
@@ -75,6 +76,8 @@ func (e *env) run(args []string) int {
 	switch {
 	case name == "decode":
 		return e.decode(args)
+	case name == "envoyfilter":
+		return e.envoyfilter(args)
 	case name == "help" || name == "-h" || name == "-help" || name == "--help":
 		return e.help(args)
 	case len(args) > 0 && (name == "codecs" || name == "version"):
@@ -97,8 +100,13 @@ func (e *env) fail(status int, format string, args ...any) int {
 }
 
 func (e *env) help(args []string) int {
-	if len(args) > 0 && args[0] == "decode" {
-		return e.decode([]string{"-h"})
+	if len(args) > 0 {
+		switch args[0] {
+		case "decode":
+			return e.decode([]string{"-h"})
+		case "envoyfilter":
+			return e.envoyfilter([]string{"-h"})
+		}
 	}
 	e.printf(usage)
 	return statusOK
@@ -117,9 +125,9 @@ func parse(fs *flag.FlagSet, args []string) (positional []string, err error) {
 	}
 }
 
-// flags parses the arguments of a command, of which there must be n. If ok is
-// false the command ends with status.
-func (e *env) flags(fs *flag.FlagSet, help string, args []string, n int) (positional []string, status int, ok bool) {
+// flags parses the arguments of a command, of which there must be at least
+// least and at most most. If ok is false the command ends with status.
+func (e *env) flags(fs *flag.FlagSet, help string, args []string, least, most int) (positional []string, status int, ok bool) {
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
 	show := func(w io.Writer) {
@@ -132,8 +140,10 @@ func (e *env) flags(fs *flag.FlagSet, help string, args []string, n int) (positi
 		e.printf("%s", help)
 		show(e.stdout)
 		return nil, statusOK, false
-	case err == nil && len(positional) != n:
-		err = fmt.Errorf("%s wants %d arguments, got %d", fs.Name(), n, len(positional))
+	case err == nil && len(positional) < least:
+		err = fmt.Errorf("%s wants %d arguments, got %d", fs.Name(), least, len(positional))
+	case err == nil && len(positional) > most:
+		err = fmt.Errorf("%s wants at most %d arguments, got %d", fs.Name(), most, len(positional))
 	}
 	if err != nil {
 		e.complain("meltemi: %v\n\n%s", err, help)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -110,6 +111,15 @@ func TestOutput(t *testing.T) {
 		"fault behind the end":    {args: "decode odd -", stdin: []byte("xf")},
 		"odd frames":              {args: "decode odd -", stdin: []byte("smb")},
 		"odd frames as JSON":      {args: "decode odd - -json", stdin: []byte("smb")},
+		"EnvoyFilters by flags":   {args: "envoyfilter -host greeter.demo.svc.cluster.local -protocol dubbo -port 20880:20881 -address 10.96.0.50 -server app=greeter -clients app=web,tier=front -gateway istio-system/istio=ingressgateway:31400:20880 -delivery LISTENER"},
+		"EnvoyFilters of nothing": {args: "envoyfilter"},
+		"file and flags":          {args: "envoyfilter -headless x.yaml"},
+		"EnvoyFilters refused":    {args: "envoyfilter -", stdin: []byte("host: x.y.svc.cluster.local\nport: 1\n")},
+		"flags refused":           {args: "envoyfilter -host x.y.svc.cluster.local -port 70000"},
+		"no port":                 {args: "envoyfilter -port a:b"},
+		"no label":                {args: "envoyfilter -server greeter"},
+		"what pods need":          {args: "envoyfilter -pods"},
+		"help envoyfilter":        {args: "help envoyfilter"},
 		"codecs":                  {args: "codecs"},
 		"too much":                {args: "codecs dubbo"},
 		"help":                    {args: "help"},

@@ -20,7 +20,7 @@ func (e *env) decode(args []string) int {
 	dir := fs.String("d", "", "which way the bytes travel, `c2s` (client to server) or s2c; without it, what a part of the\nfile's name says, as in hello.s2c.bin, else c2s")
 	asJSON := fs.Bool("json", false, "print one JSON object per frame and line")
 	hex := fs.Bool("x", false, "print the bytes of each frame too")
-	names, status, ok := e.flags(fs, decodeUsage, args, 2)
+	names, status, ok := e.flags(fs, decodeUsage, args, 2, 2)
 	if !ok {
 		return status
 	}

@@ -1,0 +1,144 @@
+package envoyfilter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/config"
+)
+
+// config makes a MetaProtocolProxy of what is generated and what the input has
+// under side.
+func (g *generator) config(p *Port, path, side, statPrefix string, routes []any) object {
+	extra := g.s.Outbound
+	if side == "inbound" {
+		extra = g.s.Inbound
+	}
+	cfg := g.object(extra, side)
+	g.merge(cfg, object{
+		"stat_prefix":  statPrefix,
+		"protocol":     g.protocol(p, path),
+		"route_config": object{"name": fmt.Sprintf("%s_%d", g.s.Host, p.Port), "routes": routes},
+		"delivery":     g.s.Delivery,
+	}, side)
+	return cfg
+}
+
+// merge adds the fields of from to those of m, which may not have them.
+func (g *generator) merge(m, from object, path string) {
+	for k, v := range from {
+		at := source.Join(path, k)
+		old, given := m[k]
+		if !given {
+			m[k] = v
+			continue
+		}
+		mo, ok := old.(object)
+		fo, ok2 := v.(object)
+		if ok && ok2 {
+			g.merge(mo, fo, at)
+		} else {
+			g.refuse(at, "is generated")
+		}
+	}
+}
+
+// protocol is the field of that name.
+func (g *generator) protocol(p *Port, path string) object {
+	if p.Codec != nil {
+		codec := g.object(p.Codec, path+".codec")
+		name, _ := codec["name"].(string)
+		return object{"name": name[strings.LastIndexByte(name, '.')+1:], "codec": codec}
+	}
+	var codecs []any
+	var names []string
+	for name := range strings.SplitSeq(p.Protocol, ",") {
+		name = strings.TrimSpace(name)
+		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
+		if !strings.Contains(name, ".") {
+			name = codecPrefix + name
+		}
+		codecs = append(codecs, object{"name": name})
+	}
+	if len(codecs) == 1 {
+		return object{"name": names[0], "codec": codecs[0]}
+	}
+	return object{"name": strings.Join(names, "-"), "codecs": codecs}
+}
+
+// check has the filter's own loader look at a configuration, and tells its
+// faults at the fields of the input that they come from.
+func (g *generator) check(cfg object, p *Port, path, side string) {
+	if len(g.errs) > 0 {
+		return
+	}
+	raw, err := json.Marshal(cfg)
+	if err == nil {
+		err = filter.Check(raw)
+	}
+	var fault *config.Error
+	switch {
+	case err == nil:
+	case errors.As(err, &fault):
+		g.refuse(g.origin(fault.Path, p, path, side), "%s", fault.Reason)
+	default:
+		g.refuse(path, "%v", err)
+	}
+}
+
+// origin is the field of the input behind a field of a configuration.
+func (g *generator) origin(field string, p *Port, path, side string) string {
+	if rest, ok := strings.CutPrefix(field, "route_config.routes"); ok && side != "inbound" {
+		if p.Routes != nil {
+			return path + ".routes" + rest
+		}
+		return "routes" + rest
+	}
+	rest, ok := strings.CutPrefix(field, "protocol.codec")
+	switch {
+	case !ok && field != "protocol.name":
+		return side + "." + field
+	case ok && p.Codec != nil:
+		return path + ".codec" + rest
+	case p.inherits:
+		return "protocol"
+	default:
+		return path + ".protocol"
+	}
+}
+
+// whyNotSource says why a workload cannot see its clients' addresses.
+func (g *generator) whyNotSource(p *Port) string {
+	inbound := g.object(g.s.Inbound, "inbound")
+	protocol, _ := inbound["protocol"].(object)
+	if mode, _ := protocol["connection_mode"].(string); mode != "EXCLUSIVE" {
+		return fmt.Sprintf("needs connections of which each serves one client, and those to port %d are shared: "+
+			"the workload sees the proxy's address, as it does in Istio under REDIRECT", p.TargetPort)
+	}
+	return "not built yet: connections to the workload come from the proxy's address"
+}
+
+// hostPorts are the different services and ports of destinations, sorted.
+func hostPorts(to []destination) []destination {
+	var hps []destination
+	for _, d := range to {
+		hps = append(hps, destination{host: d.host, port: d.port})
+	}
+	slices.SortFunc(hps, func(a, b destination) int {
+		if c := strings.Compare(a.host, b.host); c != 0 {
+			return c
+		}
+		return a.port - b.port
+	})
+	return slices.Compact(hps)
+}
+
+// seconds is a duration as protobuf's JSON has it.
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s" }

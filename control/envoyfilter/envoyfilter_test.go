@@ -1,0 +1,159 @@
+package envoyfilter
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func generate(text string) (string, error) {
+	s, err := Load([]byte(text))
+	if err != nil {
+		return "", err
+	}
+	filters, err := s.Generate()
+	if err != nil {
+		return "", err
+	}
+	b, err := YAML(filters)
+	return string(b), err
+}
+
+// TestGenerate: what comes of each testdata/*.in.yaml is its .out.yaml, every
+// time. Istio's own validation of these is a test of e2e/istio.
+func TestGenerate(t *testing.T) {
+	inputs, err := filepath.Glob("testdata/*.in.yaml")
+	require.NoError(t, err)
+	require.NotEmpty(t, inputs)
+	for _, in := range inputs {
+		t.Run(filepath.Base(in), func(t *testing.T) {
+			text, err := os.ReadFile(in)
+			require.NoError(t, err)
+			got, err := generate(string(text))
+			require.NoError(t, err)
+			golden := strings.TrimSuffix(in, ".in.yaml") + ".out.yaml"
+			if *update {
+				require.NoError(t, os.WriteFile(golden, []byte(got), 0o600))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), got)
+			for range 20 {
+				again, err := generate(string(text))
+				require.NoError(t, err)
+				require.Equal(t, got, again, "not the same every time")
+			}
+		})
+	}
+}
+
+const (
+	host  = "host: a.b.svc.cluster.local\n"
+	ports = "ports: [{port: 1, protocol: dubbo}]\n"
+	vip   = "addresses: [10.0.0.1]\n"
+)
+
+func TestRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		want string // of the errors, one a line
+	}{
+		"no YAML":        {"host: [", "1: did not find expected node content"},
+		"nothing":        {"", "want one document, there are 0"},
+		"two documents":  {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
+		"no object":      {"- a\n", "1: want an object"},
+		"unknown fields": {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, server, clients, gateways, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"wrong kinds":    {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
+		"given twice":    {host + host, "2: host: given twice"},
+		"everything is missing": {
+			"name: x\n",
+			"1: host: required\n1: addresses: required, unless the service is headless\n1: ports: required\n1: clients[0].namespace: required",
+		},
+		"a short host":           {"host: greeter\nnamespace: x\n" + vip + ports, "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local"},
+		"a wildcard":             {"host: '*.b.svc.cluster.local'\nnamespace: b\n" + vip + ports, "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local"},
+		"a long name":            {"host: a" + strings.Repeat("b", 62) + ".c.svc.cluster.local\n" + vip + ports, "1: name: required, because that of the host has more than 63 bytes"},
+		"no namespace":           {"host: rates.example.com\n" + vip + ports, "1: namespace: required\n1: clients[0].namespace: required"},
+		"no addresses":           {host + ports, "1: addresses: required, unless the service is headless"},
+		"headless with some":     {host + vip + "headless: true\n" + ports, "2: addresses: a headless service has none"},
+		"addresses that are not": {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address\n6: addresses[2]: given twice"},
+		"ports out of range":     {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
+		"ports twice":            {host + vip + "protocol: dubbo\nports:\n- port: 1\n- port: 1\n  protocol: thrift\n", "6: ports[1].port: given twice\n6: ports[1].targetPort: ports[0] leads there too, with another protocol"},
+		"no protocol":            {host + vip + "ports:\n- port: 1\n", "4: ports[0].protocol: required"},
+		"protocol and codec":     {host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  codec: {name: x}\n", "6: ports[0].codec: there is protocol too"},
+		"an unknown codec":       {host + vip + "ports:\n- port: 1\n  protocol: dubo\n", "5: ports[0].protocol: unknown codec \"aeraki.meta_protocol.codec.dubo\" (built in: aeraki.meta_protocol.codec.brpc, aeraki.meta_protocol.codec.dubbo, aeraki.meta_protocol.codec.thrift, aeraki.meta_protocol.codec.trpc)"},
+		"an unknown default":     {host + vip + "protocol: x.y\nports:\n- port: 1\n", "3: protocol: unknown codec \"x.y\" (built in: aeraki.meta_protocol.codec.brpc, aeraki.meta_protocol.codec.dubbo, aeraki.meta_protocol.codec.thrift, aeraki.meta_protocol.codec.trpc)"},
+		"a headless targetPort":  {host + "headless: true\nports: [{port: 1, targetPort: 2, protocol: dubbo}]\n", "3: ports[0].targetPort: clients of a headless service connect to its endpoints at the service's port: it must be the same"},
+		"a headless subset":      {host + "headless: true\n" + ports + "routes:\n- route:\n    subset: v1\n", "6: routes[0].route.subset: a headless service has none: its clients have chosen the endpoint. Name the host of one with an address"},
+		"labels that are none":   {host + vip + ports + "server: {selector: {'a b': c, d: 'e f'}}\n", "4: server.selector.a b: \"a b\" is no label\n4: server.selector.d: \"e f\" is no label's value"},
+		"a server for all":       {host + vip + ports + "server: {}\n", "4: server.selector: required: other workloads of the namespace may listen at the same port"},
+		"clients alike":          {host + vip + ports + "clients:\n- {selector: {a: b}}\n- {selector: {a: c}}\n", "6: clients[1].name: another one of namespace b has this name"},
+		"a gateway":              {host + vip + ports + "gateways:\n- {port: 1, servicePort: 2}\n", "5: gateways[0].namespace: required\n5: gateways[0].selector: required\n5: gateways[0].servicePort: the service has no port 2"},
+		"a gateway of two ports": {host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n- {port: 1, namespace: i, selector: {a: b}}\n", "6: gateways[0].servicePort: required, as the service has several ports"},
+		"two on one port":        {host + vip + ports + "gateways:\n- &g {port: 1, namespace: i, selector: {a: b}}\n- *g\n", "6: gateways[1].name: another one of namespace i has this name"},
+		"nobody":                 {host + ports + "clients: []\n", "3: clients: nothing is left to be done: there are no clients, no server and no gateways"},
+		"delivery by mail":       {host + vip + ports + "delivery: MAIL\n", "4: delivery: want ECDS or LISTENER"},
+		"waiting for ever":       {host + vip + ports + "initialFetchTimeout: 0s\n", "4: initialFetchTimeout: want a duration of at least 1ms, such as 5s"},
+		"for all proxies":        {host + vip + ports + "proxyMetadata: {}\n", "4: proxyMetadata: may not be empty: proxies without the shared object would get what they cannot load"},
+		"a module's path":        {host + vip + ports + "module: /lib/x.so\nsocket: x\n", "4: module: want a name, not a path\n5: socket: want an abstract socket, such as @meltemi, or an absolute path"},
+		"TPROXY and sharing":     {host + vip + ports + "server:\n  selector: {a: b}\n  preserveSource: true\n", "6: server.preserveSource: needs connections of which each serves one client, and those to port 1 are shared: the workload sees the proxy's address, as it does in Istio under REDIRECT"},
+		"TPROXY":                 {host + vip + ports + "server:\n  selector: {a: b}\n  preserveSource: true\ninbound: {protocol: {connection_mode: EXCLUSIVE}}\n", "6: server.preserveSource: not built yet: connections to the workload come from the proxy's address"},
+		"what is generated":      {host + vip + ports + "outbound:\n  stat_prefix: x\n  protocol: {name: y}\n", "5: outbound.stat_prefix: is generated\n6: outbound.protocol.name: is generated"},
+		"an impossible option":   {host + vip + ports + "outbound:\n  idle_timeout: 1s\n  request_timeout: -1s\n", "6: outbound.request_timeout: must be at least 1ms, is -1s"},
+		"an unknown option":      {host + vip + ports + "inbound: {requestTimeout: 1s, x: 1}\nserver: {selector: {a: b}}\n", "4: inbound.x: unknown field"},
+		"routes": {
+			host + vip + ports + "routes:\n- match: {metadata: [{name: x, string_match: {safe_regex: {regex: '('}}}]}\n",
+			"5: routes[0].match.metadata[0].string_match.safe_regex.regex: error parsing regexp: missing closing ): `(`",
+		},
+		"routes of a port": {
+			host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  routes:\n  - name: a\n  - name: b\n    route:\n      weighted_clusters:\n        clusters:\n        - {subset: v1}\n",
+			"12: ports[0].routes[1].route.weighted_clusters.clusters[0].weight: required",
+		},
+		"routes to nowhere": {
+			host + vip + ports + "routes:\n- route: {cluster: x, subset: v1}\n- route: {host: short}\n- route: {subset: ''}\n- route: {port: 65536}\n- 1\n- route: 1\n",
+			"5: routes[0].route.subset: there is cluster too\n6: routes[1].route.host: want the full name of one service, such as greeter.demo.svc.cluster.local\n7: routes[2].route.subset: want the name of a subset\n8: routes[3].route.port: want a port between 1 and 65535\n9: routes[4]: want an object\n10: routes[5].route: want an object",
+		},
+		"a mutation": {
+			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",
+			"6: routes[0].request_mutation[0]: key: \"path\" belongs to the call itself and cannot be changed",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := generate(tc.text)
+			require.Error(t, err)
+			require.Equal(t, tc.want, err.Error())
+		})
+	}
+}
+
+func TestWhatPodsNeed(t *testing.T) {
+	patch, err := (*Service)(nil).PodPatch()
+	require.NoError(t, err)
+	require.Equal(t, `spec:
+  template:
+    metadata:
+      annotations:
+        proxy.istio.io/config: |
+          proxyMetadata:
+            ISTIO_META_MELTEMI: "true"
+          proxyStatsMatcher:
+            inclusionPrefixes:
+              - meta_protocol
+`, string(patch))
+	s, err := Load([]byte(host + vip + ports + "proxyMetadata: {X: y}\n"))
+	require.NoError(t, err)
+	patch, err = s.PodPatch()
+	require.NoError(t, err)
+	require.Contains(t, string(patch), "ISTIO_META_X: \"y\"\n")
+}

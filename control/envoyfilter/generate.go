@@ -1,0 +1,253 @@
+// Package envoyfilter makes the EnvoyFilters that put Meltemi in front of a
+// service in a stock Istio mesh.
+//
+// In each proxy Envoy's filter tcp_proxy, in the listeners of one service and
+// port, is replaced by Meltemi's. All else stays Istio's: listeners, clusters,
+// endpoints, mutual TLS. The filter's configuration, with the routes, comes by
+// extension config discovery from istiod, so that a change of it reaches open
+// connections and drains nothing.
+//
+// Everything is for proxies only whose metadata says that they have the shared
+// object. A proxy without it that got it nevertheless would refuse the loopback
+// listener and the filter's configuration, log so, and forward the service as
+// plain TCP, as if nothing had been applied.
+package envoyfilter
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/meltemi-mesh/meltemi/control/source"
+)
+
+// object is a JSON object.
+type object = map[string]any
+
+const (
+	types       = "type.googleapis.com/"
+	network     = types + "envoy.extensions.filters.network."
+	moduleType  = network + "dynamic_modules.v3.DynamicModuleNetworkFilter"
+	tcpType     = network + "tcp_proxy.v3.TcpProxy"
+	tcpProxy    = "envoy.filters.network.tcp_proxy"
+	codecPrefix = "aeraki.meta_protocol.codec."
+	namespace   = "meta_protocol" // of the metrics
+)
+
+// Filter is one EnvoyFilter.
+type Filter struct {
+	Name, Namespace     string
+	Labels, Annotations map[string]string
+	Spec                *networking.EnvoyFilter
+}
+
+// Generate makes the EnvoyFilters of a service, always the same and in the same
+// order. The loopback listener of a namespace, which is the same for all
+// services, comes first. A returned error is source.Errors.
+func (s *Service) Generate() ([]*Filter, error) {
+	g := &generator{faults: faults{s: s}}
+	g.loopbacks()
+	for i := range s.Ports {
+		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)
+		for _, c := range s.Clients {
+			g.outbound(p, path, c)
+		}
+		if s.Server != nil {
+			g.inbound(p, path)
+		}
+		for _, w := range s.Gateways {
+			if w.ServicePort == p.Port {
+				g.gateway(p, path, w)
+			}
+		}
+	}
+	if len(g.errs) > 0 {
+		return nil, g.distinct()
+	}
+	return g.filters, nil
+}
+
+type generator struct {
+	faults
+	filters []*Filter
+}
+
+// distinct are the faults without those that several filters have in common.
+func (g *generator) distinct() (errs source.Errors) {
+	seen := map[source.Error]bool{}
+	for _, e := range g.errs {
+		if !seen[*e] {
+			errs = append(errs, e)
+		}
+		seen[*e] = true
+	}
+	return errs
+}
+
+func (g *generator) add(component, name, ns string, selector map[string]string) *Filter {
+	f := &Filter{
+		Name: name, Namespace: ns, Spec: &networking.EnvoyFilter{},
+		Labels: map[string]string{
+			"app.kubernetes.io/managed-by": "meltemi",
+			"app.kubernetes.io/component":  component,
+		},
+	}
+	if component != "loopback" {
+		f.Labels["app.kubernetes.io/instance"] = g.s.Name
+	}
+	if len(selector) > 0 {
+		f.Spec.WorkloadSelector = &networking.WorkloadSelector{Labels: selector}
+	}
+	g.filters = append(g.filters, f)
+	return f
+}
+
+// patch appends a patch for proxies that have the shared object. The namespace
+// is named too, as EnvoyFilters in Istio's root namespace count for all.
+func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op networking.EnvoyFilter_Patch_Operation, m *networking.EnvoyFilter_EnvoyConfigObjectMatch, value object) {
+	v, err := structpb.NewStruct(value)
+	if err != nil {
+		g.errs = append(g.errs, &source.Error{Reason: err.Error()})
+		return
+	}
+	metadata := maps.Clone(g.s.ProxyMetadata)
+	metadata["NAMESPACE"] = f.Namespace
+	m.Proxy = &networking.EnvoyFilter_ProxyMatch{Metadata: metadata}
+	f.Spec.ConfigPatches = append(f.Spec.ConfigPatches, &networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		ApplyTo: to, Match: m, Patch: &networking.EnvoyFilter_Patch{Operation: op, Value: v},
+	})
+}
+
+func suffixed(name, suffix string) string {
+	if suffix == "" {
+		return name
+	}
+	return name + "-" + suffix
+}
+
+func (g *generator) outbound(p *Port, path string, c Workloads) {
+	name := fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port)
+	f := g.add("outbound", suffixed(name, c.Name), c.Namespace, c.Selector)
+	var listeners []*networking.EnvoyFilter_ListenerMatch
+	for _, a := range g.s.Addresses {
+		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(p.Port)})
+	}
+	if g.s.Headless {
+		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
+	}
+	routes, to := g.routes(p, path)
+	cfg := g.config(p, path, "outbound", destination{g.s.Host, "", p.Port}.cluster(), routes)
+	if g.s.Headless {
+		upstream, ok := cfg["upstream"].(object)
+		if !ok {
+			upstream = object{}
+			cfg["upstream"] = upstream
+		}
+		upstream["original_dst"] = "ALWAYS"
+	}
+	g.check(cfg, p, path, "outbound")
+	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
+	g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
+}
+
+func (g *generator) inbound(p *Port, path string) {
+	name := fmt.Sprintf("meltemi-inbound-%s-%d", g.s.Name, p.TargetPort)
+	for _, f := range g.filters {
+		if f.Name == name {
+			return // another port leads to the same one of the workload
+		}
+	}
+	f := g.add("inbound", name, g.s.Server.Namespace, g.s.Server.Selector)
+	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
+	cfg := g.config(p, path, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
+	g.check(cfg, p, path, "inbound")
+	if g.s.Server.PreserveSource {
+		g.refuse("server.preserveSource", "%s", g.whyNotSource(p))
+	}
+	listener := &networking.EnvoyFilter_ListenerMatch{
+		Name:        "virtualInbound",
+		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{DestinationPort: uint32(p.TargetPort)},
+	}
+	g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, []*networking.EnvoyFilter_ListenerMatch{listener}, name, cluster, cfg)
+}
+
+func (g *generator) gateway(p *Port, path string, w Gateway) {
+	name := fmt.Sprintf("meltemi-gateway-%s-%d", g.s.Name, w.Port)
+	f := g.add("gateway", suffixed(name, w.Name), w.Namespace, w.Selector)
+	routes, to := g.routes(p, path)
+	cfg := g.config(p, path, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
+	g.check(cfg, p, path, "outbound")
+	listener := &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(w.Port)}
+	g.steer(f, networking.EnvoyFilter_GATEWAY, []*networking.EnvoyFilter_ListenerMatch{listener}, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
+	g.clusters(f, networking.EnvoyFilter_GATEWAY, to)
+	// Where gateways get only clusters that they use (istiod's
+	// PILOT_FILTER_GATEWAY_CLUSTER_CONFIG) these are told to be used.
+	var hosts []string
+	for _, d := range hostPorts(to) {
+		if len(hosts) == 0 || hosts[len(hosts)-1] != d.host {
+			hosts = append(hosts, d.host)
+		}
+	}
+	f.Annotations = map[string]string{"envoyfilter.istio.io/referenced-services": strings.Join(hosts, ",")}
+}
+
+// steer replaces tcp_proxy in the listeners. What goes on while the filter's
+// configuration has not come, or was refused at the start, is what Istio would
+// have done.
+func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext, listeners []*networking.EnvoyFilter_ListenerMatch, name, cluster string, cfg object) {
+	module := object{
+		"@type":                 moduleType,
+		"dynamic_module_config": g.module(),
+		"filter_name":           "meta_protocol_proxy",
+		"terminal_filter":       true,
+		"filter_config":         object{"@type": types + "google.protobuf.Struct", "value": cfg},
+	}
+	filter := object{"name": name, "typed_config": module}
+	if g.s.Delivery == deliveryECDS {
+		filter = object{"name": name, "config_discovery": object{
+			"config_source": object{
+				"ads": object{}, "resource_api_version": "V3",
+				"initial_fetch_timeout": seconds(g.s.timeout),
+			},
+			"type_urls":      []any{moduleType, tcpType},
+			"default_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster},
+		}}
+	}
+	for _, l := range listeners {
+		if l.FilterChain == nil {
+			l.FilterChain = &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{}
+		}
+		l.FilterChain.Filter = &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: tcpProxy}
+		g.patch(f, networking.EnvoyFilter_NETWORK_FILTER, networking.EnvoyFilter_Patch_REPLACE,
+			&networking.EnvoyFilter_EnvoyConfigObjectMatch{
+				Context:     context,
+				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: l},
+			}, filter)
+	}
+	if g.s.Delivery == deliveryECDS {
+		g.patch(f, networking.EnvoyFilter_EXTENSION_CONFIG, networking.EnvoyFilter_Patch_ADD,
+			&networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: context}, object{"name": name, "typed_config": module})
+	}
+}
+
+func (g *generator) module() object {
+	return object{"name": g.s.Module, "do_not_close": true, "metrics_namespace": namespace}
+}
+
+// clusters has connections to hosts that fail their health checks or are
+// ejected closed at once.
+func (g *generator) clusters(f *Filter, context networking.EnvoyFilter_PatchContext, to []destination) {
+	for _, d := range hostPorts(to) {
+		g.patch(f, networking.EnvoyFilter_CLUSTER, networking.EnvoyFilter_Patch_MERGE,
+			&networking.EnvoyFilter_EnvoyConfigObjectMatch{
+				Context: context,
+				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Cluster{
+					Cluster: &networking.EnvoyFilter_ClusterMatch{Service: d.host, PortNumber: uint32(d.port)},
+				},
+			}, object{"close_connections_on_host_health_failure": true})
+	}
+}

@@ -1,0 +1,227 @@
+// Package source reads YAML, of which JSON is a part, so that every field keeps
+// its place: faults are told with the field's path and the line.
+package source
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Error is a fault at a place.
+type Error struct {
+	// Line counts from 1; 0: nothing is known of it.
+	Line int
+	// Path of the field, such as "ports[1].targetPort".
+	Path   string
+	Reason string
+}
+
+func (e *Error) Error() string {
+	var s strings.Builder
+	if e.Line > 0 {
+		fmt.Fprintf(&s, "%d: ", e.Line)
+	}
+	if e.Path != "" {
+		s.WriteString(e.Path + ": ")
+	}
+	return s.String() + e.Reason
+}
+
+// Errors are faults in the order of their finding.
+type Errors []*Error
+
+func (es Errors) Error() string {
+	lines := make([]string, len(es))
+	for i, e := range es {
+		lines[i] = e.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Document is one of a file's, never an empty one.
+type Document struct{ root *yaml.Node }
+
+// Root is the document's value.
+func (d *Document) Root() *yaml.Node { return d.root }
+
+var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// Parse splits a file into its documents. A returned error is an *Error.
+func Parse(text []byte) ([]*Document, error) {
+	var docs []*Document
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	for {
+		var n yaml.Node
+		err := d.Decode(&n)
+		switch {
+		case errors.Is(err, io.EOF):
+			return docs, nil
+		case err != nil:
+			e := &Error{Reason: syntaxError.ReplaceAllString(err.Error(), "")}
+			if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
+				e.Line, _ = strconv.Atoi(m[1])
+			}
+			return nil, e
+		case len(n.Content) == 1 && n.Content[0].ShortTag() != "!!null":
+			docs = append(docs, &Document{n.Content[0]})
+		}
+	}
+}
+
+// maxNodes bounds what aliases can make of a document.
+const maxNodes = 1 << 20
+
+// Value is a node as encoding/json would have it: map[string]any, []any,
+// string, bool, nil, and int64, uint64 or float64. A returned error is an
+// *Error whose path begins with that of the node.
+func Value(n *yaml.Node, path string) (any, error) {
+	left := maxNodes
+	return value(n, path, &left)
+}
+
+func value(n *yaml.Node, path string, left *int) (any, error) {
+	refuse := func(format string, args ...any) (any, error) {
+		return nil, &Error{n.Line, path, fmt.Sprintf(format, args...)}
+	}
+	if *left--; *left < 0 {
+		return refuse("the document is too large")
+	}
+	switch n.Kind {
+	case yaml.AliasNode:
+		return value(n.Alias, path, left)
+	case yaml.MappingNode:
+		m := map[string]any{}
+		for i := 0; i < len(n.Content); i += 2 {
+			k := n.Content[i]
+			at := Join(path, k.Value)
+			switch _, twice := m[k.Value]; {
+			case k.Kind != yaml.ScalarNode:
+				return nil, &Error{k.Line, path, "want a name as the key"}
+			case k.ShortTag() == "!!merge":
+				return nil, &Error{k.Line, path, "merge keys are not supported"}
+			case twice:
+				return nil, &Error{k.Line, at, "given twice"}
+			}
+			v, err := value(n.Content[i+1], at, left)
+			if err != nil {
+				return nil, err
+			}
+			m[k.Value] = v
+		}
+		return m, nil
+	case yaml.SequenceNode:
+		s := make([]any, len(n.Content))
+		for i, c := range n.Content {
+			v, err := value(c, fmt.Sprintf("%s[%d]", path, i), left)
+			if err != nil {
+				return nil, err
+			}
+			s[i] = v
+		}
+		return s, nil
+	}
+	switch n.ShortTag() {
+	case "!!null":
+		return nil, nil
+	case "!!bool", "!!int", "!!float":
+		var v any
+		if err := n.Decode(&v); err != nil {
+			return refuse("%s", syntaxError.ReplaceAllString(err.Error(), ""))
+		}
+		if i, ok := v.(int); ok {
+			return int64(i), nil
+		}
+		return v, nil
+	case "!!str", "!!timestamp":
+		return n.Value, nil
+	default:
+		return refuse("unknown tag %s", n.Tag)
+	}
+}
+
+// Join appends a field's name to a path.
+func Join(path, field string) string {
+	if strings.ContainsAny(field, ".[]\"") || field == "" {
+		return fmt.Sprintf("%s[%q]", path, field)
+	}
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
+
+// Line finds the line of the field at a path below n; of what is not there,
+// that of the deepest part that is. Names in snake_case and in lowerCamelCase
+// are the same.
+func Line(n *yaml.Node, path string) int {
+	line := n.Line
+	for path != "" {
+		for n.Kind == yaml.AliasNode {
+			n = n.Alias
+		}
+		var found bool
+		if rest, ok := strings.CutPrefix(path, "["); ok && !strings.HasPrefix(rest, `"`) {
+			index, rest, _ := strings.Cut(rest, "]")
+			i, err := strconv.Atoi(index)
+			if found = err == nil && n.Kind == yaml.SequenceNode && i < len(n.Content); found {
+				n = n.Content[i]
+				line, path = n.Line, strings.TrimPrefix(rest, ".")
+			}
+		} else {
+			name, rest := cutName(path)
+			path = rest
+			if n.Kind == yaml.MappingNode {
+				for i := 0; i < len(n.Content) && !found; i += 2 {
+					if k := n.Content[i]; k.Value == name || camel(k.Value) == camel(name) {
+						line, n, found = k.Line, n.Content[i+1], true
+					}
+				}
+			}
+		}
+		if !found {
+			break
+		}
+	}
+	return line
+}
+
+// cutName takes the first name, plain or quoted in brackets, off a path.
+func cutName(path string) (name, rest string) {
+	if quoted, ok := strings.CutPrefix(path, "["); ok {
+		if q, err := strconv.QuotedPrefix(quoted); err == nil {
+			name, _ = strconv.Unquote(q)
+			return name, strings.TrimPrefix(strings.TrimPrefix(quoted[len(q):], "]"), ".")
+		}
+	}
+	end := strings.IndexAny(path, ".[")
+	if end < 0 {
+		return path, ""
+	}
+	return path[:end], strings.TrimPrefix(path[end:], ".")
+}
+
+// camel turns snake_case into lowerCamelCase.
+func camel(s string) string {
+	var b strings.Builder
+	up := false
+	for _, c := range s {
+		if c == '_' {
+			up = true
+			continue
+		}
+		if up {
+			b.WriteString(strings.ToUpper(string(c)))
+		} else {
+			b.WriteRune(c)
+		}
+		up = false
+	}
+	return b.String()
+}
