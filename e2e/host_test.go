@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"debug/elf"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -76,6 +78,38 @@ func TestGosRuntimeIsOurs(t *testing.T) {
 		// A worker that had to wait for a processor would wait for Go's
 		// preemption, 10 ms, on every request.
 		require.Less(t, took[len(took)/2], 5*time.Millisecond)
+	})
+}
+
+// TestGosMonitorDoesNotSpin: the timers of Go's own threads are lazy, Envoy's are
+// as they were.
+func TestGosMonitorDoesNotSpin(t *testing.T) {
+	slack := func(of string) string {
+		t.Helper()
+		b, err := os.ReadFile("/proc/" + of + "/timerslack_ns")
+		require.NoError(t, err)
+		return strings.TrimSpace(string(b))
+	}
+	everywhere(t, func(t *testing.T, v variant) {
+		e := v.start(t, toOne("one"))
+		usual := slack("self")
+		require.Equal(t, usual, slack(strconv.Itoa(e.Pid())))
+		comms, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", e.Pid()))
+		require.NoError(t, err)
+		workers, lazy := 0, 0
+		for _, comm := range comms {
+			b, err := os.ReadFile(comm)
+			require.NoError(t, err)
+			s := slack(filepath.Base(filepath.Dir(comm)))
+			if strings.HasPrefix(string(b), "wrk:") {
+				workers++
+				require.Equal(t, usual, s)
+			} else if s == "5000000" {
+				lazy++
+			}
+		}
+		require.Equal(t, v.workers, workers)
+		require.Positive(t, lazy)
 	})
 }
 

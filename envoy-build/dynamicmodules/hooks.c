@@ -97,7 +97,10 @@ static size_t chunks_for(size_t n) {
   return n;
 }
 
-MT_HOOK const char* MT_ON(program_init)(void) { return "v0.1.0"; }
+MT_HOOK const char* MT_ON(program_init)(void) {
+  mt_loaded();
+  return "v0.1.0";
+}
 
 MT_HOOK const void* MT_ON(network_filter_config_new)(void* envoy, mt_buf name, mt_buf config) {
   mt_config* c = must(calloc(1, sizeof *c));

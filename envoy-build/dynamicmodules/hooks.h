@@ -53,3 +53,4 @@ typedef struct {
 } mt_worker;
 
 void mt_batch_grow(mt_batch*);
+void mt_loaded(void); // the shared object, and with it Go's runtime
