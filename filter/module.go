@@ -1,7 +1,6 @@
 package filter
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 // Module is the pipeline of one process. It implements host.Module.
@@ -70,31 +70,14 @@ type link struct {
 
 // NewConfig implements host.Module.
 func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, error) {
-	cfg, err := config.Load(raw)
-	if err != nil {
-		return nil, err
+	l, table, errs := load(raw)
+	if len(errs) > 0 {
+		return nil, errs[0]
 	}
-	refuse := func(path string, err error) (host.FilterConfig, error) {
-		return nil, &config.Error{StatPrefix: cfg.StatPrefix, Path: path, Reason: err.Error()}
-	}
-	l := &listener{Proxy: cfg, mod: mod}
-	var path string
-	if l.protocols, path, err = makeProtocols(cfg); err != nil {
-		return refuse(path, err)
-	}
-	if err := l.makeChain(); err != nil {
-		return nil, err
-	}
-	table, err := route.Compile(cfg.RouteConfig)
-	var bad *route.Error
-	if errors.As(err, &bad) {
-		return refuse("route_config."+bad.Path, bad.Err)
-	}
-	if path, err := l.checkMutations(); err != nil {
-		return refuse(path, err)
-	}
-	if l.metrics, err = defineMetrics(hc, cfg.Protocol+"."+cfg.StatPrefix+"."); err != nil {
-		return refuse("stat_prefix", err)
+	l.mod = mod
+	var err error
+	if l.metrics, err = defineMetrics(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+		return nil, l.refuse("stat_prefix", err)
 	}
 
 	mod.mu.Lock()
@@ -104,24 +87,54 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		mod.newBatch = false
 	}
 	l.batch = mod.batch
-	key := route.Key{Scope: cfg.TableScope, Name: cfg.RouteConfig.GetName()}
+	key := route.Key{Scope: l.TableScope, Name: l.RouteConfig.GetName()}
 	l.version = mod.tables.Add(key, table)
 	l.table = mod.tables.Slot(key)
 	mod.listeners[l] = struct{}{}
 	return l, nil
 }
 
-func (l *listener) makeChain() error {
+// Check tells everything for which a host would be refused a configuration, in
+// a program that links the same codecs and filters.
+func Check(raw []byte) []*config.Error {
+	_, _, errs := load(raw)
+	return errs
+}
+
+// load makes everything of a configuration that needs no host.
+func load(raw []byte) (*listener, *route.Table, []*config.Error) {
+	cfg, errs := config.LoadAll(raw)
+	if len(errs) > 0 {
+		return nil, nil, errs
+	}
+	l := &listener{Proxy: cfg}
+	refuse := func(path string, err error) { errs = append(errs, l.refuse(path, err)) }
+	var path string
+	var err error
+	if l.protocols, path, err = makeProtocols(cfg); err != nil {
+		refuse(path, err)
+	} else {
+		l.makeChain(refuse)
+		l.checkMutations(refuse)
+	}
+	table, bad := route.CompileAll(cfg.RouteConfig)
+	for _, e := range bad {
+		refuse("route_config."+e.Path, e.Err)
+	}
+	return l, table, errs
+}
+
+func (l *listener) refuse(path string, err error) *config.Error {
+	return &config.Error{StatPrefix: l.StatPrefix, Path: path, Reason: err.Error()}
+}
+
+func (l *listener) makeChain(refuse func(string, error)) {
 	for i, fc := range l.Filters {
-		refuse := func(field string, err error) error {
-			return &config.Error{
-				StatPrefix: l.StatPrefix,
-				Path:       fmt.Sprintf("meta_protocol_filters[%d].%s", i, field), Reason: err.Error(),
-			}
-		}
+		path := fmt.Sprintf("meta_protocol_filters[%d].", i)
 		newFilter, ok := lookup(fc.Name)
 		if !ok {
-			return refuse("name", fmt.Errorf("unknown filter %q (built in: %s)", fc.Name, strings.Join(Names(), ", ")))
+			refuse(path+"name", fmt.Errorf("unknown filter %q (built in: %s)", fc.Name, strings.Join(Names(), ", ")))
+			continue
 		}
 		ctx := FactoryContext{StatPrefix: l.StatPrefix}
 		for _, p := range l.protocols {
@@ -129,7 +142,8 @@ func (l *listener) makeChain() error {
 		}
 		f, err := newFilter(fc.Config, ctx)
 		if err != nil {
-			return refuse("config", err)
+			refuse(path+"config", err)
+			continue
 		}
 		k := link{Filter: f, name: fc.Name}
 		if k.resp, ok = f.(ResponseFilter); ok {
@@ -141,37 +155,26 @@ func (l *listener) makeChain() error {
 		l.chain = append(l.chain, k)
 	}
 	l.keepsRequest = l.respFilters+l.endFilters > 0
-	return nil
 }
 
 // checkMutations refuses mutations that cannot be made.
-func (l *listener) checkMutations() (path string, err error) {
+func (l *listener) checkMutations(refuse func(string, error)) {
 	for i, r := range l.RouteConfig.GetRoutes() {
 		for _, part := range []struct {
 			field string
 			dir   codecs.Direction
-			n     int
-			at    func(int) (string, string)
+			kvs   []*routev1alpha.KeyValue
 		}{
-			{"request_mutation", codecs.ClientToServer, len(r.GetRequestMutation()), func(j int) (string, string) {
-				kv := r.GetRequestMutation()[j]
-				return kv.GetKey(), kv.GetValue()
-			}},
-			{"response_mutation", codecs.ServerToClient, len(r.GetResponseMutation()), func(j int) (string, string) {
-				kv := r.GetResponseMutation()[j]
-				return kv.GetKey(), kv.GetValue()
-			}},
+			{"request_mutation", codecs.ClientToServer, r.GetRequestMutation()},
+			{"response_mutation", codecs.ServerToClient, r.GetResponseMutation()},
 		} {
-			for j := range part.n {
-				path := fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j)
-				k, v := part.at(j)
-				if err := l.checkMutation(part.dir, k, v); err != nil {
-					return path, err
+			for j, kv := range part.kvs {
+				if err := l.checkMutation(part.dir, kv.GetKey(), kv.GetValue()); err != nil {
+					refuse(fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j), err)
 				}
 			}
 		}
 	}
-	return "", nil
 }
 
 // byOriginalDst reports whether a cluster goes where its client wanted to go.

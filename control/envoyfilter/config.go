@@ -2,7 +2,6 @@ package envoyfilter
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/control/source"
 	"github.com/meltemi-mesh/meltemi/filter"
-	"github.com/meltemi-mesh/meltemi/filter/config"
 )
 
 // config makes a MetaProtocolProxy of what is generated and what the input has
@@ -73,23 +71,20 @@ func (g *generator) protocol(p *Port, path string) object {
 	return object{"name": strings.Join(names, "-"), "codecs": codecs}
 }
 
-// check has the filter's own loader look at a configuration, and tells its
-// faults at the fields of the input that they come from.
-func (g *generator) check(cfg object, p *Port, path, side string) {
-	if len(g.errs) > 0 {
+// check has the filter's own loader look at a configuration, unless making it
+// had more faults than those before, and tells its faults at the fields of the
+// input that they come from.
+func (g *generator) check(before int, cfg object, p *Port, path, side string) {
+	if len(g.errs) > before {
 		return
 	}
 	raw, err := json.Marshal(cfg)
-	if err == nil {
-		err = filter.Check(raw)
-	}
-	var fault *config.Error
-	switch {
-	case err == nil:
-	case errors.As(err, &fault):
-		g.refuse(g.origin(fault.Path, p, path, side), "%s", fault.Reason)
-	default:
+	if err != nil {
 		g.refuse(path, "%v", err)
+		return
+	}
+	for _, e := range filter.Check(raw) {
+		g.refuse(g.origin(e.Path, p, path, side), "%s", e.Reason)
 	}
 }
 

@@ -139,6 +139,7 @@ func (g *generator) outbound(p *Port, path string, c Workloads) {
 	if g.s.Headless {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
 	}
+	before := len(g.errs)
 	routes, to := g.routes(p, path)
 	cfg := g.config(p, path, "outbound", destination{g.s.Host, "", p.Port}.cluster(), routes)
 	if g.s.Headless {
@@ -149,7 +150,7 @@ func (g *generator) outbound(p *Port, path string, c Workloads) {
 		}
 		upstream["original_dst"] = "ALWAYS"
 	}
-	g.check(cfg, p, path, "outbound")
+	g.check(before, cfg, p, path, "outbound")
 	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
 	g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
 }
@@ -162,9 +163,10 @@ func (g *generator) inbound(p *Port, path string) {
 		}
 	}
 	f := g.add("inbound", name, g.s.Server.Namespace, g.s.Server.Selector)
+	before := len(g.errs)
 	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
 	cfg := g.config(p, path, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
-	g.check(cfg, p, path, "inbound")
+	g.check(before, cfg, p, path, "inbound")
 	if g.s.Server.PreserveSource {
 		g.refuse("server.preserveSource", "%s", g.whyNotSource(p))
 	}
@@ -178,9 +180,10 @@ func (g *generator) inbound(p *Port, path string) {
 func (g *generator) gateway(p *Port, path string, w Gateway) {
 	name := fmt.Sprintf("meltemi-gateway-%s-%d", g.s.Name, w.Port)
 	f := g.add("gateway", suffixed(name, w.Name), w.Namespace, w.Selector)
+	before := len(g.errs)
 	routes, to := g.routes(p, path)
 	cfg := g.config(p, path, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
-	g.check(cfg, p, path, "outbound")
+	g.check(before, cfg, p, path, "outbound")
 	listener := &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(w.Port)}
 	g.steer(f, networking.EnvoyFilter_GATEWAY, []*networking.EnvoyFilter_ListenerMatch{listener}, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
 	g.clusters(f, networking.EnvoyFilter_GATEWAY, to)

@@ -1,12 +1,9 @@
 package dynamicmodules
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,23 +27,6 @@ const (
 
 	tlvToken = 0xe1
 )
-
-// carrierPath reads the carrier filter's configuration, {"path": "@name"}: the
-// socket to which its listener is bound.
-func carrierPath(raw []byte) (string, error) {
-	var cfg struct {
-		Path *string `json:"path"`
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&cfg); err != nil {
-		return "", fmt.Errorf("filter_config: %w", err)
-	}
-	if cfg.Path == nil || *cfg.Path == "" {
-		return "", errors.New("filter_config: path: required: the socket its listener is bound to")
-	}
-	return *cfg.Path, nil
-}
 
 // loopback dials the loopback listener, as often as the workers want carriers.
 type loopback struct {

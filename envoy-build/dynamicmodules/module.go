@@ -48,6 +48,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
@@ -113,7 +114,7 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 		fc.proxy = p
 		c.role = C.MT_CLIENT
 	case carrierFilter:
-		path, err := carrierPath(bytes)
+		path, err := config.LoadCarrier(bytes)
 		if err != nil {
 			logf(host.Error, "meltemi: carrier refused: %v", err)
 			return false

@@ -95,23 +95,36 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Path == "" {
-		return fmt.Sprintf("stat_prefix %q: %s", e.StatPrefix, e.Reason)
+	var s string
+	if e.StatPrefix != "" {
+		s = fmt.Sprintf("stat_prefix %q: ", e.StatPrefix)
 	}
-	return fmt.Sprintf("stat_prefix %q: %s: %s", e.StatPrefix, e.Path, e.Reason)
+	if e.Path != "" {
+		s += e.Path + ": "
+	}
+	return s + e.Reason
 }
 
 // Load parses, validates and freezes one configuration. A returned error is an
-// *Error.
+// *Error, the first of those that LoadAll returns.
 func Load(raw []byte) (*Proxy, error) {
-	m, err := Parse(raw)
-	if err != nil {
-		return nil, err
-	}
-	p, fault := freeze(m)
-	if fault != nil {
-		fault.StatPrefix = m.GetStatPrefix()
-		return nil, fault
+	p, errs := LoadAll(raw)
+	if len(errs) > 0 {
+		return nil, errs[0]
 	}
 	return p, nil
+}
+
+// LoadAll is Load for people: it goes on after an error as long as what follows
+// can still be judged.
+func LoadAll(raw []byte) (*Proxy, []*Error) {
+	m, errs := parse(raw)
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	p, errs := freeze(m)
+	for _, e := range errs {
+		e.StatPrefix = m.GetStatPrefix()
+	}
+	return p, errs
 }

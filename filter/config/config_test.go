@@ -122,7 +122,7 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 		{"zero timeout", base(`, "route_config": {}, "request_timeout": "0s"`), "request_timeout: must be at least 1ms"},
 		{"any of unknown type", base(`, "route_config": {}, "meta_protocol_filters": [{"name": "f", "config": {"@type": "type.googleapis.com/no.Such"}}]`), "meta_protocol_filters[0].config.@type: unknown type type.googleapis.com/no.Such"},
 		{"unknown field in an any", strings.Replace(good, `DubboCodec"`, `DubboCodec", "x": 1`, 1), "protocol.codec.config.x: unknown field"},
-		{"no stat_prefix", `{"protocol": {"name": "d", "codec": {"name": "c"}}, "route_config": {}}`, `stat_prefix "": stat_prefix: required`},
+		{"no stat_prefix", `{"protocol": {"name": "d", "codec": {"name": "c"}}, "route_config": {}}`, `stat_prefix: required`},
 		{"no protocol", `{"stat_prefix": "t", "codec": {"name": "c"}, "route_config": {}}`, "protocol.name: required"},
 		{"no codec", `{"stat_prefix": "t", "protocol": {"name": "d"}, "route_config": {}}`, "protocol.codec: required"},
 		{"codec without a name", `{"stat_prefix": "t", "protocol": {"name": "d", "codec": {}}, "route_config": {}}`, "protocol.codec.name: required"},

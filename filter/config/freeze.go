@@ -20,13 +20,11 @@ const (
 	maxKey     = 16384
 )
 
-// checker gathers the first fault.
-type checker struct{ err *Error }
+// checker gathers faults.
+type checker struct{ errs []*Error }
 
 func (c *checker) refuse(path, format string, args ...any) {
-	if c.err == nil {
-		c.err = &Error{Path: path, Reason: fmt.Sprintf(format, args...)}
-	}
+	c.errs = append(c.errs, &Error{Path: path, Reason: fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) duration(d *durationpb.Duration, path string, least, def time.Duration) time.Duration {
@@ -56,7 +54,7 @@ func (c *checker) number(n *wrapperspb.UInt32Value, path string, least, most, de
 }
 
 // freeze validates m and applies the defaults.
-func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, *Error) {
+func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	c := &checker{}
 	p := &Proxy{StatPrefix: m.GetStatPrefix(), TableScope: m.GetTableScope()}
 	if p.StatPrefix == "" {
@@ -94,7 +92,7 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, *Error) {
 	}
 	c.upstream(m.GetUpstream(), p)
 	c.limits(m.GetLimits(), p)
-	return p, c.err
+	return p, c.errs
 }
 
 func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
@@ -137,12 +135,13 @@ func (c *checker) codecs(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	}
 	codec := ap.GetCodec()
 	if codec.GetName() == "" {
-		if ap.GetCodec() != nil {
-			c.refuse("protocol.codec.name", "required")
-		}
 		codec = m.GetCodec()
 	}
-	if codec.GetName() == "" {
+	switch {
+	case codec.GetName() != "":
+	case ap.GetCodec() != nil:
+		c.refuse("protocol.codec.name", "required")
+	default:
 		c.refuse("protocol.codec", "required")
 	}
 	p.Codecs = []Extension{{codec.GetName(), codec.GetConfig()}}
@@ -213,6 +212,7 @@ func (c *checker) action(a *routev1alpha.RouteAction, path string) {
 func (c *checker) weighted(wc *routev3.WeightedCluster, path string) {
 	c.only(wc.ProtoReflect(), path, "clusters")
 	var sum uint64
+	complete := true
 	for i, w := range wc.GetClusters() {
 		at := fmt.Sprintf("%s.clusters[%d]", path, i)
 		c.only(w.ProtoReflect(), at, "name", "weight")
@@ -221,13 +221,14 @@ func (c *checker) weighted(wc *routev3.WeightedCluster, path string) {
 		}
 		if w.GetWeight() == nil {
 			c.refuse(at+".weight", "required")
+			complete = false
 		}
 		sum += uint64(w.GetWeight().GetValue())
 	}
 	switch {
 	case len(wc.GetClusters()) == 0:
 		c.refuse(path+".clusters", "required")
-	case sum == 0:
+	case sum == 0 && complete:
 		c.refuse(path+".clusters", "the weights add up to 0")
 	case sum > math.MaxUint32:
 		c.refuse(path+".clusters", "the weights add up to more than %d", uint32(math.MaxUint32))

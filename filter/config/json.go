@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -62,7 +63,7 @@ func (v *value) typedStruct() (typeURL string, inner *value) {
 	return "", nil
 }
 
-func readJSON(raw []byte) (*value, error) {
+func readJSON(raw []byte) (*value, *Error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	v, err := readValue(d, raw, "", 0)
@@ -75,7 +76,7 @@ func readJSON(raw []byte) (*value, error) {
 	return v, nil
 }
 
-func readValue(d *json.Decoder, raw []byte, path string, depth int) (*value, error) {
+func readValue(d *json.Decoder, raw []byte, path string, depth int) (*value, *Error) {
 	if depth > maxDepth {
 		return nil, &Error{Path: path, Reason: "nested too deeply"}
 	}
@@ -91,8 +92,8 @@ func readValue(d *json.Decoder, raw []byte, path string, depth int) (*value, err
 		v.kind = jsonNull
 	case string:
 		v.kind, v.str = jsonString, t
-		v.raw, err = json.Marshal(t)
-		return v, err
+		v.raw, _ = json.Marshal(t) // a string can always be
+		return v, nil
 	case json.Number:
 		v.raw = []byte(t.String())
 		return v, nil
@@ -137,17 +138,37 @@ func readValue(d *json.Decoder, raw []byte, path string, depth int) (*value, err
 	return v, nil
 }
 
-// checkMessage holds a JSON object against a message's descriptor. protojson
-// is as strict, but does not say where in the configuration a fault is.
-func checkMessage(v *value, m protoreflect.Message, path string) *Error {
+// shape gathers what is wrong with the fields of a JSON object.
+type shape struct{ errs []*Error }
+
+func (s *shape) refuse(path, reason string) {
+	s.errs = append(s.errs, &Error{Path: path, Reason: reason})
+}
+
+// Shape holds JSON against the fields of a message, and returns what is wrong.
+// protojson is as strict, but does not say where a fault is.
+func Shape(raw []byte, m proto.Message) []*Error {
+	tree, err := readJSON(raw)
+	if err != nil {
+		return []*Error{err}
+	}
+	var s shape
+	s.message(tree, m.ProtoReflect(), "")
+	return s.errs
+}
+
+func (s *shape) message(v *value, m protoreflect.Message, path string) {
 	md := m.Descriptor()
 	switch {
 	case md.FullName() == "google.protobuf.Any":
-		return checkAny(v, path)
+		s.any(v, path)
+		return
 	case isWellKnown(md.FullName()):
-		return checkLeaf(v, m, path)
+		s.leaf(v, m, path)
+		return
 	case v.kind != jsonObject:
-		return &Error{Path: path, Reason: "want an object"}
+		s.refuse(path, "want an object")
+		return
 	}
 	set := map[protoreflect.FullName]string{}
 	for i, k := range v.keys {
@@ -157,92 +178,92 @@ func checkMessage(v *value, m protoreflect.Message, path string) *Error {
 			fd = md.Fields().ByJSONName(k)
 		}
 		if fd == nil {
-			return &Error{Path: at, Reason: "unknown field"}
+			s.refuse(at, "unknown field")
+			continue
 		}
 		if child.kind == jsonNull {
 			continue
 		}
 		if other, twice := set[fd.FullName()]; twice {
-			return &Error{Path: at, Reason: "given twice, also as " + other}
+			s.refuse(at, "given twice, also as "+other)
+			continue
 		}
 		set[fd.FullName()] = k
 		if od := fd.ContainingOneof(); od != nil && !od.IsSynthetic() {
 			if other, twice := set[od.FullName()]; twice {
-				return &Error{Path: at, Reason: "excludes " + other + ", which is given too"}
+				s.refuse(at, "excludes "+other+", which is given too")
+				continue
 			}
 			set[od.FullName()] = k
 		}
-		if err := checkField(child, m, fd, at); err != nil {
-			return err
-		}
+		s.field(child, m, fd, at)
 	}
-	return nil
 }
 
-func checkField(v *value, parent protoreflect.Message, fd protoreflect.FieldDescriptor, path string) *Error {
+func (s *shape) field(v *value, parent protoreflect.Message, fd protoreflect.FieldDescriptor, path string) {
 	switch {
 	case fd.IsMap():
 		if v.kind != jsonObject {
-			return &Error{Path: path, Reason: "want an object"}
+			s.refuse(path, "want an object")
+			return
 		}
 		if fd.MapValue().Message() == nil {
 			break
 		}
 		for i, k := range v.keys {
 			elem := parent.NewField(fd).Map().NewValue().Message()
-			if err := checkMessage(v.values[i], elem, fmt.Sprintf("%s[%q]", path, k)); err != nil {
-				return err
-			}
+			s.message(v.values[i], elem, fmt.Sprintf("%s[%q]", path, k))
 		}
-		return nil
+		return
 	case fd.IsList():
 		if v.kind != jsonArray {
-			return &Error{Path: path, Reason: "want a list"}
+			s.refuse(path, "want a list")
+			return
 		}
 		for i, e := range v.values {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			if fd.Message() == nil {
-				if err := unmarshalField("["+string(e.raw)+"]", parent, fd, at); err != nil {
-					return err
-				}
-			} else if err := checkMessage(e, parent.NewField(fd).List().NewElement().Message(), at); err != nil {
-				return err
+				s.alone("["+string(e.raw)+"]", parent, fd, at)
+			} else {
+				s.message(e, parent.NewField(fd).List().NewElement().Message(), at)
 			}
 		}
-		return nil
+		return
 	case fd.Message() != nil:
-		return checkMessage(v, parent.NewField(fd).Message(), path)
+		s.message(v, parent.NewField(fd).Message(), path)
+		return
 	}
-	return unmarshalField(string(v.raw), parent, fd, path)
+	s.alone(string(v.raw), parent, fd, path)
 }
 
-// unmarshalField tries one field alone, so that its fault has its path.
-func unmarshalField(raw string, parent protoreflect.Message, fd protoreflect.FieldDescriptor, path string) *Error {
+// alone tries one field alone, so that its fault has its path.
+func (s *shape) alone(raw string, parent protoreflect.Message, fd protoreflect.FieldDescriptor, path string) {
 	err := protojson.Unmarshal(fmt.Appendf(nil, "{%q:%s}", fd.Name(), raw), parent.New().Interface())
 	if err != nil {
-		return &Error{Path: path, Reason: cleanProtoError(err)}
+		s.refuse(path, cleanProtoError(err))
 	}
-	return nil
 }
 
-func checkLeaf(v *value, m protoreflect.Message, path string) *Error {
+func (s *shape) leaf(v *value, m protoreflect.Message, path string) {
 	if err := protojson.Unmarshal(v.raw, m.New().Interface()); err != nil {
-		return &Error{Path: path, Reason: cleanProtoError(err)}
+		s.refuse(path, cleanProtoError(err))
 	}
-	return nil
 }
 
-func checkAny(v *value, path string) *Error {
+func (s *shape) any(v *value, path string) {
 	if v.kind != jsonObject {
-		return &Error{Path: path, Reason: "want an object"}
+		s.refuse(path, "want an object")
+		return
 	}
 	u, ok := v.get("@type")
 	if !ok || u.kind != jsonString {
-		return &Error{Path: join(path, "@type"), Reason: "missing"}
+		s.refuse(join(path, "@type"), "missing")
+		return
 	}
 	mt, err := protoregistry.GlobalTypes.FindMessageByURL(u.str)
 	if err != nil {
-		return &Error{Path: join(path, "@type"), Reason: "unknown type " + u.str}
+		s.refuse(join(path, "@type"), "unknown type "+u.str)
+		return
 	}
 	rest := &value{kind: jsonObject}
 	for i, k := range v.keys {
@@ -252,9 +273,10 @@ func checkAny(v *value, path string) *Error {
 		}
 	}
 	if isWellKnown(mt.Descriptor().FullName()) {
-		return checkLeaf(v, new(anypb.Any).ProtoReflect(), path)
+		s.leaf(v, new(anypb.Any).ProtoReflect(), path)
+		return
 	}
-	return checkMessage(rest, mt.New(), path)
+	s.message(rest, mt.New(), path)
 }
 
 func isWellKnown(n protoreflect.FullName) bool {

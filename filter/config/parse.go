@@ -37,11 +37,19 @@ const maxBytes = 16 << 20
 //
 // A returned error is an *Error.
 func Parse(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
+	m, errs := parse(raw)
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	return m, nil
+}
+
+func parse(raw []byte) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
 	if len(raw) == 0 {
-		return nil, &Error{Reason: "the configuration is empty"}
+		return nil, refused("", "the configuration is empty")
 	}
 	if len(raw) > maxBytes {
-		return nil, &Error{Reason: fmt.Sprintf("the configuration has %d bytes, at most %d are allowed", len(raw), maxBytes)}
+		return nil, refused("", "the configuration has %d bytes, at most %d are allowed", len(raw), maxBytes)
 	}
 	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' {
 		return parseJSON(raw)
@@ -51,20 +59,24 @@ func Parse(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
 	for _, ts := range []typedStruct{new(xdsv3.TypedStruct), new(udpav1.TypedStruct)} {
 		if proto.Unmarshal(raw, ts) == nil && strings.Contains(ts.GetTypeUrl(), "/") {
 			if err := unknownFields(ts.ProtoReflect(), ""); err != nil {
-				return nil, err
+				return nil, []*Error{err}
 			}
 			return fromTypedStruct(ts.GetTypeUrl(), ts.GetValue())
 		}
 	}
 	m := new(proxyv1alpha.MetaProtocolProxy)
 	if err := proto.Unmarshal(raw, m); err != nil {
-		return nil, &Error{Reason: "the bytes are neither JSON nor a serialized MetaProtocolProxy or TypedStruct"}
+		return nil, refused("", "the bytes are neither JSON nor a serialized MetaProtocolProxy or TypedStruct")
 	}
 	if err := unknownFields(m.ProtoReflect(), ""); err != nil {
 		err.StatPrefix = m.GetStatPrefix()
-		return nil, err
+		return nil, []*Error{err}
 	}
 	return m, nil
+}
+
+func refused(path, format string, args ...any) []*Error {
+	return []*Error{{Path: path, Reason: fmt.Sprintf(format, args...)}}
 }
 
 type typedStruct interface {
@@ -74,29 +86,29 @@ type typedStruct interface {
 }
 
 // checkType refuses a TypedStruct of another message.
-func checkType(typeURL string) error {
+func checkType(typeURL string) []*Error {
 	want := (*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName()
 	if name := typeURL[strings.LastIndexByte(typeURL, '/')+1:]; name != string(want) {
-		return &Error{Path: "type_url", Reason: fmt.Sprintf("want %s, got %s", want, name)}
+		return refused("type_url", "want %s, got %s", want, name)
 	}
 	return nil
 }
 
-func fromTypedStruct(typeURL string, value *structpb.Struct) (*proxyv1alpha.MetaProtocolProxy, error) {
-	if err := checkType(typeURL); err != nil {
-		return nil, err
+func fromTypedStruct(typeURL string, value *structpb.Struct) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
+	if errs := checkType(typeURL); errs != nil {
+		return nil, errs
 	}
 	b, err := protojson.Marshal(value)
 	if err != nil {
-		return nil, &Error{Path: "value", Reason: err.Error()}
+		return nil, refused("value", "%v", err)
 	}
 	return parseJSON(b)
 }
 
-func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
-	tree, err := readJSON(raw)
-	if err != nil {
-		return nil, err
+func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
+	tree, fault := readJSON(raw)
+	if fault != nil {
+		return nil, []*Error{fault}
 	}
 	prefix := ""
 	for _, k := range []string{"stat_prefix", "statPrefix"} {
@@ -105,20 +117,23 @@ func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, error) {
 		}
 	}
 	if u, v := tree.typedStruct(); v != nil {
-		if err := checkType(u); err != nil {
-			return nil, err
+		if errs := checkType(u); errs != nil {
+			return nil, errs
 		}
 		return parseJSON(v.raw)
 	}
 	m := new(proxyv1alpha.MetaProtocolProxy)
-	if err := checkMessage(tree, m.ProtoReflect(), ""); err != nil {
-		err.StatPrefix = prefix
-		return nil, err
+	var s shape
+	s.message(tree, m.ProtoReflect(), "")
+	if len(s.errs) == 0 {
+		if err := protojson.Unmarshal(raw, m); err != nil {
+			s.refuse("", cleanProtoError(err))
+		}
 	}
-	if err := protojson.Unmarshal(raw, m); err != nil {
-		return nil, &Error{StatPrefix: prefix, Reason: cleanProtoError(err)}
+	for _, e := range s.errs {
+		e.StatPrefix = prefix
 	}
-	return m, nil
+	return m, s.errs
 }
 
 // cleanProtoError drops what protobuf-go puts before its messages.

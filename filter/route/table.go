@@ -82,9 +82,19 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Compile makes a table. It refuses impossible matchers and routes that lead
 // nowhere; the rest of rc is package config's to check. A returned error is an
-// *Error.
+// *Error, the first of those that CompileAll returns.
 func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
+	t, errs := CompileAll(rc)
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	return t, nil
+}
+
+// CompileAll is Compile for people: it returns all that is wrong.
+func CompileAll(rc *routev1alpha.RouteConfiguration) (*Table, []*Error) {
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
+	var errs []*Error
 	for i, pr := range rc.GetRoutes() {
 		r := &t.routes[i]
 		r.Name = pr.GetName()
@@ -97,13 +107,16 @@ func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
 				if field != "" {
 					path += "." + field
 				}
-				return nil, &Error{path, err}
+				errs = append(errs, &Error{path, err})
 			}
 			r.matchers = append(r.matchers, m)
 		}
 		if field, err := r.freezeClusters(pr.GetRoute()); err != nil {
-			return nil, &Error{fmt.Sprintf("routes[%d].route.%s", i, field), err}
+			errs = append(errs, &Error{fmt.Sprintf("routes[%d].route.%s", i, field), err})
 		}
+	}
+	if len(errs) > 0 {
+		return nil, errs
 	}
 	t.keys = rank(t.routes)
 	t.index.build(t.routes)
