@@ -142,14 +142,14 @@ func defaultMetadata() map[string]string { return map[string]string{"MELTEMI": "
 
 // Load reads a service from its YAML. A returned error is source.Errors.
 func Load(text []byte) (*Service, error) {
-	docs, err := source.Parse(text)
-	if err != nil {
-		return nil, asErrors(err)
+	docs, fault := source.Parse(text)
+	if fault != nil {
+		return nil, source.Errors{fault}
 	}
 	if len(docs) != 1 {
 		return nil, source.Errors{{Reason: fmt.Sprintf("want one document, there are %d", len(docs))}}
 	}
-	return New(docs[0].Root())
+	return New(docs[0])
 }
 
 // New is Load of a document that was parsed.
@@ -163,13 +163,6 @@ func New(root *yaml.Node) (*Service, error) {
 		return nil, errs
 	}
 	return s, nil
-}
-
-func asErrors(err error) source.Errors {
-	if e, ok := err.(*source.Error); ok { //nolint:errorlint // it is never wrapped
-		return source.Errors{e}
-	}
-	return source.Errors{{Reason: err.Error()}}
 }
 
 // faults gathers what is wrong with a service.

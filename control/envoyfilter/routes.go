@@ -127,9 +127,9 @@ func (f *faults) destination(m object, key string, self destination, path string
 
 // value reads a node of the input, a second one each time.
 func (f *faults) value(n *yaml.Node, path string) any {
-	v, err := source.Value(n, path)
-	if err != nil {
-		f.errs = append(f.errs, asErrors(err)...)
+	v, fault := source.Value(n, path)
+	if fault != nil {
+		f.errs = append(f.errs, fault)
 	}
 	return v
 }

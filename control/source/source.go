@@ -45,17 +45,11 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Document is one of a file's, never an empty one.
-type Document struct{ root *yaml.Node }
-
-// Root is the document's value.
-func (d *Document) Root() *yaml.Node { return d.root }
-
 var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// Parse splits a file into its documents. A returned error is an *Error.
-func Parse(text []byte) ([]*Document, error) {
-	var docs []*Document
+// Parse splits a file into its documents, without empty ones.
+func Parse(text []byte) ([]*yaml.Node, *Error) {
+	var docs []*yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	for {
 		var n yaml.Node
@@ -70,7 +64,7 @@ func Parse(text []byte) ([]*Document, error) {
 			}
 			return nil, e
 		case len(n.Content) == 1 && n.Content[0].ShortTag() != "!!null":
-			docs = append(docs, &Document{n.Content[0]})
+			docs = append(docs, n.Content[0])
 		}
 	}
 }
@@ -79,15 +73,15 @@ func Parse(text []byte) ([]*Document, error) {
 const maxNodes = 1 << 20
 
 // Value is a node as encoding/json would have it: map[string]any, []any,
-// string, bool, nil, and int64, uint64 or float64. A returned error is an
-// *Error whose path begins with that of the node.
-func Value(n *yaml.Node, path string) (any, error) {
+// string, bool, nil, and int64, uint64 or float64. The path of an error begins
+// with that of the node.
+func Value(n *yaml.Node, path string) (any, *Error) {
 	left := maxNodes
 	return value(n, path, &left)
 }
 
-func value(n *yaml.Node, path string, left *int) (any, error) {
-	refuse := func(format string, args ...any) (any, error) {
+func value(n *yaml.Node, path string, left *int) (any, *Error) {
+	refuse := func(format string, args ...any) (any, *Error) {
 		return nil, &Error{n.Line, path, fmt.Sprintf(format, args...)}
 	}
 	if *left--; *left < 0 {
@@ -179,7 +173,7 @@ func Line(n *yaml.Node, path string) int {
 			path = rest
 			if n.Kind == yaml.MappingNode {
 				for i := 0; i < len(n.Content) && !found; i += 2 {
-					if k := n.Content[i]; k.Value == name || camel(k.Value) == camel(name) {
+					if k := n.Content[i]; SameName(k.Value, name) {
 						line, n, found = k.Line, n.Content[i+1], true
 					}
 				}
@@ -206,6 +200,10 @@ func cutName(path string) (name, rest string) {
 	}
 	return path[:end], strings.TrimPrefix(path[end:], ".")
 }
+
+// SameName tells whether two names are the same field's, of which one may be in
+// snake_case and the other in lowerCamelCase.
+func SameName(a, b string) bool { return a == b || camel(a) == camel(b) }
 
 // camel turns snake_case into lowerCamelCase.
 func camel(s string) string {

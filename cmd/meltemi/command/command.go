@@ -27,6 +27,7 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
 
   decode PROTOCOL FILE|-   print the frames of a capture
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
+  check FILE|-             validate what a file configures
   codecs                   list the codecs that are linked
   version                  print what this program was built from
   help [COMMAND]           print this, or the flags of a command
@@ -78,6 +79,8 @@ func (e *env) run(args []string) int {
 		return e.decode(args)
 	case name == "envoyfilter":
 		return e.envoyfilter(args)
+	case name == "check":
+		return e.check(args)
 	case name == "help" || name == "-h" || name == "-help" || name == "--help":
 		return e.help(args)
 	case len(args) > 0 && (name == "codecs" || name == "version"):
@@ -106,6 +109,8 @@ func (e *env) help(args []string) int {
 			return e.decode([]string{"-h"})
 		case "envoyfilter":
 			return e.envoyfilter([]string{"-h"})
+		case "check":
+			return e.check([]string{"-h"})
 		}
 	}
 	e.printf(usage)

@@ -1,0 +1,184 @@
+package check
+
+import (
+	"encoding/base64"
+	"errors"
+	"strings"
+
+	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/config"
+)
+
+const (
+	proxyFilter   = "meta_protocol_proxy"
+	carrierFilter = "carrier"
+	moduleName    = "meltemi"
+)
+
+// module checks a DynamicModuleNetworkFilter, if it is one of Meltemi's.
+func (c *checker) module(p place) {
+	name := p.text("filter_name")
+	_, nameLine := p.at("filter_name")
+	dm, _ := p.at("dynamic_module_config")
+	terminal, terminalLine := p.at("terminal_filter")
+	switch name {
+	case proxyFilter:
+		if c.proxy == nil {
+			c.proxy = &p
+		}
+		c.shape(p, &modulesv3.DynamicModuleNetworkFilter{}, "@type", "filter_config")
+		if terminal.Node == nil || terminal.Value != "true" {
+			c.refuse(terminalLine, terminal.path, "must be true: the filter ends the chain")
+		}
+		if cfg, ok := c.filterConfig(p); ok {
+			c.proxyConfig(cfg)
+		} else {
+			c.finds(p.Line, proxyFilter)
+		}
+	case carrierFilter:
+		c.carrier = true
+		c.shape(p, &modulesv3.DynamicModuleNetworkFilter{}, "@type", "filter_config")
+		if terminal.Node != nil && terminal.Value != "false" {
+			c.refuse(terminalLine, terminal.path, "must not be set: tcp_proxy ends the chain")
+		}
+		c.finds(p.Line, carrierFilter)
+		if cfg, ok := c.filterConfig(p); ok {
+			c.carrierConfig(cfg)
+		}
+	default:
+		if dm.text("name") == moduleName {
+			c.finds(p.Line, "filter %q", name)
+			c.refuse(nameLine, source.Join(p.path, "filter_name"), "want %s or %s", proxyFilter, carrierFilter)
+		}
+	}
+}
+
+// loaded is a configuration as the module gets it, and where it is.
+type loaded struct {
+	raw []byte
+	// where it begins; without a node nothing is known of its lines but that.
+	where place
+	first int // its first line
+	shift int // from the lines of where to those of the file
+	typed bool
+}
+
+// line is that of a field of the configuration.
+func (l loaded) line(path string) int {
+	if l.where.Node == nil {
+		return l.first
+	}
+	return source.Line(l.where.Node, path) + l.shift
+}
+
+// filterConfig finds what the module is given.
+func (c *checker) filterConfig(p place) (loaded, bool) {
+	a, line := p.at("filter_config")
+	if a.Node == nil {
+		c.refuse(line, a.path, "required")
+		return loaded{}, false
+	}
+	_, typeLine := a.at("@type")
+	value, _ := a.at("value")
+	url := a.text("@type")
+	switch name := typeName(url); {
+	case name == "google.protobuf.Struct" && value.Node != nil:
+		return c.json(value)
+	case strings.HasSuffix(name, typedStruct):
+		l, ok := c.json(a)
+		l.typed = true
+		return l, ok
+	case name == "google.protobuf.StringValue" && value.Node != nil && value.Kind == yaml.ScalarNode:
+		return inString(value), true
+	case name == "google.protobuf.BytesValue" && value.Node != nil && value.Kind == yaml.ScalarNode:
+		raw, err := base64.StdEncoding.DecodeString(value.Value)
+		if err != nil {
+			c.refuse(value.Line, value.path, "%v", err)
+		}
+		return loaded{raw: raw, where: place{path: value.path}, first: value.Line}, err == nil
+	case isProxy(url):
+		c.refuse(typeLine, source.Join(a.path, "@type"), "Envoy does not know this type: give it as the value of a google.protobuf.Struct")
+	case name == "":
+		c.refuse(typeLine, source.Join(a.path, "@type"), "required")
+	case value.Node == nil:
+		c.refuse(typeLine, value.path, "required")
+	default:
+		c.refuse(typeLine, source.Join(a.path, "@type"), "want google.protobuf.Struct, google.protobuf.StringValue or a TypedStruct")
+	}
+	return loaded{}, false
+}
+
+func (c *checker) json(p place) (loaded, bool) {
+	v, fault := source.Value(p.Node, p.path)
+	if fault != nil {
+		c.errs = append(c.errs, fault)
+		return loaded{}, false
+	}
+	if o, ok := v.(map[string]any); ok && o["type_url"] != nil {
+		delete(o, "@type") // a TypedStruct's own
+	}
+	raw, ok := c.marshal(v, p)
+	return loaded{raw: raw, where: p, first: p.Line}, ok
+}
+
+// inString is a configuration that is written into a string.
+func inString(p place) loaded {
+	l := loaded{raw: []byte(p.Value), where: place{path: p.path}, first: p.Line}
+	docs, fault := source.Parse(l.raw)
+	switch {
+	case fault != nil || len(docs) != 1:
+	case p.Style&yaml.LiteralStyle != 0:
+		l.where.Node, l.shift = docs[0], p.Line
+	default: // all on one line, or folded
+		if !strings.Contains(p.Value, "\n") {
+			l.where.Node, l.shift = docs[0], p.Line-1
+		}
+	}
+	return l
+}
+
+// bare is a MetaProtocolProxy that no filter has around it.
+func (c *checker) bare(p place) {
+	if l, ok := c.json(p); ok {
+		l.typed = p.has("type_url")
+		c.proxyConfig(l)
+	} else {
+		c.finds(p.Line, proxyFilter)
+	}
+}
+
+// proxyConfig has the filter's loader look at a configuration.
+func (c *checker) proxyConfig(l loaded) {
+	message := l.where
+	if value, _ := l.where.at("value"); l.typed && value.Node != nil {
+		message = value
+	}
+	c.finds(l.first, "%s, stat_prefix %q", proxyFilter, message.text("stat_prefix"))
+	for _, e := range filter.Check(l.raw) {
+		path := e.Path
+		if l.typed && path != "type_url" {
+			path = behind("value", path)
+		}
+		c.refuse(l.line(path), behind(l.where.path, path), "%s", e.Reason)
+	}
+}
+
+// carrierConfig checks that the carriers are dialled where their listener is.
+func (c *checker) carrierConfig(l loaded) {
+	socket, err := config.LoadCarrier(l.raw)
+	var fault *config.Error
+	switch {
+	case errors.As(err, &fault):
+		c.refuse(l.line(fault.Path), behind(l.where.path, fault.Path), "%s", fault.Reason)
+	case err != nil:
+		c.refuse(l.first, l.where.path, "%v", err)
+	case c.socket != nil && *c.socket == "":
+		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is not bound to a pipe")
+	case c.socket != nil && *c.socket != socket:
+		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", *c.socket)
+	}
+}
