@@ -3,6 +3,10 @@ package e2e
 import (
 	"encoding/binary"
 	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,5 +97,44 @@ func TestTheSecretIsNotToldToAStranger(t *testing.T) {
 		require.Zero(t, n)
 		require.EqualValues(t, 31, client.Read().Status, "the request fails at its deadline")
 		require.Contains(t, e.Log(), "the socket belongs to process")
+	})
+}
+
+// TestALoopbackSocketInAFolderIsItsOwnersOnly: where it has a path its mode
+// keeps other users from connecting at all.
+func TestALoopbackSocketInAFolderIsItsOwnersOnly(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		dir, err := os.MkdirTemp("", "meltemi") // one that anybody may enter, short enough for a socket
+		require.NoError(t, err)
+		defer os.RemoveAll(dir)
+		require.NoError(t, os.Chmod(dir, 0o755))
+		socket := filepath.Join(dir, "loopback.sock")
+		s := scripted.Serve(t, scripted.Answer("here"))
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(socket), envoytest.Listener("dubbo", envoytest.Proxy(toOne("one")))}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+		info, err := os.Stat(socket)
+		require.NoError(t, err)
+		require.Equal(t, os.ModeSocket|0o600, info.Mode())
+		if os.Geteuid() != 0 {
+			t.Skip("trying as another user needs root")
+		}
+		dialed := make(chan error)
+		go func() {
+			// This thread alone becomes another user, and ends with the goroutine.
+			runtime.LockOSThread()
+			const nobody = 65534
+			syscall.RawSyscall(syscall.SYS_SETFSUID, nobody, 0, 0)
+			c, err := net.Dial("unix", socket)
+			if err == nil {
+				c.Close()
+			}
+			dialed <- err
+		}()
+		require.ErrorIs(t, <-dialed, syscall.EACCES)
 	})
 }

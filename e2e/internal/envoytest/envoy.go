@@ -362,7 +362,11 @@ func (e *Envoy) discover(listener Resource) {
 		filters, _ := chain.(M)["filters"].([]M)
 		for _, f := range filters {
 			if d, ok := f["config_discovery"].(M); ok {
-				d["config_source"] = e.file(extensionFile(f["name"].(string)))
+				source := e.file(extensionFile(f["name"].(string)))
+				if given, ok := d["config_source"].(M); ok && given["initial_fetch_timeout"] != nil {
+					source["initial_fetch_timeout"] = given["initial_fetch_timeout"]
+				}
+				d["config_source"] = source
 			}
 		}
 	}

@@ -166,9 +166,13 @@ func Loopback(socket string) Resource {
 
 // LoopbackOf is Loopback for another shared object that links Meltemi.
 func LoopbackOf(module, socket string) Resource {
+	pipe := M{"path": socket}
+	if socket[0] == '/' {
+		pipe["mode"] = 0o600
+	}
 	return Resource{
 		"@type": types + "envoy.config.listener.v3.Listener", "name": "meltemi-loopback",
-		"address":                           M{"pipe": M{"path": socket}},
+		"address":                           M{"pipe": pipe},
 		"traffic_direction":                 "OUTBOUND",
 		"ignore_global_conn_limit":          true,
 		"bypass_overload_manager":           true,

@@ -1,0 +1,121 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
+)
+
+// What the generator makes of this host, and what Envoy is told of it.
+const (
+	greeter        = "greeter.demo.svc.cluster.local"
+	greeterCluster = "outbound|20880||" + greeter
+	greeterStats   = "meta_protocol.dubbo." + greeterCluster + "."
+)
+
+// generated are the values that the patches of a service's EnvoyFilters add:
+// the loopback listener, the filter of clients and its configuration.
+func generated(t *testing.T, more string) (loopback envoytest.Resource, filter, extension envoytest.M) {
+	t.Helper()
+	s, err := envoyfilter.Load(fmt.Appendf(nil, `
+host: %s
+addresses: [10.96.0.50]
+ports: [{port: 20880, protocol: dubbo}]
+socket: %q
+%s`, greeter, envoytest.Socket(), more))
+	require.NoError(t, err)
+	filters, err := s.Generate()
+	require.NoError(t, err)
+	for _, f := range filters {
+		for _, p := range f.Spec.ConfigPatches {
+			switch value := p.Patch.Value.AsMap(); p.ApplyTo {
+			case networking.EnvoyFilter_LISTENER:
+				loopback = value
+				loopback["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener"
+			case networking.EnvoyFilter_NETWORK_FILTER:
+				filter = value
+			case networking.EnvoyFilter_EXTENSION_CONFIG:
+				extension = value
+			}
+		}
+	}
+	return loopback, filter, extension
+}
+
+// TestWhatIsGeneratedRuns: Envoy takes it, and the calls are Meltemi's.
+func TestWhatIsGeneratedRuns(t *testing.T) {
+	for _, delivery := range []string{"ECDS", "LISTENER"} {
+		t.Run(delivery, func(t *testing.T) {
+			everywhere(t, func(t *testing.T, v variant) {
+				s := scripted.Serve(t, scripted.Answer("here"))
+				loopback, filter, extension := generated(t, "delivery: "+delivery)
+				o := v.options()
+				o.Clusters = []envoytest.Resource{envoytest.Cluster(greeterCluster, envoytest.At(s.Port)...)}
+				o.Listeners = []envoytest.Resource{loopback, envoytest.Listener("dubbo", filter)}
+				if extension != nil {
+					o.Extensions = []envoytest.M{envoytest.Extension(extension["name"].(string), extension)}
+				}
+				e := envoytest.Start(t, o)
+				c := scripted.Dial(t, e.Port("dubbo"))
+				c.Ask(1, dubbotest.Request{})
+				require.Equal(t, "here", c.Read().Text())
+				e.WaitStat(greeterStats+"response_success", envoytest.Exactly(1))
+			})
+		})
+	}
+}
+
+// TestWithoutTheSharedObjectAServiceIsPlainTCP: the loopback listener and the
+// filter's configuration are refused, and nothing else happens to the proxy.
+func TestWithoutTheSharedObjectAServiceIsPlainTCP(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		loopback, filter, extension := generated(t, "")
+		o := v.options()
+		o.Modules = t.TempDir()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster(greeterCluster, envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{loopback, envoytest.Listener("dubbo", filter)}
+		o.Extensions = []envoytest.M{envoytest.Extension(extension["name"].(string), extension)}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+		require.Empty(t, e.Stats("^meta_protocol"))
+		require.Contains(t, e.Log(), "libmeltemi.so")
+	})
+}
+
+// TestUntilItsConfigurationIsRightAServiceIsPlainTCP: one that is refused at
+// the start costs the rules, not the service.
+func TestUntilItsConfigurationIsRightAServiceIsPlainTCP(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		loopback, filter, extension := generated(t, "initialFetchTimeout: 200ms")
+		name := extension["name"].(string)
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster(greeterCluster, envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{loopback, envoytest.Listener("dubbo", filter)}
+		o.Extensions = []envoytest.M{envoytest.Extension(name, envoytest.Proxy(envoytest.M{"stat_prefix": "incomplete"}))}
+		e := envoytest.Start(t, o)
+		require.Contains(t, e.Log(), "meta_protocol_proxy refused")
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+		require.Empty(t, e.Stats("^meta_protocol"))
+		e.SetExtension(name, extension)
+		c = scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+		e.WaitStat(greeterStats+"response_success", envoytest.Exactly(1))
+	})
+}

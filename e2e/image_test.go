@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// stage is one of a Dockerfile's.
+type stage struct {
+	from, name string
+	steps      [][]string // instruction, then its arguments
+}
+
+// stages reads a Dockerfile.
+func stages(t *testing.T, path string) (stages []*stage) {
+	t.Helper()
+	text := strings.ReplaceAll(source(t, path), "\\\n", " ")
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) == 0 || strings.HasPrefix(words[0], "#"):
+		case words[0] == "FROM":
+			require.Len(t, words, 4, line)
+			stages = append(stages, &stage{from: words[1], name: words[3]})
+		case len(stages) > 0:
+			s := stages[len(stages)-1]
+			s.steps = append(s.steps, words)
+		default:
+			require.Equal(t, "ARG", words[0], line)
+		}
+	}
+	return stages
+}
+
+// image builds what a stage of the Dockerfile adds to its base into root, and
+// returns the environment that it sets.
+func image(t *testing.T, name, root string) (env map[string]string) {
+	t.Helper()
+	all := stages(t, "envoy-build/Dockerfile")
+	find := func(name string) *stage {
+		i := slices.IndexFunc(all, func(s *stage) bool { return s.name == name })
+		require.GreaterOrEqual(t, i, 0, name)
+		return all[i]
+	}
+	// The build's working directory is the repository.
+	workdir := ""
+	for _, step := range find("build").steps {
+		switch step[0] {
+		case "WORKDIR":
+			workdir = step[1]
+		case "COPY":
+			require.Equal(t, []string{"COPY", ".", "."}, step)
+		case "RUN":
+			cmd := exec.Command("sh", "-c", strings.Join(step[1:], " "))
+			cmd.Dir = peers.Root()
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		case "ENV": // of an older Go than this one
+		default:
+			require.Fail(t, "unknown step", step)
+		}
+	}
+	env = map[string]string{}
+	for _, step := range find(name).steps {
+		switch step[0] {
+		case "COPY":
+			copied(t, step[1:], workdir, root)
+		case "ENV":
+			for _, kv := range step[1:] {
+				k, v, ok := strings.Cut(kv, "=")
+				require.True(t, ok, kv)
+				env[k] = v
+			}
+		case "USER", "CMD":
+		default:
+			require.Fail(t, "a distroless image has no shell to run it in", step)
+		}
+	}
+	return env
+}
+
+// copied does a COPY from the build.
+func copied(t *testing.T, args []string, workdir, root string) {
+	t.Helper()
+	var uid, gid int
+	var mode uint64
+	var paths []string
+	for _, arg := range args {
+		flag, value, _ := strings.Cut(arg, "=")
+		var err error
+		switch flag {
+		case "--from":
+			require.Equal(t, "build", value)
+		case "--chown":
+			_, err = fmt.Sscanf(value, "%d:%d", &uid, &gid)
+		case "--chmod":
+			mode, err = strconv.ParseUint(value, 8, 32)
+		default:
+			require.False(t, strings.HasPrefix(arg, "-"), arg)
+			paths = append(paths, arg)
+		}
+		require.NoError(t, err)
+	}
+	require.Len(t, paths, 2)
+	from, ok := strings.CutPrefix(paths[0], workdir+"/")
+	require.True(t, ok, paths[0])
+	b, err := os.ReadFile(filepath.Join(peers.Root(), from))
+	require.NoError(t, err)
+	to := filepath.Join(root, paths[1])
+	require.NoError(t, os.MkdirAll(filepath.Dir(to), 0o755))
+	require.NoError(t, os.WriteFile(to, b, 0o600))
+	require.NoError(t, os.Chmod(to, os.FileMode(mode)))
+	if os.Geteuid() == 0 {
+		require.NoError(t, os.Chown(to, uid, gid))
+	}
+}
+
+// TestImages: the shared object is in each of them, everybody may read and
+// nobody but root may change it, and it loads where the proxies run.
+func TestImages(t *testing.T) {
+	for name, want := range map[string]struct {
+		path string
+		env  map[string]string
+	}{
+		"proxy": {"/usr/local/lib/meltemi/libmeltemi.so", map[string]string{
+			"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": "/usr/local/lib/meltemi", "ISTIO_META_MELTEMI": "true",
+		}},
+		"module": {"/libmeltemi.so", map[string]string{}},
+		"copier": {"/libmeltemi.so", map[string]string{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			require.Equal(t, want.env, image(t, name, root))
+			so := filepath.Join(root, want.path)
+			info, err := os.Stat(so)
+			require.NoError(t, err)
+			require.Equal(t, os.FileMode(0o755), info.Mode())
+			if os.Geteuid() == 0 {
+				stat := info.Sys().(*syscall.Stat_t)
+				require.Zero(t, stat.Uid)
+				require.Zero(t, stat.Gid)
+			}
+			checkSharedObject(t, so)
+		})
+	}
+}
+
+// enter runs Envoy as a pod does: in the image's root file system, which it may
+// only read, as user 1337. What Istio mounts as a volume is the test's folder.
+const enter = `#!/bin/sh -e
+chown -R 1337:1337 "$WORK"
+exec unshare --mount --propagation private sh -ec '
+mount --bind "$IMAGE" "$IMAGE"
+for d in dev proc sys; do mount --rbind /$d "$IMAGE/$d"; done
+mount --bind "$WORK" "$IMAGE$WORK"
+mount -o remount,bind,ro "$IMAGE"
+exec setpriv --reuid 1337 --regid 1337 --clear-groups --no-new-privs \
+  --inh-caps=-all --bounding-set=-all chroot-as-user "$@"
+' sh "$@"
+`
+
+// TestAProxyRunsFromTheImage: a stock Envoy with the image's layer, started as
+// Istio starts it, forwards a Dubbo call.
+func TestAProxyRunsFromTheImage(t *testing.T) {
+	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("unshare --mount: ", err)
+		}
+		t.Skip("no mount namespaces here: unshare --mount: ", err)
+	}
+	once(t, func(t *testing.T, v variant) {
+		root, err := os.MkdirTemp("", "image")
+		require.NoError(t, err)
+		t.Cleanup(func() { os.RemoveAll(root) })
+		require.NoError(t, os.Chmod(root, 0o755))
+		env := image(t, "proxy", root)
+		o := v.options()
+		baseImage(t, root, o.Bin)
+	_ = io.Discard
+		s := scripted.Serve(t, scripted.Answer("here"))
+		o.Modules = env["ENVOY_DYNAMIC_MODULES_SEARCH_PATH"]
+		o.Env = []string{"GOMAXPROCS=2", "GOMEMLIMIT=1073741824", "IMAGE=" + root}
+		o.Args = []string{
+			"--drain-strategy", "immediate", "--local-address-ip-version", "v4",
+			"--file-flush-interval-msec", "1000", "--allow-unknown-static-fields",
+		}
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket()), envoytest.Listener("dubbo", envoytest.Proxy(toOne("one")))}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+		e.WaitStat(stats+"response_success", envoytest.Exactly(1))
+	})
+}
