@@ -19,10 +19,15 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
-// TestTheSharedObjectLoadsOnOldSystems: nothing newer than glibc 2.34, no
-// library but libc, and it stays loaded.
 func TestTheSharedObjectLoadsOnOldSystems(t *testing.T) {
-	f, err := elf.Open(filepath.Join(peers.Root(), "build", "libmeltemi.so"))
+	checkSharedObject(t, filepath.Join(peers.Root(), "build", "libmeltemi.so"))
+}
+
+// checkSharedObject makes sure that a shared object needs nothing newer than
+// glibc 2.34 and no library but libc, and that it stays loaded.
+func checkSharedObject(t *testing.T, path string) {
+	t.Helper()
+	f, err := elf.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
 	symbols, err := f.ImportedSymbols()

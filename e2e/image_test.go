@@ -2,10 +2,10 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,6 +130,13 @@ func copied(t *testing.T, args []string, workdir, root string) {
 	}
 }
 
+func file(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(b)
+}
+
 // TestImages: the shared object is in each of them, everybody may read and
 // nobody but root may change it, and it loads where the proxies run.
 func TestImages(t *testing.T) {
@@ -160,28 +167,58 @@ func TestImages(t *testing.T) {
 	}
 }
 
-// enter runs Envoy as a pod does: in the image's root file system, which it may
-// only read, as user 1337. What Istio mounts as a volume is the test's folder.
+// enter stands for Envoy and runs it as a pod does: in the image's root file
+// system, which it may only read, as user 1337. What Istio mounts as a volume
+// is the folder of the bootstrap.
 const enter = `#!/bin/sh -e
+WORK=
+previous=
+for arg; do
+  [ "$previous" != -c ] || WORK=$(dirname "$arg")
+  previous=$arg
+done
+export WORK
 chown -R 1337:1337 "$WORK"
+mkdir -p "$IMAGE$WORK"
 exec unshare --mount --propagation private sh -ec '
 mount --bind "$IMAGE" "$IMAGE"
 for d in dev proc sys; do mount --rbind /$d "$IMAGE/$d"; done
 mount --bind "$WORK" "$IMAGE$WORK"
 mount -o remount,bind,ro "$IMAGE"
-exec setpriv --reuid 1337 --regid 1337 --clear-groups --no-new-privs \
-  --inh-caps=-all --bounding-set=-all chroot-as-user "$@"
+exec setpriv --no-new-privs chroot --userspec 1337:1337 --groups= "$IMAGE" /usr/local/bin/envoy "$@"
 ' sh "$@"
 `
+
+// base makes a root file system as far as Envoy needs one: itself, where
+// Istio's images have it, and the libraries that it is linked to.
+func base(t *testing.T, root, envoy string) {
+	t.Helper()
+	for _, dir := range []string{"dev", "proc", "sys", "usr/local/bin", "etc"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	put := func(from, to string) {
+		b, err := os.ReadFile(from)
+		require.NoError(t, err)
+		to = filepath.Join(root, to)
+		require.NoError(t, os.MkdirAll(filepath.Dir(to), 0o755))
+		require.NoError(t, os.WriteFile(to, b, 0o755))
+	}
+	put(envoy, "/usr/local/bin/envoy")
+	libraries, err := exec.Command("ldd", envoy).Output()
+	require.NoError(t, err)
+	for _, path := range regexp.MustCompile(`(?m)(/\S+) \(0x`).FindAllStringSubmatch(string(libraries), -1) {
+		put(path[1], path[1])
+	}
+}
 
 // TestAProxyRunsFromTheImage: a stock Envoy with the image's layer, started as
 // Istio starts it, forwards a Dubbo call.
 func TestAProxyRunsFromTheImage(t *testing.T) {
-	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
 		if os.Getenv("CI") == "true" {
-			t.Fatal("unshare --mount: ", err)
+			t.Fatalf("no mount namespaces: %s", out)
 		}
-		t.Skip("no mount namespaces here: unshare --mount: ", err)
+		t.Skipf("no mount namespaces: %s", out)
 	}
 	once(t, func(t *testing.T, v variant) {
 		root, err := os.MkdirTemp("", "image")
@@ -190,8 +227,9 @@ func TestAProxyRunsFromTheImage(t *testing.T) {
 		require.NoError(t, os.Chmod(root, 0o755))
 		env := image(t, "proxy", root)
 		o := v.options()
-		baseImage(t, root, o.Bin)
-	_ = io.Discard
+		base(t, root, o.Bin)
+		o.Bin = filepath.Join(t.TempDir(), "envoy")
+		require.NoError(t, os.WriteFile(o.Bin, []byte(enter), 0o755))
 		s := scripted.Serve(t, scripted.Answer("here"))
 		o.Modules = env["ENVOY_DYNAMIC_MODULES_SEARCH_PATH"]
 		o.Env = []string{"GOMAXPROCS=2", "GOMEMLIMIT=1073741824", "IMAGE=" + root}
@@ -206,5 +244,10 @@ func TestAProxyRunsFromTheImage(t *testing.T) {
 		c.Ask(1, dubbotest.Request{})
 		require.Equal(t, "here", c.Read().Text())
 		e.WaitStat(stats+"response_success", envoytest.Exactly(1))
+		status := file(t, fmt.Sprintf("/proc/%d/status", e.Pid()))
+		require.Regexp(t, `\nUid:(\t1337){4}\n`, status)
+		require.Regexp(t, `\nCapEff:\t0+\n`, status)
+		mounts := file(t, fmt.Sprintf("/proc/%d/mounts", e.Pid()))
+		require.Regexp(t, `(?m)^\S+ / \S+ ro\b`, mounts)
 	})
 }
