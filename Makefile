@@ -24,7 +24,7 @@ so: need-go need-cc ## build/libmeltemi.so, what Envoy loads
 	@mkdir -p build
 	$(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/libmeltemi.so ./envoy-build
 
-meltemi: need-go ## build/meltemi, the tool that decodes captures
+meltemi: need-go ## build/meltemi, the tool: captures, configurations, EnvoyFilters
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/meltemi ./cmd/meltemi
 
 envoy: ## build/envoy-VERSION/envoy, the official binary of ENVOY_VERSION

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,8 +14,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
@@ -147,7 +150,6 @@ func TestImages(t *testing.T) {
 		"proxy": {"/usr/local/lib/meltemi/libmeltemi.so", map[string]string{
 			"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": "/usr/local/lib/meltemi", "ISTIO_META_MELTEMI": "true",
 		}},
-		"module": {"/libmeltemi.so", map[string]string{}},
 		"copier": {"/libmeltemi.so", map[string]string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -250,4 +252,58 @@ func TestAProxyRunsFromTheImage(t *testing.T) {
 		mounts := file(t, fmt.Sprintf("/proc/%d/mounts", e.Pid()))
 		require.Regexp(t, `(?m)^\S+ / \S+ ro\b`, mounts)
 	})
+}
+
+// TestThePatchesOfPods: what examples/istio has Deployments patched with agrees
+// with the images and with what the generator asks of proxies.
+func TestThePatchesOfPods(t *testing.T) {
+	type mount struct {
+		Name      string
+		MountPath string `yaml:"mountPath"`
+	}
+	type pods struct {
+		Spec struct {
+			Template struct {
+				Metadata struct{ Annotations map[string]string }
+				Spec     struct {
+					InitContainers []struct {
+						VolumeMounts []mount `yaml:"volumeMounts"`
+					} `yaml:"initContainers"`
+					Volumes []struct{ Name string }
+				}
+			}
+		}
+	}
+	type proxyConfig struct {
+		ProxyMetadata     map[string]string   `yaml:"proxyMetadata"`
+		ProxyStatsMatcher map[string][]string `yaml:"proxyStatsMatcher"`
+	}
+	read := func(text string) (p pods, c proxyConfig) {
+		require.NoError(t, yaml.Unmarshal([]byte(text), &p))
+		require.NoError(t, yaml.Unmarshal([]byte(p.Spec.Template.Metadata.Annotations["proxy.istio.io/config"]), &c))
+		return p, c
+	}
+	env := image(t, "proxy", t.TempDir())
+	patch, err := (*envoyfilter.Service)(nil).PodPatch()
+	require.NoError(t, err)
+	_, asked := read(string(patch))
+
+	_, byImage := read(source(t, "examples/istio/image.yaml"))
+	require.Equal(t, asked.ProxyStatsMatcher, byImage.ProxyStatsMatcher)
+	for k, v := range asked.ProxyMetadata {
+		require.Equal(t, v, env[k], "the image says so")
+	}
+
+	p, byVolume := read(source(t, "examples/istio/init-container.yaml"))
+	require.Equal(t, asked.ProxyStatsMatcher, byVolume.ProxyStatsMatcher)
+	require.Equal(t, env, byVolume.ProxyMetadata)
+	var mounts map[string]struct{ MountPath string }
+	require.NoError(t, json.Unmarshal([]byte(p.Spec.Template.Metadata.Annotations["sidecar.istio.io/userVolumeMount"]), &mounts))
+	volume := p.Spec.Template.Spec.Volumes[0].Name
+	require.Equal(t, env["ENVOY_DYNAMIC_MODULES_SEARCH_PATH"], mounts[volume].MountPath)
+	copier := p.Spec.Template.Spec.InitContainers[0].VolumeMounts[0]
+	require.Equal(t, volume, copier.Name)
+	all := stages(t, "envoy-build/Dockerfile")
+	steps := all[slices.IndexFunc(all, func(s *stage) bool { return s.name == "copier" })].steps
+	require.Contains(t, strings.Join(steps[len(steps)-1], " "), `"`+copier.MountPath+`/libmeltemi.so"`)
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
@@ -35,7 +36,7 @@ func source(t *testing.T, path string) string {
 // TestTheTutorial does what the tutorial's README tells its reader to do, on
 // other ports, and sees what it promises.
 func TestTheTutorial(t *testing.T) {
-	blocks := regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(source(t, tutorial+"/README.md"), -1)
+	blocks := docs.Blocks(source(t, tutorial+"/README.md"))
 	require.NotEmpty(t, blocks)
 	t.Run("snippets", func(t *testing.T) {
 		sources := map[string]string{"yaml": "\n" + source(t, tutorial+"/envoy.yaml")}
@@ -43,8 +44,8 @@ func TestTheTutorial(t *testing.T) {
 			sources["go"] += "\n" + source(t, tutorial+"/"+file)
 		}
 		for _, b := range blocks {
-			if kind := b[1]; kind == "go" || kind == "yaml" {
-				require.Contains(t, sources[kind], "\n"+b[2])
+			if b.Kind == "go" || b.Kind == "yaml" {
+				require.Contains(t, sources[b.Kind], "\n"+b.Text)
 			}
 		}
 		require.Less(t, strings.Count(source(t, tutorial+"/parley/codec.go"), "\n"), 200, "as the README says")
@@ -61,15 +62,12 @@ func TestTheTutorial(t *testing.T) {
 		sh := newReader(t, v)
 		var printed string
 		for _, b := range blocks {
-			switch kind, text := b[1], b[2]; kind {
+			switch b.Kind {
 			case "sh":
-				require.Empty(t, printed, "the README does not show what the block before prints:\n%s", text)
-				printed = sh.run(text)
+				require.Empty(t, printed, "the README does not show what the block before prints:\n%s", b.Text)
+				printed = sh.run(b.Text)
 			case "text":
-				// Of a line, or of lines, that nobody can foretell.
-				sample := regexp.MustCompile(`(?m)^…$`).ReplaceAllString(regexp.QuoteMeta(text), "(?s:.*)")
-				sample = strings.ReplaceAll(sample, "…", "[^\n]*")
-				require.Regexp(t, "^"+sample+"$", printed, "want:\n%s", text)
+				require.Regexp(t, b.Sample(), printed, "want:\n%s", b.Text)
 				printed = ""
 			}
 		}
