@@ -3,6 +3,7 @@ package e2e
 import (
 	"testing"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
@@ -12,7 +13,7 @@ func TestDubboDirect(t *testing.T) {
 	for _, p := range pairings {
 		t.Run(p.String(), func(t *testing.T) {
 			provider := p.provider.Provider(t, peers.ProviderOptions{Name: "p1"})
-			checkCalls(t, p, p.consumer.Consumer(t, provider.Port, peers.ConsumerOptions{}), "p1")
+			calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, provider.Port, peers.ConsumerOptions{}), "p1")
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
@@ -59,10 +60,10 @@ func checkKitexCalls(t *testing.T, o peers.KitexOptions, c *peers.Consumer, name
 	require.Equal(t, "Refusal", a.ErrorType, a.Error)
 	require.Equal(t, "refused by "+name+" (code -7)", a.Error)
 	a = c.Call(thriftCall("crash"))
-	require.Equal(t, thriftInternalError, a.ErrorType, a.Error)
+	require.Equal(t, calls.ThriftInternalError, a.ErrorType, a.Error)
 	require.Contains(t, a.Error, "crash in "+name)
 	a = c.Call(thriftCall("noSuch", "x"))
-	require.Equal(t, thriftUnknownMethod, a.ErrorType, a.Error)
+	require.Equal(t, calls.ThriftUnknownMethod, a.ErrorType, a.Error)
 
 	// With short connections the client closes right after each.
 	oneway := thriftCall("tell", "x")
@@ -161,8 +162,8 @@ func TestKitexAndApache(t *testing.T) {
 		} {
 			require.Equal(t, name+": x", c.Call(thriftCall("echo", "x")).Value)
 			require.Equal(t, "Refusal", c.Call(thriftCall("fail", 3)).ErrorType)
-			require.Equal(t, thriftInternalError, c.Call(thriftCall("crash")).ErrorType)
-			require.Equal(t, thriftUnknownMethod, c.Call(thriftCall("noSuch", "x")).ErrorType)
+			require.Equal(t, calls.ThriftInternalError, c.Call(thriftCall("crash")).ErrorType)
+			require.Equal(t, calls.ThriftUnknownMethod, c.Call(thriftCall("noSuch", "x")).ErrorType)
 			require.Empty(t, c.Call(thriftCall("tell", "x")).Error)
 			require.Eventually(t, func() bool { return c.Call(thriftCall("told")).Value == 1.0 }, patience, tick)
 			checkCountersOf(t, e, "meta_protocol.thrift."+name+".")

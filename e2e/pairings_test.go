@@ -1,11 +1,25 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
+
+// pairing is who calls whom.
+type pairing struct{ consumer, provider peers.Library }
+
+func (p pairing) String() string { return fmt.Sprintf("%s to %s", p.consumer, p.provider) }
+
+var pairings = []pairing{
+	{peers.DubboGo, peers.DubboGo},
+	{peers.DubboGo, peers.Java},
+	{peers.Java, peers.DubboGo},
+	{peers.Java, peers.Java},
+}
 
 // TestDubboThroughTCPProxy proves the harness: Envoy's own filter between the
 // peers.
@@ -17,7 +31,7 @@ func TestDubboThroughTCPProxy(t *testing.T) {
 		o.Clusters = []envoytest.Resource{envoytest.Cluster("providers", envoytest.At(provider.Port)...)}
 		o.Listeners = []envoytest.Resource{envoytest.Listener("dubbo", envoytest.TCPProxy("providers"))}
 		e := envoytest.Start(t, o)
-		checkCalls(t, p, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "p1")
+		calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "p1")
 	})
 }
 
@@ -28,7 +42,7 @@ func TestDubboPairings(t *testing.T) {
 			t.Run(p.String(), func(t *testing.T) {
 				provider := p.provider.Provider(t, peers.ProviderOptions{Name: "p1"})
 				e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(provider.Port)...))
-				checkCalls(t, p, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "p1")
+				calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "p1")
 				checkCounters(t, e)
 			})
 		}

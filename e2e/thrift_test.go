@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
@@ -36,92 +36,8 @@ var thriftWires = []peers.Wire{
 
 var thriftLibraries = []peers.Thrift{peers.ThriftGo, peers.ThriftPython}
 
-// The types of a TApplicationException that clients tell.
-const (
-	thriftUnknownMethod = "TApplicationException 1"
-	thriftInternalError = "TApplicationException 6"
-)
-
 func thriftCall(method string, args ...any) peers.Command {
 	return peers.Command{Method: method, Args: args}
-}
-
-// checkThriftCalls makes a call of every kind. name is the server's, c may reach
-// it directly or through a proxy: nothing of this depends on it.
-func checkThriftCalls(t *testing.T, w peers.Wire, c *peers.Consumer, name string) {
-	t.Helper()
-	ok := func(want any, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Empty(t, a.Error)
-		require.EqualValues(t, want, a.Value)
-	}
-	fails := func(kind, text string, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Equal(t, kind, a.ErrorType, a.Error)
-		require.Contains(t, a.Error, text)
-	}
-	told := func() int {
-		t.Helper()
-		a := c.Call(thriftCall("told"))
-		require.Empty(t, a.Error)
-		return int(a.Value.(float64))
-	}
-
-	ok(name, thriftCall("who"))
-	ok(name+": größer 世界 🙂", thriftCall("echo", "größer 世界 🙂"))
-	ok(name+": ", thriftCall("echo", ""))
-	ok(-1, thriftCall("add", 1<<31-1, -1<<31))
-
-	before := told()
-	ok(nil, thriftCall("touch", "k"))
-	require.Equal(t, before+1, told(), "void")
-
-	fails("Refusal", "refused by "+name+" (code -7)", thriftCall("fail", -7))
-	fails(thriftInternalError, "Internal error", thriftCall("crash"))
-	fails(thriftUnknownMethod, "noSuch", thriftCall("noSuch", "x"))
-
-	oneway := thriftCall("tell", "x")
-	oneway.Count, oneway.Concurrency = 10, 2
-	require.Zero(t, c.Load(oneway).Failed())
-	// Nobody answers a oneway, and it may take another connection than what
-	// follows: ask until all have arrived.
-	require.Eventually(t, func() bool { return told() == before+11 }, patience, tick, "oneway")
-
-	multiplexed := thriftCall("echo", "x")
-	for _, multiplexed.Interface = range []string{"Echo", "Audit"} {
-		ok(name+": x", multiplexed)
-	}
-	multiplexed.Interface = "NoSuch"
-	// Servers close the connection.
-	a := c.Call(multiplexed)
-	require.NotEmpty(t, a.Error)
-	require.Less(t, a.LatencyUS, int64(1_000_000), "an error, not a timeout: %s", a.Error)
-
-	if w.Transport == "header" {
-		cmd := thriftCall("headers")
-		cmd.Attachments = map[string]any{"tenant": "acme", "Weird Key": "väl\tue", "empty": ""}
-		a := c.Call(cmd)
-		require.Empty(t, a.Error)
-		require.Equal(t, cmd.Attachments, a.Value)
-		require.Equal(t, map[string]any{"served-by": name}, a.Attachments)
-		ok(map[string]any{}, thriftCall("headers"))
-	}
-
-	blob := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("meltemi\x00\xff"), 1<<20/9))
-	ok(blob, thriftCall("blob", blob))
-
-	many := thriftCall("echo", "all")
-	many.Count, many.Concurrency = 300, 10
-	s := c.Load(many)
-	require.Empty(t, s.Errors)
-	require.Equal(t, map[string]int{name + ": all": 300}, s.Values)
-
-	slow := thriftCall("slow", 400)
-	slow.TimeoutMS = 100
-	fails("transport", "", slow)
-	ok(name+": still here", thriftCall("echo", "still here"))
 }
 
 // TestThriftDirect proves the peers and the table of calls without any proxy
@@ -132,7 +48,7 @@ func TestThriftDirect(t *testing.T) {
 			s := server.Server(t, "s1", w)
 			for _, client := range thriftLibraries {
 				t.Run(fmt.Sprintf("%s to %s, %s", client, server, w), func(t *testing.T) {
-					checkThriftCalls(t, w, client.Client(t, s.Port, w, 0), "s1")
+					calls.Thrift(t, w, client.Client(t, s.Port, w, 0), "s1")
 				})
 			}
 		}
@@ -176,7 +92,7 @@ func TestThriftPairings(t *testing.T) {
 				for _, client := range thriftLibraries {
 					t.Run(fmt.Sprintf("%s to %s, %s", client, server, w), func(t *testing.T) {
 						c := client.Client(t, e.Port(thriftName(w)), w, 0)
-						checkThriftCalls(t, w, c, "s1")
+						calls.Thrift(t, w, c, "s1")
 						// Go's oneways are in flight until their deadline or their
 						// client's end.
 						c.Kill()
@@ -204,7 +120,7 @@ func TestThriftEverywhere(t *testing.T) {
 				s := p.server.Server(t, "s1", p.wire)
 				e := v.start(t, thriftTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
 				c := p.client.Client(t, e.Port("thrift"), p.wire, 0)
-				checkThriftCalls(t, p.wire, c, "s1")
+				calls.Thrift(t, p.wire, c, "s1")
 				c.Kill()
 				checkCountersOf(t, e, thriftStats)
 			})
@@ -397,11 +313,11 @@ func TestThriftUnreachable(t *testing.T) {
 		s.Kill()
 		for lib, p := range pending {
 			a := p.Answers()[0]
-			require.Equal(t, thriftInternalError, a.ErrorType, "%s: %s", lib, a.Error)
+			require.Equal(t, calls.ThriftInternalError, a.ErrorType, "%s: %s", lib, a.Error)
 			require.Contains(t, a.Error, "upstream connection ended")
 			require.Less(t, a.LatencyUS, int64(9_000_000), "nobody waits for the client's own timeout")
 			a = clients[lib].Call(thriftCall("who"))
-			require.Equal(t, thriftInternalError, a.ErrorType, "%s: %s", lib, a.Error)
+			require.Equal(t, calls.ThriftInternalError, a.ErrorType, "%s: %s", lib, a.Error)
 		}
 		peers.ThriftGo.ServerAt(t, "again", w, port)
 		for _, lib := range thriftLibraries {

@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"bytes"
-	"encoding/base64"
 	"fmt"
 	"os"
 	"testing"
@@ -10,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
@@ -33,80 +32,6 @@ func trpcTo(cluster string) envoytest.M {
 	return envoytest.Protocol("trpc", "test", envoytest.Route(cluster, nil))
 }
 
-// checkTRPCCalls makes a call of every kind. name is the server's, c may reach it
-// directly or through a proxy: nothing of this depends on it. A serial server
-// handles the calls of a connection one after the other.
-func checkTRPCCalls(t *testing.T, c *peers.Consumer, name string, serial bool) {
-	t.Helper()
-	ok := func(want any, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Empty(t, a.Error)
-		require.Equal(t, want, a.Value)
-	}
-	fails := func(kind, text string, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Equal(t, kind, a.ErrorType, a.Error)
-		require.Contains(t, a.Error, text)
-	}
-
-	ok(name, trpcCall("Who"))
-	ok(name+": hello größer 世界 🙂", trpcCall("SayHello", "größer 世界 🙂"))
-	ok(name+": hello ", trpcCall("SayHello"))
-	fails("business 10042", "on purpose", trpcCall("Fail", "on purpose"))
-	fails("callee 12", "NoSuch", trpcCall("NoSuch"))
-	fails("callee 12", "meltemi.test.NoSuch", peers.Command{Interface: "meltemi.test.NoSuch", Method: "Who"})
-
-	told := func() float64 {
-		t.Helper()
-		a := c.Call(trpcCall("Told"))
-		require.Empty(t, a.Error)
-		return a.Value.(float64)
-	}
-	before := told()
-	oneway := trpcCall("Tell", "x")
-	oneway.Oneway, oneway.Count, oneway.Concurrency = true, 10, 2
-	require.Zero(t, c.Load(oneway).Failed())
-	// Nobody answers a oneway, and it may take another connection than what
-	// follows: ask until all have arrived.
-	require.Eventually(t, func() bool { return told() == before+10 }, patience, tick)
-
-	meta := trpcCall("Metadata")
-	meta.Attachments = map[string]any{"tenant": "acme", "weird key": "väl\tue", "empty": ""}
-	a := c.Call(meta)
-	require.Empty(t, a.Error)
-	require.Equal(t, meta.Attachments, a.Value)
-	require.Equal(t, name, a.Attachments["served-by"])
-
-	blob := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("meltemi\x00\xff"), 1<<20/9))
-	ok(blob, trpcCall("Blob", blob))
-
-	many := trpcCall("SayHello", "all")
-	many.Count, many.Concurrency = 1000, 20
-	s := c.Load(many)
-	require.Empty(t, s.Errors)
-	require.Equal(t, map[string]int{name + ": hello all": 1000}, s.Values)
-
-	if !serial {
-		slow := trpcCall("Sleep", 500)
-		slow.Count, slow.Concurrency, slow.Summary = 3, 3, true
-		pending := c.Go(slow)
-		fast := trpcCall("Who")
-		fast.Count = 100
-		s = c.Load(fast)
-		require.Equal(t, map[string]int{name: 100}, s.Values)
-		require.Less(t, s.LatencyUS["max"], int64(400_000))
-		require.Equal(t, map[string]int{name: 3}, pending.Summary().Values)
-	}
-
-	slow := trpcCall("Sleep", 400)
-	slow.TimeoutMS = 100
-	fails("framework 101", "", slow)
-	// Its late answer disturbs nobody.
-	ok(name+": hello again", trpcCall("SayHello", "again"))
-}
-
 // TestTRPCDirect proves the peers and the table of calls without any proxy
 // between them, so that a failure elsewhere is the proxy's.
 func TestTRPCDirect(t *testing.T) {
@@ -115,7 +40,7 @@ func TestTRPCDirect(t *testing.T) {
 		for name, o := range trpcClients {
 			t.Run(fmt.Sprintf("%s, streams %v", name, serial), func(t *testing.T) {
 				c := peers.TRPCClient(t, s.Port, o)
-				checkTRPCCalls(t, c, "s1", serial)
+				calls.TRPC(t, c, "s1", serial)
 				if serial {
 					checkTRPCStreams(t, c, "s1", 1000)
 				}
@@ -132,7 +57,7 @@ func TestTRPCPairings(t *testing.T) {
 			for name, o := range trpcClients {
 				t.Run(fmt.Sprintf("%s, streams %v", name, serial), func(t *testing.T) {
 					e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
-					checkTRPCCalls(t, peers.TRPCClient(t, e.Port("trpc"), o), "s1", serial)
+					calls.TRPC(t, peers.TRPCClient(t, e.Port("trpc"), o), "s1", serial)
 					checkCountersOf(t, e, trpcStats)
 				})
 			}

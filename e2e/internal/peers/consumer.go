@@ -74,6 +74,7 @@ func (s Summary) Succeeded() (n int) {
 
 // ConsumerOptions are options of a client process.
 type ConsumerOptions struct {
+	Place
 	// Timeout of a call; 0 is 3 s.
 	Timeout time.Duration
 	// Heartbeat is the period of heartbeats on idle connections; 0 leaves the
@@ -95,7 +96,7 @@ type Consumer struct {
 func (l Library) consumer(t testing.TB, port int, o ConsumerOptions) *Consumer {
 	t.Helper()
 	argv, env := l.consumerCommand(port, o)
-	return startConsumer(t, string(l)+" consumer", argv, env)
+	return startConsumer(t, string(l)+" consumer", o.within(argv), env)
 }
 
 // startConsumer starts a client program that obeys Commands.

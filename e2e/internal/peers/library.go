@@ -30,7 +30,7 @@ func (l Library) Provider(t testing.TB, o ProviderOptions) *Provider {
 	return l.provider(t, o)
 }
 
-// Consumer starts a client that calls 127.0.0.1:port. It ends with the test.
+// Consumer starts a client that calls a port. It ends with the test.
 func (l Library) Consumer(t testing.TB, port int, o ConsumerOptions) *Consumer {
 	t.Helper()
 	l.need(t)
@@ -145,17 +145,15 @@ func (l Library) providerCommand(o ProviderOptions) (argv, env []string) {
 		args = append(args, "-heartbeat", duration(l, o.Heartbeat))
 	}
 	if l == Java {
-		// Java refuses to bind to 127.0.0.1, but not to this way of writing it.
-		return java(javaDir(), "org.meltemi.test.Provider", args), []string{"DUBBO_IP_TO_BIND=2130706433"}
+		return java(javaDir(), "org.meltemi.test.Provider", args), []string{"DUBBO_IP_TO_BIND=" + javaHost(o.Place)}
 	}
-	return append([]string{bin("provider")}, args...), nil
+	return append([]string{bin("provider"), "-host", o.host()}, args...), nil
 }
 
 func (l Library) consumerCommand(port int, o ConsumerOptions) (argv, env []string) {
-	host := "127.0.0.1"
+	host := o.host()
 	if l == Java {
-		// Java replaces 127.0.0.1 by the host's own address, but not this.
-		host = "2130706433"
+		host = javaHost(o.Place)
 	}
 	args := []string{"-addr", host + ":" + strconv.Itoa(port)}
 	if o.Timeout > 0 {
@@ -171,6 +169,16 @@ func (l Library) consumerCommand(port int, o ConsumerOptions) (argv, env []strin
 		return java(javaDir(), "org.meltemi.test.Consumer", args), nil
 	}
 	return append([]string{bin("consumer")}, args...), nil
+}
+
+// javaHost is the address as Dubbo Java takes it: it refuses to bind to
+// 127.0.0.1, and replaces it by the host's own address when it calls, but does
+// neither if it is written like this.
+func javaHost(p Place) string {
+	if p.host() == "127.0.0.1" {
+		return "2130706433"
+	}
+	return p.host()
 }
 
 func duration(l Library, d time.Duration) string {

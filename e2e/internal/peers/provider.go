@@ -11,9 +11,10 @@ import (
 
 // ProviderOptions are options of a server process.
 type ProviderOptions struct {
+	Place
 	// Name in the answers.
 	Name string
-	// Port on 127.0.0.1; 0 lets the kernel choose.
+	// Port; 0 lets the kernel choose.
 	Port int
 	// Group and Version of both interfaces.
 	Group, Version string
@@ -25,7 +26,7 @@ type ProviderOptions struct {
 // Provider is a running server process.
 type Provider struct {
 	*process
-	// Port it accepts connections on, at 127.0.0.1.
+	// Port it accepts connections on.
 	Port int
 }
 
@@ -35,7 +36,7 @@ func (l Library) provider(t testing.TB, o ProviderOptions) *Provider {
 		o.Name = string(l)
 	}
 	argv, env := l.providerCommand(o)
-	return startProvider(t, string(l)+" provider "+o.Name, argv, env)
+	return startProvider(t, string(l)+" provider "+o.Name, o.within(argv), env)
 }
 
 // startProvider starts a server program that tells its port.

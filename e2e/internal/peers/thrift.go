@@ -34,20 +34,35 @@ func (w Wire) flags() []string { return []string{"-transport", w.Transport, "-pr
 
 // Server starts a server. It is ready when Server returns, and ends with the
 // test.
-func (l Thrift) Server(t testing.TB, name string, w Wire) *Provider { return l.ServerAt(t, name, w, 0) }
+func (l Thrift) Server(t testing.TB, name string, w Wire) *Provider {
+	t.Helper()
+	return l.ServerAt(t, name, w, 0)
+}
 
 // ServerAt is Server at a port.
 func (l Thrift) ServerAt(t testing.TB, name string, w Wire, port int) *Provider {
 	t.Helper()
-	argv, env := l.command(t, "server", append(w.flags(), "-name", name, "-port", strconv.Itoa(port)))
-	return startProvider(t, string(l)+" server "+name, argv, env)
+	return l.ServerIn(t, Place{}, name, w, port)
+}
+
+// ServerIn is ServerAt elsewhere.
+func (l Thrift) ServerIn(t testing.TB, p Place, name string, w Wire, port int) *Provider {
+	t.Helper()
+	argv, env := l.command(t, "server", append(w.flags(), "-name", name, "-host", p.host(), "-port", strconv.Itoa(port)))
+	return startProvider(t, string(l)+" server "+name, p.within(argv), env)
 }
 
 // Client starts a client that calls 127.0.0.1:port. It ends with the test. A
 // call fails after timeout; 0 is 3 s.
 func (l Thrift) Client(t testing.TB, port int, w Wire, timeout time.Duration) *Consumer {
 	t.Helper()
-	args := append(w.flags(), "-addr", "127.0.0.1:"+strconv.Itoa(port))
+	return l.ClientIn(t, Place{}, port, w, timeout)
+}
+
+// ClientIn is Client elsewhere.
+func (l Thrift) ClientIn(t testing.TB, p Place, port int, w Wire, timeout time.Duration) *Consumer {
+	t.Helper()
+	args := append(w.flags(), "-addr", p.address(port))
 	switch {
 	case timeout == 0:
 	case l == ThriftPython:
@@ -56,7 +71,7 @@ func (l Thrift) Client(t testing.TB, port int, w Wire, timeout time.Duration) *C
 		args = append(args, "-timeout", timeout.String())
 	}
 	argv, env := l.command(t, "client", args)
-	return startConsumer(t, string(l)+" client", argv, env)
+	return startConsumer(t, string(l)+" client", p.within(argv), env)
 }
 
 func thriftSource() string { return filepath.Join(Root(), "e2e", "peers", "thrift") }

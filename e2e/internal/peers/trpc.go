@@ -11,9 +11,10 @@ import (
 
 // TRPCServerOptions are options of a tRPC-Go server.
 type TRPCServerOptions struct {
+	Place
 	// Name in the answers.
 	Name string
-	// Port on 127.0.0.1; 0 lets the kernel choose.
+	// Port; 0 lets the kernel choose.
 	Port int
 	// Streams makes it serve streams too. It then handles the requests of one
 	// connection one after the other.
@@ -28,14 +29,15 @@ type TRPCServerOptions struct {
 func TRPCServer(t testing.TB, o TRPCServerOptions) *Provider {
 	t.Helper()
 	needed(t, "trpc", "Go", buildTRPC())
-	return startProvider(t, "trpc server "+o.Name, []string{
-		filepath.Join(trpcBuild(), "server"), "-name", o.Name, "-port", strconv.Itoa(o.Port),
+	return startProvider(t, "trpc server "+o.Name, o.within([]string{
+		filepath.Join(trpcBuild(), "server"), "-name", o.Name, "-host", o.host(), "-port", strconv.Itoa(o.Port),
 		"-streams=" + strconv.FormatBool(o.Streams), "-window", strconv.FormatUint(uint64(o.Window), 10),
-	}, nil)
+	}), nil)
 }
 
 // TRPCClientOptions are options of a tRPC-Go client.
 type TRPCClientOptions struct {
+	Place
 	// Timeout of a call; 0 is 3 s.
 	Timeout time.Duration
 	// Multiplexed is the number of connections that all calls share; 0 is a pool
@@ -46,19 +48,19 @@ type TRPCClientOptions struct {
 	Window uint32
 }
 
-// TRPCClient starts a tRPC-Go client that calls 127.0.0.1:port. It ends with
+// TRPCClient starts a tRPC-Go client that calls a port. It ends with
 // the test.
 func TRPCClient(t testing.TB, port int, o TRPCClientOptions) *Consumer {
 	t.Helper()
 	needed(t, "trpc", "Go", buildTRPC())
 	argv := []string{
-		filepath.Join(trpcBuild(), "client"), "-addr", "127.0.0.1:" + strconv.Itoa(port),
+		filepath.Join(trpcBuild(), "client"), "-addr", o.address(port),
 		"-multiplexed", strconv.Itoa(o.Multiplexed), "-window", strconv.FormatUint(uint64(o.Window), 10),
 	}
 	if o.Timeout > 0 {
 		argv = append(argv, "-timeout", o.Timeout.String())
 	}
-	return startConsumer(t, "trpc client", argv, nil)
+	return startConsumer(t, "trpc client", o.within(argv), nil)
 }
 
 func trpcBuild() string { return filepath.Join(Root(), "build", "peers", "trpc") }

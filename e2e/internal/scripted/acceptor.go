@@ -57,6 +57,12 @@ func accept(t testing.TB, addr string, read func(c *Conn, buf []byte) (rest []by
 	if err != nil {
 		t.Fatal(err)
 	}
+	return acceptOn(t, l, read)
+}
+
+// acceptOn is accept with a listener that is there.
+func acceptOn(t testing.TB, l net.Listener, read func(c *Conn, buf []byte) (rest []byte)) *acceptor {
+	t.Helper()
 	s := &acceptor{l: l, Port: l.Addr().(*net.TCPAddr).Port, read: read, open: map[*Conn]bool{}}
 	s.done.Go(s.accept)
 	t.Cleanup(s.Close)

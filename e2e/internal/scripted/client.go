@@ -36,6 +36,12 @@ func TryDial(t testing.TB, port int) (*Client, error) {
 	return &Client{TCPConn: nc.(*net.TCPConn), t: t}, nil
 }
 
+// NewClient is a client on a TCP connection, until the end of the test.
+func NewClient(t testing.TB, nc net.Conn) *Client {
+	t.Cleanup(func() { nc.Close() })
+	return &Client{TCPConn: nc.(*net.TCPConn), t: t}
+}
+
 // DialAt is Dial of another address.
 func DialAt(t testing.TB, addr string) *Client {
 	t.Helper()
@@ -43,8 +49,7 @@ func DialAt(t testing.TB, addr string) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { nc.Close() })
-	return &Client{TCPConn: nc.(*net.TCPConn), t: t}
+	return NewClient(t, nc)
 }
 
 // Send writes bytes as they are.

@@ -38,6 +38,15 @@ func ServeAt(t testing.TB, addr string, b Behaviour) *Server {
 	return s
 }
 
+// ServeOn is Serve with a listener that is there.
+func ServeOn(t testing.TB, l net.Listener, b Behaviour) *Server {
+	t.Helper()
+	s := &Server{}
+	s.Set(b)
+	s.acceptor = acceptOn(t, l, s.read)
+	return s
+}
+
 // Set changes the behaviour from the next request on.
 func (s *Server) Set(b Behaviour) { s.behaviour.Store(&b) }
 

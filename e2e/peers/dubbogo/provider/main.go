@@ -103,7 +103,8 @@ func (g *Greeter) MethodMapper() map[string]string {
 
 func main() {
 	name := flag.String("name", "go", "`name` of this instance, in its answers")
-	port := flag.Int("port", 0, "port on 127.0.0.1; 0 lets the kernel choose")
+	host := flag.String("host", "127.0.0.1", "address to serve at")
+	port := flag.Int("port", 0, "port; 0 lets the kernel choose")
 	group := flag.String("group", "", "service group")
 	version := flag.String("version", "", "service version")
 	heartbeat := flag.Duration("heartbeat", time.Minute, "period of the server's own heartbeats")
@@ -125,7 +126,7 @@ func main() {
 	}
 	greeter.SetTransport(map[string]any{"heartbeat-period": heartbeat.String(), "session-number": 1000})
 	srv, err := ins.NewServer(server.WithServerProtocol(
-		protocol.WithDubbo(), protocol.WithIp("127.0.0.1"), protocol.WithPort(*port),
+		protocol.WithDubbo(), protocol.WithIp(*host), protocol.WithPort(*port),
 	))
 	if err != nil {
 		log.Fatal(err)

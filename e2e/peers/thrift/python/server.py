@@ -106,11 +106,12 @@ class Socket(TServerSocket):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("-name", default="python", help="of this instance, in its answers")
-    parser.add_argument("-port", type=int, default=0, help="on 127.0.0.1; 0 lets the kernel choose")
+    parser.add_argument("-host", default="127.0.0.1", help="to serve at")
+    parser.add_argument("-port", type=int, default=0, help="0 lets the kernel choose")
     wire.add_flags(parser)
     o = parser.parse_args()
     transport, protocol = wire.factories(o.transport, o.protocol)
-    TThreadedServer(Processor(Handler(o.name)), Socket("127.0.0.1", o.port), transport, protocol, daemon=True).serve()
+    TThreadedServer(Processor(Handler(o.name)), Socket(o.host, o.port), transport, protocol, daemon=True).serve()
 
 
 main()

@@ -89,7 +89,8 @@ func (h handler) Told(context.Context) (int32, error) { return h.told.Load(), ni
 
 func main() {
 	name := flag.String("name", "go", "`name` of this instance, in its answers")
-	port := flag.Int("port", 0, "port on 127.0.0.1; 0 lets the kernel choose")
+	host := flag.String("host", "127.0.0.1", "address to serve at")
+	port := flag.Int("port", 0, "port; 0 lets the kernel choose")
 	w := wire.Flags()
 	flag.Parse()
 
@@ -97,7 +98,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	socket, err := thrift.NewTServerSocket(fmt.Sprintf("127.0.0.1:%d", *port))
+	socket, err := thrift.NewTServerSocket(fmt.Sprintf("%s:%d", *host, *port))
 	if err != nil {
 		log.Fatal(err)
 	}

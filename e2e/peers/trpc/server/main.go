@@ -44,13 +44,14 @@ type peer struct {
 
 func main() {
 	name := flag.String("name", "trpc", "`name` of this instance, in its answers")
-	port := flag.Int("port", 0, "port on 127.0.0.1; 0 lets the kernel choose")
+	host := flag.String("host", "127.0.0.1", "address to serve at")
+	port := flag.Int("port", 0, "port; 0 lets the kernel choose")
 	streams := flag.Bool("streams", false, "serve streams too, which makes the server handle the requests of a connection one after the other")
 	window := flag.Uint("window", 0, "`bytes` that clients may send ahead in a stream; 0 is the library's own")
 	flag.Parse()
 	stdout := greeter.Stdout()
 
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *port))
+	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", *host, *port))
 	if err != nil {
 		log.Fatal(err)
 	}

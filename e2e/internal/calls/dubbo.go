@@ -1,27 +1,14 @@
-package e2e
+package calls
 
 import (
 	"bytes"
 	"encoding/base64"
-	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
-
-// pairing is who calls whom.
-type pairing struct{ consumer, provider peers.Library }
-
-func (p pairing) String() string { return fmt.Sprintf("%s to %s", p.consumer, p.provider) }
-
-var pairings = []pairing{
-	{peers.DubboGo, peers.DubboGo},
-	{peers.DubboGo, peers.Java},
-	{peers.Java, peers.DubboGo},
-	{peers.Java, peers.Java},
-}
 
 // person has no empty list: dubbo-go makes null of it.
 func person() map[string]any {
@@ -31,9 +18,9 @@ func person() map[string]any {
 	}
 }
 
-// checkCalls makes a call of every kind. name is the provider's, c may reach it
+// Dubbo makes a call of every kind. name is the provider's, c may reach it
 // directly or through a proxy: nothing of this depends on it.
-func checkCalls(t *testing.T, p pairing, c *peers.Consumer, name string) {
+func Dubbo(t *testing.T, consumer peers.Library, c *peers.Consumer, name string) {
 	t.Helper()
 	ok := func(t *testing.T, want any, cmd peers.Command) {
 		t.Helper()
@@ -41,7 +28,6 @@ func checkCalls(t *testing.T, p pairing, c *peers.Consumer, name string) {
 		require.Empty(t, a.Error)
 		require.EqualValues(t, want, a.Value)
 	}
-	call := func(method string, args ...any) peers.Command { return peers.Command{Method: method, Args: args} }
 
 	t.Run("string", func(t *testing.T) {
 		ok(t, name+": hello Ada", call("sayHello", "Ada"))
@@ -62,7 +48,7 @@ func checkCalls(t *testing.T, p pairing, c *peers.Consumer, name string) {
 		ok(t, map[string]any{"one": "1", "two": "zwei"}, call("echoMap", map[string]any{"one": "1", "two": "zwei"}))
 	})
 	t.Run("null result", func(t *testing.T) { ok(t, nil, call("returnNull", "x")) })
-	if p.consumer == peers.Java {
+	if consumer == peers.Java {
 		// dubbo-go cannot send a null argument: it has no type for it.
 		t.Run("null argument", func(t *testing.T) { ok(t, nil, call("echo", nil)) })
 	}
