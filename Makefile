@@ -14,7 +14,7 @@ GO  := go
 SO_LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help so meltemi envoy envoys demo test unit e2e e2e-all bench hostile soak lint clean need-go need-cc
+.PHONY: help so meltemi envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,19 +42,25 @@ unit: need-go need-cc ## tests that need no Envoy
 	$(GO) test -race ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
-	cd e2e && $(GO) test -count=1 -timeout 15m -matrix smoke ./...
+	cd e2e && $(GO) test -count=1 -timeout 15m -matrix smoke .
 
 e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
-	cd e2e && $(GO) test -count=1 -timeout 90m -matrix full ./...
+	cd e2e && $(GO) test -count=1 -timeout 90m -matrix full .
+
+istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes the first time
+	tools/istio.sh
+
+e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
+	cd e2e && $(GO) test -count=1 -timeout 25m ./istio
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
 	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so
 
 hostile: so envoy ## a million mutated frames against a live Envoy
-	cd e2e && $(GO) test -count=1 -timeout 60m -run TestHostile -hostile 1000000 ./...
+	cd e2e && $(GO) test -count=1 -timeout 60m -run TestHostile -hostile 1000000 .
 
 soak: so envoy ## ten minutes of load, faults and config updates
-	cd e2e && $(GO) test -count=1 -timeout 30m -run TestSoak -soak 10m ./...
+	cd e2e && $(GO) test -count=1 -timeout 30m -run TestSoak -soak 10m .
 
 lint: need-go ## formatting, vet, house rules
 	tools/lint.sh

@@ -8,6 +8,7 @@ require (
 	github.com/meltemi-mesh/meltemi v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
 	go.yaml.in/yaml/v3 v3.0.5
+	golang.org/x/sys v0.50.0
 	istio.io/api v1.31.0-rc.0.0.20260824154656-b943409680a7
 )
 

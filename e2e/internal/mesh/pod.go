@@ -1,0 +1,274 @@
+package mesh
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/stretchr/testify/require"
+)
+
+// proxyUID is the user that Istio's rules let through to the outside.
+const proxyUID = 1337
+
+// Role is what a pod's proxy is.
+type Role string
+
+// The roles.
+const (
+	// Sidecar has all of the pod's traffic redirected to its proxy.
+	Sidecar Role = "sidecar"
+	// Gateway is a proxy alone.
+	Gateway Role = "router"
+	// Stranger has no proxy.
+	Stranger Role = ""
+)
+
+// PodSpec describes a pod.
+type PodSpec struct {
+	Name string
+	Role Role
+	// Labels besides those that Istio's injection adds.
+	Labels map[string]string
+	// ProxyConfig is what the annotation proxy.istio.io/config would say.
+	ProxyConfig map[string]any
+	// Env of the proxy's container.
+	Env []string
+}
+
+// Pod is a network namespace that Kubernetes knows as a pod.
+type Pod struct {
+	Netns
+	PodSpec
+
+	n     *Namespace
+	proxy *process
+}
+
+// Pods makes pods and starts their proxies, which are ready when it returns.
+func (n *Namespace) Pods(specs ...PodSpec) []*Pod {
+	n.t.Helper()
+	pods := make([]*Pod, len(specs))
+	var objects []string
+	for i, s := range specs {
+		netns, err := n.fabric.add()
+		require.NoError(n.t, err)
+		p := &Pod{Netns: netns, PodSpec: s, n: n}
+		pods[i] = p
+		n.pods = append(n.pods, p)
+		objects = append(objects, p.object())
+	}
+	all := strings.Join(objects, "\n---\n")
+	n.Apply(all)
+	// The kubelet would report that they run.
+	_, err := n.Kubectl(all, "apply", "-n", n.Name, "--server-side", "--subresource=status", "-f", "-")
+	require.NoError(n.t, err)
+	for _, p := range pods {
+		if p.Role == Sidecar {
+			require.NoError(n.t, p.redirect())
+		}
+		if p.Role != Stranger {
+			p.StartProxy()
+		}
+	}
+	for _, p := range pods {
+		if p.Role != Stranger {
+			p.WaitReady()
+		}
+	}
+	return pods
+}
+
+// labels are those that the pod has after injection.
+func (p *Pod) labels() map[string]string {
+	labels := maps.Clone(p.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	if p.Role != Stranger {
+		labels["service.istio.io/canonical-name"] = p.Name
+	}
+	if p.Role == Sidecar {
+		labels["security.istio.io/tlsMode"] = "istio"
+	}
+	return labels
+}
+
+func (p *Pod) object() string {
+	b, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Pod",
+		"metadata": map[string]any{"name": p.Name, "namespace": p.n.Name, "labels": p.labels()},
+		"spec": map[string]any{
+			"nodeName": "node", "serviceAccountName": "default",
+			"containers": []any{map[string]any{"name": "app", "image": "none"}},
+		},
+		"status": map[string]any{
+			"phase": "Running", "podIP": p.IP, "podIPs": []any{map[string]any{"ip": p.IP}},
+			"conditions": []any{map[string]any{"type": "Ready", "status": "True"}},
+		},
+	})
+	require.NoError(p.n.t, err)
+	return string(b)
+}
+
+// redirect runs Istio's init container.
+func (p *Pod) redirect() error {
+	program := program{
+		name: "istio-iptables", netns: p.Netns, dir: p.n.dir, log: p.log("init"),
+		argv: []string{
+			p.n.path("pilot-agent"), "istio-iptables", "-p", "15001", "-z", "15006", "-u", strconv.Itoa(proxyUID), "-m", "REDIRECT",
+			"-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020",
+		},
+	}
+	run, err := program.start()
+	if err != nil {
+		return err
+	}
+	<-run.exited
+	if !run.cmd.ProcessState.Success() {
+		return fmt.Errorf("istio-iptables: %v\n%s", run.cmd.ProcessState, run.tail())
+	}
+	return nil
+}
+
+func (p *Pod) dir() string { return filepath.Join(p.n.dir, p.n.Name, p.Name) }
+
+func (p *Pod) log(name string) string { return p.dir() + "." + name + ".log" }
+
+// StartProxy starts the agent, which starts Envoy.
+func (p *Pod) StartProxy() {
+	t := p.n.t
+	t.Helper()
+	labels := ""
+	for _, k := range slices.Sorted(maps.Keys(p.labels())) {
+		labels += fmt.Sprintf("%s=%q\n", k, p.labels()[k])
+	}
+	// What a kubelet would mount.
+	for file, text := range map[string]string{
+		"var/run/secrets/tokens/istio-token":  p.n.token,
+		"var/run/secrets/istio/root-cert.pem": p.n.root,
+		"etc/istio/pod/labels":                labels,
+	} {
+		file = filepath.Join(p.dir(), file)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(p.dir(), "etc/istio/proxy"), 0o755))
+	require.NoError(t, filepath.WalkDir(p.dir(), func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Chown(path, proxyUID, proxyUID)
+	}))
+	config := map[string]any{
+		"binaryPath": p.n.path("envoy"), "configPath": "./etc/istio/proxy",
+		"discoveryAddress": p.n.fabric.node.IP + ":15012", "concurrency": 2, "terminationDrainDuration": "2s",
+		"proxyStatsMatcher": map[string]any{"inclusionPrefixes": []string{"meta_protocol", "extension_config_discovery", "cluster.", "listener."}},
+	}
+	maps.Copy(config, p.ProxyConfig)
+	b, err := json.Marshal(config)
+	require.NoError(t, err)
+	program := program{
+		name: p.Name + "'s pilot-agent", netns: p.Netns, dir: p.dir(), log: p.log("proxy"), uid: proxyUID, init: true,
+		argv: []string{
+			p.n.path("pilot-agent"), "proxy", string(p.Role), "--domain", p.n.Name + ".svc.cluster.local",
+			"--proxyLogLevel=info", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info",
+			"--templateFile", p.n.path("bootstrap.json"),
+		},
+		env: append([]string{
+			"POD_NAME=" + p.Name, "POD_NAMESPACE=" + p.n.Name, "INSTANCE_IP=" + p.IP, "SERVICE_ACCOUNT=default",
+			"HOST_IP=" + p.n.fabric.node.IP, "PROXY_CONFIG=" + string(b), "PILOT_CERT_PROVIDER=istiod",
+			"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=node", "ISTIO_META_WORKLOAD_NAME=" + p.Name,
+			"ISTIO_META_INTERCEPTION_MODE=REDIRECT", "TRUST_DOMAIN=cluster.local", "ISTIO_META_MESH_ID=cluster.local",
+			// No DNS here: istiod is dialed by its address.
+			"ISTIOD_SAN=istiod." + RootNamespace + ".svc",
+			"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + p.n.dir, "ISTIO_META_MELTEMI=true",
+		}, p.Env...),
+	}
+	p.proxy, err = program.start()
+	require.NoError(t, err)
+}
+
+// WaitReady waits until the kubelet would send traffic.
+func (p *Pod) WaitReady() {
+	p.n.t.Helper()
+	require.NoError(p.n.t, p.proxy.until("ready", func() bool {
+		_, err := p.Get("http://127.0.0.1:15021/healthz/ready")
+		return err == nil
+	}))
+}
+
+// StopProxy ends the proxy as a kubelet does, and returns when it has ended.
+func (p *Pod) StopProxy() {
+	p.n.t.Helper()
+	require.NoError(p.n.t, p.proxy.terminate())
+}
+
+// Log is what the agent and Envoy have logged so far.
+func (p *Pod) Log() string { return p.proxy.output() }
+
+// Admin asks Envoy's admin interface.
+func (p *Pod) Admin(path string) string {
+	p.n.t.Helper()
+	body, err := p.Get("http://127.0.0.1:15000" + path)
+	require.NoError(p.n.t, err)
+	return body
+}
+
+// Stats are Envoy's counters and gauges whose names match a regular expression.
+func (p *Pod) Stats(pattern string) map[string]int64 {
+	p.n.t.Helper()
+	stats := map[string]int64{}
+	for line := range strings.Lines(p.Admin("/stats?filter=" + pattern)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
+		if v, err := strconv.ParseInt(value, 10, 64); ok && err == nil {
+			stats[name] = v
+		}
+	}
+	return stats
+}
+
+// WaitConfig waits until some kind of Envoy's configuration, such as
+// dynamic_listeners, matches a regular expression.
+func (p *Pod) WaitConfig(resource, pattern string) {
+	p.n.t.Helper()
+	re := regexp.MustCompile(pattern)
+	p.n.Eventually(resource+" with "+pattern+" in "+p.Name, func() bool {
+		// Envoy has no page for what there is none of.
+		dump, err := p.Get("http://127.0.0.1:15000/config_dump?resource=" + resource)
+		return err == nil && re.MatchString(dump)
+	})
+}
+
+// crashes are words of Envoy's log that must not occur.
+var crashes = []string{"panic", "[critical]", "assert failure", "Caught Segmentation", "fatal error:"}
+
+// end stops what runs in the pod and proves that nothing went wrong.
+func (p *Pod) end() {
+	t := p.n.t
+	t.Helper()
+	if p.proxy != nil {
+		if p.proxy.died() {
+			t.Errorf("%s died: %v", p.proxy.name, p.proxy.cmd.ProcessState)
+		}
+		p.proxy.kill()
+		log := p.Log()
+		for _, bad := range crashes {
+			if i := strings.Index(log, bad); i >= 0 {
+				t.Errorf("the proxy of %s logged %q:\n%s", p.Name, bad, log[i:min(len(log), i+4000)])
+			}
+		}
+		if t.Failed() {
+			t.Logf("end of the log of %s's proxy:\n%s", p.Name, p.proxy.tail())
+		}
+	}
+	if err := p.n.fabric.remove(p.Netns); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,85 @@
+package istio
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+)
+
+// TestTheControlPlaneIsGoneForAWhile: traffic goes on, and changes arrive
+// afterwards.
+func TestTheControlPlaneIsGoneForAWhile(t *testing.T) {
+	for name, outage := range map[string]func(*testing.T) (back func()){
+		"istiod": func(t *testing.T) func() {
+			world.KillIstiod()
+			return func() { require.NoError(t, world.StartIstiod()) }
+		},
+		"API server": func(t *testing.T) func() {
+			world.KillAPIServer()
+			return func() { require.NoError(t, world.StartAPIServer()) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openShop(t, "v1", "v2")
+			s.route("routes: [{route: {subset: v1}}]")
+			c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+			answers(t, c, 100, "v1")
+			pending := load(s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 12*time.Second)
+			back := outage(t)
+			// Longer than connections live, so that new ones were made meanwhile.
+			time.Sleep(maxAge + time.Second)
+			answers(t, c, 100, "v1")
+			back()
+			// A client that calls for the first time now.
+			answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
+			s.route("routes: [{route: {subset: v2}}]")
+			answers(t, c, 100, "v2")
+			require.Empty(t, pending.Summary().Errors)
+		})
+	}
+}
+
+// TestRefusedConfigurationsChangeNothing: whoever refuses says why, and the old
+// routes stay.
+func TestRefusedConfigurationsChangeNothing(t *testing.T) {
+	s := openShop(t, "v1", "v2")
+	s.route("routes: [{route: {subset: v1}}]")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+	answers(t, c, 100, "v1")
+
+	t.Run("by the webhook", func(t *testing.T) {
+		err := s.TryApply(`
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: wrong}
+spec:
+  configPatches:
+  - applyTo: NETWORK_FILTER
+    match: {context: SIDECAR_OUTBOUND}
+    patch:
+      operation: MERGE
+      value: {name: x, typed_config: {"@type": type.googleapis.com/made.up.v1.Type, a: 1}}
+`)
+		require.ErrorContains(t, err, "made.up.v1.Type")
+		answers(t, c, 100, "v1")
+	})
+	t.Run("by Envoy", func(t *testing.T) {
+		good := generate(t, s.description("routes: [{route: {subset: v2}}]"))
+		bad := regexp.MustCompile(`(?m)^( *)delivery: ECDS$`).ReplaceAllString(good, "${1}delivery: ECDS\n${1}no_such_field: 1")
+		require.NotEqual(t, good, bad)
+		require.NoError(t, s.TryApply(bad), "neither the API server nor istiod knows the filter's fields")
+		s.Eventually("a refusal in Envoy's log", func() bool { return strings.Contains(s.client.Log(), "no_such_field: unknown field") })
+		s.Eventually("a refusal in istiod's log", func() bool {
+			return regexp.MustCompile(`ECDS: ACK ERROR client[.]` + s.Name).MatchString(world.IstiodLog())
+		})
+		answers(t, c, 100, "v1")
+		// What is right again is taken.
+		s.route("routes: [{route: {subset: v2}}]")
+		answers(t, c, 100, "v2")
+	})
+}

@@ -1,0 +1,108 @@
+package istio
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// TestServersSeeTheProxy: under REDIRECT a server sees 127.0.0.6, as it does
+// without Meltemi, and is found at the address that the client's proxy chose.
+func TestServersSeeTheProxy(t *testing.T) {
+	s := openShop(t)
+	pod := s.Pods(server("v1"))[0]
+	seen := make(chan string, 100)
+	l, err := pod.Listen(fmt.Sprintf("%s:%d", pod.IP, targetPort))
+	require.NoError(t, err)
+	scripted.ServeOn(t, l, func(c *scripted.Conn, req dubbotest.Parsed) {
+		seen <- c.RemoteAddr().(*net.TCPAddr).IP.String()
+		scripted.Answer("here")(c, req)
+	})
+	s.endpoints(pod)
+	c := s.dial(s.client, fmt.Sprintf("%s:%d", s.vip, port))
+	c.Ask(1, hello)
+	require.Equal(t, "here", c.Read().Text())
+	require.Equal(t, "127.0.0.6", <-seen, "plain Istio")
+	s.route("")
+	pod.WaitConfig("ecds_filters", "meltemi-inbound")
+	for id := range uint64(10) {
+		c := s.dial(s.client, fmt.Sprintf("%s:%d", s.vip, port))
+		c.Ask(id, hello)
+		require.Equal(t, "here", c.Read().Text())
+		require.Equal(t, "127.0.0.6", <-seen)
+	}
+}
+
+// TestCountersAreAtPrometheus: where a mesh's Prometheus looks, of client and
+// server.
+func TestCountersAreAtPrometheus(t *testing.T) {
+	s := openShop(t, "v1")
+	s.route("")
+	s.servers["v1"].WaitConfig("ecds_filters", "meltemi-inbound")
+	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
+	for name, p := range map[string]*mesh.Pod{
+		fmt.Sprintf("outbound_%d__greeter_%s_svc_cluster_local", port, strings.ReplaceAll(s.Name, "-", "_")): s.client,
+		fmt.Sprintf("inbound_%d__", targetPort): s.servers["v1"],
+	} {
+		for _, url := range []string{"http://%s:15090/stats/prometheus", "http://%s:15020/stats/prometheus"} {
+			s.Eventually(name+" at "+url, func() bool {
+				text, err := p.Get(fmt.Sprintf(url, p.IP))
+				require.NoError(t, err)
+				return strings.Contains(text, "envoy_meta_protocol_dubbo_"+name+"_response_success{} 100\n")
+			})
+		}
+	}
+}
+
+// TestAStrangerCannotUseTheLoopbackSocket: another process of the pod reaches
+// no cluster by it.
+func TestAStrangerCannotUseTheLoopbackSocket(t *testing.T) {
+	s := openShop(t, "v1")
+	s.route("")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+	answers(t, c, 10, "v1")
+	for name, tlvs := range map[string]map[byte]string{
+		"without a token":      nil,
+		"with a guessed token": {0xE1: "00000000000000000000000000000000:1"},
+		"naming a cluster":     {0xE0: s.cluster(""), 0xE1: "secret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc, err := s.client.DialUnix("@meltemi")
+			require.NoError(t, err)
+			defer nc.Close()
+			_, err = nc.Write(append(prologue(tlvs), dubbotest.Request{ID: 1}.Bytes()...))
+			require.NoError(t, err)
+			require.NoError(t, nc.SetReadDeadline(time.Now().Add(10*time.Second)))
+			n, err := nc.Read(make([]byte, 1))
+			require.Error(t, err)
+			require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.Zero(t, n)
+		})
+	}
+	require.Contains(t, s.client.Log(), "without this process's token")
+	answers(t, c, 10, "v1")
+}
+
+// prologue is a PROXY header of version 2 with TLVs.
+func prologue(tlvs map[byte]string) []byte {
+	body := []byte{127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 1}
+	for k, v := range tlvs {
+		body = append(body, k)
+		body = binary.BigEndian.AppendUint16(body, uint16(len(v)))
+		body = append(body, v...)
+	}
+	b := append([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11"), 0, 0)
+	binary.BigEndian.PutUint16(b[14:], uint16(len(body)))
+	return append(b, body...)
+}
