@@ -1,0 +1,58 @@
+package codectest
+
+import (
+	"testing"
+)
+
+// allocations checks that messages are decoded and encoded without allocating,
+// with their own ids and with others, without a mutation and with one.
+func (c *check) allocations() {
+	excused := 0
+	c.each(sound, func(st *stream) {
+		if _, ok := c.s.Allocates[st.name]; ok {
+			excused++
+			return
+		}
+		w := where{stream: st, frame: len(st.frames) - 1}
+		j := c.job(w, st.dir, c.codec.NewDecoder(st.dir), 0)
+		if j.mut != nil && !c.canMutate(st) {
+			j.mut = nil // errors may allocate
+		}
+		run := func() {
+			for k := range st.frames {
+				j.do(st.frame(k))
+			}
+		}
+		// Of several tries the best: pools may be emptied at any time.
+		least := testing.AllocsPerRun(1, run)
+		for range 10 {
+			if least > 0 {
+				least = min(least, testing.AllocsPerRun(1, run))
+			}
+		}
+		if least > 0 {
+			c.failf(w, st.frame(len(st.frames)-1), "to decode and encode it takes %v allocations (see Suite.Allocates)", least)
+		}
+	})
+	if excused != len(c.s.Allocates) {
+		c.t.Errorf("Suite.Allocates names %d captures and frames, there are but %d of them", len(c.s.Allocates), excused)
+	}
+}
+
+// canMutate reports whether all messages of st take the suite's mutations.
+func (c *check) canMutate(st *stream) (ok bool) {
+	j := c.job(where{stream: st}, st.dir, c.codec.NewDecoder(st.dir), 0)
+	for k := range st.frames {
+		j.m.Reset()
+		if _, err := j.dec.Decode(st.frame(k), j.m); err != nil {
+			return false
+		}
+		if !mutates(j.m.Type) {
+			continue
+		}
+		if _, err := c.codec.Encode(nil, j.m, j.mut); err != nil {
+			return false
+		}
+	}
+	return true
+}

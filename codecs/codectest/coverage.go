@@ -1,0 +1,101 @@
+package codectest
+
+import (
+	"reflect"
+	"strings"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// coverage fails when a suite has nothing to check what the codec says it can
+// do: a check without messages would pass.
+func (c *check) coverage() {
+	var seen [2][codecs.Ignored + 1]bool
+	asks, c2s := false, false
+	for _, st := range c.streams {
+		for _, f := range st.frames[st.first:] {
+			if f.meta.Malformed == "" && f.meta.Type <= codecs.Ignored {
+				seen[st.dir][f.meta.Type] = true
+			}
+			asks = asks || f.meta.Type == codecs.Heartbeat && f.meta.ExpectsReply
+		}
+		c2s = c2s || st.dir == codecs.ClientToServer && st.kind != malformed
+	}
+	missing := func(cond bool, what string) {
+		if cond {
+			c.t.Errorf("the suite has no %s: add a capture or a frame", what)
+		}
+	}
+	client, server := seen[codecs.ClientToServer], seen[codecs.ServerToClient]
+	missing(!client[codecs.Request], "request of a client")
+	missing(!server[codecs.Response], "answer of a server")
+	missing(!server[codecs.Error], "error of a server")
+	_, beats := c.codec.(codecs.Heartbeater)
+	missing(beats && !asks, "heartbeat that expects a reply, though the codec is a Heartbeater")
+	_, streams := c.codec.(codecs.Streamer)
+	missing(streams && !client[codecs.StreamInit], "frame that opens a stream, though the codec is a Streamer")
+	_, sniffs := c.codec.(codecs.Sniffer)
+	missing(sniffs && !c2s, "client's bytes, though the codec is a Sniffer")
+	if _, mutates := c.codec.(codecs.Mutator); mutates {
+		if len(c.s.Mutations) == 0 {
+			c.t.Errorf("the codec is a Mutator: add Mutations to the suite")
+		}
+	} else if len(c.s.Mutations) > 0 {
+		c.t.Errorf("the suite has mutations, but the codec is no Mutator")
+	}
+	if len(c.s.Invalid) == 0 {
+		c.t.Errorf("the suite has nothing Invalid: every protocol can be broken, if by its limit")
+	}
+}
+
+// traitsAreFixed checks what the pipeline freezes when it loads a codec.
+func (c *check) traitsAreFixed() {
+	for d := range 2 { // between two, some frames are decoded
+		if got := c.codec.Traits(); !reflect.DeepEqual(got, c.traits) {
+			c.t.Errorf("Traits change: they were %+v, now they are %+v", c.traits, got)
+		}
+		c.codec.NewDecoder(codecs.Direction(d))
+	}
+	if c.traits.Correlation > codecs.Exclusive {
+		c.t.Errorf("there is no correlation %d", c.traits.Correlation)
+	}
+	if c.traits.Correlation == codecs.ByID && c.traits.MaxID == 0 {
+		c.t.Errorf("messages correlate by id, but MaxID is 0")
+	}
+	seen := map[string]bool{}
+	for _, name := range c.traits.Attributes {
+		if name == "" || name != strings.ToLower(name) || seen[name] {
+			c.t.Errorf("attribute %q is empty, not in lower case, or named twice", name)
+		}
+		seen[name] = true
+	}
+}
+
+// attributes checks that nothing that a message brings along passes for an
+// attribute of the protocol itself.
+func (c *check) attributes() {
+	own := map[string]bool{}
+	for _, name := range c.traits.Attributes {
+		own[name] = true
+	}
+	c.each(all, func(st *stream) {
+		c.walk(st, "", func(w where, _ int, m *codecs.Metadata) {
+			if st.dir == codecs.ServerToClient || m.Malformed != "" {
+				return
+			}
+			seen, brought := map[string]bool{}, ""
+			for _, p := range m.Properties() {
+				switch name := strings.ToLower(string(p.Name)); {
+				case !own[name]:
+					brought = name
+				case seen[name]:
+					c.failf(w, m.Raw, "attribute %q of the protocol is there twice", name)
+				case brought != "":
+					c.failf(w, m.Raw, "attribute %q of the protocol comes behind %q, which the message brings along", name, brought)
+				default:
+					seen[name] = true
+				}
+			}
+		})
+	})
+}

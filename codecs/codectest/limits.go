@@ -1,0 +1,150 @@
+package codectest
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// headerRoom is how many bytes a codec may ask for before it has seen a length,
+// whatever the limit.
+const headerRoom = 64
+
+// limits checks that frames above the limit are refused as soon as their length
+// is known.
+func (c *check) limits() {
+	c.each(sound, func(st *stream) {
+		for k, f := range st.frames {
+			if k < st.first || f.n == 1 || k >= st.first+64 {
+				continue
+			}
+			c.limit(st, k, f.n, true)
+			for _, limit := range []int{f.n - 1, f.n / 2, headerRoom} {
+				if limit > 0 && limit < f.n {
+					c.limit(st, k, limit, false)
+				}
+			}
+			c.grow(st, k)
+		}
+	})
+}
+
+// limit decodes frame k with a limit within which it is, or is not. Frames
+// before it that are above the limit are left out.
+func (c *check) limit(st *stream, k, limit int, within bool) {
+	w := where{stream: st, frame: k, doing: fmt.Sprintf("with a limit of %d bytes", limit)}
+	b := st.frame(k)
+	codec, err := c.s.New(codecs.Limits{MaxFrameBytes: limit})
+	if err != nil {
+		c.failf(w, nil, "New: %v", err)
+	}
+	// The prefixes of growing length, as a slow peer sends them.
+	dec, free := codec.NewDecoder(st.dir), c.codec.NewDecoder(st.dir)
+	var m codecs.Metadata
+	for i := range k {
+		c.whole(w, free, &m, st.frame(i), st.frames[i].n)
+		if st.frames[i].n <= limit {
+			c.decode(w, dec, &m, st.frame(i))
+		}
+	}
+	need, freeNeed := 1, 1
+	for i := 1; i <= len(b); i++ {
+		known := false
+		if i >= freeNeed {
+			n, err := c.decode(w, free, &m, b[:i])
+			if err != nil {
+				c.failf(w, b[:i], "without the limit it is refused: %v", err)
+			}
+			known, freeNeed = n == len(b), max(n, i+1)
+		}
+		if i < need && !(known && !within && limit >= headerRoom) && i < len(b) {
+			continue
+		}
+		n, err := c.decode(w, dec, &m, b[:i])
+		switch {
+		case err != nil && within:
+			c.failf(w, b[:i], "the frame of %d bytes is refused: %v", len(b), err)
+		case err != nil:
+			return
+		case !within && i == len(b):
+			c.failf(w, b, "the frame of %d bytes is not refused", len(b))
+		case known && !within && limit >= headerRoom:
+			c.failf(w, b[:i], "with %d bytes it is known that the frame has %d, but it is not refused", i, len(b))
+		case n > i && n > max(limit, headerRoom):
+			c.failf(w, b[:i], "Decode asks for %d bytes", n)
+		case n <= i && i < len(b):
+			c.failf(w, b[:i], "a part of the frame is taken for the whole, with a length of %d", n)
+		}
+		need = n
+	}
+}
+
+// grow checks that frame k of st, which is as large as its limit, does not
+// become larger with another id or with a mutation: whoever gets it has the same
+// limit, perhaps, and would end a connection that others share.
+func (c *check) grow(st *stream, k int) {
+	f := st.frames[k]
+	w := where{stream: st, frame: k, doing: fmt.Sprintf("encoded with a limit of %d bytes", f.n)}
+	codec, err := c.s.New(codecs.Limits{MaxFrameBytes: f.n})
+	if err != nil {
+		c.failf(w, nil, "New: %v", err)
+	}
+	var m codecs.Metadata
+	dec := codec.NewDecoder(st.dir)
+	for i := range k + 1 {
+		if i == k || st.frames[i].n <= f.n {
+			c.decode(w, dec, &m, st.frame(i))
+		}
+	}
+	_, mayChange := takesID(m.Type)
+	for _, mut := range []*codecs.Mutation{nil, c.everything(st.dir)} {
+		if mayChange {
+			m.ID = c.traits.MaxID
+		}
+		out, err := c.encode(w, m.Raw, func(dst []byte) ([]byte, error) { return codec.Encode(dst, &m, mut) })
+		if err == nil && len(out) > f.n {
+			c.failf(w, out, "it has %d bytes", len(out))
+		}
+	}
+}
+
+// invalid checks that broken bytes end their connection.
+func (c *check) invalid() {
+	for _, in := range c.s.Invalid {
+		c.attempt(func() {
+			c.refused(where{name: in.Name}, in, len(in.Bytes))
+			// Whoever has seen but a part may wait for a whole header first.
+			in.Bytes = append(slices.Clip(in.Bytes), make([]byte, headerRoom)...)
+			c.refused(where{name: in.Name, doing: "byte by byte"}, in, 1)
+			c.refused(where{name: in.Name, doing: "in pieces of 7 bytes"}, in, 7)
+		})
+	}
+}
+
+// refused feeds in to a decoder, in pieces of size bytes, until it is refused.
+func (c *check) refused(w where, in Invalid, size int) {
+	dec := c.codec.NewDecoder(in.Direction)
+	var m codecs.Metadata
+	at, end, need := 0, 0, 1
+	for {
+		if end-at < need {
+			if end == len(in.Bytes) {
+				c.failf(w, in.Bytes, "it is not refused: Decode waits for %d bytes at offset %d, where %d are", need, at, end-at)
+			}
+			end = min(len(in.Bytes), end+size)
+			continue
+		}
+		n, err := c.decode(w, dec, &m, in.Bytes[at:end])
+		if err != nil {
+			return
+		}
+		if n > end-at {
+			need = n
+			continue
+		}
+		if at, need = at+n, 1; at == len(in.Bytes) {
+			c.failf(w, in.Bytes, "it is not refused: the last message is %s", Describe(&m))
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package codectest
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// texts of local errors: some come from peers.
+var texts = []struct{ name, text string }{
+	{"no text", ""},
+	{"a text", "no route matches the request"},
+	{"a text of 40000 bytes", strings.Repeat("a long story. ", 40000/14)},
+	{"a text that is not UTF-8", "bad \xff\xfe\xc0\x80 bytes"},
+	{"a text of several lines", "one\r\ntwo\n\nthree\x00four"},
+	{"a text in other scripts", "δεν υπάρχει διαδρομή 😀"},
+}
+
+// errorTypes is how many codecs.ErrorType there are.
+const errorTypes = codecs.Denied + 1
+
+// errorReplies checks that requests can be answered when their frames have gone,
+// with what the codec itself reads as an error.
+func (c *check) errorReplies() {
+	c.each(all, func(st *stream) {
+		if st.dir == codecs.ServerToClient {
+			return
+		}
+		var held memory
+		dec := c.codec.NewDecoder(st.dir)
+		var m codecs.Metadata
+		for k, f := range st.frames {
+			w := where{stream: st, frame: k}
+			b := st.frame(k)
+			c.decodeLent(w, dec, &m, held.lend(b), b)
+			if m.Type != codecs.Request && m.Type != codecs.StreamInit || k < st.first {
+				continue
+			}
+			c.repliesTo(w, b, f, &m, &held)
+		}
+	})
+}
+
+func (c *check) repliesTo(w where, b []byte, f frame, m *codecs.Metadata, held *memory) {
+	var first [errorTypes][]byte
+	types, texts := errorTypes, texts
+	if c.light {
+		types, texts = 2, texts[:2]
+	}
+	for t := range types {
+		w.doing = fmt.Sprintf("answered with %q", t)
+		first[t] = c.errorReply(w, b, m, &codecs.LocalError{Type: t, Message: texts[1].text})
+	}
+	m.Release()
+	held.poison()
+	for t := range types {
+		for i, text := range texts {
+			w.doing = fmt.Sprintf("answered with %q and %s", t, text.name)
+			out := c.errorReply(w, b, m, &codecs.LocalError{Type: t, Message: text.text})
+			if i == 1 && !bytes.Equal(out, first[t]) {
+				c.failf(w, out, "the answer changes when the frame has gone; it was\n%s", dump(first[t]))
+			}
+			c.isError(w, f.meta, out)
+			if i == 1 && !c.s.NoErrorText && !bytes.Contains(out, []byte(text.text)) {
+				c.failf(w, out, "the text %q is not in it (see Suite.NoErrorText)", text.text)
+			}
+		}
+	}
+}
+
+func (c *check) errorReply(w where, b []byte, m *codecs.Metadata, e *codecs.LocalError) []byte {
+	out, err := c.encode(w, nil, func(dst []byte) ([]byte, error) { return c.codec.EncodeError(dst, m, e) })
+	if err != nil {
+		c.failf(w, b, "EncodeError: %v", err)
+	}
+	return out
+}
+
+// isError checks that out is one whole answer to req that tells of an error.
+func (c *check) isError(w where, req *codecs.Metadata, out []byte) {
+	var m codecs.Metadata
+	c.reads(w, codecs.ServerToClient, &m, out)
+	switch {
+	case m.Type != codecs.Response && m.Type != codecs.Error:
+		c.failf(w, out, "the answer is decoded as a %s", m.Type)
+	case m.Status == codecs.StatusOK:
+		c.failf(w, out, "the answer is decoded as a success")
+	case m.Malformed != "":
+		c.failf(w, out, "the answer is malformed: %s", m.Malformed)
+	case c.traits.Correlation == codecs.ByID && m.ID != req.ID:
+		c.failf(w, out, "the answer has id %d, its request %d", m.ID, req.ID)
+	case m.Variant != req.Variant:
+		c.failf(w, out, "the answer is of variant %d, its request of %d", m.Variant, req.Variant)
+	}
+}
+
+// heartbeats checks that those that expect an answer can be answered.
+func (c *check) heartbeats() {
+	beater, ok := c.codec.(codecs.Heartbeater)
+	seen := 0
+	c.each(all, func(st *stream) {
+		c.walk(st, "answered", func(w where, _ int, m *codecs.Metadata) {
+			if m.Type != codecs.Heartbeat || !m.ExpectsReply {
+				return
+			}
+			if seen++; !ok {
+				c.failf(w, m.Raw, "the heartbeat expects an answer, but the codec is no Heartbeater")
+			}
+			b := bytes.Clone(m.Raw)
+			out, err := c.encode(w, m.Raw, func(dst []byte) ([]byte, error) { return beater.EncodeHeartbeat(dst, m) })
+			if err != nil {
+				c.failf(w, b, "EncodeHeartbeat: %v", err)
+			}
+			id, variant := m.ID, m.Variant
+			var o codecs.Metadata
+			c.reads(w, 1-st.dir, &o, out)
+			switch {
+			case o.Type != codecs.Heartbeat:
+				c.failf(w, out, "the answer is decoded as a %s", o.Type)
+			case o.ExpectsReply:
+				c.failf(w, out, "the answer expects an answer")
+			case o.ID != id:
+				c.failf(w, out, "the answer has id %d, the heartbeat %d", o.ID, id)
+			case o.Variant != variant:
+				c.failf(w, out, "the answer is of variant %d, the heartbeat of %d", o.Variant, variant)
+			}
+		})
+	})
+	if seen == 0 {
+		c.skipped = "no heartbeat expects an answer"
+	}
+}
+
+// streamResets checks that a client can be told that its stream is lost.
+func (c *check) streamResets() {
+	streamer, ok := c.codec.(codecs.Streamer)
+	seen := 0
+	c.each(all, func(st *stream) {
+		if st.dir == codecs.ServerToClient {
+			return
+		}
+		c.walk(st, "reset", func(w where, k int, m *codecs.Metadata) {
+			if m.Type != codecs.StreamInit || m.Malformed != "" {
+				return
+			}
+			if seen++; !ok {
+				c.failf(w, m.Raw, "the message opens a stream, but the codec is no Streamer")
+			}
+			m.Release()
+			c.mem.poison()
+			types, texts := errorTypes, texts
+			if c.light {
+				types, texts = 2, texts[:2]
+			}
+			for t := range types {
+				for _, text := range texts {
+					w.doing = fmt.Sprintf("reset with %q and %s", t, text.name)
+					e := &codecs.LocalError{Type: t, Message: text.text}
+					out, err := c.encode(w, nil, func(dst []byte) ([]byte, error) { return streamer.EncodeReset(dst, m, e) })
+					if err != nil {
+						c.failf(w, st.frame(k), "EncodeReset: %v", err)
+					}
+					c.isReset(w, m, out)
+				}
+			}
+		})
+	})
+	if seen == 0 {
+		c.skipped = "no message opens a stream"
+	}
+}
+
+func (c *check) isReset(w where, stream *codecs.Metadata, out []byte) {
+	var o codecs.Metadata
+	c.reads(w, codecs.ServerToClient, &o, out)
+	switch {
+	case o.Type != codecs.StreamCloseTwoWay && o.Type != codecs.Error:
+		c.failf(w, out, "the reset is decoded as a %s, which does not end a stream", o.Type)
+	case o.Malformed != "":
+		c.failf(w, out, "the reset is malformed: %s", o.Malformed)
+	case o.StreamID != stream.StreamID:
+		c.failf(w, out, "the reset is of stream %d, want %d", o.StreamID, stream.StreamID)
+	case o.Variant != stream.Variant:
+		c.failf(w, out, "the reset is of variant %d, the stream of %d", o.Variant, stream.Variant)
+	}
+}

@@ -1,0 +1,86 @@
+package codectest
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// update is the flag of every test that runs a suite.
+var update = flag.Bool("update", false, "rewrite the golden files of codectest suites")
+
+// property is one thing that holds of every codec.
+type property struct {
+	name  string
+	check func(*check)
+}
+
+// properties in the order in which they are checked: the ones on which others
+// rest come first.
+var properties = []property{
+	{"coverage", (*check).coverage},
+	{"golden", (*check).golden},
+	{"traits", (*check).traitsAreFixed},
+	{"attributes", (*check).attributes},
+	{"splits", (*check).splits},
+	{"views", (*check).views},
+	{"round_trip", (*check).roundTrip},
+	{"ids", (*check).ids},
+	{"mutation", (*check).mutation},
+	{"mutation_refused", (*check).mutationRefused},
+	{"error_replies", (*check).errorReplies},
+	{"heartbeats", (*check).heartbeats},
+	{"stream_resets", (*check).streamResets},
+	{"sniffing", (*check).sniffing},
+	{"limits", (*check).limits},
+	{"invalid", (*check).invalid},
+	{"hostile", (*check).hostile},
+	{"cost", (*check).cost},
+	{"allocations", (*check).allocations},
+	{"independence", (*check).independence},
+	{"concurrency", (*check).concurrency},
+}
+
+// Run checks that a codec is what the contract in package codecs demands: one
+// subtest for each property. t must not be parallel to other tests, as
+// allocations are counted.
+func Run(t *testing.T, s Suite) {
+	t.Helper()
+	dog := &watchdog{}
+	defer dog.watch()()
+	c := newCheck(t, &s, dog)
+	if c == nil {
+		return
+	}
+	for _, p := range properties {
+		t.Run(p.name, func(t *testing.T) {
+			if why := c.run(t, p); why != "" {
+				t.Skip(why)
+			}
+		})
+	}
+}
+
+// newCheck makes the codec and reads the streams; nil if that fails.
+func newCheck(t reporter, s *Suite, dog *watchdog) *check {
+	c := &check{t: t, s: s, dog: dog}
+	var err error
+	if c.codec, err = s.New(codecs.Limits{}); err != nil {
+		t.Errorf("New: %v", err)
+		return nil
+	}
+	c.traits = c.codec.Traits()
+	if !c.load() {
+		return nil
+	}
+	return c
+}
+
+// run checks one property. It returns why there was nothing to check.
+func (c *check) run(t reporter, p property) (skipped string) {
+	one := *c
+	one.t, one.mem = t, memory{}
+	one.attempt(func() { p.check(&one) })
+	return one.skipped
+}

@@ -1,0 +1,720 @@
+package codectest
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// TestMain fails when a test leaves a goroutine behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestASoundCodecPasses(t *testing.T) { Run(t, toySuite()) }
+
+func FuzzDecodeOfASoundCodec(f *testing.F) { FuzzDecode(f, toySuite()) }
+
+func FuzzEncodeOfASoundCodec(f *testing.F) { FuzzEncode(f, toySuite()) }
+
+// record is a reporter that keeps what is reported.
+type record struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *record) Helper()             {}
+func (r *record) Logf(string, ...any) {}
+
+func (r *record) Errorf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(&r.text, format+"\n", args...)
+}
+
+// failures checks properties, all unless some are named, and returns what those
+// that fail report.
+func failures(s Suite, names ...string) map[string]string {
+	failed := map[string]string{}
+	var loading record
+	c := newCheck(&loading, &s, nil)
+	if c == nil {
+		return map[string]string{"loading": loading.text.String()}
+	}
+	for _, p := range properties {
+		if len(names) > 0 && !slices.Contains(names, p.name) {
+			continue
+		}
+		var r record
+		c.run(&r, p)
+		if r.text.Len() > 0 {
+			failed[p.name] = r.text.String()
+		}
+	}
+	return failed
+}
+
+// broken is the toy with something else in the place of one of its methods.
+type broken struct {
+	*toy
+	traits     func(t *codecs.Traits)
+	newDecoder func() codecs.Decoder
+	decode     func(c *toy, buf []byte, m *codecs.Metadata) (int, error)
+	encode     func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error)
+	reply      func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error)
+	heartbeat  func(dst []byte, hb *codecs.Metadata) ([]byte, error)
+	reset      func(dst []byte, stream *codecs.Metadata) ([]byte, error)
+	sniff      func(b []byte) codecs.Guess
+	refuse     func(key string) error
+}
+
+func (b *broken) Traits() codecs.Traits {
+	t := b.toy.Traits()
+	if b.traits != nil {
+		b.traits(&t)
+	}
+	return t
+}
+
+func (b *broken) NewDecoder(d codecs.Direction) codecs.Decoder {
+	switch {
+	case b.newDecoder != nil:
+		return b.newDecoder()
+	case b.decode != nil:
+		return decodeFunc(func(buf []byte, m *codecs.Metadata) (int, error) { return b.decode(b.toy, buf, m) })
+	default:
+		return b.toy.NewDecoder(d)
+	}
+}
+
+type decodeFunc func(buf []byte, m *codecs.Metadata) (int, error)
+
+func (f decodeFunc) Decode(buf []byte, m *codecs.Metadata) (int, error) { return f(buf, m) }
+
+func (b *broken) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	if b.encode != nil {
+		return b.encode(b.toy, dst, m, mut)
+	}
+	return b.toy.Encode(dst, m, mut)
+}
+
+func (b *broken) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	if b.reply != nil {
+		return b.reply(b.toy, dst, req, e)
+	}
+	return b.toy.EncodeError(dst, req, e)
+}
+
+func (b *broken) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
+	if b.heartbeat != nil {
+		return b.heartbeat(dst, hb)
+	}
+	return b.toy.EncodeHeartbeat(dst, hb)
+}
+
+func (b *broken) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	if b.reset != nil {
+		return b.reset(dst, stream)
+	}
+	return b.toy.EncodeReset(dst, stream, e)
+}
+
+func (b *broken) Sniff(first []byte) codecs.Guess {
+	if b.sniff != nil {
+		return b.sniff(first)
+	}
+	return b.toy.Sniff(first)
+}
+
+func (b *broken) CheckMutation(d codecs.Direction, key, value string) error {
+	if b.refuse != nil {
+		return b.refuse(key)
+	}
+	return b.toy.CheckMutation(d, key, value)
+}
+
+// whole calls then with what the toy has decoded, if that is a whole frame.
+func whole(then func(buf []byte, m *codecs.Metadata)) func(*toy, []byte, *codecs.Metadata) (int, error) {
+	return func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+		n, err := c.Decode(buf, m)
+		if err == nil && n <= len(buf) {
+			then(buf, m)
+		}
+		return n, err
+	}
+}
+
+// encoded calls then with what the toy has appended.
+func encoded(then func(out []byte, m *codecs.Metadata, mut *codecs.Mutation)) func(*toy, []byte, *codecs.Metadata, *codecs.Mutation) ([]byte, error) {
+	return func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+		start := len(dst)
+		dst, err := c.Encode(dst, m, mut)
+		if err == nil {
+			then(dst[start:], m, mut)
+		}
+		return dst, err
+	}
+}
+
+// otherByte changes with the id.
+var otherByte = encoded(func(out []byte, m *codecs.Metadata, _ *codecs.Mutation) {
+	if i := bytes.Index(out, []byte("acme")); i > 0 && !bytes.Equal(out, m.Raw) {
+		out[i]++
+	}
+})
+
+// slowly reads b.
+//
+//go:noinline
+func slowly(b []byte) (sum byte) {
+	for range 4 {
+		for _, x := range b {
+			sum = (sum*31 + x) / 3
+		}
+	}
+	return sum
+}
+
+// TestEveryFaultIsFound breaks the toy in one way after the other: the property
+// must fail, say why, and show the bytes.
+func TestEveryFaultIsFound(t *testing.T) {
+	var kept []byte
+	var last codecs.Metadata
+	var busy atomic.Bool
+	var sink []byte
+	for _, tc := range []struct {
+		fault    string
+		property string
+		says     string
+		shows    []byte // a frame, nil: none is to blame
+		codec    broken
+		suite    func(s *Suite)
+	}{
+		{
+			fault: "other traits each time", property: "traits", says: "Traits change",
+			codec: broken{traits: func(t *codecs.Traits) { t.MaxID -= uint64(len(sink)); sink = append(sink, 0) }},
+		},
+		{
+			fault: "no room for ids", property: "traits", says: "MaxID is 0",
+			codec: broken{traits: func(t *codecs.Traits) { t.MaxID = 0 }},
+		},
+		{
+			fault: "attribute in upper case", property: "traits", says: `attribute "Op"`,
+			codec: broken{traits: func(t *codecs.Traits) { t.Attributes = []string{"Op"} }},
+		},
+		{
+			fault: "a message's own attribute before the protocol's", property: "attributes", says: "comes behind", shows: theCall,
+			codec: broken{traits: func(t *codecs.Traits) { t.Attributes = []string{"tenant"} }},
+		},
+		{
+			fault: "an attribute twice", property: "attributes", says: "is there twice", shows: theCall,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.Request {
+					m.Put([]byte("OP"), []byte("other"))
+				}
+			})},
+		},
+		{
+			fault: "a length that is too large", property: "splits", says: "but the frame has only", shows: theCall[:1],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				if len(buf) < toyHead {
+					return 200, nil
+				}
+				return c.Decode(buf, m)
+			}},
+		},
+		{
+			fault: "a part that is taken for the whole", property: "splits", says: "taken for the whole", shows: theCall[:toyHead],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				n, err := c.Decode(buf, m)
+				if err == nil && n > len(buf) && len(buf) >= toyHead {
+					m.Raw, m.HeaderSize, n = buf, len(buf), len(buf)
+				}
+				return n, err
+			}},
+		},
+		{
+			fault: "a part that is refused", property: "splits", says: "a part of the frame is refused", shows: theCall[:1],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				if len(buf) < 3 {
+					return toyFault(0, "too short")
+				}
+				return c.Decode(buf, m)
+			}},
+		},
+		{
+			fault: "a decoder that takes what is behind the frame into account", property: "splits", says: "something else", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, m *codecs.Metadata) { m.Scratch[7] = uint32(len(buf)) })},
+		},
+		{
+			fault: "an error of another type", property: "splits", says: "no *codecs.ProtocolError", shows: theCall[:1],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				if len(buf) < 3 {
+					return 0, errors.New("too short")
+				}
+				return c.Decode(buf, m)
+			}},
+		},
+		{
+			fault: "bytes that are written to", property: "splits", says: "writes to the bytes", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) { buf[0] = 'T' })},
+		},
+		{
+			fault: "bytes behind the frame that are written to", property: "round_trip", says: "writes to the bytes", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) {
+				if cap(buf) > len(buf) {
+					buf[:len(buf)+1][len(buf)] = 0
+				}
+			})},
+		},
+		{
+			fault: "sizes that are not the frame's", property: "splits", says: "HeaderSize 13", shows: theCall,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.HeaderSize++ })},
+		},
+		{
+			fault: "a copy for Raw", property: "splits", says: "Raw is not the first", shows: theCall,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.Raw = bytes.Clone(m.Raw) })},
+		},
+		{
+			fault: "an error with the status of a success", property: "splits", says: "its status is 0", shows: theError,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.Status = codecs.StatusOK })},
+		},
+		{
+			fault: "a slice that the codec keeps", property: "views", says: "still referred to", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) { kept = buf })},
+		},
+		{
+			fault: "a view in ReplyInfo", property: "views", says: "ReplyInfo", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, m *codecs.Metadata) { m.ReplyInfo = buf[:4] })},
+		},
+		{
+			fault: "a byte that changes on the way", property: "round_trip", says: "it becomes", shows: theCall,
+			codec: broken{encode: encoded(func(out []byte, _ *codecs.Metadata, _ *codecs.Mutation) { out[len(out)-1] ^= 1 })},
+		},
+		{
+			fault: "a frame that is written to", property: "round_trip", says: "encoding changes the frame", shows: theCall,
+			codec: broken{encode: encoded(func(_ []byte, m *codecs.Metadata, _ *codecs.Mutation) { m.Raw[5]++ })},
+		},
+		{
+			fault: "what was encoded before is overwritten", property: "round_trip", says: "what stood before is gone", shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				return c.Encode(dst[:0], m, mut)
+			}},
+		},
+		{
+			fault: "the old id", property: "ids", says: "encoded with id", shows: theCall,
+			codec: broken{encode: func(_ *toy, dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+				return append(dst, m.Raw...), nil
+			}},
+		},
+		{
+			fault: "another byte changes with the id", property: "ids", says: "has changed", shows: toyFrame(toyCall, 127, "op=add\ntenant=bcme", "1 2"),
+			codec: broken{encode: otherByte},
+		},
+		{
+			fault: "a mutation that is forgotten", property: "mutation", says: `property "tenant" is "acme", want "other"`, shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+				return c.Encode(dst, m, nil)
+			}},
+		},
+		{
+			fault: "a mutation that loses the body", property: "mutation", says: "Decode asks for", shows: theCall[:8],
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				dst, err := c.Encode(dst, m, mut)
+				if err == nil && mut != nil && len(mut.Entries()) > 0 {
+					dst = dst[:len(dst)-1]
+				}
+				return dst, err
+			}},
+		},
+		{
+			fault: "a mutation that loses other attributes", property: "mutation", says: `property "tenant" has changed`,
+			shows: toyFrame(toyCall, 7, "op=add\nnew=", "1 2"),
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if e := mut.Entries(); len(e) == 1 && e[0].Key == "new" && m.Malformed == "" {
+					op, _ := toyGet(m.Raw[toyHead:m.Scratch[0]], "op")
+					return append(dst, toyFrame(m.Raw[3], uint32(m.ID), "op="+string(op)+"\nnew=", string(m.Raw[m.Scratch[0]+1:]))...), nil
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a mutation that ends the message", property: "mutation", says: "want one that wraps codecs.ErrNoMutation", shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if len(mut.Entries()) > 0 {
+					return dst, errors.New("cannot")
+				}
+				return c.Encode(dst, m, nil)
+			}},
+		},
+		{
+			fault: "a mutation that never works", property: "mutation", says: "see Suite.Immutable", shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if len(mut.Entries()) > 0 {
+					return dst, codecs.ErrNoMutation
+				}
+				return c.Encode(dst, m, nil)
+			}},
+		},
+		{
+			fault: "a key that is refused", property: "mutation", says: "CheckMutation", shows: []byte("other"),
+			codec: broken{refuse: func(string) error { return errors.New("no") }},
+		},
+		{
+			fault: "keys that are not refused", property: "mutation_refused", says: "lets it pass", shows: []byte("a\nb"),
+			codec: broken{refuse: func(string) error { return nil }},
+		},
+		{
+			fault: "an answer with another id", property: "error_replies", says: "the answer has id 8, its request 7", shows: toyFrame(toyError, 8, "", "")[:8],
+			codec: broken{reply: func(_ *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+				return append(dst, toyFrame(toyError, uint32(req.ID)+1, "", e.Message)...), nil
+			}},
+		},
+		{
+			fault: "an answer that needs the frame", property: "error_replies", says: "the codec panics", shows: theCall,
+			codec: broken{reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+				return c.EncodeError(dst, &codecs.Metadata{ID: uint64(req.Raw[7])}, e)
+			}},
+		},
+		{
+			fault: "an answer that is a success", property: "error_replies", says: "decoded as a success", shows: toyFrame(toyAnswer, 7, "", "")[:8],
+			codec: broken{reply: func(_ *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+				return append(dst, toyFrame(toyAnswer, uint32(req.ID), "", e.Message)...), nil
+			}},
+		},
+		{
+			fault: "an answer without the text", property: "error_replies", says: "see Suite.NoErrorText", shows: toyFrame(toyError, 7, "", ""),
+			codec: broken{reply: func(_ *toy, dst []byte, req *codecs.Metadata, _ *codecs.LocalError) ([]byte, error) {
+				return append(dst, toyFrame(toyError, uint32(req.ID), "", "")...), nil
+			}},
+		},
+		{
+			fault: "a long text that breaks the frame", property: "error_replies", says: "Decode takes", shows: toyFrame(toyError, 7, "", "a long story. ")[:8],
+			codec: broken{reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+				start := len(dst)
+				dst, _ = c.EncodeError(dst, req, e)
+				dst[start+10] = 0
+				return dst, nil
+			}},
+		},
+		{
+			fault: "a heartbeat's answer that expects one", property: "heartbeats", says: "expects an answer", shows: thePing,
+			codec: broken{heartbeat: func(dst []byte, hb *codecs.Metadata) ([]byte, error) { return append(dst, hb.Raw...), nil }},
+		},
+		{
+			fault: "a reset of another stream", property: "stream_resets", says: "is of stream 12, want 11", shows: toyFrame(toyReset, 12, "", ""),
+			codec: broken{reset: func(dst []byte, stream *codecs.Metadata) ([]byte, error) {
+				return append(dst, toyFrame(toyReset, uint32(stream.StreamID)+1, "", "")...), nil
+			}},
+		},
+		{
+			fault: "a reset that ends nothing", property: "stream_resets", says: "which does not end a stream", shows: toyFrame(toyData, 11, "", ""),
+			codec: broken{reset: func(dst []byte, stream *codecs.Metadata) ([]byte, error) {
+				return append(dst, toyFrame(toyData, uint32(stream.StreamID), "", "")...), nil
+			}},
+		},
+		{
+			fault: "all bytes are its own", property: "sniffing", says: "taken for the codec's own", shows: []byte(Foreign[0].Bytes),
+			codec: broken{sniff: func([]byte) codecs.Guess { return codecs.Yes }},
+		},
+		{
+			fault: "no bytes are its own", property: "sniffing", says: "taken for those of another protocol", shows: theCall,
+			codec: broken{sniff: func([]byte) codecs.Guess { return codecs.No }},
+		},
+		{
+			fault: "a guess that changes", property: "sniffing", says: "with 3 bytes the answer is Yes, with 4 No", shows: theCall[:4],
+			codec: broken{sniff: func(b []byte) codecs.Guess {
+				if len(b) > 3 {
+					return codecs.No
+				}
+				return (*toy)(nil).Sniff(b)
+			}},
+		},
+		{
+			fault: "a limit that is not looked at", property: "limits", says: "with a limit of", shows: theCall[:toyHead],
+			suite: func(s *Suite) {
+				s.New = func(codecs.Limits) (codecs.Codec, error) { return newToy(codecs.Limits{}), nil }
+			},
+		},
+		{
+			fault: "a limit that is looked at late", property: "limits", says: "it is known that the frame has", shows: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 3000))[:toyHead],
+			suite: func(s *Suite) {
+				s.New = func(l codecs.Limits) (codecs.Codec, error) {
+					return &broken{toy: newToy(l), decode: func(_ *toy, buf []byte, m *codecs.Metadata) (int, error) {
+						n, err := newToy(codecs.Limits{}).Decode(buf, m)
+						if err == nil && n <= len(buf) && n > cmp.Or(l.MaxFrameBytes, toyLimit) {
+							return toyFault(8, "too large")
+						}
+						return n, err
+					}}, nil
+				}
+			},
+		},
+		{
+			fault: "a mutation above the limit", property: "limits", says: "encoded with a limit of", shows: theCall[:4],
+			suite: func(s *Suite) {
+				s.New = func(l codecs.Limits) (codecs.Codec, error) {
+					return &broken{toy: newToy(l), encode: func(_ *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+						return newToy(codecs.Limits{}).Encode(dst, m, mut)
+					}}, nil
+				}
+			},
+		},
+		{
+			fault: "bytes that are not refused", property: "invalid", says: "it is not refused", shows: []byte("tox"),
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				if len(buf) < toyHead {
+					return toyHead, nil
+				}
+				return c.Decode(buf, m)
+			}},
+		},
+		{
+			fault: "memory by a number that the peer states", property: "hostile", says: "bytes of memory", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) { sink = make([]byte, 1000*len(buf)) })},
+		},
+		{
+			fault: "memory for each read", property: "hostile", says: "in 2048 pieces", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")[:16],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				if n, err := c.Decode(buf, m); err != nil || n <= len(buf) {
+					return n, err
+				}
+				sink = bytes.Clone(buf)
+				return len(buf) + 1, nil
+			}},
+		},
+		{
+			fault: "a time that grows with the square", property: "cost", says: "a normal one of", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")[:16],
+			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) {
+				for i := range buf {
+					slowly(buf[:i/16])
+				}
+			})},
+		},
+		{
+			fault: "all is read again with each piece", property: "cost", says: "in 2048 pieces", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")[:16],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				n, err := c.Decode(buf, m)
+				if err == nil && n > len(buf) && len(buf) >= toyHead {
+					slowly(buf)
+					return len(buf) + 1, nil
+				}
+				return n, err
+			}},
+		},
+		{
+			fault: "an allocation", property: "allocations", says: "takes 1 allocations", shows: theCall,
+			codec: broken{decode: whole(func([]byte, *codecs.Metadata) { sink = make([]byte, 8) })},
+		},
+		{
+			fault: "a property in memory that all messages share", property: "independence", says: "something else", shows: theCall,
+			codec: broken{decode: whole(func(buf []byte, m *codecs.Metadata) {
+				kept = append(kept[:0], buf[4:8]...)
+				m.Put([]byte("id"), kept)
+			})},
+		},
+		{
+			fault: "one decoder for all", property: "independence", says: "Decode returns 0", shows: toyFrame(toyOpened, 11, "", ""),
+			codec: broken{newDecoder: func() func() codecs.Decoder {
+				half := 0 // bytes that it has seen of the frame
+				return func() codecs.Decoder {
+					half = 0
+					return decodeFunc(func(buf []byte, m *codecs.Metadata) (int, error) {
+						n, err := newToy(codecs.Limits{}).Decode(buf, m)
+						if n > len(buf) {
+							half = len(buf)
+						} else if half > 0 && n < half {
+							return toyFault(0, "shrinks")
+						} else {
+							half = 0
+						}
+						return n, err
+					})
+				}
+			}()},
+		},
+		{
+			fault: "a codec that remembers the last message", property: "independence", says: "encoded without a change", shows: theCall,
+			codec: broken{
+				decode: whole(func(_ []byte, m *codecs.Metadata) { last = *m }),
+				encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+					id := m.ID
+					if m.Raw[3] == toyCall && len(mut.Entries()) == 0 && m.ID == uint64(m.Raw[7]) {
+						id = last.ID
+					}
+					return c.Encode(dst, &codecs.Metadata{Raw: m.Raw, ID: id, Scratch: m.Scratch, Malformed: m.Malformed}, mut)
+				},
+			},
+		},
+		{
+			fault: "a codec for one worker only", property: "concurrency", says: "the codec panics", shows: []byte("toy"),
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				if !busy.CompareAndSwap(false, true) {
+					panic("used by two at once")
+				}
+				defer busy.Store(false)
+				runtime.Gosched()
+				return c.Decode(buf, m)
+			}},
+		},
+		{
+			fault: "a frame that does not decode", property: "loading", says: "it is refused", shows: []byte("tox"),
+			suite: func(s *Suite) { s.Frames[0].Bytes = []byte("tox") },
+		},
+		{
+			fault: "a frame that is cut off", property: "loading", says: "it ends in the midst of a frame", shows: theCall[:20],
+			suite: func(s *Suite) { s.Frames[0].Bytes = theCall[:20] },
+		},
+		{
+			fault: "two frames for one", property: "loading", says: "it is not one frame", shows: slices.Concat(theCall, theCall),
+			suite: func(s *Suite) { s.Frames[0].Bytes = slices.Concat(theCall, theCall) },
+		},
+		{
+			fault: "a malformed frame that is not", property: "loading", says: "Malformed is not set", shows: theCall,
+			suite: func(s *Suite) { s.Malformed[0].Bytes = theCall },
+		},
+		{
+			fault: "another description", property: "loading", says: "want\noneway", shows: theCall,
+			suite: func(s *Suite) { s.Frames[0].Want = "oneway" },
+		},
+		{
+			fault: "a suite without errors", property: "coverage", says: "no error of a server",
+			suite: func(s *Suite) { s.Frames = slices.Delete(s.Frames, 4, 5) },
+		},
+		{
+			fault: "a suite without mutations", property: "coverage", says: "add Mutations",
+			suite: func(s *Suite) { s.Mutations = nil },
+		},
+		{
+			fault: "a suite that excuses what is not there", property: "allocations", says: "but 0 of them",
+			suite: func(s *Suite) { s.Allocates = map[string]string{"none": "of that name"} },
+		},
+		{
+			fault: "a codec that panics", property: "loading", says: "the codec panics: oh", shows: theCall,
+			codec: broken{decode: func(*toy, []byte, *codecs.Metadata) (int, error) { panic("oh") }},
+		},
+	} {
+		t.Run(tc.fault, func(t *testing.T) {
+			s := toySuite()
+			s.New = func(l codecs.Limits) (codecs.Codec, error) {
+				c := tc.codec
+				c.toy = newToy(l)
+				return &c, nil
+			}
+			if tc.suite != nil {
+				tc.suite(&s)
+			}
+			text := failures(s, tc.property)[tc.property]
+			require.Contains(t, text, tc.says)
+			if tc.shows != nil {
+				first, _, _ := strings.Cut(hex.Dump(tc.shows), "|")
+				require.Contains(t, text, strings.TrimSpace(first))
+			}
+		})
+	}
+	require.NotEmpty(t, kept)
+}
+
+// TestCaptures are replayed and compared with the golden file.
+func TestCaptures(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, b []byte) { require.NoError(t, os.WriteFile(filepath.Join(dir, name), b, 0o600)) }
+	write("a.c2s.bin", slices.Concat(theCall, theTell))
+	write("a.s2c.bin", slices.Concat(theAnswer, theError))
+	const golden = `# a.c2s.bin
+request id=7 status=0 reply=false size=12+22 op=add op="add" tenant="acme"
+oneway id=0 status=0 reply=false size=12+19 op=log op="log" tenant="acme"
+# a.s2c.bin
+response id=7 status=0 reply=false size=12+12 zone="south"
+error id=7 status=2 reply=false size=12+3
+`
+	write("golden", []byte(golden))
+	s := toySuite()
+	s.Captures, s.Golden = []string{filepath.Join(dir, "*.bin")}, filepath.Join(dir, "golden")
+	require.Empty(t, failures(s))
+
+	write("golden", []byte(strings.Replace(golden, "op=log", "op=lag", 1)))
+	require.Contains(t, failures(s)["golden"], "line 3, # a.c2s.bin\nwant oneway")
+
+	write("golden", nil)
+	*update = true
+	defer func() { *update = false }()
+	require.Empty(t, failures(s))
+	b, err := os.ReadFile(s.Golden)
+	require.NoError(t, err)
+	require.Equal(t, golden, string(b))
+
+	write("b.bin", theCall)
+	require.Contains(t, failures(s)["loading"], "ends in .c2s.bin or .s2c.bin")
+}
+
+// TestACallThatHangs ends the test with its bytes.
+func TestACallThatHangs(t *testing.T) {
+	var d watchdog
+	d.enter(where{name: "call"}, theCall)
+	require.Empty(t, d.look(time.Now()))
+	require.Contains(t, d.look(time.Now().Add(2*patience)), "call: the codec does not come back\n00000000  74 6f 79 43")
+	d.leave()
+	require.Empty(t, d.look(time.Now().Add(2*patience)))
+}
+
+// TestFuzzedBytesShowTheFault, whether seeds or not.
+func TestFuzzedBytesShowTheFault(t *testing.T) {
+	s := toySuite()
+	s.New = func(l codecs.Limits) (codecs.Codec, error) {
+		return &broken{toy: newToy(l), encode: encoded(func(out []byte, _ *codecs.Metadata, _ *codecs.Mutation) { out[len(out)-1] ^= 1 })}, nil
+	}
+	var r record
+	c := newCheck(&r, &s, nil)
+	require.NotNil(t, c)
+	c.fuzzing(&r).fuzzDecode("call", codecs.ClientToServer, theCall, c.normal())
+	require.Contains(t, r.text.String(), "call, client to server, encoded without a change: it becomes\n00000000  74 6f 79 43")
+
+	s.New = func(l codecs.Limits) (codecs.Codec, error) {
+		return &broken{toy: newToy(l), reply: func(_ *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+			return append(dst, toyFrame(toyError, uint32(req.ID), "", "")[:toyHead+1-len(e.Message)%2]...), nil
+		}}, nil
+	}
+	r = record{}
+	c = newCheck(&r, &s, nil)
+	c.fuzzing(&r).fuzzEncode(codecs.ClientToServer, theCall, Mutation{Key: "k", Value: "v"}, "odd", 1)
+	require.Contains(t, r.text.String(), "Decode asks for 13 bytes")
+}
+
+// TestTheREADME says what is so.
+func TestTheREADME(t *testing.T) {
+	b, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	readme := string(b)
+	for _, p := range properties {
+		require.Contains(t, readme, "`"+p.name+"`")
+	}
+	s := toySuite()
+	s.New = func(l codecs.Limits) (codecs.Codec, error) {
+		return &broken{toy: newToy(l), encode: otherByte}, nil
+	}
+	shown, _, _ := strings.Cut(failures(s, "ids")["ids"], "\n\n")
+	require.Contains(t, readme, "\n"+shown+"\n")
+	example, err := os.ReadFile("../../examples/custom-protocol/parley/codec_test.go")
+	require.NoError(t, err)
+	snippets := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(readme, -1)
+	require.NotEmpty(t, snippets)
+	for _, snippet := range snippets {
+		require.Contains(t, string(example), snippet[1])
+	}
+}

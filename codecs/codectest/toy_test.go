@@ -1,0 +1,265 @@
+package codectest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"strings"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// toy is a protocol that has all that a codec can have, and the codec of it. A
+// frame is "toy", its kind, its id, the length of what follows, and of that the
+// attributes, "key=value" in lines; then a zero byte and the body.
+type toy struct{ limit int }
+
+const (
+	toyHead  = 12
+	toyLimit = 4 << 20
+)
+
+const (
+	toyCall   = 'C' // attribute op
+	toyTell   = 'T'
+	toyAnswer = 'A' // attribute failed, if the application has
+	toyError  = 'E' // attribute why
+	toyPing   = 'P'
+	toyPong   = 'p'
+	toyOpen   = 'O' // of a stream: its id is that of the frame
+	toyOpened = 'o'
+	toyData   = 'D'
+	toyReset  = 'R'
+)
+
+var toyOp = []byte("op")
+
+var toyTypes = map[byte]codecs.MessageType{
+	toyCall: codecs.Request, toyTell: codecs.Oneway, toyAnswer: codecs.Response, toyError: codecs.Error,
+	toyPing: codecs.Heartbeat, toyPong: codecs.Heartbeat, toyOpen: codecs.StreamInit, toyOpened: codecs.StreamInit,
+	toyData: codecs.StreamData, toyReset: codecs.StreamCloseTwoWay,
+}
+
+func newToy(l codecs.Limits) *toy {
+	if l.MaxFrameBytes == 0 {
+		l.MaxFrameBytes = toyLimit
+	}
+	return &toy{l.MaxFrameBytes}
+}
+
+func toyFrame(kind byte, id uint32, attributes, body string) []byte {
+	b := append([]byte("toy"), kind)
+	b = binary.BigEndian.AppendUint32(b, id)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(attributes)+1+len(body)))
+	return append(append(append(b, attributes...), 0), body...)
+}
+
+func (*toy) Traits() codecs.Traits {
+	return codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<32 - 1, Attributes: []string{"op"}}
+}
+
+func (c *toy) NewDecoder(codecs.Direction) codecs.Decoder { return c }
+
+func toyFault(at int, why string) (int, error) {
+	return 0, &codecs.ProtocolError{Protocol: "toy", Offset: at, Reason: why}
+}
+
+func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
+	if !bytes.HasPrefix([]byte("toy"), buf[:min(3, len(buf))]) {
+		return toyFault(0, "bad magic")
+	}
+	if len(buf) < 3 {
+		return 3, nil
+	}
+	if len(buf) < toyHead {
+		return toyHead, nil
+	}
+	t, known := toyTypes[buf[3]]
+	if !known {
+		return toyFault(3, "unknown kind")
+	}
+	size := binary.BigEndian.Uint32(buf[8:])
+	n := toyHead + int(size)
+	if n > c.limit {
+		return toyFault(8, "too large")
+	}
+	if n > len(buf) {
+		return n, nil
+	}
+	m.Raw, m.Type, m.ID = buf[:n:n], t, uint64(binary.BigEndian.Uint32(buf[4:]))
+	m.HeaderSize, m.BodySize = toyHead, n-toyHead
+	m.ExpectsReply = buf[3] == toyPing
+	if t == codecs.StreamInit || t == codecs.StreamData || t == codecs.StreamCloseTwoWay {
+		m.StreamID = m.ID
+	}
+	if t == codecs.Error {
+		m.Status = codecs.StatusError
+	}
+	attributes, _, ok := bytes.Cut(m.Raw[toyHead:], []byte{0})
+	if !ok {
+		m.Malformed = "no end of the attributes"
+		return n, nil
+	}
+	m.Scratch[0] = uint32(toyHead + len(attributes))
+	own, _ := toyGet(attributes, "op")
+	if t == codecs.Request || t == codecs.Oneway || buf[3] == toyOpen {
+		m.Put(toyOp, own)
+		m.SetOperation(nil, own)
+	}
+	count := 0
+	for len(attributes) > 0 {
+		var line []byte
+		line, attributes, _ = bytes.Cut(attributes, []byte("\n"))
+		key, value, _ := bytes.Cut(line, []byte("="))
+		if count++; count > 100 {
+			m.Malformed = "too many attributes"
+			break
+		}
+		switch {
+		case codecs.EqualFold(key, "op"):
+		default:
+			m.Put(key, value)
+		}
+		if t == codecs.Response && string(key) == "failed" {
+			m.Status = codecs.StatusBusinessException
+		}
+	}
+	return n, nil
+}
+
+// toyGet returns the value of an attribute, and the rest.
+func toyGet(attributes []byte, key string) (value []byte, found bool) {
+	for len(attributes) > 0 {
+		var line []byte
+		line, attributes, _ = bytes.Cut(attributes, []byte("\n"))
+		if k, v, _ := bytes.Cut(line, []byte("=")); string(k) == key {
+			return v, true
+		}
+	}
+	return nil, false
+}
+
+func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	start := len(dst)
+	if len(mut.Entries()) == 0 {
+		dst = append(dst, m.Raw...)
+		binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
+		return dst, nil
+	}
+	if m.Malformed != "" {
+		return dst, codecs.ErrNoMutation
+	}
+	dst = append(dst, m.Raw[:toyHead]...)
+	behind := len(dst)
+	attributes := m.Raw[toyHead:m.Scratch[0]]
+	line := func(b ...string) {
+		if len(dst) > behind {
+			dst = append(dst, '\n')
+		}
+		for _, s := range b {
+			dst = append(dst, s...)
+		}
+	}
+	for len(attributes) > 0 {
+		var l []byte
+		l, attributes, _ = bytes.Cut(attributes, []byte("\n"))
+		key, _, _ := bytes.Cut(l, []byte("="))
+		set := false
+		for _, kv := range mut.Entries() {
+			set = set || kv.Key == string(key)
+		}
+		if !set {
+			line()
+			dst = append(dst, l...)
+		}
+	}
+	for _, kv := range mut.Entries() {
+		if c.CheckMutation(0, kv.Key, kv.Value) != nil {
+			return dst, codecs.ErrNoMutation
+		}
+		line(kv.Key, "=", kv.Value)
+	}
+	dst = append(dst, m.Raw[m.Scratch[0]:]...)
+	if len(dst)-start > c.limit {
+		return dst, codecs.ErrNoMutation
+	}
+	binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
+	binary.BigEndian.PutUint32(dst[start+8:], uint32(len(dst)-start-toyHead))
+	return dst, nil
+}
+
+func (*toy) CheckMutation(_ codecs.Direction, key, value string) error {
+	if key == "" || strings.EqualFold(key, "op") || key == "failed" || strings.ContainsAny(key, "=\n\x00") || strings.ContainsAny(value, "\n\x00") {
+		return errors.New("key: cannot be set")
+	}
+	return nil
+}
+
+func (*toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	return append(dst, toyFrame(toyError, uint32(req.ID), "", e.Message)...), nil
+}
+
+func (*toy) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
+	return append(dst, toyFrame(toyPong, uint32(hb.ID), "", "")...), nil
+}
+
+func (*toy) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	return append(dst, toyFrame(toyReset, uint32(stream.StreamID), "", e.Message)...), nil
+}
+
+func (*toy) Sniff(b []byte) codecs.Guess {
+	switch {
+	case !bytes.HasPrefix([]byte("toy"), b[:min(3, len(b))]):
+		return codecs.No
+	case len(b) < 3:
+		return codecs.Maybe
+	default:
+		return codecs.Yes
+	}
+}
+
+var (
+	theCall   = toyFrame(toyCall, 7, "op=add\ntenant=acme", "1 2")
+	theTell   = toyFrame(toyTell, 0, "tenant=acme\nop=log", "")
+	theAnswer = toyFrame(toyAnswer, 7, "zone=south", "3")
+	theError  = toyFrame(toyError, 7, "", "no")
+	thePing   = toyFrame(toyPing, 9, "", "")
+	theOpen   = toyFrame(toyOpen, 11, "op=chat", "")
+	theData   = toyFrame(toyData, 11, "", "hello")
+	theBroken = append(toyFrame(toyCall, 7, "", "")[:8], "\x00\x00\x00\x04op=x"...)
+)
+
+// toySuite is a new one each time.
+func toySuite() Suite {
+	return Suite{
+		New: func(l codecs.Limits) (codecs.Codec, error) { return newToy(l), nil },
+		Frames: []Frame{
+			{Name: "call", Direction: codecs.ClientToServer, Bytes: theCall},
+			{Name: "tell", Direction: codecs.ClientToServer, Bytes: theTell},
+			{Name: "answer", Direction: codecs.ServerToClient, Bytes: theAnswer},
+			{Name: "failure", Direction: codecs.ServerToClient, Bytes: toyFrame(toyAnswer, 7, "failed=yes", "")},
+			{Name: "error", Direction: codecs.ServerToClient, Bytes: theError},
+			{Name: "ping", Direction: codecs.ClientToServer, Bytes: thePing},
+			{Name: "pong", Direction: codecs.ServerToClient, Bytes: toyFrame(toyPong, 9, "", "")},
+			{Name: "opening", Direction: codecs.ClientToServer, Bytes: theOpen},
+			{Name: "opened", Direction: codecs.ServerToClient, Bytes: toyFrame(toyOpened, 11, "", "")},
+			{Name: "data", Direction: codecs.ServerToClient, Bytes: theData, Prelude: toyFrame(toyOpened, 11, "", "")},
+			{Name: "large", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 3000))},
+		},
+		Invalid: []Invalid{
+			{Name: "another magic", Direction: codecs.ClientToServer, Bytes: []byte("tox")},
+			{Name: "larger than the limit", Direction: codecs.ServerToClient, Bytes: []byte("toyA\x00\x00\x00\x00\x7f\xff\xff\xff")},
+		},
+		Malformed: []Frame{{Name: "no end", Direction: codecs.ClientToServer, Bytes: theBroken}},
+		Hostile: []Frame{
+			{Name: "attributes", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")},
+			{Name: "body", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 1<<16))},
+		},
+		Mutations: []Mutation{
+			{Direction: codecs.ClientToServer, Key: "tenant", Value: "other"},
+			{Direction: codecs.ClientToServer, Key: "new", Value: ""},
+			{Direction: codecs.ServerToClient, Key: "zone", Value: "north"},
+		},
+		Refused: []Mutation{{Key: "op", Value: "x"}, {Key: "k", Value: "a\nb"}},
+	}
+}
