@@ -189,11 +189,18 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %.40q is not UTF-8", key)
 	case !utf8.ValidString(value):
 		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
-	}
-	switch key {
-	case "path", "interface", "version", "group", "dubbo":
-		// The body says the same, and servers differ in which they believe.
+	case isCall(key):
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// isCall reports whether an attachment says what is called. The body says the
+// same, and servers differ in which they believe.
+func isCall(key string) bool {
+	switch key {
+	case "path", "interface", "version", "group", "dubbo":
+		return true
+	}
+	return false
 }

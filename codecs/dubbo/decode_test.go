@@ -1,9 +1,7 @@
 package dubbo
 
 import (
-	"bytes"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -12,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/codectest"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 )
 
@@ -47,17 +46,6 @@ func TestTheConfigurationIsChecked(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f(wrong, codecs.Limits{})
 	require.ErrorContains(t, err, "google.protobuf.StringValue")
-}
-
-func TestTheFrameLimitIncludesTheHeader(t *testing.T) {
-	frame := dubbotest.Request{ID: 1}.Bytes()
-	for limit, ok := range map[int]bool{len(frame): true, len(frame) - 1: false} {
-		c, err := New(nil, codecs.Limits{MaxFrameBytes: limit})
-		require.NoError(t, err)
-		var m codecs.Metadata
-		_, err = c.NewDecoder(codecs.ClientToServer).Decode(frame[:headerSize], &m) // known before the body is there
-		require.Equal(t, ok, err == nil, err)
-	}
 }
 
 func TestKindsOfMessages(t *testing.T) {
@@ -165,26 +153,22 @@ func TestArgumentsArePassedByTheirTypes(t *testing.T) {
 	}
 }
 
-// TestNothingHidesFromTheRules: what servers take for an attachment is a
-// property, or the request is refused.
-func TestNothingHidesFromTheRules(t *testing.T) {
-	for name, body := range map[string]string{
-		"a class definition before a value":    call + "H\x04pathC\x01P\x90\x09forbiddenZ",
-		"a class definition before a key":      call + "HC\x01P\x90\x04path\x09forbiddenZ",
-		"a key in overlong UTF-8":              call + "H\x04p\xc1\xa1th\x09forbiddenZ",
-		"a value in overlong UTF-8":            call + "H\x04path\x09forbidde\xc1\xaeZ",
-		"a reference to a map among arguments": "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;H\x04path\x09forbiddenZQ\x90",
-		"an object":                            call + "C\x01P\x91\x04path\x60\x09forbidden",
-		"a list":                               call + "\x7a\x04path\x09forbidden",
-		"a number":                             call + "\x91",
-		"a map without an end":                 call + "H\x04path\x09forbidden",
-		"too many":                             call + "H" + strings.Repeat("\x01k\x01v", maxAttachments) + "\x04path\x09forbiddenZ",
-		"a path that is a number":              "\x052.0.2\x91\x00\x01m\x00N",
-		"no body":                              "",
-		"nesting":                              "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;" + strings.Repeat("\x79", 65) + "N",
-	} {
-		t.Run(name, func(t *testing.T) { require.NotEmpty(t, requestOf(t, body).Malformed) })
-	}
+// hidden are bodies of requests that are refused: what servers take for an
+// attachment is a property.
+var hidden = map[string]string{
+	"a class definition before a value":    call + "H\x04pathC\x01P\x90\x09forbiddenZ",
+	"a class definition before a key":      call + "HC\x01P\x90\x04path\x09forbiddenZ",
+	"a key in overlong UTF-8":              call + "H\x04p\xc1\xa1th\x09forbiddenZ",
+	"a value in overlong UTF-8":            call + "H\x04path\x09forbidde\xc1\xaeZ",
+	"a reference to a map among arguments": "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;H\x04path\x09forbiddenZQ\x90",
+	"an object":                            call + "C\x01P\x91\x04path\x60\x09forbidden",
+	"a list":                               call + "\x7a\x04path\x09forbidden",
+	"a number":                             call + "\x91",
+	"a map without an end":                 call + "H\x04path\x09forbidden",
+	"too many":                             call + "H" + strings.Repeat("\x01k\x01v", maxAttachments) + "\x04path\x09forbiddenZ",
+	"a path that is a number":              "\x052.0.2\x91\x00\x01m\x00N",
+	"no body":                              "",
+	"nesting":                              "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;" + strings.Repeat("\x79", 65) + "N",
 }
 
 func TestWhatStandsForNoAttachments(t *testing.T) {
@@ -201,7 +185,7 @@ func TestOwnPropertiesHaveNoDoubles(t *testing.T) {
 	m := requestOf(t, call+"H\x09Interface\x01x\x06METHOD\x01x\x04PATH\x01x\x07vERSION\x01x\x05Dubbo\x01x\x0dSerialization\x01x"+
 		"\x07version\x031.1\x07version\x031.2\x05Group\x01g\x05group\x01hZ")
 	require.Empty(t, m.Malformed)
-	_, got, _ := strings.Cut(describe(m), " op=i/m ")
+	_, got, _ := strings.Cut(codectest.Describe(m), " op=i/m ")
 	require.Equal(t, `interface="i" method="m" path="i" version="1.2" dubbo="2.0.2" serialization="2" Group="g" group="h"`, got)
 }
 
@@ -220,72 +204,4 @@ func TestAnswersHaveTheirAttachmentsAsProperties(t *testing.T) {
 	require.NotEmpty(t, answerOf(t, "").Malformed)
 	require.NotEmpty(t, answerOf(t, "\x96").Malformed)
 	require.NotEmpty(t, answerOf(t, "\x01x").Malformed)
-}
-
-// TestHostileFramesCostWhatTheyWeigh: 100 times a frame's bytes would be a bug.
-func TestHostileFramesCostWhatTheyWeigh(t *testing.T) {
-	const n = 1 << 20
-	repeated := func(s string) string { return strings.Repeat(s, n/len(s)) }
-	for name, body := range map[string]string{
-		"empty attachments":     call + "H" + repeated("\x00\x00") + "Z",
-		"attachments of a kind": call + "H" + repeated("\x04path\x00") + "Z",
-		"numbers as keys":       call + "H" + repeated("\x91") + "Z",
-		"chunks of a key":       call + "H" + repeated("R\x00\x00") + "\x00\x00Z",
-		"surrogates":            call + "H\x01kR\xff\xff" + strings.Repeat("\xed\xa0\xbd", 1<<16-1) + "\x00Z",
-		"types of arguments":    "\x052.0.2\x01i\x00\x01m" + repeated("R\x00\x08IIIIIIII") + "\x00",
-		"classes":               "\x052.0.2\x01i\x00\x01m\x01I" + repeated("C\x00\x90"),
-		"depth":                 "\x052.0.2\x01i\x00\x01m\x01I" + repeated("\x79"),
-		"a length that lies":    "\x052.0.2\x01i\x00\x01m\x01IX\x49\x7f\xff\xff\xff" + repeated("\x90"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			frame := dubbotest.Frame(0xc2, 0, 1, []byte(body))
-			dec := newCodec(t).NewDecoder(codecs.ClientToServer)
-			var m codecs.Metadata
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			_, err := dec.Decode(frame, &m)
-			runtime.ReadMemStats(&after)
-			require.NoError(t, err)
-			require.LessOrEqual(t, len(m.Properties()), len(names)+maxAttachments)
-			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16*len(frame)))
-		})
-	}
-}
-
-// TestTheDecoderKeepsNoViews of memory that the host may unmap.
-func TestTheDecoderKeepsNoViews(t *testing.T) {
-	for name, tc := range map[string]struct {
-		dir  codecs.Direction
-		body string
-	}{
-		"request": {codecs.ClientToServer, call + "H\x01k\x01vZ"}, "broken request": {codecs.ClientToServer, call + "H"},
-		"answer": {codecs.ServerToClient, "\x94\x01xH\x01k\x01vZ"}, "broken answer": {codecs.ServerToClient, "\x94@"},
-	} {
-		dec := newCodec(t).NewDecoder(tc.dir).(*decoder)
-		flags := byte(0x02)
-		if tc.dir == codecs.ClientToServer {
-			flags = 0xc2
-		}
-		var m codecs.Metadata
-		_, err := dec.Decode(dubbotest.Frame(flags, statusOK, 1, []byte(tc.body)), &m)
-		require.NoError(t, err)
-		m.Properties()
-		dec.r.Seek(0)
-		require.False(t, dec.r.More(), name)
-	}
-}
-
-func TestOneByteAtATime(t *testing.T) {
-	frame := bytes.Repeat(dubbotest.Request{ID: 1}.Bytes(), 2)
-	dec := newCodec(t).NewDecoder(codecs.ClientToServer)
-	for i := 1; i < len(frame)/2; i++ {
-		var m codecs.Metadata
-		n, err := dec.Decode(frame[:i:i], &m)
-		require.NoError(t, err)
-		if i < headerSize {
-			require.Equal(t, headerSize, n)
-		} else {
-			require.Equal(t, len(frame)/2, n)
-		}
-	}
 }

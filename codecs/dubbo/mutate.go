@@ -19,6 +19,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if m.Malformed != "" {
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
+	for _, kv := range mut.Entries() {
+		if isCall(kv.Key) { // a filter's
+			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
+		}
+	}
 	var r hessian.Reader
 	r.Reset(m.Raw[headerSize:])
 	start := len(dst)

@@ -31,21 +31,24 @@ type Reader struct {
 	b   []byte
 	pos int
 	err error
-	// fields holds the number of fields of each class defined so far.
-	fields []int32
+	// The number of fields of each class defined so far: of the first ones, of
+	// which a message seldom has more, and of the others.
+	classes int
+	first   [32]int32
+	others  []int32
 }
 
 // Reset makes r read b, which r keeps until the next Reset: Reset(nil) lets go
 // of it.
 func (r *Reader) Reset(b []byte) {
-	r.b, r.pos, r.err, r.fields = b, 0, nil, r.fields[:0]
-	if cap(r.fields) > 1024 {
-		r.fields = nil
+	r.b, r.pos, r.err, r.classes, r.others = b, 0, nil, 0, r.others[:0]
+	if cap(r.others) > 1024 {
+		r.others = nil
 	}
 }
 
 // Classes returns how many classes have been defined so far.
-func (r *Reader) Classes() int { return len(r.fields) }
+func (r *Reader) Classes() int { return r.classes }
 
 // Seek makes the value at pos the next one, without a look at those before it:
 // classes that they define stay unknown. pos lies within the bytes of Reset.
@@ -382,15 +385,23 @@ func (r *Reader) skipClass() {
 	for i := int32(0); i < n && r.err == nil; i++ {
 		r.skipString()
 	}
-	r.fields = append(r.fields, n)
+	if r.classes < len(r.first) {
+		r.first[r.classes] = n
+	} else {
+		r.others = append(r.others, n)
+	}
+	r.classes++
 }
 
 func (r *Reader) fieldsOf(class int32) int32 {
-	if class < 0 || int(class) >= len(r.fields) {
+	if class < 0 || int(class) >= r.classes {
 		r.fail(ErrClass)
 		return 0
 	}
-	return r.fields[class]
+	if int(class) < len(r.first) {
+		return r.first[class]
+	}
+	return r.others[int(class)-len(r.first)]
 }
 
 // untilZ in place of a number of elements: they end with a 'Z'.

@@ -290,3 +290,24 @@ func FuzzSkip(f *testing.F) {
 		}
 	})
 }
+
+// TestManyClasses: more than are remembered without allocating.
+func TestManyClasses(t *testing.T) {
+	var b []byte
+	for i := range 40 {
+		b = append(b, 'C', 1, 'P', 0x90+byte(i))
+		for range i {
+			b = append(b, 1, 'f')
+		}
+		b = append(append(b, 'O', 0x90+byte(i)), bytes.Repeat([]byte("N"), i)...)
+	}
+	b = append(b, 'O', 0x90+3, 'N', 'N', 'N')
+	var r Reader
+	r.Reset(b)
+	for range 41 {
+		r.Skip()
+	}
+	require.NoError(t, r.Err())
+	require.Equal(t, len(b), r.Pos())
+	require.Equal(t, 40, r.Classes())
+}
