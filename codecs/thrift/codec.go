@@ -86,6 +86,9 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	start := len(dst)
 	shift := 0 // by how much the message moves
 	f := form(m.Scratch[scratchForm] & 0xff)
+	if len(m.Raw)+room(m) > c.maxFrame {
+		return dst, errTooLarge
+	}
 	if len(mut.Entries()) > 0 {
 		var err error
 		if dst, err = c.mutate(dst, m, mut); err != nil {
@@ -106,6 +109,9 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		binary.BigEndian.PutUint32(dst[at:], uint32(m.ID))
 		return dst, nil
 	}
+	if old, _ := uvarint(dst[at:]); old == uint64(uint32(m.ID)) {
+		return dst, nil // in however many bytes
+	}
 	var id [binary.MaxVarintLen32]byte
 	k := binary.PutUvarint(id[:], uint64(uint32(m.ID)))
 	if k == n {
@@ -123,6 +129,19 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		addTo(dst[start+shift+int(inner):], k-n)
 	}
 	return dst, nil
+}
+
+// errTooLarge: the server would end the connection, which others may share.
+var errTooLarge = errors.New("with another sequence id it may be larger than the limit")
+
+// room is by how much m grows with the longest of sequence ids, so that whoever
+// is next says the same.
+func room(m *codecs.Metadata) int {
+	f := form(m.Scratch[scratchForm] & 0xff)
+	if f.protocol() != compact || m.Scratch[scratchForm]&transformed != 0 {
+		return 0
+	}
+	return binary.MaxVarintLen32 - int(m.Scratch[scratchSeqLen])
 }
 
 // addTo changes the 32-bit length at the start of b.
@@ -148,6 +167,8 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %.40q is not UTF-8", key)
 	case !utf8.ValidString(value):
 		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
+	case isCall(key):
+		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (d *decoder) unframed(b []byte, m *codecs.Metadata) (int, error) {
 	if !d.skipping {
 		need, err := d.head.read(b)
 		if errors.Is(err, errShort) {
-			return max(need, len(b)+1), nil
+			return d.atLeast(max(need, len(b)+1))
 		}
 		if err != nil {
 			return d.refuse(0, err.Error())
@@ -89,14 +89,22 @@ func (d *decoder) unframed(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	need, err := d.skip.run(b)
 	if err != nil {
-		return d.refuse(d.skip.pos, err.Error())
+		return d.refuse(min(d.skip.pos, len(b)), err.Error())
 	}
 	if need > 0 {
-		return need, nil
+		return d.atLeast(need)
 	}
 	d.skipping = false
 	n := d.skip.pos
 	return n, d.message(b[:n], 0, unframed, nil, m)
+}
+
+// atLeast asks for n bytes of an unframed message.
+func (d *decoder) atLeast(n int) (int, error) {
+	if n > d.maxFrame {
+		return d.refuse(0, errLarge.Error())
+	}
+	return n, nil
 }
 
 // message reads the head of the message at offset at of the frame b. service

@@ -2,10 +2,12 @@ package thrift
 
 import (
 	"bytes"
-	"compress/zlib"
+	"compress/flate"
 	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
+	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
@@ -35,6 +37,7 @@ const maxHeaders = 1024
 var (
 	errHeader  = errors.New("header ends too early")
 	errHeaders = errors.New("too many headers")
+	errZlib    = errors.New("no zlib")
 )
 
 func (d *decoder) refuseHeader(at int, err error) error {
@@ -82,6 +85,11 @@ func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 		if err := d.message(b, end, header, nil, m); err != nil {
 			return err
 		}
+		// An answer to a compressed request has the id that the request's header
+		// was given only in its own.
+		if id := binary.BigEndian.Uint32(b[seqidAt:]); d.dir == codecs.ServerToClient && id != 0 {
+			m.ID = uint64(id)
+		}
 	}
 	m.Scratch[scratchInfo] = uint32(info)
 	return d.putHeaders(&r, m)
@@ -103,20 +111,56 @@ func (d *decoder) unreadable(b []byte, why string, m *codecs.Metadata) {
 // first field of a result.
 const maxHead = maxName + 32
 
+// inflater reads the heads of compressed messages. It is as large as hundreds of
+// them, so it is used again.
+type inflater struct {
+	src  bytes.Reader
+	z    io.ReadCloser
+	head [maxHead]byte
+}
+
+// spare is an inflater that nobody uses.
+var spare atomic.Pointer[inflater]
+
+func newInflater() *inflater {
+	if i := spare.Swap(nil); i != nil {
+		return i
+	}
+	return &inflater{z: flate.NewReader(strings.NewReader(""))}
+}
+
+// read inflates the start of b. What it returns is valid until done is called.
+func (i *inflater) read(b []byte) (head []byte, err error) {
+	// The header of zlib (RFC 1950): deflate, without a dictionary.
+	if len(b) < 2 || b[0]&0x0f != 8 || b[1]&0x20 != 0 || binary.BigEndian.Uint16(b)%31 != 0 {
+		return nil, errZlib
+	}
+	i.src.Reset(b[2:])
+	if err := i.z.(flate.Resetter).Reset(&i.src, nil); err != nil {
+		return nil, err
+	}
+	n, err := io.ReadFull(i.z, i.head[:])
+	if n > 0 {
+		err = nil // as far as it goes
+	}
+	return i.head[:n], err
+}
+
+func (i *inflater) done() {
+	i.src.Reset(nil) // the frame is not the codec's to keep
+	spare.Store(i)
+}
+
 // inflated reads the head of a compressed message. The message itself passes
 // as it is, with its own sequence id: that of the header is the one that
 // counts.
 func (d *decoder) inflated(b []byte, at int, m *codecs.Metadata) {
+	inflater := newInflater()
+	defer inflater.done()
 	var h message
-	head := make([]byte, maxHead)
-	z, err := zlib.NewReader(bytes.NewReader(b[at:]))
+	head, err := inflater.read(b[at:])
 	if err == nil {
-		var n int
-		n, err = io.ReadFull(z, head)
-		head = head[:n]
-		if n > 0 {
-			_, err = h.read(head)
-		}
+		_, err = h.read(head)
 	}
 	if err == nil {
 		err = h.fill(m, d.dir, head[h.body:])
@@ -131,5 +175,6 @@ func (d *decoder) inflated(b []byte, at int, m *codecs.Metadata) {
 	m.Scratch[scratchInnerID] = h.seqid
 	m.ID = uint64(binary.BigEndian.Uint32(b[seqidAt:]))
 	m.HeaderSize = at
-	d.describe(h.name, nil, f, m)
+	m.ReplyInfo = append(m.ReplyInfo[:0], h.name...) // as head is used again
+	d.describe(m.ReplyInfo, nil, f, m)
 }

@@ -159,8 +159,15 @@ func ownName(key []byte) bool {
 	return false
 }
 
+// isCall reports whether a header of that name says what is called, or how it
+// has ended, or would pass for one of the protocol's own properties.
+func isCall(key string) bool {
+	return key == keyService || key == keyBizStatus || key == string(numbered[numberToService]) || ownName([]byte(key))
+}
+
 // mutate appends the frame with other headers: parts of other kinds stay as
-// they are, names and values come in one part behind them.
+// they are but for numbered headers of a name that is set; names and values come
+// in one part behind them.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	f := form(m.Scratch[scratchForm] & 0xff)
 	if !f.hasHeader() {
@@ -174,6 +181,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if err != nil {
 		return dst, err
 	}
+	for _, kv := range mut.Entries() {
+		if isCall(kv.Key) { // a filter's
+			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
+		}
+	}
 	info := int(m.Scratch[scratchInfo])
 	w := infoWriter{kitex: f.transport() != header}
 	dst = append(dst, raw[:info]...)
@@ -185,13 +197,18 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		if kind == partEnd {
 			break
 		}
-		for ; n > 0 && r.err == nil; n-- {
-			if key, _ := r.pair(kind); kind == partHeaders && !sets(mut, key) {
-				count++
-			}
-		}
 		if kind != partHeaders {
 			dst = append(dst, raw[at:r.at]...)
+		}
+		for ; n > 0 && r.err == nil; n-- {
+			at := r.at
+			key, _ := r.pair(kind)
+			switch {
+			case kind == partHeaders && !sets(mut, key):
+				count++
+			case kind == partNumbered:
+				dst = w.numbered(dst, raw[at:r.at], mut)
+			}
 		}
 	}
 	dst = w.number(append(dst, infoKeyValue), count)
@@ -218,7 +235,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	size := len(dst) - start - headerFixed
 	dst = append(dst, raw[end:]...)
-	if size > maxHeader || len(dst)-start > c.maxFrame || w.tooLong || w.kitex && count > 1<<16-1 {
+	if size > maxHeader || len(dst)-start+room(m) > c.maxFrame || w.tooLong || w.kitex && count > 1<<16-1 {
 		return dst, fmt.Errorf("%w: the header or the frame would be too large", codecs.ErrNoMutation)
 	}
 	binary.BigEndian.PutUint16(dst[start+sizeAt:], uint16(size/wordSize))
@@ -236,6 +253,18 @@ func sets(mut *codecs.Mutation, key []byte) bool {
 }
 
 type infoWriter struct{ kitex, tooLong bool }
+
+// numbered appends the numbered header pair, with another value if its name is
+// set.
+func (w *infoWriter) numbered(dst, pair []byte, mut *codecs.Mutation) []byte {
+	name := numberedName(pair)
+	for _, kv := range mut.Entries() {
+		if name != nil && kv.Key == string(name) {
+			return append(w.number(append(dst, pair[:2]...), uint64(len(kv.Value))), kv.Value...)
+		}
+	}
+	return append(dst, pair...)
+}
 
 // number appends a count or length.
 func (w *infoWriter) number(dst []byte, n uint64) []byte {
