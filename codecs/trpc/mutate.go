@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 )
+
+// errKey: servers may refuse the whole message.
+var errKey = errors.New(faultKey)
 
 // errLimits: whoever reads it next may refuse it, or end the connection.
 var errLimits = errors.New("it would become larger than the limits")
@@ -119,6 +123,9 @@ func (s *set) append(dst, b []byte) ([]byte, error) {
 	}
 	dst = append(dst, b[from:]...)
 	for i := range s.entries {
+		if !utf8.ValidString(s.entries[i].Key) { // a filter's
+			return dst, errKey
+		}
 		if i >= len(s.done) || !s.done[i] {
 			dst = s.put(dst, i)
 			s.added++
