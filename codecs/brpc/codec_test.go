@@ -2,10 +2,7 @@ package brpc
 
 import (
 	"bytes"
-	"flag"
-	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,8 +14,6 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 var directions = []codecs.Direction{codecs.ClientToServer, codecs.ServerToClient}
 
@@ -42,37 +37,6 @@ func captures(t testing.TB) (files []string) {
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	return files
-}
-
-// describe prints what was decoded, for the golden file.
-func describe(m *codecs.Metadata) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s status=%d id=%d stream=%d size=%d+%d", m.Type, m.Status, m.ID, m.StreamID, m.HeaderSize, m.BodySize)
-	if op := m.AppendOperation(nil); len(op) > 0 {
-		fmt.Fprintf(&b, " op=%s", op)
-	}
-	if m.Malformed != "" {
-		fmt.Fprintf(&b, " malformed=%q", m.Malformed)
-	}
-	for _, p := range m.Properties() {
-		fmt.Fprintf(&b, " %s=%.80q", p.Name, p.Value)
-	}
-	return b.String()
-}
-
-func decodeAll(t testing.TB, c codecs.Codec, d codecs.Direction, b []byte, visit func(m *codecs.Metadata)) {
-	t.Helper()
-	dec := c.NewDecoder(d)
-	var m codecs.Metadata
-	for len(b) > 0 {
-		m.Reset()
-		n, err := dec.Decode(b, &m)
-		require.NoError(t, err)
-		require.LessOrEqual(t, n, len(b), "a capture ends in the middle of a frame")
-		require.Equal(t, n, m.HeaderSize+m.BodySize)
-		visit(&m)
-		b = b[n:]
-	}
 }
 
 // decodeOne decodes a frame that is whole and sound.
@@ -107,51 +71,6 @@ func TestTheConfigurationIsChecked(t *testing.T) {
 	require.ErrorContains(t, err, "google.protobuf.StringValue")
 }
 
-func TestCapturesDecodeAsRecorded(t *testing.T) {
-	c := newCodec(t)
-	var got strings.Builder
-	for _, f := range captures(t) {
-		b, err := os.ReadFile(f)
-		require.NoError(t, err)
-		fmt.Fprintf(&got, "# %s\n", filepath.Base(f))
-		decodeAll(t, c, direction(f), b, func(m *codecs.Metadata) { got.WriteString(describe(m) + "\n") })
-	}
-	const golden = "testdata/captures.golden"
-	if *update {
-		require.NoError(t, os.WriteFile(golden, []byte(got.String()), 0o600))
-	}
-	want, err := os.ReadFile(golden)
-	require.NoError(t, err)
-	require.Equal(t, string(want), got.String())
-}
-
-// TestCapturesDecodeAtEverySplit hands a frame over in two parts at every
-// offset: the decoder must ask for more, and for no more than there is.
-func TestCapturesDecodeAtEverySplit(t *testing.T) {
-	c := newCodec(t)
-	for _, f := range captures(t) {
-		all, err := os.ReadFile(f)
-		require.NoError(t, err)
-		var m codecs.Metadata
-		decodeAll(t, c, direction(f), all, func(whole *codecs.Metadata) {
-			frame := bytes.Clone(whole.Raw)
-			step := 1 + len(frame)/2000
-			for i := 1; i < len(frame); i += step {
-				m.Reset()
-				n, err := c.NewDecoder(direction(f)).Decode(frame[:i:i], &m)
-				require.NoError(t, err)
-				require.Greater(t, n, i)
-				require.LessOrEqual(t, n, len(frame))
-			}
-			m.Reset()
-			n, err := c.NewDecoder(direction(f)).Decode(append(bytes.Clone(frame), "PRPC"...), &m)
-			require.NoError(t, err)
-			require.Equal(t, len(frame), n)
-			require.Equal(t, describe(whole), describe(&m))
-		})
-	}
-}
-
 // ids of every length that a varint of an id can have.
 func ids() (ids []uint64) {
 	ids = []uint64{0, 1}
@@ -159,40 +78,6 @@ func ids() (ids []uint64) {
 		ids = append(ids, 1<<i-1, 1<<i)
 	}
 	return append(ids, math.MaxInt64, 1<<63, math.MaxUint64)
-}
-
-// TestEncodeChangesTheIDAndNothingElse gives every captured message other ids,
-// and its own again.
-func TestEncodeChangesTheIDAndNothingElse(t *testing.T) {
-	c := newCodec(t)
-	for _, f := range captures(t) {
-		b, err := os.ReadFile(f)
-		require.NoError(t, err)
-		decodeAll(t, c, direction(f), b, func(m *codecs.Metadata) {
-			raw, own := bytes.Clone(m.Raw), m.ID
-			out, err := c.Encode([]byte("before"), m, nil)
-			require.NoError(t, err)
-			require.Equal(t, "before"+string(m.Raw), string(out))
-			if !carriesID(m.Type) {
-				return
-			}
-			for _, id := range ids() {
-				m.ID = id
-				out, err := c.Encode([]byte("before"), m, nil)
-				require.NoError(t, err)
-				require.Equal(t, "before", string(out[:6]))
-				again := decodeOne(t, direction(f), out[6:])
-				require.Equal(t, id, again.ID)
-				sameBut(t, m, again, id, nil)
-				again.ID = own
-				out, err = c.Encode(nil, again, nil)
-				require.NoError(t, err)
-				require.Equal(t, raw, out)
-			}
-			m.ID = own
-			require.Equal(t, raw, m.Raw)
-		})
-	}
 }
 
 // TestMessagesWithoutAnID get one, and lose nothing with it.
@@ -325,52 +210,6 @@ func TestSniffing(t *testing.T) {
 		"PRI * HTTP/2.0": codecs.No, "PUT": codecs.No, "STRM": codecs.No, "S": codecs.No, "\x00": codecs.No, "prpc": codecs.No,
 	} {
 		require.Equal(t, want, c.Sniff([]byte(first)), first)
-	}
-}
-
-func TestDecodingAndEncodingDoNotAllocate(t *testing.T) {
-	var mut codecs.Mutation
-	mut.Set("tenant", "other")
-	mut.Set("zone", "b")
-	opened := brpctest.Response{ID: 1, Stream: 6, UserFields: [][2]string{{"k", "v"}}}.InStream(5)
-	for _, tc := range []struct {
-		name  string
-		dir   codecs.Direction
-		frame []byte
-		mut   *codecs.Mutation
-	}{
-		{"request", codecs.ClientToServer, typicalRequest(), nil},
-		{"request with a mutation", codecs.ClientToServer, typicalRequest(), &mut},
-		{"request of brpc-java with a mutation", codecs.ClientToServer, brpctest.Request{ExtFields: [][2]string{{"tenant", "a"}}}.Bytes(), &mut},
-		{"answer", codecs.ServerToClient, brpctest.Response{ID: 1, UserFields: [][2]string{{"k", "v"}}}.Bytes(), nil},
-		{"answer with a mutation", codecs.ServerToClient, brpctest.Response{ID: 1}.Bytes(), &mut},
-		{"error", codecs.ServerToClient, brpctest.Response{ID: 1, Code: 1003, Text: "no"}.Bytes(), nil},
-		{"stream", codecs.ClientToServer, brpctest.Request{ID: 1, Stream: 5}.Bytes(), &mut},
-		{"answer in a stream", codecs.ServerToClient, opened, &mut},
-		{"data", codecs.ClientToServer, brpctest.StreamFrame(6, 5, brpctest.Data, []byte("data")), nil},
-		{"close", codecs.ServerToClient, brpctest.StreamFrame(5, 6, brpctest.Close, nil), nil},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c := newCodec(t)
-			dec := c.NewDecoder(tc.dir).(*decoder)
-			var m codecs.Metadata
-			out := make([]byte, 0, 4096)
-			require.Zero(t, testing.AllocsPerRun(1000, func() {
-				m.Reset()
-				dec.open = false
-				if _, err := dec.Decode(tc.frame, &m); err != nil {
-					t.Fatal(err)
-				}
-				m.Properties()
-				for _, id := range []uint64{m.ID, 1 << 40} {
-					m.ID = id
-					var err error
-					if out, err = c.Encode(out[:0], &m, tc.mut); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}))
-		})
 	}
 }
 
