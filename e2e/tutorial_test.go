@@ -40,7 +40,7 @@ func TestTheTutorial(t *testing.T) {
 	require.NotEmpty(t, blocks)
 	t.Run("snippets", func(t *testing.T) {
 		sources := map[string]string{"yaml": "\n" + source(t, tutorial+"/envoy.yaml")}
-		for _, file := range []string{"main.go", "parley/codec.go", "parley/codec_test.go", "parley/fuzz_test.go", "parley/pipeline_test.go"} {
+		for _, file := range []string{"main.go", "parley/codec.go", "parley/codec_test.go", "parley/pipeline_test.go"} {
 			sources["go"] += "\n" + source(t, tutorial+"/"+file)
 		}
 		for _, b := range blocks {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -19,9 +20,8 @@ const (
 	Name = "example.codec.parley"
 
 	maxHead, maxBody = 1024, 1 << 20 // that Parley's clients and servers take
-	// What may stand beside the id, which may become longer on its way.
-	maxBesideID = maxHead - len("4294967295")
-	idAt        = len("CALL id=")
+	maxID            = len("4294967295")
+	idAt             = len("CALL id=")
 )
 
 func init() { codecs.Register(Name, New) }
@@ -51,8 +51,7 @@ var verbs = map[string]struct {
 	status codecs.Status
 }{
 	"CALL": {means: codecs.Request}, "TELL": {means: codecs.Oneway},
-	"DONE": {means: codecs.Response},
-	"FAIL": {means: codecs.Response, status: codecs.StatusBusinessException},
+	"DONE": {means: codecs.Response}, "FAIL": {means: codecs.Response, status: codecs.StatusBusinessException},
 	"NOPE": {means: codecs.Error, status: codecs.StatusError},
 	"PING": {means: codecs.Heartbeat}, "PONG": {means: codecs.Heartbeat},
 }
@@ -69,11 +68,12 @@ func (c *codec) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if !known {
 		return fault(0, "unknown verb")
 	}
-	end := bytes.IndexByte(buf[:min(len(buf), maxHead)], '\n')
-	if end < 0 && len(buf) < maxHead {
+	longest := min(maxHead, c.maxFrame)
+	end := bytes.IndexByte(buf[:min(len(buf), longest)], '\n')
+	if end < 0 && len(buf) < longest {
 		return len(buf) + 1, nil
 	} else if end < 0 {
-		return fault(maxHead, "the head is too long")
+		return fault(longest, "the head is too long")
 	}
 	id, rest, idOK := number(buf[4:end], " id=")
 	idEnd := end - len(rest)
@@ -87,19 +87,16 @@ func (c *codec) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	} else if n > len(buf) {
 		return n, nil
 	}
-	m.Type, m.Status, m.ID = verb.means, verb.status, id
-	m.ExpectsReply = string(buf[:4]) == "PING"
+	m.Type, m.Status, m.ID, m.ExpectsReply = verb.means, verb.status, id, string(buf[:4]) == "PING"
 	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], end+1, int(size)
 	m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes] = uint32(idEnd), uint32(end-len(rest))
 	m.Malformed = attributes(m, rest)
-	if end+1-(idEnd-idAt) > maxBesideID {
-		m.Malformed = "the head has no room for a longer id"
+	if more := maxID - (idEnd - idAt); end+1+more > maxHead || n+more > c.maxFrame {
+		m.Malformed = "there is no room for a longer id"
 	}
-	if m.Type == codecs.Request || m.Type == codecs.Oneway {
-		method, ok := m.Get("method")
-		if m.SetOperation(nil, method); !ok {
-			m.Malformed = cmp.Or(m.Malformed, "no method")
-		}
+	method, ok := m.Get("method")
+	if m.SetOperation(nil, method); !ok && (m.Type == codecs.Request || m.Type == codecs.Oneway) {
+		m.Malformed = cmp.Or(m.Malformed, "no method")
 	}
 	return n, nil
 }
@@ -138,8 +135,11 @@ func isKey(s string) bool {
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	idEnd, attributes := m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes]
+	start, idEnd, attributes := len(dst), int(m.Scratch[scratchIDEnd]), m.Scratch[scratchAttributes]
 	dst = strconv.AppendUint(append(dst, m.Raw[:idAt]...), m.ID, 10)
+	if more := len(dst) - start - idEnd; m.HeaderSize+more > maxHead || len(m.Raw)+more > c.maxFrame {
+		return dst, fmt.Errorf("it would become too large")
+	}
 	if len(mut.Entries()) == 0 {
 		return append(dst, m.Raw[idEnd:]...), nil
 	}
@@ -155,9 +155,9 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		if err := c.CheckMutation(codecs.ClientToServer, kv.Key, kv.Value); err != nil { // that of a filter
 			return dst, fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
 		}
-		dst = fmt.Appendf(dst, " %s=%s", kv.Key, kv.Value)
+		dst = append(append(append(append(dst, ' '), kv.Key...), '='), kv.Value...)
 	}
-	if idAt+len(dst)-behind >= maxBesideID || m.Malformed != "" {
+	if n := idAt + maxID + len(dst) - behind + 1; n > maxHead || n+m.BodySize > c.maxFrame || m.Malformed != "" {
 		return dst, codecs.ErrNoMutation
 	}
 	return append(append(dst, '\n'), m.Raw[m.HeaderSize:]...), nil
@@ -165,7 +165,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 
 // CheckMutation implements codecs.Mutator.
 func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
-	if !isKey(key) || key == "method" || strings.Join(strings.Fields(value), "") != value {
+	if !isKey(key) || key == "method" || strings.ContainsFunc(value, unicode.IsSpace) {
 		return fmt.Errorf("key: %q cannot be set to %q", key, value)
 	}
 	return nil
