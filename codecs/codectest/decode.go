@@ -59,7 +59,12 @@ func (c *check) protocolError(w where, b []byte, err error) {
 // whole decodes b, which is a whole frame and perhaps more, and fails if Decode
 // finds another length than n.
 func (c *check) whole(w where, dec codecs.Decoder, m *codecs.Metadata, b []byte, n int) {
-	got, err := c.decode(w, dec, m, b)
+	c.wholeLent(w, dec, m, c.mem.lend(b), b, n)
+}
+
+// wholeLent does so in memory that was lent, which holds b.
+func (c *check) wholeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent, b []byte, n int) {
+	got, err := c.decodeLent(w, dec, m, lent, b)
 	switch {
 	case err != nil:
 		c.failf(w, b, "the frame is refused: %v", err)

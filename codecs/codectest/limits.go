@@ -45,7 +45,7 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 	for i := range k {
 		c.whole(w, free, &m, st.frame(i), st.frames[i].n)
 		if st.frames[i].n <= limit {
-			c.decode(w, dec, &m, st.frame(i))
+			_, _ = c.decode(w, dec, &m, st.frame(i))
 		}
 	}
 	need, freeNeed := 1, 1
@@ -58,7 +58,8 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 			}
 			known, freeNeed = n == len(b), max(n, i+1)
 		}
-		if i < need && !(known && !within && limit >= headerRoom) && i < len(b) {
+		early := known && !within && limit >= headerRoom // to be refused here
+		if i < need && !early && i < len(b) {
 			continue
 		}
 		n, err := c.decode(w, dec, &m, b[:i])
@@ -69,7 +70,7 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 			return
 		case !within && i == len(b):
 			c.failf(w, b, "the frame of %d bytes is not refused", len(b))
-		case known && !within && limit >= headerRoom:
+		case early:
 			c.failf(w, b[:i], "with %d bytes it is known that the frame has %d, but it is not refused", i, len(b))
 		case n > i && n > max(limit, headerRoom):
 			c.failf(w, b[:i], "Decode asks for %d bytes", n)
@@ -94,7 +95,7 @@ func (c *check) grow(st *stream, k int) {
 	dec := codec.NewDecoder(st.dir)
 	for i := range k + 1 {
 		if i == k || st.frames[i].n <= f.n {
-			c.decode(w, dec, &m, st.frame(i))
+			_, _ = c.decode(w, dec, &m, st.frame(i))
 		}
 	}
 	_, mayChange := takesID(m.Type)

@@ -23,12 +23,12 @@ type memory struct {
 func (m *memory) lend(b []byte) []byte {
 	m.poison()
 	m.used = 1 - m.used
-	buf := append(m.buf[m.used][:0], b...)
+	buf := &m.buf[m.used]
+	*buf = append((*buf)[:0], b...)
 	for range room {
-		buf = append(buf, canary)
+		*buf = append(*buf, canary)
 	}
-	m.buf[m.used] = buf
-	return buf[:len(b)]
+	return (*buf)[:len(b)]
 }
 
 // poison overwrites what was lent last.

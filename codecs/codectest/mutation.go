@@ -83,7 +83,7 @@ func (c *check) mutate(st *stream, set []Mutation) (mutated int) {
 	for k, f := range st.frames {
 		w := where{stream: st, frame: k, doing: doing}
 		b := st.frame(k)
-		c.decodeLent(w, dec, &m, mem.lend(b), b)
+		c.wholeLent(w, dec, &m, mem.lend(b), b, f.n)
 		if !mutates(m.Type) || k < st.first {
 			c.whole(w, back, &o, b, f.n)
 			continue

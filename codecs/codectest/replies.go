@@ -34,7 +34,7 @@ func (c *check) errorReplies() {
 		for k, f := range st.frames {
 			w := where{stream: st, frame: k}
 			b := st.frame(k)
-			c.decodeLent(w, dec, &m, held.lend(b), b)
+			c.wholeLent(w, dec, &m, held.lend(b), b, f.n)
 			if m.Type != codecs.Request && m.Type != codecs.StreamInit || k < st.first {
 				continue
 			}

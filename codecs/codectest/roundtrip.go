@@ -123,8 +123,7 @@ func (c *check) otherIDs(st *stream, doing string, next func() uint64) {
 	var mem memory
 	for k, f := range st.frames {
 		w := where{stream: st, frame: k, doing: doing}
-		lent := mem.lend(st.frame(k))
-		c.decodeLent(w, dec, &m, lent, st.frame(k))
+		c.wholeLent(w, dec, &m, mem.lend(st.frame(k)), st.frame(k), f.n)
 		must, may := takesID(m.Type)
 		was, id := m.ID, m.ID
 		if may {

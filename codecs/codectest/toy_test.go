@@ -65,7 +65,7 @@ func toyFault(at int, why string) (int, error) {
 }
 
 func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
-	if !bytes.HasPrefix([]byte("toy"), buf[:min(3, len(buf))]) {
+	if !strings.HasPrefix("toy", string(buf[:min(3, len(buf))])) {
 		return toyFault(0, "bad magic")
 	}
 	if len(buf) < 3 {
@@ -209,7 +209,7 @@ func (*toy) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.LocalErro
 
 func (*toy) Sniff(b []byte) codecs.Guess {
 	switch {
-	case !bytes.HasPrefix([]byte("toy"), b[:min(3, len(b))]):
+	case !strings.HasPrefix("toy", string(b[:min(3, len(b))])):
 		return codecs.No
 	case len(b) < 3:
 		return codecs.Maybe
