@@ -106,6 +106,9 @@ func (s *set) append(dst, b []byte) ([]byte, error) {
 			dst = binary.AppendUvarint(dst, s.id)
 		case r.Is(s.number, pbwire.Bytes):
 			key, _, err := entry(r.Bytes)
+			if err == nil && !utf8.Valid(key) { // of an answer
+				err = errKey
+			}
 			if err != nil {
 				return dst, err
 			}

@@ -139,9 +139,17 @@ func suite() codectest.Suite {
 			{Direction: s2c, Key: "tenant", Value: ""},
 		},
 		Refused: []codectest.Mutation{
-			{Key: ""}, {Key: strings.Repeat("x", maxText+1)}, {Key: "k", Value: strings.Repeat("x", maxText+1)},
-			{Key: "bad\xff"}, {Key: "bad", Value: "\xff"}, {Key: "caller"}, {Key: "Callee"}, {Key: "FUNC"},
-			{Key: "timeout", Value: "1"}, {Key: "call_type", Value: "0"}, {Key: "ret", Value: "0"},
+			{Key: ""},
+			{Key: strings.Repeat("x", maxText+1)},
+			{Key: "k", Value: strings.Repeat("x", maxText+1)},
+			{Key: "bad\xff"},
+			{Key: "bad", Value: "\xff"},
+			{Key: "caller"},
+			{Key: "Callee"},
+			{Key: "FUNC"},
+			{Key: "timeout", Value: "1"},
+			{Key: "call_type", Value: "0"},
+			{Key: "ret", Value: "0"},
 		},
 		// A server's INIT, and its refusal, have no trans_info.
 		Immutable: func(_ string, m *codecs.Metadata) bool {
