@@ -58,9 +58,16 @@ func suite() codectest.Suite {
 			{Direction: s2c, Key: "tenant", Value: ""},
 		},
 		Refused: []codectest.Mutation{
-			{Key: ""}, {Key: strings.Repeat("x", maxText+1)}, {Key: "k", Value: strings.Repeat("x", maxText+1)},
-			{Key: "bad\xff"}, {Key: "bad", Value: "\xff"}, {Key: "path"}, {Key: "interface"}, {Key: "version"},
-			{Key: "group"}, {Key: "dubbo"},
+			{Key: ""},
+			{Key: strings.Repeat("x", maxText+1)},
+			{Key: "k", Value: strings.Repeat("x", maxText+1)},
+			{Key: "bad\xff"},
+			{Key: "bad", Value: "\xff"},
+			{Key: "path"},
+			{Key: "interface"},
+			{Key: "version"},
+			{Key: "group"},
+			{Key: "dubbo"},
 		},
 		Immutable: func(_ string, m *codecs.Metadata) bool {
 			return m.Type == codecs.Error || m.Scratch[scratchSerial] != hessian2

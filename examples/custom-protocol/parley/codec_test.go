@@ -34,8 +34,14 @@ func suite() codectest.Suite {
 			{Direction: s2c, Key: "by", Value: "meltemi"},
 		},
 		Refused: []codectest.Mutation{
-			{Key: ""}, {Key: "id", Value: "7"}, {Key: "len", Value: "7"}, {Key: "method", Value: "A.b"}, {Key: "Key", Value: "v"},
-			{Key: "k=y", Value: "v"}, {Key: "key", Value: "a b"}, {Key: "key", Value: "a\n"},
+			{Key: ""},
+			{Key: "id", Value: "7"},
+			{Key: "len", Value: "7"},
+			{Key: "method", Value: "A.b"},
+			{Key: "Key", Value: "v"},
+			{Key: "k=y", Value: "v"},
+			{Key: "key", Value: "a b"},
+			{Key: "key", Value: "a\n"},
 		},
 		Hostile: []codectest.Frame{
 			frame(c2s, "CALL id=7 len=0 method=A.b"+strings.Repeat(" a=", 300)+"\n"),
