@@ -149,6 +149,7 @@ type Sniffer interface {
 // mutates messages of a codec without it is refused at load.
 type Mutator interface {
 	// CheckMutation tells whether the keys can be set in messages that travel
-	// in direction d. The error names the key.
+	// in direction d. The error begins with "key: " or "value: ", and names the
+	// key.
 	CheckMutation(d Direction, key, value string) error
 }

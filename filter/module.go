@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -169,9 +170,16 @@ func (l *listener) checkMutations(refuse func(string, error)) {
 			{"response_mutation", codecs.ServerToClient, r.GetResponseMutation()},
 		} {
 			for j, kv := range part.kvs {
-				if err := l.checkMutation(part.dir, kv.GetKey(), kv.GetValue()); err != nil {
-					refuse(fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j), err)
+				err := l.checkMutation(part.dir, kv.GetKey(), kv.GetValue())
+				if err == nil {
+					continue
 				}
+				path := fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j)
+				// Codecs say which of the two it is.
+				if field, reason, ok := strings.Cut(err.Error(), ": "); ok && (field == "key" || field == "value") {
+					path, err = path+"."+field, errors.New(reason)
+				}
+				refuse(path, err)
 			}
 		}
 	}

@@ -740,7 +740,7 @@ func TestBadConfigurationsAreRefusedByField(t *testing.T) {
 	for _, tc := range []struct{ cfg, want string }{
 		{listener(`{"routes": []}`, `, "meta_protocol_filters": [{"name": "nope"}]`), `stat_prefix "t": meta_protocol_filters[0].name: unknown filter "nope"`},
 		{strings.Replace(listener(`{"routes": []}`, ""), "codec.dubbo", "codec.nope", 1), `stat_prefix "t": protocol.codec.name: unknown codec`},
-		{listener(`{"routes": [{"route": {"cluster": "c"}, "request_mutation": [{"key": "path", "value": "x"}]}]}`, ""), `route_config.routes[0].request_mutation[0]: key: "path" belongs to the call itself`},
+		{listener(`{"routes": [{"route": {"cluster": "c"}, "request_mutation": [{"key": "path", "value": "x"}]}]}`, ""), `route_config.routes[0].request_mutation[0].key: "path" belongs to the call itself`},
 		{listener(`{"routes": [{"match": {"metadata": [{"name": "m", "safe_regex_match": {"regex": "("}}]}, "route": {"cluster": "c"}}]}`, ""), `route_config.routes[0].match.metadata[0].safe_regex_match.regex: `},
 	} {
 		_, err := h.Load(tc.cfg)

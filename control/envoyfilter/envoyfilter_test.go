@@ -126,7 +126,7 @@ func TestRefused(t *testing.T) {
 		},
 		"a mutation": {
 			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",
-			"6: routes[0].request_mutation[0]: key: \"path\" belongs to the call itself and cannot be changed",
+			"6: routes[0].request_mutation[0].key: \"path\" belongs to the call itself and cannot be changed",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
