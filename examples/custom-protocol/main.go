@@ -6,6 +6,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
 	_ "github.com/meltemi-mesh/meltemi/examples/custom-protocol/parley"
 )

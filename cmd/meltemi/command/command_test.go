@@ -15,7 +15,10 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
 
@@ -68,12 +71,14 @@ func (odd) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	return 1, nil
 }
 
-const captures = "../../../codecs/dubbo/testdata/captures/"
+func captured(protocol, file string) string {
+	return filepath.Join("../../../codecs", protocol, "testdata/captures", file)
+}
 
 // capture is the standard input of a test: a capture, cut or spoilt.
 func capture(t *testing.T, file string, change func(b []byte) []byte) []byte {
 	t.Helper()
-	b, err := os.ReadFile(captures + file)
+	b, err := os.ReadFile(captured("dubbo", file))
 	require.NoError(t, err)
 	return change(b)
 }
@@ -86,14 +91,19 @@ func TestOutput(t *testing.T) {
 		args  string
 		stdin []byte
 	}{
-		"requests":                {args: "decode dubbo FILE/java-hello.c2s.bin"},
-		"answers":                 {args: "decode aeraki.meta_protocol.codec.dubbo FILE/go-fail.s2c.bin"},
-		"heartbeats with hex":     {args: "decode -x dubbo FILE/go-heartbeat-default-conn2.c2s.bin"},
-		"JSON":                    {args: "decode -json dubbo FILE/java-group-version.c2s.bin"},
-		"JSON with hex":           {args: "decode dubbo FILE/go-heartbeat-default-conn2.s2c.bin -json -x"},
-		"auto":                    {args: "decode auto FILE/java-nullarg.c2s.bin"},
+		"requests":                {args: "decode dubbo OF/dubbo/java-hello.c2s.bin"},
+		"answers":                 {args: "decode aeraki.meta_protocol.codec.dubbo OF/dubbo/go-fail.s2c.bin"},
+		"heartbeats with hex":     {args: "decode -x dubbo OF/dubbo/go-heartbeat-default-conn2.c2s.bin"},
+		"JSON":                    {args: "decode -json dubbo OF/dubbo/java-group-version.c2s.bin"},
+		"JSON with hex":           {args: "decode dubbo OF/dubbo/go-heartbeat-default-conn2.s2c.bin -json -x"},
+		"auto":                    {args: "decode auto OF/dubbo/java-nullarg.c2s.bin"},
+		"Thrift":                  {args: "decode thrift OF/thrift/kitex-ttheader-pool-conn4.c2s.bin"},
+		"Thrift of any form":      {args: "decode auto OF/thrift/py-buffered-binary-nonstrict.c2s.bin"},
+		"bRPC":                    {args: "decode auto OF/brpc/java-kv-attach.c2s.bin"},
+		"tRPC":                    {args: "decode auto OF/trpc/stream-chat.c2s.bin"},
+		"answers of tRPC":         {args: "decode trpc OF/trpc/fail.s2c.bin"},
 		"auto knows nothing":      {args: "decode auto -", stdin: []byte("GET / HTTP/1.1\r\n\r\n")},
-		"auto for answers":        {args: "decode auto FILE/java-nullarg.s2c.bin"},
+		"auto for answers":        {args: "decode auto OF/dubbo/java-nullarg.s2c.bin"},
 		"direction":               {args: "decode -d s2c odd -", stdin: []byte("x")},
 		"no such direction":       {args: "decode -d up odd -"},
 		"cut":                     {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", cut)},
@@ -133,7 +143,13 @@ func TestOutput(t *testing.T) {
 		"no command":              {args: ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := strings.Fields(strings.ReplaceAll(tc.args, "FILE/", captures))
+			args := strings.Fields(tc.args)
+			for i, arg := range args {
+				if rest, ok := strings.CutPrefix(arg, "OF/"); ok {
+					protocol, file, _ := strings.Cut(rest, "/")
+					args[i] = captured(protocol, file)
+				}
+			}
 			var stdout, stderr bytes.Buffer
 			status := Main(args, bytes.NewReader(tc.stdin), &stdout, &stderr)
 			got := fmt.Sprintf("status %d\n--- stdout\n%s--- stderr\n%s", status, &stdout, &stderr)
