@@ -72,6 +72,10 @@ type Metadata struct {
 	ExpectsReply bool
 	// ID correlates a response with its request; 0 where there is none.
 	ID uint64
+	// FixedID says that Encode cannot change the id of a request: it has an
+	// upstream connection to itself until it is answered, whatever the
+	// configuration says, and the answer is what comes on it.
+	FixedID bool
 	// StreamID is the client's number of the stream that a frame belongs to;
 	// only looked at in frames of streams (see [Streamer]).
 	StreamID uint64

@@ -193,7 +193,7 @@ func (c *connection) message(m *Message) {
 		} else {
 			cfg.count(requestTwoway, 1)
 		}
-		if o := c.last; o != nil && o.req.ID == m.req.ID && o.stream == nil {
+		if o := c.last; o != nil && o.stream == nil && !o.wentOn() && o.sameID(m) {
 			// Answers to requests with the same id are told apart by their order.
 			c.ordered = true
 		}
@@ -399,6 +399,13 @@ func (c *connection) finish() {
 	c.in.Wait(0)
 	for _, st := range c.streams {
 		st.m.clientGone()
+	}
+	for m := c.first; m != nil; {
+		if m.wentOn() {
+			m = c.first // others may have ended with it
+		} else {
+			m = m.next
+		}
 	}
 	if c.inFlight == 0 {
 		c.end()

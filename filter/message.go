@@ -302,7 +302,7 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 		mut = nil
 	}
 	m.clientID = m.req.ID
-	if m.proto.rewritesIDs && m.stream == nil {
+	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
 	dst, err := m.encode(dst, &m.req, mut)
@@ -353,7 +353,6 @@ func (m *Message) Answered(resp *codecs.Metadata) {
 		m.end()
 		return
 	}
-	c.countResponse(resp)
 	m.resp, m.phase = resp, inResponse
 	m.held = false
 	m.mutateByRoute()
@@ -376,7 +375,11 @@ func (m *Message) runResponse() {
 		mut = nil
 	}
 	m.write(m.resp.HeaderSize+m.resp.BodySize, func(dst []byte) ([]byte, error) {
-		return m.encode(dst, m.resp, mut)
+		b, err := m.encode(dst, m.resp, mut)
+		if err == nil {
+			m.cfg.countResponse(m.resp)
+		}
+		return b, err
 	})
 }
 
@@ -476,10 +479,14 @@ func (m *Message) clientGone() {
 	switch {
 	case m.phase == inUpstream && (m.oneway || m.proto.hiddenOneway && m.call.Waiting()):
 		// It waits for a connection, and is delivered all the same.
+		if !m.oneway {
+			m.cfg.count(requestAbandoned, 1)
+		}
 		m.leaveClient()
 		return
 	case m.oneway:
 		m.cfg.count(onewayDropped, 1)
+	case m.phase == answered: // and counted
 	default:
 		m.cfg.count(requestAbandoned, 1)
 		if m.phase == inUpstream && !m.call.Abandon() {

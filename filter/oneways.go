@@ -26,6 +26,29 @@ func (k *known) answers(method []byte) {
 	}
 }
 
+// sameID reports whether the answers to both could not be told apart by their
+// ids. Where oneways are hidden, answers may wait for one that never comes: only
+// id 0, the one of clients that number nothing, is taken for the same.
+func (m *Message) sameID(o *Message) bool {
+	return m.req.ID == o.req.ID && (!m.proto.hiddenOneway || m.req.ID == 0)
+}
+
+// wentOn is told that the client has sent another request, or will send no
+// more. If the method is known to get no answer, that ends m: nobody waits for
+// one, and a connection upstream is free for the next request.
+func (m *Message) wentOn() (ended bool) {
+	if !m.proto.hiddenOneway || m.oneway || m.stream != nil || m.phase != inUpstream || m.call.Waiting() {
+		return false
+	}
+	if answered, ok := m.cfg.known[string(m.method)]; answered || !ok {
+		return false
+	}
+	m.cfg.count(onewayPresumed, 1)
+	m.call.Forget()
+	m.end()
+	return true
+}
+
 // presumedOneway reports whether a request whose deadline has passed was one
 // that gets no answer: then a timeout error would be taken for the answer to
 // its client's next request. It is presumed to be when its method has never
@@ -39,7 +62,7 @@ func (m *Message) presumedOneway() bool {
 	switch {
 	case answered:
 		return false
-	case m.conn.requests > m.number:
+	case m.conn.requests > m.number || m.conn.eof:
 		k.set(m.method, false)
 		return true
 	default:

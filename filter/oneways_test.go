@@ -32,6 +32,63 @@ func TestATimeoutOfAOnewayInDisguiseIsNotReported(t *testing.T) {
 	require.Equal(t, "err 5 - upstream request timeout\n", e.got(), "its client may be waiting")
 }
 
+func TestAKnownOnewayInDisguiseKeepsNothing(t *testing.T) {
+	e := newToyEnv(t, "toy.hidden", `, "request_timeout": "1s"`)
+	e.say("req 1 mfire -", "req 2 mask -")
+	s := e.server(1)
+	e.answer(s, "res "+ids(s)[0]+" mask yes")
+	require.Equal(t, "res 2 mask a=2;yes\n", e.got())
+	e.Advance(1100 * time.Millisecond)
+	e.counts(map[string]int64{"oneway_presumed": 1})
+
+	for range 100 { // each goes on behind the one before
+		e.say("req 3 mfire -", "req 4 mask -")
+		ids := ids(s)
+		require.Len(t, ids, 2, "one connection serves them all")
+		e.answer(s, "res "+ids[1]+" mask yes")
+		require.Equal(t, "res 4 mask a=2;yes\n", e.got())
+	}
+	e.counts(map[string]int64{"oneway_presumed": 101})
+	e.say("req 5 mfire -")
+	id := ids(s)[0]
+	e.c.CloseWrite()
+	require.True(t, e.c.Closed(), "there is nothing to wait for")
+
+	// It has an answer after all.
+	e.c = e.Dial(e.cfg)
+	e.answer(s, "res "+id+" mfire done")
+	e.counts(map[string]int64{"oneway_presumed": 102, "upstream_stray_response": 1})
+	e.say("req 6 mfire -", "req 7 mask -")
+	e.answer(s, "res "+ids(s)[0]+" mfire done")
+	require.Equal(t, "res 6 mfire a=2;done\n", e.got())
+}
+
+func TestALeavingClientTellsThatItDoesNotWait(t *testing.T) {
+	e := newToyEnv(t, "toy.hidden", `, "request_timeout": "1s"`)
+	e.say("req 1 mfire -")
+	e.c.CloseWrite()
+	require.False(t, e.c.Closed(), "it may want the answer")
+	e.Advance(1100 * time.Millisecond)
+	require.True(t, e.c.Closed())
+	require.Empty(t, e.got())
+	e.c = e.Dial(e.cfg)
+	e.say("req 1 mfire -")
+	e.c.CloseWrite()
+	require.True(t, e.c.Closed())
+	e.counts(map[string]int64{"request": 2})
+	e.c = e.Dial(e.cfg)
+	e.counts(map[string]int64{"oneway_presumed": 2, "request_timeout": 0})
+}
+
+func TestAnUnknownOnewayInDisguiseHoldsNobodyUp(t *testing.T) {
+	e := newToyEnv(t, "toy.hidden", "")
+	e.say("req 1 mfire -", "req 1 mask -") // two clients that number, on one connection
+	e.server(0).Take()
+	s := e.server(1)
+	e.answer(s, "res "+ids(s)[0]+" mask yes")
+	require.Equal(t, "res 1 mask a=2;yes\n", e.got())
+}
+
 func TestAOnewayInDisguiseIsDeliveredThoughItsClientHasGone(t *testing.T) {
 	e := newToyEnv(t, "toy.hidden", "")
 	e.up.Hang = true
@@ -40,6 +97,7 @@ func TestAOnewayInDisguiseIsDeliveredThoughItsClientHasGone(t *testing.T) {
 	e.up.Admit()
 	e.Settle()
 	require.Contains(t, string(e.server(0).Take()), "fire")
+	e.counts(map[string]int64{"request": 1, "request_abandoned": 1})
 
 	e.up.Hang = false
 	e.c = e.Dial(e.cfg)
@@ -60,4 +118,10 @@ func TestRequestsWithTheSameIDAreAnsweredInTheirOrder(t *testing.T) {
 	require.Empty(t, e.got())
 	e.answer(first, "res "+ia[0]+" m 1")
 	require.Equal(t, "res 0 m a=2;1\nres 0 m a=2;2\n", e.got())
+
+	e.say("req 0 m first", "req 0 m second")
+	e.answer(second, "res "+ids(second)[0]+" m 2")
+	e.c.Close()
+	e.c = e.Dial(e.cfg)
+	e.counts(map[string]int64{"request": 4, "response": 3, "request_abandoned": 1})
 }

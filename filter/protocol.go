@@ -25,7 +25,8 @@ type protocol struct {
 	sniffer codecs.Sniffer // set where there are several
 	profile string
 
-	requests, streams upstream.Options
+	// Of requests whose ids can be changed and cannot, and of streams.
+	requests, fixed, streams upstream.Options
 
 	rewritesIDs  bool
 	ordered      bool // clients get their answers in the order of their requests
@@ -86,6 +87,8 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 		hiddenOneway: traits.HiddenOneway,
 	}
 	p.requests = poolOptions(cfg, traits)
+	p.fixed = p.requests
+	p.fixed.Shared, p.fixed.KeepIDs = false, true
 	p.streams = p.requests
 	p.streams.Shared, p.streams.Streams = false, true
 	p.streamer, _ = codec.(codecs.Streamer)

@@ -358,12 +358,13 @@ type poolKey struct {
 	cluster string
 	proto   *protocol
 	variant uint8
+	keepIDs bool
 	streams bool
 }
 
 // pool returns the pool for m.
 func (cs *configShard) pool(m *Message) *upstream.Pool {
-	k := poolKey{m.cluster, m.proto, m.req.Variant, m.stream != nil}
+	k := poolKey{m.cluster, m.proto, m.req.Variant, m.req.FixedID && m.stream == nil, m.stream != nil}
 	dst := ""
 	if cs.byOriginalDst(m.cluster) && m.conn != nil {
 		dst = m.conn.d.LocalAddress()
@@ -371,12 +372,15 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 		return p
 	}
 	opts := &m.proto.requests
-	if k.streams {
+	switch {
+	case k.streams:
 		opts = &m.proto.streams
+	case k.keepIDs:
+		opts = &m.proto.fixed
 	}
 	p := cs.sh.up.Pool(upstream.Key{
 		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst,
-		Profile: m.proto.profile, Variant: k.variant, Streams: k.streams,
+		Profile: m.proto.profile, Variant: k.variant, KeepIDs: k.keepIDs, Streams: k.streams,
 	}, m.proto.codec, opts, cs)
 	if dst == "" {
 		cs.pools[k] = p
@@ -385,7 +389,12 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 }
 
 // Stray implements upstream.Observer.
-func (cs *configShard) Stray() { cs.count(upstreamStrayResponse, 1) }
+func (cs *configShard) Stray(md *codecs.Metadata) {
+	cs.count(upstreamStrayResponse, 1)
+	if len(cs.known) > 0 {
+		cs.known.answers(md.Method())
+	}
+}
 
 // Event implements upstream.Observer.
 func (cs *configShard) Event() { cs.count(upstreamEvent, 1) }

@@ -120,7 +120,6 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(responseDecodingSuccess, 1)
-		cfg.countResponse(md)
 		m.mutateByRoute()
 		mut := &m.respMut
 		if len(mut.Entries()) == 0 {
@@ -135,6 +134,7 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 			return
 		}
 		buf.B = b
+		cfg.countResponse(md)
 		if !answer {
 			st.open = true
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)

@@ -12,7 +12,7 @@ import (
 )
 
 // toy is a protocol of lines, "TYPE id method text", in whatever shape a test
-// wants: its first letter tells variants apart.
+// wants: its first letter tells variants apart, methods "mfixed…" keep their ids.
 type toy struct {
 	traits codecs.Traits
 	first  byte // of what it recognises
@@ -64,6 +64,7 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	m.ID, _ = strconv.ParseUint(f[1], 10, 64)
 	m.StreamID = m.ID
+	m.FixedID = strings.HasPrefix(f[2], "mfixed")
 	m.Raw, m.BodySize = b[:n], n
 	if m.Type == codecs.Error {
 		m.Status = codecs.StatusError

@@ -89,7 +89,6 @@ func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 		// was given only in its own.
 		if id := binary.BigEndian.Uint32(b[seqidAt:]); d.dir == codecs.ServerToClient && id != 0 {
 			m.ID = uint64(id)
-			m.Scratch[scratchForm] |= headerID
 		}
 	}
 	m.Scratch[scratchInfo] = uint32(info)
@@ -153,8 +152,7 @@ func (i *inflater) done() {
 }
 
 // inflated reads the head of a compressed message. The message itself passes
-// as it is, with its own sequence id: that of the header is the one that
-// counts.
+// as it is, with its own sequence id, which servers answer with.
 func (d *decoder) inflated(b []byte, at int, m *codecs.Metadata) {
 	inflater := newInflater()
 	defer inflater.done()
@@ -176,6 +174,7 @@ func (d *decoder) inflated(b []byte, at int, m *codecs.Metadata) {
 	m.Scratch[scratchInnerID] = h.seqid
 	m.ID = uint64(binary.BigEndian.Uint32(b[seqidAt:]))
 	m.HeaderSize = at
+	m.FixedID = d.dir == codecs.ClientToServer
 	m.ReplyInfo = append(m.ReplyInfo[:0], h.name...) // as head is used again
 	d.describe(m.ReplyInfo, nil, f, m)
 }

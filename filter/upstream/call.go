@@ -70,6 +70,18 @@ func (c *Call) Abandon() (ended bool) {
 	}
 }
 
+// Forget ends a call that has been sent and whose answer will not come. Should
+// it come after all it is a stray one.
+func (c *Call) Forget() {
+	cn := c.conn
+	if cn == nil || !c.pool.byID() {
+		c.Abandon()
+		return
+	}
+	c.end()
+	c.pool.freed(cn)
+}
+
 // Waiting reports whether the call still waits for a connection.
 func (c *Call) Waiting() bool { return c.Active() && c.conn == nil }
 

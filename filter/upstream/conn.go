@@ -174,7 +174,7 @@ func (cn *conn) message(md *codecs.Metadata) {
 		if p.opts.Streams {
 			cn.streamed(md)
 		} else {
-			p.obs.Stray()
+			p.obs.Stray(md)
 		}
 	case codecs.Response, codecs.Error:
 		if p.opts.Streams {
@@ -183,7 +183,7 @@ func (cn *conn) message(md *codecs.Metadata) {
 		}
 		c := p.answered(cn, md)
 		if c == nil {
-			p.obs.Stray()
+			p.obs.Stray(md)
 			if !p.byID() {
 				// Whose answer comes next cannot be told any more.
 				cn.close(codecs.BadResponse, "upstream sent an answer that nobody asked for")
@@ -222,7 +222,7 @@ func (cn *conn) message(md *codecs.Metadata) {
 func (cn *conn) streamed(md *codecs.Metadata) {
 	c := cn.calls.first
 	if c == nil || c.owner == nil {
-		cn.pool.obs.Stray()
+		cn.pool.obs.Stray(md)
 		return
 	}
 	cn.pool.m.timers.Stop(&c.deadline)

@@ -11,6 +11,9 @@ type Options struct {
 	// Shared lets many requests share a connection; otherwise a connection
 	// serves one request at a time.
 	Shared bool
+	// KeepIDs leaves requests their own ids, which then tell nothing: answers
+	// are told by their order.
+	KeepIDs bool
 	// Streams makes each call a stream: it has a connection of its own, keeps
 	// its ids, and goes on after the first answer until Call.EndStream.
 	Streams bool
@@ -44,8 +47,8 @@ type Key struct {
 	OriginalDst string
 	// Variant of the codec's wire form.
 	Variant uint8
-	// Streams is that of the options.
-	Streams bool
+	// KeepIDs and Streams are those of the options.
+	KeepIDs, Streams bool
 	// Profile is the codec's name, its config, and the options: what must be
 	// equal for two versions of a listener to go on with the same connections.
 	Profile string
@@ -54,8 +57,8 @@ type Key struct {
 // Observer hears what happens on a pool's connections beyond the fate of
 // single calls.
 type Observer interface {
-	// Stray: an answer came that no request waits for.
-	Stray()
+	// Stray: an answer came that no request waits for, or a frame of no stream.
+	Stray(md *codecs.Metadata)
 	// DecodingError: a server sent bytes that are no message.
 	DecodingError(cluster, host string, err error)
 	// Event: a heartbeat or event of a server was handled.

@@ -87,7 +87,9 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 }
 
 // byID reports whether answers find their calls by ids that the pool gives.
-func (p *Pool) byID() bool { return p.traits.Correlation == codecs.ByID && !p.opts.Streams }
+func (p *Pool) byID() bool {
+	return p.traits.Correlation == codecs.ByID && !p.opts.KeepIDs && !p.opts.Streams
+}
 
 // Send takes a call of about size bytes. It ends by one of the Owner's
 // methods, at the latest when timeout has passed; oneway calls by Sent.
