@@ -181,6 +181,12 @@ func TestBRPCPairings(t *testing.T) {
 					e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
 					c := p.client.Client(t, e.Port("brpc"), peers.BRPCOptions{Connections: n})
 					checkBRPCCalls(t, p, c, "s1")
+					business, failed := int64(1), int64(2) // a code of its own; no such method and service
+					if p.server == peers.BRPCJava {
+						business, failed = 0, 1 // which has no codes for exceptions
+					}
+					e.WaitStat(brpcStats+"response_business_exception", envoytest.Exactly(business))
+					e.WaitStat(brpcStats+"response_error", envoytest.Exactly(failed))
 					checkCountersOf(t, e, brpcStats)
 				})
 			}

@@ -32,6 +32,8 @@ var thriftWires = []peers.Wire{
 	{Transport: "unframed", Protocol: "compact"},
 	{Transport: "header", Protocol: "strict"},
 	{Transport: "header", Protocol: "compact"},
+	{Transport: "header", Protocol: "strict", Zlib: true},
+	{Transport: "header", Protocol: "compact", Zlib: true},
 }
 
 var thriftLibraries = []peers.Thrift{peers.ThriftGo, peers.ThriftPython}
@@ -76,7 +78,7 @@ func (v variant) startThrifts(t *testing.T, servers map[string]int, config func(
 	return envoytest.Start(t, o)
 }
 
-func thriftName(w peers.Wire) string { return w.Transport + "-" + w.Protocol }
+func thriftName(w peers.Wire) string { return strings.ReplaceAll(w.String(), " ", "-") }
 
 // TestThriftPairings makes calls of every kind between real clients and servers,
 // in every wire form.
@@ -87,18 +89,20 @@ func TestThriftPairings(t *testing.T) {
 			for _, w := range thriftWires {
 				servers[thriftName(w)] = server.Server(t, "s1", w).Port
 			}
-			e := v.startThrifts(t, servers, thriftTo)
+			e := v.startThrifts(t, servers, func(name string) envoytest.M {
+				c := thriftTo(name)
+				c["request_timeout"] = "3s" // the end of Go's oneways
+				return c
+			})
 			for _, w := range thriftWires {
 				for _, client := range thriftLibraries {
 					t.Run(fmt.Sprintf("%s to %s, %s", client, server, w), func(t *testing.T) {
-						c := client.Client(t, e.Port(thriftName(w)), w, 0)
-						calls.Thrift(t, w, c, "s1")
-						// Go's oneways are in flight until their deadline or their
-						// client's end.
-						c.Kill()
-						checkCountersOf(t, e, "meta_protocol.thrift."+thriftName(w)+".")
+						calls.Thrift(t, w, client.Client(t, e.Port(thriftName(w)), w, 0), "s1")
 					})
 				}
+			}
+			for _, w := range thriftWires {
+				checkCountersOf(t, e, "meta_protocol.thrift."+thriftName(w)+".")
 			}
 		}
 	})
@@ -118,10 +122,12 @@ func TestThriftEverywhere(t *testing.T) {
 		for _, p := range pairings {
 			t.Run(fmt.Sprintf("%s to %s, %s", p.client, p.server, p.wire), func(t *testing.T) {
 				s := p.server.Server(t, "s1", p.wire)
-				e := v.start(t, thriftTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
-				c := p.client.Client(t, e.Port("thrift"), p.wire, 0)
-				calls.Thrift(t, p.wire, c, "s1")
-				c.Kill()
+				config := thriftTo("s1")
+				config["request_timeout"] = "3s" // the end of Go's oneways
+				e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+				calls.Thrift(t, p.wire, p.client.Client(t, e.Port("thrift"), p.wire, 0), "s1")
+				e.WaitStat(thriftStats+"response_business_exception", envoytest.Exactly(1)) // what the service declares
+				e.WaitStat(thriftStats+"response_error", envoytest.Exactly(2))              // what it does not, and no such method
 				checkCountersOf(t, e, thriftStats)
 			})
 		}
@@ -199,7 +205,7 @@ func TestThriftRoutes(t *testing.T) {
 		for _, client := range thriftLibraries {
 			for _, w := range []peers.Wire{
 				header,
-				{Transport: "header", Protocol: "compact"},
+				{Transport: "header", Protocol: "compact", Zlib: true},
 				{Transport: "framed", Protocol: "strict"},
 				{Transport: "unframed", Protocol: "compact"},
 			} {
@@ -270,6 +276,8 @@ func TestThriftLocalErrors(t *testing.T) {
 		for _, w := range thriftWires {
 			for _, client := range thriftLibraries {
 				t.Run(fmt.Sprintf("%s, %s", client, w), func(t *testing.T) {
+					const listeners = "listener.127.0.0.1_0.downstream_cx_total" // of all together
+					before := e.Stat(listeners)
 					c := client.Client(t, e.Port(thriftName(w)), w, 0)
 					for _, tc := range []struct {
 						cmd  peers.Command
@@ -285,8 +293,7 @@ func TestThriftLocalErrors(t *testing.T) {
 						require.Less(t, a.LatencyUS, int64(1_500_000))
 						require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
 					}
-					require.EqualValues(t, 1, e.Stat(fmt.Sprintf("listener.127.0.0.1_%d.downstream_cx_active", e.Port(thriftName(w)))), "still the first connection")
-					c.Kill()
+					require.Equal(t, before+1, e.Stat(listeners), "still the first connection")
 					checkCountersOf(t, e, "meta_protocol.thrift."+thriftName(w)+".")
 				})
 			}
@@ -437,6 +444,7 @@ func TestThriftOnewayOfALeavingClient(t *testing.T) {
 					s := peers.ThriftGo.Server(t, "s1", w)
 					config := thriftTo("s1")
 					config["protocol"].(envoytest.M)["multiplexing"] = multiplexing
+					config["request_timeout"] = "3s" // the end of Go's oneways
 					e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
 					tell := thriftCall("tell", "x")
 					tell.Close, tell.Count, tell.Concurrency = true, 50, 5
@@ -475,11 +483,21 @@ func TestThriftOnewayLikeACall(t *testing.T) {
 				e.WaitStat(thriftStats+"oneway_presumed", envoytest.Exactly(n))
 				require.Zero(t, e.Stat(thriftStats+"request_timeout"))
 				require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
-				require.EqualValues(t, 1, e.Stat(fmt.Sprintf("listener.127.0.0.1_%d.downstream_cx_total", e.Port("thrift"))), "one client connection for all")
+				require.EqualValues(t, 1, e.Stat("listener.127.0.0.1_0.downstream_cx_total"), "one client connection for all")
 				if !multiplexing {
 					// No connection is kept for an answer that does not come.
 					require.Eventually(t, func() bool { return e.Stat("cluster.s1.upstream_cx_active") <= int64(2*v.workers) }, patience, tick)
 				}
+				// By now the method is known for what it is, and many of them keep
+				// neither connections nor places.
+				before := e.Stat("cluster.s1.upstream_cx_total")
+				many := thriftCall("tell", "x")
+				many.Count = 5000
+				require.Zero(t, c.Load(many).Failed())
+				require.Eventually(t, func() bool { return c.Call(thriftCall("told")).Value == float64(n+5000) }, patience, tick)
+				require.LessOrEqual(t, e.Stat("cluster.s1.upstream_cx_total"), before+int64(2*v.workers))
+				e.WaitStat(thriftStats+"oneway_presumed", envoytest.Exactly(n+5000))
+				require.Zero(t, e.Stat(thriftStats+"upstream_stray_response"))
 				checkCountersOf(t, e, thriftStats)
 			})
 		}

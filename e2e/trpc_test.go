@@ -58,6 +58,9 @@ func TestTRPCPairings(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, streams %v", name, serial), func(t *testing.T) {
 					e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
 					calls.TRPC(t, peers.TRPCClient(t, e.Port("trpc"), o), "s1", serial)
+					e.WaitStat(trpcStats+"request_oneway", envoytest.Exactly(10))
+					e.WaitStat(trpcStats+"response_business_exception", envoytest.Exactly(1)) // func_ret
+					e.WaitStat(trpcStats+"response_error", envoytest.Exactly(2))              // ret
 					checkCountersOf(t, e, trpcStats)
 				})
 			}
@@ -147,7 +150,8 @@ func TestTRPCRoutes(t *testing.T) {
 				}
 			})
 		}
-		require.Zero(t, e.Stat(trpcStats+"mutation_skipped"))
+		// A server's INIT has no trans_info: two streams went through that route.
+		e.WaitStat(trpcStats+"mutation_skipped", envoytest.Exactly(int64(2*len(trpcClients))))
 		checkCountersOf(t, e, trpcStats)
 	})
 }

@@ -26,11 +26,25 @@ type Wire struct {
 	// Protocol is strict or lax, which is binary with and without a version, or
 	// compact.
 	Protocol string
+	// Zlib compresses what a header transport carries.
+	Zlib bool
 }
 
-func (w Wire) String() string { return w.Transport + " " + w.Protocol }
+func (w Wire) String() string {
+	s := w.Transport + " " + w.Protocol
+	if w.Zlib {
+		s += " zlib"
+	}
+	return s
+}
 
-func (w Wire) flags() []string { return []string{"-transport", w.Transport, "-protocol", w.Protocol} }
+func (w Wire) flags() []string {
+	flags := []string{"-transport", w.Transport, "-protocol", w.Protocol}
+	if w.Zlib {
+		flags = append(flags, "-zlib")
+	}
+	return flags
+}
 
 // Server starts a server. It is ready when Server returns, and ends with the
 // test.

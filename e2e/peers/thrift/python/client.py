@@ -23,7 +23,7 @@ class Connection:
 
     def __init__(self, o):
         host, port = o.addr.split(":")
-        transports, protocols = wire.factories(o.transport, o.protocol)
+        transports, protocols = wire.factories(o)
         self.header = o.transport == "header"
         self.socket = TSocket(host, int(port))
         self.socket.setTimeout(o.timeout)

@@ -110,7 +110,7 @@ def main():
     parser.add_argument("-port", type=int, default=0, help="0 lets the kernel choose")
     wire.add_flags(parser)
     o = parser.parse_args()
-    transport, protocol = wire.factories(o.transport, o.protocol)
+    transport, protocol = wire.factories(o)
     TThreadedServer(Processor(Handler(o.name)), Socket(o.host, o.port), transport, protocol, daemon=True).serve()
 
 

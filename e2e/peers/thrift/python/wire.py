@@ -3,7 +3,7 @@
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolFactory
 from thrift.protocol.TCompactProtocol import TCompactProtocolFactory
 from thrift.protocol.THeaderProtocol import THeaderProtocolFactory
-from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID
+from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID, THeaderTransformID
 from thrift.transport.TTransport import TBufferedTransportFactory, TFramedTransportFactory, TTransportFactoryBase
 
 
@@ -11,15 +11,27 @@ def add_flags(parser):
     parser.add_argument("-transport", choices=["framed", "unframed", "header"], default="framed")
     parser.add_argument("-protocol", choices=["strict", "lax", "compact"], default="strict",
                         help="strict or lax: binary with or without a version")
+    parser.add_argument("-zlib", action="store_true", help="compress what the header transport carries")
 
 
-def factories(transport, protocol):
+class ZlibFactory(THeaderProtocolFactory):
+    """Makes protocols that compress what they write."""
+
+    def getProtocol(self, trans):
+        protocol = THeaderProtocolFactory.getProtocol(self, trans)
+        protocol.add_transform(THeaderTransformID.ZLIB)
+        return protocol
+
+
+def factories(o):
     """Gives the factories of the transport and of the protocol."""
+    transport, protocol = o.transport, o.protocol
     compact = protocol == "compact"
     if transport == "header":
+        factory = ZlibFactory if o.zlib else THeaderProtocolFactory
         inner = THeaderSubprotocolID.COMPACT if compact else THeaderSubprotocolID.BINARY
         # The protocol wraps the socket by itself.
-        return TTransportFactoryBase(), THeaderProtocolFactory(
+        return TTransportFactoryBase(), factory(
             allowed_client_types=(
                 THeaderClientType.HEADERS,
                 THeaderClientType.FRAMED_BINARY, THeaderClientType.UNFRAMED_BINARY,

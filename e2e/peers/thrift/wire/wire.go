@@ -10,13 +10,17 @@ import (
 )
 
 // Wire is a transport and a protocol.
-type Wire struct{ transport, protocol string }
+type Wire struct {
+	transport, protocol string
+	zlib                bool
+}
 
 // Flags defines the flags that choose them.
 func Flags() *Wire {
 	w := &Wire{}
 	flag.StringVar(&w.transport, "transport", "framed", "framed, unframed or header")
 	flag.StringVar(&w.protocol, "protocol", "strict", "strict or lax (binary without a version), compact")
+	flag.BoolVar(&w.zlib, "zlib", false, "compress what the header transport carries")
 	return w
 }
 
@@ -45,6 +49,9 @@ func (w *Wire) Factories(timeout time.Duration) (thrift.TTransportFactory, thrif
 		return thrift.NewTBufferedTransportFactory(8192), protocol, conf, nil
 	case "header":
 		conf.THeaderProtocolID = &inner
+		if w.zlib {
+			conf.THeaderTransforms = []thrift.THeaderTransformID{thrift.TransformZlib}
+		}
 		// The protocol wraps the socket by itself.
 		return thrift.NewTTransportFactory(), thrift.NewTHeaderProtocolFactoryConf(conf), conf, nil
 	}
