@@ -26,19 +26,14 @@ func FuzzDecode(f *testing.F, s Suite) {
 	f.Helper()
 	c, stop := newFuzz(f, &s)
 	defer stop()
-	names := map[string]string{}
 	for _, seed := range c.seeds() {
-		names[string(seed.Bytes)] = seed.Name
 		f.Add(seed.Bytes)
 	}
+	nameOf := c.names()
 	normal := c.normal()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		name, ok := names[string(b)]
-		if !ok {
-			name = "fuzzed bytes"
-		}
 		for d := range codecs.Direction(2) {
-			c.fuzzing(t).fuzzDecode(name, d, b, normal)
+			c.fuzzing(t).fuzzDecode(nameOf(b), d, b, normal)
 		}
 	})
 }
@@ -61,9 +56,10 @@ func FuzzEncode(f *testing.F, s Suite) {
 			f.Add(seed.Bytes, mu.Key, mu.Value, "", uint64(1))
 		}
 	}
+	nameOf := c.names()
 	f.Fuzz(func(t *testing.T, b []byte, key, value, text string, id uint64) {
 		for d := range codecs.Direction(2) {
-			c.fuzzing(t).fuzzEncode(d, b, Mutation{Direction: d, Key: key, Value: value}, text, id)
+			c.fuzzing(t).fuzzEncode(nameOf(b), d, b, Mutation{Direction: d, Key: key, Value: value}, text, id)
 		}
 	})
 }
@@ -102,6 +98,20 @@ func (c *check) seeds() (seeds []Invalid) {
 		seeds = append(seeds, Invalid{in.Name, in.Direction, in.Bytes[:min(len(in.Bytes), maxFuzzed)]})
 	}
 	return seeds
+}
+
+// names returns what to call bytes in failures.
+func (c *check) names() func(b []byte) string {
+	names := map[string]string{}
+	for _, seed := range append(c.seeds(), c.firsts()...) {
+		names[string(seed.Bytes)] = seed.Name
+	}
+	return func(b []byte) string {
+		if name, ok := names[string(b)]; ok {
+			return name
+		}
+		return "fuzzed bytes"
+	}
 }
 
 // firsts are one seed of each side whose messages can be mutated.
@@ -215,9 +225,9 @@ func (c *check) price(st *stream, rest []byte, normal price) {
 	}
 }
 
-func (c *check) fuzzEncode(d codecs.Direction, b []byte, mu Mutation, text string, id uint64) {
+func (c *check) fuzzEncode(name string, d codecs.Direction, b []byte, mu Mutation, text string, id uint64) {
 	c.attempt(func() {
-		st, _, _ := c.scan("fuzzed bytes", d, b[:min(len(b), maxFuzzed)])
+		st, _, _ := c.scan(name, d, b[:min(len(b), maxFuzzed)])
 		for k := range st.frames {
 			if mutates(st.frames[k].meta.Type) {
 				c.fuzzFrame(st, k, mu, text, id)

@@ -682,7 +682,7 @@ func TestFuzzedBytesShowTheFault(t *testing.T) {
 	var r record
 	c := newCheck(&r, &s, nil)
 	require.NotNil(t, c)
-	c.fuzzing(&r).fuzzDecode("call", codecs.ClientToServer, theCall, c.normal())
+	c.fuzzing(&r).fuzzDecode(c.names()(theCall), codecs.ClientToServer, theCall, c.normal())
 	require.Contains(t, r.text.String(), "call, client to server, encoded without a change: it becomes\n00000000  74 6f 79 43")
 
 	s.New = func(l codecs.Limits) (codecs.Codec, error) {
@@ -692,7 +692,7 @@ func TestFuzzedBytesShowTheFault(t *testing.T) {
 	}
 	r = record{}
 	c = newCheck(&r, &s, nil)
-	c.fuzzing(&r).fuzzEncode(codecs.ClientToServer, theCall, Mutation{Key: "k", Value: "v"}, "odd", 1)
+	c.fuzzing(&r).fuzzEncode("call", codecs.ClientToServer, theCall, Mutation{Key: "k", Value: "v"}, "odd", 1)
 	require.Contains(t, r.text.String(), "Decode asks for 13 bytes")
 }
 
