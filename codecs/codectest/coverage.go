@@ -46,6 +46,9 @@ func (c *check) coverage() {
 	if len(c.s.Invalid) == 0 {
 		c.t.Errorf("the suite has nothing Invalid: every protocol can be broken, if by its limit")
 	}
+	if len(c.s.Hostile) == 0 {
+		c.t.Errorf("the suite has nothing Hostile: add the worst that the protocol allows")
+	}
 }
 
 // traitsAreFixed checks what the pipeline freezes when it loads a codec.

@@ -601,6 +601,10 @@ func TestEveryFaultIsFound(t *testing.T) {
 			suite: func(s *Suite) { s.Mutations = nil },
 		},
 		{
+			fault: "a suite without hostile frames", property: "coverage", says: "nothing Hostile",
+			suite: func(s *Suite) { s.Hostile = nil },
+		},
+		{
 			fault: "a suite that excuses what is not there", property: "allocations", says: "but 0 of them",
 			suite: func(s *Suite) { s.Allocates = map[string]string{"none": "of that name"} },
 		},

@@ -4,8 +4,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
-// Suite describes a codec to [Run] and [Fuzz]. New and some Captures or Frames
-// are needed, the rest says what the codec can do, and what it is excused from.
+// Suite describes a codec to [Run], [FuzzDecode] and [FuzzEncode]. New and some
+// Captures or Frames are needed; what else is, the property "coverage" tells.
+// The rest says what the codec can do, and what it is excused from.
 type Suite struct {
 	// New makes the codec under test with the given limits.
 	New func(codecs.Limits) (codecs.Codec, error)

@@ -15,6 +15,7 @@ import (
 type toy struct{ limit int }
 
 const (
+	toyMagic = "toy"
 	toyHead  = 12
 	toyLimit = 4 << 20
 )
@@ -48,7 +49,7 @@ func newToy(l codecs.Limits) *toy {
 }
 
 func toyFrame(kind byte, id uint32, attributes, body string) []byte {
-	b := append([]byte("toy"), kind)
+	b := append([]byte(toyMagic), kind)
 	b = binary.BigEndian.AppendUint32(b, id)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(attributes)+1+len(body)))
 	return append(append(append(b, attributes...), 0), body...)
@@ -65,7 +66,7 @@ func toyFault(at int, why string) (int, error) {
 }
 
 func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
-	if !strings.HasPrefix("toy", string(buf[:min(3, len(buf))])) {
+	if string(buf[:min(3, len(buf))]) != toyMagic[:min(3, len(buf))] {
 		return toyFault(0, "bad magic")
 	}
 	if len(buf) < 3 {
@@ -209,7 +210,7 @@ func (*toy) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.LocalErro
 
 func (*toy) Sniff(b []byte) codecs.Guess {
 	switch {
-	case !strings.HasPrefix("toy", string(b[:min(3, len(b))])):
+	case string(b[:min(3, len(b))]) != toyMagic[:min(3, len(b))]:
 		return codecs.No
 	case len(b) < 3:
 		return codecs.Maybe
