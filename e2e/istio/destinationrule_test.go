@@ -2,12 +2,14 @@ package istio
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
@@ -20,6 +22,18 @@ func (s *shop) rule(spec string) {
 // cluster is Istio's name of the cluster of a subset.
 func (s *shop) cluster(subset string) string {
 	return fmt.Sprintf("outbound|%d|%s|%s", port, subset, s.host())
+}
+
+// clusterStat is a counter or gauge of the cluster without a subset in the client's
+// proxy.
+func (s *shop) clusterStat(name string) int64 {
+	s.t.Helper()
+	stats := s.client.Stats("^cluster." + regexp.QuoteMeta(s.cluster("")) + ".*" + name + "$")
+	require.Len(s.t, stats, 1)
+	for _, v := range stats {
+		return v
+	}
+	return 0
 }
 
 // clusters waits until the dump of the client's clusters satisfies a condition.
@@ -69,4 +83,78 @@ func TestLoadBalancersTakeEffect(t *testing.T) {
 		got := answers(t, c, 2000, "e1", "e2")
 		require.InDelta(t, 1000, got["e1"], 200, policy)
 	}
+}
+
+// TestMaxConnectionsTakesEffect has a proxy of one worker, as each worker may
+// want one connection.
+func TestMaxConnectionsTakesEffect(t *testing.T) {
+	s := openShopTo(t, mesh.PodSpec{ProxyConfig: map[string]any{"concurrency": 1}}, "v1")
+	s.route("")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+	cmd := peers.Command{Method: "sleep", Args: []any{200}, Count: 2000, Concurrency: 1000, Summary: true}
+	require.Empty(t, c.Load(cmd).Errors)
+	require.Greater(t, s.clusterStat("upstream_cx_active"), int64(1), "so many calls in flight take several connections")
+
+	s.rule("  trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}\n")
+	s.clusters("one connection", func(dump string) bool { return strings.Contains(dump, `"max_connections": 1,`) })
+	time.Sleep(maxAge + time.Second)
+	pending := c.Go(cmd)
+	most := int64(0)
+	s.Eventually("an overflow", func() bool {
+		most = max(most, s.clusterStat("upstream_cx_active"))
+		return s.clusterStat("upstream_cx_overflow") > 0
+	})
+	require.Empty(t, pending.Summary().Errors)
+	require.LessOrEqual(t, most, int64(1))
+}
+
+// TestConnectTimeoutTakesEffect: an endpoint that never answers costs a call as
+// much as the rule says.
+func TestConnectTimeoutTakesEffect(t *testing.T) {
+	s := openShop(t, "v1")
+	hole := s.Pods(mesh.PodSpec{Name: "hole", Role: mesh.Stranger, Labels: map[string]string{"app": "greeter", "version": "v1"}})[0]
+	require.NoError(t, hole.Run("iptables", "-A", "INPUT", "-p", "tcp", "-j", "DROP"))
+	s.endpoints(hole)
+	s.route("")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Timeout: 20 * time.Second})
+	for timeout, told := range map[time.Duration]string{200 * time.Millisecond: "0.200s", 2 * time.Second: "2s"} {
+		s.rule(fmt.Sprintf("  trafficPolicy: {connectionPool: {tcp: {connectTimeout: %v}}}\n", timeout))
+		s.clusters("the timeout", func(dump string) bool {
+			return strings.Contains(dump, fmt.Sprintf(`"connect_timeout": %q`, told))
+		})
+		a := c.Call(who)
+		require.NotEmpty(t, a.Error)
+		took := time.Duration(a.LatencyUS) * time.Microsecond
+		t.Logf("%v: %v, %s", timeout, took, a.Error)
+		require.GreaterOrEqual(t, took, timeout*9/10)
+		// Two attempts, maybe behind two of the connection before.
+		require.Less(t, took, 4*timeout+time.Second)
+	}
+}
+
+// TestAnEjectedHostIsLeft: after connections to a host have failed it gets no
+// call, on connections that are open neither.
+func TestAnEjectedHostIsLeft(t *testing.T) {
+	s := openShop(t, "e1", "e2")
+	s.rule(`
+  trafficPolicy:
+    outlierDetection:
+      splitExternalLocalOriginErrors: true
+      consecutiveLocalOriginFailures: 2
+      interval: 500ms
+      baseEjectionTime: 60s
+      maxEjectionPercent: 50
+`)
+	s.route("")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+	require.Len(t, answers(t, c, 200, "e1", "e2"), 2)
+	// From now on e1's proxy takes no new connection; those that are open work.
+	require.NoError(t, s.servers["e1"].Run("iptables", "-I", "INPUT", "-p", "tcp", "--syn", "--dport", "15006", "-j", "REJECT", "--reject-with", "tcp-reset"))
+	pending := load(c, 10*time.Second)
+	s.Eventually("an ejection", func() bool {
+		return s.clusterStat("outlier_detection.ejections_active") == 1
+	})
+	time.Sleep(time.Second)
+	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 200, "e2")
+	t.Logf("while a host was ejected: %v", pending.Summary())
 }

@@ -52,8 +52,15 @@ spec:
 // openShop makes a shop with servers of some versions.
 func openShop(t *testing.T, versions ...string) *shop {
 	t.Helper()
+	return openShopTo(t, mesh.PodSpec{}, versions...)
+}
+
+// openShopTo is openShop with a special client.
+func openShopTo(t *testing.T, client mesh.PodSpec, versions ...string) *shop {
+	t.Helper()
 	s := &shop{Namespace: world.Namespace(t), t: t, servers: map[string]*mesh.Pod{}, apps: map[string]*peers.Provider{}}
-	specs := []mesh.PodSpec{{Name: "client", Role: mesh.Sidecar}}
+	client.Name, client.Role = "client", mesh.Sidecar
+	specs := []mesh.PodSpec{client}
 	for _, v := range versions {
 		specs = append(specs, server(v))
 	}

@@ -25,11 +25,13 @@ var hello = dubbotest.Request{
 
 const greeter = "org.meltemi.test.Greeter"
 
-// load has a client call who for some time.
+// load has a client call for some time, more than a thousand times a second.
+// Servers answer with their names, and take a while for it: control plane and
+// proxies share the machine with all of this.
 func load(c *peers.Consumer, d time.Duration) *peers.Pending {
-	cmd := who
-	cmd.DurationMS, cmd.Concurrency, cmd.Summary = int(d.Milliseconds()), 8, true
-	return c.Go(cmd)
+	return c.Go(peers.Command{
+		Method: "sleep", Args: []any{5}, DurationMS: int(d.Milliseconds()), Concurrency: 8, Summary: true,
+	})
 }
 
 // answers requires that many calls are answered by some servers only.

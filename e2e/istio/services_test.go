@@ -10,6 +10,40 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
+// TestAHeadlessService: clients connect to an endpoint and get that one.
+func TestAHeadlessService(t *testing.T) {
+	s := openShop(t)
+	pods := s.Pods(server("e1"), server("e2"))
+	for _, p := range pods {
+		peers.DubboGo.Provider(t, peers.ProviderOptions{Place: at(p, p.IP), Name: p.Name, Port: 20890})
+	}
+	s.Apply(`
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: greeter}, ports: [{name: tcp-dubbo, port: 20890}]}
+`)
+	s.Endpoints("headless", map[string]int{"tcp-dubbo": 20890}, pods...)
+	s.steer(fmt.Sprintf(`
+host: headless.%s.svc.cluster.local
+headless: true
+ports: [{port: 20890, protocol: dubbo}]
+server: {selector: {app: greeter}}
+`, s.Name))
+	s.client.WaitConfig("ecds_filters", "outbound-headless")
+	for _, p := range pods {
+		p.WaitConfig("ecds_filters", "inbound-headless")
+	}
+	consumers := make([]*peers.Consumer, len(pods))
+	for i, p := range pods {
+		consumers[i] = peers.DubboGo.Consumer(t, 20890, peers.ConsumerOptions{Place: at(s.client, p.IP)})
+	}
+	for i, p := range pods {
+		answers(t, consumers[i], 100, p.Name)
+	}
+	require.NotZero(t, s.client.Stats("headless.*request_twoway$"))
+}
+
 // TestAHostOfAServiceEntry: a service that Kubernetes does not know, with an
 // address of its own.
 func TestAHostOfAServiceEntry(t *testing.T) {

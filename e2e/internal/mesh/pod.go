@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -225,7 +226,7 @@ func (p *Pod) Admin(path string) string {
 func (p *Pod) Stats(pattern string) map[string]int64 {
 	p.n.t.Helper()
 	stats := map[string]int64{}
-	for line := range strings.Lines(p.Admin("/stats?filter=" + pattern)) {
+	for line := range strings.Lines(p.Admin("/stats?filter=" + url.QueryEscape(pattern))) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
 		if v, err := strconv.ParseInt(value, 10, 64); ok && err == nil {
 			stats[name] = v
