@@ -248,9 +248,10 @@ func keepAsking(t *testing.T, c codecs.Codec, call []byte, port int, stop chan s
 				n, err = dec.Decode(in, &a)
 			}
 			if n <= len(in) && err == nil {
+				frame := in[:n:n]
 				in = in[n:]
 				if a.ID != m.ID || a.Type != codecs.Response {
-					t.Errorf("honest call %d was answered with the %s %d", m.ID, a.Type, a.ID)
+					t.Errorf("honest call %d was answered with the %s %d: %q", m.ID, a.Type, a.ID, frame)
 					return served
 				}
 				break
@@ -299,7 +300,7 @@ func (h hostile) test(t *testing.T, v variant, protocol string) {
 	route["request_mutation"] = []any{envoytest.M{"key": "k", "value": "v"}}
 	route["response_mutation"] = []any{envoytest.M{"key": "k", "value": "v"}}
 	config := envoytest.Protocol(protocol, "test", envoytest.Route("good", map[string]string{h.property: h.value}), route)
-	config["request_timeout"] = "0.2s"
+	config["request_timeout"] = "2s"
 	config["limits"] = envoytest.M{"partial_frame_timeout": "0.2s", "stream_idle_timeout": "0.5s"}
 	e := v.start(t, config, envoytest.Cluster("good", envoytest.At(good.Port)...), envoytest.Cluster("bad", envoytest.At(bad.Port)...))
 	port := e.Port(protocol)
