@@ -1,0 +1,136 @@
+package istio
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+)
+
+// TestTheGuide does what docs/istio.md tells its reader to do, in a namespace of
+// another name, sees what it promises, and makes calls in between.
+func TestTheGuide(t *testing.T) {
+	s := &shop{Namespace: world.Namespace(t), t: t, servers: map[string]*mesh.Pod{}, apps: map[string]*peers.Provider{}}
+	web := mesh.PodSpec{Name: "web", Role: mesh.Sidecar, Labels: map[string]string{"app": "web"}}
+	ingress := mesh.PodSpec{Name: "ingress", Role: mesh.Gateway, Labels: map[string]string{"istio": "ingressgateway"}}
+	pods := s.Pods(web, server("v1"), server("v2"), ingress, mesh.PodSpec{Name: "outside"})
+	s.client, s.servers["v1"], s.servers["v2"] = pods[0], pods[1], pods[2]
+	s.serve("v1", peers.DubboGo)
+	s.serve("v2", peers.DubboGo)
+	r := newReader(t, s)
+
+	step, printed := map[string]int{}, ""
+	for _, b := range docs.Blocks(r.file("docs/istio.md")) {
+		switch b.Kind {
+		case "sh":
+			require.Empty(t, printed, "the guide does not show what the block before prints:\n%s", b.Text)
+			printed = r.run(b.Text)
+		case "text":
+			require.Regexp(t, b.Sample(), printed, "want:\n%s", b.Text)
+			printed = ""
+			step[b.Section]++
+			s.after(b.Section, step[b.Section], pods[3], pods[4])
+		}
+	}
+	require.Empty(t, printed)
+	require.Equal(t, map[string]int{"Install": 2, "Verify": 2, "Change a route": 3, "Gateway": 1, "Remove": 1}, step)
+}
+
+// after looks what has become of calls after a step of the guide.
+func (s *shop) after(section string, step int, gateway, outside *mesh.Pod) {
+	tenant := who
+	tenant.Attachments = map[string]any{"tenant": "acme"}
+	switch {
+	case section == "Install" && step == 1:
+		s.vip = s.VIP("greeter")
+		s.endpoints(s.servers["v1"], s.servers["v2"])
+		answers(s.t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 20, "v1", "v2")
+	case section == "Install":
+		s.Eventually("the routes", func() bool { return s.reloads(s.client) > 0 })
+		answers(s.t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
+	case section == "Change a route" && step == 2:
+		s.Eventually("the new routes", func() bool { return s.reloads(s.client) > 1 })
+		c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+		for range 20 {
+			require.Equal(s.t, "v2", c.Call(tenant).Value)
+		}
+		require.Len(s.t, answers(s.t, c, 200, "v1", "v2"), 2)
+	case section == "Gateway":
+		s.Eventually("the routes at the gateway", func() bool { return s.reloads(gateway) > 0 })
+		c := peers.DubboGo.Consumer(s.t, 31400, peers.ConsumerOptions{Place: at(outside, gateway.IP)})
+		require.Equal(s.t, "v2", c.Call(tenant).Value)
+	case section == "Remove":
+		s.Eventually("plain TCP", func() bool {
+			dump := s.client.Admin("/config_dump?resource=dynamic_listeners")
+			return !strings.Contains(dump, "meltemi")
+		})
+		answers(s.t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 20, "v1", "v2")
+	}
+}
+
+// reader is somebody who follows the guide.
+type reader struct {
+	t           *testing.T
+	dir, bin    string
+	there, back *strings.Replacer // from the guide's namespaces to the test's
+}
+
+const kubectl = `#!/bin/sh
+if [ "$1" = exec ]; then
+  [ "$2" = deploy/web ] || exit 1
+  while [ "$1" != pilot-agent ]; do shift; done
+  shift
+  exec AGENT "$@" 2>/dev/null # it misses its cgroup
+fi
+exec KUBECTL "$@"
+`
+
+func newReader(t *testing.T, s *shop) *reader {
+	t.Helper()
+	r := &reader{t: t, dir: t.TempDir(), bin: t.TempDir()}
+	var there, back []string
+	for _, form := range []string{"greeter.NS", "-n NS", "namespace: NS", "name: NS\n"} {
+		said, is := strings.ReplaceAll(form, "NS", "demo"), strings.ReplaceAll(form, "NS", s.Name)
+		there, back = append(there, said, is), append(back, is, said)
+	}
+	r.there = strings.NewReplacer(append(there, "namespace: istio-system", "namespace: "+s.Name)...)
+	r.back = strings.NewReplacer(back...)
+	meltemi, err := filepath.Abs(filepath.Join(peers.Root(), "build", "meltemi"))
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(meltemi, filepath.Join(r.bin, "meltemi")))
+	script := strings.NewReplacer(
+		"AGENT", strings.Join(s.client.AgentCommand(), " "), "KUBECTL", strings.Join(s.KubectlCommand(), " "),
+	).Replace(kubectl)
+	require.NoError(t, os.WriteFile(filepath.Join(r.bin, "kubectl"), []byte(script), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(r.dir, "examples/istio"), 0o755))
+	for _, f := range regexp.MustCompile(`examples/istio/\w+\.yaml`).FindAllString(r.file("docs/istio.md"), -1) {
+		require.NoError(t, os.WriteFile(filepath.Join(r.dir, f), []byte(r.there.Replace(r.file(f))), 0o600))
+	}
+	return r
+}
+
+func (r *reader) file(path string) string {
+	r.t.Helper()
+	b, err := os.ReadFile(filepath.Join(peers.Root(), path))
+	require.NoError(r.t, err)
+	return string(b)
+}
+
+// run executes a block, which must succeed, and returns what it prints.
+func (r *reader) run(block string) string {
+	r.t.Helper()
+	cmd := exec.Command("sh", "-e", "-c", r.there.Replace(block))
+	cmd.Dir = r.dir
+	cmd.Env = append(os.Environ(), "PATH="+r.bin+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	require.NoError(r.t, err, "%s\n%s", block, out)
+	return r.back.Replace(strings.TrimRight(string(out), "\n") + "\n")
+}
