@@ -77,6 +77,8 @@ const (
 const (
 	// transformed: the message is compressed, only the header can be changed.
 	transformed = 1 << 8
+	// headerID: the id is that of the header, though there is another.
+	headerID = 1 << 10
 	// noInfo: the header has parts that are not known, nothing can be added.
 	noInfo = 1 << 9
 )
@@ -98,8 +100,11 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	} else {
 		dst = append(dst, m.Raw...)
 	}
+	if m.ID == idOf(m) {
+		return dst, nil // in however many bytes, and in whichever place
+	}
 	if f.hasHeader() {
-		binary.BigEndian.PutUint32(dst[start+8:], uint32(m.ID))
+		binary.BigEndian.PutUint32(dst[start+seqidAt:], uint32(m.ID))
 	}
 	if m.Scratch[scratchForm]&transformed != 0 {
 		return dst, nil
@@ -108,9 +113,6 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if f.protocol() != compact {
 		binary.BigEndian.PutUint32(dst[at:], uint32(m.ID))
 		return dst, nil
-	}
-	if old, _ := uvarint(dst[at:]); old == uint64(uint32(m.ID)) {
-		return dst, nil // in however many bytes
 	}
 	var id [binary.MaxVarintLen32]byte
 	k := binary.PutUvarint(id[:], uint64(uint32(m.ID)))
@@ -129,6 +131,18 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		addTo(dst[start+shift+int(inner):], k-n)
 	}
 	return dst, nil
+}
+
+// idOf returns the sequence id that m has come with.
+func idOf(m *codecs.Metadata) uint64 {
+	flags, at := m.Scratch[scratchForm], m.Scratch[scratchSeqid]
+	if flags&(transformed|headerID) != 0 {
+		at = seqidAt
+	} else if form(flags&0xff).protocol() == compact {
+		id, _ := uvarint(m.Raw[at:])
+		return id
+	}
+	return uint64(binary.BigEndian.Uint32(m.Raw[at:]))
 }
 
 // errTooLarge: the server would end the connection, which others may share.

@@ -89,6 +89,7 @@ func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 		// was given only in its own.
 		if id := binary.BigEndian.Uint32(b[seqidAt:]); d.dir == codecs.ServerToClient && id != 0 {
 			m.ID = uint64(id)
+			m.Scratch[scratchForm] |= headerID
 		}
 	}
 	m.Scratch[scratchInfo] = uint32(info)

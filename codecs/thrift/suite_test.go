@@ -87,6 +87,8 @@ func frames() []codectest.Frame {
 		frame("THeader with zlib", c2s, inHeader(theader, 9, "\x00\x01\x01", deflated(call(typeCall, "hello", 5, "\x00")))),
 		frame("THeader with zlib, compact", c2s, inHeader(theader, 9, "\x02\x01\x01", deflated(callCompact(typeCall, "Greeter:hello", 5, "\x00")))),
 		frame("answer in a THeader with zlib", s2c, inHeader(theader, 9, "\x00\x01\x01", deflated(call(typeReply, "hello", 5, "\x00")))),
+		frame("THeader with two ids", c2s, inHeader(theader, 9, withoutParts, call(typeCall, "hello", 5, "\x00"))),
+		frame("answer in a THeader with two ids", s2c, inHeader(theader, 9, withoutParts, call(typeReply, "hello", 5, "\x00"))),
 		frame("TTHeader", c2s, inHeader(kitexHeader, 5, kitexParts, call(typeCall, "hello", 5, "\x00"))),
 		frame("TTHeader, framed, compact", c2s, inHeader(kitexHeader, 5, kitexParts, inFrame(callCompact(typeCall, "hello", 5, "\x00")))),
 		frame("business error in a TTHeader", s2c, inHeader(kitexHeader, 5,
@@ -161,6 +163,7 @@ func suite(t testing.TB) codectest.Suite {
 			{Key: "biz-status", Value: "0"},
 		},
 		Immutable:  func(_ string, m *codecs.Metadata) bool { return !form(m.Variant).hasHeader() },
+		LooseIDs:   []string{"THeader with two ids", "answer in a THeader with two ids"},
 		OwnForeign: []string{"thrift"},
 	}
 }
