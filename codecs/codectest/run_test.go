@@ -182,7 +182,7 @@ var otherByte = encoded(func(out []byte, m *codecs.Metadata, _ *codecs.Mutation)
 //
 //go:noinline
 func slowly(b []byte) (sum byte) {
-	for range 4 {
+	for range 8 {
 		for _, x := range b {
 			sum = (sum*31 + x) / 3
 		}
@@ -489,7 +489,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) { sink = make([]byte, 1000*len(buf)) })},
 		},
 		{
-			fault: "memory for each read", property: "hostile", says: "in 2048 pieces", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")[:16],
+			fault: "memory for each read", property: "hostile", says: "in 2048 pieces", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<13), "")[:16],
 			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
 				if n, err := c.Decode(buf, m); err != nil || n <= len(buf) {
 					return n, err
@@ -499,15 +499,15 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
-			fault: "a time that grows with the square", property: "cost", says: "a normal one of", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")[:16],
+			fault: "a time that grows with the square", property: "cost", says: "a normal one of", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<13), "")[:16],
 			codec: broken{decode: whole(func(buf []byte, _ *codecs.Metadata) {
 				for i := range buf {
-					slowly(buf[:i/16])
+					slowly(buf[:i/4])
 				}
 			})},
 		},
 		{
-			fault: "all is read again with each piece", property: "cost", says: "in 2048 pieces", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")[:16],
+			fault: "all is read again with each piece", property: "cost", says: "in 2048 pieces", shows: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<13), "")[:16],
 			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
 				n, err := c.Decode(buf, m)
 				if err == nil && n > len(buf) && len(buf) >= toyHead {

@@ -253,8 +253,8 @@ func toySuite() Suite {
 		},
 		Malformed: []Frame{{Name: "no end", Direction: codecs.ClientToServer, Bytes: theBroken}},
 		Hostile: []Frame{
-			{Name: "attributes", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<16), "")},
-			{Name: "body", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 1<<16))},
+			{Name: "attributes", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, strings.Repeat("\n", 1<<13), "")},
+			{Name: "body", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 1<<13))},
 		},
 		Mutations: []Mutation{
 			{Direction: codecs.ClientToServer, Key: "tenant", Value: "other"},
