@@ -69,7 +69,7 @@ func (j *job) do(b []byte) {
 func (j *job) encode() {
 	m := j.m
 	j.out, _ = j.c.codec.Encode(j.out[:0], m, nil)
-	if must, _ := takesID(m.Type); must && j.c.traits.Correlation == codecs.ByID {
+	if must, _ := takesID(m); must && j.c.traits.Correlation == codecs.ByID {
 		id := m.ID
 		m.ID = j.c.traits.MaxID - id%2
 		j.out, _ = j.c.codec.Encode(j.out[:0], m, nil)

@@ -24,6 +24,9 @@ func describe(m *codecs.Metadata, shown int) string {
 	if m.Variant != 0 {
 		fmt.Fprintf(&b, " variant=%d", m.Variant)
 	}
+	if m.FixedID {
+		b.WriteString(" fixed")
+	}
 	fmt.Fprintf(&b, " status=%d reply=%t size=%d+%d", m.Status, m.ExpectsReply, m.HeaderSize, m.BodySize)
 	if op := m.AppendOperation(nil); len(op) > 0 {
 		fmt.Fprintf(&b, " op=%s", op)
@@ -62,6 +65,8 @@ func difference(a, b *codecs.Metadata, but aspect) string {
 		return differ("status", a.Status, b.Status)
 	case a.ExpectsReply != b.ExpectsReply:
 		return differ("ExpectsReply", a.ExpectsReply, b.ExpectsReply)
+	case a.FixedID != b.FixedID:
+		return differ("FixedID", a.FixedID, b.FixedID)
 	case but&identity == 0 && a.ID != b.ID:
 		return differ("id", a.ID, b.ID)
 	case a.StreamID != b.StreamID:

@@ -247,7 +247,7 @@ func (c *check) fuzzFrame(st *stream, k int, mu Mutation, text string, id uint64
 		}
 	}
 	req := st.frames[k].meta
-	if _, may := takesID(m.Type); may && c.traits.Correlation == codecs.ByID && c.traits.MaxID < 1<<64-1 {
+	if _, may := takesID(&m); may && c.traits.Correlation == codecs.ByID && c.traits.MaxID < 1<<64-1 {
 		m.ID = id % (c.traits.MaxID + 1)
 	}
 	var mut codecs.Mutation
@@ -259,7 +259,7 @@ func (c *check) fuzzFrame(st *stream, k int, mu Mutation, text string, id uint64
 		if d := difference(req, &o, identity|sizes|private|views); d != "" {
 			c.failf(w, out, "the mutated message has changed otherwise: %s", d)
 		}
-		if must, _ := takesID(m.Type); must && m.StreamID == 0 && o.ID != id {
+		if must, _ := takesID(&m); must && m.StreamID == 0 && o.ID != id {
 			c.failf(w, out, "the message encoded with id %d is decoded with id %d", id, o.ID)
 		}
 		mutator, ok := c.codec.(codecs.Mutator)

@@ -98,7 +98,7 @@ func (c *check) grow(st *stream, k int) {
 			_, _ = c.decode(w, dec, &m, st.frame(i))
 		}
 	}
-	_, mayChange := takesID(m.Type)
+	_, mayChange := takesID(&m)
 	for _, mut := range []*codecs.Mutation{nil, c.everything(st.dir)} {
 		if mayChange {
 			m.ID = c.traits.MaxID

@@ -101,14 +101,14 @@ func (c *check) ids() {
 	}
 }
 
-// takesID reports whether messages of type t are given ids by the pipeline:
-// always, or at least they may be.
-func takesID(t codecs.MessageType) (must, may bool) {
-	switch t {
+// takesID reports whether m is given another id by the pipeline: always, or at
+// least it may be.
+func takesID(m *codecs.Metadata) (must, may bool) {
+	switch m.Type {
 	case codecs.Request, codecs.Response, codecs.Error:
-		return true, true
+		return !m.FixedID, !m.FixedID
 	case codecs.Oneway:
-		return false, true
+		return false, !m.FixedID
 	default:
 		return false, false
 	}
@@ -124,7 +124,7 @@ func (c *check) otherIDs(st *stream, doing string, next func() uint64) {
 	for k, f := range st.frames {
 		w := where{stream: st, frame: k, doing: doing}
 		c.wholeLent(w, dec, &m, mem.lend(st.frame(k)), st.frame(k), f.n)
-		must, may := takesID(m.Type)
+		must, may := takesID(&m)
 		was, id := m.ID, m.ID
 		if may {
 			n, known := given[was]
