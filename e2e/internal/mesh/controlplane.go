@@ -196,7 +196,11 @@ func (m *Mesh) install() error {
 	if _, err := m.Kubectl("", "apply", "--server-side", "-f", filepath.Join(m.bin, "crds.yaml")); err != nil {
 		return err
 	}
-	if _, err := m.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
+	// kubectl wait fails at once on those that have no conditions yet.
+	if err := m.api.until("the CRDs are established", func() bool {
+		_, err := m.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+		return err == nil
+	}); err != nil {
 		return err
 	}
 	return m.Apply("", controlPlaneObjects)

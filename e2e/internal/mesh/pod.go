@@ -189,6 +189,8 @@ func (p *Pod) StartProxy() {
 			"ISTIO_META_INTERCEPTION_MODE=REDIRECT", "TRUST_DOMAIN=cluster.local", "ISTIO_META_MESH_ID=cluster.local",
 			// No DNS here: istiod is dialed by its address.
 			"ISTIOD_SAN=istiod." + RootNamespace + ".svc",
+			// As the limits of the container would be.
+			"GOMEMLIMIT=1GiB", "GOMAXPROCS=2",
 			"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + p.n.dir, "ISTIO_META_MELTEMI=true",
 		}, p.Env...),
 	}
