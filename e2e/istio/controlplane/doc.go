@@ -1,3 +1,3 @@
-// Package controlplane only stands for its go.mod: the versions of the stock
-// programs that tools/istio.sh builds.
+// Package controlplane stands for its go.mod: the versions of the stock programs
+// that tools/istio.sh builds, and of Istio's code that its tests ask.
 package controlplane
