@@ -49,10 +49,10 @@ type Traits struct {
 	// ShareByDefault says that upstream connections are shared when the config
 	// does not say (Dubbo, bRPC, tRPC: yes; Thrift: no).
 	ShareByDefault bool
-	// HiddenOneway says that a Request may be one that gets no answer, without
-	// the wire telling (Thrift: Go's clients send oneways as calls). Such a
-	// request is delivered even if its client has gone, and no timeout is
-	// reported for one that its client did not wait for.
+	// HiddenOneway says that a Request, unless it ExpectsReply, may be one that
+	// gets no answer, without the wire telling (Thrift: Go's clients send
+	// oneways as calls). Such a request is delivered even if its client has
+	// gone, and no timeout is reported for one that its client did not wait for.
 	HiddenOneway bool
 	// Attributes are the names, in lower case, that the codec itself puts into
 	// every request's metadata. Names that the messages bring along are not

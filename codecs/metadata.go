@@ -67,8 +67,9 @@ type Metadata struct {
 	Type MessageType
 	// Status of a Response or Error.
 	Status Status
-	// ExpectsReply is set on heartbeats that want an answer. Requests always
-	// do, oneways never; there it is not looked at.
+	// ExpectsReply is set on heartbeats that want an answer, and where oneways
+	// may be hidden (see [Traits]) on requests that surely do. Other requests
+	// always want one, oneways never; there it is not looked at.
 	ExpectsReply bool
 	// ID correlates a response with its request; 0 where there is none.
 	ID uint64

@@ -192,6 +192,7 @@ func TestKitexRoutes(t *testing.T) {
 			envoytest.Route("decoy", map[string]string{"RPC_PERSIST_tenant": "acme"}),
 			mutating,
 			alsoMutating,
+			envoytest.Route("plain", map[string]string{"to-method": "touch"}), // a number on the wire
 			envoytest.Route("plain", map[string]string{"method": "who"}),
 			envoytest.Route("plain", map[string]string{"method": "headers"}),
 			envoytest.Route("decoy", map[string]string{"method": "who"}),
@@ -213,6 +214,12 @@ func TestKitexRoutes(t *testing.T) {
 				none := c.Call(thriftCall("told"))
 				require.Contains(t, none.Error, "no route")
 				require.Contains(t, none.ErrorType, "TApplicationException")
+
+				if touched := c.Call(thriftCall("touch", "k")); isTTHeader(o) {
+					require.Empty(t, touched.Error)
+				} else {
+					require.Contains(t, touched.Error, "no route")
+				}
 
 				tenant := thriftCall("who")
 				tenant.Attachments = map[string]any{"RPC_TRANSIT_tenant": "acme"}

@@ -477,7 +477,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 // clientGone is called when the client's connection has ended.
 func (m *Message) clientGone() {
 	switch {
-	case m.phase == inUpstream && (m.oneway || m.proto.hiddenOneway && m.call.Waiting()):
+	case m.phase == inUpstream && (m.oneway || m.mayBeOneway() && m.call.Waiting()):
 		// It waits for a connection, and is delivered all the same.
 		if !m.oneway {
 			m.cfg.count(requestAbandoned, 1)

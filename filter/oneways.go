@@ -26,18 +26,21 @@ func (k *known) answers(method []byte) {
 	}
 }
 
+// mayBeOneway reports whether a request that does not say so may be a oneway.
+func (m *Message) mayBeOneway() bool { return m.proto.hiddenOneway && !m.req.ExpectsReply }
+
 // sameID reports whether the answers to both could not be told apart by their
 // ids. Where oneways are hidden, answers may wait for one that never comes: only
 // id 0, the one of clients that number nothing, is taken for the same.
 func (m *Message) sameID(o *Message) bool {
-	return m.req.ID == o.req.ID && (!m.proto.hiddenOneway || m.req.ID == 0)
+	return m.req.ID == o.req.ID && (!m.mayBeOneway() || m.req.ID == 0)
 }
 
 // wentOn is told that the client has sent another request, or will send no
 // more. If the method is known to get no answer, that ends m: nobody waits for
 // one, and a connection upstream is free for the next request.
 func (m *Message) wentOn() (ended bool) {
-	if !m.proto.hiddenOneway || m.oneway || m.stream != nil || m.phase != inUpstream || m.call.Waiting() {
+	if !m.mayBeOneway() || m.oneway || m.stream != nil || m.phase != inUpstream || m.call.Waiting() {
 		return false
 	}
 	if answered, ok := m.cfg.known[string(m.method)]; answered || !ok {
@@ -54,7 +57,7 @@ func (m *Message) wentOn() (ended bool) {
 // its client's next request. It is presumed to be when its method has never
 // been answered and its client, or another one before, did not wait for it.
 func (m *Message) presumedOneway() bool {
-	if !m.proto.hiddenOneway || m.conn == nil {
+	if !m.mayBeOneway() || m.conn == nil {
 		return false
 	}
 	k := &m.cfg.known

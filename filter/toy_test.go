@@ -64,6 +64,7 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	m.ID, _ = strconv.ParseUint(f[1], 10, 64)
 	m.StreamID = m.ID
+	m.ExpectsReply = f[2] == "mcertain"
 	m.FixedID = strings.HasPrefix(f[2], "mfixed")
 	m.Raw, m.BodySize = b[:n], n
 	if m.Type == codecs.Error {

@@ -91,6 +91,7 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 	if transport == ttheaderFramed {
 		m.Scratch[scratchInner] = uint32(end)
 	}
+	m.ExpectsReply = m.Type == codecs.Request // Kitex tells oneways apart
 	if failed && m.Type == codecs.Response {
 		m.Status = codecs.StatusBusinessException
 	}
