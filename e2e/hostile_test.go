@@ -203,7 +203,7 @@ func answering(t *testing.T, c codecs.Codec, answers []*codecs.Metadata, change 
 				continue
 			}
 			k := count.Add(1)
-			if a := answerFor(answers, m.Variant, int(k)); a != nil {
+			if a := answerFor(answers, &m, int(k)); a != nil {
 				a.ID = m.ID
 				if out, err := c.Encode(nil, a, nil); err == nil {
 					conn.Write(change(k, out))
@@ -214,10 +214,12 @@ func answering(t *testing.T, c codecs.Codec, answers []*codecs.Metadata, change 
 	})
 }
 
-// answerFor is a copy of a good answer in a wire form, nil if there is none.
-func answerFor(answers []*codecs.Metadata, variant uint8, n int) *codecs.Metadata {
+// answerFor is a copy of a good answer to a call in its own wire form, nil if
+// there is none.
+func answerFor(answers []*codecs.Metadata, call *codecs.Metadata, n int) *codecs.Metadata {
 	for i := range answers {
-		if a := answers[(n+i)%len(answers)]; a.Type == codecs.Response && a.Status == codecs.StatusOK && a.Variant == variant {
+		if a := answers[(n+i)%len(answers)]; a.Type == codecs.Response && a.Status == codecs.StatusOK &&
+			a.Variant == call.Variant && a.Raw[0] == call.Raw[0] { // not one in a stream
 			c := *a
 			return &c
 		}
@@ -322,7 +324,7 @@ func (h hostile) test(t *testing.T, v variant, protocol string) {
 	wg.Wait()
 	close(stop)
 	honest.Wait()
-	require.Greater(t, served, 100)
+	require.Greater(t, served, 20)
 	t.Logf("%d frames, %d honest requests served, memory %d MiB before, %d after",
 		*hostileFrames, served, before>>20, e.RSS()>>20)
 	require.Less(t, e.RSS(), before+300<<20)
