@@ -1,6 +1,8 @@
 package istio
 
 import (
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
@@ -73,6 +76,7 @@ spec:
 		bad := regexp.MustCompile(`(?m)^( *)delivery: ECDS$`).ReplaceAllString(good, "${1}delivery: ECDS\n${1}no_such_field: 1")
 		require.NotEqual(t, good, bad)
 		require.NoError(t, s.TryApply(bad), "neither the API server nor istiod knows the filter's fields")
+		require.Contains(t, check(t, bad), "no_such_field: unknown field")
 		s.Eventually("a refusal in Envoy's log", func() bool { return strings.Contains(s.client.Log(), "no_such_field: unknown field") })
 		s.Eventually("a refusal in istiod's log", func() bool {
 			return regexp.MustCompile(`ECDS: ACK ERROR client[.]` + s.Name).MatchString(world.IstiodLog())
@@ -82,4 +86,27 @@ spec:
 		s.route("routes: [{route: {subset: v2}}]")
 		answers(t, c, 100, "v2")
 	})
+}
+
+// check runs `meltemi check` on what it must refuse.
+func check(t *testing.T, text string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(peers.Root(), "build", "meltemi"), "check", "-")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	return string(out)
+}
+
+// TestAProxyWithoutTheSharedObjectIsLeftAlone: it does not say that it has it,
+// and goes on as plain Istio does.
+func TestAProxyWithoutTheSharedObjectIsLeftAlone(t *testing.T) {
+	s := openShop(t, "v1", "v2")
+	plain := s.Pods(mesh.PodSpec{Name: "plain", Role: mesh.Sidecar, Env: []string{"ISTIO_META_MELTEMI=", "ENVOY_DYNAMIC_MODULES_SEARCH_PATH=/nowhere"}})[0]
+	s.route("routes: [{route: {subset: v1}}]")
+	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
+	c := peers.DubboGo.Consumer(t, port, peers.ConsumerOptions{Place: at(plain, s.vip)})
+	answers(t, c, 100, "v1", "v2")
+	require.False(t, strings.Contains(plain.Admin("/config_dump?resource=dynamic_listeners"), "meltemi"))
+	require.False(t, strings.Contains(plain.Log(), "rejected"))
 }
