@@ -47,16 +47,8 @@ func TestTheControlPlaneIsGoneForAWhile(t *testing.T) {
 	}
 }
 
-// TestRefusedConfigurationsChangeNothing: whoever refuses says why, and the old
-// routes stay.
-func TestRefusedConfigurationsChangeNothing(t *testing.T) {
-	s := openShop(t, "v1", "v2")
-	s.route("routes: [{route: {subset: v1}}]")
-	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
-	answers(t, c, 100, "v1")
-
-	t.Run("by the webhook", func(t *testing.T) {
-		err := s.TryApply(`
+// unknownType has a filter of a type that nobody knows.
+const unknownType = `
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
 metadata: {name: wrong}
@@ -67,9 +59,30 @@ spec:
     patch:
       operation: MERGE
       value: {name: x, typed_config: {"@type": type.googleapis.com/made.up.v1.Type, a: 1}}
-`)
+`
+
+// TestRefusedConfigurationsChangeNothing: whoever refuses says why, and the old
+// routes stay.
+func TestRefusedConfigurationsChangeNothing(t *testing.T) {
+	s := openShop(t, "v1", "v2")
+	s.route("routes: [{route: {subset: v1}}]")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+	answers(t, c, 100, "v1")
+
+	t.Run("by the webhook", func(t *testing.T) {
+		err := s.TryApply(unknownType)
 		require.ErrorContains(t, err, "made.up.v1.Type")
 		answers(t, c, 100, "v1")
+	})
+	t.Run("by istiod", func(t *testing.T) {
+		told := func() int { return strings.Count(world.IstiodLog(), "made.up.v1.Type") }
+		before := told() // the webhook is istiod, too
+		require.NoError(t, world.WithoutWebhook(func() {
+			require.NoError(t, s.TryApply(unknownType))
+			s.Eventually("a refusal in istiod's log", func() bool { return told() > before })
+		}))
+		answers(t, c, 100, "v1")
+		s.Delete("envoyfilter", "wrong")
 	})
 	t.Run("by Envoy", func(t *testing.T) {
 		good := generate(t, s.description("routes: [{route: {subset: v2}}]"))

@@ -94,13 +94,34 @@ func Start(o Options) (m *Mesh, err error) {
 	if err := m.StartIstiod(); err != nil {
 		return m, err
 	}
-	if err := m.istiod.until("the webhook is in force", func() bool {
-		out, err := m.Kubectl("", "get", "validatingwebhookconfiguration", "-o", "jsonpath={..failurePolicy}")
-		return err == nil && out == "Fail"
-	}); err != nil {
+	if err := m.waitForWebhook(); err != nil {
 		return m, err
 	}
 	return m, m.Apply(RootNamespace, policyObjects)
+}
+
+func (m *Mesh) waitForWebhook() error {
+	return m.istiod.until("the webhook is in force", func() bool {
+		out, err := m.Kubectl("", "get", "validatingwebhookconfiguration", "-o", "jsonpath={..failurePolicy}")
+		return err == nil && out == "Fail"
+	})
+}
+
+// WithoutWebhook does something while Istio's validation webhook is gone, as in
+// installations that have none.
+func (m *Mesh) WithoutWebhook(do func()) (err error) {
+	if _, err := m.Kubectl("", "delete", "validatingwebhookconfiguration", "--all"); err != nil {
+		return err
+	}
+	defer func() {
+		if e := m.Apply("", controlPlaneObjects); e != nil {
+			err = e
+			return
+		}
+		err = m.waitForWebhook()
+	}()
+	do()
+	return nil
 }
 
 // link makes a file available at another path without a copy, if it can.
