@@ -51,10 +51,10 @@ func TestTheTutorial(t *testing.T) {
 		require.Less(t, strings.Count(source(t, tutorial+"/parley/codec.go"), "\n"), 200, "as the README says")
 	})
 	t.Run("links", func(t *testing.T) {
-		for _, dir := range []string{tutorial, "codecs"} {
-			for _, link := range regexp.MustCompile(`\]\(([^):#]+)\)`).FindAllStringSubmatch(source(t, dir+"/README.md"), -1) {
-				_, err := os.Stat(filepath.Join(peers.Root(), dir, link[1]))
-				require.NoError(t, err)
+		for _, file := range []string{tutorial + "/README.md", "codecs/README.md", "docs/istio.md", "examples/istio/README.md", "README.md"} {
+			for _, link := range regexp.MustCompile(`\]\(([^):#]+)\)`).FindAllStringSubmatch(source(t, file), -1) {
+				_, err := os.Stat(filepath.Join(peers.Root(), filepath.Dir(file), link[1]))
+				require.NoError(t, err, file)
 			}
 		}
 	})
