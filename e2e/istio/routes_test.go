@@ -3,6 +3,7 @@ package istio
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,4 +149,23 @@ routes:
 	require.Equal(t, "beta", got["lane"])
 	require.Equal(t, "replaced", got["tenant"])
 	require.Equal(t, "k", got["kept"])
+}
+
+// TestRoutesComeWithTheListener: connections that are opened from then on have
+// the new routes, and those before are closed while they are idle.
+func TestRoutesComeWithTheListener(t *testing.T) {
+	s := openShop(t, "v1", "v2")
+	open := map[string]*scripted.Client{}
+	for _, version := range []string{"v1", "v2"} {
+		s.steer(s.description("delivery: LISTENER\nroutes: [{route: {subset: " + version + "}}]"))
+		s.Eventually("the listener", func() bool {
+			dump := s.client.Admin("/config_dump?resource=dynamic_listeners")
+			return strings.Contains(dump, s.cluster(version)) && !strings.Contains(dump, "warming_state")
+		})
+		answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, version)
+		open[version] = s.dial(s.client, fmt.Sprintf("%s:%d", s.vip, port))
+	}
+	open["v2"].Ask(1, hello)
+	require.Equal(t, "v2: hello x", open["v2"].Read().Text())
+	require.Empty(t, open["v1"].Closed())
 }
