@@ -68,7 +68,7 @@ func Unavailable() error {
 func Start(o Options) (m *Mesh, err error) {
 	m = &Mesh{bin: o.ControlPlane}
 	// Not t.TempDir: the sidecars' user has to get there.
-	if m.dir, err = os.MkdirTemp("", "meltemi-mesh-"); err != nil {
+	if m.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", dirPrefix, os.Getpid())); err != nil {
 		return m, err
 	}
 	if err := os.Chmod(m.dir, 0o755); err != nil {

@@ -21,6 +21,9 @@ import (
 // the process that made them follows.
 const netnsPrefix = "meltemi-"
 
+// dirPrefix is netnsPrefix for the folders of meshes.
+const dirPrefix = "meltemi-mesh-"
+
 // Netns is a network namespace with one address.
 type Netns struct {
 	// ID as `ip netns` knows it.
@@ -139,15 +142,21 @@ func (f *fabric) add() (Netns, error) {
 // name.
 func (f *fabric) remove(n Netns) error { return ip("netns delete " + n.ID) }
 
-// sweep removes namespaces of processes that ended without doing so.
+// sweep removes namespaces and folders of processes that ended without doing so.
 func sweep() {
-	names, _ := filepath.Glob(filepath.Join("/run/netns", netnsPrefix+"*"))
-	for _, path := range names {
-		name := filepath.Base(path)
-		id, _, _ := strings.Cut(strings.TrimPrefix(name, netnsPrefix), "-")
-		pid, err := strconv.Atoi(id)
-		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			ip("netns delete " + name)
+	for _, pattern := range []string{filepath.Join("/run/netns", netnsPrefix+"*"), filepath.Join(os.TempDir(), dirPrefix+"*")} {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths {
+			name := strings.TrimPrefix(strings.TrimPrefix(filepath.Base(path), dirPrefix), netnsPrefix)
+			id, _, _ := strings.Cut(name, "-")
+			pid, err := strconv.Atoi(id)
+			switch {
+			case err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH):
+			case strings.HasPrefix(path, os.TempDir()):
+				os.RemoveAll(path)
+			default:
+				ip("netns delete " + filepath.Base(path))
+			}
 		}
 	}
 }
