@@ -52,7 +52,7 @@ istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes th
 
 e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
 	cd e2e && $(GO) test -count=1 -timeout 25m ./istio
-	cd e2e/istio/controlplane && $(GO) test -count=1 ./...
+	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
 	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so

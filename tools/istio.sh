@@ -27,7 +27,7 @@ if [ -n "$missing" ]; then
 	fi
 fi
 
-key=$({ cat "$pins/go.mod" "$pins/go.sum" tools/istio.sh; cd "$pins"; go env GOVERSION GOARCH; } | sha256sum | cut -c1-16)
+key=$({ cat "$pins/go.mod" "$pins/go.sum" "$pins/env.sh" tools/istio.sh; cd "$pins"; go env GOVERSION GOARCH; } | sha256sum | cut -c1-16)
 cache=${MELTEMI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/meltemi}
 dir=$cache/istio-$key
 mkdir -p build "$cache"
@@ -37,19 +37,19 @@ if [ ! -d "$dir" ]; then
 	tmp=$(mktemp -d "$cache/.istio.XXXXXX")
 	trap 'rm -rf "$tmp"' EXIT
 	cd "$pins"
+	. ./env.sh
 	go mod download istio.io/istio
 	istio=$(go list -m -f '{{.Dir}}' istio.io/istio)
 	kubernetes=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 	minor=${kubernetes#v1.}
-	# Tags and versions as in the projects' own builds: a proxy tells istiod its
+	# Versions as in the projects' own builds: a proxy tells istiod its
 	# version, and the API server tells its own.
 	k8s=k8s.io/component-base/version
 	ldflags="-s -w -X $k8s.gitVersion=$kubernetes -X $k8s.gitMajor=1 -X $k8s.gitMinor=${minor%%.*} -X $k8s.gitTreeState=clean"
 	ldflags="$ldflags -X istio.io/istio/pkg/version.buildVersion=$(cat "$istio/VERSION").0"
-	build() { CGO_ENABLED=0 go build -trimpath -tags vtprotobuf,disable_pgv -ldflags "$ldflags" -o "$@"; }
-	build "$tmp/" k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl \
+	go build -ldflags "$ldflags" -o "$tmp/" k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl \
 		istio.io/istio/pilot/cmd/pilot-discovery istio.io/istio/pilot/cmd/pilot-agent
-	build "$tmp/etcd" go.etcd.io/etcd/server/v3
+	go build -ldflags "$ldflags" -o "$tmp/etcd" go.etcd.io/etcd/server/v3
 	cp "$istio/manifests/charts/base/files/crd-all.gen.yaml" "$tmp/crds.yaml"
 	cp "$istio/tools/packaging/common/envoy_bootstrap.json" "$tmp/bootstrap.json"
 	chmod 644 "$tmp/crds.yaml" "$tmp/bootstrap.json"

@@ -13,10 +13,13 @@ unformatted=$(git grep -L '^// Code generated .* DO NOT EDIT\.$' -- '*.go' | xar
 
 for mod in $(git ls-files '*go.mod'); do
 	dir=$(dirname "$mod")
-	(cd "$dir" && go vet ./...) || fail "go vet in $dir"
-	# Two tests that depend on Istio and Kubernetes: their linting takes many minutes.
-	[ "$dir" = e2e/istio/controlplane ] && continue
-	(cd "$dir" && "$bin/golangci-lint" run ./...) || fail "golangci-lint in $dir"
+	(
+		cd "$dir"
+		[ ! -f env.sh ] || . ./env.sh
+		go vet ./... || exit 1
+		# Two tests that depend on Istio and Kubernetes: their linting takes many minutes.
+		[ "$dir" = e2e/istio/controlplane ] || "$bin/golangci-lint" run --allow-parallel-runners ./...
+	) || fail "go vet or golangci-lint in $dir"
 done
 
 protos/gen.sh check || fail "protos: generated code"
