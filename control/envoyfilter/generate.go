@@ -16,6 +16,7 @@ package envoyfilter
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,7 +77,8 @@ type generator struct {
 	filters []*Filter
 }
 
-// distinct are the faults without those that several filters have in common.
+// distinct are the faults in the order of their lines, without those that several
+// filters have in common.
 func (g *generator) distinct() (errs source.Errors) {
 	seen := map[source.Error]bool{}
 	for _, e := range g.errs {
@@ -85,6 +87,7 @@ func (g *generator) distinct() (errs source.Errors) {
 		}
 		seen[*e] = true
 	}
+	slices.SortStableFunc(errs, func(a, b *source.Error) int { return a.Line - b.Line })
 	return errs
 }
 
