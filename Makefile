@@ -42,7 +42,7 @@ unit: need-go need-cc ## tests that need no Envoy
 	$(GO) test -race ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
-	cd e2e && $(GO) test -count=1 -timeout 15m -matrix smoke .
+	cd e2e && $(GO) test -count=1 -timeout 25m -matrix smoke .
 
 e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
 	cd e2e && $(GO) test -count=1 -timeout 90m -matrix full .

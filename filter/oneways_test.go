@@ -128,3 +128,15 @@ func TestRequestsWithTheSameIDAreAnsweredInTheirOrder(t *testing.T) {
 	e.c = e.Dial(e.cfg)
 	e.counts(map[string]int64{"request": 4, "response": 3, "request_abandoned": 1})
 }
+
+// TestAConnectionIsNotEndedRightBehindAOneway: the server may not have read it.
+func TestAConnectionIsNotEndedRightBehindAOneway(t *testing.T) {
+	e := newToyEnv(t, "toy.hidden", "")
+	e.say("one 1 m -", "one 2 m -", "one 3 m -") // which together ask for three connections
+	s := e.server(0)
+	require.Len(t, ids(s), 3, "the first one takes them all")
+	e.Advance(4900 * time.Millisecond)
+	require.True(t, s.Open())
+	e.Advance(300 * time.Millisecond)
+	require.False(t, s.Open(), "there are others")
+}

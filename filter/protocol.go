@@ -91,6 +91,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.fixed.Shared, p.fixed.KeepIDs = false, true
 	p.streams = p.requests
 	p.streams.Shared, p.streams.Streams = false, true
+	p.streams.MinConnections = 0 // none is used twice
 	p.streamer, _ = codec.(codecs.Streamer)
 	p.profile = fmt.Sprintf("%s %v %+v %+v", ext.Name, ext.Config, cfg.Limits, p.requests)
 	return p

@@ -11,8 +11,14 @@ import (
 
 type connState uint8
 
-// lingerTime is how long a server may take to close after our end of stream.
-const lingerTime = 5 * time.Second
+const (
+	// lingerTime is how long a server may take to close after our end of stream.
+	lingerTime = 5 * time.Second
+	// onewayTime is how long a server may take to read a oneway. Some drop what
+	// they have not read when they see the end of the stream behind it (Kitex's),
+	// and no answer tells that they have.
+	onewayTime = 5 * time.Second
+)
 
 const (
 	connecting connState = iota
@@ -35,14 +41,15 @@ type conn struct {
 	out      *host.Buffer
 	blocked  bool
 
-	born     time.Duration
-	lastData time.Duration
-	lastCall time.Duration
-	agingAt  time.Duration // from then on a replacement is looked for
-	expireAt time.Duration // from then on it gets no new call
-	aging    bool
-	stale    bool // belongs to a membership that is over
-	linger   timer.Timer
+	born      time.Duration
+	lastData  time.Duration
+	lastCall  time.Duration
+	agingAt   time.Duration // from then on a replacement is looked for
+	expireAt  time.Duration // from then on it gets no new call
+	keepUntil time.Duration // a oneway may not have been read before
+	aging     bool
+	stale     bool // belongs to a membership that is over
+	linger    timer.Timer
 
 	weight, current int64 // smooth weighted round robin
 }
@@ -80,6 +87,7 @@ func (cn *conn) send(c *Call) {
 	cn.lastCall = m.now()
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
+		cn.keepUntil = m.now() + onewayTime
 		c.owner.Sent()
 		return
 	}
@@ -287,12 +295,13 @@ func (cn *conn) retire() {
 	cn.closeIfDrained() // if it was draining before
 }
 
+// closeIfDrained ends a drained connection, unless that is still too early: then
+// the pool's upkeep does.
 func (cn *conn) closeIfDrained() {
-	if cn.state == draining && cn.inFlight == 0 {
+	if cn.state == draining && cn.inFlight == 0 && cn.pool.m.now() >= cn.keepUntil {
 		cn.flush()
 		cn.leave()
-		// What was written last may be a oneway: end the stream, do not cut it.
-		cn.up.Close(true)
+		cn.up.Close(true) // what was written last still arrives
 		cn.linger.Fire = func() { cn.up.Close(false) }
 		cn.pool.m.timers.Start(&cn.linger, cn.pool.m.now()+lingerTime)
 	}

@@ -647,11 +647,12 @@ func (p *Pool) yield(now time.Duration) {
 	}
 }
 
-// reap ends drained connections that wait for nothing but answers nobody
-// waits for.
+// reap ends drained connections that wait for nothing any more, or for nothing
+// but answers nobody waits for.
 func (p *Pool) reap(now time.Duration) {
 	for i := len(p.drainers) - 1; i >= 0; i-- {
 		cn := p.drainers[i]
+		cn.closeIfDrained()
 		if c := cn.calls.last; c != nil && c.owner == nil && now-c.sent > p.opts.IdleTimeout {
 			cn.close(codecs.UpstreamReset, "upstream connection closed")
 		}
