@@ -109,6 +109,7 @@ func newReader(t *testing.T, v variant) *reader {
 
 	cmd := exec.Command("sh", "-e")
 	cmd.Dir = peers.Root()
+	cmd.Env = append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS=") // a reader's make is not make test's child
 	// What it leaves running ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
