@@ -98,7 +98,7 @@ func TestMaxConnectionsTakesEffect(t *testing.T) {
 
 	s.rule("  trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}\n")
 	s.clusters("one connection", func(dump string) bool { return strings.Contains(dump, `"max_connections": 1,`) })
-	time.Sleep(maxAge + time.Second)
+	time.Sleep(maxAge + time.Second) // connections made before the limit have ended
 	pending := c.Go(cmd)
 	most := int64(0)
 	s.Eventually("an overflow", func() bool {
@@ -155,7 +155,7 @@ func TestAnEjectedHostIsLeft(t *testing.T) {
 	s.Eventually("an ejection", func() bool {
 		return s.clusterStat("outlier_detection.ejections_active") == 1
 	})
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // within which it must be left
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 200, "e2")
 	t.Logf("while a host was ejected: %v", pending.Summary())
 }

@@ -72,7 +72,7 @@ func TestAServerIsRestartedUnderLoad(t *testing.T) {
 	t.Run("in order", func(t *testing.T) {
 		pending := load(busy, 10*time.Second)
 		s.endpoints(s.servers["e2"])
-		time.Sleep(maxAge)
+		time.Sleep(maxAge) // after which it must get no call
 		s.apps["e1"].Kill()
 		s.serve("e1", peers.DubboGo)
 		s.endpoints(s.servers["e1"], s.servers["e2"])
