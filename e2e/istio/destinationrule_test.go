@@ -69,20 +69,25 @@ func TestASubsetIsAddedAndRemoved(t *testing.T) {
 }
 
 // TestLoadBalancersTakeEffect: calls of one connection go to the hosts that the
-// cluster's load balancer picks. A second is too short to learn the hosts' shares
-// well: those are held by the balance tests outside of the mesh.
+// cluster's load balancer picks. Random picks of a second may well be 13 to 7; the
+// tests of balance outside of the mesh give them the time to even out.
 func TestLoadBalancersTakeEffect(t *testing.T) {
 	s := openShop(t, "e1", "e2")
 	s.route("")
 	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Connections: 1})
-	for _, policy := range []string{"ROUND_ROBIN", "RANDOM", "LEAST_REQUEST"} {
+	for _, p := range []struct {
+		policy    string
+		tolerance float64
+	}{{"ROUND_ROBIN", 200}, {"RANDOM", 400}, {"LEAST_REQUEST", 400}} {
+		policy := p.policy
 		s.rule(fmt.Sprintf("  trafficPolicy: {loadBalancer: {simple: %s}}\n", policy))
 		s.clusters(policy, func(dump string) bool {
 			i := strings.Index(dump, s.cluster(""))
 			return i >= 0 && (policy == "ROUND_ROBIN" || strings.Contains(dump[i:], `"lb_policy": "`+policy+`"`))
 		})
 		got := answers(t, c, 2000, "e1", "e2")
-		require.InDelta(t, 1000, got["e1"], 500, policy)
+		t.Logf("%s: %v", policy, got)
+		require.InDelta(t, 1000, got["e1"], p.tolerance, policy)
 	}
 }
 
@@ -117,19 +122,20 @@ func TestConnectTimeoutTakesEffect(t *testing.T) {
 	require.NoError(t, hole.Run("iptables", "-A", "INPUT", "-p", "tcp", "-j", "DROP"))
 	s.endpoints(hole)
 	s.route("")
-	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Timeout: 20 * time.Second})
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Timeout: 20 * time.Second, Connections: 1})
 	for timeout, told := range map[time.Duration]string{200 * time.Millisecond: "0.200s", 2 * time.Second: "2s"} {
 		s.rule(fmt.Sprintf("  trafficPolicy: {connectionPool: {tcp: {connectTimeout: %v}}}\n", timeout))
 		s.clusters("the timeout", func(dump string) bool {
 			return strings.Contains(dump, fmt.Sprintf(`"connect_timeout": %q`, told))
 		})
+		c.Call(who) // may end with an attempt that began under the rule before
 		a := c.Call(who)
 		require.NotEmpty(t, a.Error)
 		took := time.Duration(a.LatencyUS) * time.Microsecond
 		t.Logf("%v: %v, %s", timeout, took, a.Error)
 		require.GreaterOrEqual(t, took, timeout*9/10)
-		// Two attempts, maybe behind two of the connection before.
-		require.Less(t, took, 4*timeout+time.Second)
+		// Two attempts, and the pause before them.
+		require.Less(t, took, 2*timeout+time.Second)
 	}
 }
 

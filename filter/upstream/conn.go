@@ -34,6 +34,9 @@ type conn struct {
 	dec   codecs.Decoder
 	state connState
 	host  string
+	// attempt numbers the pool's connections in the order in which the load
+	// balancer was asked for a host; they may become ready in another.
+	attempt int
 
 	calls    callList
 	inFlight int

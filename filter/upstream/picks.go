@@ -1,25 +1,39 @@
 package upstream
 
+import "slices"
+
 // maxPicked is how many of the load balancer's last picks a pool remembers.
 const maxPicked = 96
 
 // picks are the hosts to which the load balancer sent a pool's connections, in
-// their order. Round robin, weighted or not, repeats itself; once that shows,
-// one period tells the hosts' shares exactly, while counts that stop in the
-// middle of a period favour whoever came first in it.
-type picks struct{ last []string }
+// the order in which it was asked. Round robin, weighted or not, repeats itself;
+// once that shows, one period tells the hosts' shares exactly, while counts that
+// stop in the middle of a period favour whoever came first in it.
+type picks struct{ last []pickOf }
 
-func (ps *picks) add(host string) {
-	if len(ps.last) == maxPicked {
-		ps.last = append(ps.last[:0], ps.last[1:]...)
+// pickOf is the host that one attempt to connect led to.
+type pickOf struct {
+	attempt int
+	host    string
+}
+
+// add enters a pick. Those of connections that take longer to become ready come
+// later than the picks behind them.
+func (ps *picks) add(attempt int, host string) {
+	i := len(ps.last)
+	for i > 0 && ps.last[i-1].attempt > attempt {
+		i--
 	}
-	ps.last = append(ps.last, host)
+	ps.last = slices.Insert(ps.last, i, pickOf{attempt, host})
+	if len(ps.last) > maxPicked {
+		ps.last = slices.Delete(ps.last, 0, 1)
+	}
 }
 
 func (ps *picks) forget() { ps.last = ps.last[:0] }
 
 // period returns the picks of one period, nil if none shows.
-func (ps *picks) period() []string {
+func (ps *picks) period() []pickOf {
 	n := len(ps.last)
 	for p := 1; 2*p <= n; p++ {
 		// Two repetitions while that is all there is, later three: what is
@@ -27,7 +41,7 @@ func (ps *picks) period() []string {
 		window := ps.last[n-min(n, max(3*p, 16)):]
 		repeats := true
 		for i := p; i < len(window) && repeats; i++ {
-			repeats = window[i] == window[i-p]
+			repeats = window[i].host == window[i-p].host
 		}
 		if repeats {
 			return ps.last[n-p:]
@@ -37,9 +51,9 @@ func (ps *picks) period() []string {
 }
 
 // share returns how often host occurs in a period, and its length.
-func share(period []string, host string) (n, sum float64) {
-	for _, h := range period {
-		if h == host {
+func share(period []pickOf, host string) (n, sum float64) {
+	for _, p := range period {
+		if p.host == host {
 			n++
 		}
 	}

@@ -20,12 +20,37 @@ func TestAPeriodShowsWhenPicksRepeat(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var ps picks
-			for _, h := range strings.Split(tc.picks, "") {
-				ps.add(h)
+			for i, h := range strings.Split(tc.picks, "") {
+				ps.add(i, h)
 			}
-			require.Equal(t, tc.want, strings.Join(ps.period(), ""))
+			require.Equal(t, tc.want, hostsOf(ps.period()))
 		})
 	}
+}
+
+func hostsOf(period []pickOf) (hosts string) {
+	for _, p := range period {
+		hosts += p.host
+	}
+	return hosts
+}
+
+// TestPicksAreInTheOrderOfTheAttempts: which connection of several becomes ready
+// first says nothing about the load balancer.
+func TestPicksAreInTheOrderOfTheAttempts(t *testing.T) {
+	var ps picks
+	for _, attempt := range []int{2, 0, 1, 5, 3, 4, 7} { // the sixth failed
+		ps.add(attempt, string(rune('a'+attempt%2)))
+	}
+	require.Equal(t, "abababb", hostsOf(ps.last))
+	require.Empty(t, ps.period())
+
+	ps.forget()
+	for i := range 2 * maxPicked {
+		ps.add(i^1, string(rune('a'+i%2))) // 1, 0, 3, 2, …
+	}
+	require.Len(t, ps.last, maxPicked)
+	require.Equal(t, "ba", hostsOf(ps.period()))
 }
 
 func TestRandomPicksShowNoPeriodForLong(t *testing.T) {
@@ -33,7 +58,7 @@ func TestRandomPicksShowNoPeriodForLong(t *testing.T) {
 	var ps picks
 	found := 0
 	for i := range 10000 {
-		ps.add(string(rune('a' + rng.IntN(4))))
+		ps.add(i, string(rune('a'+rng.IntN(4))))
 		if i > 16 && ps.period() != nil {
 			found++
 		}

@@ -20,6 +20,9 @@ const (
 	starveTime = time.Second
 	// … while those that hold one give it up after so long.
 	turnTime = 200 * time.Millisecond
+	// A host counts as if it had been picked so often before the first time:
+	// else three of the first four picks were three quarters of the calls.
+	priorPicks = 4
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
 )
@@ -59,6 +62,7 @@ type Pool struct {
 	looked      bool
 	epoch       int
 	changed     time.Duration // when the membership changed last
+	attempts    int           // to connect, ever
 	samples     int           // own picks in this epoch
 	picks       picks
 	nextSample  time.Duration
@@ -262,7 +266,8 @@ func (p *Pool) grow() {
 }
 
 func (p *Pool) connect(now time.Duration) {
-	cn := &conn{pool: p, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
+	p.attempts++
+	cn := &conn{pool: p, attempt: p.attempts, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
 	p.conns = append(p.conns, cn)
 	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst}, cn)
 }
@@ -276,7 +281,7 @@ func (p *Pool) connected(cn *conn) {
 	}
 	p.ready = append(p.ready, cn)
 	p.samples++
-	p.picks.add(cn.host)
+	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
 	p.succeed(cn)
 	p.weigh()
@@ -378,10 +383,10 @@ func (p *Pool) weigh() {
 			if n, sum := share(period, cn.host); sum > 0 {
 				s = n / sum
 			} else {
-				// Counts of what may be random: a fifth of trust goes to the
-				// hosts' being equal.
+				// Counts of what may be random: hosts are taken to be equal
+				// until there is evidence of the contrary.
 				n, sum := p.info.share(cn.host)
-				s = 0.8*n/max(sum, 1) + 0.2/float64(hosts)
+				s = (n + priorPicks) / (sum + priorPicks*float64(hosts))
 			}
 			cn.weight = max(1, int64(s*(1<<20)))/g.n + 1
 		}
