@@ -8,6 +8,12 @@
 // in its [Decoder].
 package codecs
 
+import (
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
 // Direction tells which way the bytes of a decoder travel.
 type Direction uint8
 
@@ -152,4 +158,27 @@ type Mutator interface {
 	// in direction d. The error begins with "key: " or "value: ", and names the
 	// key.
 	CheckMutation(d Direction, key, value string) error
+}
+
+// MaxText is the longest key or value of a mutation, in bytes, as in the
+// configuration of routes.
+const MaxText = 16384
+
+// CheckText tells whether a key and a value can be set in a protocol whose
+// entries are UTF-8 strings, for what CheckMutation says of them first: the key
+// is not empty, neither is longer than [MaxText], both are UTF-8.
+func CheckText(key, value string) error {
+	switch {
+	case key == "":
+		return errors.New("key: must not be empty")
+	case len(key) > MaxText:
+		return fmt.Errorf("key: %.20q… is longer than %d bytes", key, MaxText)
+	case len(value) > MaxText:
+		return fmt.Errorf("value: that of key %.40q is longer than %d bytes", key, MaxText)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("key: %.40q is not UTF-8", key)
+	case !utf8.ValidString(value):
+		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
+	}
+	return nil
 }

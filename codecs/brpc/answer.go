@@ -49,12 +49,12 @@ func (answerLoader) Load(m *codecs.Metadata) {
 			text = r.Bytes
 		}
 	}
-	putNumber(m, &propErrorCode, int64(code))
+	propErrorCode.PutNumber(m, int64(code))
 	if len(text) > 0 {
-		m.Put(propErrorText.name, text)
+		propErrorText.Put(m, text)
 	}
-	putNumber(m, &propCompressType, int64(meta.compressType))
-	putNumber(m, &propAttachmentSize, int64(meta.attachmentSize))
+	propCompressType.PutNumber(m, int64(meta.compressType))
+	propAttachmentSize.PutNumber(m, int64(meta.attachmentSize))
 	if meta.userFields > 0 {
 		putEntries(m, meta.bytes, fieldUserFields)
 	}

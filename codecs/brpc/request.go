@@ -3,6 +3,7 @@ package brpc
 import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // lastChunk is the number of the last chunk of a message.
@@ -102,26 +103,26 @@ func (req *requestMeta) read(b []byte) (fault string) {
 
 // put puts the properties that are the codec's own.
 func (req *requestMeta) put(m *codecs.Metadata, meta *rpcMeta) {
-	m.Put(propService.name, req.service)
-	m.Put(propMethod.name, req.method)
-	putNumber(m, &propCompressType, int64(meta.compressType))
-	putNumber(m, &propAttachmentSize, int64(meta.attachmentSize))
+	propService.Put(m, req.service)
+	propMethod.Put(m, req.method)
+	propCompressType.PutNumber(m, int64(meta.compressType))
+	propAttachmentSize.PutNumber(m, int64(meta.attachmentSize))
 	if req.requestID != nil {
-		m.Put(propRequestID.name, req.requestID)
+		propRequestID.Put(m, req.requestID)
 	}
 	if req.has == 0 {
 		return
 	}
-	number := func(field int, p *property, v int64) {
+	number := func(field int, p *property.Property, v int64) {
 		if req.has&(1<<field) != 0 {
-			putNumber(m, p, v)
+			p.PutNumber(m, v)
 		}
 	}
-	number(requestLogID, &propLogID, req.logID)
-	number(requestTraceID, &propTraceID, req.traceID)
-	number(requestSpanID, &propSpanID, req.spanID)
-	number(requestParentSpanID, &propParentSpanID, req.parentSpanID)
-	number(requestTimeout, &propTimeout, int64(req.timeout))
+	number(requestLogID, propLogID, req.logID)
+	number(requestTraceID, propTraceID, req.traceID)
+	number(requestSpanID, propSpanID, req.spanID)
+	number(requestParentSpanID, propParentSpanID, req.parentSpanID)
+	number(requestTimeout, propTimeout, int64(req.timeout))
 }
 
 // putExtFields puts the extension fields of a request's meta, which can be
@@ -132,7 +133,7 @@ func putExtFields(m *codecs.Metadata, b []byte) {
 		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
 			continue
 		}
-		if key, value, ok := extField(r.Bytes); ok && !isOwn(key) {
+		if key, value, ok := extField(r.Bytes); ok && !own.Has(key) {
 			m.Put(key, value)
 		}
 	}

@@ -55,13 +55,13 @@ func suite() codectest.Suite {
 		Mutations: []codectest.Mutation{
 			{Direction: c2s, Key: "tenant", Value: "changed"},
 			{Direction: c2s, Key: "new", Value: strings.Repeat("ü", 500)},
-			{Direction: c2s, Key: strings.Repeat("x", maxText), Value: strings.Repeat("x", maxText)},
+			{Direction: c2s, Key: strings.Repeat("x", codecs.MaxText), Value: strings.Repeat("x", codecs.MaxText)},
 			{Direction: s2c, Key: "tenant", Value: ""},
 		},
 		Refused: []codectest.Mutation{
 			{Key: ""},
-			{Key: strings.Repeat("x", maxText+1)},
-			{Key: "k", Value: strings.Repeat("x", maxText+1)},
+			{Key: strings.Repeat("x", codecs.MaxText+1)},
+			{Key: "k", Value: strings.Repeat("x", codecs.MaxText+1)},
 			{Key: "bad\xff"},
 			{Key: "bad", Value: "\xff"},
 			{Key: "service"},

@@ -4,10 +4,8 @@ package dubbo
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -172,24 +170,12 @@ func statusOf(t codecs.ErrorType) byte {
 	}
 }
 
-// maxText is the longest key or value of a mutation, in bytes, as in the
-// configuration of routes.
-const maxText = 16384
-
 // CheckMutation implements codecs.Mutator: keys are names of attachments.
 func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
-	switch {
-	case key == "":
-		return errors.New("key: must not be empty")
-	case len(key) > maxText:
-		return fmt.Errorf("key: %.20q… is longer than %d bytes", key, maxText)
-	case len(value) > maxText:
-		return fmt.Errorf("value: that of key %.40q is longer than %d bytes", key, maxText)
-	case !utf8.ValidString(key):
-		return fmt.Errorf("key: %.40q is not UTF-8", key)
-	case !utf8.ValidString(value):
-		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
-	case isCall(key):
+	if err := codecs.CheckText(key, value); err != nil {
+		return err
+	}
+	if isCall(key) {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil

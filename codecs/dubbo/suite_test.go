@@ -59,8 +59,8 @@ func suite() codectest.Suite {
 		},
 		Refused: []codectest.Mutation{
 			{Key: ""},
-			{Key: strings.Repeat("x", maxText+1)},
-			{Key: "k", Value: strings.Repeat("x", maxText+1)},
+			{Key: strings.Repeat("x", codecs.MaxText+1)},
+			{Key: "k", Value: strings.Repeat("x", codecs.MaxText+1)},
 			{Key: "bad\xff"},
 			{Key: "bad", Value: "\xff"},
 			{Key: "path"},

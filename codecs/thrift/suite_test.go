@@ -150,8 +150,8 @@ func suite(t testing.TB) codectest.Suite {
 		},
 		Refused: []codectest.Mutation{
 			{Key: ""},
-			{Key: strings.Repeat("x", maxText+1)},
-			{Key: "k", Value: strings.Repeat("x", maxText+1)},
+			{Key: strings.Repeat("x", codecs.MaxText+1)},
+			{Key: "k", Value: strings.Repeat("x", codecs.MaxText+1)},
 			{Key: "bad\xff"},
 			{Key: "k", Value: "\xff"},
 			{Key: "Method"},

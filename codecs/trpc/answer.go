@@ -88,10 +88,10 @@ func (answerLoader) Load(m *codecs.Metadata) {
 			}
 		}
 	}
-	putNumber(m, &propRet, ret)
-	putNumber(m, &propFuncRet, funcRet)
+	propRet.PutNumber(m, int64(ret))
+	propFuncRet.PutNumber(m, int64(funcRet))
 	if len(text) > 0 {
-		m.Put(propErrorMsg.name, text)
+		propErrorMsg.Put(m, text)
 	}
 	t.put(m, b, responseTransInfo)
 }

@@ -6,9 +6,7 @@
 package trpc
 
 import (
-	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -96,24 +94,12 @@ func (c *codec) Sniff(b []byte) codecs.Guess {
 	return codecs.Yes
 }
 
-// maxText is the longest key or value of a mutation, in bytes, as in the
-// configuration of routes.
-const maxText = 16384
-
 // CheckMutation implements codecs.Mutator: keys are those of trans_info.
 func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
-	switch {
-	case key == "":
-		return errors.New("key: must not be empty")
-	case len(key) > maxText:
-		return fmt.Errorf("key: %.20q… is longer than %d bytes", key, maxText)
-	case len(value) > maxText:
-		return fmt.Errorf("value: that of key %.40q is longer than %d bytes", key, maxText)
-	case !utf8.ValidString(key):
-		return fmt.Errorf("key: %.40q is not UTF-8", key)
-	case !utf8.ValidString(value):
-		return fmt.Errorf("value: that of key %.40q is not UTF-8", key)
-	case isOwn([]byte(key)):
+	if err := codecs.CheckText(key, value); err != nil {
+		return err
+	}
+	if own.Has([]byte(key)) {
 		return fmt.Errorf("key: %q is a field of the protocol itself and cannot be changed", key)
 	}
 	return nil

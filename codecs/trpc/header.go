@@ -111,7 +111,7 @@ func (t *transInfo) put(m *codecs.Metadata, b []byte, number int32) (fault strin
 			return err.Error()
 		case !utf8.Valid(key):
 			return faultKey
-		case !isOwn(key):
+		case !own.Has(key):
 			m.Put(key, value)
 		}
 	}

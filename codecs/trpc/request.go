@@ -83,9 +83,9 @@ func request(m *codecs.Metadata) error {
 		return err
 	}
 	c.put(m)
-	putNumber(m, &propCallType, callType)
+	propCallType.PutNumber(m, int64(callType))
 	if timeout > 0 {
-		putNumber(m, &propTimeout, timeout)
+		propTimeout.PutNumber(m, int64(timeout))
 	}
 	if m.Malformed == "" {
 		m.Malformed = h.put(m, b, requestTransInfo)
@@ -96,12 +96,12 @@ func request(m *codecs.Metadata) error {
 // put names the operation and puts the properties that all requests have.
 func (c *call) put(m *codecs.Metadata) {
 	m.SetOperation(c.operation())
-	m.Put(propCaller.name, c.caller)
-	m.Put(propCallee.name, c.callee)
-	m.Put(propFunc.name, c.fn)
-	putNumber(m, &propContentType, c.contentType)
-	putNumber(m, &propContentEncoding, c.contentEncoding)
-	putNumber(m, &propMessageType, c.messageType)
+	propCaller.Put(m, c.caller)
+	propCallee.Put(m, c.callee)
+	propFunc.Put(m, c.fn)
+	propContentType.PutNumber(m, int64(c.contentType))
+	propContentEncoding.PutNumber(m, int64(c.contentEncoding))
+	propMessageType.PutNumber(m, int64(c.messageType))
 }
 
 // operation takes the func apart, which is "/package.Service/Method" by

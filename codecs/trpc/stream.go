@@ -167,9 +167,9 @@ type initLoader struct{}
 // Load implements codecs.Loader.
 func (initLoader) Load(m *codecs.Metadata) {
 	ret, text, _ := initResult(m.Raw[headerSize:])
-	putNumber(m, &propRet, ret)
+	propRet.PutNumber(m, int64(ret))
 	if len(text) > 0 {
-		m.Put(propErrorMsg.name, text)
+		propErrorMsg.Put(m, text)
 	}
 }
 

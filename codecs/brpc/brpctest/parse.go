@@ -1,6 +1,10 @@
 package brpctest
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire/pbwiretest"
+)
 
 // Parsed is a frame taken apart: of a call, or of a stream. Of a field that
 // occurs more than once the last is here.
@@ -44,7 +48,7 @@ func parse(magic string, meta, payload []byte) Parsed {
 		UserFields: map[string]string{}, ExtFields: map[string]string{},
 	}
 	if magic == "STRM" {
-		fields(meta, func(n int, v uint64, _ []byte) {
+		pbwiretest.Fields(meta, func(n int, v uint64, _ []byte) {
 			switch n {
 			case 1:
 				p.To = v
@@ -56,12 +60,12 @@ func parse(magic string, meta, payload []byte) Parsed {
 		})
 		return p
 	}
-	fields(meta, func(n int, v uint64, b []byte) {
+	pbwiretest.Fields(meta, func(n int, v uint64, b []byte) {
 		switch n {
 		case 1:
 			p.request(b)
 		case 2:
-			fields(b, func(n int, v uint64, b []byte) {
+			pbwiretest.Fields(b, func(n int, v uint64, b []byte) {
 				switch n {
 				case 1:
 					p.Code = int32(v)
@@ -72,20 +76,21 @@ func parse(magic string, meta, payload []byte) Parsed {
 		case 4:
 			p.ID = v
 		case 8:
-			fields(b, func(n int, v uint64, _ []byte) {
+			pbwiretest.Fields(b, func(n int, v uint64, _ []byte) {
 				if n == 1 {
 					p.Opens = v
 				}
 			})
 		case 9:
-			p.entry(p.UserFields, b)
+			k, v := pbwiretest.Entry(b)
+			p.UserFields[k] = v
 		}
 	})
 	return p
 }
 
 func (p *Parsed) request(b []byte) {
-	fields(b, func(n int, _ uint64, b []byte) {
+	pbwiretest.Fields(b, func(n int, _ uint64, b []byte) {
 		switch n {
 		case 1:
 			p.Service = string(b)
@@ -93,45 +98,9 @@ func (p *Parsed) request(b []byte) {
 			p.Method = string(b)
 		case 7:
 			if len(b) > 0 && b[0] == '\n' {
-				p.entry(p.ExtFields, b)
+				k, v := pbwiretest.Entry(b)
+				p.ExtFields[k] = v
 			}
 		}
 	})
-}
-
-func (p *Parsed) entry(m map[string]string, b []byte) {
-	var kv [3]string
-	fields(b, func(n int, _ uint64, b []byte) {
-		if n < len(kv) {
-			kv[n] = string(b)
-		}
-	})
-	m[kv[1]] = kv[2]
-}
-
-// fields visits the fields of a message that are varints or bytes, which those
-// of brpc are.
-func fields(b []byte, visit func(n int, v uint64, b []byte)) {
-	for len(b) > 0 {
-		tag := uvarint(&b)
-		v := uvarint(&b)
-		switch tag & 7 {
-		case 0:
-			visit(int(tag>>3), v, nil)
-		case 2:
-			visit(int(tag>>3), 0, b[:v:v])
-			b = b[v:]
-		default:
-			panic("brpctest: a field of another type")
-		}
-	}
-}
-
-func uvarint(b *[]byte) uint64 {
-	v, n := binary.Uvarint(*b)
-	if n <= 0 {
-		panic("brpctest: no varint")
-	}
-	*b = (*b)[n:]
-	return v
 }

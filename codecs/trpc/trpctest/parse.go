@@ -1,6 +1,10 @@
 package trpctest
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire/pbwiretest"
+)
 
 // Parsed is a frame taken apart. Of a field that occurs more than once the last
 // is here.
@@ -56,13 +60,13 @@ func parse(b []byte, fromClient bool) Parsed {
 	case p.Kind == Init:
 		p.init()
 	case p.Kind == Feedback:
-		fields(p.Header, func(n int, v uint64, _ []byte) {
+		pbwiretest.Fields(p.Header, func(n int, v uint64, _ []byte) {
 			if n == 1 {
 				p.Window = uint32(v)
 			}
 		})
 	case p.Kind == Close:
-		fields(p.Header, func(n int, v uint64, b []byte) {
+		pbwiretest.Fields(p.Header, func(n int, v uint64, b []byte) {
 			switch n {
 			case 1:
 				p.Reset = v == 1
@@ -79,7 +83,7 @@ func parse(b []byte, fromClient bool) Parsed {
 }
 
 func (p *Parsed) request() {
-	fields(p.Header, func(n int, v uint64, b []byte) {
+	pbwiretest.Fields(p.Header, func(n int, v uint64, b []byte) {
 		switch n {
 		case 2:
 			p.Oneway = v == 1
@@ -92,13 +96,14 @@ func (p *Parsed) request() {
 		case 7:
 			p.Func = string(b)
 		case 9:
-			p.entry(b)
+			k, v := pbwiretest.Entry(b)
+			p.TransInfo[k] = v
 		}
 	})
 }
 
 func (p *Parsed) response() {
-	fields(p.Header, func(n int, v uint64, b []byte) {
+	pbwiretest.Fields(p.Header, func(n int, v uint64, b []byte) {
 		switch n {
 		case 3:
 			p.ID = uint32(v)
@@ -109,16 +114,17 @@ func (p *Parsed) response() {
 		case 6:
 			p.ErrorMsg = string(b)
 		case 8:
-			p.entry(b)
+			k, v := pbwiretest.Entry(b)
+			p.TransInfo[k] = v
 		}
 	})
 }
 
 func (p *Parsed) init() {
-	fields(p.Header, func(n int, v uint64, b []byte) {
+	pbwiretest.Fields(p.Header, func(n int, v uint64, b []byte) {
 		switch n {
 		case 1:
-			fields(b, func(n int, _ uint64, b []byte) {
+			pbwiretest.Fields(b, func(n int, _ uint64, b []byte) {
 				switch n {
 				case 1:
 					p.Caller = string(b)
@@ -127,11 +133,12 @@ func (p *Parsed) init() {
 				case 3:
 					p.Func = string(b)
 				case 5:
-					p.entry(b)
+					k, v := pbwiretest.Entry(b)
+					p.TransInfo[k] = v
 				}
 			})
 		case 2:
-			fields(b, func(n int, v uint64, b []byte) {
+			pbwiretest.Fields(b, func(n int, v uint64, b []byte) {
 				switch n {
 				case 1:
 					p.Ret = int32(v)
@@ -143,41 +150,4 @@ func (p *Parsed) init() {
 			p.Window = uint32(v)
 		}
 	})
-}
-
-func (p *Parsed) entry(b []byte) {
-	var kv [3]string
-	fields(b, func(n int, _ uint64, b []byte) {
-		if n < len(kv) {
-			kv[n] = string(b)
-		}
-	})
-	p.TransInfo[kv[1]] = kv[2]
-}
-
-// fields visits the fields of a message that are varints or bytes, which those
-// of tRPC are.
-func fields(b []byte, visit func(n int, v uint64, b []byte)) {
-	for len(b) > 0 {
-		tag := uvarint(&b)
-		v := uvarint(&b)
-		switch tag & 7 {
-		case 0:
-			visit(int(tag>>3), v, nil)
-		case 2:
-			visit(int(tag>>3), 0, b[:v:v])
-			b = b[v:]
-		default:
-			panic("trpctest: a field of another type")
-		}
-	}
-}
-
-func uvarint(b *[]byte) uint64 {
-	v, n := binary.Uvarint(*b)
-	if n <= 0 {
-		panic("trpctest: no varint")
-	}
-	*b = (*b)[n:]
-	return v
 }
