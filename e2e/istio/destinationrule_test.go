@@ -75,19 +75,18 @@ func TestLoadBalancersTakeEffect(t *testing.T) {
 	s := openShop(t, "e1", "e2")
 	s.route("")
 	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Connections: 1})
-	for _, p := range []struct {
+	for _, lb := range []struct {
 		policy    string
 		tolerance float64
 	}{{"ROUND_ROBIN", 200}, {"RANDOM", 400}, {"LEAST_REQUEST", 400}} {
-		policy := p.policy
-		s.rule(fmt.Sprintf("  trafficPolicy: {loadBalancer: {simple: %s}}\n", policy))
-		s.clusters(policy, func(dump string) bool {
+		s.rule(fmt.Sprintf("  trafficPolicy: {loadBalancer: {simple: %s}}\n", lb.policy))
+		s.clusters(lb.policy, func(dump string) bool {
 			i := strings.Index(dump, s.cluster(""))
-			return i >= 0 && (policy == "ROUND_ROBIN" || strings.Contains(dump[i:], `"lb_policy": "`+policy+`"`))
+			return i >= 0 && (lb.policy == "ROUND_ROBIN" || strings.Contains(dump[i:], `"lb_policy": "`+lb.policy+`"`))
 		})
 		got := answers(t, c, 2000, "e1", "e2")
-		t.Logf("%s: %v", policy, got)
-		require.InDelta(t, 1000, got["e1"], p.tolerance, policy)
+		t.Logf("%s: %v", lb.policy, got)
+		require.InDelta(t, 1000, got["e1"], lb.tolerance, lb.policy)
 	}
 }
 
