@@ -50,12 +50,21 @@ func (ps *picks) period() []pickOf {
 	return nil
 }
 
-// share returns how often host occurs in a period, and its length.
-func share(period []pickOf, host string) (n, sum float64) {
-	for _, p := range period {
-		if p.host == host {
-			n++
+// shares sets the shares of hosts according to the period, if one shows that has
+// them all: one that lacks a host is too short to be the load balancer's, or has
+// none yet of a host whose connections take longer to become ready.
+func (ps *picks) shares(hosts []string, shares []float64) (ok bool) {
+	period := ps.period()
+	for i, h := range hosts {
+		shares[i] = 0
+		for _, p := range period {
+			if p.host == h {
+				shares[i] += 1 / float64(len(period))
+			}
+		}
+		if shares[i] == 0 {
+			return false
 		}
 	}
-	return n, float64(len(period))
+	return true
 }

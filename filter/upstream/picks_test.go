@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,6 +67,71 @@ func TestRandomPicksShowNoPeriodForLong(t *testing.T) {
 	}
 	require.Less(t, found, 10)
 	require.Len(t, ps.last, maxPicked)
+}
+
+// TestAPeriodThatLacksAHostIsNone: else the host got no calls.
+func TestAPeriodThatLacksAHostIsNone(t *testing.T) {
+	hosts, shares := []string{"a", "b"}, make([]float64, 2)
+	var ps picks
+	require.False(t, ps.shares(hosts, shares))
+	for i, h := range []string{"a", "a", "", "a", "", "b", "a"} {
+		if h == "" { // not ready yet
+			continue
+		}
+		ps.add(i, h)
+		require.False(t, ps.shares(hosts, shares), "%s", hostsOf(ps.last))
+	}
+	ps.forget()
+	for i := range 8 {
+		ps.add(i, "baaa"[i%4:][:1])
+	}
+	require.True(t, ps.shares(hosts, shares))
+	require.Equal(t, []float64{0.75, 0.25}, shares)
+}
+
+func TestSharesAreEqualUnlessCountsSayOtherwise(t *testing.T) {
+	for _, tc := range []struct {
+		counts []float64
+		want   []float64
+		within float64
+	}{
+		{[]float64{0, 0}, []float64{0.5, 0.5}, 0},
+		{[]float64{1, 0}, []float64{0.5, 0.5}, 0},
+		{[]float64{6, 2}, []float64{0.5, 0.5}, 0},
+		{[]float64{38, 26}, []float64{0.5, 0.5}, 0},
+		{[]float64{75, 25}, []float64{0.75, 0.25}, 0.05},
+		{[]float64{384, 128}, []float64{0.75, 0.25}, 0.01},
+		{[]float64{3, 2, 0, 3}, []float64{0.25, 0.25, 0.25, 0.25}, 0},
+		{[]float64{200, 30, 26}, []float64{0.78, 0.12, 0.10}, 0.02},
+	} {
+		got := slices.Clone(tc.counts)
+		estimate(got)
+		require.InDeltaSlice(t, tc.want, got, tc.within, "%v", tc.counts)
+		sum := 0.0
+		for _, s := range got {
+			require.Positive(t, s)
+			sum += s
+		}
+		require.InDelta(t, 1, sum, 1e-9)
+	}
+}
+
+// TestRandomPicksOfEqualHosts: what 64 random picks make of two equal hosts.
+func TestRandomPicksOfEqualHosts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	const runs = 10000
+	off := 0
+	for range runs {
+		counts := make([]float64, 2)
+		for range 64 {
+			counts[rng.IntN(2)]++
+		}
+		estimate(counts)
+		if math.Abs(counts[0]-0.5) > 0.1 {
+			off++
+		}
+	}
+	require.Less(t, off, runs/100)
 }
 
 func TestIDsFindTheirCallAndNoOther(t *testing.T) {

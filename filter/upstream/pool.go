@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -20,9 +21,8 @@ const (
 	starveTime = time.Second
 	// … while those that hold one give it up after so long.
 	turnTime = 200 * time.Millisecond
-	// A host counts as if it had been picked so often before the first time:
-	// else three of the first four picks were three quarters of the calls.
-	priorPicks = 4
+	// With connections to more hosts than these the hosts are not weighed.
+	maxWeighed = 16
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
 )
@@ -348,49 +348,37 @@ func without(l []*conn, cn *conn) []*conn {
 // weigh gives the connections their weights: together those of a host get the
 // share with which the load balancer picks it.
 func (p *Pool) weigh() {
-	type group struct {
-		host string
-		n    int64
-	}
-	var groups [16]group
-	hosts := 0
-	index := func(h string) *group {
-		for i := range groups[:hosts] {
-			if groups[i].host == h {
-				return &groups[i]
-			}
+	var hosts [maxWeighed]string
+	var conns [maxWeighed]int64 // to each host
+	n := 0
+	index := func(host string) int {
+		i := slices.Index(hosts[:n], host)
+		if i < 0 && n < maxWeighed {
+			hosts[n] = host
+			i = n
+			n++
 		}
-		if hosts == len(groups) {
-			return nil
-		}
-		groups[hosts].host = h
-		hosts++
-		return &groups[hosts-1]
+		return i
 	}
 	fits := true
 	for _, cn := range p.ready {
-		if g := index(cn.host); g != nil {
-			g.n++
+		if i := index(cn.host); i >= 0 {
+			conns[i]++
 		} else {
 			fits = false
 		}
 	}
-	period := p.picks.period()
+	var shares [maxWeighed]float64
+	known := fits && n > 1 && n >= p.hostsWanted()
+	if known && !p.picks.shares(hosts[:n], shares[:n]) {
+		p.info.shares(hosts[:n], shares[:n])
+	}
 	for _, cn := range p.ready {
-		cn.weight = 1 << 20
-		if g := index(cn.host); fits && hosts > 1 && hosts >= p.hostsWanted() {
-			var s float64
-			if n, sum := share(period, cn.host); sum > 0 {
-				s = n / sum
-			} else {
-				// Counts of what may be random: hosts are taken to be equal
-				// until there is evidence of the contrary.
-				n, sum := p.info.share(cn.host)
-				s = (n + priorPicks) / (sum + priorPicks*float64(hosts))
-			}
-			cn.weight = max(1, int64(s*(1<<20)))/g.n + 1
+		cn.weight, cn.current = 1<<20, 0
+		if known {
+			i := index(cn.host)
+			cn.weight = int64(shares[i]*(1<<20))/conns[i] + 1
 		}
-		cn.current = 0
 	}
 }
 

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,11 +65,44 @@ func (ci *clusterInfo) picked(host string) {
 	}
 }
 
-// share returns how often host was picked, and how many picks there were.
-func (ci *clusterInfo) share(host string) (n, sum float64) {
+// shares sets the shares of hosts according to how often each was picked.
+func (ci *clusterInfo) shares(hosts []string, shares []float64) {
 	ci.mu.Lock()
-	defer ci.mu.Unlock()
-	return ci.picks[host], ci.sum
+	for i, h := range hosts {
+		shares[i] = ci.picks[h]
+	}
+	ci.mu.Unlock()
+	estimate(shares)
+}
+
+// estimate turns counts of picks, which may have been random, into shares. Hosts
+// are equal unless the counts say otherwise, and only as far as they do: the
+// counts' departure from equal shares is shrunk by as much as chance would bring
+// about (James and Stein's estimator), for which stands the mean of the
+// chi-squared distribution and two of its standard deviations. So few picks
+// make no host a favourite, and many tell its weight.
+func estimate(counts []float64) {
+	sum := 0.0
+	for _, n := range counts {
+		sum += n
+	}
+	hosts := float64(len(counts))
+	equal := sum / hosts
+	chi2 := 0.0
+	for _, n := range counts {
+		chi2 += (n - equal) * (n - equal) / max(equal, 1)
+	}
+	chance := hosts - 1 + 2*math.Sqrt(2*(hosts-1))
+	evidence := 0.0
+	if chi2 > chance {
+		evidence = 1 - chance/chi2
+	}
+	for i, n := range counts {
+		counts[i] = 1 / hosts
+		if evidence > 0 {
+			counts[i] += evidence * (n - equal) / sum
+		}
+	}
 }
 
 // forget starts the estimate anew, when the membership is not the one that was
