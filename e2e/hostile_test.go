@@ -302,7 +302,7 @@ func (h hostile) test(t *testing.T, v variant, protocol string) {
 	route["request_mutation"] = []any{envoytest.M{"key": "k", "value": "v"}}
 	route["response_mutation"] = []any{envoytest.M{"key": "k", "value": "v"}}
 	config := envoytest.Protocol(protocol, "test", envoytest.Route("good", map[string]string{h.property: h.value}), route)
-	config["request_timeout"] = "2s"
+	config["request_timeout"] = "1s"
 	config["limits"] = envoytest.M{"partial_frame_timeout": "0.2s", "stream_idle_timeout": "0.5s"}
 	e := v.start(t, config, envoytest.Cluster("good", envoytest.At(good.Port)...), envoytest.Cluster("bad", envoytest.At(bad.Port)...))
 	port := e.Port(protocol)
@@ -313,7 +313,7 @@ func (h hostile) test(t *testing.T, v variant, protocol string) {
 	served := 0
 	honest.Go(func() { served = keepAsking(t, c, h.honest, port, stop) })
 
-	const clients = 4
+	const clients = 16 // many of them wait for a timeout
 	var wg sync.WaitGroup
 	for i := range uint64(clients) {
 		wg.Go(func() {

@@ -71,10 +71,9 @@ func checkCountersOf(t *testing.T, e *envoytest.Envoy, stats string) {
 			return get("request") == get("request_twoway")+get("request_oneway")+get("request_stream")
 		}},
 		{"each request ended in exactly one way", func() bool {
-			ends := get("response") + get("local_response_business_exception") + get("request_abandoned") + get("oneway_presumed")
-			requests := get("request_twoway") + get("request_stream")
-			// A stream that was opened had its answer, and may be abandoned after it.
-			return ends >= requests && ends <= requests+get("request_stream")
+			ends := get("response") + get("local_response_business_exception") + get("local_response_error") +
+				get("request_abandoned") + get("oneway_presumed")
+			return ends == get("request_twoway")+get("request_stream")
 		}},
 		{"no stream is open", func() bool { return get("stream_active") == 0 }},
 		{"response is the sum of its kinds", func() bool {

@@ -348,7 +348,7 @@ func TestBRPCStreamIsLost(t *testing.T) {
 				ended(t, s)
 			}
 			require.Nil(t, s.wrong.Load())
-			checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 2, "request_abandoned": 2, "stream_reset": 0})
+			checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 2, "request_abandoned": 0, "stream_abandoned": 2, "stream_reset": 0})
 		})
 		t.Run("the server ends it", func(t *testing.T) {
 			s, e := start(t, brpcTo("s1"))
@@ -678,7 +678,7 @@ func TestTRPCStreamIsLost(t *testing.T) {
 			open(t, c)
 			c.Kill()
 			lost(t, s, "2")
-			checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 2, "request_abandoned": 2, "stream_reset": 0})
+			checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 2, "request_abandoned": 0, "stream_abandoned": 2, "stream_reset": 0})
 		})
 		t.Run("the server is gone", func(t *testing.T) {
 			s, e, c := start(t, trpcTo("s1"))

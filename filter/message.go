@@ -488,7 +488,11 @@ func (m *Message) clientGone() {
 		m.cfg.count(onewayDropped, 1)
 	case m.phase == answered: // and counted
 	default:
-		m.cfg.count(requestAbandoned, 1)
+		if m.stream != nil {
+			m.stream.left()
+		} else {
+			m.cfg.count(requestAbandoned, 1)
+		}
 		if m.phase == inUpstream && !m.call.Abandon() {
 			// Its id stays taken until the answer comes or the deadline passes.
 			m.leaveClient()

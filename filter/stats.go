@@ -42,6 +42,7 @@ const (
 	mutationSkipped
 	onewayPresumed
 	streamReset
+	streamAbandoned
 	streamIdleTimeout
 	streamRefused
 	streamStray
@@ -85,6 +86,7 @@ var counterNames = [counters]string{
 	mutationSkipped:                    "mutation_skipped",
 	onewayPresumed:                     "oneway_presumed",
 	streamReset:                        "stream_reset",
+	streamAbandoned:                    "stream_abandoned",
 	streamIdleTimeout:                  "stream_idle_timeout",
 	streamRefused:                      "stream_refused",
 	streamStray:                        "stream_stray",

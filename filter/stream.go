@@ -83,10 +83,14 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 	case st.sent:
 		m.call.Write(md.Raw)
 		if over || st.serverDone && st.clientDone {
+			if !st.open { // closed before it was open
+				m.cfg.count(requestAbandoned, 1)
+			}
 			m.end()
 		}
 	case over: // before anybody else has heard of it
 		m.call.Abandon()
+		st.left()
 		m.end()
 	case len(st.early)+len(md.Raw) > maxEarlyBytes:
 		m.call.Abandon()
@@ -94,6 +98,16 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		m.answerLocally()
 	default:
 		st.early = append(st.early, md.Raw...)
+	}
+}
+
+// left counts a stream whose client has gone. One that was opened has had its
+// answer.
+func (st *stream) left() {
+	if st.open {
+		st.m.cfg.count(streamAbandoned, 1)
+	} else {
+		st.m.cfg.count(requestAbandoned, 1)
 	}
 }
 

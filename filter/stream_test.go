@@ -96,6 +96,19 @@ func TestAStreamIsRoutedOnceAndCarriedBothWays(t *testing.T) {
 	})
 }
 
+// TestAStreamClosedBeforeItIsOpenIsCountedOnce: like every other request.
+func TestAStreamClosedBeforeItIsOpenIsCountedOnce(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	e.say("init 5 m a", "end 5 - before a connection is there", "init 6 m b")
+	s := e.server(0)
+	require.Equal(t, "init 6 m q=1;b\n", string(s.Take()))
+	e.say("end 6 - before the answer")
+	require.Equal(t, "end 6 - before the answer\n", string(s.Take()))
+	e.counts(map[string]int64{
+		"request_stream": 2, "request_abandoned": 2, "stream_abandoned": 0, "response": 0, "stream_active": 0, "request_active": 0,
+	})
+}
+
 // TestASideThatHasEndedIsStillHeard: tRPC's clients end their side, and open the
 // window for what the server still sends.
 func TestASideThatHasEndedIsStillHeard(t *testing.T) {
@@ -213,7 +226,7 @@ func TestAStreamEndsWithEitherConnection(t *testing.T) {
 	require.Contains(t, string(b.Take()), "data 6 - last\n")
 	require.True(t, b.Ended(), "what was written arrives before the end")
 	e.c = e.Dial(e.cfg)
-	e.counts(map[string]int64{"stream_active": 0, "request_active": 0, "request_abandoned": 1})
+	e.counts(map[string]int64{"stream_active": 0, "request_active": 0, "request_abandoned": 0, "stream_abandoned": 1})
 }
 
 // TestAClientThatSendsNoMoreLeavesItsStreams: an end of stream is all that is
@@ -239,7 +252,7 @@ func TestAClientThatSendsNoMoreLeavesItsStreams(t *testing.T) {
 			require.Contains(t, e.got(), "late\n")
 			require.True(t, e.c.Closed())
 			e.c = e.Dial(e.cfg)
-			e.counts(map[string]int64{"stream_active": 0, "request_active": 0, "request_abandoned": 2})
+			e.counts(map[string]int64{"stream_active": 0, "request_active": 0, "request_abandoned": 1, "stream_abandoned": 1})
 		})
 	}
 }
