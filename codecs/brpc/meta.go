@@ -33,12 +33,6 @@ const (
 	responseErrorText = 2
 )
 
-// Fields of a map's entry, and of brpc-java's RpcRequestMetaExtField.
-const (
-	entryKey   = 1
-	entryValue = 2
-)
-
 // Fields of StreamSettings and ChunkInfo (streaming_rpc_meta.proto,
 // options.proto).
 const (
@@ -115,24 +109,10 @@ func (meta *rpcMeta) part(p *[]byte, b []byte) {
 	*p = b
 }
 
-// entry reads a key and its value. Whatever is missing is nil.
-func entry(b []byte) (key, value []byte, err error) {
-	var r pbwire.Reader
-	for r.Reset(b); r.Next(); {
-		switch {
-		case r.Is(entryKey, pbwire.Bytes):
-			key = r.Bytes
-		case r.Is(entryValue, pbwire.Bytes):
-			value = r.Bytes
-		}
-	}
-	return key, value, r.Err()
-}
-
 // extField reads a field 7 of a request's meta: an extension field of brpc-java
 // has both a key and a value, anything else is brpc's request id.
 func extField(b []byte) (key, value []byte, ok bool) {
-	key, value, err := entry(b)
+	key, value, err := pbwire.Entry(b)
 	return key, value, err == nil && key != nil && value != nil
 }
 

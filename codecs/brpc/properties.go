@@ -34,7 +34,7 @@ func putEntries(m *codecs.Metadata, b []byte, number int32) (fault string) {
 		if !r.Is(number, pbwire.Bytes) {
 			continue
 		}
-		key, value, err := entry(r.Bytes)
+		key, value, err := pbwire.Entry(r.Bytes)
 		if err != nil {
 			return err.Error()
 		}

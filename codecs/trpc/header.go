@@ -72,27 +72,6 @@ func (h *header) identify(m *codecs.Metadata, at int, err error) error {
 	return nil
 }
 
-// Fields of a map's entry.
-const (
-	entryKey   = 1
-	entryValue = 2
-)
-
-// entry reads a key and its value. Whatever is missing is nil, which means the
-// same as being empty.
-func entry(b []byte) (key, value []byte, err error) {
-	var r pbwire.Reader
-	for r.Reset(b); r.Next(); {
-		switch {
-		case r.Is(entryKey, pbwire.Bytes):
-			key = r.Bytes
-		case r.Is(entryValue, pbwire.Bytes):
-			value = r.Bytes
-		}
-	}
-	return key, value, r.Err()
-}
-
 // put puts the entries of b, which has been read before, as properties. It
 // returns what is wrong with one that cannot be read: readers of protobuf
 // refuse the whole message then.
@@ -105,7 +84,7 @@ func (t *transInfo) put(m *codecs.Metadata, b []byte, number int32) (fault strin
 		if !r.Is(number, pbwire.Bytes) {
 			continue
 		}
-		key, value, err := entry(r.Bytes)
+		key, value, err := pbwire.Entry(r.Bytes)
 		switch {
 		case err != nil:
 			return err.Error()

@@ -22,7 +22,7 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 	if m.Malformed != "" {
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
-	s := set{entries: mut.Entries(), number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
+	s := set{Entries: pbwire.Entries{Set: mut.Entries()}, number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
 	if m.Scratch[scratchFlags]&flagRequest != 0 {
 		s.number = requestTransInfo
 	}
@@ -33,7 +33,7 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 		dst = pbwire.AppendVarint(dst, requestID, m.ID)
 	}
 	dst = append(dst, m.Raw[m.HeaderSize:]...)
-	if err == nil && (!c.fits(m, s.grown) || int(m.Scratch[scratchEntries])+s.added > maxEntries) {
+	if err == nil && (!c.fits(m, s.grown) || int(m.Scratch[scratchEntries])+s.Added > maxEntries) {
 		err = errLimits
 	}
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 	case m.Malformed != "":
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
-	s := set{entries: mut.Entries(), number: metaTransInfo, idAt: -1}
+	s := set{Entries: pbwire.Entries{Set: mut.Entries()}, number: metaTransInfo, idAt: -1}
 	start := len(dst)
 	from := headerSize
 	var err error
@@ -70,7 +70,7 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 		}
 	}
 	dst = append(dst, m.Raw[from:]...)
-	if err == nil && (len(dst)-start > c.maxFrame || int(m.Scratch[scratchEntries])+s.added > maxEntries) {
+	if err == nil && (len(dst)-start > c.maxFrame || int(m.Scratch[scratchEntries])+s.Added > maxEntries) {
 		err = errLimits
 	}
 	if err != nil {
@@ -80,23 +80,23 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 	return dst, nil
 }
 
-// set sets entries of a message's trans_info.
+// set sets entries of a message's trans_info, and its request id.
 type set struct {
-	entries []codecs.KeyValue
-	number  int32 // of trans_info
-	idAt    int   // offset of the value of the request id; no field's if there is none
-	id      uint64
-
-	// done tells which of the entries the message has already. Those beyond are
-	// set again at its end, where the later of two equal keys wins.
-	done  [64]bool
-	added int // how many were appended
-	grown int // by how many bytes, the id apart
+	pbwire.Entries
+	number int32 // of trans_info
+	idAt   int   // offset of the value of the request id; no field's if there is none
+	id     uint64
+	grown  int // by how many bytes, the id apart
 }
 
 // append appends the message b, which has been read before, with the entries
 // and the id set.
 func (s *set) append(dst, b []byte) ([]byte, error) {
+	for i := range s.Set {
+		if !utf8.ValidString(s.Set[i].Key) { // a filter's
+			return dst, errKey
+		}
+	}
 	from := 0
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
@@ -105,59 +105,29 @@ func (s *set) append(dst, b []byte) ([]byte, error) {
 			dst = append(dst, b[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, s.id)
 		case r.Is(s.number, pbwire.Bytes):
-			key, _, err := entry(r.Bytes)
+			key, _, err := pbwire.Entry(r.Bytes)
 			if err == nil && !utf8.Valid(key) { // of an answer
 				err = errKey
 			}
 			if err != nil {
 				return dst, err
 			}
-			i := s.find(key)
+			i := s.Find(key)
 			if i < 0 {
 				continue
 			}
 			dst = append(dst, b[from:r.Start]...)
-			dst = s.put(dst, i)
-			s.grown -= r.End - r.Start
+			n := len(dst)
+			dst = s.Put(dst, i, s.number)
+			s.grown += len(dst) - n - (r.End - r.Start)
 		default:
 			continue
 		}
 		from = r.End
 	}
 	dst = append(dst, b[from:]...)
-	for i := range s.entries {
-		if !utf8.ValidString(s.entries[i].Key) { // a filter's
-			return dst, errKey
-		}
-		if i >= len(s.done) || !s.done[i] {
-			dst = s.put(dst, i)
-			s.added++
-		}
-	}
-	return dst, nil
-}
-
-// find returns the number of the entry with that key, -1 if there is none.
-func (s *set) find(key []byte) int {
-	for i := range s.entries {
-		if s.entries[i].Key == string(key) {
-			return i
-		}
-	}
-	return -1
-}
-
-// put appends entry i as a field.
-func (s *set) put(dst []byte, i int) []byte {
-	if i < len(s.done) {
-		s.done[i] = true
-	}
 	n := len(dst)
-	kv := &s.entries[i]
-	dst, mark := pbwire.AppendFrame(dst, s.number)
-	dst = pbwire.AppendBytes(dst, entryKey, kv.Key)
-	dst = pbwire.AppendBytes(dst, entryValue, kv.Value)
-	dst = pbwire.CloseFrame(dst, mark)
+	dst = s.Append(dst, s.number)
 	s.grown += len(dst) - n
-	return dst
+	return dst, nil
 }
