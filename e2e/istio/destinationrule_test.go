@@ -144,7 +144,8 @@ func TestConnectTimeoutTakesEffect(t *testing.T) {
 }
 
 // TestAnEjectedHostIsLeft: after connections to a host have failed it gets no
-// call, on connections that are open neither.
+// call, on connections that are open neither, and calls that wait for it end
+// (close_connections_on_host_health_failure, which meltemi envoyfilter sets).
 func TestAnEjectedHostIsLeft(t *testing.T) {
 	s := openShop(t, "e1", "e2")
 	s.rule(`
@@ -159,13 +160,29 @@ func TestAnEjectedHostIsLeft(t *testing.T) {
 	s.route("")
 	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
 	require.Len(t, answers(t, c, 200, "e1", "e2"), 2)
+	const long = 12 * time.Second // less than the request timeout
+	waiting := s.consumer(peers.DubboGo, peers.ConsumerOptions{Timeout: long + 10*time.Second, Connections: 1})
+	s.Eventually("answers of both", func() bool { return len(answers(t, waiting, 20, "e1", "e2")) == 2 })
+	begun := time.Now()
+	calls := waiting.Go(peers.Command{Method: "sleep", Args: []any{long.Milliseconds()}, Count: 16, Concurrency: 16, Summary: true})
+	s.Eventually("calls under way", func() bool {
+		for _, n := range s.client.Stats("^meta_protocol.*outbound.*request_active$") {
+			return n == 16
+		}
+		return false
+	})
 	// From now on e1's proxy takes no new connection; those that are open work.
 	require.NoError(t, s.servers["e1"].Run("iptables", "-I", "INPUT", "-p", "tcp", "--syn", "--dport", "15006", "-j", "REJECT", "--reject-with", "tcp-reset"))
 	pending := load(c, 10*time.Second)
 	s.Eventually("an ejection", func() bool {
 		return s.clusterStat("outlier_detection.ejections_active") == 1
 	})
+	require.Less(t, time.Since(begun), long)
 	time.Sleep(time.Second) // within which it must be left
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 200, "e2")
 	t.Logf("while a host was ejected: %v", pending.Summary())
+	outcome := calls.Summary()
+	t.Logf("calls that waited meanwhile: %v", outcome)
+	require.Positive(t, outcome.Failed(), "those at the ejected host went on")
+	require.Positive(t, outcome.Succeeded(), "those at the other host did not")
 }
