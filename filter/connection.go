@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -34,7 +35,8 @@ type connection struct {
 
 	first, last *Message // in flight, in the order of arrival
 	inFlight    int
-	requests    uint64 // that have come
+	requests    uint64     // that have come
+	address     netip.Addr // of the client, see source
 	streams     map[uint64]*stream
 	stalled     int // streams whose servers do not take bytes
 
@@ -54,6 +56,16 @@ type connection struct {
 	frameStarted time.Duration
 
 	next, prev *connection // all of the configShard
+}
+
+// source is the client's IP address, the zero value if it has none.
+func (c *connection) source() netip.Addr {
+	if !c.address.IsValid() {
+		if ap, err := netip.ParseAddrPort(c.d.RemoteAddress()); err == nil {
+			c.address = ap.Addr().Unmap().WithZone("")
+		}
+	}
+	return c.address
 }
 
 // speaks settles the protocol of the connection.

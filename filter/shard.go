@@ -2,6 +2,7 @@ package filter
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -366,9 +367,17 @@ type poolKey struct {
 func (cs *configShard) pool(m *Message) *upstream.Pool {
 	k := poolKey{m.cluster, m.proto, m.req.Variant, m.req.FixedID && m.stream == nil, m.stream != nil}
 	dst := ""
-	if cs.byOriginalDst(m.cluster) && m.conn != nil {
-		dst = m.conn.d.LocalAddress()
-	} else if p := cs.pools[k]; p != nil && !p.Gone() {
+	var src netip.Addr
+	if m.conn != nil {
+		if cs.byOriginalDst(m.cluster) {
+			dst = m.conn.d.LocalAddress()
+		}
+		if cs.Upstream.OriginalSrc {
+			src = m.conn.source()
+		}
+	}
+	common := dst == "" && !src.IsValid()
+	if p := cs.pools[k]; common && p != nil && !p.Gone() {
 		return p
 	}
 	opts := &m.proto.requests
@@ -379,10 +388,10 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 		opts = &m.proto.fixed
 	}
 	p := cs.sh.up.Pool(upstream.Key{
-		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst,
+		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
 		Profile: m.proto.profile, Variant: k.variant, KeepIDs: k.keepIDs, Streams: k.streams,
 	}, m.proto.codec, opts, cs)
-	if dst == "" {
+	if common {
 		cs.pools[k] = p
 	}
 	return p

@@ -109,15 +109,25 @@ func (g *generator) origin(field string, p *Port, path, side string) string {
 	}
 }
 
-// whyNotSource says why a workload cannot see its clients' addresses.
-func (g *generator) whyNotSource(p *Port) string {
-	inbound := g.object(g.s.Inbound, "inbound")
-	protocol, _ := inbound["protocol"].(object)
+// preserveSource has the workload see its clients' addresses.
+func (g *generator) preserveSource(cfg object, p *Port) {
+	protocol, _ := cfg["protocol"].(object)
 	if mode, _ := protocol["connection_mode"].(string); mode != "EXCLUSIVE" {
-		return fmt.Sprintf("needs connections of which each serves one client, and those to port %d are shared: "+
-			"the workload sees the proxy's address, as it does in Istio under REDIRECT", p.TargetPort)
+		g.refuse("server.preserveSource", "needs connections of which each serves one client (inbound: {protocol: {connection_mode: EXCLUSIVE}}), "+
+			"and those to port %d are shared: the workload sees the proxy's address, as it does in Istio under REDIRECT", p.TargetPort)
+		return
 	}
-	return "not built yet: connections to the workload come from the proxy's address"
+	upstream(cfg)["original_src"] = true
+}
+
+// upstream is the part of a configuration of that name.
+func upstream(cfg object) object {
+	u, ok := cfg["upstream"].(object)
+	if !ok {
+		u = object{}
+		cfg["upstream"] = u
+	}
+	return u
 }
 
 // hostPorts are the different services and ports of destinations, sorted.

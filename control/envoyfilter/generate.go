@@ -146,12 +146,7 @@ func (g *generator) outbound(p *Port, path string, c Workloads) {
 	routes, to := g.routes(p, path)
 	cfg := g.config(p, path, "outbound", destination{g.s.Host, "", p.Port}.cluster(), routes)
 	if g.s.Headless {
-		upstream, ok := cfg["upstream"].(object)
-		if !ok {
-			upstream = object{}
-			cfg["upstream"] = upstream
-		}
-		upstream["original_dst"] = "ALWAYS"
+		upstream(cfg)["original_dst"] = "ALWAYS"
 	}
 	g.check(before, cfg, p, path, "outbound")
 	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
@@ -169,10 +164,10 @@ func (g *generator) inbound(p *Port, path string) {
 	before := len(g.errs)
 	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
 	cfg := g.config(p, path, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
-	g.check(before, cfg, p, path, "inbound")
 	if g.s.Server.PreserveSource {
-		g.refuse("server.preserveSource", "%s", g.whyNotSource(p))
+		g.preserveSource(cfg, p)
 	}
+	g.check(before, cfg, p, path, "inbound")
 	listener := &networking.EnvoyFilter_ListenerMatch{
 		Name:        "virtualInbound",
 		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{DestinationPort: uint32(p.TargetPort)},

@@ -109,9 +109,9 @@ type Workloads struct {
 type Server struct {
 	Namespace string            `yaml:"namespace"`
 	Selector  map[string]string `yaml:"selector"`
-	// PreserveSource asks that the workload sees the client's address, as it
-	// does without Meltemi if its pod is intercepted by TPROXY. Refused: see
-	// check.
+	// PreserveSource has the workload see its clients' IP addresses, as it does
+	// without Meltemi if its pods are intercepted by TPROXY, which they must be.
+	// Needs Inbound's protocol.connection_mode to be EXCLUSIVE.
 	PreserveSource bool `yaml:"preserveSource"`
 }
 

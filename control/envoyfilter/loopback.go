@@ -45,16 +45,28 @@ func (g *generator) loopback() object {
 		"bypass_overload_manager":           true,
 		"per_connection_buffer_limit_bytes": 1 << 20,
 		"connection_balance_config":         object{"exact_balance": object{}},
-		"listener_filters": []any{object{
-			"name": "envoy.filters.listener.proxy_protocol",
-			"typed_config": object{
-				"@type": types + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
-				"rules": []any{
-					object{"tlv_type": 0xE0, "on_tlv_present": object{"metadata_namespace": "meltemi", "key": "cluster"}},
-					object{"tlv_type": 0xE1, "on_tlv_present": object{"metadata_namespace": "meltemi", "key": "token"}},
+		"listener_filters": []any{
+			object{
+				"name": "envoy.filters.listener.proxy_protocol",
+				"typed_config": object{
+					"@type": types + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+					"rules": []any{
+						object{"tlv_type": 0xE0, "on_tlv_present": object{"metadata_namespace": "meltemi", "key": "cluster"}},
+						object{"tlv_type": 0xE1, "on_tlv_present": object{"metadata_namespace": "meltemi", "key": "token"}},
+					},
 				},
 			},
-		}},
+			// For server.preserveSource. Connections without a source of their own
+			// say that they came to port 1. The mark is the one by which Istio's
+			// TPROXY rules know the proxy's own packets.
+			object{
+				"name": "envoy.filters.listener.original_src",
+				"typed_config": object{
+					"@type": types + "envoy.extensions.filters.listener.original_src.v3.OriginalSrc", "mark": 1337,
+				},
+				"filter_disabled": object{"destination_port_range": object{"start": 1, "end": 2}},
+			},
+		},
 		"filter_chains": []any{object{"filters": []any{
 			object{"name": "meltemi.carrier", "typed_config": object{
 				"@type":                 moduleType,

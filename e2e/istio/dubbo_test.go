@@ -124,10 +124,14 @@ func (s *shop) route(routes string) {
 	s.Eventually("the new routes", func() bool { return s.reloads(s.client) > before && settled(s.client) })
 }
 
-// settled tells whether a proxy's listeners have our filters and are in use.
-func settled(p *mesh.Pod) bool {
+// settled tells whether a proxy's listeners have our outbound filters and are in
+// use.
+func settled(p *mesh.Pod) bool { return serving(p, "meltemi-outbound") }
+
+// serving tells whether a proxy's listeners have a filter and are in use.
+func serving(p *mesh.Pod, filter string) bool {
 	dump := p.Admin("/config_dump?resource=dynamic_listeners")
-	return strings.Contains(dump, "meltemi-outbound") && !strings.Contains(dump, "warming_state")
+	return strings.Contains(dump, filter) && !strings.Contains(dump, "warming_state")
 }
 
 // reloads is how many configurations of outbound and gateway filters a proxy has

@@ -17,19 +17,65 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
-// TestServersSeeTheProxy: under REDIRECT a server sees 127.0.0.6, as it does
-// without Meltemi, and is found at the address that the client's proxy chose.
-func TestServersSeeTheProxy(t *testing.T) {
-	s := openShop(t)
-	pod := s.Pods(server("v1"))[0]
-	seen := make(chan string, 100)
+// seeing starts a pod with a server that tells which IP address it sees.
+func (s *shop) seeing(spec mesh.PodSpec) (pod *mesh.Pod, seen chan string) {
+	s.t.Helper()
+	pod = s.Pods(spec)[0]
+	seen = make(chan string, 100)
 	l, err := pod.Listen(fmt.Sprintf("%s:%d", pod.IP, targetPort))
-	require.NoError(t, err)
-	scripted.ServeOn(t, l, func(c *scripted.Conn, req dubbotest.Parsed) {
+	require.NoError(s.t, err)
+	scripted.ServeOn(s.t, l, func(c *scripted.Conn, req dubbotest.Parsed) {
 		seen <- c.RemoteAddr().(*net.TCPAddr).IP.String()
 		scripted.Answer("here")(c, req)
 	})
 	s.endpoints(pod)
+	return pod, seen
+}
+
+// TestServersSeeTheirClients: under TPROXY a server sees its clients' addresses,
+// as it does without Meltemi, if it is asked for.
+func TestServersSeeTheirClients(t *testing.T) {
+	s := openShop(t)
+	other := s.Pods(mesh.PodSpec{Name: "other", Role: mesh.Sidecar})[0]
+	spec := server("v1")
+	spec.TPROXY = true
+	pod, seen := s.seeing(spec)
+	ask := func(from *mesh.Pod, id uint64) (as string) {
+		t.Helper()
+		c := s.dial(from, fmt.Sprintf("%s:%d", s.vip, port))
+		c.Ask(id, hello)
+		require.Equal(t, "here", c.Read().Text())
+		return <-seen
+	}
+	require.Equal(t, s.client.IP, ask(s.client, 1), "plain Istio")
+	s.steer(s.description(""))
+	s.Eventually("our filter", func() bool { return serving(pod, "meltemi-inbound") })
+	s.Eventually("the proxy's address", func() bool { return ask(s.client, 2) == "127.0.0.6" })
+	s.steer(strings.NewReplacer(
+		"server: {", "server: {preserveSource: true, ",
+		"inbound: {", "inbound: {protocol: {connection_mode: EXCLUSIVE}, ",
+	).Replace(s.description("")))
+	s.Eventually("the client's address", func() bool { return ask(s.client, 3) == s.client.IP })
+	time.Sleep(maxAge + time.Second) // connections made before have ended
+	requests := func() (n int64) {
+		for _, v := range pod.Stats(fmt.Sprintf("^meta_protocol.*inbound.%d.*[.]request$", targetPort)) {
+			n += v
+		}
+		return n
+	}
+	before := requests()
+	for id := range uint64(10) {
+		require.Equal(t, s.client.IP, ask(s.client, id))
+		require.Equal(t, other.IP, ask(other, id))
+	}
+	s.Eventually("all requests counted by Meltemi", func() bool { return requests() >= before+20 })
+}
+
+// TestServersSeeTheProxy: under REDIRECT a server sees 127.0.0.6, as it does
+// without Meltemi, and is found at the address that the client's proxy chose.
+func TestServersSeeTheProxy(t *testing.T) {
+	s := openShop(t)
+	pod, seen := s.seeing(server("v1"))
 	c := s.dial(s.client, fmt.Sprintf("%s:%d", s.vip, port))
 	c.Ask(1, hello)
 	require.Equal(t, "here", c.Read().Text())

@@ -25,6 +25,8 @@ import "C"
 
 import (
 	"net"
+	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -82,13 +84,22 @@ type carriers struct {
 	w       *worker
 	parked  []*carrier
 	waiting []*carrier // asked for, while none is parked
+	sourced []*carrier // asked for with a source: none is parked for those
 
 	mu     sync.Mutex
 	posted []func()
 }
 
-// connect takes a parked carrier for t, or waits for one.
+// connect takes a parked carrier for t, or waits for one. What a server sees as
+// the source is settled when a carrier is accepted, so that one with a source is
+// dialled for t alone.
 func (cs *carriers) connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	if t.Source.IsValid() {
+		c := &carrier{w: cs.w, ev: ev, target: t}
+		cs.sourced = append(cs.sourced, c)
+		cs.order(t.Source)
+		return c
+	}
 	if n := len(cs.parked); n > 0 {
 		c := cs.parked[n-1]
 		cs.parked = cs.parked[:n-1]
@@ -108,6 +119,42 @@ func (cs *carriers) refill() {
 	dialer.want(cs.w.index, wantParked+len(cs.waiting)-len(cs.parked))
 }
 
+// order asks for as many carriers with a source as are waited for.
+func (cs *carriers) order(source netip.Addr) {
+	n := 0
+	for _, c := range cs.sourced {
+		if c.target.Source == source {
+			n++
+		}
+	}
+	dialer.wantFrom(order{cs.w.index, source}, n)
+}
+
+// cameFrom takes a carrier that was dialled with a source.
+func (cs *carriers) cameFrom(f *C.mt_filter, born *birth) bool {
+	if born.from.worker != cs.w.index {
+		dialer.astray()
+		return false
+	}
+	for _, c := range cs.sourced {
+		if c.target.Source == born.from.source {
+			cs.unsource(c)
+			c.f, c.birth = f, born
+			cs.w.add(c, f)
+			c.claim()
+			return true
+		}
+	}
+	return false // it is not wanted any more
+}
+
+func (cs *carriers) unsource(c *carrier) {
+	if i := slices.Index(cs.sourced, c); i >= 0 {
+		cs.sourced = slices.Delete(cs.sourced, i, i+1)
+		cs.order(c.target.Source)
+	}
+}
+
 // arrived takes a carrier that was born on this worker. Strangers are turned
 // away.
 func (cs *carriers) arrived(f *C.mt_filter) bool {
@@ -119,6 +166,9 @@ func (cs *carriers) arrived(f *C.mt_filter) bool {
 	if born == nil {
 		logf(host.Warn, "meltemi: a connection to the loopback listener without this process's token was closed")
 		return false
+	}
+	if born.from.source.IsValid() {
+		return cs.cameFrom(f, born)
 	}
 	c := &carrier{w: cs.w, f: f, birth: born}
 	for len(cs.waiting) > 0 {
@@ -331,6 +381,7 @@ func (c *carrier) Close(graceful bool) {
 	case c.f == nil: // still waiting for a carrier
 		if !c.dropped {
 			c.dropped, c.state = true, over
+			c.w.carriers.unsource(c)
 			c.w.carriers.post(func() { c.ev.Closed(host.Local) })
 		}
 	case c.state == over:

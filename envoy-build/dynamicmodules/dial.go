@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -26,7 +27,18 @@ const (
 	maxUnborn = 16
 
 	tlvToken = 0xe1
+
+	// The ports of the addresses that a carrier pretends to have been dialled
+	// at. The loopback listener has original_src disabled for the first.
+	portPlain  = 1
+	portSource = 2
 )
+
+// order is what a worker asks for: a carrier whose server sees source.
+type order struct {
+	worker int
+	source netip.Addr
+}
 
 // loopback dials the loopback listener, as often as the workers want carriers.
 type loopback struct {
@@ -37,16 +49,24 @@ type loopback struct {
 	// wanted is how many carriers each worker misses.
 	wanted [maxWorkers]atomic.Int32
 	unborn atomic.Int32
+	// ballast is how many plain carriers are to be dialled that nobody misses:
+	// each keeps the balancer from sending the next one where it went last.
+	ballast atomic.Int32
 
 	mu     sync.Mutex
 	last   uint64
 	births map[uint64]*birth
+	orders map[order]*ordered
 }
+
+// ordered counts the carriers of an order.
+type ordered struct{ wanted, unborn int }
 
 // birth is the dialing side of one carrier.
 type birth struct {
 	id   uint64
 	conn net.Conn
+	from order // without a source: any worker may have it
 	born atomic.Bool
 	gate sync.Mutex // held while nothing may be read
 }
@@ -57,7 +77,8 @@ var dialer = func() *loopback {
 		panic(err)
 	}
 	return &loopback{
-		nonce: hex.EncodeToString(b), kick: make(chan struct{}, 1), births: map[uint64]*birth{},
+		nonce: hex.EncodeToString(b), kick: make(chan struct{}, 1),
+		births: map[uint64]*birth{}, orders: map[order]*ordered{},
 	}
 }()
 
@@ -83,6 +104,48 @@ func (l *loopback) want(worker, n int) {
 	}
 }
 
+// wantFrom sets how many carriers an order misses.
+func (l *loopback) wantFrom(o order, n int) {
+	l.mu.Lock()
+	s := l.orders[o]
+	switch {
+	case s != nil:
+		s.wanted = n
+		l.settle(o)
+	case n > 0:
+		l.orders[o] = &ordered{wanted: n}
+	}
+	l.mu.Unlock()
+	if n > 0 {
+		l.poke()
+	}
+}
+
+// settle forgets an order that is fulfilled.
+func (l *loopback) settle(o order) {
+	if s := l.orders[o]; s.wanted == 0 && s.unborn == 0 {
+		delete(l.orders, o)
+	}
+}
+
+// astray is told that a carrier has appeared on another worker than ordered.
+func (l *loopback) astray() {
+	l.ballast.Add(1)
+	l.poke()
+}
+
+// open returns the orders to dial for, each as often as carriers are missing.
+func (l *loopback) open() (all []order) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for o, s := range l.orders {
+		for n := s.unborn; n < min(s.wanted, maxUnborn); n++ {
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
 func (l *loopback) missing() int {
 	n := 0
 	for i := range l.wanted {
@@ -92,7 +155,8 @@ func (l *loopback) missing() int {
 }
 
 // run dials while carriers are missing. Which worker gets one the listener's
-// balancer decides: those that appear elsewhere are parked there.
+// balancer decides: those that appear elsewhere are parked there, or, if they are
+// of an order, closed and dialled again.
 func (l *loopback) run() {
 	defer l.barrier()
 	pause := dialPause
@@ -102,16 +166,29 @@ func (l *loopback) run() {
 		case <-l.kick:
 		case <-again.C:
 		}
-		for n := min(l.missing(), maxUnborn) - int(l.unborn.Load()); n > 0; n-- {
-			if err := l.dial(); err != nil {
-				logf(host.Debug, "meltemi: loopback listener %s: %v", *l.path.Load(), err)
-				again.Reset(pause)
-				pause = min(2*pause, dialPauseMax)
-				break
-			}
+		if err := l.dialAll(); err != nil {
+			logf(host.Debug, "meltemi: loopback listener %s: %v", *l.path.Load(), err)
+			again.Reset(pause)
+			pause = min(2*pause, dialPauseMax)
+		} else {
 			pause = dialPause
 		}
 	}
+}
+
+func (l *loopback) dialAll() error {
+	n := min(l.missing(), maxUnborn) - int(l.unborn.Load())
+	for range max(n, 0) + int(l.ballast.Swap(0)) {
+		if err := l.dial(order{}); err != nil {
+			return err
+		}
+	}
+	for _, o := range l.open() {
+		if err := l.dial(o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *loopback) barrier() {
@@ -121,7 +198,7 @@ func (l *loopback) barrier() {
 	}
 }
 
-func (l *loopback) dial() error {
+func (l *loopback) dial(o order) error {
 	path := *l.path.Load()
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
@@ -134,16 +211,25 @@ func (l *loopback) dial() error {
 	}
 	l.mu.Lock()
 	l.last++
-	b := &birth{id: l.last, conn: c}
+	b := &birth{id: l.last, conn: c, from: o}
 	l.births[b.id] = b
+	if s := l.orders[o]; s != nil {
+		s.unborn++
+	} else if o.source.IsValid() { // not wanted any more
+		l.mu.Unlock()
+		b.born.Store(true)
+		l.forget(b)
+		return c.Close()
+	} else {
+		l.unborn.Add(1)
+	}
 	l.mu.Unlock()
-	l.unborn.Add(1)
 	time.AfterFunc(bornTime, func() {
 		if b.leaveWomb(l) { // it never appeared: another process has taken it
 			c.Close()
 		}
 	})
-	if _, err := c.Write(append(prologue(l.nonce, b.id), '\n')); err != nil {
+	if _, err := c.Write(append(prologue(l.nonce, b.id, o.source), '\n')); err != nil {
 		c.Close()
 		b.leaveWomb(l)
 		l.forget(b)
@@ -178,12 +264,25 @@ func checkPeer(c *net.UnixConn) error {
 }
 
 // prologue is a PROXY protocol header of version 2 whose one TLV is the token
-// (the PROXY protocol, section 2.2). The addresses mean nothing.
-func prologue(nonce string, id uint64) []byte {
+// (the PROXY protocol, section 2.2). The addresses mean nothing, but for a source
+// that the server shall see.
+func prologue(nonce string, id uint64, source netip.Addr) []byte {
 	token := nonce + ":" + strconv.FormatUint(id, 16)
-	b := append([]byte(nil), "\r\n\r\n\x00\r\nQUIT\n\x21\x11"...)
-	b = binary.BigEndian.AppendUint16(b, uint16(12+3+len(token)))
-	b = append(b, 127, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 1)
+	destination, port := netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(portSource)
+	family := byte(0x11) // TCP over IPv4
+	switch {
+	case !source.IsValid():
+		source, port = destination, portPlain
+	case source.Is6():
+		destination, family = netip.IPv6Loopback(), 0x21
+	}
+	addresses := append(source.AsSlice(), destination.AsSlice()...)
+	addresses = binary.BigEndian.AppendUint16(addresses, port)
+	addresses = binary.BigEndian.AppendUint16(addresses, port)
+	b := append([]byte(nil), "\r\n\r\n\x00\r\nQUIT\n\x21"...)
+	b = append(b, family)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(addresses)+3+len(token)))
+	b = append(b, addresses...)
 	b = append(b, tlvToken)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(token)))
 	return append(b, token...)
@@ -214,7 +313,14 @@ func (b *birth) leaveWomb(l *loopback) bool {
 	if b.born.Swap(true) {
 		return false
 	}
-	l.unborn.Add(-1)
+	if b.from.source.IsValid() {
+		l.mu.Lock()
+		l.orders[b.from].unborn--
+		l.settle(b.from)
+		l.mu.Unlock()
+	} else {
+		l.unborn.Add(-1)
+	}
 	l.poke()
 	return true
 }

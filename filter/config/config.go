@@ -73,6 +73,7 @@ type Upstream struct {
 	MinConnections, MaxConnections, MaxExclusiveConnections int
 	MaxConnectionAge, IdleTimeout, ConnectBackoffMax        time.Duration
 	TargetInFlight, MaxPendingRequests, MaxPendingBytes     int
+	OriginalSrc                                             bool
 }
 
 // Limits bound what one client can cost; see the proto's Limits.

@@ -107,6 +107,10 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 		{"rubbish", "\xff\xff\xff", "neither JSON nor a serialized"},
 		{"something behind", good + `{}`, "something follows"},
 		{"another type", `{"type_url": "type.googleapis.com/x.Y", "value": {}}`, "type_url: want aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy, got x.Y"},
+		{
+			"the clients' addresses on shared connections", base(`, "route_config": {}, "upstream": {"original_src": true}`),
+			`stat_prefix "t": upstream.original_src: needs protocol.connection_mode EXCLUSIVE, as a shared connection has one source and many clients`,
+		},
 		{"unknown field", base(`, "route_config": {}, "timeouts": {}`), `stat_prefix "t": timeouts: unknown field`},
 		{"unknown field deep down", routes(`{"match": {"metadata": [{"name": "m", "exact_mach": "x"}]}}`), `stat_prefix "t": route_config.routes[1].match.metadata[0].exact_mach: unknown field`},
 		{"given twice", base(`, "route_config": {}, "table_scope": "a", "table_scope": "b"`), "table_scope: given twice"},

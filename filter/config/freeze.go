@@ -270,6 +270,10 @@ func (c *checker) upstream(u *proxyv1alpha.UpstreamOptions, p *Proxy) {
 	default:
 		c.refuse("upstream.original_dst", "unknown value %d", u.GetOriginalDst())
 	}
+	o.OriginalSrc = u.GetOriginalSrc()
+	if o.OriginalSrc && p.ConnectionMode != Exclusive {
+		c.refuse("upstream.original_src", "needs protocol.connection_mode EXCLUSIVE, as a shared connection has one source and many clients")
+	}
 }
 
 func (c *checker) limits(l *proxyv1alpha.Limits, p *Proxy) {

@@ -1,7 +1,8 @@
 package filtertest
 
 import (
-	"fmt"
+	"net"
+	"strconv"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -32,11 +33,16 @@ type Client struct {
 func (h *Host) Dial(cfg *Config) *Client { return h.DialOn(cfg, 0) }
 
 // DialOn opens a client connection under cfg on a worker.
-func (h *Host) DialOn(cfg *Config, worker int) *Client {
+func (h *Host) DialOn(cfg *Config, worker int) *Client { return h.dial(cfg, worker, "10.0.0.2") }
+
+// DialFrom is Dial from that IP address; others come from 10.0.0.2.
+func (h *Host) DialFrom(cfg *Config, ip string) *Client { return h.dial(cfg, 0, ip) }
+
+func (h *Host) dial(cfg *Config, worker int, ip string) *Client {
 	w := h.workers[worker]
 	h.lastID++
 	c := &Client{h: h, w: w, cfg: cfg}
-	c.d = &downstream{c: c, id: h.lastID}
+	c.d = &downstream{c: c, id: h.lastID, ip: ip}
 	w.clients = append(w.clients, c)
 	w.event(c, func() { c.ev = w.shard.Accept(cfg.fc, c.d) })
 	h.Settle()
@@ -159,6 +165,7 @@ func (c *Client) fail() {
 type downstream struct {
 	c  *Client
 	id uint64
+	ip string
 }
 
 // Write implements host.Downstream.
@@ -219,7 +226,9 @@ func (d *downstream) ID() uint64 { return d.id }
 func (d *downstream) LocalAddress() string { return "10.0.0.1:20880" }
 
 // RemoteAddress implements host.Downstream.
-func (d *downstream) RemoteAddress() string { return fmt.Sprintf("10.0.0.2:%d", 1024+d.id) }
+func (d *downstream) RemoteAddress() string {
+	return net.JoinHostPort(d.ip, strconv.FormatUint(1024+d.id, 10))
+}
 
 // Count implements host.Downstream.
 func (d *downstream) Count(id host.MetricID, delta int64) {

@@ -2,6 +2,7 @@ package filtertest
 
 import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"net/netip"
 )
 
 // Cluster is one that routes may name. Its hosts are picked in turn.
@@ -71,7 +72,9 @@ const (
 // Server is the server's end of one upstream connection.
 type Server struct {
 	// Host is its address.
-	Host     string
+	Host string
+	// Source is the address that it shall see, the zero value for the proxy's.
+	Source   netip.Addr
 	c        *Cluster
 	w        *worker
 	ev       host.UpstreamEvents
@@ -162,7 +165,7 @@ func (s *Server) serve() {
 // Connect implements host.Worker.
 func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 	c := w.h.clusters[t.Cluster]
-	s := &Server{c: c, w: w, ev: ev}
+	s := &Server{c: c, w: w, ev: ev, Source: t.Source}
 	if c == nil {
 		s.c = &Cluster{h: w.h}
 	}

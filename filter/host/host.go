@@ -15,7 +15,10 @@
 // The exception is [Worker.Wake], which any goroutine may call.
 package host
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Module is the pipeline's side: what a host calls at config load.
 type Module interface {
@@ -166,6 +169,9 @@ type Target struct {
 	// OriginalDst is the "ip:port" for clusters that go where the client
 	// wanted to go; "" otherwise.
 	OriginalDst string
+	// Source is the address that the server shall see, the zero value for that
+	// of the host.
+	Source netip.Addr
 }
 
 // UpstreamEvents receive what happens on one upstream connection.

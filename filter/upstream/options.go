@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -42,9 +43,10 @@ type Options struct {
 type Key struct {
 	// Scope separates listeners, so that counters and limits are theirs.
 	Scope string
-	// Cluster and OriginalDst: see host.Target.
+	// Cluster, OriginalDst and Source: see host.Target.
 	Cluster     string
 	OriginalDst string
+	Source      netip.Addr
 	// Variant of the codec's wire form.
 	Variant uint8
 	// KeepIDs and Streams are those of the options.

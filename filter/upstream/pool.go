@@ -269,7 +269,7 @@ func (p *Pool) connect(now time.Duration) {
 	p.attempts++
 	cn := &conn{pool: p, attempt: p.attempts, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
 	p.conns = append(p.conns, cn)
-	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst}, cn)
+	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}, cn)
 }
 
 // connected takes a new connection into use, and an old one out.

@@ -164,6 +164,17 @@ func Loopback(socket string) Resource {
 	return LoopbackOf("meltemi", socket)
 }
 
+// LoopbackWithSources is Loopback for upstream.original_src.
+func LoopbackWithSources(socket string) Resource {
+	r := Loopback(socket)
+	r["listener_filters"] = append(r["listener_filters"].([]any), M{
+		"name":            "envoy.filters.listener.original_src",
+		"typed_config":    M{"@type": types + "envoy.extensions.filters.listener.original_src.v3.OriginalSrc"},
+		"filter_disabled": M{"destination_port_range": M{"start": 1, "end": 2}},
+	})
+	return r
+}
+
 // LoopbackOf is Loopback for another shared object that links Meltemi.
 func LoopbackOf(module, socket string) Resource {
 	pipe := M{"path": socket}

@@ -41,6 +41,18 @@ type PodSpec struct {
 	ProxyConfig map[string]any
 	// Env of the proxy's container.
 	Env []string
+	// TPROXY is how connections to the pod are intercepted, as by the annotation
+	// sidecar.istio.io/interceptionMode; the default is REDIRECT.
+	TPROXY bool
+}
+
+// interception is Istio's name of the mode, and the user that the proxy runs as
+// in it.
+func (p *Pod) interception() (mode string, uid uint32) {
+	if p.TPROXY {
+		return "TPROXY", 0
+	}
+	return "REDIRECT", proxyUID
 }
 
 // Pod is a network namespace that Kubernetes knows as a pod.
@@ -120,10 +132,11 @@ func (p *Pod) object() string {
 
 // redirect runs Istio's init container.
 func (p *Pod) redirect() error {
+	mode, _ := p.interception()
 	program := program{
 		name: "istio-iptables", netns: p.Netns, dir: p.n.dir, log: p.log("init"),
 		argv: []string{
-			p.n.path("pilot-agent"), "istio-iptables", "-p", "15001", "-z", "15006", "-u", strconv.Itoa(proxyUID), "-m", "REDIRECT",
+			p.n.path("pilot-agent"), "istio-iptables", "-p", "15001", "-z", "15006", "-u", strconv.Itoa(proxyUID), "-g", strconv.Itoa(proxyUID), "-m", mode,
 			"-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020",
 		},
 	}
@@ -175,8 +188,9 @@ func (p *Pod) StartProxy() {
 	maps.Copy(config, p.ProxyConfig)
 	b, err := json.Marshal(config)
 	require.NoError(t, err)
+	mode, uid := p.interception()
 	program := program{
-		name: p.Name + "'s pilot-agent", netns: p.Netns, dir: p.dir(), log: p.log("proxy"), uid: proxyUID, init: true,
+		name: p.Name + "'s pilot-agent", netns: p.Netns, dir: p.dir(), log: p.log("proxy"), uid: uid, gid: proxyUID, init: true,
 		argv: []string{
 			p.n.path("pilot-agent"), "proxy", string(p.Role), "--domain", p.n.Name + ".svc.cluster.local",
 			"--proxyLogLevel=info", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info",
@@ -186,7 +200,7 @@ func (p *Pod) StartProxy() {
 			"POD_NAME=" + p.Name, "POD_NAMESPACE=" + p.n.Name, "INSTANCE_IP=" + p.IP, "SERVICE_ACCOUNT=default",
 			"HOST_IP=" + p.n.fabric.node.IP, "PROXY_CONFIG=" + string(b), "PILOT_CERT_PROVIDER=istiod",
 			"ISTIO_META_CLUSTER_ID=Kubernetes", "ISTIO_META_NODE_NAME=node", "ISTIO_META_WORKLOAD_NAME=" + p.Name,
-			"ISTIO_META_INTERCEPTION_MODE=REDIRECT", "TRUST_DOMAIN=cluster.local", "ISTIO_META_MESH_ID=cluster.local",
+			"ISTIO_META_INTERCEPTION_MODE=" + mode, "TRUST_DOMAIN=cluster.local", "ISTIO_META_MESH_ID=cluster.local",
 			// No DNS here: istiod is dialed by its address.
 			"ISTIOD_SAN=istiod." + RootNamespace + ".svc",
 			// As the limits of the container would be.

@@ -21,7 +21,7 @@ type program struct {
 	// log is where its output is appended to.
 	log string
 	// uid and gid it runs as; 0 is root.
-	uid uint32
+	uid, gid uint32
 	// init makes it the first process of a process namespace, as that of a
 	// container is: nothing that it started outlives it.
 	init bool
@@ -48,8 +48,8 @@ func (p program) start() (*process, error) {
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	// A test binary that is killed takes its processes along.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if p.uid != 0 {
-		r.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: p.uid, Gid: p.uid}
+	if p.uid != 0 || p.gid != 0 {
+		r.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: p.uid, Gid: p.gid}
 	}
 	if p.init {
 		r.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID

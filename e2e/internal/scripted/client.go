@@ -52,6 +52,17 @@ func DialAt(t testing.TB, addr string) *Client {
 	return NewClient(t, nc)
 }
 
+// DialFrom is DialAt from another IP address of this machine.
+func DialFrom(t testing.TB, ip, addr string) *Client {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+	nc, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewClient(t, nc)
+}
+
 // Send writes bytes as they are.
 func (c *Client) Send(b ...byte) {
 	c.t.Helper()

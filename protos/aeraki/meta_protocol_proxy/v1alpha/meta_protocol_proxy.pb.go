@@ -479,7 +479,14 @@ type UpstreamOptions struct {
 	// 1024.
 	MaxExclusiveConnections *wrapperspb.UInt32Value `protobuf:"bytes,9,opt,name=max_exclusive_connections,json=maxExclusiveConnections,proto3" json:"max_exclusive_connections,omitempty"`
 	// Treatment of ORIGINAL_DST clusters.
-	OriginalDst   UpstreamOptions_OriginalDst `protobuf:"varint,10,opt,name=original_dst,json=originalDst,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions_OriginalDst" json:"original_dst,omitempty"`
+	OriginalDst UpstreamOptions_OriginalDst `protobuf:"varint,10,opt,name=original_dst,json=originalDst,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions_OriginalDst" json:"original_dst,omitempty"`
+	// Servers see the client's IP address, with another port. Connections are
+	// those of one client address then, and protocol.connection_mode must be
+	// EXCLUSIVE. Envoy needs CAP_NET_ADMIN, its loopback listener the filter
+	// envoy.filters.listener.original_src, and the servers' answers a way back to
+	// Envoy, such as Istio's TPROXY rules. A client without an IP address is seen
+	// as Envoy itself.
+	OriginalSrc   bool `protobuf:"varint,11,opt,name=original_src,json=originalSrc,proto3" json:"original_src,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +589,13 @@ func (x *UpstreamOptions) GetOriginalDst() UpstreamOptions_OriginalDst {
 		return x.OriginalDst
 	}
 	return UpstreamOptions_AUTO
+}
+
+func (x *UpstreamOptions) GetOriginalSrc() bool {
+	if x != nil {
+		return x.OriginalSrc
+	}
+	return false
 }
 
 // Limits bound what one client can cost.
@@ -1048,7 +1062,7 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
-	"\x0froute_specifier\"\xc1\x06\n" +
+	"\x0froute_specifier\"\xe4\x06\n" +
 	"\x0fUpstreamOptions\x12E\n" +
 	"\x0fmin_connections\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0eminConnections\x12E\n" +
 	"\x0fmax_connections\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12G\n" +
@@ -1060,7 +1074,8 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x13connect_backoff_max\x18\b \x01(\v2\x19.google.protobuf.DurationR\x11connectBackoffMax\x12X\n" +
 	"\x19max_exclusive_connections\x18\t \x01(\v2\x1c.google.protobuf.UInt32ValueR\x17maxExclusiveConnections\x12b\n" +
 	"\foriginal_dst\x18\n" +
-	" \x01(\x0e2?.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDstR\voriginalDst\".\n" +
+	" \x01(\x0e2?.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDstR\voriginalDst\x12!\n" +
+	"\foriginal_src\x18\v \x01(\bR\voriginalSrc\".\n" +
 	"\vOriginalDst\x12\b\n" +
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
