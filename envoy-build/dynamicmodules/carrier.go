@@ -133,7 +133,7 @@ func (cs *carriers) order(source netip.Addr) {
 // cameFrom takes a carrier that was dialled with a source.
 func (cs *carriers) cameFrom(f *C.mt_filter, born *birth) bool {
 	if born.from.worker != cs.w.index {
-		dialer.astray()
+		dialer.astray(born.from)
 		return false
 	}
 	for _, c := range cs.sourced {

@@ -23,6 +23,9 @@ const (
 	dialPauseMax = time.Second
 	// bornTime is how long a carrier may take to appear on a worker.
 	bornTime = 2 * time.Second
+	// maxAstray carriers of an order may appear elsewhere before there is a pause
+	// behind each: the worker may not be taking any.
+	maxAstray = 64
 	// maxUnborn bounds the carriers that were dialled and have not appeared.
 	maxUnborn = 16
 
@@ -60,7 +63,11 @@ type loopback struct {
 }
 
 // ordered counts the carriers of an order.
-type ordered struct{ wanted, unborn int }
+type ordered struct {
+	wanted, unborn int
+	astray         int  // since one has come
+	held           bool // none is dialled for now
+}
 
 // birth is the dialing side of one carrier.
 type birth struct {
@@ -110,6 +117,9 @@ func (l *loopback) wantFrom(o order, n int) {
 	s := l.orders[o]
 	switch {
 	case s != nil:
+		if n < s.wanted {
+			s.astray = 0
+		}
 		s.wanted = n
 		l.settle(o)
 	case n > 0:
@@ -129,7 +139,20 @@ func (l *loopback) settle(o order) {
 }
 
 // astray is told that a carrier has appeared on another worker than ordered.
-func (l *loopback) astray() {
+func (l *loopback) astray(o order) {
+	l.mu.Lock()
+	if s := l.orders[o]; s != nil {
+		if s.astray++; s.astray > maxAstray && !s.held {
+			s.held = true
+			time.AfterFunc(dialPause, func() {
+				l.mu.Lock()
+				s.held = false
+				l.mu.Unlock()
+				l.poke()
+			})
+		}
+	}
+	l.mu.Unlock()
 	l.ballast.Add(1)
 	l.poke()
 }
@@ -139,6 +162,9 @@ func (l *loopback) open() (all []order) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for o, s := range l.orders {
+		if s.held {
+			continue
+		}
 		for n := s.unborn; n < min(s.wanted, maxUnborn); n++ {
 			all = append(all, o)
 		}
