@@ -1,8 +1,9 @@
 package filtertest
 
 import (
-	"github.com/meltemi-mesh/meltemi/filter/host"
 	"net/netip"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // Cluster is one that routes may name. Its hosts are picked in turn.
