@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,31 +36,35 @@ func addressee(c *scripted.Conn, req dubbotest.Parsed) {
 	c.Write(dubbotest.Response(req.ID, host))
 }
 
+// seen is an Envoy before a server that tells clients which address it sees,
+// over IPv4, and over IPv6 to those that ask for "six".
+func seen(t *testing.T, v variant) *envoytest.Envoy {
+	t.Helper()
+	s := scripted.Serve(t, addressee)
+	six, err := net.Listen("tcp", "[::1]:0")
+	require.NoError(t, err)
+	scripted.ServeOn(t, six, addressee)
+
+	config := envoytest.Dubbo("test", envoytest.Route("six", map[string]string{"method": "six"}), envoytest.Route("one", nil))
+	config["protocol"].(envoytest.M)["connection_mode"] = "EXCLUSIVE"
+	config["upstream"] = envoytest.M{"original_src": true, "idle_timeout": "1s"}
+	listener := envoytest.Listener("dubbo", envoytest.Proxy(config))
+	listener["address"] = envoytest.M{"socket_address": envoytest.M{"address": "::", "port_value": 0, "ipv4_compat": true}}
+	o := v.options()
+	o.Clusters = []envoytest.Resource{
+		envoytest.Cluster("one", envoytest.At(s.Port)...),
+		envoytest.Cluster("six", envoytest.Endpoint{Host: "::1", Port: six.Addr().(*net.TCPAddr).Port}),
+	}
+	o.Listeners = []envoytest.Resource{envoytest.LoopbackWithSources(envoytest.Socket()), listener}
+	return envoytest.Start(t, o)
+}
+
 // TestServersSeeTheirClientsAddresses has clients at several addresses, each of
 // which reaches the server under its own, on whichever worker it is.
 func TestServersSeeTheirClientsAddresses(t *testing.T) {
 	needTransparent(t)
 	everywhere(t, func(t *testing.T, v variant) {
-		s := scripted.Serve(t, addressee)
-		six, err := net.Listen("tcp", "[::1]:0")
-		require.NoError(t, err)
-		scripted.ServeOn(t, six, addressee)
-
-		config := envoytest.Dubbo("test", envoytest.Route("six", map[string]string{"method": "six"}), envoytest.Route("one", nil))
-		config["protocol"].(envoytest.M)["connection_mode"] = "EXCLUSIVE"
-		config["upstream"] = envoytest.M{"original_src": true}
-		listener := envoytest.Listener("dubbo", envoytest.Proxy(config))
-		listener["address"] = envoytest.M{"socket_address": envoytest.M{"address": "::", "port_value": 0, "ipv4_compat": true}}
-		o := v.options()
-		o.Clusters = []envoytest.Resource{
-			envoytest.Cluster("one", envoytest.At(s.Port)...),
-			envoytest.Cluster("six", envoytest.Endpoint{Host: "::1", Port: six.Addr().(*net.TCPAddr).Port}),
-		}
-		o.Listeners = []envoytest.Resource{envoytest.LoopbackWithSources(envoytest.Socket()), listener}
-		e := envoytest.Start(t, o)
-
-		// The addresses are not alike on the two workers, so that carriers must be
-		// dialled until they appear where they are wanted.
+		e := seen(t, v)
 		clients := map[*scripted.Client]string{}
 		for n := range 40 {
 			ip := fmt.Sprintf("127.0.1.%d", 1+n/4)
@@ -80,6 +85,35 @@ func TestServersSeeTheirClientsAddresses(t *testing.T) {
 			require.EqualValues(t, statusOK, f.Status, f.Text())
 			require.Equal(t, "::1", f.Text())
 		}
+		checkCounters(t, e)
+	})
+}
+
+// TestCarriersWithASourceLeaveNoneBehind: what it takes to have them appear on
+// the right worker does not add up. Clients come one by one, so that now one
+// worker has more carriers and now the other.
+func TestCarriersWithASourceLeaveNoneBehind(t *testing.T) {
+	needTransparent(t)
+	once(t, func(t *testing.T, v variant) {
+		e := seen(t, v)
+		for n := range 200 {
+			ip := fmt.Sprintf("127.0.1.%d", 1+n)
+			c := scripted.DialFrom(t, ip, fmt.Sprintf("127.0.0.1:%d", e.Port("dubbo")))
+			c.Ask(1, dubbotest.Request{})
+			require.Equal(t, ip, c.Read().Text())
+			c.Close()
+		}
+		e.WaitStat("cluster.one.upstream_cx_active", envoytest.Exactly(0))
+		require.Eventually(t, func() bool {
+			carriers := e.Stats("^listener[.]@[^.]+[.]downstream_cx_active$")
+			require.Len(t, carriers, 1)
+			for _, n := range carriers {
+				if n > int64(4*v.workers) { // two are parked on each, or a few more
+					return false
+				}
+			}
+			return true
+		}, patience, time.Second)
 		checkCounters(t, e)
 	})
 }

@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -40,8 +41,12 @@ import (
 // parked until a request needs a cluster; then it is claimed, tcp_proxy
 // connects, and bytes are handed to it and taken from it on the worker.
 
-// wantParked is how many carriers a worker keeps parked.
-const wantParked = 2
+const (
+	// wantParked is how many carriers a worker keeps parked.
+	wantParked = 2
+	// spareTime is how long it keeps those beyond.
+	spareTime = 10 * time.Second
+)
 
 // Typed filter state that tcp_proxy reads.
 const (
@@ -133,8 +138,7 @@ func (cs *carriers) order(source netip.Addr) {
 // cameFrom takes a carrier that was dialled with a source.
 func (cs *carriers) cameFrom(f *C.mt_filter, born *birth) bool {
 	if born.from.worker != cs.w.index {
-		dialer.astray(born.from)
-		return false
+		return false // it is dialled again
 	}
 	for _, c := range cs.sourced {
 		if c.target.Source == born.from.source {
@@ -161,7 +165,7 @@ func (cs *carriers) arrived(f *C.mt_filter) bool {
 	var b C.mt_buf
 	var born *birth
 	if bool(C.mt_token(f, &b)) {
-		born = dialer.born(unsafe.Slice((*byte)(unsafe.Pointer(b.ptr)), int(b.length)))
+		born = dialer.born(unsafe.Slice((*byte)(unsafe.Pointer(b.ptr)), int(b.length)), cs.w.index)
 	}
 	if born == nil {
 		logf(host.Warn, "meltemi: a connection to the loopback listener without this process's token was closed")
@@ -185,8 +189,22 @@ func (cs *carriers) arrived(f *C.mt_filter) bool {
 	}
 	cs.w.add(c, f)
 	cs.parked = append(cs.parked, c)
+	if len(cs.parked) > wantParked {
+		time.AfterFunc(spareTime, func() { cs.post(cs.trim) })
+	}
 	cs.refill()
 	return true
+}
+
+// trim closes a parked carrier if there are more than wanted. It is the worker
+// that does, as Envoy does not look at a parked carrier's dialing side.
+func (cs *carriers) trim() {
+	if len(cs.parked) > wantParked {
+		c := cs.parked[0]
+		cs.parked = slices.Delete(cs.parked, 0, 1)
+		c.state = over
+		cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+	}
 }
 
 func (cs *carriers) anyParked() *C.mt_filter {

@@ -52,8 +52,8 @@ type loopback struct {
 	// wanted is how many carriers each worker misses.
 	wanted [maxWorkers]atomic.Int32
 	unborn atomic.Int32
-	// ballast is how many plain carriers are to be dialled that nobody misses:
-	// each keeps the balancer from sending the next one where it went last.
+	// ballast is how many carriers are to be dialled that nobody misses: each
+	// keeps the balancer from sending the next one where it went last.
 	ballast atomic.Int32
 
 	mu     sync.Mutex
@@ -117,9 +117,6 @@ func (l *loopback) wantFrom(o order, n int) {
 	s := l.orders[o]
 	switch {
 	case s != nil:
-		if n < s.wanted {
-			s.astray = 0
-		}
 		s.wanted = n
 		l.settle(o)
 	case n > 0:
@@ -131,30 +128,26 @@ func (l *loopback) wantFrom(o order, n int) {
 	}
 }
 
-// settle forgets an order that is fulfilled.
+// settle forgets an order that is fulfilled. l.mu is held.
 func (l *loopback) settle(o order) {
 	if s := l.orders[o]; s.wanted == 0 && s.unborn == 0 {
 		delete(l.orders, o)
 	}
 }
 
-// astray is told that a carrier has appeared on another worker than ordered.
-func (l *loopback) astray(o order) {
-	l.mu.Lock()
-	if s := l.orders[o]; s != nil {
-		if s.astray++; s.astray > maxAstray && !s.held {
-			s.held = true
-			time.AfterFunc(dialPause, func() {
-				l.mu.Lock()
-				s.held = false
-				l.mu.Unlock()
-				l.poke()
-			})
-		}
-	}
-	l.mu.Unlock()
+// astray is told that a carrier of s has appeared on another worker than
+// ordered. l.mu is held.
+func (l *loopback) astray(s *ordered) {
 	l.ballast.Add(1)
-	l.poke()
+	if s.astray++; s.astray > maxAstray && !s.held {
+		s.held = true
+		time.AfterFunc(dialPause, func() {
+			l.mu.Lock()
+			s.held = false
+			l.mu.Unlock()
+			l.poke()
+		})
+	}
 }
 
 // open returns the orders to dial for, each as often as carriers are missing.
@@ -182,7 +175,7 @@ func (l *loopback) missing() int {
 
 // run dials while carriers are missing. Which worker gets one the listener's
 // balancer decides: those that appear elsewhere are parked there, or, if they are
-// of an order, closed and dialled again.
+// of an order, closed and dialled again, behind a plain one.
 func (l *loopback) run() {
 	defer l.barrier()
 	pause := dialPause
@@ -251,13 +244,13 @@ func (l *loopback) dial(o order) error {
 	}
 	l.mu.Unlock()
 	time.AfterFunc(bornTime, func() {
-		if b.leaveWomb(l) { // it never appeared: another process has taken it
+		if b.leaveWomb(l, nowhere) { // it never appeared: another process has taken it
 			c.Close()
 		}
 	})
 	if _, err := c.Write(append(prologue(l.nonce, b.id, o.source), '\n')); err != nil {
 		c.Close()
-		b.leaveWomb(l)
+		b.leaveWomb(l, nowhere)
 		l.forget(b)
 		return err
 	}
@@ -314,9 +307,9 @@ func prologue(nonce string, id uint64, source netip.Addr) []byte {
 	return append(b, token...)
 }
 
-// born finds the dialing side of a carrier by its token, nil for a stranger.
-// A token is good once.
-func (l *loopback) born(token []byte) *birth {
+// born finds the dialing side of a carrier that has appeared on a worker by its
+// token, nil for a stranger. A token is good once.
+func (l *loopback) born(token []byte, worker int) *birth {
 	n := len(l.nonce)
 	if len(token) <= n || string(token[:n]) != l.nonce || token[n] != ':' {
 		return nil
@@ -328,20 +321,32 @@ func (l *loopback) born(token []byte) *birth {
 	l.mu.Lock()
 	b := l.births[id]
 	l.mu.Unlock()
-	if b == nil || !b.leaveWomb(l) {
+	if b == nil || !b.leaveWomb(l, worker) {
 		return nil
 	}
 	return b
 }
 
+// nowhere is for a carrier that has not appeared on a worker.
+const nowhere = -1
+
 // leaveWomb reports whether b was still awaited.
-func (b *birth) leaveWomb(l *loopback) bool {
+func (b *birth) leaveWomb(l *loopback, worker int) bool {
 	if b.born.Swap(true) {
 		return false
 	}
 	if b.from.source.IsValid() {
 		l.mu.Lock()
-		l.orders[b.from].unborn--
+		s := l.orders[b.from]
+		s.unborn--
+		switch worker {
+		case nowhere:
+		case b.from.worker:
+			s.astray = 0
+			s.wanted = max(0, s.wanted-1) // until the worker says it
+		default:
+			l.astray(s)
+		}
 		l.settle(b.from)
 		l.mu.Unlock()
 	} else {
@@ -373,7 +378,7 @@ func (b *birth) hold(l *loopback) {
 		}
 	}
 	b.conn.Close()
-	b.leaveWomb(l)
+	b.leaveWomb(l, nowhere)
 	l.forget(b)
 }
 
