@@ -194,11 +194,13 @@ func TestClientThatDoesNotReadIsClosed(t *testing.T) {
 		var written atomic.Bool
 		go func() {
 			defer written.Store(true)
+			// All at once: one by one, they might be read only as fast as answers
+			// fill Envoy's buffer, and reading stop with few of them in flight.
+			var requests []byte
 			for id := uint64(1); id <= 3000; id++ { // 180 MB of answers
-				if _, err := lazy.Write(dubbotest.Request{ID: id}.Bytes()); err != nil {
-					return
-				}
+				requests = append(requests, dubbotest.Request{ID: id}.Bytes()...)
 			}
+			lazy.Write(requests) // until the connection is closed
 		}()
 		e.WaitStat(stats+"downstream_overflow", envoytest.Exactly(1))
 		honest.Ask(2, dubbotest.Request{})
