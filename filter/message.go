@@ -461,8 +461,8 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 		// Not even that: without an answer the client would hang.
 		m.cfg.count(localResponseError, 1)
 		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: local reply cannot be encoded: %v", m.cfg.StatPrefix, err)
-		c.finish()
 		m.end()
+		c.finish()
 		return
 	}
 	buf.B = b
@@ -488,8 +488,8 @@ func (m *Message) clientGone() {
 		m.cfg.count(onewayDropped, 1)
 	case m.phase == answered: // and counted
 	default:
-		if m.stream != nil {
-			m.stream.left()
+		if m.stream != nil && m.stream.open { // it has had its answer
+			m.cfg.count(streamAbandoned, 1)
 		} else {
 			m.cfg.count(requestAbandoned, 1)
 		}

@@ -83,14 +83,14 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 	case st.sent:
 		m.call.Write(md.Raw)
 		if over || st.serverDone && st.clientDone {
-			if !st.open { // closed before it was open
+			if !st.open {
 				m.cfg.count(requestAbandoned, 1)
 			}
 			m.end()
 		}
 	case over: // before anybody else has heard of it
 		m.call.Abandon()
-		st.left()
+		m.cfg.count(requestAbandoned, 1)
 		m.end()
 	case len(st.early)+len(md.Raw) > maxEarlyBytes:
 		m.call.Abandon()
@@ -98,16 +98,6 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		m.answerLocally()
 	default:
 		st.early = append(st.early, md.Raw...)
-	}
-}
-
-// left counts a stream whose client has gone. One that was opened has had its
-// answer.
-func (st *stream) left() {
-	if st.open {
-		st.m.cfg.count(streamAbandoned, 1)
-	} else {
-		st.m.cfg.count(requestAbandoned, 1)
 	}
 }
 
@@ -169,18 +159,19 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 	cfg := m.cfg
 	cfg.count(streamReset, 1)
 	m.local, m.replied = codecs.LocalError{Type: e, Message: reason}, true
-	buf := m.conn.buffer(256 + len(reason))
+	c := m.conn
+	buf := c.buffer(256 + len(reason))
 	n := len(buf.B)
 	b, err := m.proto.streamer.EncodeReset(buf.B, &m.req, &m.local)
 	if err != nil {
 		buf.B = b[:n]
-		cfg.count(localResponseError, 1)
 		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: reset of a stream cannot be encoded: %v", cfg.StatPrefix, err)
-		m.conn.finish() // the client would wait for ever
-	} else {
-		buf.B = b
-		m.conn.wrote(len(b) - n)
+		m.end()
+		c.finish() // the client would wait for ever
+		return
 	}
+	buf.B = b
+	c.wrote(len(b) - n)
 	m.end()
 }
 

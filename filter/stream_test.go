@@ -109,6 +109,27 @@ func TestAStreamClosedBeforeItIsOpenIsCountedOnce(t *testing.T) {
 	})
 }
 
+// TestErrorsThatCannotBeEncodedEndTheConnection: its client would wait for ever.
+func TestErrorsThatCannotBeEncodedEndTheConnection(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	e.say("init 404 m a", "init 5 m b")
+	s := e.server(0)
+	e.answer(s, "init 404 - ok")
+	s.Reset()
+	e.Settle()
+	require.True(t, e.c.Closed())
+	e.c = e.Dial(e.cfg)
+	e.say("req 404 m a")
+	e.server(0).Reset()
+	e.Settle()
+	require.True(t, e.c.Closed())
+	e.c = e.Dial(e.cfg)
+	e.counts(map[string]int64{
+		"stream_reset": 1, "stream_abandoned": 0, "request_abandoned": 1, "local_response_error": 1,
+		"stream_active": 0, "request_active": 0,
+	})
+}
+
 // TestASideThatHasEndedIsStillHeard: tRPC's clients end their side, and open the
 // window for what the server still sends.
 func TestASideThatHasEndedIsStillHeard(t *testing.T) {

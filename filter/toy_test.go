@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -85,10 +86,19 @@ func (t toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byt
 }
 
 func (t toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	if req.ID == wordless {
+		return dst, errors.New("no words for it")
+	}
 	return fmt.Appendf(dst, "err %d - %s\n", req.ID, e.Message), nil
 }
 
+// wordless is the id of requests and streams whose errors cannot be encoded.
+const wordless = 404
+
 func (t toy) EncodeReset(dst []byte, st *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	if st.StreamID == wordless {
+		return dst, errors.New("no words for it")
+	}
 	return fmt.Appendf(dst, "end %d - %s\n", st.StreamID, e.Message), nil
 }
 

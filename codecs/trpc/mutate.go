@@ -28,7 +28,7 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 	}
 	start := len(dst)
 	dst = append(dst, m.Raw[:headerSize]...)
-	dst, err := s.append(dst, m.Raw[headerSize:m.HeaderSize])
+	dst, err := s.appendMessage(dst, m.Raw[headerSize:m.HeaderSize])
 	if old, _ := idOf(m); m.Scratch[scratchID] == 0 && old != m.ID {
 		dst = pbwire.AppendVarint(dst, requestID, m.ID)
 	}
@@ -64,7 +64,7 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 			var mark int
 			dst = append(dst, m.Raw[:headerSize+r.Start]...)
 			dst, mark = pbwire.AppendFrame(dst, initRequestMeta)
-			dst, err = s.append(dst, r.Bytes)
+			dst, err = s.appendMessage(dst, r.Bytes)
 			dst = pbwire.CloseFrame(dst, mark)
 			from = headerSize + r.End
 		}
@@ -89,9 +89,9 @@ type set struct {
 	grown  int // by how many bytes, the id apart
 }
 
-// append appends the message b, which has been read before, with the entries
+// appendMessage appends the message b, which has been read before, with the entries
 // and the id set.
-func (s *set) append(dst, b []byte) ([]byte, error) {
+func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
 	for i := range s.Set {
 		if !utf8.ValidString(s.Set[i].Key) { // a filter's
 			return dst, errKey

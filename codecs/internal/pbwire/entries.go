@@ -8,8 +8,7 @@ const (
 	entryValue = 2
 )
 
-// Entry reads an entry of a map. Whatever is missing is nil, which means the same
-// as being empty.
+// Entry reads an entry of a map. Whatever is missing is nil; what is empty is not.
 func Entry(b []byte) (key, value []byte, err error) {
 	var r Reader
 	for r.Reset(b); r.Next(); {
@@ -25,7 +24,7 @@ func Entry(b []byte) (key, value []byte, err error) {
 
 // Entries sets entries of a map field whose keys and values are strings or
 // bytes: those that a message has already in their place, the others behind it.
-// It is good for one message.
+// It is good for one field of one message.
 type Entries struct {
 	// Set are the entries. Their keys differ.
 	Set []codecs.KeyValue

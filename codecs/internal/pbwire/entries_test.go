@@ -45,6 +45,7 @@ func TestEntriesAreSetOnceEach(t *testing.T) {
 	key, value, err := Entry([]byte{0x12, 0})
 	require.NoError(t, err)
 	require.Nil(t, key)
+	require.NotNil(t, value)
 	require.Empty(t, value)
 	_, _, err = Entry([]byte{0x0a, 9})
 	require.ErrorIs(t, err, ErrTruncated)
