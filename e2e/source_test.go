@@ -89,6 +89,43 @@ func TestServersSeeTheirClientsAddresses(t *testing.T) {
 	})
 }
 
+// TestCarriersWithASourceFindTheBusierWorker: all clients are on one worker, so
+// that it has many more carriers than the other.
+func TestCarriersWithASourceFindTheBusierWorker(t *testing.T) {
+	needTransparent(t)
+	once(t, func(t *testing.T, v variant) {
+		e := seen(t, v)
+		on := func(worker int) int64 {
+			n := e.Stats(fmt.Sprintf("^listener[.][^@].*[.]worker_%d[.]downstream_cx_active$", worker))
+			require.Len(t, n, 1)
+			for _, v := range n {
+				return v
+			}
+			return 0
+		}
+		clients := map[*scripted.Client]string{}
+		for n := 1; len(clients) < 100; n++ {
+			ip := fmt.Sprintf("127.0.%d.%d", 1+n/200, 1+n%200)
+			c := scripted.DialFrom(t, ip, fmt.Sprintf("127.0.0.1:%d", e.Port("dubbo")))
+			want := int64(len(clients) + 1)
+			require.Eventually(t, func() bool { return on(0)+on(1) == want }, patience, time.Millisecond)
+			if on(0) == want {
+				clients[c] = ip
+				continue
+			}
+			c.Close()
+			require.Eventually(t, func() bool { return on(1) == 0 }, patience, time.Millisecond)
+		}
+		for c := range clients {
+			c.Ask(1, dubbotest.Request{})
+		}
+		for c, ip := range clients {
+			require.Equal(t, ip, c.Read().Text())
+		}
+		checkCounters(t, e)
+	})
+}
+
 // TestCarriersWithASourceLeaveNoneBehind: what it takes to have them appear on
 // the right worker does not add up. Clients come one by one, so that now one
 // worker has more carriers and now the other.

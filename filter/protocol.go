@@ -106,6 +106,9 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
 		BackoffMax: u.ConnectBackoffMax,
 	}
+	if u.OriginalSrc {
+		o.MinConnections = 0 // to each client's address, whoever called last
+	}
 	switch cfg.ConnectionMode {
 	case config.Shared:
 		o.Shared = true

@@ -190,16 +190,25 @@ func (cs *carriers) arrived(f *C.mt_filter) bool {
 	cs.w.add(c, f)
 	cs.parked = append(cs.parked, c)
 	if len(cs.parked) > wantParked {
-		time.AfterFunc(spareTime, func() { cs.post(cs.trim) })
+		cs.trimLater()
 	}
 	cs.refill()
 	return true
 }
 
-// trim closes a parked carrier if there are more than wanted. It is the worker
-// that does, as Envoy does not look at a parked carrier's dialing side.
+func (cs *carriers) trimLater() {
+	time.AfterFunc(spareTime, func() { cs.post(cs.trim) })
+}
+
+// trim closes a parked carrier if there are more than wanted, and none is ballast.
+// It is the worker that does, as Envoy does not look at a parked carrier's dialing
+// side.
 func (cs *carriers) trim() {
-	if len(cs.parked) > wantParked {
+	switch {
+	case len(cs.parked) <= wantParked:
+	case dialer.busy():
+		cs.trimLater()
+	default:
 		c := cs.parked[0]
 		cs.parked = slices.Delete(cs.parked, 0, 1)
 		c.state = over
@@ -321,6 +330,9 @@ func (c *carrier) leave() {
 }
 
 func (c *carrier) closed(_, alive bool) {
+	if c.state == over {
+		return
+	}
 	cs := &c.w.carriers
 	if c.state == parked {
 		for i, o := range cs.parked {

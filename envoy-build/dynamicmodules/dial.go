@@ -23,10 +23,14 @@ const (
 	dialPauseMax = time.Second
 	// bornTime is how long a carrier may take to appear on a worker.
 	bornTime = 2 * time.Second
-	// maxAstray carriers of an order may appear elsewhere before there is a pause
-	// behind each: the worker may not be taking any.
-	maxAstray = 64
-	// maxUnborn bounds the carriers that were dialled and have not appeared.
+	// maxAstray ordered carriers in a row may appear elsewhere, each with more
+	// ballast behind it, before there are pauses instead: the worker may not be
+	// taking any.
+	maxAstray = 16
+	// maxBallast is the most for one of them.
+	maxBallast = 256
+	// maxUnborn bounds the carriers that were dialled and have not appeared: those
+	// that any worker may have, and those that one has ordered.
 	maxUnborn = 16
 
 	tlvToken = 0xe1
@@ -60,13 +64,17 @@ type loopback struct {
 	last   uint64
 	births map[uint64]*birth
 	orders map[order]*ordered
+	ways   [maxWorkers]way
 }
 
 // ordered counts the carriers of an order.
-type ordered struct {
-	wanted, unborn int
-	astray         int  // since one has come
-	held           bool // none is dialled for now
+type ordered struct{ wanted, unborn int }
+
+// way is how ordered carriers find a worker.
+type way struct {
+	unborn int
+	astray int  // in a row
+	held   bool // none is dialled for now
 }
 
 // birth is the dialing side of one carrier.
@@ -135,30 +143,54 @@ func (l *loopback) settle(o order) {
 	}
 }
 
-// astray is told that a carrier of s has appeared on another worker than
-// ordered. l.mu is held.
-func (l *loopback) astray(s *ordered) {
-	l.ballast.Add(1)
-	if s.astray++; s.astray > maxAstray && !s.held {
-		s.held = true
-		time.AfterFunc(dialPause, func() {
-			l.mu.Lock()
-			s.held = false
-			l.mu.Unlock()
-			l.poke()
-		})
+// astray is told that all that were dialled have appeared on another worker than
+// ordered. How many more carriers its own has than others nobody knows, so the
+// ballast doubles. l.mu is held.
+func (l *loopback) astray(w *way) {
+	if w.astray++; w.astray > maxAstray {
+		l.hold(w)
+	} else {
+		l.ballast.Add(int32(min(1<<(w.astray-1), maxBallast)))
 	}
 }
 
-// open returns the orders to dial for, each as often as carriers are missing.
+// hold has none dialled for a while. l.mu is held.
+func (l *loopback) hold(w *way) {
+	if w.held {
+		return
+	}
+	w.held = true
+	time.AfterFunc(dialPauseMax, func() {
+		l.mu.Lock()
+		w.held = false
+		l.mu.Unlock()
+		l.poke()
+	})
+}
+
+// busy reports whether there are orders.
+func (l *loopback) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.orders) > 0
+}
+
+// open returns the orders to dial for now, each as often as carriers are missing,
+// but one at a time while they go astray.
 func (l *loopback) open() (all []order) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var dialled [maxWorkers]int
 	for o, s := range l.orders {
-		if s.held {
-			continue
+		w := &l.ways[o.worker]
+		most := maxUnborn
+		if w.held {
+			most = 0
+		} else if w.astray > 0 {
+			most = 1
 		}
-		for n := s.unborn; n < min(s.wanted, maxUnborn); n++ {
+		for n := s.unborn; n < s.wanted && w.unborn+dialled[o.worker] < most; n++ {
+			dialled[o.worker]++
 			all = append(all, o)
 		}
 	}
@@ -234,11 +266,13 @@ func (l *loopback) dial(o order) error {
 	l.births[b.id] = b
 	if s := l.orders[o]; s != nil {
 		s.unborn++
+		l.ways[o.worker].unborn++
 	} else if o.source.IsValid() { // not wanted any more
 		l.mu.Unlock()
 		b.born.Store(true)
 		l.forget(b)
-		return c.Close()
+		c.Close()
+		return nil
 	} else {
 		l.unborn.Add(1)
 	}
@@ -330,22 +364,25 @@ func (l *loopback) born(token []byte, worker int) *birth {
 // nowhere is for a carrier that has not appeared on a worker.
 const nowhere = -1
 
-// leaveWomb reports whether b was still awaited.
+// leaveWomb reports whether b was still awaited, and settles the order that it was
+// dialled for, as it has appeared on a worker or nowhere.
 func (b *birth) leaveWomb(l *loopback, worker int) bool {
 	if b.born.Swap(true) {
 		return false
 	}
 	if b.from.source.IsValid() {
 		l.mu.Lock()
-		s := l.orders[b.from]
+		s, w := l.orders[b.from], &l.ways[b.from.worker]
 		s.unborn--
-		switch worker {
-		case nowhere:
-		case b.from.worker:
-			s.astray = 0
+		w.unborn--
+		switch {
+		case worker == nowhere: // Envoy has closed it, and may do so with the next
+			l.hold(w)
+		case worker == b.from.worker:
+			w.astray = 0
 			s.wanted = max(0, s.wanted-1) // until the worker says it
-		default:
-			l.astray(s)
+		case w.unborn == 0:
+			l.astray(w)
 		}
 		l.settle(b.from)
 		l.mu.Unlock()

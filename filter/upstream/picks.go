@@ -2,8 +2,12 @@ package upstream
 
 import "slices"
 
-// maxPicked is how many of the load balancer's last picks a pool remembers.
-const maxPicked = 96
+const (
+	// maxPicked is how many of the load balancer's last picks a pool remembers.
+	maxPicked = 96
+	// enoughPicked of them show a period that is no accident.
+	enoughPicked = 16
+)
 
 // picks are the hosts to which the load balancer sent a pool's connections, in
 // the order in which it was asked. Round robin, weighted or not, repeats itself;
@@ -38,7 +42,7 @@ func (ps *picks) period() []pickOf {
 	for p := 1; 2*p <= n; p++ {
 		// Two repetitions while that is all there is, later three: what is
 		// random repeats itself for a short while, too.
-		window := ps.last[n-min(n, max(3*p, 16)):]
+		window := ps.last[n-min(n, max(3*p, enoughPicked)):]
 		repeats := true
 		for i := p; i < len(window) && repeats; i++ {
 			repeats = window[i].host == window[i-p].host
@@ -50,9 +54,10 @@ func (ps *picks) period() []pickOf {
 	return nil
 }
 
-// shares sets the shares of hosts according to the period, if one shows that has
-// them all: one that lacks a host is too short to be the load balancer's, or has
-// none yet of a host whose connections take longer to become ready.
+// shares sets the shares of hosts according to the period, if one shows. One that
+// lacks a host of few picks is too short to be the load balancer's, or has none
+// yet of a host whose connections take longer to become ready; later the host
+// has been replaced.
 func (ps *picks) shares(hosts []string, shares []float64) (ok bool) {
 	period := ps.period()
 	for i, h := range hosts {
@@ -62,9 +67,9 @@ func (ps *picks) shares(hosts []string, shares []float64) (ok bool) {
 				shares[i] += 1 / float64(len(period))
 			}
 		}
-		if shares[i] == 0 {
+		if shares[i] == 0 && len(ps.last) < enoughPicked {
 			return false
 		}
 	}
-	return true
+	return len(period) > 0
 }

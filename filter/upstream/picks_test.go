@@ -69,7 +69,8 @@ func TestRandomPicksShowNoPeriodForLong(t *testing.T) {
 	require.Len(t, ps.last, maxPicked)
 }
 
-// TestAPeriodThatLacksAHostIsNone: else the host got no calls.
+// TestAPeriodThatLacksAHostIsNone: else the host got no calls, while its first
+// connection takes longer than those of others.
 func TestAPeriodThatLacksAHostIsNone(t *testing.T) {
 	hosts, shares := []string{"a", "b"}, make([]float64, 2)
 	var ps picks
@@ -87,6 +88,14 @@ func TestAPeriodThatLacksAHostIsNone(t *testing.T) {
 	}
 	require.True(t, ps.shares(hosts, shares))
 	require.Equal(t, []float64{0.75, 0.25}, shares)
+
+	// After so many it has been replaced.
+	for i := range enoughPicked {
+		ps.add(8+i, "ca"[i%2:][:1])
+	}
+	shares = make([]float64, 3)
+	require.True(t, ps.shares([]string{"a", "b", "c"}, shares))
+	require.Equal(t, []float64{0.5, 0, 0.5}, shares)
 }
 
 func TestSharesAreEqualUnlessCountsSayOtherwise(t *testing.T) {
@@ -102,7 +111,12 @@ func TestSharesAreEqualUnlessCountsSayOtherwise(t *testing.T) {
 		{[]float64{75, 25}, []float64{0.75, 0.25}, 0.05},
 		{[]float64{384, 128}, []float64{0.75, 0.25}, 0.01},
 		{[]float64{3, 2, 0, 3}, []float64{0.25, 0.25, 0.25, 0.25}, 0},
-		{[]float64{200, 30, 26}, []float64{0.78, 0.12, 0.10}, 0.02},
+		{[]float64{200, 30, 26}, []float64{0.78, 0.12, 0.10}, 0.03},
+		{ // one light host of many
+			[]float64{1, 57, 58, 55, 60, 56, 54, 59, 57, 55},
+			[]float64{0.01, 0.11, 0.11, 0.11, 0.11, 0.11, 0.11, 0.11, 0.11, 0.11},
+			0.01,
+		},
 	} {
 		got := slices.Clone(tc.counts)
 		estimate(got)

@@ -41,6 +41,7 @@ type Pool struct {
 	opts   *Options
 	obs    Observer
 	info   *clusterInfo
+	hunger *hunger
 
 	conns    []*conn // connecting and ready
 	ready    []*conn
@@ -79,9 +80,9 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p := &Pool{
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
 	}
-	if k.OriginalDst == "" {
-		p.info = m.shared.cluster(k.Cluster)
-	} else { // one host, and as many keys as clients care to dial
+	p.info = m.shared.cluster(k.Cluster)
+	p.hunger = &p.info.hunger
+	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
 		p.info = newClusterInfo()
 	}
 	p.ids.init(p.traits.MaxID)
@@ -446,7 +447,7 @@ func (p *Pool) connectFailed(r host.CloseReason) {
 			if p.starving == 0 {
 				p.starving = now
 			}
-			p.info.starve(p.m.w.Index(), now)
+			p.hunger.starve(p, now)
 			p.nextTry = now + firstBackoff
 			if now-p.starving > starveTime {
 				p.starving = 0
@@ -512,7 +513,10 @@ func (p *Pool) drainAll() {
 // onTick does the upkeep.
 func (p *Pool) onTick() {
 	now := p.m.now()
-	if now-p.lastUse > p.opts.IdleTimeout && p.inFlight == 0 && p.queue.n == 0 {
+	// Pools of one client's address each are many: they go with their last
+	// connection.
+	unused := now-p.lastUse > p.opts.IdleTimeout || p.key.Source.IsValid() && len(p.conns) == 0
+	if unused && p.inFlight == 0 && p.queue.n == 0 {
 		p.drainAll()
 		if len(p.drainers) == 0 {
 			delete(p.m.pools, p.key)
@@ -624,20 +628,26 @@ func (p *Pool) shrink(now time.Duration) {
 	}
 }
 
-// yield gives a connection up that another worker cannot get because of a
-// circuit breaker.
+// yield gives a connection up that another pool cannot get because of a circuit
+// breaker.
 func (p *Pool) yield(now time.Duration) {
-	if len(p.ready) == 0 || !p.info.hungry(p.m.w.Index(), now, 3*tickTime) {
+	ease, hungry := p.hunger.within(p, now, 3*tickTime)
+	if !hungry || len(p.ready) == 0 || len(p.ready) == 1 && now-p.granted <= turnTime || !ease() {
 		return
 	}
-	switch {
-	case len(p.ready) > 1:
+	if len(p.ready) > 1 {
 		p.noGrowth = now + turnTime
-		p.ready[0].drain()
-	case now-p.granted > turnTime:
+	} else {
 		p.nextTry = now + turnTime/2
-		p.ready[0].drain()
 	}
+	victim := p.ready[0]
+	for _, cn := range p.ready {
+		if cn.inFlight == 0 {
+			victim = cn
+			break
+		}
+	}
+	victim.drain()
 }
 
 // reap ends drained connections that wait for nothing any more, or for nothing

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,10 +35,7 @@ type clusterInfo struct {
 	sum   float64
 	epoch int // changes with the membership
 
-	// starved is when, in ns of the hosts' clock, a worker could not connect
-	// because of a circuit breaker and had no other connection; by says which.
-	starved   atomic.Int64
-	starvedBy atomic.Int64
+	hunger hunger
 }
 
 func newClusterInfo() *clusterInfo { return &clusterInfo{picks: map[string]float64{}} }
@@ -76,31 +72,31 @@ func (ci *clusterInfo) shares(hosts []string, shares []float64) {
 }
 
 // estimate turns counts of picks, which may have been random, into shares. Hosts
-// are equal unless the counts say otherwise, and only as far as they do: the
-// counts' departure from equal shares is shrunk by as much as chance would bring
-// about (James and Stein's estimator), for which stands the mean of the
-// chi-squared distribution and two of its standard deviations. So few picks
-// make no host a favourite, and many tell its weight.
+// are equal unless the counts say otherwise, and only as far as they do: how far
+// each departs from an equal share is shrunk the more, the less it exceeds two
+// standard deviations of what chance brings about (the positive part of James and
+// Stein's estimator). So few picks make no host a favourite, and many tell its
+// weight.
 func estimate(counts []float64) {
 	sum := 0.0
 	for _, n := range counts {
 		sum += n
 	}
-	hosts := float64(len(counts))
-	equal := sum / hosts
-	chi2 := 0.0
-	for _, n := range counts {
-		chi2 += (n - equal) * (n - equal) / max(equal, 1)
-	}
-	chance := hosts - 1 + 2*math.Sqrt(2*(hosts-1))
-	evidence := 0.0
-	if chi2 > chance {
-		evidence = 1 - chance/chi2
-	}
+	equal := sum / float64(len(counts))
+	chance := 4 * equal * (1 - equal/max(sum, 1)) // the variance of one count, four times
+	kept := 0.0
 	for i, n := range counts {
-		counts[i] = 1 / hosts
-		if evidence > 0 {
-			counts[i] += evidence * (n - equal) / sum
+		counts[i] = equal
+		if d := n - equal; d*d > chance {
+			counts[i] += d * (1 - chance/(d*d))
+		}
+		kept += counts[i]
+	}
+	for i := range counts {
+		if kept > 0 {
+			counts[i] /= kept
+		} else {
+			counts[i] = 1 / float64(len(counts))
 		}
 	}
 }
@@ -118,13 +114,25 @@ func (ci *clusterInfo) forget(epoch int) int {
 	return ci.epoch
 }
 
-func (ci *clusterInfo) starve(worker int, now time.Duration) {
-	ci.starvedBy.Store(int64(worker))
-	ci.starved.Store(int64(now) + 1)
+// hunger is a pool's need of a connection to a cluster that a circuit breaker
+// forbids, while other pools, of the same or another worker, have some.
+type hunger struct {
+	at atomic.Int64 // in ns of the hosts' clock; 0: none
+	of atomic.Pointer[Pool]
 }
 
-// hungry reports whether another worker was starved within the last d.
-func (ci *clusterInfo) hungry(worker int, now, d time.Duration) bool {
-	at := ci.starved.Load()
-	return at != 0 && ci.starvedBy.Load() != int64(worker) && now-time.Duration(at) < d
+// starve says that p could not connect and has no other connection.
+func (h *hunger) starve(p *Pool, now time.Duration) {
+	h.of.Store(p)
+	h.at.Store(int64(now) + 1)
+}
+
+// within reports whether another pool than p starved within the last d. ease ends
+// that need, for one of those that can.
+func (h *hunger) within(p *Pool, now, d time.Duration) (ease func() bool, ok bool) {
+	at := h.at.Load()
+	if at == 0 || h.of.Load() == p || now-time.Duration(at) >= d {
+		return nil, false
+	}
+	return func() bool { return h.at.CompareAndSwap(at, 0) }, true
 }

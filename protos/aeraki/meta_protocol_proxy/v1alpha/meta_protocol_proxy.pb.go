@@ -483,9 +483,11 @@ type UpstreamOptions struct {
 	// Servers see the client's IP address, with another port. Connections are
 	// those of one client address then, and protocol.connection_mode must be
 	// EXCLUSIVE. Envoy needs CAP_NET_ADMIN, its loopback listener the filter
-	// envoy.filters.listener.original_src, and the servers' answers a way back to
-	// Envoy, such as Istio's TPROXY rules. A client without an IP address is seen
-	// as Envoy itself.
+	// envoy.filters.listener.original_src (without it they see Envoy's address),
+	// and the servers' answers a way back to Envoy, such as Istio's TPROXY rules.
+	// Limits of connections and pending requests hold for each client address,
+	// min_connections is 0. A client without an IP address is seen as Envoy itself;
+	// one that has no address of the server's family cannot be served.
 	OriginalSrc   bool `protobuf:"varint,11,opt,name=original_src,json=originalSrc,proto3" json:"original_src,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
