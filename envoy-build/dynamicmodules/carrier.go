@@ -335,11 +335,8 @@ func (c *carrier) closed(_, alive bool) {
 	}
 	cs := &c.w.carriers
 	if c.state == parked {
-		for i, o := range cs.parked {
-			if o == c {
-				cs.parked = append(cs.parked[:i], cs.parked[i+1:]...)
-				break
-			}
+		if i := slices.Index(cs.parked, c); i >= 0 {
+			cs.parked = slices.Delete(cs.parked, i, i+1)
 		}
 		c.state = over
 		cs.refill()

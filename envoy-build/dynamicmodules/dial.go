@@ -175,12 +175,14 @@ func (l *loopback) busy() bool {
 	return len(l.orders) > 0
 }
 
-// open returns the orders to dial for now, each as often as carriers are missing,
-// but one at a time while they go astray.
-func (l *loopback) open() (all []order) {
+// open returns an order that misses carriers and may be dialled for now: one at a
+// time while they go astray, and none before the ballast.
+func (l *loopback) open() (o order, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var dialled [maxWorkers]int
+	if l.ballast.Load() > 0 {
+		return order{}, false
+	}
 	for o, s := range l.orders {
 		w := &l.ways[o.worker]
 		most := maxUnborn
@@ -189,12 +191,11 @@ func (l *loopback) open() (all []order) {
 		} else if w.astray > 0 {
 			most = 1
 		}
-		for n := s.unborn; n < s.wanted && w.unborn+dialled[o.worker] < most; n++ {
-			dialled[o.worker]++
-			all = append(all, o)
+		if s.unborn < s.wanted && w.unborn < most {
+			return o, true
 		}
 	}
-	return all
+	return order{}, false
 }
 
 func (l *loopback) missing() int {
@@ -234,7 +235,7 @@ func (l *loopback) dialAll() error {
 			return err
 		}
 	}
-	for _, o := range l.open() {
+	for o, ok := l.open(); ok; o, ok = l.open() {
 		if err := l.dial(o); err != nil {
 			return err
 		}
