@@ -661,8 +661,7 @@ func TestAFilterMayPauseAndResumeFromAnyGoroutine(t *testing.T) {
 		return len(b)
 	}
 	e.c.Send(req(1, acme))
-	e.WaitWake()
-	e.WaitWake()
+	e.WaitUntil(func() bool { return ended == 1 })
 	require.Contains(t, string(one(t, e.c).Body), "\x03for\x04acme")
 	require.Equal(t, 1, ended)
 }

@@ -239,15 +239,34 @@ func (h *Host) Advance(d time.Duration) {
 	h.now = end
 }
 
+// patience is how long the test waits for another goroutine.
+const patience = 5 * time.Second
+
 // WaitWake waits until another goroutine has called for a worker, and lets
-// happen what it wants. It fails the test after five seconds.
+// happen what it wants. It fails the test after five seconds. Calls that come
+// together are one wake-up: a test that expects several uses WaitUntil.
 func (h *Host) WaitWake() {
 	h.t.Helper()
 	select {
 	case <-h.woken:
 		h.Settle()
-	case <-time.After(5 * time.Second):
-		h.t.Fatal("filtertest: no wake-up within 5 s")
+	case <-time.After(patience):
+		h.t.Fatalf("filtertest: no wake-up within %v", patience)
+	}
+}
+
+// WaitUntil lets happen what other goroutines want of the workers until done
+// reports true. It fails the test after five seconds. It calls done on the
+// goroutine of the test.
+func (h *Host) WaitUntil(done func() bool) {
+	h.t.Helper()
+	late := time.After(patience)
+	for h.Settle(); !done(); h.Settle() {
+		select {
+		case <-h.woken:
+		case <-late:
+			h.t.Fatalf("filtertest: what was waited for has not happened within %v", patience)
+		}
 	}
 }
 

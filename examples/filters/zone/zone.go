@@ -29,10 +29,13 @@ type Directory func(tenant string) (zone string, err error)
 // directory stands for a database or service.
 var directory atomic.Pointer[Directory]
 
-func init() { SetDirectory(slow) }
+func init() {
+	d := Directory(slow)
+	directory.Store(&d)
+}
 
-// SetDirectory replaces the directory.
-func SetDirectory(d Directory) { directory.Store(&d) }
+// SetDirectory replaces the directory and returns the former one.
+func SetDirectory(d Directory) Directory { return *directory.Swap(&d) }
 
 func slow(tenant string) (string, error) {
 	time.Sleep(time.Millisecond)
