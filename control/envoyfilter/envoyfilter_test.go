@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -124,7 +125,7 @@ func TestRefused(t *testing.T) {
 		"nothing":        {"", "want one document, there are 0"},
 		"two documents":  {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
 		"no object":      {"- a\n", "1: want an object"},
-		"unknown fields": {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, server, clients, gateways, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"unknown fields": {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, server, clients, gateways, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
 		"wrong kinds":    {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
 		"given twice":    {host + host, "2: host: given twice"},
 		"everything is missing": {
@@ -156,6 +157,8 @@ func TestRefused(t *testing.T) {
 		"delivery by mail":       {host + vip + ports + "delivery: MAIL\n", "4: delivery: want ECDS or LISTENER"},
 		"waiting for ever":       {host + vip + ports + "initialFetchTimeout: 0s\n", "4: initialFetchTimeout: want a duration of at least 1ms, such as 5s"},
 		"for all proxies":        {host + vip + ports + "proxyMetadata: {}\n", "4: proxyMetadata: may not be empty: proxies without the shared object would get what they cannot load"},
+		"no expression":          {host + vip + ports + "proxyVersion: '('\n", "4: proxyVersion: error parsing regexp: missing closing ): `(`"},
+		"a long expression":      {host + vip + ports + "proxyVersion: " + strings.Repeat("1", 1025) + "\n", "4: proxyVersion: may have at most 1024 bytes"},
 		"a module's path":        {host + vip + ports + "module: /lib/x.so\nsocket: x\n", "4: module: want a name, not a path\n5: socket: want an abstract socket, such as @meltemi, or an absolute path"},
 		"TPROXY and sharing":     {host + vip + ports + "server:\n  selector: {a: b}\n  preserveSource: true\n", "6: server.preserveSource: needs connections of which each serves one client (inbound: {protocol: {connection_mode: EXCLUSIVE}}), and those to port 1 are shared: the workload sees the proxy's address, as it does in Istio under REDIRECT"},
 		"what is generated":      {host + vip + ports + "outbound:\n  stat_prefix: x\n  protocol: {name: y}\n", "5: outbound.stat_prefix: is generated\n6: outbound.protocol.name: is generated"},
@@ -205,4 +208,36 @@ func TestWhatPodsNeed(t *testing.T) {
 	patch, err = s.PodPatch()
 	require.NoError(t, err)
 	require.Contains(t, string(patch), "ISTIO_META_X: \"y\"\n")
+}
+
+// TestVersionsOfProxies: those before 1.31 would refuse whole listeners.
+func TestVersionsOfProxies(t *testing.T) {
+	fits := regexp.MustCompile(defaultVersion).MatchString
+	for _, v := range []string{"1.31", "1.31.0", "1.31-dev", "1.31.2-vendor.1", "1.39.1", "1.40.0", "1.99", "1.100.0", "2.0.0", "10.1"} {
+		require.True(t, fits(v), v)
+	}
+	for _, v := range []string{"1.30.9", "1.3", "1.3.1", "1.4.10", "1.29.0-vendor.31", "1.03.1", "0.31", "unknown", "x1.31.0", ""} {
+		require.False(t, fits(v), v)
+	}
+}
+
+// TestKindsOfProxies: those of one namespace that are told by other signs have a
+// loopback listener of their own, whichever service brings it.
+func TestKindsOfProxies(t *testing.T) {
+	names := map[string]bool{}
+	for _, other := range []string{"", "proxyMetadata: {MELTEMI: v2}\n", "proxyMetadata: {MELTEMI: v3}\n", "proxyMetadata: {A: b, MELTEMI: v2}\n", "proxyVersion: ^vendor\n"} {
+		var name string
+		for _, h := range []string{host, "host: c.b.svc.cluster.local\n"} {
+			s, err := Load([]byte(h + vip + ports + other))
+			require.NoError(t, err)
+			filters, err := s.Generate()
+			require.NoError(t, err)
+			require.Equal(t, "loopback", filters[0].Labels["app.kubernetes.io/component"])
+			require.True(t, name == "" || name == filters[0].Name, "the same for all services")
+			name = filters[0].Name
+		}
+		require.False(t, names[name], other)
+		names[name] = true
+	}
+	require.Contains(t, names, "meltemi-loopback")
 }

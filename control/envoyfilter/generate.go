@@ -119,7 +119,7 @@ func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op netwo
 	}
 	metadata := maps.Clone(g.s.ProxyMetadata)
 	metadata["NAMESPACE"] = f.Namespace
-	m.Proxy = &networking.EnvoyFilter_ProxyMatch{Metadata: metadata}
+	m.Proxy = &networking.EnvoyFilter_ProxyMatch{ProxyVersion: g.s.ProxyVersion, Metadata: metadata}
 	f.Spec.ConfigPatches = append(f.Spec.ConfigPatches, &networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		ApplyTo: to, Match: m, Patch: &networking.EnvoyFilter_Patch{Operation: op, Value: v},
 	})

@@ -65,6 +65,10 @@ type Service struct {
 	// anything at all. Default: MELTEMI: "true". A pod sets it by the annotation
 	// proxy.istio.io/config, see PodPatch.
 	ProxyMetadata map[string]string `yaml:"proxyMetadata"`
+	// ProxyVersion is a regular expression that the proxy's version of Istio must
+	// match, too. Default: 1.31 and later, as those before it do not know the
+	// filters' type, and refuse every listener that has it.
+	ProxyVersion string `yaml:"proxyVersion"`
 	// Module is the name of the shared object without lib and .so. Default:
 	// meltemi.
 	Module string `yaml:"module"`
@@ -132,7 +136,10 @@ const (
 	defaultModule  = "meltemi"
 	defaultSocket  = "@meltemi"
 	defaultTimeout = 5 * time.Second
-	clusterDomain  = ".svc.cluster.local"
+	defaultVersion = `^(1\.(3[1-9]|[4-9]\d|\d{3,})|[2-9]|[1-9]\d+)\b`
+	// maxVersion is the longest expression that istiod compiles.
+	maxVersion    = 1024
+	clusterDomain = ".svc.cluster.local"
 
 	deliveryECDS     = "ECDS"
 	deliveryListener = "LISTENER"
@@ -384,6 +391,14 @@ func (f *faults) rest() {
 	}
 	if len(s.ProxyMetadata) == 0 {
 		f.refuse("proxyMetadata", "may not be empty: proxies without the shared object would get what they cannot load")
+	}
+	if s.ProxyVersion == "" {
+		s.ProxyVersion = defaultVersion
+	}
+	if _, err := regexp.Compile(s.ProxyVersion); err != nil {
+		f.refuse("proxyVersion", "%v", err)
+	} else if len(s.ProxyVersion) > maxVersion {
+		f.refuse("proxyVersion", "may have at most %d bytes", maxVersion)
 	}
 	if s.Module == "" {
 		s.Module = defaultModule

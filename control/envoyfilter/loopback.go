@@ -1,6 +1,8 @@
 package envoyfilter
 
 import (
+	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 
@@ -8,8 +10,9 @@ import (
 )
 
 // loopbacks are the loopback listeners, once per proxy: one EnvoyFilter per
-// namespace, of the same name and content whichever service brings it, and for
-// the proxies of that namespace only, even if it is Istio's root namespace.
+// namespace and kind of proxies, of the same name and content whichever service
+// brings it, and for the proxies of that namespace only, even if it is Istio's
+// root namespace.
 func (g *generator) loopbacks() {
 	namespaces := map[string]bool{}
 	for _, c := range g.s.Clients {
@@ -22,12 +25,27 @@ func (g *generator) loopbacks() {
 		namespaces[w.Namespace] = true
 	}
 	for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
-		f := g.add("loopback", "meltemi-loopback", ns, nil)
+		f := g.add("loopback", suffixed("meltemi-loopback", g.s.kind()), ns, nil)
 		// In any context: istiod then adds it where it builds a sidecar's outbound
 		// listeners and a gateway's, once for each proxy.
 		g.patch(f, networking.EnvoyFilter_LISTENER, networking.EnvoyFilter_Patch_ADD,
 			&networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: networking.EnvoyFilter_ANY}, g.loopback())
 	}
+}
+
+// kind names the proxies that have the shared object, where they are told by
+// other signs than the usual ones: services that use others in one namespace are
+// not to replace each other's loopback listener.
+func (s *Service) kind() string {
+	if s.ProxyVersion == defaultVersion && maps.Equal(s.ProxyMetadata, defaultMetadata()) {
+		return ""
+	}
+	h := fnv.New32a()
+	for _, k := range slices.Sorted(maps.Keys(s.ProxyMetadata)) {
+		fmt.Fprintf(h, "%q=%q\n", k, s.ProxyMetadata[k])
+	}
+	fmt.Fprintf(h, "%q", s.ProxyVersion)
+	return fmt.Sprintf("%08x", h.Sum32())
 }
 
 // loopback is the listener on which Meltemi's upstream connections are born.
