@@ -11,7 +11,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
-	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/control/source"
@@ -67,11 +66,7 @@ type place struct {
 // at is the place of a field's value, and the line of its name; without a node
 // if there is no such field.
 func (p place) at(name string) (value place, line int) {
-	n := p.Node
-	for n != nil && n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n != nil && n.Kind == yaml.MappingNode {
+	if n := p.resolved(); n != nil && n.Kind == yaml.MappingNode {
 		for i := 0; i < len(n.Content); i += 2 {
 			if k := n.Content[i]; source.SameName(k.Value, name) {
 				return place{n.Content[i+1], source.Join(p.path, k.Value)}, k.Line
@@ -79,6 +74,15 @@ func (p place) at(name string) (value place, line int) {
 		}
 	}
 	return place{nil, source.Join(p.path, name)}, p.line()
+}
+
+// resolved is the node, of an alias the one that it stands for.
+func (p place) resolved() *yaml.Node {
+	n := p.Node
+	for n != nil && n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
 }
 
 func (p place) line() int {
@@ -169,7 +173,7 @@ func (c *checker) walk(p place) {
 		}
 	case yaml.MappingNode:
 		if spec, _ := p.at("spec"); spec.Node != nil && p.text("kind") == "EnvoyFilter" {
-			c.shape(spec, &networking.EnvoyFilter{})
+			c.envoyFilter(spec)
 		}
 		switch url := p.text("@type"); {
 		case typeName(url) == dynamicModule:
@@ -210,6 +214,7 @@ func (c *checker) shape(p place, m proto.Message, but ...string) {
 			}
 		}
 	}
+	v = without(v, foreign)
 	raw, ok := c.marshal(v, p)
 	if !ok {
 		return

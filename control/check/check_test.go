@@ -10,7 +10,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/examples/custom-protocol/parley"
 	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
@@ -48,7 +51,7 @@ func TestFile(t *testing.T) {
 
 // TestTheExamplesAreRight: whoever copies them begins with something that works.
 func TestTheExamplesAreRight(t *testing.T) {
-	for _, pattern := range []string{"../../examples/*/envoy.yaml", "../../examples/istio/greeter.yaml", "../envoyfilter/testdata/smallest.*.yaml"} {
+	for _, pattern := range []string{"../../examples/*/envoy.yaml", "../../examples/istio/greeter.yaml", "../envoyfilter/testdata/*.out.yaml"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files)
