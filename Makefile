@@ -14,7 +14,7 @@ GO  := go
 SO_LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help so meltemi envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
+.PHONY: help so so-arm64 meltemi envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ help: ## list the targets
 so: need-go need-cc ## build/libmeltemi.so, what Envoy loads
 	@mkdir -p build
 	$(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/libmeltemi.so ./envoy-build
+
+so-arm64: need-go ## build/arm64/libmeltemi.so, by a cross compiler
+	@tools/need.sh 'aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu libc6-dev-arm64-cross'
+	GOOS=linux GOARCH=arm64 CC=aarch64-linux-gnu-gcc $(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/arm64/libmeltemi.so ./envoy-build
 
 meltemi: need-go ## build/meltemi, the tool: captures, configurations, EnvoyFilters
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/meltemi ./cmd/meltemi
@@ -42,16 +46,16 @@ unit: need-go need-cc ## tests that need no Envoy
 	$(GO) test -race ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
-	cd e2e && $(GO) test -count=1 -timeout 25m -matrix smoke .
+	cd e2e && $(GO) test -count=1 -timeout 25m -matrix=smoke
 
 e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
-	cd e2e && $(GO) test -count=1 -timeout 90m -matrix full .
+	cd e2e && $(GO) test -count=1 -timeout 90m -matrix=full
 
 istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes the first time
 	tools/istio.sh
 
 e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
-	cd e2e && $(GO) test -count=1 -timeout 25m ./istio
+	cd e2e/istio && $(GO) test -count=1 -timeout 25m
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy

@@ -4,7 +4,9 @@ import (
 	"debug/elf"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,21 +17,59 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/missing"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
 func TestTheSharedObjectLoadsOnOldSystems(t *testing.T) {
-	checkSharedObject(t, filepath.Join(peers.Root(), "build", "libmeltemi.so"))
+	checkSharedObject(t, filepath.Join(peers.Root(), "build", "libmeltemi.so"), runtime.GOARCH)
 }
 
-// checkSharedObject makes sure that a shared object needs nothing newer than
-// glibc 2.34 and no library but libc, and that it stays loaded.
-func checkSharedObject(t *testing.T, path string) {
+// TestTheSharedObjectForArm64: it is built, and takes from Envoy and gives to it
+// what the one that all other tests run does.
+func TestTheSharedObjectForArm64(t *testing.T) {
+	out, err := exec.Command("make", "-C", peers.Root(), "so-arm64").CombinedOutput()
+	if err != nil && !missing.Fatal() {
+		if _, err := exec.LookPath("aarch64-linux-gnu-gcc"); err != nil {
+			missing.Skip(t, "no cross compiler: %v", err)
+		}
+	}
+	require.NoError(t, err, "%s", out)
+	so := filepath.Join(peers.Root(), "build", "arm64", "libmeltemi.so")
+	checkSharedObject(t, so, "arm64")
+	native := filepath.Join(peers.Root(), "build", "libmeltemi.so")
+	require.Equal(t, boundary(t, native), boundary(t, so))
+}
+
+// boundary is what is between a shared object and Envoy: each function with
+// whether it is imported and how it is bound.
+func boundary(t *testing.T, path string) map[string]string {
 	t.Helper()
 	f, err := elf.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
+	symbols, err := f.DynamicSymbols()
+	require.NoError(t, err)
+	b := map[string]string{}
+	for _, s := range symbols {
+		if strings.HasPrefix(s.Name, "envoy_dynamic_module_") {
+			b[s.Name] = fmt.Sprint(s.Section == elf.SHN_UNDEF, elf.ST_BIND(s.Info))
+		}
+	}
+	require.NotEmpty(t, b)
+	return b
+}
+
+// checkSharedObject makes sure that a shared object is for an architecture, as Go
+// calls it, needs nothing newer than glibc 2.34 and no library but libc, and that
+// it stays loaded.
+func checkSharedObject(t *testing.T, path, arch string) {
+	t.Helper()
+	f, err := elf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[arch], f.Machine)
 	symbols, err := f.ImportedSymbols()
 	require.NoError(t, err)
 	for _, s := range symbols {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/missing"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
@@ -121,7 +122,7 @@ func TestALoopbackSocketInAFolderIsItsOwnersOnly(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, os.ModeSocket|0o600, info.Mode())
 		if os.Geteuid() != 0 {
-			t.Skip("trying as another user needs root")
+			missing.Skip(t, "trying as another user needs root")
 		}
 		dialed := make(chan error)
 		go func() {

@@ -4,7 +4,7 @@
 # e2e/istio/controlplane, with Istio's CRDs and its template of a bootstrap.
 # What was built stays in a folder that all clones share, MELTEMI_CACHE if that
 # is set; other pins or another Go build anew.
-# In CI, as root, it installs what makes network namespaces, too.
+# What makes network namespaces is seen to as well.
 # usage: tools/istio.sh
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,18 +14,7 @@ pins=e2e/istio/controlplane
 die() { echo "istio.sh: $*" >&2; exit 1; }
 command -v go >/dev/null || die "Go is missing: install Go 1.26 or newer"
 
-missing=
-command -v ip >/dev/null || missing="$missing iproute2"
-command -v iptables >/dev/null || missing="$missing iptables"
-if [ -n "$missing" ]; then
-	if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-		apt-get -qq update
-		# shellcheck disable=SC2086 # a list of packages
-		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $missing >&2
-	else
-		echo "istio.sh: without$missing the tests are skipped (Debian: apt-get install$missing)" >&2
-	fi
-fi
+tools/need.sh ip=iproute2 iptables=iptables || echo "istio.sh: without them the tests are skipped" >&2
 
 key=$({ cat "$pins/go.mod" "$pins/go.sum" "$pins/env.sh" tools/istio.sh; cd "$pins"; go env GOVERSION GOARCH; } | sha256sum | cut -c1-16)
 cache=${MELTEMI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/meltemi}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/meltemi-mesh/meltemi/e2e/internal/missing"
 )
 
 // Library is an implementation of Dubbo.
@@ -54,8 +56,8 @@ func needed(t testing.TB, name, needs string, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
-	case errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") != "true":
-		t.Skipf("%s peers need %s: %v", name, needs, err)
+	case errors.Is(err, exec.ErrNotFound):
+		missing.Skip(t, "%s peers need %s: %v", name, needs, err)
 	default:
 		t.Fatalf("building the %s peers: %v", name, err)
 	}
