@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -137,5 +138,35 @@ func TestALoopbackSocketInAFolderIsItsOwnersOnly(t *testing.T) {
 			dialed <- err
 		}()
 		require.ErrorIs(t, <-dialed, syscall.EACCES)
+	})
+}
+
+// TestAWrongLoopbackListener: where no carrier is ever born each call ends in
+// time, nothing is tried in a loop, and the log says why.
+func TestAWrongLoopbackListener(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		right := envoytest.Loopback(envoytest.Socket())
+		wrong := maps.Clone(right)
+		delete(wrong, "listener_filters")
+		wrong["stat_prefix"] = "loopback"
+		config := toOne("one")
+		config["request_timeout"] = "1s"
+		clients := envoytest.Listener("dubbo", envoytest.Proxy(config))
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{wrong, clients}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		for id := range uint64(3) {
+			c.Ask(id, dubbotest.Request{})
+			require.Contains(t, c.Read().Text(), "timeout while waiting for an upstream connection")
+		}
+		require.Less(t, e.Stat("listener.loopback.downstream_cx_total"), int64(500))
+		require.Contains(t, e.Log(), "closes its connections before the filter carrier has them")
+
+		require.True(t, e.SetListeners(right, clients))
+		c.Ask(4, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
 	})
 }

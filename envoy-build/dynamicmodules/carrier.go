@@ -90,6 +90,7 @@ type carriers struct {
 	parked  []*carrier
 	waiting []*carrier // asked for, while none is parked
 	sourced []*carrier // asked for with a source: none is parked for those
+	ballast []*carrier // ordered by other workers, and of no use but their weight
 
 	mu     sync.Mutex
 	posted []func()
@@ -137,8 +138,12 @@ func (cs *carriers) order(source netip.Addr) {
 
 // cameFrom takes a carrier that was dialled with a source.
 func (cs *carriers) cameFrom(f *C.mt_filter, born *birth) bool {
-	if born.from.worker != cs.w.index {
-		return false // it is dialled again
+	if born.from.worker != cs.w.index { // another is dialled
+		c := &carrier{w: cs.w, f: f, birth: born}
+		cs.w.add(c, f)
+		cs.ballast = append(cs.ballast, c)
+		cs.trimLater()
+		return true
 	}
 	for _, c := range cs.sourced {
 		if c.target.Source == born.from.source {
@@ -200,20 +205,24 @@ func (cs *carriers) trimLater() {
 	time.AfterFunc(spareTime, func() { cs.post(cs.trim) })
 }
 
-// trim closes a parked carrier if there are more than wanted, and none is ballast.
-// It is the worker that does, as Envoy does not look at a parked carrier's dialing
-// side.
+// trim closes a carrier if there are more than wanted, and no order needs their
+// weight. It is the worker that does, as Envoy does not look at a parked carrier's
+// dialing side.
 func (cs *carriers) trim() {
-	switch {
-	case len(cs.parked) <= wantParked:
-	case dialer.busy():
-		cs.trimLater()
-	default:
-		c := cs.parked[0]
-		cs.parked = slices.Delete(cs.parked, 0, 1)
-		c.state = over
-		cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+	list := &cs.parked
+	if len(cs.ballast) > 0 {
+		list = &cs.ballast
+	} else if len(cs.parked) <= wantParked {
+		return
 	}
+	if dialer.busy() {
+		cs.trimLater()
+		return
+	}
+	c := (*list)[0]
+	*list = slices.Delete(*list, 0, 1)
+	c.state = over
+	cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
 }
 
 func (cs *carriers) anyParked() *C.mt_filter {
@@ -335,8 +344,10 @@ func (c *carrier) closed(_, alive bool) {
 	}
 	cs := &c.w.carriers
 	if c.state == parked {
-		if i := slices.Index(cs.parked, c); i >= 0 {
-			cs.parked = slices.Delete(cs.parked, i, i+1)
+		for _, list := range []*[]*carrier{&cs.parked, &cs.ballast} {
+			if i := slices.Index(*list, c); i >= 0 {
+				*list = slices.Delete(*list, i, i+1)
+			}
 		}
 		c.state = over
 		cs.refill()

@@ -23,12 +23,9 @@ const (
 	dialPauseMax = time.Second
 	// bornTime is how long a carrier may take to appear on a worker.
 	bornTime = 2 * time.Second
-	// maxAstray ordered carriers in a row may appear elsewhere, each with more
-	// ballast behind it, before there are pauses instead: the worker may not be
-	// taking any.
-	maxAstray = 16
-	// maxBallast is the most for one of them.
-	maxBallast = 256
+	// maxAstray ordered carriers in a row may appear elsewhere before there are
+	// pauses between them: the worker may not be taking any.
+	maxAstray = 2048
 	// maxUnborn bounds the carriers that were dialled and have not appeared: those
 	// that any worker may have, and those that one has ordered.
 	maxUnborn = 16
@@ -56,9 +53,8 @@ type loopback struct {
 	// wanted is how many carriers each worker misses.
 	wanted [maxWorkers]atomic.Int32
 	unborn atomic.Int32
-	// ballast is how many carriers are to be dialled that nobody misses: each
-	// keeps the balancer from sending the next one where it went last.
-	ballast atomic.Int32
+	// stillborn is how many of them in a row Envoy has closed before they appeared.
+	stillborn atomic.Int32
 
 	mu     sync.Mutex
 	last   uint64
@@ -143,17 +139,6 @@ func (l *loopback) settle(o order) {
 	}
 }
 
-// astray is told that all that were dialled have appeared on another worker than
-// ordered. How many more carriers its own has than others nobody knows, so the
-// ballast doubles. l.mu is held.
-func (l *loopback) astray(w *way) {
-	if w.astray++; w.astray > maxAstray {
-		l.hold(w)
-	} else {
-		l.ballast.Add(int32(min(1<<(w.astray-1), maxBallast)))
-	}
-}
-
 // hold has none dialled for a while. l.mu is held.
 func (l *loopback) hold(w *way) {
 	if w.held {
@@ -176,13 +161,10 @@ func (l *loopback) busy() bool {
 }
 
 // open returns an order that misses carriers and may be dialled for now: one at a
-// time while they go astray, and none before the ballast.
+// time while they go astray.
 func (l *loopback) open() (o order, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ballast.Load() > 0 {
-		return order{}, false
-	}
 	for o, s := range l.orders {
 		w := &l.ways[o.worker]
 		most := maxUnborn
@@ -207,16 +189,26 @@ func (l *loopback) missing() int {
 }
 
 // run dials while carriers are missing. Which worker gets one the listener's
-// balancer decides: those that appear elsewhere are parked there, or, if they are
-// of an order, closed and dialled again, behind a plain one.
+// balancer decides: the one that has the fewest. Those that appear elsewhere are
+// parked there; those of an order stay there as ballast and are dialled again, so
+// that sooner or later the worker that has ordered is the one with the fewest.
 func (l *loopback) run() {
 	defer l.barrier()
 	pause := dialPause
 	again := time.NewTimer(0)
+	stillborn := int32(0)
 	for {
 		select {
 		case <-l.kick:
 		case <-again.C:
+		}
+		before := stillborn
+		if stillborn = l.stillborn.Load(); stillborn > before {
+			if before < maxUnborn && stillborn >= maxUnborn {
+				logf(host.Warn, "meltemi: loopback listener %s closes its connections before the filter carrier has them", *l.path.Load())
+			}
+			// The next would fare no better, whoever wants it.
+			time.Sleep(min(dialPause<<min(stillborn/maxUnborn, 10), dialPauseMax))
 		}
 		if err := l.dialAll(); err != nil {
 			logf(host.Debug, "meltemi: loopback listener %s: %v", *l.path.Load(), err)
@@ -230,7 +222,7 @@ func (l *loopback) run() {
 
 func (l *loopback) dialAll() error {
 	n := min(l.missing(), maxUnborn) - int(l.unborn.Load())
-	for range max(n, 0) + int(l.ballast.Swap(0)) {
+	for range n {
 		if err := l.dial(order{}); err != nil {
 			return err
 		}
@@ -382,13 +374,20 @@ func (b *birth) leaveWomb(l *loopback, worker int) bool {
 		case worker == b.from.worker:
 			w.astray = 0
 			s.wanted = max(0, s.wanted-1) // until the worker says it
-		case w.unborn == 0:
-			l.astray(w)
+		default:
+			if w.astray++; w.astray > maxAstray {
+				l.hold(w)
+			}
 		}
 		l.settle(b.from)
 		l.mu.Unlock()
 	} else {
 		l.unborn.Add(-1)
+		if worker == nowhere {
+			l.stillborn.Add(1)
+		} else {
+			l.stillborn.Store(0)
+		}
 	}
 	l.poke()
 	return true
