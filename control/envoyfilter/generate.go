@@ -8,9 +8,10 @@
 // connections and drains nothing.
 //
 // Everything is for proxies only whose metadata says that they have the shared
-// object. A proxy without it that got it nevertheless would refuse the loopback
-// listener and the filter's configuration, log so, and forward the service as
-// plain TCP, as if nothing had been applied.
+// object, and whose version of Istio has dynamic modules. A proxy that lacks it
+// all the same refuses the loopback listener and the filter's configuration, and
+// logs so. While it runs it forwards the service as plain TCP; one that starts does
+// not become ready, as Istio's agent wants listeners of which none is refused.
 package envoyfilter
 
 import (
@@ -44,6 +45,8 @@ type Filter struct {
 	Name, Namespace     string
 	Labels, Annotations map[string]string
 	Spec                *networking.EnvoyFilter
+
+	only map[string]string // further metadata that its proxies must have
 }
 
 // Generate makes the EnvoyFilters of a service, always the same and in the same
@@ -119,6 +122,7 @@ func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op netwo
 	}
 	metadata := maps.Clone(g.s.ProxyMetadata)
 	metadata["NAMESPACE"] = f.Namespace
+	maps.Copy(metadata, f.only)
 	m.Proxy = &networking.EnvoyFilter_ProxyMatch{ProxyVersion: g.s.ProxyVersion, Metadata: metadata}
 	f.Spec.ConfigPatches = append(f.Spec.ConfigPatches, &networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		ApplyTo: to, Match: m, Patch: &networking.EnvoyFilter_Patch{Operation: op, Value: v},
@@ -166,6 +170,8 @@ func (g *generator) inbound(p *Port, path string) {
 	cfg := g.config(p, path, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
 	if g.s.Server.PreserveSource {
 		g.preserveSource(cfg, p)
+		// Under REDIRECT nothing would come back to the proxy.
+		f.only = map[string]string{"INTERCEPTION_MODE": "TPROXY"}
 	}
 	g.check(before, cfg, p, path, "inbound")
 	listener := &networking.EnvoyFilter_ListenerMatch{

@@ -114,8 +114,9 @@ type Server struct {
 	Namespace string            `yaml:"namespace"`
 	Selector  map[string]string `yaml:"selector"`
 	// PreserveSource has the workload see its clients' IP addresses, as it does
-	// without Meltemi if its pods are intercepted by TPROXY, which they must be.
-	// Needs Inbound's protocol.connection_mode to be EXCLUSIVE.
+	// without Meltemi if its pods are intercepted by TPROXY; those that are not
+	// get no inbound filter. Needs Inbound's protocol.connection_mode to be
+	// EXCLUSIVE.
 	PreserveSource bool `yaml:"preserveSource"`
 }
 
