@@ -1,9 +1,6 @@
 package e2e
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
@@ -43,123 +41,13 @@ func brpcTo(cluster string) envoytest.M {
 	return envoytest.Protocol("brpc", "test", envoytest.Route(cluster, nil))
 }
 
-// brpcError is how a client tells an error of that code: brpc-java tells the
-// text only.
-func brpcError(l peers.BRPC, code int) string {
-	if l == peers.BRPCJava {
-		return "RpcException 0"
-	}
-	return fmt.Sprintf("ErrorDataException %d", code)
-}
-
-// brpcTimeout is how a client tells that its own timeout has passed.
-func brpcTimeout(l peers.BRPC) string {
-	if l == peers.BRPCJava {
-		return "RpcException 2"
-	}
-	return "ErrorDataException 62"
-}
-
-// brpcMetadata is what a server has seen beside the arguments.
-func brpcMetadata(t *testing.T, a peers.Answer) (m map[string]string) {
-	t.Helper()
-	require.Empty(t, a.Error)
-	require.NoError(t, json.Unmarshal([]byte(a.Value.(string)), &m))
-	return m
-}
-
-// checkBRPCCalls makes a call of every kind. name is the server's, c may reach it
-// directly or through a proxy: nothing of this depends on it.
-func checkBRPCCalls(t *testing.T, p brpcPairing, c *peers.Consumer, name string) {
-	t.Helper()
-	ok := func(want any, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Empty(t, a.Error)
-		require.Equal(t, want, a.Value)
-	}
-
-	ok(name, brpcCall("Who"))
-	ok(name+": hello größer 世界 🙂", brpcCall("SayHello", "größer 世界 🙂"))
-	ok(name+": hello ", brpcCall("SayHello", ""))
-	audit := brpcCall("Who")
-	audit.Interface = "meltemi.test.Audit"
-	ok(name, audit)
-
-	a := c.Call(brpcCall("Fail", "on purpose"))
-	require.Contains(t, a.Error, "on purpose")
-	code := 2001
-	if p.server == peers.JProtobuf {
-		code = 10042
-	}
-	require.Equal(t, brpcError(p.client, code), a.ErrorType)
-
-	if p.server == peers.JProtobuf {
-		// brpc-java's answer would say that it is for another call: see
-		// TestBRPCUnknownMethodOfBRPCJava.
-		for _, cmd := range []peers.Command{brpcCall("NoSuch"), {Interface: "meltemi.test.NoSuch", Method: "Who"}} {
-			a = c.Call(cmd)
-			require.Contains(t, a.Error, "not found")
-			require.Equal(t, brpcError(p.client, 1001), a.ErrorType)
-		}
-	}
-
-	want := map[string]string{"tenant": "acme", "weird key": "väl\tue", "empty": ""}
-	meta := brpcCall("Metadata")
-	meta.LogID = 1<<62 + 1
-	meta.Attachments = map[string]any{}
-	for k, v := range want {
-		meta.Attachments[k] = v
-	}
-	if p.server == peers.JProtobuf {
-		// brpc-java keeps it to itself.
-		want["log_id"] = fmt.Sprint(meta.LogID)
-	}
-	require.Equal(t, want, brpcMetadata(t, c.Call(meta)))
-
-	attach := brpcCall("Attach")
-	for _, attach.Attachment = range [][]byte{[]byte("PRPC\x00\xff"), bytes.Repeat([]byte("x"), 200_000)} {
-		a = c.Call(attach)
-		require.Equal(t, name, a.Value, a.Error)
-		require.Equal(t, name+"|"+string(attach.Attachment), string(a.Attachment))
-	}
-
-	blob := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("meltemi\x00\xff"), 1<<20/9))
-	ok(blob, brpcCall("Blob", blob))
-
-	many := brpcCall("SayHello", "all")
-	many.Count, many.Concurrency = 1000, 20
-	s := c.Load(many)
-	require.Empty(t, s.Errors)
-	require.Equal(t, map[string]int{name + ": hello all": 1000}, s.Values)
-
-	slow := brpcCall("Sleep", 500)
-	slow.Count, slow.Concurrency, slow.Summary = 3, 3, true
-	pending := c.Go(slow)
-	fast := brpcCall("Who")
-	fast.Count = 100
-	s = c.Load(fast)
-	require.Equal(t, map[string]int{name: 100}, s.Values)
-	if p.server == peers.JProtobuf {
-		// A thread of brpc-java takes several calls at a time, one after the other.
-		require.Less(t, s.LatencyUS["max"], int64(400_000))
-	}
-	require.Equal(t, map[string]int{name: 3}, pending.Summary().Values)
-
-	slow = brpcCall("Sleep", 400)
-	slow.TimeoutMS = 100
-	require.Equal(t, brpcTimeout(p.client), c.Call(slow).ErrorType)
-	// Its late answer disturbs nobody.
-	ok(name+": hello again", brpcCall("SayHello", "again"))
-}
-
 // TestBRPCDirect proves the peers and the table of calls without any proxy
 // between them, so that a failure elsewhere is the proxy's.
 func TestBRPCDirect(t *testing.T) {
 	for _, p := range brpcPairings {
 		t.Run(p.String(), func(t *testing.T) {
 			s := p.server.Server(t, "s1")
-			checkBRPCCalls(t, p, p.client.Client(t, s.Port, peers.BRPCOptions{}), "s1")
+			calls.BRPC(t, p.client, p.server, p.client.Client(t, s.Port, peers.BRPCOptions{}), "s1")
 		})
 	}
 }
@@ -180,7 +68,7 @@ func TestBRPCPairings(t *testing.T) {
 					s := p.server.Server(t, "s1")
 					e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
 					c := p.client.Client(t, e.Port("brpc"), peers.BRPCOptions{Connections: n})
-					checkBRPCCalls(t, p, c, "s1")
+					calls.BRPC(t, p.client, p.server, c, "s1")
 					business, failed := int64(1), int64(2) // a code of its own; no such method and service
 					if p.server == peers.BRPCJava {
 						business, failed = 0, 1 // which has no codes for exceptions
@@ -240,11 +128,11 @@ func TestBRPCRoutes(t *testing.T) {
 
 				meta := brpcCall("Metadata")
 				meta.Attachments = map[string]any{"tenant": "acme", "kept": "as is"}
-				got := brpcMetadata(t, c.Call(meta))
+				got := calls.BRPCMetadata(t, c.Call(meta))
 				delete(got, "log_id") // the libraries make one up
 				require.Equal(t, map[string]string{"tenant": "ACME", "kept": "as is", "added": "by the route"}, got)
 				meta.Attachments = map[string]any{"kept": "as is"}
-				got = brpcMetadata(t, c.Call(meta))
+				got = calls.BRPCMetadata(t, c.Call(meta))
 				delete(got, "log_id")
 				require.Equal(t, map[string]string{"kept": "as is"}, got)
 				require.Contains(t, c.Call(brpcCall("SayHello", "x")).Error, "no route")
@@ -324,7 +212,7 @@ func TestBRPCLocalErrors(t *testing.T) {
 					{brpcCall("Sleep", 2000), 1008, "timeout"},
 				} {
 					a := c.Call(tc.cmd)
-					require.Equal(t, brpcError(lib, tc.code), a.ErrorType, a.Error)
+					require.Equal(t, calls.BRPCError(lib, tc.code), a.ErrorType, a.Error)
 					require.Contains(t, a.Error, tc.text)
 					require.Less(t, a.LatencyUS, int64(1_900_000))
 					require.Equal(t, "s1", c.Call(brpcCall("Who")).Value)
@@ -346,7 +234,7 @@ func TestBRPCChunks(t *testing.T) {
 		for range 3 {
 			require.Equal(t, "s1: hello x", c.Call(brpcCall("SayHello", "x")).Value)
 			a := c.Call(brpcCall("SayHello", strings.Repeat("x", 10_000)))
-			require.Equal(t, brpcError(peers.JProtobuf, 1003), a.ErrorType, a.Error)
+			require.Equal(t, calls.BRPCError(peers.JProtobuf, 1003), a.ErrorType, a.Error)
 			require.Contains(t, a.Error, "chunks")
 		}
 		require.EqualValues(t, 1, e.Stat("listener.127.0.0.1_0.downstream_cx_total"))
@@ -373,7 +261,7 @@ func TestBRPCUnknownMethodOfBRPCJava(t *testing.T) {
 				all.Count, all.Concurrency = 500, 10
 				require.Equal(t, map[string]int{"s1: hello x": 500}, c.Load(all).Values)
 				a := unknown.Answers()[0]
-				require.Equal(t, brpcError(lib, 1008), a.ErrorType, a.Error)
+				require.Equal(t, calls.BRPCError(lib, 1008), a.ErrorType, a.Error)
 				e.WaitStat(brpcStats+"upstream_stray_response", envoytest.Exactly(before+1))
 			})
 		}
@@ -385,7 +273,7 @@ func TestBRPCUnknownMethodOfBRPCJava(t *testing.T) {
 func TestBRPCServerKilled(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		port := peers.RestartPort(t)
-		s := peers.JProtobuf.ServerAt(t, "s1", port)
+		s := peers.JProtobuf.ServerIn(t, peers.Place{}, "s1", port)
 		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(port)...))
 		clients := map[peers.BRPC]*peers.Consumer{}
 		pending := map[peers.BRPC]*peers.Pending{}
@@ -398,13 +286,13 @@ func TestBRPCServerKilled(t *testing.T) {
 		s.Kill()
 		for lib, p := range pending {
 			a := p.Answers()[0]
-			require.Equal(t, brpcError(lib, 1009), a.ErrorType, a.Error)
+			require.Equal(t, calls.BRPCError(lib, 1009), a.ErrorType, a.Error)
 			require.Contains(t, a.Error, "upstream connection ended")
 			require.Less(t, a.LatencyUS, int64(9_000_000), "nobody waits for the client's own timeout")
 			a = clients[lib].Call(brpcCall("Who"))
-			require.Equal(t, brpcError(lib, 1009), a.ErrorType, a.Error)
+			require.Equal(t, calls.BRPCError(lib, 1009), a.ErrorType, a.Error)
 		}
-		peers.JProtobuf.ServerAt(t, "again", port)
+		peers.JProtobuf.ServerIn(t, peers.Place{}, "again", port)
 		for lib, c := range clients {
 			require.Eventually(t, func() bool { return c.Call(brpcCall("Who")).Value == "again" }, patience, tick, lib)
 		}

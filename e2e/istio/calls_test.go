@@ -41,6 +41,11 @@ func TestCallsEndAsTheyDoWithoutAMesh(t *testing.T) {
 				t.Run(name, func(t *testing.T) { calls.TRPC(t, peers.TRPCClient(t, port, o), "trpc", false) })
 			}
 		}},
+		{"auto", "auto", 20008, func(port int) {
+			peers.ThriftGo.ServerIn(t, at(server, server.IP), "auto", wire, port)
+		}, thriftClients(wire, "auto")},
+		{"brpc-java", "brpc", 20006, brpcServer(t, server, peers.BRPCJava), brpcClients(peers.BRPCJava)},
+		{"jprotobuf", "brpc", 20007, brpcServer(t, server, peers.JProtobuf), brpcClients(peers.JProtobuf)},
 	}
 	for _, s := range services {
 		s.serve(s.port)
@@ -88,6 +93,20 @@ func thriftClients(w peers.Wire, name string) func(*testing.T, peers.Place, int)
 		for _, l := range []peers.Thrift{peers.ThriftGo, peers.ThriftPython} {
 			t.Run("from "+string(l), func(t *testing.T) {
 				calls.Thrift(t, w, l.ClientIn(t, at, port, w, 0), name)
+			})
+		}
+	}
+}
+
+func brpcServer(t *testing.T, p *mesh.Pod, l peers.BRPC) func(int) {
+	return func(port int) { l.ServerIn(t, at(p, p.IP), string(l), port) }
+}
+
+func brpcClients(server peers.BRPC) func(*testing.T, peers.Place, int) {
+	return func(t *testing.T, at peers.Place, port int) {
+		for _, l := range []peers.BRPC{peers.BRPCJava, peers.JProtobuf} {
+			t.Run("from "+string(l), func(t *testing.T) {
+				calls.BRPC(t, l, server, l.Client(t, port, peers.BRPCOptions{Place: at}), string(server))
 			})
 		}
 	}

@@ -19,17 +19,20 @@ const (
 
 // Server starts a server. It is ready when Server returns, and ends with the
 // test.
-func (l BRPC) Server(t testing.TB, name string) *Provider { return l.ServerAt(t, name, 0) }
+func (l BRPC) Server(t testing.TB, name string) *Provider {
+	return l.ServerIn(t, Place{}, name, 0)
+}
 
-// ServerAt is Server at a port.
-func (l BRPC) ServerAt(t testing.TB, name string, port int) *Provider {
+// ServerIn is Server elsewhere, at a port.
+func (l BRPC) ServerIn(t testing.TB, at Place, name string, port int) *Provider {
 	t.Helper()
-	argv := l.command(t, "Server", "-name", name, "-port", strconv.Itoa(port))
-	return startProvider(t, string(l)+" server "+name, argv, nil)
+	argv := l.command(t, "Server", "-name", name, "-host", at.host(), "-port", strconv.Itoa(port))
+	return startProvider(t, string(l)+" server "+name, at.within(argv), nil)
 }
 
 // BRPCOptions are options of a client.
 type BRPCOptions struct {
+	Place
 	// Timeout of a call; 0 is 3 s.
 	Timeout time.Duration
 	// Connections is how many connections the client may open; 0 leaves the
@@ -39,17 +42,17 @@ type BRPCOptions struct {
 	Chunk int
 }
 
-// Client starts a client that calls 127.0.0.1:port. It ends with the test.
+// Client starts a client that calls a port. It ends with the test.
 func (l BRPC) Client(t testing.TB, port int, o BRPCOptions) *Consumer {
 	t.Helper()
-	args := []string{"-addr", "127.0.0.1:" + strconv.Itoa(port), "-connections", strconv.Itoa(o.Connections)}
+	args := []string{"-addr", o.address(port), "-connections", strconv.Itoa(o.Connections)}
 	if o.Timeout > 0 {
 		args = append(args, "-timeout", strconv.FormatInt(o.Timeout.Milliseconds(), 10))
 	}
 	if o.Chunk > 0 {
 		args = append(args, "-chunk", strconv.Itoa(o.Chunk))
 	}
-	return startConsumer(t, string(l)+" client", l.command(t, "Client", args...), nil)
+	return startConsumer(t, string(l)+" client", o.within(l.command(t, "Client", args...)), nil)
 }
 
 // command runs a program of the library, which is built once.

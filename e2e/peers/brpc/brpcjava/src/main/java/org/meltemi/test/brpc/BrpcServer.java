@@ -89,7 +89,7 @@ public final class BrpcServer {
         RpcServerOptions options = new RpcServerOptions();
         // Otherwise a slow call per core stops the server.
         options.setWorkThreadNum(32);
-        RpcServer server = new RpcServer("127.0.0.1", port, options);
+        RpcServer server = new RpcServer(flags.text("host", "127.0.0.1"), port, options);
         server.registerService(new Impl(flags.text("name", "brpc-java")));
         server.start();
         Greeter.ready(out, port);

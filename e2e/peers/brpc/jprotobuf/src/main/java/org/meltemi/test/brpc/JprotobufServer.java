@@ -91,7 +91,7 @@ public final class JprotobufServer {
                 NioServerSocketChannel.class, options, new RpcServiceRegistry(), JprotobufServer::describe);
         server.setInterceptor(new Fields());
         server.registerService(new Service());
-        server.start(new InetSocketAddress("127.0.0.1", port));
+        server.start(new InetSocketAddress(flags.text("host", "127.0.0.1"), port));
         Greeter.ready(out, port);
     }
 }
