@@ -36,6 +36,18 @@ func (s *shop) clusterStat(name string) int64 {
 	return 0
 }
 
+// connectionsTo is how many connections the client's proxy has to a host of the
+// cluster without a subset.
+func (s *shop) connectionsTo(host *mesh.Pod) (n int) {
+	s.t.Helper()
+	gauge := fmt.Sprintf("%s::%s:%d::cx_active::", s.cluster(""), host.IP, targetPort)
+	_, value, ok := strings.Cut(s.client.Admin("/clusters"), gauge)
+	require.True(s.t, ok, gauge)
+	_, err := fmt.Sscan(value, &n)
+	require.NoError(s.t, err)
+	return n
+}
+
 // clusters waits until the dump of the client's clusters satisfies a condition.
 func (s *shop) clusters(what string, ok func(dump string) bool) {
 	s.t.Helper()
@@ -82,16 +94,48 @@ func TestLoadBalancersTakeEffect(t *testing.T) {
 		learn  time.Duration
 	}{{"ROUND_ROBIN", 0}, {"RANDOM", 30 * time.Second}, {"LEAST_REQUEST", 30 * time.Second}} {
 		s.rule(fmt.Sprintf("  trafficPolicy: {loadBalancer: {simple: %s}}\n", lb.policy))
-		s.clusters(lb.policy, func(dump string) bool {
-			i := strings.Index(dump, s.cluster(""))
-			return i >= 0 && (lb.policy == "ROUND_ROBIN" || strings.Contains(dump[i:], `"lb_policy": "`+lb.policy+`"`))
-		})
+		s.client.WaitPolicy(s.cluster(""), lb.policy)
 		if lb.learn > 0 {
 			require.Empty(t, load(c, lb.learn).Summary().Errors)
 		}
 		got := answers(t, c, 2000, "e1", "e2")
 		t.Logf("%s: %v", lb.policy, got)
 		require.InDelta(t, 1000, got["e1"], 200, lb.policy)
+	}
+}
+
+// TestSharesOfLocalitiesTakeEffect: a choice of the load balancer's that shows in
+// numbers.
+func TestSharesOfLocalitiesTakeEffect(t *testing.T) {
+	in := func(zone string) map[string]string {
+		return map[string]string{"istio-locality": "here." + zone, "app": "greeter"}
+	}
+	s := openShopTo(t, mesh.PodSpec{Labels: in("c")})
+	pods := s.Pods(mesh.PodSpec{Name: "e1", Role: mesh.Sidecar, Labels: in("a")}, mesh.PodSpec{Name: "e2", Role: mesh.Sidecar, Labels: in("b")})
+	for _, p := range pods {
+		peers.DubboGo.Provider(t, peers.ProviderOptions{Place: at(p, p.IP), Name: p.Name, Port: targetPort})
+	}
+	s.endpoints(pods...)
+	s.route("")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Connections: 1})
+	for i, share := range []int{80, 30} {
+		learn := maxAge + 2*time.Second
+		if i > 0 {
+			learn = 30 * time.Second // what was learnt of the shares before has to fade
+		}
+		s.rule(fmt.Sprintf(`
+  trafficPolicy:
+    loadBalancer:
+      simple: ROUND_ROBIN
+      localityLbSetting:
+        enabled: true
+        distribute: [{from: "here/c/*", to: {"here/a/*": %d, "here/b/*": %d}}]
+`, share, 100-share))
+		s.client.WaitConfig("dynamic_endpoint_configs&include_eds", fmt.Sprintf(`"load_balancing_weight": %d\b`, share))
+		require.Empty(t, load(c, learn).Summary().Errors)
+		got := answers(t, c, 2000, "e1", "e2")
+		t.Logf("%d %%: %v", share, got)
+		require.InDelta(t, 20*share, got["e1"], 200)
 	}
 }
 
@@ -171,14 +215,17 @@ func TestAnEjectedHostIsLeft(t *testing.T) {
 		}
 		return false
 	})
+	require.Positive(t, s.connectionsTo(s.servers["e1"]))
 	// From now on e1's proxy takes no new connection; those that are open work.
 	require.NoError(t, s.servers["e1"].Run("iptables", "-I", "INPUT", "-p", "tcp", "--syn", "--dport", "15006", "-j", "REJECT", "--reject-with", "tcp-reset"))
 	pending := load(c, 10*time.Second)
 	s.Eventually("an ejection", func() bool {
 		return s.clusterStat("outlier_detection.ejections_active") == 1
 	})
+	ejected := time.Now()
 	require.Less(t, time.Since(begun), long)
-	time.Sleep(time.Second) // within which it must be left
+	s.Eventually("no connection to it", func() bool { return s.connectionsTo(s.servers["e1"]) == 0 })
+	require.Less(t, time.Since(ejected), time.Second)
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 200, "e2")
 	t.Logf("while a host was ejected: %v", pending.Summary())
 	outcome := calls.Summary()

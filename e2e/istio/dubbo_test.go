@@ -3,10 +3,12 @@ package istio
 import (
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -147,7 +149,7 @@ func (s *shop) reloads(p *mesh.Pod) (n int64) {
 // steer applies what `meltemi envoyfilter` makes of a service's description.
 func (s *shop) steer(description string) {
 	s.t.Helper()
-	s.Apply(generate(s.t, description))
+	require.NoError(s.t, s.Mesh.Apply("", generate(s.t, description)))
 }
 
 // generate runs `meltemi envoyfilter`.
@@ -163,13 +165,25 @@ func generate(t *testing.T, description string) string {
 }
 
 // TestDubboThroughTwoSidecars is the whole way: client, sidecar, mutual TLS,
-// sidecar, server.
+// sidecar, server. Who speaks no TLS is not let in, as without Meltemi.
 func TestDubboThroughTwoSidecars(t *testing.T) {
 	s := openShop(t, "v1", "v2")
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 20, "v1", "v2")
 
 	s.route("routes: [{route: {subset: v1}}]")
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
+
+	outside := s.Pods(mesh.PodSpec{Name: "outside"})[0]
+	nc, err := outside.Dial(fmt.Sprintf("%s:%d", s.servers["v1"].IP, targetPort))
+	require.NoError(t, err)
+	defer nc.Close()
+	_, err = nc.Write(hello.Bytes())
+	require.NoError(t, err)
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(10*time.Second)))
+	n, err := nc.Read(make([]byte, 1))
+	require.Zero(t, n)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 }
 
 // endpoints makes pods the endpoints of the service, and waits until the client's

@@ -20,9 +20,13 @@ import (
 func TestTheGuide(t *testing.T) {
 	s := &shop{Namespace: world.Namespace(t), t: t, servers: map[string]*mesh.Pod{}, apps: map[string]*peers.Provider{}}
 	web := mesh.PodSpec{Name: "web", Role: mesh.Sidecar, Labels: map[string]string{"app": "web"}}
-	ingress := mesh.PodSpec{Name: "ingress", Role: mesh.Gateway, Labels: map[string]string{"istio": "ingressgateway"}}
-	pods := s.Pods(web, server("v1"), server("v2"), ingress, mesh.PodSpec{Name: "outside"})
+	newWeb := web
+	newWeb.Name, newWeb.Env = "web-v2", []string{"ISTIO_META_MELTEMI=v2"}
+	pods := s.Pods(web, server("v1"), server("v2"), newWeb, mesh.PodSpec{Name: "outside"})
 	s.client, s.servers["v1"], s.servers["v2"] = pods[0], pods[1], pods[2]
+	root := world.Root(t)
+	root.Apply(gatewayDeployment)
+	ingress := root.Pods(mesh.PodSpec{Name: "ingress", Role: mesh.Gateway, Labels: map[string]string{"istio": "ingressgateway"}})[0]
 	s.serve("v1", peers.DubboGo)
 	s.serve("v2", peers.DubboGo)
 	r := newReader(t, s)
@@ -37,15 +41,31 @@ func TestTheGuide(t *testing.T) {
 			require.Regexp(t, b.Sample(), printed, "want:\n%s", b.Text)
 			printed = ""
 			step[b.Section]++
-			s.after(b.Section, step[b.Section], pods[3], pods[4])
+			s.after(b.Section, step[b.Section], guests{ingress, pods[4], pods[3]})
 		}
 	}
 	require.Empty(t, printed)
-	require.Equal(t, map[string]int{"Install": 2, "Verify": 2, "Change a route": 3, "Gateway": 1, "Remove": 1}, step)
+	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Change a route": 3, "Gateway": 2, "Upgrade": 2, "Remove": 1}, step)
 }
 
+// gatewayDeployment is what an installation of Istio brings along.
+const gatewayDeployment = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istio-ingressgateway}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  template:
+    metadata: {labels: {istio: ingressgateway}}
+    spec: {containers: [{name: istio-proxy, image: auto}]}
+`
+
+// guests are pods that not every step needs: the gateway, a client outside of the
+// mesh, and one whose proxy has a newer shared object.
+type guests struct{ gateway, outside, newer *mesh.Pod }
+
 // after looks what has become of calls after a step of the guide.
-func (s *shop) after(section string, step int, gateway, outside *mesh.Pod) {
+func (s *shop) after(section string, step int, g guests) {
 	tenant := who
 	tenant.Attachments = map[string]any{"tenant": "acme"}
 	switch {
@@ -53,7 +73,7 @@ func (s *shop) after(section string, step int, gateway, outside *mesh.Pod) {
 		s.vip = s.VIP("greeter")
 		s.endpoints(s.servers["v1"], s.servers["v2"])
 		answers(s.t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 20, "v1", "v2")
-	case section == "Install":
+	case section == "Install" && step == 4:
 		s.Eventually("the routes", func() bool { return s.reloads(s.client) > 0 })
 		answers(s.t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
 	case section == "Change a route" && step == 2:
@@ -63,13 +83,24 @@ func (s *shop) after(section string, step int, gateway, outside *mesh.Pod) {
 			require.Equal(s.t, "v2", c.Call(tenant).Value)
 		}
 		require.Len(s.t, answers(s.t, c, 200, "v1", "v2"), 2)
-	case section == "Gateway":
-		s.Eventually("the routes at the gateway", func() bool { return s.reloads(gateway) > 0 })
-		c := peers.DubboGo.Consumer(s.t, 31400, peers.ConsumerOptions{Place: at(outside, gateway.IP)})
+	case section == "Gateway" && step == 2:
+		s.Eventually("the routes at the gateway", func() bool { return s.reloads(g.gateway) > 0 })
+		c := peers.DubboGo.Consumer(s.t, 31400, peers.ConsumerOptions{Place: at(g.outside, g.gateway.IP)})
 		require.Equal(s.t, "v2", c.Call(tenant).Value)
+	case section == "Upgrade" && step == 2:
+		s.Eventually("the routes at the new proxy", func() bool { return s.reloads(g.newer) > 0 && settled(g.newer) })
+		for _, p := range []*mesh.Pod{s.client, g.newer} {
+			c := peers.DubboGo.Consumer(s.t, port, peers.ConsumerOptions{Place: at(p, s.vip)})
+			for range 20 {
+				require.Equal(s.t, "v2", c.Call(tenant).Value)
+			}
+			dump := p.Admin("/config_dump?resource=dynamic_listeners")
+			require.Equal(s.t, p == g.newer, strings.Contains(dump, "-v2-20880"), p.Name)
+			require.Equal(s.t, p != g.newer, strings.Contains(dump, "greeter."+s.Name+"-20880"), p.Name)
+		}
 	case section == "Remove":
 		s.Eventually("plain TCP", func() bool {
-			dump := s.client.Admin("/config_dump?resource=dynamic_listeners")
+			dump := s.client.Admin("/config_dump?resource=dynamic_listeners") + g.newer.Admin("/config_dump?resource=dynamic_listeners")
 			return !strings.Contains(dump, "meltemi")
 		})
 		answers(s.t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 20, "v1", "v2")
@@ -101,7 +132,7 @@ func newReader(t *testing.T, s *shop) *reader {
 		said, is := strings.ReplaceAll(form, "NS", "demo"), strings.ReplaceAll(form, "NS", s.Name)
 		there, back = append(there, said, is), append(back, is, said)
 	}
-	r.there = strings.NewReplacer(append(there, "namespace: istio-system", "namespace: "+s.Name)...)
+	r.there = strings.NewReplacer(there...)
 	r.back = strings.NewReplacer(back...)
 	meltemi, err := filepath.Abs(filepath.Join(peers.Root(), "build", "meltemi"))
 	require.NoError(t, err)
@@ -111,7 +142,7 @@ func newReader(t *testing.T, s *shop) *reader {
 	).Replace(kubectl)
 	require.NoError(t, os.WriteFile(filepath.Join(r.bin, "kubectl"), []byte(script), 0o755))
 	require.NoError(t, os.MkdirAll(filepath.Join(r.dir, "examples/istio"), 0o755))
-	for _, f := range regexp.MustCompile(`examples/istio/\w+\.yaml`).FindAllString(r.file("docs/istio.md"), -1) {
+	for _, f := range regexp.MustCompile(`examples/istio/[\w-]+\.yaml`).FindAllString(r.file("docs/istio.md"), -1) {
 		require.NoError(t, os.WriteFile(filepath.Join(r.dir, f), []byte(r.there.Replace(r.file(f))), 0o600))
 	}
 	return r

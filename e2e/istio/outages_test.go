@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -69,6 +70,8 @@ func TestRefusedConfigurationsChangeNothing(t *testing.T) {
 	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
 	answers(t, c, 100, "v1")
 
+	const unknown = "11: spec.configPatches[0].patch.value.typed_config.@type: unknown type type.googleapis.com/made.up.v1.Type"
+	require.Contains(t, check(t, unknownType), unknown, "what webhook and istiod will refuse")
 	t.Run("by the webhook", func(t *testing.T) {
 		err := s.TryApply(unknownType)
 		require.ErrorContains(t, err, "made.up.v1.Type")
@@ -111,6 +114,58 @@ func check(t *testing.T, text string) string {
 	return string(out)
 }
 
+// unrouted proves that a pod's connections are plain TCP, of which each goes to
+// some host, where the routes know v1 only.
+func (s *shop) unrouted(p *mesh.Pod) {
+	s.t.Helper()
+	s.Eventually("an answer of v2 in "+p.Name, func() bool {
+		c := s.dial(p, fmt.Sprintf("%s:%d", s.vip, port))
+		c.Ask(1, hello)
+		return c.Read().Text() == "v2: hello x"
+	})
+}
+
+// TestAProxyThatLacksWhatItSaysItHas: one that runs forwards the service as plain
+// TCP. One that starts does not become ready, and says why.
+func TestAProxyThatLacksWhatItSaysItHas(t *testing.T) {
+	const why = "libmeltemi.so: cannot open shared object file"
+	s := openShopTo(t, mesh.PodSpec{Env: []string{"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=/nowhere"}}, "v1", "v2")
+	s.steer(s.description("routes: [{route: {subset: v1}}]"))
+	s.Eventually("a refusal", func() bool { return strings.Contains(s.client.Log(), why) && settled(s.client) })
+	s.unrouted(s.client)
+	s.client.WaitReady()
+
+	s.client.StopProxy()
+	s.client.StartProxy()
+	s.Eventually("unreadiness", func() bool {
+		require.False(t, s.client.Ready())
+		return strings.Contains(s.client.Log(), "lds updates: 0 successful, 1 rejected")
+	})
+}
+
+// TestAnOldProxyIsLeftAlone: Istio before 1.31 does not know the filters' type.
+func TestAnOldProxyIsLeftAlone(t *testing.T) {
+	s := openShopTo(t, mesh.PodSpec{Env: []string{"ISTIO_META_ISTIO_VERSION=1.30.4"}}, "v1", "v2")
+	s.steer(s.description("routes: [{route: {subset: v1}}]"))
+	s.Eventually("our filter", func() bool { return serving(s.servers["v1"], "meltemi-inbound") })
+	s.unrouted(s.client)
+	require.Zero(t, strings.Count(s.client.Admin("/config_dump?resource=dynamic_listeners"), "meltemi"))
+}
+
+// TestWithoutTheLoopbackListener: calls end with an error that names what is
+// missing, and go on when it is back.
+func TestWithoutTheLoopbackListener(t *testing.T) {
+	s := openShop(t, "v1")
+	s.steer(strings.Replace(s.description(""), "outbound: {", "outbound: {request_timeout: 2s, ", 1))
+	s.Delete("envoyfilter", "meltemi-loopback")
+	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Timeout: 20 * time.Second})
+	s.Eventually("an error", func() bool { return c.Call(who).Error != "" })
+	require.Contains(t, c.Call(who).Error, "timeout while waiting for an upstream connection")
+	s.route("")
+	s.Eventually("an answer", func() bool { return c.Call(who).Error == "" })
+	answers(t, c, 100, "v1")
+}
+
 // TestAProxyWithoutTheSharedObjectIsLeftAlone: it does not say that it has it,
 // and goes on as plain Istio does.
 func TestAProxyWithoutTheSharedObjectIsLeftAlone(t *testing.T) {
@@ -118,8 +173,7 @@ func TestAProxyWithoutTheSharedObjectIsLeftAlone(t *testing.T) {
 	plain := s.Pods(mesh.PodSpec{Name: "plain", Role: mesh.Sidecar, Env: []string{"ISTIO_META_MELTEMI=", "ENVOY_DYNAMIC_MODULES_SEARCH_PATH=/nowhere"}})[0]
 	s.route("routes: [{route: {subset: v1}}]")
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
-	c := peers.DubboGo.Consumer(t, port, peers.ConsumerOptions{Place: at(plain, s.vip)})
-	answers(t, c, 100, "v1", "v2")
+	s.unrouted(plain)
 	// Of texts too long to be printed.
 	require.Zero(t, strings.Count(plain.Admin("/config_dump?resource=dynamic_listeners"), "meltemi"))
 	require.Zero(t, strings.Count(plain.Log(), "rejected"))

@@ -10,10 +10,14 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
-// TestAHeadlessService: clients connect to an endpoint and get that one.
+// TestAHeadlessService: clients connect to an endpoint and get that one, unless a
+// route names another service.
 func TestAHeadlessService(t *testing.T) {
-	s := openShop(t)
-	pods := s.Pods(server("e1"), server("e2"))
+	s := openShop(t, "elsewhere")
+	headless := func(name string) mesh.PodSpec {
+		return mesh.PodSpec{Name: name, Role: mesh.Sidecar, Labels: map[string]string{"app": "headless"}}
+	}
+	pods := s.Pods(headless("e1"), headless("e2"))
 	for _, p := range pods {
 		peers.DubboGo.Provider(t, peers.ProviderOptions{Place: at(p, p.IP), Name: p.Name, Port: 20890})
 	}
@@ -21,14 +25,18 @@ func TestAHeadlessService(t *testing.T) {
 apiVersion: v1
 kind: Service
 metadata: {name: headless}
-spec: {clusterIP: None, selector: {app: greeter}, ports: [{name: tcp-dubbo, port: 20890}]}
+spec: {clusterIP: None, selector: {app: headless}, ports: [{name: tcp-dubbo, port: 20890}]}
 `)
 	s.Endpoints("headless", map[string]int{"tcp-dubbo": 20890}, pods...)
 	s.steer(fmt.Sprintf(`
-host: headless.%s.svc.cluster.local
+host: headless.%[1]s.svc.cluster.local
 headless: true
 ports: [{port: 20890, protocol: dubbo}]
-server: {selector: {app: greeter}}
+server: {selector: {app: headless}}
+routes:
+- match: {metadata: [{name: tenant, string_match: {exact: acme}}]}
+  route: {host: greeter.%[1]s.svc.cluster.local, port: 20880}
+- route: {host: headless.%[1]s.svc.cluster.local}
 `, s.Name))
 	s.client.WaitConfig("ecds_filters", "outbound-headless")
 	for _, p := range pods {
@@ -40,13 +48,25 @@ server: {selector: {app: greeter}}
 	}
 	for i, p := range pods {
 		answers(t, consumers[i], 100, p.Name)
+		tenant := who
+		tenant.Attachments = map[string]any{"tenant": "acme"}
+		a := consumers[i].Call(tenant)
+		require.Empty(t, a.Error)
+		require.Equal(t, "elsewhere", a.Value)
 	}
 	require.NotZero(t, s.client.Stats("headless.*request_twoway$"))
 }
 
 // TestAHostOfAServiceEntry: a service that Kubernetes does not know, with an
-// address of its own.
+// address of its own, and without one, where its clients connect to any.
 func TestAHostOfAServiceEntry(t *testing.T) {
+	t.Run("with an address", func(t *testing.T) {
+		serviceEntry(t, "addresses: [240.240.0.10]", "240.240.0.10", "240.240.0.10")
+	})
+	t.Run("without", func(t *testing.T) { serviceEntry(t, "", "0.0.0.0", "240.240.0.77") })
+}
+
+func serviceEntry(t *testing.T, addresses, listener, called string) {
 	s := openShop(t)
 	pods := s.Pods(server("v1"), server("v2"))
 	for _, p := range pods {
@@ -58,7 +78,7 @@ kind: ServiceEntry
 metadata: {name: orders}
 spec:
   hosts: [orders.example.com]
-  addresses: [240.240.0.10]
+  %s
   location: MESH_INTERNAL
   resolution: STATIC
   ports: [{number: 20880, targetPort: 20881, name: tcp-dubbo, protocol: TCP}]
@@ -72,20 +92,20 @@ metadata: {name: orders}
 spec:
   host: orders.example.com
   subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
-`, pods[0].IP, pods[1].IP))
+`, addresses, pods[0].IP, pods[1].IP))
 	c := func() *peers.Consumer {
-		return peers.DubboGo.Consumer(t, port, peers.ConsumerOptions{Place: at(s.client, "240.240.0.10")})
+		return peers.DubboGo.Consumer(t, port, peers.ConsumerOptions{Place: at(s.client, called)})
 	}
 	for _, version := range []string{"v1", "v2"} {
 		before := s.reloads(s.client)
 		s.steer(fmt.Sprintf(`
 host: orders.example.com
 namespace: %s
-addresses: [240.240.0.10]
+addresses: [%s]
 ports: [{port: 20880, targetPort: 20881, protocol: dubbo}]
 server: {selector: {app: greeter}}
 routes: [{route: {subset: %s}}]
-`, s.Name, version))
+`, s.Name, listener, version))
 		s.Eventually("the routes", func() bool { return s.reloads(s.client) > before })
 		answers(t, c(), 100, version)
 	}

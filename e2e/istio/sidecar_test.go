@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
@@ -69,6 +72,16 @@ func TestServersSeeTheirClients(t *testing.T) {
 		require.Equal(t, other.IP, ask(other, id))
 	}
 	s.Eventually("all requests counted by Meltemi", func() bool { return requests() >= before+20 })
+
+	// Under REDIRECT that cannot be, and is left alone.
+	_, redirected := s.seeing(server("v2"))
+	s.Eventually("a call that gets there", func() bool {
+		c := s.dial(s.client, fmt.Sprintf("%s:%d", s.vip, port))
+		c.Ask(1, hello)
+		require.Equal(t, "here", c.Read().Text())
+		return len(redirected) > 0
+	})
+	require.Equal(t, "127.0.0.6", <-redirected)
 }
 
 // TestServersSeeTheProxy: under REDIRECT a server sees 127.0.0.6, as it does
@@ -90,12 +103,41 @@ func TestServersSeeTheProxy(t *testing.T) {
 	}
 }
 
+// podConfig is what `meltemi envoyfilter -pods` has pods say of their proxies, but
+// for the metadata.
+func podConfig(t *testing.T) map[string]any {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(peers.Root(), "build", "meltemi"), "envoyfilter", "-pods").Output()
+	require.NoError(t, err)
+	var patch struct {
+		Spec struct {
+			Template struct {
+				Metadata struct{ Annotations map[string]string }
+			}
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(out, &patch))
+	var config map[string]any
+	require.NoError(t, yaml.Unmarshal([]byte(patch.Spec.Template.Metadata.Annotations["proxy.istio.io/config"]), &config))
+	require.Contains(t, config, "proxyStatsMatcher")
+	delete(config, "proxyMetadata") // pods here have it as variables
+	return config
+}
+
 // TestCountersAreAtPrometheus: where a mesh's Prometheus looks, of client and
-// server.
+// server, whose pods ask for no other statistics.
 func TestCountersAreAtPrometheus(t *testing.T) {
-	s := openShop(t, "v1")
-	s.route("")
+	config := podConfig(t)
+	s := openShopTo(t, mesh.PodSpec{ProxyConfig: config})
+	spec := server("v1")
+	spec.ProxyConfig = config
+	s.servers["v1"] = s.Pods(spec)[0]
+	s.serve("v1", peers.DubboGo)
+	s.endpoints(s.servers["v1"])
+	s.steer(s.description(""))
+	s.client.WaitConfig("ecds_filters", "meltemi-outbound")
 	s.servers["v1"].WaitConfig("ecds_filters", "meltemi-inbound")
+	s.Eventually("our filters", func() bool { return settled(s.client) && serving(s.servers["v1"], "meltemi-inbound") })
 	answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, "v1")
 	for name, p := range map[string]*mesh.Pod{
 		fmt.Sprintf("outbound_%d__greeter_%s_svc_cluster_local", port, strings.ReplaceAll(s.Name, "-", "_")): s.client,

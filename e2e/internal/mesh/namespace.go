@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Namespace is a Kubernetes namespace of one test, with the pods in it.
+// Namespace is a Kubernetes namespace with the pods that one test has in it.
 type Namespace struct {
 	*Mesh
 	// Name of the namespace.
@@ -20,14 +20,27 @@ type Namespace struct {
 	token string
 	root  string
 	pods  []*Pod
+	made  string // the kinds of objects that tests make
 }
 
 // Namespace makes one. Its pods end with the test.
 func (m *Mesh) Namespace(t testing.TB) *Namespace {
 	t.Helper()
 	m.number++
-	n := &Namespace{Mesh: m, Name: fmt.Sprintf("test-%d", m.number), t: t}
-	require.NoError(t, os.Mkdir(m.path(n.Name), 0o755))
+	return m.namespace(t, fmt.Sprintf("test-%d", m.number),
+		"envoyfilters,destinationrules,virtualservices,gateways,sidecars,peerauthentications,serviceentries,workloadentries,services,endpointslices")
+}
+
+// Root is Istio's root namespace, with nothing in it of other tests.
+func (m *Mesh) Root(t testing.TB) *Namespace {
+	t.Helper()
+	return m.namespace(t, RootNamespace, "envoyfilters,gateways,virtualservices,deployments")
+}
+
+func (m *Mesh) namespace(t testing.TB, name, made string) *Namespace {
+	t.Helper()
+	n := &Namespace{Mesh: m, Name: name, t: t, made: made}
+	require.NoError(t, os.MkdirAll(m.path(n.Name), 0o755))
 	n.Apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Namespace
@@ -56,7 +69,8 @@ func (n *Namespace) remove() {
 		n.t.Logf("end of istiod's log:\n%s", log[max(0, len(log)-4000):])
 	}
 	// No controller empties the namespace. What other tests would see goes.
-	n.kubectl("delete", "envoyfilters,destinationrules,virtualservices,gateways,sidecars,peerauthentications,serviceentries,workloadentries,services,endpointslices", "--all", "--wait=false")
+	n.kubectl("delete", n.made, "--all", "--wait=false")
+	n.kubectl("delete", "pods", "--all", "--force")
 }
 
 // kubectl runs kubectl for the namespace; it must succeed.

@@ -215,10 +215,13 @@ func (p *Pod) StartProxy() {
 // WaitReady waits until the kubelet would send traffic.
 func (p *Pod) WaitReady() {
 	p.n.t.Helper()
-	require.NoError(p.n.t, p.proxy.until("ready", func() bool {
-		_, err := p.Get("http://127.0.0.1:15021/healthz/ready")
-		return err == nil
-	}))
+	require.NoError(p.n.t, p.proxy.until("ready", p.Ready))
+}
+
+// Ready tells whether the kubelet would send traffic.
+func (p *Pod) Ready() bool {
+	_, err := p.Get("http://127.0.0.1:15021/healthz/ready")
+	return err == nil
 }
 
 // StopProxy ends the proxy as a kubelet does, and returns when it has ended.
@@ -260,6 +263,31 @@ func (p *Pod) WaitConfig(resource, pattern string) {
 		// Envoy has no page for what there is none of.
 		dump, err := p.Get("http://127.0.0.1:15000/config_dump?resource=" + resource)
 		return err == nil && re.MatchString(dump)
+	})
+}
+
+// WaitPolicy waits until a cluster has a load balancing policy of Envoy's.
+func (p *Pod) WaitPolicy(cluster, policy string) {
+	p.n.t.Helper()
+	var dump struct {
+		Configs []struct {
+			Cluster struct {
+				Name   string
+				Policy string `json:"lb_policy"`
+			}
+		}
+	}
+	p.n.Eventually(policy+" for "+cluster, func() bool {
+		dump.Configs = nil
+		text := p.Admin("/config_dump?resource=dynamic_active_clusters")
+		require.NoError(p.n.t, json.Unmarshal([]byte(text), &dump))
+		for _, c := range dump.Configs {
+			if c.Cluster.Name == cluster {
+				// The default is not shown.
+				return c.Cluster.Policy == policy || c.Cluster.Policy == "" && policy == "ROUND_ROBIN"
+			}
+		}
+		return false
 	})
 }
 

@@ -20,36 +20,66 @@ import (
 
 const proxy = "istio-proxy"
 
+// gateway is the Deployment of a gateway as Istio's chart makes it, as far as it
+// matters to the injector.
+const gateway = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  template:
+    metadata:
+      annotations: {inject.istio.io/templates: gateway}
+      labels: {istio: ingressgateway, sidecar.istio.io/inject: "true"}
+    spec:
+      containers:
+      - name: istio-proxy
+        image: auto
+        env: [{name: ISTIO_META_UNPRIVILEGED_POD, value: "true"}]
+`
+
 // TestAProxyGetsTheImage: by the patch image.yaml, with what asks for the
 // statistics.
 func TestAProxyGetsTheImage(t *testing.T) {
-	pod := injected(t, "image.yaml")
-	c := container(t, pod.InitContainers, proxy) // a native sidecar
-	if c.Image != "example/proxyv2-meltemi:1.31.0" {
-		t.Error(c.Image)
-	}
-	if config := variable(c, "PROXY_CONFIG"); !strings.Contains(config, `"inclusionPrefixes":["meta_protocol"]`) {
-		t.Error(config)
+	for name, c := range map[string]corev1.Container{
+		"a native sidecar": container(t, injected(t, web(t), "image.yaml").InitContainers, proxy),
+		"a gateway":        container(t, injected(t, gateway, "image.yaml").Containers, proxy),
+	} {
+		if c.Image != "example/proxyv2-meltemi:1.31.0" {
+			t.Error(name, c.Image)
+		}
+		asksForStatistics(t, c)
 	}
 }
 
-// TestAProxyGetsTheVolume: by the patch init-container.yaml, filled before the
-// proxy starts even where native sidecars are the rule.
+// TestAProxyGetsTheVolume: by the patches init-container.yaml and
+// gateway-init-container.yaml, filled before the proxy starts even where native
+// sidecars are the rule.
 func TestAProxyGetsTheVolume(t *testing.T) {
-	pod := injected(t, "init-container.yaml")
-	copier := container(t, pod.InitContainers, "meltemi")
-	c := container(t, pod.Containers, proxy)
-	volume := copier.VolumeMounts[0].Name
-	if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == volume && v.EmptyDir != nil }) {
-		t.Error(pod.Volumes)
+	for name, pod := range map[string]corev1.PodSpec{
+		"a sidecar": injected(t, web(t), "init-container.yaml"),
+		"a gateway": injected(t, gateway, "gateway-init-container.yaml"),
+	} {
+		copier := container(t, pod.InitContainers, "meltemi")
+		c := container(t, pod.Containers, proxy)
+		volume := copier.VolumeMounts[0].Name
+		if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == volume && v.EmptyDir != nil }) {
+			t.Error(name, pod.Volumes)
+		}
+		folder := variable(c, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH")
+		if folder == "" || !slices.Contains(c.VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: folder, ReadOnly: true}) {
+			t.Error(name, folder, c.VolumeMounts)
+		}
+		if v := variable(c, "ISTIO_META_MELTEMI"); v != "true" {
+			t.Error(name, v)
+		}
+		asksForStatistics(t, c)
 	}
-	folder := variable(c, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH")
-	if !slices.Contains(c.VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: folder, ReadOnly: true}) {
-		t.Error(folder, c.VolumeMounts)
-	}
-	if v := variable(c, "ISTIO_META_MELTEMI"); v != "true" {
-		t.Error(v)
-	}
+}
+
+func asksForStatistics(t *testing.T, c corev1.Container) {
+	t.Helper()
 	if config := variable(c, "PROXY_CONFIG"); !strings.Contains(config, `"inclusionPrefixes":["meta_protocol"]`) {
 		t.Error(config)
 	}
@@ -73,52 +103,65 @@ func variable(c corev1.Container, name string) string {
 	return ""
 }
 
-// injected is what Istio's own injector, with its chart's values and native
-// sidecars, makes of the example's last Deployment after a patch.
-func injected(t *testing.T, patch string) corev1.PodSpec {
+const examples = "../../../examples/istio"
+
+func must(t *testing.T, err error) {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err != nil {
+		t.Fatal(err)
 	}
-	read := func(path ...string) []byte {
-		b, err := os.ReadFile(filepath.Join(path...))
-		must(err)
+}
+
+func read(t *testing.T, path ...string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(path...))
+	must(t, err)
+	return string(b)
+}
+
+// web is the example's last Deployment.
+func web(t *testing.T) string {
+	t.Helper()
+	docs := strings.Split(read(t, examples, "demo.yaml"), "\n---\n")
+	return docs[len(docs)-1]
+}
+
+// injected is what Istio's own injector, with its chart's templates and values
+// and native sidecars, makes of a Deployment after a patch.
+func injected(t *testing.T, deployment, patch string) corev1.PodSpec {
+	t.Helper()
+	object := func(text string) []byte {
+		b, err := yaml.YAMLToJSON([]byte(text))
+		must(t, err)
 		return b
 	}
-	object := func(text []byte) []byte {
-		b, err := yaml.YAMLToJSON(text)
-		must(err)
-		return b
-	}
-	const examples = "../../../examples/istio"
-	docs := bytes.Split(read(examples, "demo.yaml"), []byte("\n---\n"))
-	deployment, err := strategicpatch.StrategicMergePatch(object(docs[len(docs)-1]), object(read(examples, patch)), &appsv1.Deployment{})
-	must(err)
+	patched, err := strategicpatch.StrategicMergePatch(object(deployment), object(read(t, examples, patch)), &appsv1.Deployment{})
+	must(t, err)
 
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "istio.io/istio").Output()
-	must(err)
+	must(t, err)
 	chart := filepath.Join(strings.TrimSpace(string(dir)), "manifests/charts/istio-control/istio-discovery")
-	templates, err := inject.ParseTemplates(inject.RawTemplates{"sidecar": string(read(chart, "files/injection-template.yaml"))})
-	must(err)
+	templates, err := inject.ParseTemplates(inject.RawTemplates{
+		"sidecar": read(t, chart, "files/injection-template.yaml"),
+		"gateway": read(t, chart, "files/gateway-injection-template.yaml"),
+	})
+	must(t, err)
 	var values struct {
 		Defaults map[string]any `json:"_internal_defaults_do_not_set"`
 	}
-	must(yaml.Unmarshal(read(chart, "values.yaml"), &values))
+	must(t, yaml.Unmarshal([]byte(read(t, chart, "values.yaml")), &values))
 	text, err := yaml.Marshal(values.Defaults)
-	must(err)
+	must(t, err)
 	config, err := inject.NewValuesConfig(string(text))
-	must(err)
+	must(t, err)
 
 	before := features.EnableNativeSidecars
 	features.EnableNativeSidecars = features.NativeSidecarModeEnabled
 	defer func() { features.EnableNativeSidecars = before }()
 	var out bytes.Buffer
-	must(inject.IntoResourceFile(nil, templates, config, "default", mesh.DefaultMeshConfig(), bytes.NewReader(deployment), &out,
+	must(t, inject.IntoResourceFile(nil, templates, config, "default", mesh.DefaultMeshConfig(), bytes.NewReader(patched), &out,
 		func(warning string) { t.Error(warning) }))
 	var d appsv1.Deployment
-	must(yaml.Unmarshal(out.Bytes(), &d))
+	must(t, yaml.Unmarshal(out.Bytes(), &d))
 	return d.Spec.Template.Spec
 }
