@@ -5,6 +5,9 @@ ENVOY_VERSIONS := 1.38.3 1.39.3 1.40.0
 # ENVOY_BIN runs another Envoy than the one of ENVOY_VERSION.
 ENVOY_BIN      ?=
 
+# BENCH_FLAGS are further flags of bench.
+BENCH_FLAGS    ?=
+
 export CGO_ENABLED := 1
 export ENVOY_BIN ENVOY_VERSION
 
@@ -59,7 +62,7 @@ e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane,
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
-	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so
+	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so $(BENCH_FLAGS)
 
 hostile: so envoy ## a million mutated frames of each protocol against a live Envoy
 	cd e2e && $(GO) test -count=1 -timeout 60m -run TestHostile -hostile 1000000 .

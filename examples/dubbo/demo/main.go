@@ -6,6 +6,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,7 +25,9 @@ import (
 const patience = time.Minute
 
 func main() {
-	d := &demo{keep: os.Getenv("KEEP") != ""}
+	config := flag.String("config", "envoy.yaml", "Envoy's configuration")
+	flag.Parse()
+	d := &demo{keep: os.Getenv("KEEP") != "", config: *config}
 	err := d.run()
 	if err != nil || !d.keep {
 		d.stop()
@@ -37,6 +40,7 @@ func main() {
 
 type demo struct {
 	keep     bool
+	config   string
 	root     string // of the repository
 	logs     string
 	children []*exec.Cmd
@@ -71,7 +75,7 @@ func (d *demo) run() error {
 		}
 		replace = append(replace, fmt.Sprintf("port_value: %d", 20881+i), fmt.Sprintf("port_value: %d", port))
 	}
-	config, err := os.ReadFile(filepath.Join(d.root, "examples", "dubbo", "envoy.yaml"))
+	config, err := os.ReadFile(d.config)
 	if err != nil {
 		return err
 	}
