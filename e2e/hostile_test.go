@@ -31,7 +31,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
-var hostileFrames = flag.Int("hostile", 15000, "mutated `frames` of each protocol that TestHostile sends")
+var hostileFrames = flag.Int("hostile", 50_000, "mutated `frames` of each protocol that TestHostile sends")
 
 // hostile is what TestHostile knows of a protocol.
 type hostile struct {
