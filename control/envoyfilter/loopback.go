@@ -2,9 +2,10 @@ package envoyfilter
 
 import (
 	"fmt"
-	"hash/fnv"
+	"hash/crc32"
 	"maps"
 	"slices"
+	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
 )
@@ -40,12 +41,12 @@ func (s *Service) kind() string {
 	if s.ProxyVersion == defaultVersion && maps.Equal(s.ProxyMetadata, defaultMetadata()) {
 		return ""
 	}
-	h := fnv.New32a()
+	var signs strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(s.ProxyMetadata)) {
-		fmt.Fprintf(h, "%q=%q\n", k, s.ProxyMetadata[k])
+		fmt.Fprintf(&signs, "%q=%q\n", k, s.ProxyMetadata[k])
 	}
-	fmt.Fprintf(h, "%q", s.ProxyVersion)
-	return fmt.Sprintf("%08x", h.Sum32())
+	fmt.Fprintf(&signs, "%q", s.ProxyVersion)
+	return fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(signs.String())))
 }
 
 // loopback is the listener on which Meltemi's upstream connections are born.

@@ -368,10 +368,10 @@ func (b *birth) leaveWomb(l *loopback, worker int) bool {
 		s, w := l.orders[b.from], &l.ways[b.from.worker]
 		s.unborn--
 		w.unborn--
-		switch {
-		case worker == nowhere: // Envoy has closed it, and may do so with the next
+		switch worker {
+		case nowhere: // Envoy has closed it, and may do so with the next
 			l.hold(w)
-		case worker == b.from.worker:
+		case b.from.worker:
 			w.astray = 0
 			s.wanted = max(0, s.wanted-1) // until the worker says it
 		default:
