@@ -53,6 +53,18 @@ func (e *toyEnv) server(i int) *filtertest.Server {
 	return s[i]
 }
 
+// serverWith is the open connection on which text has come last.
+func (e *toyEnv) serverWith(text string) *filtertest.Server {
+	e.t.Helper()
+	for _, s := range e.up.Servers() {
+		if strings.Contains(string(s.Take()), text) {
+			return s
+		}
+	}
+	e.t.Fatalf("no server has got %q", text)
+	return nil
+}
+
 func (e *toyEnv) answer(s *filtertest.Server, lines ...string) {
 	s.Send([]byte(strings.Join(lines, "\n") + "\n"))
 	e.Settle()
