@@ -34,6 +34,7 @@ func init() {
 	register("toy.byid", toy{codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, ShareByDefault: true}, 'r'})
 	register("toy.hidden", toy{codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, HiddenOneway: true}, 'h'})
 	register("toy.inorder", toy{codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true}, 'i'})
+	register("toy.exclusive", toy{codecs.Traits{Correlation: codecs.Exclusive, ShareByDefault: true}, 'e'})
 }
 
 func (t toy) Traits() codecs.Traits                      { return t.traits }
