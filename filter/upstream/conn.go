@@ -400,7 +400,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 		return
 	case connecting:
 		cn.leave()
-		p.connectFailed(r)
+		p.connectFailed(cn.attempt, r)
 		return
 	case ready, draining:
 		cn.leave()
