@@ -299,14 +299,23 @@ func (c *connection) unlink(m *Message) {
 	}
 }
 
+// oldest is the request whose answer is next on an ordered connection. Streams
+// have no place in the order: one may be open for long.
+func (c *connection) oldest() *Message {
+	m := c.first
+	for m != nil && m.stream != nil {
+		m = m.next
+	}
+	return m
+}
+
 // release writes the answers whose turn has come.
 func (c *connection) release() {
 	if c.releasing {
 		return
 	}
 	c.releasing = true
-	for c.first != nil && c.first.phase == answered {
-		m := c.first
+	for m := c.oldest(); m != nil && m.phase == answered; m = c.oldest() {
 		out := c.buffer(len(m.reply.B))
 		out.B = append(out.B, m.reply.B...)
 		c.wrote(len(m.reply.B))

@@ -486,7 +486,7 @@ func (m *Message) answerLocally() {
 // protocol has an order, and ends the message.
 func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	c := m.conn
-	inTurn := !c.ordered || c.first == m || m.stream != nil
+	inTurn := !c.ordered || m.stream != nil || c.oldest() == m
 	var buf *host.Buffer
 	if inTurn {
 		buf = c.buffer(size)
