@@ -551,10 +551,14 @@ func (c *connection) panicked(err error) bool {
 
 // Failed implements host.DownstreamEvents: the pipeline has panicked.
 func (c *connection) Failed() {
-	if !c.closed {
-		c.cfg.count(cxDestroyLocalWithActiveRq, 1)
-		c.leave()
+	if c.closed {
+		return
 	}
+	c.cfg.Panicked(nil)
+	if c.inFlight > 0 {
+		c.cfg.count(cxDestroyLocalWithActiveRq, 1)
+	}
+	c.leave()
 }
 
 func (c *connection) leave() {

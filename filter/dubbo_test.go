@@ -2,7 +2,6 @@ package filter_test
 
 import (
 	"encoding/binary"
-	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -98,7 +97,7 @@ func TestWhatASideMayNotSendIsCountedAndDropped(t *testing.T) {
 	for i, flags := range []byte{0xc2, 0x82, 0xc0 | fastjson2} {
 		s.Send(dubbotest.Frame(flags, 0, id, []byte(unread)))
 		e.Settle()
-		require.EqualValues(t, i+1, e.count("upstream_unserved"), fmt.Sprintf("%x", flags))
+		require.EqualValues(t, i+1, e.count("upstream_unserved"), "%x", flags)
 	}
 	require.Empty(t, e.c.Take())
 	require.Empty(t, s.Take())

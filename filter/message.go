@@ -355,17 +355,13 @@ func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) 
 	return b, err
 }
 
-// codecPanicked reports whether err is a panic of the codec, and ends the
-// client's connection if so.
-func (m *Message) codecPanicked(err error) bool {
+// codecPanicked ends the client's connection if err is a panic of the codec.
+func (m *Message) codecPanicked(err error) {
 	if m.conn != nil {
-		return m.conn.panicked(err)
-	}
-	p := guard.In(err)
-	if p != nil {
+		m.conn.panicked(err)
+	} else if p := guard.In(err); p != nil {
 		m.cfg.Panicked(p)
 	}
-	return p != nil
 }
 
 // cannotEncode is the local reply in place of an answer.

@@ -1,6 +1,8 @@
 package filter_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -104,7 +106,7 @@ func TestAPanicOverARequestThatGoesOut(t *testing.T) {
 	p := newPair(t, `, "request_timeout": "1s"`)
 	p.say("req 2 m boom-encode", "req 3 m -")
 	require.Equal(t, "err 2 - internal error\n", p.got())
-	require.Equal(t, "", string(p.s.Take()), "neither half a frame nor what is behind it")
+	require.Empty(t, string(p.s.Take()), "neither half a frame nor what is behind it")
 	p.answer(p.s, "res "+p.first+" m x", "res "+p.its+" m y")
 	require.Equal(t, "res 1 m a=2;x\n", p.got())
 	require.True(t, p.c.Closed())
@@ -184,7 +186,7 @@ func TestAPanicThatReachesTheHost(t *testing.T) {
 	s := p.server(0)
 	p.answer(s, "res "+ids(s)[0]+" m x")
 	require.Equal(t, "res 3 m a=2;x\n", p.got())
-	p.counts(map[string]int64{"request_active": 0, "request_abandoned": 1})
+	p.counts(map[string]int64{"request_active": 0, "request_abandoned": 1, "connection_panic": 2})
 }
 
 // TestAPanicBetweenTheEvents: over bytes that are taken up when another event is
@@ -301,4 +303,80 @@ func TestAPanicOverAStream(t *testing.T) {
 	require.False(t, s.Open())
 	e.panicked(3)
 	e.counts(map[string]int64{"stream_active": 0, "request_active": 0})
+}
+
+// TestPanicsLeaveNothingBehind wherever and in whatever order they come: each
+// request is answered, or the connection of its client has ended.
+func TestPanicsLeaveNothingBehind(t *testing.T) {
+	texts := []string{"-", "-", "-", "-", "boom-encode", "boom-load", "boom-size", "boom-decode", "boom-nothing"}
+	for seed := range uint64(40) {
+		rng := rand.New(rand.NewPCG(1, seed))
+		pick := func(from ...string) string { return from[rng.IntN(len(from))] }
+		pause := func(m *filter.Message) filter.Verdict {
+			if rng.IntN(3) > 0 {
+				return filter.Continue
+			}
+			m.Resumer().Continue()
+			return filter.Pause
+		}
+		current = &testFilter{onRequest: pause, onResponse: pause}
+		e := newToyEnv(t, pick("toy.byid", "toy.inorder", "toy.exclusive"), `, "request_timeout": "1s", "idle_timeout": "9s",
+			"upstream": {"max_pending_requests": 4, "max_connection_age": "0.5s", "target_in_flight": 2},
+			"meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+		e.up.SetHosts("h1", "h2")
+		e.up.Serve = func(s *filtertest.Server, b []byte) int {
+			for _, l := range lines(b) {
+				if f := strings.Fields(l); f[0] == "req" && rng.IntN(8) > 0 {
+					s.Send([]byte("res " + f[1] + " m " + pick(texts...) + "\n"))
+				} else if f[0] == "init" {
+					s.Send([]byte("init " + f[1] + " - " + pick(texts[:6]...) + "\n"))
+				}
+			}
+			return len(b)
+		}
+		var clients [4]*filtertest.Client
+		var asked [4]int
+		var sent [4]string
+		for i := range clients {
+			clients[i] = e.Dial(e.cfg)
+		}
+		for range 40 {
+			i := rng.IntN(len(clients))
+			if clients[i].Closed() {
+				clients[i], asked[i], sent[i] = e.Dial(e.cfg), 0, ""
+			}
+			asked[i]++
+			kind := pick("req", "req", "req", "req", "init", "hb")
+			text := pick(texts...)
+			if kind == "hb" {
+				text = pick("-", "boom-heartbeat", "boom-size") // the last reaches the host
+			}
+			line := fmt.Sprintf("%s %d m %s", kind, asked[i]+rng.IntN(2)*speechless, text)
+			sent[i] += line + "\n"
+			say(clients[i], line)
+			e.up.Hang = rng.IntN(6) == 0
+			if !e.up.Hang {
+				e.up.Admit()
+			}
+			e.Advance(time.Duration(rng.IntN(100)) * time.Millisecond)
+		}
+		e.up.Hang = false
+		e.up.Admit()
+		e.Advance(3 * time.Second)
+		for i, c := range clients {
+			if c.Closed() {
+				continue
+			}
+			answered := strings.Count(string(c.Received()), "\n")
+			require.Equal(t, asked[i], answered, "seed %d, client %d sent\n%s, not read %v, got\n%s", seed, i, sent[i], c.ReadDisabled(), c.Received())
+			c.Send([]byte("end 1 - bye\n"))
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+		e.Advance(10 * time.Second)
+		e.c.Close()
+		e.c = e.Dial(e.cfg)
+		e.counts(map[string]int64{"request_active": 0, "stream_active": 0})
+	}
 }

@@ -143,13 +143,8 @@ func (s *shard) barrier(c *connection) {
 	if r == nil {
 		return
 	}
-	p := &guard.Panic{Value: r, Stack: debug.Stack()}
-	if c == nil {
-		s.w.Logf(host.Error, "meltemi: panic: %v\n%s", p.Value, p.Stack)
-		return
-	}
-	c.cfg.Panicked(p)
-	if !c.closed {
+	s.w.Logf(host.Error, "meltemi: panic: %v\n%s", r, debug.Stack())
+	if c != nil && !c.closed {
 		c.Failed()
 		c.d.Close(false)
 	}
@@ -458,12 +453,14 @@ func (cs *configShard) DecodingError(cluster, addr string, err error) {
 
 // Panicked implements upstream.Observer.
 func (cs *configShard) Panicked(p *guard.Panic) {
-	if p.Logged {
-		return
+	if p != nil {
+		if p.Logged {
+			return
+		}
+		p.Logged = true
+		cs.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic: %v\n%s", cs.StatPrefix, p.Value, p.Stack)
 	}
-	p.Logged = true
 	cs.count(connectionPanic, 1)
-	cs.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic: %v\n%s", cs.StatPrefix, p.Value, p.Stack)
 }
 
 // ConnectFailed implements upstream.Observer.

@@ -414,6 +414,7 @@ func (cn *conn) Failed() {
 	if cn.state == closed {
 		return
 	}
+	cn.pool.obs.Panicked(nil)
 	cn.leave()
 	cn.failCalls(codecs.Unspecified, guard.Text)
 	cn.pool.kick()

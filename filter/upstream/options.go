@@ -64,7 +64,8 @@ type Observer interface {
 	Stray(md *codecs.Metadata)
 	// DecodingError: a server sent bytes that are no message.
 	DecodingError(cluster, host string, err error)
-	// Panicked: the codec has panicked over a message to or of a server.
+	// Panicked: there was a panic over a message to or of a server, p, or one that
+	// the host has logged, nil.
 	Panicked(p *guard.Panic)
 	// Event: a heartbeat or event of a server was handled.
 	Event()

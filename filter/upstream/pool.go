@@ -409,16 +409,7 @@ func (p *Pool) kick() {
 	if p.dispatching {
 		return
 	}
-	p.dispatch()
-	if p.queue.n > 0 {
-		p.grow()
-	}
-	p.resumeWaiters()
-}
-
-func (p *Pool) dispatch() {
 	p.dispatching = true
-	defer func() { p.dispatching = false }() // after a panic, too
 	for p.queue.n > 0 {
 		cn := p.pick()
 		if cn == nil {
@@ -426,6 +417,11 @@ func (p *Pool) dispatch() {
 		}
 		cn.send(p.queue.first)
 	}
+	p.dispatching = false
+	if p.queue.n > 0 {
+		p.grow()
+	}
+	p.resumeWaiters()
 }
 
 func (p *Pool) failQueue(e codecs.ErrorType, reason string) {

@@ -40,6 +40,13 @@ func Catch(err *error) {
 	}
 }
 
+// undo is Catch for what appends to dst.
+func undo(b *[]byte, dst []byte, err *error) {
+	if r := recover(); r != nil {
+		*b, *err = dst, &Panic{Value: r, Stack: debug.Stack()}
+	}
+}
+
 // Decode is d.Decode. A decoder that takes no bytes would be called for ever.
 func Decode(d codecs.Decoder, b []byte, m *codecs.Metadata) (n int, err error) {
 	defer Catch(&err)
@@ -51,15 +58,13 @@ func Decode(d codecs.Decoder, b []byte, m *codecs.Metadata) (n int, err error) {
 
 // Encode is c.Encode. After a panic b is dst.
 func Encode(c codecs.Codec, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) (b []byte, err error) {
-	defer Catch(&err)
-	b = dst
+	defer undo(&b, dst, &err)
 	return c.Encode(dst, m, mut)
 }
 
 // Append is f(dst). After a panic b is dst.
 func Append(dst []byte, f func(dst []byte) ([]byte, error)) (b []byte, err error) {
-	defer Catch(&err)
-	b = dst
+	defer undo(&b, dst, &err)
 	return f(dst)
 }
 
