@@ -6,6 +6,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
@@ -48,6 +49,7 @@ type connection struct {
 	draining  bool
 	waiting   bool // for room in a pool
 	crowded   bool // has too many requests in flight
+	broken    bool // a panic is about to end it
 	blocked   bool // the client does not take bytes
 	backlog   int  // bytes written since it does not
 	lastUse   time.Duration
@@ -148,8 +150,13 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 // that the frame at its start must reach.
 func (c *connection) decode(b []byte) (rest []byte, need int) {
 	if c.proto == nil && len(b) > 0 {
-		p, more := c.cfg.sniff(b)
+		var p *protocol
+		var more bool
+		err := guard.Do(func() { p, more = c.cfg.sniff(b) })
 		switch {
+		case err != nil:
+			c.panicked(err)
+			return b, 0
 		case p != nil:
 			c.speaks(p)
 		case more:
@@ -163,7 +170,11 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 	}
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
-		n, err := c.dec.Decode(b, &m.req)
+		n, err := guard.Decode(c.dec, b, &m.req)
+		if c.panicked(err) {
+			c.sh.freeMessage(m)
+			return b, 0
+		}
 		if err != nil {
 			c.sh.freeMessage(m)
 			c.cfg.count(requestDecodingError, 1)
@@ -222,8 +233,9 @@ func (c *connection) message(m *Message) {
 		if hb, ok := c.proto.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
 			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
 			n := len(buf.B)
-			b, err := hb.EncodeHeartbeat(buf.B, &m.req)
+			b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
 			if err != nil {
+				c.panicked(err)
 				b = b[:n]
 			}
 			buf.B = b
@@ -287,14 +299,23 @@ func (c *connection) unlink(m *Message) {
 	}
 }
 
+// oldest is the request whose answer is next on an ordered connection. Streams
+// have no place in the order: one may be open for long.
+func (c *connection) oldest() *Message {
+	m := c.first
+	for m != nil && m.stream != nil {
+		m = m.next
+	}
+	return m
+}
+
 // release writes the answers whose turn has come.
 func (c *connection) release() {
 	if c.releasing {
 		return
 	}
 	c.releasing = true
-	for c.first != nil && c.first.phase == answered {
-		m := c.first
+	for m := c.oldest(); m != nil && m.phase == answered; m = c.oldest() {
 		out := c.buffer(len(m.reply.B))
 		out.B = append(out.B, m.reply.B...)
 		c.wrote(len(m.reply.B))
@@ -305,7 +326,9 @@ func (c *connection) release() {
 
 // stopped reports whether no more requests are taken for now. Reading is
 // disabled once for each reason.
-func (c *connection) stopped() bool { return c.waiting || c.crowded || c.blocked || c.stalled > 0 }
+func (c *connection) stopped() bool {
+	return c.waiting || c.crowded || c.blocked || c.stalled > 0 || c.broken
+}
 
 // stopFor stops reading until p has room again.
 func (c *connection) stopFor(p *upstream.Pool) {
@@ -337,6 +360,9 @@ func (c *connection) goOn() {
 
 // takeUp decodes what the inbox itself holds.
 func (c *connection) takeUp() {
+	if c.broken && !c.closed {
+		c.finish()
+	}
 	if c.closed || c.finishing || c.stopped() {
 		return
 	}
@@ -452,6 +478,7 @@ func (c *connection) wakeAt() time.Duration {
 }
 
 func (c *connection) onTimer() {
+	defer c.sh.barrier(c)
 	now := c.sh.w.Now()
 	idle := c.inFlight == 0
 	switch {
@@ -507,12 +534,31 @@ func (c *connection) Closed(remote bool) {
 	c.leave()
 }
 
+// panicked reports whether err is a panic. It ends the connection when the event
+// that runs now is over, after the answers to what is in flight.
+func (c *connection) panicked(err error) bool {
+	p := guard.In(err)
+	if p == nil {
+		return false
+	}
+	c.cfg.Panicked(p)
+	if !c.broken && !c.closed {
+		c.broken = true
+		c.sh.later = append(c.sh.later, c)
+	}
+	return true
+}
+
 // Failed implements host.DownstreamEvents: the pipeline has panicked.
 func (c *connection) Failed() {
-	if !c.closed {
-		c.cfg.count(cxDestroyLocalWithActiveRq, 1)
-		c.leave()
+	if c.closed {
+		return
 	}
+	c.cfg.Panicked(nil)
+	if c.inFlight > 0 {
+		c.cfg.count(cxDestroyLocalWithActiveRq, 1)
+	}
+	c.leave()
 }
 
 func (c *connection) leave() {

@@ -2,12 +2,12 @@ package filter
 
 import (
 	"errors"
-	"fmt"
 	"runtime/debug"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -174,6 +174,7 @@ func (r Resumer) run(do func(m *Message) Verdict) {
 		return
 	}
 	m.paused = false
+	defer m.sh.barrier(m.conn)
 	v := Continue
 	if do != nil {
 		v = m.guard(func() Verdict { return do(m) })
@@ -203,7 +204,7 @@ func (m *Message) panicked(r any) Verdict {
 	m.cfg.count(filterPanic, 1)
 	m.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic in filter %s: %v\n%s",
 		m.cfg.StatPrefix, m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, r, debug.Stack())
-	return m.Reply(codecs.Unspecified, "internal error")
+	return m.Reply(codecs.Unspecified, guard.Text)
 }
 
 func (m *Message) onRequest(f Filter) (v Verdict) {
@@ -233,7 +234,10 @@ func (m *Message) after(v Verdict) bool {
 		m.send()
 	case v == Pause:
 		m.paused = true
-		m.Hold()
+		if m.hold(); m.replied {
+			m.paused = false
+			m.answerLocally()
+		}
 	default:
 		return true
 	}
@@ -251,8 +255,15 @@ func (m *Message) runRequest() {
 	m.answerLocally()
 }
 
-// Hold implements upstream.Owner: it keeps the frame beyond this event.
+// Hold implements upstream.Owner. Properties are no longer needed, or known.
 func (m *Message) Hold() {
+	m.hold()
+	m.replied = false
+}
+
+// hold keeps the frame beyond this event. If it cannot, as the codec panics
+// over properties that nobody has asked for before, there is a local reply.
+func (m *Message) hold() {
 	md := &m.req
 	if m.held {
 		return
@@ -261,9 +272,17 @@ func (m *Message) Hold() {
 		md = m.takeResponse()
 	}
 	m.frame = append(m.frame[:0], md.Raw...)
-	md.Detach()
+	m.detach(md)
 	md.Raw = m.frame
 	m.held = true
+}
+
+func (m *Message) detach(md *codecs.Metadata) {
+	if err := guard.Do(md.Detach); err != nil {
+		m.codecPanicked(err)
+		md.Detach() // what could be read
+		m.Reply(codecs.Unspecified, guard.Text)
+	}
 }
 
 // takeResponse makes the answer's metadata the message's own.
@@ -277,12 +296,15 @@ func (m *Message) takeResponse() *codecs.Metadata {
 // send gives the request to the pool of its cluster.
 func (m *Message) send() {
 	c := m.cfg
-	m.phase = inUpstream
 	if c.keepsRequest && !m.held {
 		raw := m.req.Raw
-		m.req.Detach()
+		if m.detach(&m.req); m.replied {
+			m.answerLocally()
+			return
+		}
 		m.req.Raw = raw
 	}
+	m.phase = inUpstream
 	if m.proto.hiddenOneway {
 		m.method = append(m.method[:0], m.req.Method()...)
 	}
@@ -323,13 +345,31 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 // cannot carry any.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	n := len(dst)
-	b, err := m.proto.codec.Encode(dst, md, mut)
+	b, err := guard.Encode(m.proto.codec, dst, md, mut)
 	if errors.Is(err, codecs.ErrNoMutation) {
 		m.cfg.count(mutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		return m.proto.codec.Encode(b[:n], md, nil)
+		b, err = guard.Encode(m.proto.codec, b[:n], md, nil)
 	}
+	m.codecPanicked(err)
 	return b, err
+}
+
+// codecPanicked ends the client's connection if err is a panic of the codec.
+func (m *Message) codecPanicked(err error) {
+	if m.conn != nil {
+		m.conn.panicked(err)
+	} else if p := guard.In(err); p != nil {
+		m.cfg.Panicked(p)
+	}
+}
+
+// cannotEncode is the local reply in place of an answer.
+func cannotEncode(err error) (codecs.ErrorType, string) {
+	if guard.In(err) != nil {
+		return codecs.Unspecified, guard.Text
+	}
+	return codecs.BadResponse, "response cannot be encoded: " + err.Error()
 }
 
 func (m *Message) dropFrame() {
@@ -344,6 +384,7 @@ func (m *Message) Sent() { m.end() }
 
 // Answered implements upstream.Owner.
 func (m *Message) Answered(resp *codecs.Metadata) {
+	defer m.sh.barrier(m.conn)
 	c := m.cfg
 	c.count(responseDecodingSuccess, 1)
 	if m.proto.hiddenOneway {
@@ -394,6 +435,7 @@ func (m *Message) mutateByRoute() {
 
 // Failed implements upstream.Owner.
 func (m *Message) Failed(e codecs.ErrorType, reason string) {
+	defer m.sh.barrier(m.conn)
 	if m.stream != nil && m.stream.open {
 		m.stream.lost(e, reason)
 		return
@@ -425,10 +467,13 @@ func (m *Message) answerLocally() {
 	m.req.Raw = nil
 	m.resp = nil
 	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
-		b, err := m.proto.codec.EncodeError(dst, &m.req, &m.local)
+		b, err := guard.Append(dst, func(dst []byte) ([]byte, error) {
+			return m.proto.codec.EncodeError(dst, &m.req, &m.local)
+		})
 		if err == nil {
 			m.cfg.count(localResponseBusinessException, 1)
 		}
+		m.codecPanicked(err)
 		return b, err
 	})
 }
@@ -437,7 +482,7 @@ func (m *Message) answerLocally() {
 // protocol has an order, and ends the message.
 func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	c := m.conn
-	inTurn := !c.ordered || c.first == m || m.stream != nil
+	inTurn := !c.ordered || m.stream != nil || c.oldest() == m
 	var buf *host.Buffer
 	if inTurn {
 		buf = c.buffer(size)
@@ -450,7 +495,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	if err != nil {
 		buf.B = b[:min(n, len(b))]
 		if !m.replied { // an answer that cannot be encoded: say so
-			m.Reply(codecs.BadResponse, fmt.Sprintf("response cannot be encoded: %v", err))
+			m.Reply(cannotEncode(err))
 			if m.reply != nil {
 				m.reply.Free()
 				m.reply = nil

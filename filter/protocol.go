@@ -61,6 +61,9 @@ func makeProtocols(cfg *config.Proxy) (ps []*protocol, path string, err error) {
 		if err != nil {
 			return nil, path + ".config", err
 		}
+		if cfg.ConnectionMode == config.Shared && codec.Traits().Correlation == codecs.Exclusive {
+			return nil, cfg.ModeField, fmt.Errorf("codec %s cannot share connections: its protocol has one request at a time on each", ext.Name)
+		}
 		p := newProtocol(cfg, ext, codec)
 		if len(exts) > 1 || auto {
 			if p.sniffer, ok = codec.(codecs.Sniffer); !ok {
@@ -115,7 +118,7 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 	case config.Exclusive:
 		o.Shared = false
 	default:
-		o.Shared = traits.ShareByDefault
+		o.Shared = traits.ShareByDefault && traits.Correlation != codecs.Exclusive
 	}
 	return o
 }

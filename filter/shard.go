@@ -3,11 +3,13 @@ package filter
 import (
 	"math/rand/v2"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -111,6 +113,7 @@ func (s *shard) Run() {
 	s.mu.Lock()
 	s.taken, s.inbound = s.inbound, s.taken[:0]
 	s.mu.Unlock()
+	defer s.putBack()
 	for i, p := range s.taken {
 		s.taken[i] = posted{}
 		if p.call != nil {
@@ -119,7 +122,32 @@ func (s *shard) Run() {
 			p.r.run(p.do)
 		}
 	}
+	s.taken = s.taken[:0]
 	s.timers.Advance(s.w.Now())
+}
+
+// putBack keeps what a panic has left undone of Run's work.
+func (s *shard) putBack() {
+	for i, p := range s.taken {
+		s.taken[i] = posted{}
+		if p.call != nil || p.r.m != nil {
+			s.post(p)
+		}
+	}
+}
+
+// barrier is deferred where the work of several connections is done in one
+// event: a panic ends c, the client's connection that it happened on.
+func (s *shard) barrier(c *connection) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	s.w.Logf(host.Error, "meltemi: panic: %v\n%s", r, debug.Stack())
+	if c != nil && !c.closed {
+		c.Failed()
+		c.d.Close(false)
+	}
 }
 
 // EndHook implements host.Shard.
@@ -133,7 +161,7 @@ func (s *shard) EndHook() {
 	for len(s.later) > 0 {
 		c := s.later[len(s.later)-1]
 		s.later = s.later[:len(s.later)-1]
-		c.takeUp()
+		s.takeUp(c)
 	}
 	s.up.Flush()
 	for i, c := range s.touched {
@@ -155,6 +183,11 @@ func (s *shard) EndHook() {
 		s.armed = max(at, now+1)
 		s.w.SetTimer(max(0, at-now))
 	}
+}
+
+func (s *shard) takeUp(c *connection) {
+	defer s.barrier(c)
+	c.takeUp()
 }
 
 func (s *shard) newMessage(c *connection) *Message {
@@ -416,6 +449,18 @@ func (cs *configShard) DecodingError(cluster, addr string, err error) {
 	cs.count(responseDecodingError, 1)
 	cs.count(responseErrorCausedConnectionClose, 1)
 	cs.sh.warn(cs, "cluster %s: host %s: %v", cluster, addr, err)
+}
+
+// Panicked implements upstream.Observer.
+func (cs *configShard) Panicked(p *guard.Panic) {
+	if p != nil {
+		if p.Logged {
+			return
+		}
+		p.Logged = true
+		cs.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic: %v\n%s", cs.StatPrefix, p.Value, p.Stack)
+	}
+	cs.count(connectionPanic, 1)
 }
 
 // ConnectFailed implements upstream.Observer.

@@ -39,6 +39,7 @@ const (
 	partialFrameTimeout
 	drainClosed
 	filterPanic
+	connectionPanic
 	mutationSkipped
 	onewayPresumed
 	streamReset
@@ -83,6 +84,7 @@ var counterNames = [counters]string{
 	partialFrameTimeout:                "partial_frame_timeout",
 	drainClosed:                        "drain_closed",
 	filterPanic:                        "filter_panic",
+	connectionPanic:                    "connection_panic",
 	mutationSkipped:                    "mutation_skipped",
 	onewayPresumed:                     "oneway_presumed",
 	streamReset:                        "stream_reset",

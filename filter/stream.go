@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -111,6 +112,7 @@ func (st *stream) opening(dst []byte) []byte {
 // Streamed implements upstream.Owner: a frame of the server.
 func (m *Message) Streamed(md *codecs.Metadata) {
 	st, c, cfg := m.stream, m.conn, m.cfg
+	defer m.sh.barrier(c)
 	answer := md.Type == codecs.Response || md.Type == codecs.Error
 	if !answer && md.StreamID != m.req.StreamID {
 		cfg.count(streamStray, 1)
@@ -133,7 +135,7 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 		if err != nil {
 			buf.B = b[:n]
 			m.call.EndStream()
-			m.Reply(codecs.BadResponse, "response cannot be encoded: "+err.Error())
+			m.Reply(cannotEncode(err))
 			m.answerLocally()
 			return
 		}
@@ -162,7 +164,10 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 	c := m.conn
 	buf := c.buffer(256 + len(reason))
 	n := len(buf.B)
-	b, err := m.proto.streamer.EncodeReset(buf.B, &m.req, &m.local)
+	b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) {
+		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)
+	})
+	m.codecPanicked(err)
 	if err != nil {
 		buf.B = b[:n]
 		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: reset of a stream cannot be encoded: %v", cfg.StatPrefix, err)
@@ -181,6 +186,7 @@ func (st *stream) onIdle() {
 		st.m.sh.timers.Start(&st.idle, at)
 		return
 	}
+	defer st.m.sh.barrier(st.m.conn)
 	st.m.cfg.count(streamIdleTimeout, 1)
 	st.m.call.EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")

@@ -53,6 +53,18 @@ func (e *toyEnv) server(i int) *filtertest.Server {
 	return s[i]
 }
 
+// serverWith is the open connection on which text has come last.
+func (e *toyEnv) serverWith(text string) *filtertest.Server {
+	e.t.Helper()
+	for _, s := range e.up.Servers() {
+		if strings.Contains(string(s.Take()), text) {
+			return s
+		}
+	}
+	e.t.Fatalf("no server has got %q", text)
+	return nil
+}
+
 func (e *toyEnv) answer(s *filtertest.Server, lines ...string) {
 	s.Send([]byte(strings.Join(lines, "\n") + "\n"))
 	e.Settle()
@@ -165,6 +177,32 @@ func TestEachStreamHasItsOwnConnection(t *testing.T) {
 	got := e.got()
 	for _, want := range []string{"init 5 - ", "init 7 - ", "res 1 - "} {
 		require.Contains(t, got, want)
+	}
+}
+
+// TestAnOpenStreamHoldsUpNoAnswers where answers have an order.
+func TestAnOpenStreamHoldsUpNoAnswers(t *testing.T) {
+	for _, codec := range []string{"toy.inorder", "toy.byid"} {
+		t.Run(codec, func(t *testing.T) {
+			e := newToyEnv(t, codec, "")
+			e.say("init 5 m -")
+			e.answer(e.serverWith("init"), "init 5 - ok")
+			require.Equal(t, "init 5 - a=2;ok\n", e.got())
+			e.say("req 0 m first", "req 0 m second")
+			s := e.serverWith("second")
+			e.up.Serve = serveToys
+			e.say("req 0 nowhere third")
+			require.Empty(t, e.got(), "it is not its turn")
+			e.answer(s, "res 0 - lost")
+			s.Reset()
+			e.Settle()
+			want := []string{"res 0 - a=2;lost", "err 0 - upstream connection ended before the answer: reset", "err 0 - no healthy upstream in cluster none"}
+			if codec == "toy.byid" { // an id that no request has
+				want[0] = want[1]
+			}
+			require.Equal(t, want, lines(e.c.Take()))
+			e.counts(map[string]int64{"stream_active": 1, "request_active": 1})
+		})
 	}
 }
 

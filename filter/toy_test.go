@@ -14,6 +14,8 @@ import (
 
 // toy is a protocol of lines, "TYPE id method text", in whatever shape a test
 // wants: its first letter tells variants apart, methods "mfixed…" keep their ids.
+// It panics where a text says so: "boom-decode", "boom-encode", "boom-load",
+// "boom-heartbeat", and "boom-size", which makes others panic.
 type toy struct {
 	traits codecs.Traits
 	first  byte // of what it recognises
@@ -22,7 +24,7 @@ type toy struct {
 var toyTypes = map[string]codecs.MessageType{
 	"req": codecs.Request, "one": codecs.Oneway, "res": codecs.Response, "err": codecs.Error,
 	"init": codecs.StreamInit, "data": codecs.StreamData,
-	"half": codecs.StreamCloseOneWay, "end": codecs.StreamCloseTwoWay,
+	"half": codecs.StreamCloseOneWay, "end": codecs.StreamCloseTwoWay, "hb": codecs.Heartbeat,
 }
 
 func init() {
@@ -32,6 +34,7 @@ func init() {
 	register("toy.byid", toy{codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, ShareByDefault: true}, 'r'})
 	register("toy.hidden", toy{codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, HiddenOneway: true}, 'h'})
 	register("toy.inorder", toy{codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true}, 'i'})
+	register("toy.exclusive", toy{codecs.Traits{Correlation: codecs.Exclusive, ShareByDefault: true}, 'e'})
 }
 
 func (t toy) Traits() codecs.Traits                      { return t.traits }
@@ -39,6 +42,8 @@ func (t toy) NewDecoder(codecs.Direction) codecs.Decoder { return t }
 
 func (t toy) Sniff(b []byte) codecs.Guess {
 	switch {
+	case b[0] == '!':
+		panic("boom: Sniff")
 	case b[0] != 'r' && b[0] != 'i' && b[0] != t.first:
 		return codecs.No
 	case len(b) < 2:
@@ -65,7 +70,7 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	m.ID, _ = strconv.ParseUint(f[1], 10, 64)
 	m.StreamID = m.ID
-	m.ExpectsReply = f[2] == "mcertain"
+	m.ExpectsReply = f[2] == "mcertain" || m.Type == codecs.Heartbeat
 	m.FixedID = strings.HasPrefix(f[2], "mfixed")
 	m.Raw, m.BodySize = b[:n], n
 	if m.Type == codecs.Error {
@@ -73,11 +78,29 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	m.Put([]byte("method"), []byte(f[2]))
 	m.SetOperation(nil, []byte(f[2]))
+	switch {
+	case strings.HasPrefix(f[3], "boom-decode"):
+		panic("boom: Decode")
+	case strings.HasPrefix(f[3], "boom-nothing"):
+		return 0, nil
+	case strings.HasPrefix(f[3], "boom-load"):
+		m.Defer(bomb{})
+	case strings.HasPrefix(f[3], "boom-size"):
+		m.BodySize = -1 << 20
+	}
 	return n, nil
 }
 
+type bomb struct{}
+
+func (bomb) Load(*codecs.Metadata) { panic("boom: Load") }
+
 func (t toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	f := strings.SplitN(string(m.Raw), " ", 4)
+	if strings.HasPrefix(f[3], "boom-encode") {
+		_ = append(dst, "what was begun"...)
+		panic("boom: Encode")
+	}
 	f[1] = strconv.FormatUint(m.ID, 10)
 	for _, kv := range mut.Entries() {
 		f[3] = kv.Key + "=" + kv.Value + ";" + f[3]
@@ -86,8 +109,11 @@ func (t toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byt
 }
 
 func (t toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
-	if req.ID == wordless {
+	switch req.ID {
+	case wordless:
 		return dst, errors.New("no words for it")
+	case speechless:
+		panic("boom: EncodeError")
 	}
 	return fmt.Appendf(dst, "err %d - %s\n", req.ID, e.Message), nil
 }
@@ -95,11 +121,24 @@ func (t toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError)
 // wordless is the id of requests and streams whose errors cannot be encoded.
 const wordless = 404
 
+// speechless is the id of those over whose errors the codec panics.
+const speechless = 500
+
 func (t toy) EncodeReset(dst []byte, st *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
-	if st.StreamID == wordless {
+	switch st.StreamID {
+	case wordless:
 		return dst, errors.New("no words for it")
+	case speechless:
+		panic("boom: EncodeReset")
 	}
 	return fmt.Appendf(dst, "end %d - %s\n", st.StreamID, e.Message), nil
+}
+
+func (t toy) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
+	if bytes.Contains(hb.Raw, []byte("boom-heartbeat")) {
+		panic("boom: EncodeHeartbeat")
+	}
+	return fmt.Appendf(dst, "hb %d - here\n", hb.ID), nil
 }
 
 func (t toy) CheckMutation(codecs.Direction, string, string) error { return nil }

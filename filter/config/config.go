@@ -27,6 +27,7 @@ type Proxy struct {
 	RequestTimeout, IdleTimeout time.Duration
 	Delivery                    Delivery
 	ConnectionMode              ConnectionMode
+	ModeField                   string // that says so, "" for Auto
 	OriginalDst                 OriginalDst
 	Upstream                    Upstream
 	Limits                      Limits

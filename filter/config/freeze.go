@@ -106,16 +106,17 @@ func (c *checker) protocol(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	}
 	c.codecs(m, p)
 	if ap.GetMultiplexing() {
-		p.ConnectionMode = Shared
+		p.ConnectionMode, p.ModeField = Shared, "protocol.multiplexing"
 	}
+	const field = "protocol.connection_mode"
 	switch ap.GetConnectionMode() {
 	case proxyv1alpha.ApplicationProtocol_AUTO:
 	case proxyv1alpha.ApplicationProtocol_SHARED:
-		p.ConnectionMode = Shared
+		p.ConnectionMode, p.ModeField = Shared, field
 	case proxyv1alpha.ApplicationProtocol_EXCLUSIVE:
-		p.ConnectionMode = Exclusive
+		p.ConnectionMode, p.ModeField = Exclusive, field
 	default:
-		c.refuse("protocol.connection_mode", "unknown value %d", ap.GetConnectionMode())
+		c.refuse(field, "unknown value %d", ap.GetConnectionMode())
 	}
 }
 

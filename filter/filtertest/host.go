@@ -372,9 +372,9 @@ func (w *worker) Logf(level host.Level, format string, args ...any) {
 
 // Buffer implements host.Worker.
 func (w *worker) Buffer(n int) *host.Buffer {
-	w.h.buffers++
 	b := &buffer{h: w.h}
 	b.Host, b.B = b, make([]byte, 0, n)
+	w.h.buffers++
 	return &b.Buffer
 }
 

@@ -31,7 +31,11 @@ func newRouter(config *anypb.Any, _ filter.FactoryContext) (filter.Filter, error
 func (router) OnRequest(m *filter.Message) filter.Verdict {
 	r := m.Route()
 	if r == nil {
-		return m.Reply(codecs.RouteNotFound, "no route matches "+string(m.Request().AppendOperation(nil)))
+		what := "the request" // if its codec cannot read what it calls
+		if op := m.Request().AppendOperation(nil); len(op) > 0 {
+			what = string(op)
+		}
+		return m.Reply(codecs.RouteNotFound, "no route matches "+what)
 	}
 	for _, kv := range r.RequestMutation {
 		m.MutateRequest().Set(kv.Key, kv.Value)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
@@ -74,19 +75,19 @@ func (cn *conn) send(c *Call) {
 			p.ids.drop(id)
 		}
 	}
-	buf := cn.buffer(c.size)
-	n := len(buf.B)
-	b, err := c.owner.Encode(buf.B, id)
-	if err != nil {
-		buf.B = b[:n]
+	if err := cn.encode(c, id); err != nil {
 		if p.byID() && !c.oneway {
 			p.ids.drop(id)
 		}
 		m.timers.Stop(&c.deadline)
-		c.owner.Failed(codecs.BadRequest, err.Error())
+		e := codecs.BadRequest
+		if pc := guard.In(err); pc != nil {
+			p.obs.Panicked(pc)
+			e = codecs.Unspecified
+		}
+		c.owner.Failed(e, err.Error())
 		return
 	}
-	buf.B = b
 	cn.lastCall = m.now()
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
@@ -98,6 +99,19 @@ func (cn *conn) send(c *Call) {
 	cn.calls.push(c)
 	cn.inFlight++
 	p.inFlight++
+}
+
+// encode appends the call's frame to what goes out, all of it or nothing.
+func (cn *conn) encode(c *Call, id uint64) (err error) {
+	defer guard.Catch(&err)
+	buf := cn.buffer(c.size)
+	n := len(buf.B)
+	b, err := c.owner.Encode(buf.B, id)
+	if err != nil {
+		b = b[:n]
+	}
+	buf.B = b
+	return err
 }
 
 // buffer returns the outgoing buffer with room for size bytes and a bit.
@@ -159,7 +173,11 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	for len(b) > 0 {
 		md := &m.resp
 		md.Reset()
-		n, err := cn.dec.Decode(b, md)
+		n, err := guard.Decode(cn.dec, b, md)
+		if p := guard.In(err); p != nil {
+			cn.panicked(p)
+			return
+		}
 		if err != nil {
 			cn.garbage(err)
 			return
@@ -212,11 +230,14 @@ func (cn *conn) message(md *codecs.Metadata) {
 		if hb, ok := p.codec.(codecs.Heartbeater); ok && md.ExpectsReply {
 			buf := cn.buffer(md.HeaderSize + md.BodySize)
 			n := len(buf.B)
-			b, err := hb.EncodeHeartbeat(buf.B, md)
+			b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, md) })
 			if err != nil {
 				b = b[:n]
 			}
 			buf.B = b
+			if pc := guard.In(err); pc != nil {
+				cn.panicked(pc)
+			}
 		}
 	case codecs.GoAway:
 		p.obs.Event()
@@ -246,6 +267,13 @@ func (cn *conn) garbage(err error) {
 	p.obs.DecodingError(p.key.Cluster, cn.host, err)
 	cn.close(codecs.BadResponse, "undecodable response: "+err.Error())
 	p.kick()
+}
+
+// panicked ends a connection over whose bytes the codec has panicked.
+func (cn *conn) panicked(p *guard.Panic) {
+	cn.pool.obs.Panicked(p)
+	cn.close(codecs.Unspecified, guard.Text)
+	cn.pool.kick()
 }
 
 // close ends the connection now and its calls with e.
@@ -372,7 +400,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 		return
 	case connecting:
 		cn.leave()
-		p.connectFailed(r)
+		p.connectFailed(cn.attempt, r)
 		return
 	case ready, draining:
 		cn.leave()
@@ -386,7 +414,8 @@ func (cn *conn) Failed() {
 	if cn.state == closed {
 		return
 	}
+	cn.pool.obs.Panicked(nil)
 	cn.leave()
-	cn.failCalls(codecs.Unspecified, "internal error")
+	cn.failCalls(codecs.Unspecified, guard.Text)
 	cn.pool.kick()
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
 // Options are the limits of a pool. All counts are per worker and cluster.
@@ -63,6 +64,9 @@ type Observer interface {
 	Stray(md *codecs.Metadata)
 	// DecodingError: a server sent bytes that are no message.
 	DecodingError(cluster, host string, err error)
+	// Panicked: there was a panic over a message to or of a server, p, or one that
+	// the host has logged, nil.
+	Panicked(p *guard.Panic)
 	// Event: a heartbeat or event of a server was handled.
 	Event()
 	// Unserved: a server sent a request of its own, which is not supported.

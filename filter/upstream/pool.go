@@ -57,6 +57,7 @@ type Pool struct {
 	retry   timer.Timer
 	lastUse time.Duration
 	backoff time.Duration // pause before the next attempt; 0 after a success
+	failed  int           // the attempts up to this one have been backed off from
 	nextTry time.Duration
 
 	hosts       host.Hosts // as last seen
@@ -431,12 +432,16 @@ func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
 	p.resumeWaiters()
 }
 
-// connectFailed draws the consequences of a failed attempt.
-func (p *Pool) connectFailed(r host.CloseReason) {
+// connectFailed draws the consequences of a failed attempt. Attempts that were
+// made together count as one.
+func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	now := p.m.now()
 	p.obs.ConnectFailed(p.key.Cluster, r.String())
-	if p.backoff = 2 * p.backoff; p.backoff == 0 {
-		p.backoff = firstBackoff
+	switch {
+	case p.backoff == 0:
+		p.backoff, p.failed = firstBackoff, p.attempts
+	case attempt > p.failed:
+		p.backoff, p.failed = 2*p.backoff, p.attempts
 	}
 	p.backoff = min(p.backoff, p.opts.BackoffMax)
 	p.nextTry = now + p.backoff/2 + time.Duration(p.m.rand.Int64N(int64(p.backoff/2)+1))

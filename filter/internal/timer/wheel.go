@@ -116,10 +116,18 @@ func (w *Wheel) fire(i int64) {
 	if h.next == h {
 		w.used[i/64] &^= 1 << (i % 64)
 	}
+	defer w.putBack(&due)
 	for due.next != &due {
 		t := due.next
 		w.Stop(t)
 		t.Fire()
+	}
+}
+
+// putBack starts what a panic of a timer has kept from firing.
+func (w *Wheel) putBack(due *Timer) {
+	for due.next != due {
+		w.Start(due.next, 0)
 	}
 }
 

@@ -92,3 +92,28 @@ func TestFireMayStopItsNeighbour(t *testing.T) {
 	w.Advance(time.Second)
 	require.Equal(t, "a", fired)
 }
+
+// TestAPanicInFireStopsNoOtherTimer: those that were due fire at the next Advance.
+func TestAPanicInFireStopsNoOtherTimer(t *testing.T) {
+	w := New(0)
+	fired := 0
+	var ts [3]Timer
+	for i := range ts {
+		ts[i].Fire = func() {
+			if fired++; i == 0 {
+				panic("boom")
+			}
+		}
+		w.Start(&ts[i], time.Second)
+	}
+	require.Panics(t, func() { w.Advance(time.Second) })
+	require.Equal(t, 1, fired)
+	at, ok := w.Next()
+	require.True(t, ok)
+	require.LessOrEqual(t, at, time.Second+granularity)
+	w.Advance(at)
+	w.Advance(time.Second + granularity)
+	require.Equal(t, 3, fired)
+	_, ok = w.Next()
+	require.False(t, ok)
+}

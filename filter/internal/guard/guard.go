@@ -1,0 +1,76 @@
+// Package guard calls codecs, which are written by others: what panics there
+// comes back as an error, so that it ends what it belongs to and nothing else.
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// Text is what peers are told of a panic.
+const Text = "internal error"
+
+// Panic is a panic as an error.
+type Panic struct {
+	Value any
+	Stack []byte
+	// Logged is for those that pass it on.
+	Logged bool
+}
+
+func (*Panic) Error() string { return Text }
+
+// In returns the panic that err is, nil if it is none.
+func In(err error) *Panic {
+	if err == nil {
+		return nil
+	}
+	var p *Panic
+	errors.As(err, &p)
+	return p
+}
+
+// Catch is deferred. It turns a panic into err.
+func Catch(err *error) {
+	if r := recover(); r != nil {
+		*err = &Panic{Value: r, Stack: debug.Stack()}
+	}
+}
+
+// undo is Catch for what appends to dst.
+func undo(b *[]byte, dst []byte, err *error) {
+	if r := recover(); r != nil {
+		*b, *err = dst, &Panic{Value: r, Stack: debug.Stack()}
+	}
+}
+
+// Decode is d.Decode. A decoder that takes no bytes would be called for ever.
+func Decode(d codecs.Decoder, b []byte, m *codecs.Metadata) (n int, err error) {
+	defer Catch(&err)
+	if n, err = d.Decode(b, m); err == nil && n <= 0 {
+		panic(fmt.Sprintf("a decoder took %d bytes", n))
+	}
+	return n, err
+}
+
+// Encode is c.Encode. After a panic b is dst.
+func Encode(c codecs.Codec, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) (b []byte, err error) {
+	defer undo(&b, dst, &err)
+	return c.Encode(dst, m, mut)
+}
+
+// Append is f(dst). After a panic b is dst.
+func Append(dst []byte, f func(dst []byte) ([]byte, error)) (b []byte, err error) {
+	defer undo(&b, dst, &err)
+	return f(dst)
+}
+
+// Do runs f.
+func Do(f func()) (err error) {
+	defer Catch(&err)
+	f()
+	return nil
+}
