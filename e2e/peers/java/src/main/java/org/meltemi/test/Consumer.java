@@ -23,6 +23,7 @@ import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 import org.apache.dubbo.rpc.RpcContext;
+import org.apache.dubbo.rpc.RpcException;
 import org.apache.dubbo.rpc.service.GenericException;
 import org.apache.dubbo.rpc.service.GenericService;
 
@@ -144,7 +145,8 @@ public final class Consumer {
                 text += " (code " + g.getCode() + ")";
             }
             answer.put("error", text);
-            answer.put("error_type", cause instanceof GenericException g ? g.getExceptionClass() : cause.getClass().getName());
+            String type = cause instanceof GenericException g ? g.getExceptionClass() : cause.getClass().getName();
+            answer.put("error_type", cause instanceof RpcException r ? type + " " + r.getCode() : type);
         } finally {
             RpcContext.removeContext();
         }
@@ -195,7 +197,9 @@ public final class Consumer {
             ref.setUrl("dubbo://" + flags.text("addr", "") + "/" + name);
             ref.setGroup(group);
             ref.setVersion(version);
-            ref.setRetries(0);
+            if (!flags.text("retries", "").equals("own")) {
+                ref.setRetries(0);
+            }
             ref.setCheck(false);
             ref.setTimeout(flags.number("timeout", 3000));
             ref.setConnections(flags.number("connections", 0));
