@@ -299,13 +299,17 @@ func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
 
 		pending := load(8 * time.Second)
 		e.WaitStat(stats+"request_active", envoytest.AtLeast(1))
-		require.NoError(t, b.Terminate(30*time.Second))
-		s := pending.Summary()
-		require.Empty(t, s.Errors)
+		terminated := make(chan error, 1)
+		go func() { terminated <- b.Terminate(30 * time.Second) }()
+		// It lets its connections be for a while behind the event.
 		e.WaitStat(stats+"upstream_event", envoytest.AtLeast(1))
-		gone := load(time.Second).Summary()
+		require.Empty(t, load(50*time.Millisecond).Summary().Errors) // while others of its connections are told
+		gone := load(300 * time.Millisecond).Summary()
 		require.Empty(t, gone.Errors)
-		require.Zero(t, gone.Values["b"])
+		require.Zero(t, gone.Values["b"], gone.Values)
+		require.Empty(t, terminated, "it ended too soon to tell")
+		require.NoError(t, <-terminated)
+		require.Empty(t, pending.Summary().Errors)
 		checkCounters(t, e)
 	})
 }
