@@ -94,49 +94,57 @@ func TestMisbehavingServer(t *testing.T) {
 	})
 }
 
-// TestNoServer asks clusters that cannot be reached.
+// TestNoServer asks clusters that cannot be reached: requests fail by their
+// reason, whichever way an Envoy tells it.
 func TestNoServer(t *testing.T) {
-	refused := func(t *testing.T) []envoytest.Endpoint {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		port := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		return envoytest.At(port)
+	nowhere := func(*testing.T) []envoytest.Endpoint { return nil }
+	served := func(t *testing.T) []envoytest.Endpoint {
+		return envoytest.At(scripted.Serve(t, scripted.Answer("never asked")).Port)
 	}
 	cases := []struct {
 		name      string
 		endpoints func(*testing.T) []envoytest.Endpoint
+		cluster   envoytest.M // besides what all have
+		status    int
+		text      string
 		within    time.Duration
 	}{
-		{"no endpoint", func(*testing.T) []envoytest.Endpoint { return nil }, time.Second},
-		{"all unhealthy", func(*testing.T) []envoytest.Endpoint { return []envoytest.Endpoint{{Port: 1, Unhealthy: true}} }, time.Second},
-		{"connection refused", refused, 2 * time.Second},
-		{"connect timeout", blackhole, 3 * time.Second},
+		{"no endpoint", nowhere, nil, 80, "no healthy upstream in cluster gone", time.Second},
+		{
+			"all unhealthy", func(*testing.T) []envoytest.Endpoint { return []envoytest.Endpoint{{Port: 1, Unhealthy: true}} },
+			nil, 80, "no healthy upstream in cluster gone", time.Second,
+		},
+		{"connection refused", refused, nil, 80, "upstream connect failure in cluster gone", 2 * time.Second},
+		{"connect timeout", blackhole, nil, 80, "upstream connect failure in cluster gone", 3 * time.Second},
+		{"circuit breaker", served, noConnections, 100, "upstream connection limit reached", 4 * time.Second},
 	}
-	once(t, func(t *testing.T, v variant) {
+	everywhere(t, func(t *testing.T, v variant) {
 		for _, tc := range cases {
 			t.Run(tc.name, func(t *testing.T) {
 				cluster := envoytest.Cluster("gone", tc.endpoints(t)...).With(envoytest.M{
 					"connect_timeout":  "0.25s",
 					"common_lb_config": envoytest.M{"healthy_panic_threshold": envoytest.M{"value": 0}},
 				})
-				e := v.start(t, withTimeout("gone", 5*time.Second), cluster)
+				e := v.start(t, withTimeout("gone", 5*time.Second), cluster.With(tc.cluster))
 				c := scripted.Dial(t, e.Port("dubbo"))
 				start := time.Now()
 				for id := uint64(1); id <= 20; id++ {
 					c.Ask(id, dubbotest.Request{})
 				}
 				for _, a := range c.Answers(20) {
-					require.NotEqualValues(t, statusOK, a.Status)
-					require.NotEmpty(t, a.Text())
+					require.EqualValues(t, tc.status, a.Status, a.Text())
+					require.Equal(t, tc.text, a.Text())
 				}
 				require.Less(t, time.Since(start), tc.within)
 				c.Quiet()
 				checkCounters(t, e)
 
-				// A host appears.
+				// A host appears, or the limit goes.
 				s := scripted.Serve(t, scripted.Answer("here"))
 				e.SetEndpoints("gone", envoytest.At(s.Port)...)
+				if tc.cluster != nil {
+					require.True(t, e.SetClusters(envoytest.Cluster("gone", envoytest.At(s.Port)...)))
+				}
 				require.Eventually(t, func() bool {
 					c.Ask(100, dubbotest.Request{})
 					return c.Read().Text() == "here"
@@ -144,21 +152,32 @@ func TestNoServer(t *testing.T) {
 				checkCounters(t, e)
 			})
 		}
-		t.Run("no cluster", func(t *testing.T) {
-			e := v.start(t, toOne("never-defined"))
+		refuses := func(t *testing.T, config envoytest.M, text string) {
+			e := v.start(t, config)
 			c := scripted.Dial(t, e.Port("dubbo"))
 			c.Ask(1, dubbotest.Request{})
-			require.NotEqualValues(t, statusOK, c.Read().Status)
+			a := c.Read()
+			require.EqualValues(t, 60, a.Status)
+			require.Equal(t, text, a.Text())
 			checkCounters(t, e)
-		})
+		}
+		t.Run("no cluster", func(t *testing.T) { refuses(t, toOne("never-defined"), "unknown cluster never-defined") })
 		t.Run("no route", func(t *testing.T) {
-			e := v.start(t, envoytest.Dubbo("test", envoytest.Route("x", map[string]string{"method": "other"})))
-			c := scripted.Dial(t, e.Port("dubbo"))
-			c.Ask(1, dubbotest.Request{})
-			require.NotEqualValues(t, statusOK, c.Read().Status)
-			checkCounters(t, e)
+			refuses(t, envoytest.Dubbo("test", envoytest.Route("x", map[string]string{"method": "other"})), "no route matches org.example.Greeter/sayHello")
 		})
 	})
+}
+
+// refused is an endpoint at which nobody listens.
+func refused(t *testing.T) []envoytest.Endpoint {
+	t.Helper()
+	return envoytest.At(peers.RestartPort(t))
+}
+
+// noConnections are fields of a cluster whose circuit breaker lets no
+// connection through.
+var noConnections = envoytest.M{
+	"circuit_breakers": envoytest.M{"thresholds": []any{envoytest.M{"max_connections": 0}}},
 }
 
 // blackhole is an endpoint that takes no connection: its backlog is full, so the
@@ -252,6 +271,45 @@ func TestGracefulLeave(t *testing.T) {
 		s := pending.Summary()
 		require.Empty(t, s.Errors)
 		require.NotZero(t, s.Values["b"])
+		checkCounters(t, e)
+	})
+}
+
+// TestAServersReadOnlyEventMovesItsTraffic terminates a Dubbo Java provider whose
+// connections are in use: only its event tells that it leaves. New connections
+// go elsewhere, as one endpoint has come in place of another unnoticed.
+func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
+		b := peers.Java.Provider(t, peers.ProviderOptions{Name: "b"})
+		other := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "other"})
+		e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))
+		c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+		load := func(d time.Duration) *peers.Pending {
+			return c.Go(peers.Command{Method: "sleep", Args: []any{20}, Concurrency: 10, DurationMS: int(d.Milliseconds()), Summary: true})
+		}
+		before := load(2 * time.Second).Summary()
+		require.Empty(t, before.Errors)
+		require.NotZero(t, before.Values["b"], before.Values)
+		e.SetEndpoints("providers", envoytest.At(a.Port, other.Port)...)
+		stays := load(2 * time.Second).Summary()
+		require.Empty(t, stays.Errors)
+		require.NotZero(t, stays.Values["b"], "the endpoints alone have moved the traffic")
+		require.Zero(t, e.Stat(stats+"upstream_event"))
+
+		pending := load(8 * time.Second)
+		e.WaitStat(stats+"request_active", envoytest.AtLeast(1))
+		terminated := make(chan error, 1)
+		go func() { terminated <- b.Terminate(30 * time.Second) }()
+		// It lets its connections be for a while behind the event.
+		e.WaitStat(stats+"upstream_event", envoytest.AtLeast(1))
+		require.Empty(t, load(50*time.Millisecond).Summary().Errors) // while others of its connections are told
+		gone := load(300 * time.Millisecond).Summary()
+		require.Empty(t, gone.Errors)
+		require.Zero(t, gone.Values["b"], gone.Values)
+		require.Empty(t, terminated, "it ended too soon to tell")
+		require.NoError(t, <-terminated)
+		require.Empty(t, pending.Summary().Errors)
 		checkCounters(t, e)
 	})
 }

@@ -67,6 +67,49 @@ func TestRoutesOnRealCalls(t *testing.T) {
 	})
 }
 
+// TestGroupsAndVersions calls services that have a group and a version, which
+// routes tell apart and providers insist on.
+func TestGroupsAndVersions(t *testing.T) {
+	services := map[string]struct{ group, version string }{
+		"blue": {"blue", "1.0.0"}, "green": {"green", "1.0.0"}, "next": {"", "2.0.0"},
+	}
+	once(t, func(t *testing.T, v variant) {
+		for _, p := range pairings {
+			t.Run(p.String(), func(t *testing.T) {
+				clusters := []envoytest.Resource{}
+				for name, s := range services {
+					provider := p.provider.Provider(t, peers.ProviderOptions{Name: name, Group: s.group, Version: s.version})
+					clusters = append(clusters, envoytest.Cluster(name, envoytest.At(provider.Port)...))
+				}
+				e := v.start(t, envoytest.Dubbo("test",
+					envoytest.Route("next", map[string]string{"version": "2.0.0"}),
+					envoytest.Route("blue", map[string]string{"group": "blue"}),
+					envoytest.Route("green", map[string]string{"group": "green", "version": "1.0.0"}),
+				), clusters...)
+				c := p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+				for _, intf := range []string{"", "org.meltemi.test.Audit"} {
+					for name, s := range services {
+						a := c.Call(peers.Command{Interface: intf, Method: "who", Group: s.group, Version: s.version})
+						require.Empty(t, a.Error)
+						require.Equal(t, name, a.Value)
+					}
+				}
+				// The group's route is taken, and the provider has no such version.
+				a := c.Call(peers.Command{Method: "who", Group: "blue", Version: "3.0.0"})
+				require.NotEmpty(t, a.Error)
+				require.NotContains(t, a.Error, "no route matches")
+				require.Less(t, a.LatencyUS, int64(1_000_000), a.Error)
+				for _, s := range []peers.Command{{Version: "1.0.0"}, {Group: "green", Version: "3.0.0"}, {}} {
+					s.Method = "who"
+					require.Contains(t, c.Call(s).Error, "no route matches")
+				}
+				e.WaitStat(stats+"response", envoytest.Exactly(int64(2*len(services)+1)))
+				checkCounters(t, e)
+			})
+		}
+	})
+}
+
 // TestRoutesChangeOnOpenConnections replaces the routes while one connection
 // makes calls without pause. None fails, and the connection follows.
 func TestRoutesChangeOnOpenConnections(t *testing.T) {

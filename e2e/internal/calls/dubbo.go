@@ -3,6 +3,7 @@ package calls
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -36,6 +37,19 @@ func Dubbo(t *testing.T, consumer peers.Library, c *peers.Consumer, name string)
 	})
 	t.Run("no argument", func(t *testing.T) { ok(t, name, call("who")) })
 	t.Run("asynchronous", func(t *testing.T) { ok(t, name+": hello later", call("sayHelloAsync", "later")) })
+	if consumer == peers.Java {
+		t.Run("one thread goes on while its calls are pending", func(t *testing.T) {
+			const n = 10
+			a := c.Call(call("pending", n, 1000))
+			require.Empty(t, a.Error)
+			want := map[string]any{"pending": float64(n), "who": name, "futures": []any{}, "slow": []any{}}
+			for i := range n {
+				want["futures"] = append(want["futures"].([]any), fmt.Sprintf("%s: hello %d", name, i))
+				want["slow"] = append(want["slow"].([]any), name)
+			}
+			require.Equal(t, want, a.Value)
+		})
+	}
 	t.Run("object", func(t *testing.T) {
 		a := c.Call(call("echo", person()))
 		require.Empty(t, a.Error)

@@ -42,6 +42,8 @@ type Options struct {
 	Env []string
 	// Args are added to the command line.
 	Args []string
+	// Drain is how long listeners that are replaced have; 0 is 2 s.
+	Drain time.Duration
 	// Replaces is the Envoy that this one takes over from by a hot restart.
 	Replaces *Envoy
 	// HotRestart lets another one take over.
@@ -99,9 +101,12 @@ func Start(t testing.TB, o Options) *Envoy {
 	case o.HotRestart:
 		restart = []string{"--use-dynamic-base-id", "--base-id-path", e.path("base-id")}
 	}
+	if o.Drain == 0 {
+		o.Drain = 2 * time.Second
+	}
 	e.cmd = exec.Command(o.Bin, append(append(restart,
 		"-c", e.path("bootstrap.json"), "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
-		"--admin-address-path", e.path("admin"), "--drain-time-s", "2", "--parent-shutdown-time-s", "3", "-l", "info",
+		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", "3", "-l", "info",
 	), o.Args...)...)
 	e.cmd.Env = append(append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules), o.Env...)
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log

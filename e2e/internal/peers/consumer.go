@@ -41,7 +41,8 @@ type Answer struct {
 	Attachments map[string]any `json:"attachments"`
 	Attachment  []byte         `json:"attachment"`
 	// Error is the text of what the client library reported, ErrorType its
-	// class or type. Both are empty after success.
+	// class or type, and the code of an RpcException. Both are empty after
+	// success.
 	Error     string `json:"error"`
 	ErrorType string `json:"error_type"`
 	LatencyUS int64  `json:"latency_us"`
@@ -83,6 +84,9 @@ type ConsumerOptions struct {
 	// Connections is how many connections the client may open; 0 leaves the
 	// library's own.
 	Connections int
+	// Retries lets a Java client repeat failed calls as often as it does by
+	// itself.
+	Retries bool
 }
 
 // Consumer is a running client process.

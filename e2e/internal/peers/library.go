@@ -168,6 +168,9 @@ func (l Library) consumerCommand(port int, o ConsumerOptions) (argv, env []strin
 		args = append(args, "-connections", strconv.Itoa(o.Connections))
 	}
 	if l == Java {
+		if o.Retries {
+			args = append(args, "-retries", "own")
+		}
 		return java(javaDir(), "org.meltemi.test.Consumer", args), nil
 	}
 	return append([]string{bin("consumer")}, args...), nil

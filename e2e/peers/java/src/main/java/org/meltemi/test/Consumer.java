@@ -8,10 +8,13 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Base64;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -23,11 +26,15 @@ import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 import org.apache.dubbo.rpc.RpcContext;
+import org.apache.dubbo.rpc.RpcException;
 import org.apache.dubbo.rpc.service.GenericException;
 import org.apache.dubbo.rpc.service.GenericService;
 
 /** A Dubbo Java client that obeys lines of JSON, as the dubbo-go consumer does. */
 public final class Consumer {
+    /** A command that is no method of the service. */
+    private static final String PENDING = "pending";
+
     private final PrintStream out;
     private final Flags flags;
     private final Map<String, Object> references = new ConcurrentHashMap<>();
@@ -144,7 +151,8 @@ public final class Consumer {
                 text += " (code " + g.getCode() + ")";
             }
             answer.put("error", text);
-            answer.put("error_type", cause instanceof GenericException g ? g.getExceptionClass() : cause.getClass().getName());
+            String type = cause instanceof GenericException g ? g.getExceptionClass() : cause.getClass().getName();
+            answer.put("error_type", cause instanceof RpcException r ? type + " " + r.getCode() : type);
         } finally {
             RpcContext.removeContext();
         }
@@ -172,15 +180,33 @@ public final class Consumer {
             case "told": return g.told();
             case "blob": return Base64.getEncoder().encodeToString(g.blob(Base64.getDecoder().decode(args.getString(0))));
             case "attachments": return g.attachments();
+            case PENDING: return pending(g, args.getIntValue(0), args.getIntValue(1));
             default: throw new IllegalArgumentException(cmd.getString("method"));
         }
+    }
+
+    /** Makes count calls that take ms, and as many of a method that gives a future, while one thread goes on. */
+    private static Map<String, Object> pending(Greeter g, int count, int ms) {
+        List<CompletableFuture<String>> slow = new ArrayList<>();
+        List<CompletableFuture<String>> futures = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            slow.add(RpcContext.getServiceContext().asyncCall(() -> g.sleep(ms)));
+            futures.add(g.sayHelloAsync(Integer.toString(i)));
+        }
+        String who = g.who();
+        Map<String, Object> outcome = new LinkedHashMap<>();
+        outcome.put("pending", slow.stream().filter(f -> !f.isDone()).count());
+        outcome.put("who", who);
+        outcome.put("futures", futures.stream().map(CompletableFuture::join).toList());
+        outcome.put("slow", slow.stream().map(CompletableFuture::join).toList());
+        return outcome;
     }
 
     /** Gives the proxy of an interface; methods that it does not have are called generically. */
     private Object refer(JSONObject cmd) {
         String name = cmd.containsKey("interface") ? cmd.getString("interface") : Greeter.class.getName();
         String method = cmd.getString("method");
-        boolean known = Arrays.stream(Greeter.class.getMethods()).anyMatch(m -> m.getName().equals(method))
+        boolean known = (method.equals(PENDING) || Arrays.stream(Greeter.class.getMethods()).anyMatch(m -> m.getName().equals(method)))
                 && (name.equals(Greeter.class.getName()) || name.equals(Audit.class.getName()));
         boolean oneway = cmd.getBooleanValue("oneway");
         String group = cmd.getString("group");
@@ -195,7 +221,9 @@ public final class Consumer {
             ref.setUrl("dubbo://" + flags.text("addr", "") + "/" + name);
             ref.setGroup(group);
             ref.setVersion(version);
-            ref.setRetries(0);
+            if (!flags.text("retries", "").equals("own")) {
+                ref.setRetries(0);
+            }
             ref.setCheck(false);
             ref.setTimeout(flags.number("timeout", 3000));
             ref.setConnections(flags.number("connections", 0));
@@ -208,7 +236,7 @@ public final class Consumer {
                 MethodConfig tell = new MethodConfig();
                 tell.setName("tell");
                 tell.setReturn(false);
-                ref.setMethods(java.util.List.of(tell));
+                ref.setMethods(List.of(tell));
             }
             return ref.get();
         });
