@@ -336,6 +336,7 @@ func (h hostile) test(t *testing.T, v variant, protocol string) {
 	require.Less(t, e.RSS(), before+300<<20)
 	stats := "meta_protocol." + protocol + ".test."
 	require.Zero(t, e.Stat(stats+"filter_panic"))
+	require.Zero(t, e.Stat(stats+"connection_panic"))
 	require.NotContains(t, e.Log(), "panic")
 	checkCountersOf(t, e, stats)
 }

@@ -80,6 +80,7 @@ func checkCountersOf(t *testing.T, e *envoytest.Envoy, stats string) {
 			return get("response") == get("response_success")+get("response_error")+get("response_business_exception")
 		}},
 		{"no filter panicked", func() bool { return get("filter_panic") == 0 }},
+		{"nothing else panicked", func() bool { return get("connection_panic") == 0 }},
 	}
 	wrong := ""
 	if !eventually(func() bool {
