@@ -1,13 +1,16 @@
 // Command filterso is a shared object for tests: Meltemi with the example
-// filters, one that panics and one that keeps a goroutine busy.
+// filters, filters and a codec that panic, and a filter that keeps all of Go's
+// processors busy.
 package main
 
 import (
+	"bytes"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
-	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/tenant"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/zone"
@@ -28,6 +31,13 @@ func init() {
 		return boom{}, nil
 	})
 	filter.Register("test.boom", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return boom{}, nil })
+	codecs.Register("test.codec.boom", func(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
+		c, err := dubbo.New(config, limits)
+		if err != nil {
+			return nil, err
+		}
+		return boomCodec{c.(heartbeater)}, nil
+	})
 }
 
 // boom panics in the hook that the attachment "boom" names.
@@ -46,4 +56,42 @@ func (boom) OnResponse(m *filter.Message) filter.Verdict {
 		*p = 1
 	}
 	return filter.Continue
+}
+
+// boomCodec is Dubbo's, but panics at a frame that says where, or makes the
+// pipeline panic.
+type boomCodec struct{ heartbeater }
+
+type heartbeater interface {
+	codecs.Codec
+	codecs.Heartbeater
+}
+
+func (c boomCodec) NewDecoder(d codecs.Direction) codecs.Decoder {
+	return boomDecoder{c.heartbeater.NewDecoder(d), d}
+}
+
+func (c boomCodec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	boomAt(m.Raw, "encode")
+	return c.heartbeater.Encode(dst, m, mut)
+}
+
+type boomDecoder struct {
+	codecs.Decoder
+	d codecs.Direction
+}
+
+func (d boomDecoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	boomAt(b, "decode "+d.d.String())
+	n, err := d.Decoder.Decode(b, m)
+	if bytes.Contains(b, []byte("boom in the pipeline")) {
+		m.BodySize = 1 << 62 // no such buffer can be had
+	}
+	return n, err
+}
+
+func boomAt(b []byte, where string) {
+	if bytes.Contains(b, []byte("boom in "+where)) {
+		panic("boom in " + where)
+	}
 }
