@@ -5,6 +5,11 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/types/known/anypb"
@@ -23,12 +28,19 @@ var spin atomic.Uint64
 
 func init() {
 	filter.Register("test.busy", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
-		go func() {
-			for n := uint64(0); ; n++ {
-				spin.Store(n)
-			}
-		}()
-		return boom{}, nil
+		// As many as a container's GOMAXPROCS would let run at once.
+		n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
+		if err != nil {
+			return nil, err
+		}
+		for range n {
+			go func() {
+				for n := uint64(0); ; n++ {
+					spin.Store(n)
+				}
+			}()
+		}
+		return busy{}, nil
 	})
 	filter.Register("test.boom", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return boom{}, nil })
 	codecs.Register("test.codec.boom", func(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
@@ -38,6 +50,16 @@ func init() {
 		}
 		return boomCodec{c.(heartbeater)}, nil
 	})
+}
+
+// busy answers with what Go's runtime says of itself.
+type busy struct{}
+
+func (busy) OnRequest(m *filter.Message) filter.Verdict {
+	if string(m.Request().Method()) != "runtime" {
+		return filter.Continue
+	}
+	return m.Reply(codecs.Unspecified, fmt.Sprintf("GOMAXPROCS %d, memory limit %d", runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1)))
 }
 
 // boom panics in the hook that the attachment "boom" names.
