@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -221,5 +222,61 @@ func TestCountersAreAtPrometheusToo(t *testing.T) {
 		require.Contains(t, text, "envoy_meta_protocol_dubbo_test_request{} 7\n")
 		require.Contains(t, text, "envoy_meta_protocol_dubbo_test_request_active{} 0\n")
 		require.Contains(t, text, "# TYPE envoy_meta_protocol_dubbo_test_request_time_ms histogram")
+	})
+}
+
+// TestAllCountersOfAListener by their names: dashboards have them. The first are
+// those of the C++ MetaProtocol Proxy.
+func TestAllCountersOfAListener(t *testing.T) {
+	want := strings.Fields(`
+		cx_destroy_local_with_active_rq cx_destroy_remote_with_active_rq
+		local_response_business_exception local_response_error local_response_success
+		request request_decoding_error request_decoding_success request_event request_oneway request_twoway request_stream
+		response response_business_exception response_decoding_error response_decoding_success response_error
+		response_error_caused_connection_close response_success
+		idle_timeout request_active
+
+		connection_panic downstream_overflow drain_closed filter_panic mutation_skipped oneway_dropped oneway_presumed
+		partial_frame_timeout request_abandoned request_timeout request_unserved
+		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
+		upstream_connect_fail upstream_event upstream_reset upstream_stray_response upstream_unserved`)
+	everywhere(t, func(t *testing.T, v variant) {
+		e := v.start(t, toOne("one"))
+		e.Port("dubbo")
+		got := []string{}
+		for name := range e.Stats("^meta_protocol[.]") {
+			if short, ok := strings.CutPrefix(name, stats); ok {
+				got = append(got, short)
+			} else {
+				require.Equal(t, "meta_protocol.panics", name)
+			}
+		}
+		require.ElementsMatch(t, want, got)
+		require.Contains(t, e.Admin("/stats?type=Histograms"), stats+"request_time_ms")
+	})
+}
+
+func TestLinesAreLoggedAtTheirLevels(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		bad := envoytest.Listener("bad", envoytest.Module("meltemi", "bogus", envoytest.M{}), envoytest.TCPProxy("none"))
+		start := func(level string) string {
+			o := v.options()
+			o.Env = []string{"MELTEMI_GOMAXPROCS=none"}
+			o.Args = []string{"--component-log-level", "dynamic_modules:" + level}
+			o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
+			e := envoytest.Start(t, o)
+			require.False(t, e.SetListeners(append(o.Listeners, bad)...))
+			return e.Log()
+		}
+		lines := []struct{ level, text string }{
+			{"info", "GOMAXPROCS "}, {"warning", `MELTEMI_GOMAXPROCS="none" is not`}, {"error", `filter_name "bogus" is unknown`},
+		}
+		for least, from := range lines {
+			log := start(from.level)
+			for i, l := range lines {
+				line := regexp.MustCompile(`\[` + l.level + `\]\[dynamic_modules\] .*meltemi: ` + regexp.QuoteMeta(l.text))
+				require.Equal(t, i >= least, line.MatchString(log), "%s from %s on", l.level, from.level)
+			}
+		}
 	})
 }
