@@ -38,7 +38,7 @@ envoy: ## build/envoy-VERSION/envoy, the official binary of ENVOY_VERSION
 	@test -n "$(ENVOY_BIN)" || tools/envoy.sh $(ENVOY_VERSION)
 
 envoys: ## the official binaries of all versions under test
-	@for v in $(ENVOY_VERSIONS); do tools/envoy.sh $$v || exit 1; done
+	@test -n "$(ENVOY_BIN)" || for v in $(ENVOY_VERSIONS); do tools/envoy.sh $$v || exit 1; done
 
 demo: so envoy ## real Dubbo through Envoy, routed by rules (KEEP=1 leaves it running)
 	cd examples/dubbo && $(GO) run ./demo

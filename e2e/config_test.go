@@ -6,11 +6,20 @@ import (
 	"maps"
 	"testing"
 
+	_ "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
 const proxyType = "type.googleapis.com/aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy"
@@ -53,6 +62,30 @@ func TestAllFormsOfAConfiguration(t *testing.T) {
 			c.Ask(1, dubbotest.Request{})
 			require.Equal(t, "here", c.Read().Text(), name)
 		}
+	})
+}
+
+// TestAConfigurationInProtobuf as a control plane sends it: Envoy hands over the
+// message's bytes.
+func TestAConfigurationInProtobuf(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		config := toOne("one")
+		config["@type"] = proxyType
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket()), envoytest.Listener("dubbo", withConfig(config))}
+		o.Binary = func(b []byte) []byte {
+			var r discoveryv3.DiscoveryResponse
+			require.NoError(t, protojson.Unmarshal(b, &r))
+			b, err := proto.Marshal(&r)
+			require.NoError(t, err)
+			return b
+		}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
 	})
 }
 

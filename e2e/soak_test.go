@@ -86,6 +86,12 @@ func TestSoak(t *testing.T) {
 			answered.Load(), failed.Load(), lost.Load(), fmt.Sprint(levels))
 		require.Greater(t, answered.Load(), int64(1000))
 		checkCounters(t, e)
+		// What clients know of and what Envoy counted is the same, but for
+		// requests that Envoy may not have seen before it closed a connection.
+		told := answered.Load() + failed.Load()
+		require.GreaterOrEqual(t, e.Stat(stats+"request"), told)
+		require.LessOrEqual(t, e.Stat(stats+"request"), told+lost.Load())
+		require.Less(t, lost.Load(), told/1000+100, "lost with their connection")
 		if n := len(levels); n >= 8 {
 			early, late := levels[n/4], levels[n-1]
 			require.Less(t, late.rss, early.rss+early.rss/2, "memory")

@@ -25,9 +25,18 @@ done
 protos/gen.sh check || fail "protos: generated code"
 tools/gazelle.sh check || fail "BUILD.bazel files"
 
-# Dependencies point downwards: no cgo and no Envoy ABI under codecs/ and filter/.
-bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'control/*.go' | xargs grep -lE '^import "C"|meltemi/envoy-build' || true)
-[ -z "$bad" ] || fail "cgo or an Envoy ABI in the host-independent part: $bad"
+# Dependencies point downwards, those of tests too.
+above() { # FOLDER PATTERN
+	bad=$(go list -test -deps -f '{{if not .ForTest}}{{.ImportPath}}{{end}}' "./$1/..." | grep -E "^github.com/meltemi-mesh/meltemi/($2)(/|\$)" | sort -u || true)
+	[ -z "$bad" ] || fail "what is above $1/ is imported there:" $bad
+}
+above codecs 'filter|control|envoy-build|cmd'
+above filter 'control|envoy-build|cmd'
+above control 'envoy-build|cmd'
+
+# No cgo under those.
+bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'control/*.go' | xargs grep -lE '^import "C"' || true)
+[ -z "$bad" ] || fail "cgo in the host-independent part: $bad"
 
 # The module lives in somebody else's process.
 bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'envoy-build/*.go' | grep -v '_test\.go$' | xargs grep -nE 'signal\.Notify|os\.Exit|log\.Fatal' || true)

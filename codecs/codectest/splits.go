@@ -15,7 +15,7 @@ func lots(salt uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, salt)) }
 
 const (
 	// short streams are cut at every offset.
-	short = 16 << 10
+	short = 48 << 10
 	// maxCalls of Decode for the cuts of one stream.
 	maxCalls = 300_000
 	// rounds of a stream in pieces drawn by lot.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -237,8 +236,7 @@ func (l *loopback) dialAll() error {
 
 func (l *loopback) barrier() {
 	if r := recover(); r != nil {
-		panics.Add(1)
-		logf(host.Error, "meltemi: panic on a loopback connection: %v\n%s", r, debug.Stack())
+		caught("dialling a loopback connection", r)
 	}
 }
 

@@ -10,6 +10,7 @@ enum { MT_CLIENT = 1, MT_CARRIER = 2 };
 typedef struct {
   uint32_t id; // of the Go side
   uint32_t role;
+  size_t panics; // Envoy's id of the counter of panics
 } mt_config;
 
 // One filter, so one connection, as Envoy holds it.

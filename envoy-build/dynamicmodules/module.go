@@ -93,7 +93,7 @@ func configOf(id uint32) *filterConfig {
 func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.size_t, raw *C.char, rawLen C.size_t) (ok C.bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			logf(host.Error, "meltemi: panic while loading a configuration: %v\n%s", r, debug.Stack())
+			caught("loading a configuration", r)
 			ok = false
 		}
 	}()
@@ -127,6 +127,12 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 		logf(host.Error, "meltemi: filter_name %q is unknown: want %s or %s", n, proxyFilter, carrierFilter)
 		return false
 	}
+	id, err := loading{envoy}.DefineCounter(panicsCounter)
+	if err != nil {
+		logf(host.Error, "meltemi: %v", err)
+		return false
+	}
+	c.panics = C.size_t(id)
 	configs.Lock()
 	if configs.m == nil {
 		configs.m = map[uint32]*filterConfig{}
@@ -168,7 +174,7 @@ func mtConfigDestroy(id C.uint32_t) {
 
 func mainBarrier(doing string) {
 	if r := recover(); r != nil {
-		logf(host.Error, "meltemi: panic while %s: %v\n%s", doing, r, debug.Stack())
+		caught(doing, r)
 	}
 }
 
@@ -192,8 +198,19 @@ func (l loading) DefineGauge(name string) (host.MetricID, error)     { return l.
 func (l loading) DefineHistogram(name string) (host.MetricID, error) { return l.define(2, name) }
 func (l loading) Logf(level host.Level, format string, args ...any)  { logf(level, format, args...) }
 
-// panics counts the panics that were caught.
+// panicsCounter counts the panics of the whole process: on a carrier, or on the
+// main thread, they are nobody's.
+const panicsCounter = "panics"
+
+// panics are those that were caught and that Envoy's counter does not have yet:
+// it needs a live filter.
 var panics atomic.Uint64
+
+// caught records a panic.
+func caught(doing string, r any) {
+	panics.Add(1)
+	logf(host.Error, "meltemi: panic while %s: %v\n%s", doing, r, debug.Stack())
+}
 
 // logf logs with Envoy's logger; any thread may call it.
 func logf(level host.Level, format string, args ...any) {

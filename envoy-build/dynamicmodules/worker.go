@@ -6,6 +6,9 @@ package dynamicmodules
 static void mt_commit(void* s) { MT_CALL(network_filter_scheduler_commit)(s, 0); }
 static void* mt_scheduler(mt_filter* f) { return MT_CALL(network_filter_scheduler_new)(f->envoy); }
 static void mt_scheduler_delete(void* s) { MT_CALL(network_filter_scheduler_delete)(s); }
+static void mt_count_panics(mt_filter* f, uint64_t n) {
+  MT_CALL(network_filter_increment_counter)(f->envoy, f->config->panics, n);
+}
 static bool mt_hosts(mt_filter* f, char* p, size_t n, uint32_t priority, size_t* total, size_t* healthy) {
   size_t degraded = 0;
   if (!MT_CALL(network_filter_get_cluster_host_count)(f->envoy, (mt_buf){p, n}, priority, total, healthy, &degraded))
@@ -17,7 +20,7 @@ static bool mt_hosts(mt_filter* f, char* p, size_t n, uint32_t priority, size_t*
 import "C"
 
 import (
-	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,21 +107,36 @@ func (w *worker) barrier(s *slot) {
 	if r == nil {
 		return
 	}
-	panics.Add(1)
-	logf(host.Error, "meltemi: panic on worker %d: %v\n%s", w.index, r, debug.Stack())
+	caught("worker "+strconv.Itoa(w.index)+" had an event", r)
+	defer w.countPanics()
 	if s == nil || s.conn == nil {
 		return
 	}
-	func() {
-		defer func() {
-			if r := recover(); r != nil {
-				logf(host.Error, "meltemi: panic while giving up a connection: %v\n%s", r, debug.Stack())
-			}
-		}()
-		s.conn.failed()
-	}()
+	guarded("giving up a connection", s.conn.failed)
 	w.op(s.filter, C.MT_CLOSE, closeNoFlush)
-	w.shard.EndHook() // the event did not come to its end
+	if w.shard != nil { // the event did not come to its end
+		guarded("ending an event", w.shard.EndHook)
+	}
+}
+
+// guarded runs what may panic once more.
+func guarded(doing string, f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			caught(doing, r)
+		}
+	}()
+	f()
+}
+
+// countPanics hands over to Envoy how many panics there were, as soon as there
+// is a filter that can.
+func (w *worker) countPanics() {
+	if f := w.wake.filter; f != nil {
+		if n := panics.Swap(0); n > 0 {
+			C.mt_count_panics(f, C.uint64_t(n))
+		}
+	}
 }
 
 // Envoy's close types.
@@ -156,6 +174,9 @@ func (w *worker) add(c conn, f *C.mt_filter) uint32 {
 	w.conns[i] = slot{c, f}
 	f.slot = C.uint32_t(i)
 	w.wake.appeared(f)
+	if panics.Load() > 0 {
+		w.countPanics()
+	}
 	return i
 }
 
@@ -180,14 +201,17 @@ func (w *worker) gather(chunks *C.mt_buf, n C.size_t) [][]byte {
 
 //export mtNewConnection
 func mtNewConnection(f *C.mt_filter, c *C.mt_worker, outer C.bool) (ok C.bool) {
+	var w *worker
 	defer func() {
 		if r := recover(); r != nil {
-			panics.Add(1)
-			logf(host.Error, "meltemi: panic while taking a connection: %v\n%s", r, debug.Stack())
+			caught("taking a connection", r)
+			if f.slot != C.MT_NO_SLOT && f.config.role == C.MT_CLIENT {
+				guarded("giving up a connection", func() { w.remove(uint32(f.slot)) })
+			}
 			ok = false
 		}
 	}()
-	w := workerOf(uint32(f.worker), c)
+	w = workerOf(uint32(f.worker), c)
 	w.begin(bool(outer))
 	if f.config.role == C.MT_CARRIER {
 		return C.bool(w.carriers.arrived(f))

@@ -1,9 +1,14 @@
 // Command filterso is a shared object for tests: Meltemi with the example
-// filters, one that panics, one that keeps a goroutine busy, one that replies and
-// one that pauses until it is told.
+// filters, filters and a codec that panic, a filter that keeps all of Go's
+// processors busy, one that replies and one that pauses until it is told.
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -11,7 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
-	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/tenant"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/zone"
@@ -24,16 +29,40 @@ var spin atomic.Uint64
 
 func init() {
 	filter.Register("test.busy", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
-		go func() {
-			for n := uint64(0); ; n++ {
-				spin.Store(n)
-			}
-		}()
-		return boom{}, nil
+		// As many as a container's GOMAXPROCS would let run at once.
+		n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
+		if err != nil {
+			return nil, err
+		}
+		for range n {
+			go func() {
+				for n := uint64(0); ; n++ {
+					spin.Store(n)
+				}
+			}()
+		}
+		return busy{}, nil
 	})
 	filter.Register("test.boom", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return boom{}, nil })
 	filter.Register("test.reply", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return reply{}, nil })
 	filter.Register("test.gate", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return &gate{}, nil })
+	codecs.Register("test.codec.boom", func(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
+		c, err := dubbo.New(config, limits)
+		if err != nil {
+			return nil, err
+		}
+		return boomCodec{c.(heartbeater)}, nil
+	})
+}
+
+// busy answers with what Go's runtime says of itself.
+type busy struct{}
+
+func (busy) OnRequest(m *filter.Message) filter.Verdict {
+	if string(m.Request().Method()) != "runtime" {
+		return filter.Continue
+	}
+	return m.Reply(codecs.Unspecified, fmt.Sprintf("GOMAXPROCS %d, memory limit %d", runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1)))
 }
 
 // reply answers with the type of error that the attachment "reply" is the
@@ -94,4 +123,42 @@ func (boom) OnResponse(m *filter.Message) filter.Verdict {
 		*p = 1
 	}
 	return filter.Continue
+}
+
+// boomCodec is Dubbo's, but panics at a frame that says where, or makes the
+// pipeline panic.
+type boomCodec struct{ heartbeater }
+
+type heartbeater interface {
+	codecs.Codec
+	codecs.Heartbeater
+}
+
+func (c boomCodec) NewDecoder(d codecs.Direction) codecs.Decoder {
+	return boomDecoder{c.heartbeater.NewDecoder(d), d}
+}
+
+func (c boomCodec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	boomAt(m.Raw, "encode")
+	return c.heartbeater.Encode(dst, m, mut)
+}
+
+type boomDecoder struct {
+	codecs.Decoder
+	d codecs.Direction
+}
+
+func (d boomDecoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	boomAt(b, "decode "+d.d.String())
+	n, err := d.Decoder.Decode(b, m)
+	if bytes.Contains(b, []byte("boom in the pipeline")) {
+		m.BodySize = 1 << 62 // no such buffer can be had
+	}
+	return n, err
+}
+
+func boomAt(b []byte, where string) {
+	if bytes.Contains(b, []byte("boom in "+where)) {
+		panic("boom in " + where)
+	}
 }

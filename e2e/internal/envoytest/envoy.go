@@ -36,6 +36,9 @@ type Options struct {
 	Modules string
 	// Listeners and Clusters to begin with.
 	Listeners, Clusters []Resource
+	// Binary has the listeners' file in protobuf, made from its JSON form, which
+	// names its resources' types by @type.
+	Binary func(json []byte) []byte
 	// Extensions that listeners ask for by Discovered.
 	Extensions []M
 	// Env is added to the environment.
@@ -76,6 +79,13 @@ func Start(t testing.TB, o Options) *Envoy {
 	e := &Envoy{t: t, dir: t.TempDir(), exited: make(chan struct{}), mayPanic: o.MayPanic}
 	e.write("lds.json", o.Listeners)
 	e.write("cds.json", o.Clusters)
+	lds := "lds.json"
+	if o.Binary != nil {
+		lds = "lds.pb"
+		b, err := os.ReadFile(e.path("lds.json"))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(e.path(lds), o.Binary(b), 0o644))
+	}
 	for _, x := range o.Extensions {
 		e.write(extensionFile(x["name"].(string)), []Resource{x})
 	}
@@ -83,7 +93,7 @@ func Start(t testing.TB, o Options) *Envoy {
 		"node":  map[string]any{"id": "test", "cluster": "test"},
 		"admin": map[string]any{"address": socketAddress("127.0.0.1", 0)},
 		"dynamic_resources": map[string]any{
-			"lds_config": e.file("lds.json"),
+			"lds_config": e.file(lds),
 			"cds_config": e.file("cds.json"),
 		},
 	})
