@@ -111,7 +111,7 @@ func TestUntilItsConfigurationIsRightAServiceIsPlainTCP(t *testing.T) {
 		c := scripted.Dial(t, e.Port("dubbo"))
 		c.Ask(1, dubbotest.Request{})
 		require.Equal(t, "here", c.Read().Text())
-		require.Empty(t, e.Stats("^meta_protocol"))
+		require.Empty(t, e.Stats("^meta_protocol[.]dubbo"))
 		e.SetExtension(name, extension)
 		c = scripted.Dial(t, e.Port("dubbo"))
 		c.Ask(1, dubbotest.Request{})
