@@ -107,7 +107,7 @@ func checkSharedObject(t *testing.T, path, arch string) {
 // TestGosRuntimeIsOurs: the container's GOMAXPROCS and GOMEMLIMIT are not
 // meant for the workers, and busy goroutines make none of them wait.
 func TestGosRuntimeIsOurs(t *testing.T) {
-	build(t, "./envoy-build/filterso", filepath.Join(filterSO(), "libcustom.so"))
+	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
 		for name, tc := range map[string]struct {
 			env   []string

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,7 +17,7 @@ var badHeartbeat = dubbotest.Frame(0xe2, 0, 7, []byte("\x14boom in the pipeline"
 // TestAPanicOfACodecEndsItsConnection and nothing else: what waits on it is
 // answered, other clients go on, and it is counted.
 func TestAPanicOfACodecEndsItsConnection(t *testing.T) {
-	build(t, "./envoy-build/filterso", filepath.Join(filterSO(), "libcustom.so"))
+	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
 		config := toOne("one")
 		config["protocol"] = envoytest.M{"name": "dubbo", "codec": envoytest.M{"name": "test.codec.boom"}}
@@ -39,15 +38,7 @@ func TestAPanicOfACodecEndsItsConnection(t *testing.T) {
 					c.Write(dubbotest.Response(req.ID, "one"))
 				}
 			})
-			o := v.options()
-			o.Modules = filterSO()
-			o.MayPanic = true // caught, and logged
-			o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
-			o.Listeners = []envoytest.Resource{
-				envoytest.LoopbackOf("custom", envoytest.Socket()),
-				envoytest.Listener("dubbo", envoytest.Module("custom", "meta_protocol_proxy", config)),
-			}
-			return envoytest.Start(t, o), held
+			return startCustom(t, v, config, nil, envoytest.Cluster("one", envoytest.At(s.Port)...)), held
 		}
 		for name, tc := range map[string]struct {
 			method string

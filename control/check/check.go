@@ -85,6 +85,18 @@ func (p place) resolved() *yaml.Node {
 	return n
 }
 
+// elements are those of a list.
+func (p place) elements() (list []place) {
+	n := p.resolved()
+	if n == nil || n.Kind != yaml.SequenceNode {
+		return nil
+	}
+	for i, e := range n.Content {
+		list = append(list, place{e, fmt.Sprintf("%s[%d]", p.path, i)})
+	}
+	return list
+}
+
 func (p place) line() int {
 	if p.Node == nil {
 		return 0
@@ -168,8 +180,8 @@ func (c *checker) walk(p place) {
 	case yaml.AliasNode:
 		c.walk(place{p.Alias, p.path})
 	case yaml.SequenceNode:
-		for i, e := range p.Content {
-			c.walk(place{e, fmt.Sprintf("%s[%d]", p.path, i)})
+		for _, e := range p.elements() {
+			c.walk(e)
 		}
 	case yaml.MappingNode:
 		if spec, _ := p.at("spec"); spec.Node != nil && p.text("kind") == "EnvoyFilter" {

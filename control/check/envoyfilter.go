@@ -1,14 +1,12 @@
 package check
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -49,18 +47,6 @@ func (c *checker) envoyFilter(spec place) {
 			}
 		}
 	}
-}
-
-// elements are those of a list.
-func (p place) elements() (list []place) {
-	n := p.resolved()
-	if n == nil || n.Kind != yaml.SequenceNode {
-		return nil
-	}
-	for i, e := range n.Content {
-		list = append(list, place{e, fmt.Sprintf("%s[%d]", p.path, i)})
-	}
-	return list
 }
 
 // without replaces the parts of a JSON value whose type is foreign by empty ones.

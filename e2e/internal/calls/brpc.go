@@ -2,7 +2,6 @@ package calls
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"testing"
@@ -41,19 +40,12 @@ func BRPCMetadata(t *testing.T, a peers.Answer) (m map[string]string) {
 // or through a proxy: nothing of this depends on it.
 func BRPC(t *testing.T, client, server peers.BRPC, c *peers.Consumer, name string) {
 	t.Helper()
-	ok := func(want any, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Empty(t, a.Error)
-		require.Equal(t, want, a.Value)
-	}
-
-	ok(name, call("Who"))
-	ok(name+": hello größer 世界 🙂", call("SayHello", "größer 世界 🙂"))
-	ok(name+": hello ", call("SayHello", ""))
+	ok(t, c, name, call("Who"))
+	ok(t, c, name+": hello größer 世界 🙂", call("SayHello", "größer 世界 🙂"))
+	ok(t, c, name+": hello ", call("SayHello", ""))
 	audit := call("Who")
 	audit.Interface = "meltemi.test.Audit"
-	ok(name, audit)
+	ok(t, c, name, audit)
 
 	a := c.Call(call("Fail", "on purpose"))
 	require.Contains(t, a.Error, "on purpose")
@@ -93,31 +85,18 @@ func BRPC(t *testing.T, client, server peers.BRPC, c *peers.Consumer, name strin
 		require.Equal(t, name+"|"+string(attach.Attachment), string(a.Attachment))
 	}
 
-	blob := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("meltemi\x00\xff"), 1<<20/9))
-	ok(blob, call("Blob", blob))
+	megabyte(t, c)
+	thousand(t, c, name)
 
-	many := call("SayHello", "all")
-	many.Count, many.Concurrency = 1000, 20
-	s := c.Load(many)
-	require.Empty(t, s.Errors)
-	require.Equal(t, map[string]int{name + ": hello all": 1000}, s.Values)
-
-	slow := call("Sleep", 500)
-	slow.Count, slow.Concurrency, slow.Summary = 3, 3, true
-	pending := c.Go(slow)
-	fast := call("Who")
-	fast.Count = 100
-	s = c.Load(fast)
-	require.Equal(t, map[string]int{name: 100}, s.Values)
+	slowest := besideSlow(t, c, name)
 	if server == peers.JProtobuf {
 		// A thread of brpc-java takes several calls at a time, one after the other.
-		require.Less(t, s.LatencyUS["max"], int64(400_000))
+		require.Less(t, slowest, int64(400_000))
 	}
-	require.Equal(t, map[string]int{name: 3}, pending.Summary().Values)
 
-	slow = call("Sleep", 400)
+	slow := call("Sleep", 400)
 	slow.TimeoutMS = 100
 	require.Equal(t, BRPCTimeout(client), c.Call(slow).ErrorType)
 	// Its late answer disturbs nobody.
-	ok(name+": hello again", call("SayHello", "again"))
+	ok(t, c, name+": hello again", call("SayHello", "again"))
 }

@@ -1,8 +1,6 @@
 package calls
 
 import (
-	"bytes"
-	"encoding/base64"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,12 +13,6 @@ import (
 // handles the calls of a connection one after the other.
 func TRPC(t *testing.T, c *peers.Consumer, name string, serial bool) {
 	t.Helper()
-	ok := func(want any, cmd peers.Command) {
-		t.Helper()
-		a := c.Call(cmd)
-		require.Empty(t, a.Error)
-		require.Equal(t, want, a.Value)
-	}
 	fails := func(kind, text string, cmd peers.Command) {
 		t.Helper()
 		a := c.Call(cmd)
@@ -28,9 +20,9 @@ func TRPC(t *testing.T, c *peers.Consumer, name string, serial bool) {
 		require.Contains(t, a.Error, text)
 	}
 
-	ok(name, call("Who"))
-	ok(name+": hello größer 世界 🙂", call("SayHello", "größer 世界 🙂"))
-	ok(name+": hello ", call("SayHello"))
+	ok(t, c, name, call("Who"))
+	ok(t, c, name+": hello größer 世界 🙂", call("SayHello", "größer 世界 🙂"))
+	ok(t, c, name+": hello ", call("SayHello"))
 	fails("business 10042", "on purpose", call("Fail", "on purpose"))
 	fails("callee 12", "NoSuch", call("NoSuch"))
 	fails("callee 12", "meltemi.test.NoSuch", peers.Command{Interface: "meltemi.test.NoSuch", Method: "Who"})
@@ -56,30 +48,16 @@ func TRPC(t *testing.T, c *peers.Consumer, name string, serial bool) {
 	require.Equal(t, meta.Attachments, a.Value)
 	require.Equal(t, name, a.Attachments["served-by"])
 
-	blob := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("meltemi\x00\xff"), 1<<20/9))
-	ok(blob, call("Blob", blob))
-
-	many := call("SayHello", "all")
-	many.Count, many.Concurrency = 1000, 20
-	s := c.Load(many)
-	require.Empty(t, s.Errors)
-	require.Equal(t, map[string]int{name + ": hello all": 1000}, s.Values)
+	megabyte(t, c)
+	thousand(t, c, name)
 
 	if !serial {
-		slow := call("Sleep", 500)
-		slow.Count, slow.Concurrency, slow.Summary = 3, 3, true
-		pending := c.Go(slow)
-		fast := call("Who")
-		fast.Count = 100
-		s = c.Load(fast)
-		require.Equal(t, map[string]int{name: 100}, s.Values)
-		require.Less(t, s.LatencyUS["max"], int64(400_000))
-		require.Equal(t, map[string]int{name: 3}, pending.Summary().Values)
+		require.Less(t, besideSlow(t, c, name), int64(400_000))
 	}
 
 	slow := call("Sleep", 400)
 	slow.TimeoutMS = 100
 	fails("framework 101", "", slow)
 	// Its late answer disturbs nobody.
-	ok(name+": hello again", call("SayHello", "again"))
+	ok(t, c, name+": hello again", call("SayHello", "again"))
 }
