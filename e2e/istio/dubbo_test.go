@@ -130,11 +130,18 @@ func (s *shop) route(routes string) {
 // use.
 func settled(p *mesh.Pod) bool { return serving(p, "meltemi-outbound") }
 
-// serving tells whether a proxy's listeners have a filter and are in use.
-func serving(p *mesh.Pod, filter string) bool {
-	dump := p.Admin("/config_dump?resource=dynamic_listeners")
-	return strings.Contains(dump, filter) && !strings.Contains(dump, "warming_state")
+// serving tells whether a proxy's listeners have a text, such as a filter's name,
+// and are in use.
+func serving(p *mesh.Pod, text string) bool {
+	dump := listeners(p)
+	return strings.Contains(dump, text) && !strings.Contains(dump, "warming_state")
 }
+
+// inListeners tells whether a proxy's listeners, which are too long to be
+// printed, have a text.
+func inListeners(p *mesh.Pod, text string) bool { return strings.Contains(listeners(p), text) }
+
+func listeners(p *mesh.Pod) string { return p.Admin("/config_dump?resource=dynamic_listeners") }
 
 // reloads is how many configurations of outbound and gateway filters a proxy has
 // accepted.

@@ -3,7 +3,6 @@ package istio
 import (
 	"fmt"
 	"net"
-	"strings"
 	"testing"
 	"time"
 
@@ -158,10 +157,7 @@ func TestRoutesComeWithTheListener(t *testing.T) {
 	open := map[string]*scripted.Client{}
 	for _, version := range []string{"v1", "v2"} {
 		s.steer(s.description("delivery: LISTENER\nroutes: [{route: {subset: " + version + "}}]"))
-		s.Eventually("the listener", func() bool {
-			dump := s.client.Admin("/config_dump?resource=dynamic_listeners")
-			return strings.Contains(dump, s.cluster(version)) && !strings.Contains(dump, "warming_state")
-		})
+		s.Eventually("the listener", func() bool { return serving(s.client, s.cluster(version)) })
 		answers(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}), 100, version)
 		open[version] = s.dial(s.client, fmt.Sprintf("%s:%d", s.vip, port))
 	}
