@@ -524,6 +524,97 @@ func TestAServerThatLeavesGetsNoNewRequest(t *testing.T) {
 	require.NotSame(t, old, e.v1.Servers()[0])
 }
 
+// TestALeavingServerIsTheLastResort has a server announce that it leaves while
+// the load balancer goes on choosing it: the new connection to it is used only
+// while there is no other, until it must have left, or has been replaced.
+func TestALeavingServerIsTheLastResort(t *testing.T) {
+	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
+	e.v1.SetHosts("a", "b")
+	seen := map[string]int{}
+	send := func(d time.Duration) {
+		clear(seen)
+		for range int(d / (10 * time.Millisecond)) {
+			e.c.Send(req(1))
+			seen[one(t, e.c).Text()]++
+			e.Advance(10 * time.Millisecond)
+		}
+	}
+	send(time.Second)
+	require.Len(t, seen, 2)
+
+	e.leave("b")
+	send(14 * time.Second)
+	require.NotContains(t, seen, "b")
+	send(7 * time.Second)
+	require.Contains(t, seen, "b", "it did not leave")
+
+	e.leave("b")
+	send(4 * time.Second)
+	require.NotContains(t, seen, "b")
+	require.NotEmpty(t, e.to("b"), "a connection is at hand")
+	e.v1.SetHosts("b", "b")
+	for _, s := range e.to("a") {
+		s.Close()
+	}
+	send(time.Second)
+	require.Contains(t, seen, "b", "the last resort")
+	e.v1.SetHosts("a", "b")
+	send(2 * time.Second)
+	send(time.Second)
+	require.NotContains(t, seen, "b")
+
+	for _, s := range e.to("b") {
+		s.Close() // the process has ended, and another one starts in its place
+	}
+	send(4 * time.Second)
+	require.Contains(t, seen, "b")
+	require.EqualValues(t, 0, e.count("local_response_business_exception"))
+}
+
+func TestALeavingServerIsTheLastResortOfExclusiveConnections(t *testing.T) {
+	h := filtertest.New(t)
+	e := &env{Host: h, t: t, v1: h.Cluster("v1", "a", "b")}
+	e.v1.Serve = answer
+	c := h.Dial(h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "dubbo", "connection_mode": "EXCLUSIVE",
+		"codec": {"name": "aeraki.meta_protocol.codec.dubbo"}}, "route_config": {"routes": [{"route": {"cluster": "v1"}}]}}`))
+	c.Send(req(1), req(2))
+	require.Len(t, replies(t, c), 2)
+	e.leave("b")
+	e.v1.SetHosts("b")
+	c.Send(req(1), req(2))
+	require.Len(t, replies(t, c), 2, "one of them by the last resort")
+	require.Len(t, e.to("b"), 1)
+	for range 10 {
+		h.Advance(time.Millisecond)
+		c.Send(req(1))
+		require.Equal(t, "a", one(t, c).Text())
+	}
+}
+
+// to returns the connections to a host.
+func (e *env) to(name string) (open []*filtertest.Server) {
+	for _, s := range e.v1.Servers() {
+		if s.Host == name {
+			open = append(open, s)
+		}
+	}
+	return open
+}
+
+// leave has a host announce that it leaves, on all its connections.
+func (e *env) leave(name string) {
+	e.t.Helper()
+	told := e.to(name)
+	require.NotEmpty(e.t, told)
+	for _, s := range told {
+		s.Send(dubbotest.ReadOnly(1))
+	}
+	e.Settle()
+	for _, s := range told {
+		require.True(e.t, s.Ended(), "it gets no new request")
+	}
+}
+
 func TestExclusiveConnectionsServeOneRequestAtATime(t *testing.T) {
 	h := filtertest.New(t)
 	v1 := h.Cluster("v1", "h1")

@@ -1,6 +1,7 @@
 // Command filterso is a shared object for tests: Meltemi with the example
 // filters, filters and a codec that panic, a filter that keeps all of Go's
-// processors busy, one that replies and one that pauses until it is told.
+// processors busy, one that tells of Go's runtime, one that replies and one that
+// pauses until it is told.
 package main
 
 import (
@@ -41,7 +42,17 @@ func init() {
 				}
 			}()
 		}
-		return busy{}, nil
+		return tells(func() string {
+			return fmt.Sprintf("GOMAXPROCS %d, memory limit %d", runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1))
+		}), nil
+	})
+	filter.Register("test.runtime", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
+		return tells(func() string {
+			runtime.GC() // what is left is in use
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return fmt.Sprintf("goroutines %d, heap %d", runtime.NumGoroutine(), m.HeapAlloc)
+		}), nil
 	})
 	filter.Register("test.boom", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return boom{}, nil })
 	filter.Register("test.reply", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return reply{}, nil })
@@ -55,14 +66,14 @@ func init() {
 	})
 }
 
-// busy answers with what Go's runtime says of itself.
-type busy struct{}
+// tells answers the method "runtime" with what Go's runtime says of itself.
+type tells func() string
 
-func (busy) OnRequest(m *filter.Message) filter.Verdict {
+func (says tells) OnRequest(m *filter.Message) filter.Verdict {
 	if string(m.Request().Method()) != "runtime" {
 		return filter.Continue
 	}
-	return m.Reply(codecs.Unspecified, fmt.Sprintf("GOMAXPROCS %d, memory limit %d", runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1)))
+	return m.Reply(codecs.Unspecified, says())
 }
 
 // reply answers with the type of error that the attachment "reply" is the

@@ -53,6 +53,7 @@ type conn struct {
 	keepUntil time.Duration // a oneway may not have been read before
 	aging     bool
 	stale     bool // belongs to a membership that is over
+	leaving   bool // its host has said that it leaves
 	linger    timer.Timer
 
 	weight, current int64 // smooth weighted round robin
@@ -242,6 +243,7 @@ func (cn *conn) message(md *codecs.Metadata) {
 	case codecs.GoAway:
 		p.obs.Event()
 		cn.drain()
+		p.leaves(cn.host)
 		p.kick()
 	case codecs.Ignored:
 		p.obs.Event()
@@ -404,6 +406,9 @@ func (cn *conn) Closed(r host.CloseReason) {
 		return
 	case ready, draining:
 		cn.leave()
+		if r == host.Remote || r == host.Reset {
+			p.info.left(cn.host)
+		}
 	}
 	cn.failCalls(codecs.UpstreamReset, "upstream connection ended before the answer: "+r.String())
 	p.kick()

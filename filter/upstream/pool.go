@@ -23,6 +23,10 @@ const (
 	turnTime = 200 * time.Millisecond
 	// With connections to more hosts than these the hosts are not weighed.
 	maxWeighed = 16
+	// A host that has said that it leaves gets calls only if no connection to
+	// another can take them, for so long: by default Dubbo's servers are gone
+	// after 10 s.
+	leavingTime = 15 * time.Second
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
 )
@@ -180,7 +184,8 @@ func (p *Pool) pick() *conn {
 		// The one that has been idle longest, so that all hosts get their turn.
 		var best *conn
 		for _, cn := range p.ready {
-			if cn.inFlight == 0 && (best == nil || cn.lastCall < best.lastCall) {
+			if cn.inFlight == 0 && (best == nil || best.leaving && !cn.leaving ||
+				best.leaving == cn.leaving && cn.lastCall < best.lastCall) {
 				best = cn
 			}
 		}
@@ -201,7 +206,7 @@ func (p *Pool) pick() *conn {
 		}
 		cn.current += cn.weight
 		sum += cn.weight
-		if best == nil || cn.current > best.current {
+		if best == nil || best.weight == 0 || cn.weight > 0 && cn.current > best.current {
 			best = cn
 		}
 	}
@@ -285,7 +290,9 @@ func (p *Pool) connected(cn *conn) {
 	p.samples++
 	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
-	p.succeed(cn)
+	if cn.leaving = p.info.isLeaving(cn.host, p.m.now()); !cn.leaving {
+		p.succeed(cn)
+	}
 	p.weigh()
 	p.kick()
 }
@@ -375,13 +382,38 @@ func (p *Pool) weigh() {
 	if known && !p.picks.shares(hosts[:n], shares[:n]) {
 		p.info.shares(hosts[:n], shares[:n])
 	}
+	staying := p.staying()
 	for _, cn := range p.ready {
 		cn.weight, cn.current = 1<<20, 0
 		if known {
 			i := index(cn.host)
 			cn.weight = int64(shares[i]*(1<<20))/conns[i] + 1
 		}
+		if cn.leaving && staying > 0 {
+			cn.weight = 0
+		}
 	}
+}
+
+// leaves keeps calls from a host that has said that it leaves, also over
+// connections that are made from now on.
+func (p *Pool) leaves(host string) {
+	now := p.m.now()
+	p.info.leaves(host, now, now+leavingTime)
+	for _, cn := range p.ready {
+		cn.leaving = cn.leaving || cn.host == host
+	}
+	p.weigh()
+}
+
+// staying counts the connections to hosts that have not said that they leave.
+func (p *Pool) staying() (n int) {
+	for _, cn := range p.ready {
+		if !cn.leaving {
+			n++
+		}
+	}
+	return n
 }
 
 // freed is called when a connection has one call less.
@@ -546,15 +578,26 @@ func (p *Pool) rotate(now time.Duration) {
 	if len(p.ready) < 2 && p.nextTry > now {
 		return // nothing better is in sight
 	}
+	staying, stays := p.staying(), false
 	for i := len(p.ready) - 1; i >= 0; i-- {
 		cn := p.ready[i]
+		if cn.leaving && !p.info.isLeaving(cn.host, now) {
+			cn.leaving, stays = false, true
+			staying++
+		}
 		if now >= cn.agingAt {
 			cn.aging = true
 		}
 		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
-		if over && len(p.ready) > 1 {
+		if over && len(p.ready) > 1 && (cn.leaving || staying != 1) {
+			if !cn.leaving {
+				staying--
+			}
 			cn.drain()
 		}
+	}
+	if stays {
+		p.weigh()
 	}
 }
 

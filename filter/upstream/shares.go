@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,11 +35,16 @@ type clusterInfo struct {
 	picks map[string]float64
 	sum   float64
 	epoch int // changes with the membership
+	// leaving are the hosts that have said that they leave, and when that is
+	// forgotten.
+	leaving map[string]time.Duration
 
 	hunger hunger
 }
 
-func newClusterInfo() *clusterInfo { return &clusterInfo{picks: map[string]float64{}} }
+func newClusterInfo() *clusterInfo {
+	return &clusterInfo{picks: map[string]float64{}, leaving: map[string]time.Duration{}}
+}
 
 // maxPicks bounds the memory of the estimate: beyond it older picks fade.
 const maxPicks = 512
@@ -112,6 +118,29 @@ func (ci *clusterInfo) forget(epoch int) int {
 		ci.sum = 0
 	}
 	return ci.epoch
+}
+
+// leaves notes that a host has said that it leaves. Until something takes it out
+// of the cluster the load balancer goes on choosing it.
+func (ci *clusterInfo) leaves(host string, now, until time.Duration) {
+	ci.mu.Lock()
+	defer ci.mu.Unlock()
+	maps.DeleteFunc(ci.leaving, func(_ string, until time.Duration) bool { return now >= until })
+	ci.leaving[host] = until
+}
+
+// left notes that a host has gone: what is there next has not said anything.
+func (ci *clusterInfo) left(host string) {
+	ci.mu.Lock()
+	defer ci.mu.Unlock()
+	delete(ci.leaving, host)
+}
+
+// isLeaving reports whether a host has said that it leaves.
+func (ci *clusterInfo) isLeaving(host string, now time.Duration) bool {
+	ci.mu.Lock()
+	defer ci.mu.Unlock()
+	return now < ci.leaving[host]
 }
 
 // hunger is a pool's need of a connection to a cluster that a circuit breaker
