@@ -139,7 +139,8 @@ type ApplicationProtocol_ConnectionMode int32
 const (
 	// As multiplexing says; if it is not set, as is usual for the codec.
 	ApplicationProtocol_AUTO ApplicationProtocol_ConnectionMode = 0
-	// Requests of many clients share connections.
+	// Requests of many clients share connections. Refused for codecs that say
+	// that a connection can carry only one request at a time.
 	ApplicationProtocol_SHARED ApplicationProtocol_ConnectionMode = 1
 	// A connection serves one request at a time.
 	ApplicationProtocol_EXCLUSIVE ApplicationProtocol_ConnectionMode = 2
