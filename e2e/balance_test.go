@@ -80,6 +80,7 @@ func TestTheNextPriorityTakesOver(t *testing.T) {
 // TestEveryHostGetsItsShareUnderRandomPolicies gives the pools some time to
 // learn how the load balancer picks.
 func TestEveryHostGetsItsShareUnderRandomPolicies(t *testing.T) {
+	t.Parallel()
 	learn := 35 * time.Second
 	if *matrix == "full" {
 		learn = time.Minute

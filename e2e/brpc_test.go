@@ -44,6 +44,7 @@ func brpcTo(cluster string) envoytest.M {
 // TestBRPCDirect proves the peers and the table of calls without any proxy
 // between them, so that a failure elsewhere is the proxy's.
 func TestBRPCDirect(t *testing.T) {
+	t.Parallel()
 	for _, p := range brpcPairings {
 		t.Run(p.String(), func(t *testing.T) {
 			s := p.server.Server(t, "s1")
@@ -54,6 +55,7 @@ func TestBRPCDirect(t *testing.T) {
 
 // TestBRPCPairings makes calls of every kind between real clients and servers.
 func TestBRPCPairings(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		pairings, connections := brpcPairings, []int{0}
 		switch {
@@ -85,6 +87,7 @@ func TestBRPCPairings(t *testing.T) {
 // TestBRPCRoutes routes real calls on everything that they carry, and changes
 // what the server sees.
 func TestBRPCRoutes(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		clusters := []envoytest.Resource{envoytest.Cluster("decoy")}
 		for _, name := range []string{"plain", "canary", "audit", "logged"} {
@@ -185,6 +188,7 @@ func TestBRPCUserFields(t *testing.T) {
 // TestBRPCLocalErrors proves that real clients report Meltemi's own errors with
 // their code and Meltemi's text, and go on with the same connection.
 func TestBRPCLocalErrors(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := peers.JProtobuf.Server(t, "s1")
 		config := envoytest.Protocol("brpc", "test",
@@ -227,6 +231,7 @@ func TestBRPCLocalErrors(t *testing.T) {
 // TestBRPCChunks: a call in chunks, which are frames of one id, is refused once,
 // and its connection goes on.
 func TestBRPCChunks(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := peers.JProtobuf.Server(t, "s1")
 		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
@@ -246,6 +251,7 @@ func TestBRPCChunks(t *testing.T) {
 // call that they do not know that it is for call 0. It is nobody's: the call's
 // deadline ends it, and others are not disturbed.
 func TestBRPCUnknownMethodOfBRPCJava(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := peers.BRPCJava.Server(t, "s1")
 		config := brpcTo("s1")
@@ -271,6 +277,7 @@ func TestBRPCUnknownMethodOfBRPCJava(t *testing.T) {
 
 // TestBRPCServerKilled kills a server during calls, and starts it again.
 func TestBRPCServerKilled(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		port := peers.RestartPort(t)
 		s := peers.JProtobuf.ServerIn(t, peers.Place{}, "s1", port)
@@ -303,6 +310,7 @@ func TestBRPCServerKilled(t *testing.T) {
 // TestBRPCSharedConnection: clients with the same ids share connections, and
 // answers in any order find them.
 func TestBRPCSharedConnection(t *testing.T) {
+	t.Parallel()
 	const n = 16
 	everywhere(t, func(t *testing.T, v variant) {
 		var (

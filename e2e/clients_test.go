@@ -217,9 +217,7 @@ func TestClientThatDoesNotReadIsClosed(t *testing.T) {
 // TestAClosedClientThatDoesNotReadIsNotKept: Envoy itself would wait for ever
 // until what is left has been read.
 func TestAClosedClientThatDoesNotReadIsNotKept(t *testing.T) {
-	if *matrix != "full" {
-		t.Skip("takes half a minute: only with -matrix full")
-	}
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
 		config := toOne("big")

@@ -10,6 +10,7 @@ import (
 // TestDubboDirect proves the peers and the table of calls without any proxy
 // between them, so that a failure elsewhere is the proxy's.
 func TestDubboDirect(t *testing.T) {
+	t.Parallel()
 	for _, p := range pairings {
 		t.Run(p.String(), func(t *testing.T) {
 			provider := p.provider.Provider(t, peers.ProviderOptions{Name: "p1"})

@@ -56,6 +56,7 @@ func checkDubboError(t *testing.T, lib peers.Library, a peers.Answer, status int
 // the exceptions that they are, with Meltemi's text, and go on with the same
 // connection.
 func TestDubboLocalErrors(t *testing.T) {
+	t.Parallel()
 	buildFilterSO(t)
 	// nested is a person with more friends of friends than the codec reads.
 	var nested any
@@ -147,6 +148,7 @@ func TestDubboLocalErrors(t *testing.T) {
 // TestDubboJavaRepeatsCallsThatFail proves what the codec's README says of Dubbo
 // Java's default cluster.
 func TestDubboJavaRepeatsCallsThatFail(t *testing.T) {
+	t.Parallel()
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
 		e := startCustom(t, v, toOne("s1"), []any{envoytest.M{"name": "test.reply"}}, envoytest.Cluster("s1"))

@@ -97,6 +97,7 @@ func TestMisbehavingServer(t *testing.T) {
 // TestNoServer asks clusters that cannot be reached: requests fail by their
 // reason, whichever way an Envoy tells it.
 func TestNoServer(t *testing.T) {
+	t.Parallel()
 	nowhere := func(*testing.T) []envoytest.Endpoint { return nil }
 	served := func(t *testing.T) []envoytest.Endpoint {
 		return envoytest.At(scripted.Serve(t, scripted.Answer("never asked")).Port)
@@ -203,6 +204,7 @@ func blackhole(t *testing.T) []envoytest.Endpoint {
 // TestClientErrorsAreRPCExceptions proves that real clients report Meltemi's own
 // errors with Meltemi's text.
 func TestClientErrorsAreRPCExceptions(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		e := v.start(t, toOne("gone"), envoytest.Cluster("gone"))
 		for _, lib := range []peers.Library{peers.DubboGo, peers.Java} {
@@ -223,6 +225,7 @@ func TestClientErrorsAreRPCExceptions(t *testing.T) {
 // TestProviderKilledUnderLoad kills one of two providers, and both, while
 // clients call.
 func TestProviderKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
 		b := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "b", Port: peers.RestartPort(t)})
@@ -259,6 +262,7 @@ func TestProviderKilledUnderLoad(t *testing.T) {
 // TestGracefulLeave terminates a Dubbo Java provider: it announces that it
 // leaves, and no request is lost.
 func TestGracefulLeave(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
 		b := peers.Java.Provider(t, peers.ProviderOptions{Name: "b"})
@@ -278,6 +282,7 @@ func TestGracefulLeave(t *testing.T) {
 // TestAServersReadOnlyEventMovesItsTraffic terminates a Dubbo Java provider whose
 // connections are in use: only its event tells that it leaves.
 func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
+	t.Parallel()
 	for name, replaced := range map[string]bool{
 		"replaced":                  true, // unnoticed: the number of endpoints stays
 		"still among the endpoints": false,

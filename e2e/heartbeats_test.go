@@ -16,6 +16,7 @@ import (
 // TestIdleConnectionsStayByHeartbeats leaves real peers idle for several of
 // their periods. They close a connection whose heartbeats are not answered.
 func TestIdleConnectionsStayByHeartbeats(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		for _, p := range pairings {
 			t.Run(p.String(), func(t *testing.T) {

@@ -114,6 +114,7 @@ func kitexServers(t *testing.T) map[string]int {
 // TestKitexDirect proves the peers and the table of calls without any proxy
 // between them.
 func TestKitexDirect(t *testing.T) {
+	t.Parallel()
 	servers := kitexServers(t)
 	for _, o := range kitexForms {
 		t.Run(fmt.Sprint(o), func(t *testing.T) {
@@ -124,6 +125,7 @@ func TestKitexDirect(t *testing.T) {
 
 // TestKitexCalls makes calls of every kind between Kitex clients and servers.
 func TestKitexCalls(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		servers := kitexServers(t)
 		for _, multiplexing := range []bool{false, true} {

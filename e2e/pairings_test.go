@@ -37,6 +37,7 @@ func TestDubboThroughTCPProxy(t *testing.T) {
 
 // TestDubboPairings makes calls of every kind between real clients and servers.
 func TestDubboPairings(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, p := range pairings {
 			t.Run(p.String(), func(t *testing.T) {

@@ -86,6 +86,7 @@ func (l *load) more(t *testing.T, n int64) {
 // TestAHotRestart: the new process serves new connections, the old one's go on
 // until it ends, and no request is answered wrongly.
 func TestAHotRestart(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		port := freePort(t)

@@ -16,6 +16,7 @@ import (
 // TestRoutesOnRealCalls routes real calls on everything that they carry, and
 // changes attachments in both directions.
 func TestRoutesOnRealCalls(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		plain := peers.Java.Provider(t, peers.ProviderOptions{Name: "plain"})
 		blue := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "blue", Group: "blue"})
@@ -70,6 +71,7 @@ func TestRoutesOnRealCalls(t *testing.T) {
 // TestGroupsAndVersions calls services that have a group and a version, which
 // routes tell apart and providers insist on.
 func TestGroupsAndVersions(t *testing.T) {
+	t.Parallel()
 	services := map[string]struct{ group, version string }{
 		"blue": {"blue", "1.0.0"}, "green": {"green", "1.0.0"}, "next": {"", "2.0.0"},
 	}

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,83 +23,357 @@ import (
 
 var soakTime = flag.Duration("soak", 15*time.Second, "how long TestSoak goes on")
 
-// TestSoak mixes load with faults and updates of endpoints and configuration.
-// Every request is accounted for, and what Envoy holds does not grow.
+// TestSoak mixes load of several kinds with faults and updates of endpoints,
+// routes and listeners. Every request is accounted for, and what Envoy holds
+// does not grow.
 func TestSoak(t *testing.T) {
+	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
-		names := []string{"a", "b", "c", "d"}
-		all, at := servers(t, names...)
-		loopback := envoytest.Loopback(envoytest.Socket())
-		config := func(generation int) envoytest.M {
-			c := envoytest.Dubbo("test",
-				envoytest.Route("four", map[string]string{"method": "generation" + strconv.Itoa(generation)}), envoytest.Route("four", nil))
-			c["upstream"] = envoytest.M{"max_connection_age": "2s"}
+		var all []*scripted.Server
+		var at []envoytest.Endpoint
+		for range 4 {
+			s := scripted.Serve(t, echo)
+			all = append(all, s)
+			at = append(at, envoytest.Endpoint{Port: s.Port})
+		}
+		loopback := envoytest.LoopbackOf("custom", envoytest.Socket())
+		listener := func(generation int) envoytest.Resource {
+			to := []string{"four", "pair", "nowhere"}[generation%3]
+			c := envoytest.Dubbo("test", envoytest.Route(to, map[string]string{"method": method(generation)}), envoytest.Route("four", nil))
+			c["upstream"] = envoytest.M{"max_connection_age": "2s", "idle_timeout": "1s"}
 			c["request_timeout"] = "1s"
-			return c
+			c["meta_protocol_filters"] = []any{envoytest.M{"name": "test.runtime"}, envoytest.M{"name": "aeraki.meta_protocol.filters.router"}}
+			return envoytest.Listener("dubbo", envoytest.Module("custom", "meta_protocol_proxy", c))
 		}
 		o := v.options()
-		o.Clusters = []envoytest.Resource{envoytest.Cluster("four", at...)}
-		o.Listeners = []envoytest.Resource{loopback, envoytest.Listener("dubbo", envoytest.Proxy(config(0)))}
+		o.Modules = filterSO()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("four", at...), envoytest.Cluster("pair", at[:2]...)}
+		o.Listeners = []envoytest.Resource{loopback, listener(0)}
 		e := envoytest.Start(t, o)
 		port := e.Port("dubbo")
 
+		var sums tally
+		before := measure(t, e, port, &sums)
 		stop := make(chan struct{})
 		var load sync.WaitGroup
-		var answered, failed, lost atomic.Int64
-		for i := range uint64(8) {
+		end := sync.OnceFunc(func() {
+			close(stop)
+			load.Wait()
+		})
+		defer end()
+		for client := range uint64(8) {
 			load.Go(func() {
-				rng := rand.New(rand.NewPCG(i, 9))
-				for !isClosed(stop) {
-					a, f, l := session(rng, port)
-					answered.Add(a)
-					failed.Add(f)
-					lost.Add(l)
+				rng := rand.New(rand.NewPCG(client, 9))
+				for n := 0; !isClosed(stop); n++ {
+					session(t, kinds[rng.IntN(len(kinds))], rng, fmt.Sprintf("%d-%d", client, n), port, &sums)
 				}
 			})
 		}
 
 		rng := rand.New(rand.NewPCG(5, 5))
-		type level struct{ rss, files int64 }
 		var levels []level
 		begin := time.Now()
-		for generation := 1; time.Since(begin) < *soakTime; generation++ {
+		for generation := 1; time.Since(begin) < *soakTime && !t.Failed(); generation++ {
+			s := all[rng.IntN(len(all))]
 			switch generation % 5 {
 			case 0:
-				all[rng.IntN(len(all))].Disconnect()
+				s.Disconnect()
 			case 1:
 				e.SetEndpoints("four", at[:2+rng.IntN(3)]...)
 			case 2:
-				s := all[rng.IntN(len(all))]
-				s.Set(scripted.Never)
-				time.Sleep(50 * time.Millisecond)
-				s.Set(scripted.Garbage)
-				time.Sleep(50 * time.Millisecond)
-				s.Set(scripted.Answer("x"))
+				for range 2 {
+					s.Set(faults[rng.IntN(len(faults))])
+					time.Sleep(50 * time.Millisecond)
+				}
+				s.Set(echo)
 			case 3:
-				require.True(t, e.SetListeners(loopback, envoytest.Listener("dubbo", envoytest.Proxy(config(generation)))))
+				require.True(t, e.SetListeners(loopback, listener(generation)))
 			case 4:
 				time.Sleep(500 * time.Millisecond)
-				levels = append(levels, level{e.RSS(), files(t, e.Pid())})
+				levels = append(levels, measure(t, e, port, &sums))
 			}
 		}
-		close(stop)
-		load.Wait()
-		t.Logf("answered %d, failed %d, lost with their connection %d; memory and open files over time: %s",
-			answered.Load(), failed.Load(), lost.Load(), fmt.Sprint(levels))
-		require.Greater(t, answered.Load(), int64(1000))
+		end()
+		t.Log(&sums)
+		require.NotEmpty(t, levels)
+		// Without clients there are no connections, once the pools have closed. Each
+		// worker keeps two carriers for the next, and more than those for 10 s: each
+		// has a goroutine and two files.
+		var after level
+		carriers := int64(2*v.workers + 4)
+		settled := func() bool {
+			after = measure(t, e, port, &sums)
+			return after[downstream] == 0 && after[upstream] == 0 && after[goroutines] <= before[goroutines]+carriers
+		}
+		for deadline := time.Now().Add(patience); !settled() && time.Now().Before(deadline); time.Sleep(tick) {
+		}
+		n := len(levels)
+		text := fmt.Sprintf("%d levels; before, first, after a quarter, after a half, last, in the end:", n)
+		for i, m := range measures {
+			text += fmt.Sprintf(" %s %d", m.name, []int64{before[i], levels[0][i], levels[n/4][i], levels[n/2][i], levels[n-1][i], after[i]})
+		}
+		t.Log(text)
+
+		require.Greater(t, sums.answered.Load(), int64(1000))
 		checkCounters(t, e)
-		// What clients know of and what Envoy counted is the same, but for
-		// requests that Envoy may not have seen before it closed a connection.
-		told := answered.Load() + failed.Load()
-		require.GreaterOrEqual(t, e.Stat(stats+"request"), told)
-		require.LessOrEqual(t, e.Stat(stats+"request"), told+lost.Load())
-		require.Less(t, lost.Load(), told/1000+100, "lost with their connection")
-		if n := len(levels); n >= 8 {
-			early, late := levels[n/4], levels[n-1]
-			require.Less(t, late.rss, early.rss+early.rss/2, "memory")
-			require.Less(t, late.files, early.files+100, "open files")
+		lost := int64(0)
+		for i, counter := range counters {
+			// What clients know of and what Envoy counted is the same, but for what
+			// Envoy may not have seen before one of both closed a connection.
+			f := &sums.frames[i]
+			require.GreaterOrEqual(t, e.Stat(stats+counter), f.told.Load(), counter)
+			require.LessOrEqual(t, e.Stat(stats+counter), f.told.Load()+f.lost.Load()+f.left.Load(), counter)
+			lost += f.lost.Load()
+		}
+		served := int64(0)
+		for _, s := range all {
+			served += s.Requests()
+		}
+		require.LessOrEqual(t, served, e.Stat(stats+"request"), "none is sent twice")
+		require.Less(t, lost, sums.answered.Load()/1000+100, "lost with their connection")
+		require.Zero(t, after[downstream], "connections of clients that have gone")
+		require.Zero(t, after[upstream], "connections to servers that nobody needs")
+		require.LessOrEqual(t, after[goroutines], before[goroutines]+carriers, "goroutines without connections")
+		require.LessOrEqual(t, after[descriptors], before[descriptors]+2*carriers+10, "open files without connections")
+		if n >= 8 {
+			for i, m := range measures {
+				early, late := median(levels[n/4:n/2], i), median(levels[n-n/4:], i)
+				require.LessOrEqual(t, late, early+early*m.percent/100+m.more, "%s, from a quarter of the time on", m.name)
+			}
 		}
 	})
+}
+
+// method that the generation of a listener has a route for.
+func method(generation int) string { return "generation" + strconv.Itoa(generation%9) }
+
+// kinds of sessions.
+var kinds = []kind{
+	{name: "small", batches: 200, together: 20},
+	{name: "mixed", batches: 100, together: 20, mixed: true},
+	{name: "large", batches: 20, together: 4, padding: 60_000},
+	{name: "leaving", batches: 50, together: 20, mixed: true, padding: 2000, leaves: true},
+	{name: "idle", batches: 10, together: 5, pause: 300 * time.Millisecond},
+}
+
+type kind struct {
+	name string
+	// Batches and requests sent together at most, with padding of up to so many
+	// bytes.
+	batches, together, padding int
+	// mixed has oneways and heartbeats.
+	mixed bool
+	// pause at most before each batch.
+	pause time.Duration
+	// leaves while answers are due.
+	leaves bool
+}
+
+// faults that servers have for a moment.
+var faults = []scripted.Behaviour{
+	scripted.Never, scripted.Garbage, scripted.Close, scripted.Reset, scripted.HalfFrame, scripted.CloseMidFrame, scripted.WrongID,
+	func(c *scripted.Conn, req dubbotest.Parsed) {
+		echo(c, req)
+		echo(c, req)
+	},
+}
+
+// echo answers with the argument, or with its part that no other request has.
+func echo(c *scripted.Conn, req dubbotest.Parsed) {
+	argument := string(req.Body[bytes.LastIndexByte(req.Body, '<') : bytes.LastIndexByte(req.Body, '>')+1])
+	if req.ID%2 == 0 {
+		argument = unique(argument)
+	}
+	scripted.Answer(argument)(c, req)
+}
+
+func unique(argument string) string { return argument[:strings.IndexByte(argument, '>')+1] }
+
+// The types of frames that clients send.
+const (
+	twoway = iota
+	oneway
+	heartbeat
+)
+
+// counters of the types of frames.
+var counters = [...]string{twoway: "request_twoway", oneway: "request_oneway", heartbeat: "request_event"}
+
+// tally is what clients know.
+type tally struct {
+	answered, failed atomic.Int64
+	// frames by their types: Envoy has counted all that it told of in some way. It
+	// may have counted those lost when it closed a connection, as a drained
+	// listener may while none is in flight: at most those that were on the way
+	// right then. It may have counted those whose client left.
+	frames [len(counters)]struct{ told, lost, left atomic.Int64 }
+}
+
+func (sums *tally) String() string {
+	s := fmt.Sprintf("answered %d, failed %d; told of, lost with their connection, left:", sums.answered.Load(), sums.failed.Load())
+	for i := range sums.frames {
+		f := &sums.frames[i]
+		s += fmt.Sprintf(" %s %d %d %d", counters[i], f.told.Load(), f.lost.Load(), f.left.Load())
+	}
+	return s
+}
+
+// session is one client connection.
+func session(t *testing.T, k kind, rng *rand.Rand, name string, port int, sums *tally) {
+	c, err := scripted.TryDial(t, port)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return
+	}
+	var sent, told [len(counters)]int64
+	defer func() {
+		c.Close()
+		for i := range sums.frames {
+			f := &sums.frames[i]
+			f.told.Add(told[i])
+			if k.leaves {
+				f.left.Add(sent[i] - told[i])
+			} else {
+				f.lost.Add(sent[i] - told[i])
+			}
+		}
+	}()
+	// goesOn is false at the end of the connection.
+	goesOn := func(err error) bool {
+		if os.IsTimeout(err) {
+			t.Errorf("%s, %s: it hangs: sent %d, told %d", name, k.name, sent, told)
+		}
+		return err == nil
+	}
+	id := uint64(0)
+	for range 1 + rng.IntN(k.batches) {
+		if k.pause > 0 && !quiet(t, c, time.Duration(rng.Int64N(int64(k.pause)))) {
+			return
+		}
+		var out []byte
+		due := map[uint64]string{} // arguments, none for heartbeats
+		for more := rng.IntN(k.together); more >= 0; more-- {
+			id++
+			argument := fmt.Sprintf("<%s-%d>%s>", name, id, strings.Repeat("x", rng.IntN(k.padding+1)))
+			r := dubbotest.Request{ID: id, Method: method(rng.IntN(9)), Argument: argument}
+			what := twoway
+			// The last is answered, so that Envoy is known to have seen those before.
+			if k.mixed && more > 0 {
+				what = max(rng.IntN(5)-2, twoway)
+			}
+			sent[what]++
+			switch what {
+			case twoway:
+				due[id] = argument
+				out = append(out, r.Bytes()...)
+			case oneway:
+				r.Oneway = true
+				out = append(out, r.Bytes()...)
+			case heartbeat:
+				due[id] = ""
+				out = append(out, dubbotest.Heartbeat(id)...)
+			}
+		}
+		c.SetWriteDeadline(time.Now().Add(patience))
+		if _, err := c.Write(out); !goesOn(err) {
+			return
+		}
+		for len(due) > 0 {
+			if k.leaves && rng.IntN(50) == 0 {
+				return
+			}
+			f, err := c.TryRead()
+			if !goesOn(err) {
+				return
+			}
+			argument, ok := due[f.ID]
+			delete(due, f.ID)
+			event, text := f.Flags&0x20 != 0, f.Text()
+			switch {
+			case !ok || event != (argument == ""),
+				!event && f.Status == statusOK && text != argument && text != unique(argument):
+				t.Errorf("%s, %s: an answer that nobody waits for: flags %#x, id %d, %.100q", name, k.name, f.Flags, f.ID, text)
+				return
+			case event:
+				told[heartbeat]++
+			case f.Status == statusOK:
+				told[twoway]++
+				sums.answered.Add(1)
+			default:
+				told[twoway]++
+				sums.failed.Add(1)
+			}
+		}
+		told = sent
+	}
+}
+
+// quiet tells whether a connection stays open, without a word, for a while.
+func quiet(t *testing.T, c *scripted.Client, d time.Duration) bool {
+	c.SetReadDeadline(time.Now().Add(d))
+	n, err := c.TCPConn.Read(make([]byte, 1))
+	if n > 0 {
+		t.Error("an answer that nobody waits for, while the client was idle")
+	}
+	return os.IsTimeout(err)
+}
+
+// What Envoy holds.
+const (
+	resident = iota
+	heap
+	goroutines
+	descriptors
+	downstream
+	upstream
+)
+
+// measures with how much more there may be late in the run than early. How many
+// connections there are depends on the faults of the last seconds, and each
+// connection to a server has a goroutine and files.
+var measures = [...]struct {
+	name          string
+	percent, more int64
+}{
+	resident:    {"resident kB", 20, 0},
+	heap:        {"Go heap kB", 50, 1000},
+	goroutines:  {"goroutines", 50, 20},
+	descriptors: {"open files", 50, 50},
+	downstream:  {"connections of clients", 0, 8},
+	upstream:    {"connections to servers", 50, 20},
+}
+
+// level is a value of each of the measures.
+type level [len(measures)]int64
+
+// measure asks Go's runtime by a request, which is accounted for as others.
+func measure(t *testing.T, e *envoytest.Envoy, port int, sums *tally) (l level) {
+	t.Helper()
+	for _, n := range e.Stats("^listener[.]127[.]0[.]0[.]1_[0-9]*[.]downstream_cx_active$") {
+		l[downstream] += n
+	}
+	for _, n := range e.Stats("^cluster[.].*[.]upstream_cx_active$") {
+		l[upstream] += n
+	}
+	l[resident], l[descriptors] = e.RSS()>>10, files(t, e.Pid())
+	c, err := scripted.TryDial(t, port)
+	require.NoError(t, err)
+	defer c.Close()
+	c.Ask(1, dubbotest.Request{Method: "runtime"})
+	_, err = fmt.Sscanf(c.Read().Text(), "goroutines %d, heap %d", &l[goroutines], &l[heap])
+	require.NoError(t, err)
+	l[heap] >>= 10
+	sums.frames[twoway].told.Add(1)
+	return l
+}
+
+func median(levels []level, of int) int64 {
+	values := make([]int64, len(levels))
+	for i, l := range levels {
+		values[i] = l[of]
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 func isClosed(c chan struct{}) bool {
@@ -107,58 +383,6 @@ func isClosed(c chan struct{}) bool {
 	default:
 		return false
 	}
-}
-
-// session is one client connection with some hundred requests. lost are those
-// without an answer when Envoy closed the connection, as a drained listener
-// may while none is in flight: at most those that were on the way right then.
-func session(rng *rand.Rand, port int) (answered, failed, lost int64) {
-	c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
-	if err != nil {
-		return 0, 0, 0
-	}
-	defer c.Close()
-	buf := make([]byte, 0, 1<<16)
-	id := uint64(0)
-	for range 1 + rng.IntN(200) {
-		together := 1 + rng.IntN(20)
-		var out []byte
-		waiting := map[uint64]bool{}
-		for range together {
-			id++
-			waiting[id] = true
-			out = append(out, dubbotest.Request{ID: id, Method: "generation" + strconv.Itoa(rng.IntN(9))}.Bytes()...)
-		}
-		if _, err := c.Write(out); err != nil {
-			return answered, failed, lost + int64(len(waiting))
-		}
-		for len(waiting) > 0 {
-			if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-				panic(err)
-			}
-			n, err := c.Read(buf[len(buf):cap(buf)])
-			if err != nil {
-				if os.IsTimeout(err) {
-					panic("a request hangs")
-				}
-				return answered, failed, lost + int64(len(waiting))
-			}
-			frames, rest := dubbotest.Parse(buf[:len(buf)+n])
-			for _, f := range frames {
-				if !waiting[f.ID] {
-					panic("an answer that nobody waits for")
-				}
-				delete(waiting, f.ID)
-				if f.Status == statusOK {
-					answered++
-				} else {
-					failed++
-				}
-			}
-			buf = buf[:copy(buf[:cap(buf)], rest)]
-		}
-	}
-	return answered, failed, lost
 }
 
 func files(t *testing.T, pid int) int64 {

@@ -45,6 +45,7 @@ func thriftCall(method string, args ...any) peers.Command {
 // TestThriftDirect proves the peers and the table of calls without any proxy
 // between them, so that a failure elsewhere is the proxy's.
 func TestThriftDirect(t *testing.T) {
+	t.Parallel()
 	for _, server := range thriftLibraries {
 		for _, w := range thriftWires {
 			s := server.Server(t, "s1", w)
@@ -83,6 +84,7 @@ func thriftName(w peers.Wire) string { return strings.ReplaceAll(w.String(), " "
 // TestThriftPairings makes calls of every kind between real clients and servers,
 // in every wire form.
 func TestThriftPairings(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		for _, server := range thriftLibraries {
 			servers := map[string]int{}

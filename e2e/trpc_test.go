@@ -35,6 +35,7 @@ func trpcTo(cluster string) envoytest.M {
 // TestTRPCDirect proves the peers and the table of calls without any proxy
 // between them, so that a failure elsewhere is the proxy's.
 func TestTRPCDirect(t *testing.T) {
+	t.Parallel()
 	for _, serial := range []bool{false, true} {
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: serial})
 		for name, o := range trpcClients {
@@ -51,6 +52,7 @@ func TestTRPCDirect(t *testing.T) {
 
 // TestTRPCPairings makes calls of every kind between real clients and servers.
 func TestTRPCPairings(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, serial := range []bool{false, true} {
 			s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: serial})
