@@ -45,16 +45,17 @@ type conn struct {
 	out      *host.Buffer
 	blocked  bool
 
-	born      time.Duration
-	lastData  time.Duration
-	lastCall  time.Duration
-	agingAt   time.Duration // from then on a replacement is looked for
-	expireAt  time.Duration // from then on it gets no new call
-	keepUntil time.Duration // a oneway may not have been read before
-	aging     bool
-	stale     bool // belongs to a membership that is over
-	leaving   bool // its host has said that it leaves
-	linger    timer.Timer
+	born         time.Duration
+	lastData     time.Duration
+	lastCall     time.Duration
+	agingAt      time.Duration // from then on a replacement is looked for
+	expireAt     time.Duration // from then on it gets no new call
+	keepUntil    time.Duration // a oneway may not have been read before
+	aging        bool
+	stale        bool          // belongs to a membership that is over
+	leaving      bool          // its host has said that it leaves
+	leavingUntil time.Duration // then it is taken to stay after all
+	linger       timer.Timer
 
 	weight, current int64 // smooth weighted round robin
 }

@@ -290,7 +290,8 @@ func (p *Pool) connected(cn *conn) {
 	p.samples++
 	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
-	if cn.leaving = p.info.isLeaving(cn.host, p.m.now()); !cn.leaving {
+	cn.leavingUntil = p.info.leavingUntil(cn.host)
+	if cn.leaving = p.m.now() < cn.leavingUntil; !cn.leaving {
 		p.succeed(cn)
 	}
 	p.weigh()
@@ -399,9 +400,12 @@ func (p *Pool) weigh() {
 // connections that are made from now on.
 func (p *Pool) leaves(host string) {
 	now := p.m.now()
-	p.info.leaves(host, now, now+leavingTime)
+	until := now + leavingTime
+	p.info.leaves(host, now, until)
 	for _, cn := range p.ready {
-		cn.leaving = cn.leaving || cn.host == host
+		if cn.host == host {
+			cn.leaving, cn.leavingUntil = true, until
+		}
 	}
 	p.weigh()
 }
@@ -581,7 +585,7 @@ func (p *Pool) rotate(now time.Duration) {
 	staying, stays := p.staying(), false
 	for i := len(p.ready) - 1; i >= 0; i-- {
 		cn := p.ready[i]
-		if cn.leaving && !p.info.isLeaving(cn.host, now) {
+		if cn.leaving && now >= cn.leavingUntil {
 			cn.leaving, stays = false, true
 			staying++
 		}

@@ -129,18 +129,19 @@ func (ci *clusterInfo) leaves(host string, now, until time.Duration) {
 	ci.leaving[host] = until
 }
 
-// left notes that a host has gone: what is there next has not said anything.
+// left notes that a host has gone: what is there next has not said anything. The
+// host's other connections are about to go, too.
 func (ci *clusterInfo) left(host string) {
 	ci.mu.Lock()
 	defer ci.mu.Unlock()
 	delete(ci.leaving, host)
 }
 
-// isLeaving reports whether a host has said that it leaves.
-func (ci *clusterInfo) isLeaving(host string, now time.Duration) bool {
+// leavingUntil returns until when a host is taken to leave, 0 if it has not said so.
+func (ci *clusterInfo) leavingUntil(host string) time.Duration {
 	ci.mu.Lock()
 	defer ci.mu.Unlock()
-	return now < ci.leaving[host]
+	return ci.leaving[host]
 }
 
 // hunger is a pool's need of a connection to a cluster that a circuit breaker
