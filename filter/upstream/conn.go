@@ -408,7 +408,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 	case ready, draining:
 		cn.leave()
 		if r == host.Remote || r == host.Reset {
-			p.info.left(cn.host)
+			p.info.closes(cn.host, p.m.now()+goneTime)
 		}
 	}
 	cn.failCalls(codecs.UpstreamReset, "upstream connection ended before the answer: "+r.String())

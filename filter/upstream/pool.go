@@ -27,6 +27,8 @@ const (
 	// another can take them, for so long: by default Dubbo's servers are gone
 	// after 10 s.
 	leavingTime = 15 * time.Second
+	// When it has begun to close its connections, it is gone after so long.
+	goneTime = time.Second
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
 )

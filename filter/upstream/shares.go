@@ -129,12 +129,15 @@ func (ci *clusterInfo) leaves(host string, now, until time.Duration) {
 	ci.leaving[host] = until
 }
 
-// left notes that a host has gone: what is there next has not said anything. The
-// host's other connections are about to go, too.
-func (ci *clusterInfo) left(host string) {
+// closes notes that a host has closed a connection. If it has said that it leaves,
+// it does so now, with all its connections: what is there from until on is another
+// process, which has said nothing.
+func (ci *clusterInfo) closes(host string, until time.Duration) {
 	ci.mu.Lock()
 	defer ci.mu.Unlock()
-	delete(ci.leaving, host)
+	if ci.leaving[host] > until {
+		ci.leaving[host] = until
+	}
 }
 
 // leavingUntil returns until when a host is taken to leave, 0 if it has not said so.
