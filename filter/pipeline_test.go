@@ -591,6 +591,37 @@ func TestALeavingServerIsTheLastResortOfExclusiveConnections(t *testing.T) {
 	}
 }
 
+// TestAllWorkersHeedThatAServerLeaves: a connection that the server had not
+// accepted yet when it announced its leaving is told nothing.
+func TestAllWorkersHeedThatAServerLeaves(t *testing.T) {
+	h := filtertest.NewWith(t, filter.NewModule(), 2)
+	e := &env{Host: h, t: t, v1: h.Cluster("v1", "a", "b")}
+	e.v1.Serve = answer
+	cfg := h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "dubbo",
+		"codec": {"name": "aeraki.meta_protocol.codec.dubbo"}}, "route_config": {"routes": [{"route": {"cluster": "v1"}}]}}`)
+	clients := []*filtertest.Client{h.DialOn(cfg, 0), h.DialOn(cfg, 1)}
+	seen := map[string]int{}
+	send := func() {
+		clear(seen)
+		for range 20 {
+			for _, c := range clients {
+				c.Send(req(1))
+				seen[one(t, c).Text()]++
+			}
+			h.Advance(10 * time.Millisecond)
+		}
+	}
+	send()
+	require.Len(t, seen, 2)
+	require.Greater(t, len(e.to("b")), 1)
+	e.to("b")[0].Send(dubbotest.ReadOnly(1))
+	h.Advance(100 * time.Millisecond)
+	send()
+	require.Len(t, seen, 1)
+	require.Contains(t, seen, "a")
+	require.NotEmpty(t, e.to("b"))
+}
+
 // to returns the connections to a host.
 func (e *env) to(name string) (open []*filtertest.Server) {
 	for _, s := range e.v1.Servers() {

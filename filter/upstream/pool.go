@@ -77,6 +77,7 @@ type Pool struct {
 	search      time.Duration // pause between looks for a missing host
 	nextSearch  time.Duration
 	starving    time.Duration // since when, 0: not
+	heard       int64         // of what hosts have said of their leaving
 	granted     time.Duration // when the first connection became ready
 	noGrowth    time.Duration // a circuit breaker forbids growth until then
 	dispatching bool
@@ -402,10 +403,16 @@ func (p *Pool) weigh() {
 // connections that are made from now on.
 func (p *Pool) leaves(host string) {
 	now := p.m.now()
-	until := now + leavingTime
-	p.info.leaves(host, now, until)
+	p.info.leaves(host, now, now+leavingTime)
+	p.heed(now)
+}
+
+// heed takes what hosts have said of their leaving, to whichever pool, for all of
+// its connections: a host does not tell those that it has not accepted yet.
+func (p *Pool) heed(now time.Duration) {
+	p.heard = p.info.said.Load()
 	for _, cn := range p.ready {
-		if cn.host == host {
+		if until := p.info.leavingUntil(cn.host); now < until {
 			cn.leaving, cn.leavingUntil = true, until
 		}
 	}
@@ -568,6 +575,9 @@ func (p *Pool) onTick() {
 		}
 	} else {
 		p.look(now)
+		if p.heard != p.info.said.Load() {
+			p.heed(now)
+		}
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)

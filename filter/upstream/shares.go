@@ -38,6 +38,7 @@ type clusterInfo struct {
 	// leaving are the hosts that have said that they leave, and when that is
 	// forgotten.
 	leaving map[string]time.Duration
+	said    atomic.Int64 // how often a host has said so
 
 	hunger hunger
 }
@@ -127,6 +128,7 @@ func (ci *clusterInfo) leaves(host string, now, until time.Duration) {
 	defer ci.mu.Unlock()
 	maps.DeleteFunc(ci.leaving, func(_ string, until time.Duration) bool { return now >= until })
 	ci.leaving[host] = until
+	ci.said.Add(1)
 }
 
 // closes notes that a host has closed a connection. If it has said that it leaves,
