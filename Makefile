@@ -65,10 +65,10 @@ bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_p
 	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so $(BENCH_FLAGS)
 
 hostile: so envoy ## a million mutated frames of each protocol against a live Envoy
-	cd e2e && $(GO) test -count=1 -timeout 60m -run TestHostile -hostile 1000000 .
+	cd e2e && $(GO) test -count=1 -timeout 60m -v -run TestHostile -hostile 1000000 .
 
 soak: so envoy ## ten minutes of load, faults and config updates
-	cd e2e && $(GO) test -count=1 -timeout 30m -run TestSoak -soak 10m .
+	cd e2e && $(GO) test -count=1 -timeout 30m -v -run TestSoak -soak 10m .
 
 lint: need-go ## formatting, vet, house rules
 	tools/lint.sh
