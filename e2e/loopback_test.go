@@ -60,3 +60,32 @@ func TestTheLoopbackListenerIsReplacedUnderLoad(t *testing.T) {
 		checkCounters(t, e)
 	})
 }
+
+// TestParkedCarriersLeaveADrainingListener: one that is claimed late in the drain
+// time would be closed with its requests.
+func TestParkedCarriersLeaveADrainingListener(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		loopback := envoytest.Loopback(envoytest.Socket()).With(envoytest.M{"stat_prefix": "first"})
+		config := toOne("one")
+		config["upstream"] = envoytest.M{"idle_timeout": "1s"}
+		clients := envoytest.Listener("dubbo", envoytest.Proxy(config))
+		o := v.options()
+		o.Drain = time.Minute
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{loopback, clients}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		ask := func() {
+			c.Ask(1, dubbotest.Request{})
+			require.Equal(t, "here", c.Read().Text())
+		}
+		ask()
+		e.WaitStat("listener.first.downstream_cx_active", envoytest.AtLeast(2))
+		require.True(t, e.SetListeners(loopback.With(envoytest.M{"stat_prefix": "second"}), clients))
+		e.WaitStat("listener.first.downstream_cx_active", envoytest.Exactly(0))
+		require.EqualValues(t, 1, e.Stat("listener_manager.total_listeners_draining"))
+		e.WaitStat("listener.second.downstream_cx_active", envoytest.AtLeast(2))
+		ask()
+	})
+}

@@ -46,6 +46,9 @@ const (
 	wantParked = 2
 	// spareTime is how long it keeps those beyond.
 	spareTime = 10 * time.Second
+	// renewTime is what it takes, at the most, until a loopback listener serves
+	// whose configuration has been published.
+	renewTime = 500 * time.Millisecond
 )
 
 // Typed filter state that tcp_proxy reads.
@@ -223,6 +226,32 @@ func (cs *carriers) trim() {
 	*list = slices.Delete(*list, 0, 1)
 	c.state = over
 	cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+}
+
+// renewCarriers has the workers replace the carriers that they parked before a
+// configuration of the loopback listener came. Their listener drains: one that is
+// claimed late would be closed with its requests when Envoy's drain time is over.
+// Those in use are not told. They have an age, less than the drain time.
+func renewCarriers(config C.uint32_t) {
+	time.AfterFunc(renewTime, func() {
+		for i := range workers {
+			if w := workers[i].Load(); w != nil {
+				w.carriers.post(func() { w.carriers.renew(config) })
+			}
+		}
+	})
+}
+
+func (cs *carriers) renew(config C.uint32_t) {
+	cs.parked = slices.DeleteFunc(cs.parked, func(c *carrier) bool {
+		if c.f.config.id >= config {
+			return false
+		}
+		c.state = over
+		cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+		return true
+	})
+	cs.refill()
 }
 
 func (cs *carriers) anyParked() *C.mt_filter {

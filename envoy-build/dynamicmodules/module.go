@@ -83,6 +83,14 @@ type filterConfig struct {
 	scheduler unsafe.Pointer
 }
 
+func (fc *filterConfig) published(id C.uint32_t) {
+	if fc.proxy != nil {
+		fc.proxy.Published()
+	} else {
+		renewCarriers(id)
+	}
+}
+
 func configOf(id uint32) *filterConfig {
 	configs.RLock()
 	defer configs.RUnlock()
@@ -141,12 +149,10 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 	c.id = C.uint32_t(configs.last)
 	configs.m[configs.last] = fc
 	configs.Unlock()
-	if fc.proxy != nil {
-		// Its event comes when the main thread is done with what brought this
-		// configuration, unless that was refused.
-		if fc.scheduler = C.mt_config_scheduler(envoy); fc.scheduler == nil {
-			fc.proxy.Published()
-		}
+	// Its event comes when the main thread is done with what brought this
+	// configuration, unless that was refused.
+	if fc.scheduler = C.mt_config_scheduler(envoy); fc.scheduler == nil {
+		fc.published(c.id)
 	}
 	return true
 }
@@ -154,8 +160,8 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 //export mtConfigScheduled
 func mtConfigScheduled(id C.uint32_t) {
 	defer mainBarrier("publishing a configuration")
-	if fc := configOf(uint32(id)); fc != nil && fc.proxy != nil {
-		fc.proxy.Published()
+	if fc := configOf(uint32(id)); fc != nil {
+		fc.published(id)
 	}
 }
 
@@ -166,8 +172,11 @@ func mtConfigDestroy(id C.uint32_t) {
 	configs.Lock()
 	delete(configs.m, uint32(id))
 	configs.Unlock()
-	if fc != nil && fc.proxy != nil {
-		C.mt_config_scheduler_delete(fc.scheduler)
+	if fc == nil {
+		return
+	}
+	C.mt_config_scheduler_delete(fc.scheduler)
+	if fc.proxy != nil {
 		fc.proxy.Destroy()
 	}
 }
