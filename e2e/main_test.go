@@ -7,9 +7,9 @@ const (
 	tick     = 20 * time.Millisecond
 )
 
-// eventually tells whether something becomes true.
-func eventually(ok func() bool) bool {
-	for deadline := time.Now().Add(patience / 4); !ok(); time.Sleep(tick) {
+// eventually tells whether something becomes true within a time.
+func eventually(within time.Duration, ok func() bool) bool {
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(tick) {
 		if time.Now().After(deadline) {
 			return false
 		}

@@ -84,7 +84,7 @@ func checkCountersOf(t *testing.T, e *envoytest.Envoy, stats string) {
 		{"nothing else panicked", func() bool { return get("connection_panic") == 0 }},
 	}
 	wrong := ""
-	if !eventually(func() bool {
+	if !eventually(patience/4, func() bool {
 		s = e.Stats("^meta_protocol[.]")
 		wrong = ""
 		for _, sum := range sums {

@@ -83,13 +83,13 @@ func TestSoak(t *testing.T) {
 			case 2:
 				for range 2 {
 					s.Set(faults[rng.IntN(len(faults))])
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(50 * time.Millisecond) // how long the fault lasts
 				}
 				s.Set(echo)
 			case 3:
 				require.True(t, e.SetListeners(loopback, listener(generation)))
 			case 4:
-				time.Sleep(500 * time.Millisecond)
+				time.Sleep(500 * time.Millisecond) // load without new faults
 				levels = append(levels, measure(t, e, port, &sums))
 			}
 		}
@@ -101,12 +101,10 @@ func TestSoak(t *testing.T) {
 		// has a goroutine and two files.
 		var after level
 		carriers := int64(2*v.workers + 4)
-		settled := func() bool {
+		eventually(patience, func() bool { // what has not settled then is told below
 			after = measure(t, e, port, &sums)
 			return after[downstream] == 0 && after[upstream] == 0 && after[goroutines] <= before[goroutines]+carriers
-		}
-		for deadline := time.Now().Add(patience); !settled() && time.Now().Before(deadline); time.Sleep(tick) {
-		}
+		})
 		n := len(levels)
 		text := fmt.Sprintf("%d levels; before, first, after a quarter, after a half, last, in the end:", n)
 		for i, m := range measures {

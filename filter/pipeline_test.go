@@ -487,14 +487,7 @@ func TestConnectionsAreRenewedWithoutAFailedRequest(t *testing.T) {
 	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
 	e.v1.SetHosts("a", "b")
 	seen := map[string]int{}
-	send := func(d time.Duration) {
-		clear(seen)
-		for range int(d / (10 * time.Millisecond)) {
-			e.c.Send(req(1))
-			seen[one(t, e.c).Text()]++
-			e.Advance(10 * time.Millisecond)
-		}
-	}
+	send := func(d time.Duration) { e.load(d, seen) }
 	send(time.Second)
 	require.Len(t, seen, 2)
 	e.v1.SetHosts("a", "c") // the count stays the same
@@ -531,14 +524,7 @@ func TestALeavingServerIsTheLastResort(t *testing.T) {
 	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
 	e.v1.SetHosts("a", "b")
 	seen := map[string]int{}
-	send := func(d time.Duration) {
-		clear(seen)
-		for range int(d / (10 * time.Millisecond)) {
-			e.c.Send(req(1))
-			seen[one(t, e.c).Text()]++
-			e.Advance(10 * time.Millisecond)
-		}
-	}
+	send := func(d time.Duration) { e.load(d, seen) }
 	send(time.Second)
 	require.Len(t, seen, 2)
 
@@ -620,6 +606,18 @@ func TestAllWorkersHeedThatAServerLeaves(t *testing.T) {
 	require.Len(t, seen, 1)
 	require.Contains(t, seen, "a")
 	require.NotEmpty(t, e.to("b"))
+}
+
+// load sends a request every 10 ms for a while, and sets how many each host has
+// answered.
+func (e *env) load(d time.Duration, seen map[string]int) {
+	e.t.Helper()
+	clear(seen)
+	for range int(d / (10 * time.Millisecond)) {
+		e.c.Send(req(1))
+		seen[one(e.t, e.c).Text()]++
+		e.Advance(10 * time.Millisecond)
+	}
 }
 
 // to returns the connections to a host.

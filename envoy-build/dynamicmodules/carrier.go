@@ -224,8 +224,13 @@ func (cs *carriers) trim() {
 	}
 	c := (*list)[0]
 	*list = slices.Delete(*list, 0, 1)
+	c.discard()
+}
+
+// discard closes a carrier that has been taken off its list.
+func (c *carrier) discard() {
 	c.state = over
-	cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+	c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
 }
 
 // renewCarriers has the workers replace the carriers that they parked before a
@@ -247,8 +252,7 @@ func (cs *carriers) renew(config C.uint32_t) {
 		if c.f.config.id >= config {
 			return false
 		}
-		c.state = over
-		cs.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+		c.discard()
 		return true
 	})
 	cs.refill()

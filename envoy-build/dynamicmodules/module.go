@@ -83,6 +83,7 @@ type filterConfig struct {
 	scheduler unsafe.Pointer
 }
 
+// published is called when Envoy has accepted the update that brought fc.
 func (fc *filterConfig) published(id C.uint32_t) {
 	if fc.proxy != nil {
 		fc.proxy.Published()

@@ -53,12 +53,14 @@ type conn struct {
 	keepUntil    time.Duration // a oneway may not have been read before
 	aging        bool
 	stale        bool          // belongs to a membership that is over
-	leaving      bool          // its host has said that it leaves
-	leavingUntil time.Duration // then it is taken to stay after all
+	leavingUntil time.Duration // its host has said that it leaves, which counts until then; 0: it has not
 	linger       timer.Timer
 
 	weight, current int64 // smooth weighted round robin
 }
+
+// leaving reports whether the connection's host has said that it leaves.
+func (cn *conn) leaving() bool { return cn.leavingUntil != 0 }
 
 // send gives c to the connection.
 func (cn *conn) send(c *Call) {

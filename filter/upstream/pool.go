@@ -187,8 +187,8 @@ func (p *Pool) pick() *conn {
 		// The one that has been idle longest, so that all hosts get their turn.
 		var best *conn
 		for _, cn := range p.ready {
-			if cn.inFlight == 0 && (best == nil || best.leaving && !cn.leaving ||
-				best.leaving == cn.leaving && cn.lastCall < best.lastCall) {
+			if cn.inFlight == 0 && (best == nil || best.leaving() && !cn.leaving() ||
+				best.leaving() == cn.leaving() && cn.lastCall < best.lastCall) {
 				best = cn
 			}
 		}
@@ -293,8 +293,7 @@ func (p *Pool) connected(cn *conn) {
 	p.samples++
 	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
-	cn.leavingUntil = p.info.leavingUntil(cn.host)
-	if cn.leaving = p.m.now() < cn.leavingUntil; !cn.leaving {
+	if cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now()); !cn.leaving() {
 		p.succeed(cn)
 	}
 	p.weigh()
@@ -393,7 +392,7 @@ func (p *Pool) weigh() {
 			i := index(cn.host)
 			cn.weight = int64(shares[i]*(1<<20))/conns[i] + 1
 		}
-		if cn.leaving && staying > 0 {
+		if cn.leaving() && staying > 0 {
 			cn.weight = 0
 		}
 	}
@@ -412,8 +411,8 @@ func (p *Pool) leaves(host string) {
 func (p *Pool) heed(now time.Duration) {
 	p.heard = p.info.said.Load()
 	for _, cn := range p.ready {
-		if until := p.info.leavingUntil(cn.host); now < until {
-			cn.leaving, cn.leavingUntil = true, until
+		if until := p.info.leavingUntil(cn.host, now); until != 0 {
+			cn.leavingUntil = until
 		}
 	}
 	p.weigh()
@@ -422,7 +421,7 @@ func (p *Pool) heed(now time.Duration) {
 // staying counts the connections to hosts that have not said that they leave.
 func (p *Pool) staying() (n int) {
 	for _, cn := range p.ready {
-		if !cn.leaving {
+		if !cn.leaving() {
 			n++
 		}
 	}
@@ -597,16 +596,16 @@ func (p *Pool) rotate(now time.Duration) {
 	staying, stays := p.staying(), false
 	for i := len(p.ready) - 1; i >= 0; i-- {
 		cn := p.ready[i]
-		if cn.leaving && now >= cn.leavingUntil {
-			cn.leaving, stays = false, true
+		if cn.leaving() && now >= cn.leavingUntil {
+			cn.leavingUntil, stays = 0, true
 			staying++
 		}
 		if now >= cn.agingAt {
 			cn.aging = true
 		}
 		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
-		if over && len(p.ready) > 1 && (cn.leaving || staying != 1) {
-			if !cn.leaving {
+		if over && len(p.ready) > 1 && (cn.leaving() || staying != 1) {
+			if !cn.leaving() {
 				staying--
 			}
 			cn.drain()

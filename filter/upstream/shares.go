@@ -142,11 +142,14 @@ func (ci *clusterInfo) closes(host string, until time.Duration) {
 	}
 }
 
-// leavingUntil returns until when a host is taken to leave, 0 if it has not said so.
-func (ci *clusterInfo) leavingUntil(host string) time.Duration {
+// leavingUntil returns until when a host is taken to leave, 0 if it is not.
+func (ci *clusterInfo) leavingUntil(host string, now time.Duration) time.Duration {
 	ci.mu.Lock()
 	defer ci.mu.Unlock()
-	return ci.leaving[host]
+	if until := ci.leaving[host]; now < until {
+		return until
+	}
+	return 0
 }
 
 // hunger is a pool's need of a connection to a cluster that a circuit breaker
