@@ -216,7 +216,9 @@ func FuzzMatcherAgreesWithEnvoy(f *testing.F) {
 		}
 		require.NoError(t, err)
 		md := message(append([]string{"other", text}, []string{name, v1, name, v2}[:2*(occurrences%3)]...)...)
-		require.Equal(t, envoyRoute(rc, md) == 0, table.Match(md) != nil, "%s\n%q", prototext.Format(h), md.Properties())
+		for _, table := range []*Table{table, indexed(table)} {
+			require.Equal(t, envoyRoute(rc, md) == 0, table.Match(md) != nil, "%s\n%q", prototext.Format(h), md.Properties())
+		}
 	})
 }
 
@@ -279,12 +281,14 @@ func checkTable(t *testing.T, data []byte) {
 		}
 		md := message(kvs...)
 		want := envoyRoute(rc, md)
-		got := table.Match(md)
-		if want < 0 {
-			require.Nil(t, got, "%s\n%q", prototext.Format(rc), kvs)
-			continue
+		for _, table := range []*Table{table, indexed(table)} {
+			got := table.Match(md)
+			if want < 0 {
+				require.Nil(t, got, "%s\n%q", prototext.Format(rc), kvs)
+				continue
+			}
+			require.NotNil(t, got, "%s\n%q", prototext.Format(rc), kvs)
+			require.Equal(t, fmt.Sprint(want), got.Name, "%s\n%q", prototext.Format(rc), kvs)
 		}
-		require.NotNil(t, got, "%s\n%q", prototext.Format(rc), kvs)
-		require.Equal(t, fmt.Sprint(want), got.Name, "%s\n%q", prototext.Format(rc), kvs)
 	}
 }

@@ -5,9 +5,13 @@ import (
 	"slices"
 )
 
-// maxDepth bounds the keys of one route that are indexed: those with the most
-// values in the table.
-const maxDepth = 3
+const (
+	// maxDepth bounds the keys of one route that are indexed: those with the
+	// most values in the table.
+	maxDepth = 3
+	// fewRoutes are sooner tried than found.
+	fewRoutes = 4
+)
 
 // index finds the routes that may match a message. Routes that compare some
 // keys exactly are found by those keys' values, in a trie for each set of
@@ -27,8 +31,13 @@ type node struct {
 	routes []int32 // ascending, at the leaves
 }
 
-func (x *index) build(routes []Route) {
+// build makes the index of routes, or none if there are no more than few.
+func (x *index) build(routes []Route, few int) {
 	for i := range routes {
+		if len(routes) <= few {
+			x.others = append(x.others, int32(i))
+			continue
+		}
 		values := map[int]string{}
 		var keys []int
 		for j := range routes[i].matchers {
@@ -100,8 +109,12 @@ func (s *search) walk(n *node, keys []int) {
 		return
 	}
 	k := keys[0]
-	for _, at := range s.view.at[k][:s.view.n[k]] {
-		if child := n.next[string(s.view.props[at].Value)]; child != nil {
+	i := s.view.first[k]
+	for j := range s.view.n[k] {
+		if j > 0 {
+			i = s.view.next(k, i)
+		}
+		if child := n.next[string(s.view.props[i].Value)]; child != nil {
 			s.walk(child, keys[1:])
 		}
 	}

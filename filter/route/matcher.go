@@ -179,9 +179,11 @@ func compileRegex(r *matcherv3.RegexMatcher) (*regexp.Regexp, error) {
 func (m *matcher) matches(v *view) bool {
 	found := false
 	if m.key != unnumbered {
-		at := v.at[m.key][:v.n[m.key]]
-		found = len(at) > 0
-		for _, i := range at {
+		i := v.first[m.key]
+		for j := range v.n[m.key] {
+			if found = true; j > 0 {
+				i = v.next(m.key, i)
+			}
 			if m.value(v.props[i].Value) {
 				return !m.invert
 			}

@@ -139,6 +139,13 @@ func TestSpellingsOfANameAreOneKey(t *testing.T) {
 	require.Nil(t, table.Match(message("ZONEZ", "a")))
 }
 
+// indexed is a table that is indexed although it is short.
+func indexed(t *Table) *Table {
+	x := &Table{routes: t.routes, keys: t.keys}
+	x.index.build(t.routes, 0)
+	return x
+}
+
 func TestAKeyRepeatedTooOftenMatchesNothing(t *testing.T) {
 	for _, matcher := range []string{`"exact_match": "v"`, `"prefix_match": "v"`, `"present_match": true`, `"exact_match": "y", "invert_match": true`} {
 		table := mustCompile(t, `{"routes": [{"match": {"metadata": [{"name": "k", `+matcher+`}]}, "route": {"cluster": "c"}}, {"route": {"cluster": "d"}}]}`)
@@ -146,8 +153,10 @@ func TestAKeyRepeatedTooOftenMatchesNothing(t *testing.T) {
 		for range maxRepeats - 1 {
 			kvs = append(kvs, "K", "x")
 		}
-		require.Equal(t, "c", table.Match(message(kvs...)).PickCluster(0), matcher)
-		require.Nil(t, table.Match(message(append(kvs, "k", "x")...)), matcher)
+		for _, table := range []*Table{table, indexed(table)} {
+			require.Equal(t, "c", table.Match(message(kvs...)).PickCluster(0), matcher)
+			require.Nil(t, table.Match(message(append(kvs, "k", "x")...)), matcher)
+		}
 		// Keys that no rule looks at do not matter.
 		for i := range kvs {
 			if kvs[i] == "K" {

@@ -119,7 +119,7 @@ func CompileAll(rc *routev1alpha.RouteConfiguration) (*Table, []*Error) {
 		return nil, errs
 	}
 	t.keys = rank(t.routes)
-	t.index.build(t.routes)
+	t.index.build(t.routes, fewRoutes)
 	return t, nil
 }
 

@@ -20,11 +20,13 @@ const (
 	unnumbered = -1
 )
 
-// view is a message as the rules of a table see it.
+// view is a message as the rules of a table see it. There is one for each
+// request, so it is small: what a message repeats is searched for again.
 type view struct {
+	keys  []string
 	props []codecs.Property
-	n     [maxKeys]uint8
-	at    [maxKeys][maxRepeats]uint16
+	n     [maxKeys]uint8  // how often the message has a key
+	first [maxKeys]uint16 // where it does first
 }
 
 // locate finds the keys among the properties. It reports false if the message
@@ -33,23 +35,32 @@ func (v *view) locate(keys []string, props []codecs.Property) bool {
 	if len(props) > math.MaxUint16 {
 		return false
 	}
-	v.props = props
 	keys = keys[:min(len(keys), maxKeys)]
+	v.keys, v.props = keys, props
 	for i := range props {
 		name := props[i].Name
 		for k, key := range keys {
 			if len(name) != len(key) || !codecs.EqualFold(name, key) {
 				continue
 			}
-			if v.n[k] == maxRepeats {
+			switch v.n[k] {
+			case 0:
+				v.first[k] = uint16(i)
+			case maxRepeats:
 				return false
 			}
-			v.at[k][v.n[k]] = uint16(i)
 			v.n[k]++
 			break
 		}
 	}
 	return true
+}
+
+// next returns the place of key k that follows the one at i. There must be one.
+func (v *view) next(k int, i uint16) uint16 {
+	for i++; !codecs.EqualFold(v.props[i].Name, v.keys[k]); i++ {
+	}
+	return i
 }
 
 // rank orders the keys that the routes' rules look at, those that tell most
