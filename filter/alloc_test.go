@@ -22,6 +22,8 @@ type bareHost struct {
 	got   []byte // by the client
 	shard host.Shard
 	down  host.DownstreamEvents
+
+	request [][]byte
 }
 
 func (h *bareHost) DefineCounter(string) (host.MetricID, error)   { return 0, nil }
@@ -70,23 +72,24 @@ func (d bareDownstream) Write(b *host.Buffer, _ bool) {
 	d.h.got = append(d.h.got[:0], b.B...)
 	d.h.Recycle(b)
 }
-func (d bareDownstream) Close(bool)                   {}
-func (d bareDownstream) ReadDisable(bool)             {}
-func (d bareDownstream) ID() uint64                   { return 1 }
-func (d bareDownstream) LocalAddress() string         { return "" }
-func (d bareDownstream) RemoteAddress() string        { return "" }
-func (d bareDownstream) Count(host.MetricID, int64)   {}
-func (d bareDownstream) Add(host.MetricID, int64)     {}
-func (d bareDownstream) Record(host.MetricID, uint64) {}
+func (d bareDownstream) Close(bool)                     {}
+func (d bareDownstream) ReadDisable(bool)               {}
+func (d bareDownstream) ID() uint64                     { return 1 }
+func (d bareDownstream) LocalAddress() string           { return "" }
+func (d bareDownstream) RemoteAddress() string          { return "" }
+func (d bareDownstream) Count(host.MetricID, int64)     {}
+func (d bareDownstream) Add(host.MetricID, int64)       {}
+func (d bareDownstream) Record(host.MetricID, []uint64) {}
 
 const byAttributes = `{"name": "r", "routes": [
   {"match": {"metadata": [{"name": "interface", "string_match": {"exact": "org.example.Greeter"}},
     {"name": "method", "string_match": {"exact": "sayHello"}}, {"name": "tenant", "string_match": {"exact": "acme"}}]},
    "route": {"cluster": "v1"}}]}`
 
-// roundTrip sends one request and its answer through the whole pipeline.
-func newRoundTrip(t testing.TB) func() {
-	h := &bareHost{now: time.Hour}
+// newRoundTrip returns a function that sends one request and its answer through
+// the whole pipeline.
+func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
+	h = &bareHost{now: time.Hour}
 	m := filter.NewModule()
 	cfg, err := m.NewConfig(h, []byte(listener(byAttributes, "")))
 	require.NoError(t, err)
@@ -97,6 +100,7 @@ func newRoundTrip(t testing.TB) func() {
 	}}.Bytes()
 	resp := dubbotest.Response(0, string(make([]byte, 128)), [2]string{"k", "v"})
 	in, out := [][]byte{req}, [][]byte{resp}
+	h.request = in
 	h.down.Data(in, len(req), false)
 	h.shard.EndHook()
 	h.up.Ready("h1")
@@ -117,11 +121,11 @@ func newRoundTrip(t testing.TB) func() {
 		}
 		h.shard.EndHook()
 		answer()
-	}
+	}, h
 }
 
 func TestARequestAllocatesNothing(t *testing.T) {
-	roundTrip := newRoundTrip(t)
+	roundTrip, _ := newRoundTrip(t)
 	for range 5000 { // free lists and slots fill up
 		roundTrip()
 	}
@@ -129,7 +133,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkPipeline(b *testing.B) {
-	roundTrip := newRoundTrip(b)
+	roundTrip, _ := newRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

@@ -171,12 +171,11 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
 		n, err := guard.Decode(c.dec, b, &m.req)
-		if c.panicked(err) {
-			c.sh.freeMessage(m)
-			return b, 0
-		}
 		if err != nil {
 			c.sh.freeMessage(m)
+			if c.panicked(err) {
+				return b, 0
+			}
 			c.cfg.count(requestDecodingError, 1)
 			c.sh.warn(c.cfg, "client %s: %v", c.d.RemoteAddress(), err)
 			c.finish()

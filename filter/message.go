@@ -304,7 +304,7 @@ func (m *Message) send() {
 		}
 		m.req.Raw = raw
 	}
-	m.phase = inUpstream
+	m.phase, m.clientID = inUpstream, m.req.ID
 	if m.proto.hiddenOneway {
 		m.method = append(m.method[:0], m.req.Method()...)
 	}
@@ -323,35 +323,45 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 	if len(mut.Entries()) == 0 {
 		mut = nil
 	}
-	m.clientID = m.req.ID
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
 	dst, err := m.encode(dst, &m.req, mut)
-	m.req.ID = m.clientID
 	if m.stream != nil && err == nil {
 		dst = m.stream.opening(dst)
 	}
+	m.wasEncoded()
+	return dst, err
+}
+
+// wasEncoded forgets what only the request's encoding needs.
+func (m *Message) wasEncoded() {
+	m.req.ID = m.clientID
 	if m.cfg.keepsRequest {
 		m.req.Raw = nil
 	} else {
 		m.req.Release()
 	}
 	m.dropFrame()
-	return dst, err
+}
+
+// Panicked implements upstream.Owner.
+func (m *Message) Panicked(p *guard.Panic) {
+	m.wasEncoded()
+	m.codecPanicked(p)
+	m.Failed(codecs.Unspecified, guard.Text)
 }
 
 // encode appends md with the changes of mut, or without them, counted, when it
-// cannot carry any.
+// cannot carry any. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	n := len(dst)
-	b, err := guard.Encode(m.proto.codec, dst, md, mut)
-	if errors.Is(err, codecs.ErrNoMutation) {
+	b, err := m.proto.codec.Encode(dst, md, mut)
+	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
 		m.cfg.count(mutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		b, err = guard.Encode(m.proto.codec, b[:n], md, nil)
+		b, err = m.proto.codec.Encode(b[:n], md, nil)
 	}
-	m.codecPanicked(err)
 	return b, err
 }
 
@@ -467,13 +477,10 @@ func (m *Message) answerLocally() {
 	m.req.Raw = nil
 	m.resp = nil
 	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
-		b, err := guard.Append(dst, func(dst []byte) ([]byte, error) {
-			return m.proto.codec.EncodeError(dst, &m.req, &m.local)
-		})
+		b, err := m.proto.codec.EncodeError(dst, &m.req, &m.local)
 		if err == nil {
 			m.cfg.count(localResponseBusinessException, 1)
 		}
-		m.codecPanicked(err)
 		return b, err
 	})
 }
@@ -491,8 +498,9 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 		m.reply = buf
 	}
 	n := len(buf.B)
-	b, err := encode(buf.B)
+	b, err := guard.Append(buf.B, encode)
 	if err != nil {
+		m.codecPanicked(err)
 		buf.B = b[:min(n, len(b))]
 		if !m.replied { // an answer that cannot be encoded: say so
 			m.Reply(cannotEncode(err))

@@ -169,8 +169,9 @@ func TestAPanicOfThePipelineItself(t *testing.T) {
 	p.counts(map[string]int64{"request_active": 0, "cx_destroy_local_with_active_rq": 1})
 }
 
-// TestAPanicThatReachesTheHost ends the connection whose event it is.
-func TestAPanicThatReachesTheHost(t *testing.T) {
+// TestAPanicOverTheRoomForAFrame ends the connection whose event it is. That of a
+// client reaches the host.
+func TestAPanicOverTheRoomForAFrame(t *testing.T) {
 	p := newPair(t, "")
 	p.say("hb 2 - boom-size")
 	require.True(t, p.c.Closed())
@@ -178,7 +179,7 @@ func TestAPanicThatReachesTheHost(t *testing.T) {
 	p.c = p.Dial(p.cfg)
 	p.say("req 2 m -")
 	p.answer(p.s, "res "+p.its+" m y", "hb 3 - boom-size")
-	require.Equal(t, 2, p.Panics())
+	require.Equal(t, 1, p.Panics())
 	require.Equal(t, "res 1 m a=2;y\n", string(p.other.Take()))
 	require.Equal(t, "err 2 - internal error\n", p.got())
 	require.False(t, p.s.Open())
@@ -187,6 +188,19 @@ func TestAPanicThatReachesTheHost(t *testing.T) {
 	p.answer(s, "res "+ids(s)[0]+" m x")
 	require.Equal(t, "res 3 m a=2;x\n", p.got())
 	p.counts(map[string]int64{"request_active": 0, "request_abandoned": 1, "connection_panic": 2})
+}
+
+// TestAPanicOverWhatAServerDoes, not over what it sends, is one of the pool's own.
+func TestAPanicOverWhatAServerDoes(t *testing.T) {
+	roundTrip, h := newRoundTrip(t)
+	roundTrip()
+	h.down.Data(h.request, len(h.request[0]), false)
+	h.shard.EndHook()
+	h.got = nil
+	h.up.Failed()
+	h.up.Failed()
+	h.shard.EndHook()
+	require.Contains(t, string(h.got), "internal error")
 }
 
 // TestAPanicBetweenTheEvents: over bytes that are taken up when another event is
@@ -249,7 +263,7 @@ func TestAPanicOverAResumedMessage(t *testing.T) {
 				} else {
 					require.Equal(t, "err 1 - internal error\n", e.got())
 				}
-				require.Equal(t, boom != "boom-size" || where == "response", e.c.Closed())
+				require.True(t, e.c.Closed())
 				require.Equal(t, "res 1 m a=2;y\n", string(other.Take()))
 				require.True(t, s.Open())
 				current.onRequest, current.onResponse = nil, nil

@@ -275,6 +275,10 @@ type configShard struct {
 	*listener
 	sh    *shard
 	pools map[poolKey]*upstream.Pool
+	last  struct { // that was found in pools: the next is often the same
+		key  poolKey
+		pool *upstream.Pool
+	}
 	conns *connection
 	known known
 
@@ -379,10 +383,10 @@ func (cs *configShard) report() bool {
 			cs.gauges[i] = 0
 		}
 	}
-	for _, ms := range cs.times {
-		d.Record(cs.metrics.time, ms)
+	if len(cs.times) > 0 {
+		d.Record(cs.metrics.time, cs.times)
+		cs.times = cs.times[:0]
 	}
-	cs.times = cs.times[:0]
 	cs.isDirty = false
 	return true
 }
@@ -410,8 +414,13 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 		}
 	}
 	common := dst == "" && !src.IsValid()
-	if p := cs.pools[k]; common && p != nil && !p.Gone() {
-		return p
+	if common {
+		if cs.last.pool == nil || cs.last.key != k {
+			cs.last.key, cs.last.pool = k, cs.pools[k]
+		}
+		if p := cs.last.pool; p != nil && !p.Gone() {
+			return p
+		}
 	}
 	opts := &m.proto.requests
 	switch {
@@ -425,7 +434,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 		Profile: m.proto.profile, Variant: k.variant, KeepIDs: k.keepIDs, Streams: k.streams,
 	}, m.proto.codec, opts, cs)
 	if common {
-		cs.pools[k] = p
+		cs.pools[k], cs.last.pool = p, p
 	}
 	return p
 }

@@ -131,8 +131,9 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 		if len(mut.Entries()) == 0 {
 			mut = nil
 		}
-		b, err := m.encode(buf.B, md, mut)
+		b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, mut) })
 		if err != nil {
+			m.codecPanicked(err)
 			buf.B = b[:n]
 			m.call.EndStream()
 			m.Reply(cannotEncode(err))
@@ -167,8 +168,8 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 	b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) {
 		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)
 	})
-	m.codecPanicked(err)
 	if err != nil {
+		m.codecPanicked(err)
 		buf.B = b[:n]
 		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: reset of a stream cannot be encoded: %v", cfg.StatPrefix, err)
 		m.end()

@@ -16,8 +16,8 @@ static void mt_gauge(mt_filter* f, size_t id, int64_t n) {
   if (n >= 0) MT_CALL(network_filter_increment_gauge)(f->envoy, id, n);
   else MT_CALL(network_filter_decrement_gauge)(f->envoy, id, -n);
 }
-static void mt_record(mt_filter* f, size_t id, uint64_t v) {
-  MT_CALL(network_filter_record_histogram_value)(f->envoy, id, v);
+static void mt_record(mt_filter* f, size_t id, const uint64_t* values, size_t n) {
+  for (size_t i = 0; i < n; i++) MT_CALL(network_filter_record_histogram_value)(f->envoy, id, values[i]);
 }
 */
 import "C"
@@ -26,6 +26,7 @@ import (
 	"net"
 	"strconv"
 	"time"
+	"unsafe"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -141,9 +142,9 @@ func (c *client) Add(id host.MetricID, delta int64) {
 }
 
 // Record implements host.Downstream.
-func (c *client) Record(id host.MetricID, value uint64) {
+func (c *client) Record(id host.MetricID, values []uint64) {
 	if !c.gone {
-		C.mt_record(c.f, C.size_t(id), C.uint64_t(value))
+		C.mt_record(c.f, C.size_t(id), (*C.uint64_t)(unsafe.SliceData(values)), C.size_t(len(values)))
 	}
 }
 

@@ -242,7 +242,7 @@ func (d *downstream) Count(id host.MetricID, delta int64) {
 func (d *downstream) Add(id host.MetricID, delta int64) { d.c.cfg.metrics[id].value += delta }
 
 // Record implements host.Downstream.
-func (d *downstream) Record(id host.MetricID, value uint64) {
+func (d *downstream) Record(id host.MetricID, values []uint64) {
 	m := d.c.cfg.metrics[id]
-	m.values = append(m.values, value)
+	m.values = append(m.values, values...)
 }

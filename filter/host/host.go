@@ -124,8 +124,9 @@ type Downstream interface {
 	Count(id MetricID, delta int64)
 	// Add adds delta to a gauge of the connection's configuration.
 	Add(id MetricID, delta int64)
-	// Record adds a value to a histogram of the connection's configuration.
-	Record(id MetricID, value uint64)
+	// Record adds values, at least one, to a histogram of the connection's
+	// configuration. They stay the caller's.
+	Record(id MetricID, values []uint64)
 }
 
 // Worker is the host's side of one worker.

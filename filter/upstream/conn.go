@@ -84,12 +84,11 @@ func (cn *conn) send(c *Call) {
 			p.ids.drop(id)
 		}
 		m.timers.Stop(&c.deadline)
-		e := codecs.BadRequest
 		if pc := guard.In(err); pc != nil {
-			p.obs.Panicked(pc)
-			e = codecs.Unspecified
+			c.owner.Panicked(pc)
+		} else {
+			c.owner.Failed(codecs.BadRequest, err.Error())
 		}
-		c.owner.Failed(e, err.Error())
 		return
 	}
 	cn.lastCall = m.now()
@@ -173,15 +172,12 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 		}
 		return
 	}
+	defer cn.barrier() // one for all the frames
 	need := 0
 	for len(b) > 0 {
 		md := &m.resp
 		md.Reset()
-		n, err := guard.Decode(cn.dec, b, md)
-		if p := guard.In(err); p != nil {
-			cn.panicked(p)
-			return
-		}
+		n, err := guard.Took(cn.dec.Decode(b, md))
 		if err != nil {
 			cn.garbage(err)
 			return
@@ -234,14 +230,11 @@ func (cn *conn) message(md *codecs.Metadata) {
 		if hb, ok := p.codec.(codecs.Heartbeater); ok && md.ExpectsReply {
 			buf := cn.buffer(md.HeaderSize + md.BodySize)
 			n := len(buf.B)
-			b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, md) })
+			b, err := hb.EncodeHeartbeat(buf.B, md)
 			if err != nil {
 				b = b[:n]
 			}
 			buf.B = b
-			if pc := guard.In(err); pc != nil {
-				cn.panicked(pc)
-			}
 		}
 	case codecs.GoAway:
 		p.obs.Event()
@@ -272,6 +265,13 @@ func (cn *conn) garbage(err error) {
 	p.obs.DecodingError(p.key.Cluster, cn.host, err)
 	cn.close(codecs.BadResponse, "undecodable response: "+err.Error())
 	p.kick()
+}
+
+// barrier is deferred where what the server has sent is read, and answered.
+func (cn *conn) barrier() {
+	if r := recover(); r != nil {
+		cn.panicked(guard.New(r))
+	}
 }
 
 // panicked ends a connection over whose bytes the codec has panicked.

@@ -88,6 +88,8 @@ type Owner interface {
 	Answered(resp *codecs.Metadata)
 	// Failed ends a call without an answer, or an open stream.
 	Failed(e codecs.ErrorType, reason string)
+	// Panicked ends a call whose Encode has panicked.
+	Panicked(p *guard.Panic)
 	// Streamed hands over a frame of a stream. It and its metadata are valid
 	// during Streamed only. The deadline ends with the first one.
 	Streamed(m *codecs.Metadata)

@@ -33,33 +33,37 @@ func In(err error) *Panic {
 	return p
 }
 
+// New returns what recover returned, which must not be nil, as an error. It is to
+// be called where the panic was caught.
+func New(value any) *Panic { return &Panic{Value: value, Stack: debug.Stack()} }
+
 // Catch is deferred. It turns a panic into err.
 func Catch(err *error) {
 	if r := recover(); r != nil {
-		*err = &Panic{Value: r, Stack: debug.Stack()}
+		*err = New(r)
 	}
 }
 
 // undo is Catch for what appends to dst.
 func undo(b *[]byte, dst []byte, err *error) {
 	if r := recover(); r != nil {
-		*b, *err = dst, &Panic{Value: r, Stack: debug.Stack()}
+		*b, *err = dst, New(r)
 	}
 }
 
-// Decode is d.Decode. A decoder that takes no bytes would be called for ever.
+// Decode is d.Decode.
 func Decode(d codecs.Decoder, b []byte, m *codecs.Metadata) (n int, err error) {
 	defer Catch(&err)
-	if n, err = d.Decode(b, m); err == nil && n <= 0 {
+	return Took(d.Decode(b, m))
+}
+
+// Took returns what a decoder has returned. It panics if that took no bytes, as
+// it would be called for ever.
+func Took(n int, err error) (int, error) {
+	if err == nil && n <= 0 {
 		panic(fmt.Sprintf("a decoder took %d bytes", n))
 	}
 	return n, err
-}
-
-// Encode is c.Encode. After a panic b is dst.
-func Encode(c codecs.Codec, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) (b []byte, err error) {
-	defer undo(&b, dst, &err)
-	return c.Encode(dst, m, mut)
 }
 
 // Append is f(dst). After a panic b is dst.
