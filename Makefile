@@ -45,8 +45,9 @@ demo: so envoy ## real Dubbo through Envoy, routed by rules (KEEP=1 leaves it ru
 
 test: unit e2e ## unit tests, then end to end: 1.40.0 with 2 workers in full, the rest as a smoke run
 
-unit: need-go need-cc ## tests that need no Envoy
+unit: need-go need-cc ## tests that need no Envoy, those of codecs once more in full
 	$(GO) test -race ./...
+	$(GO) test ./codecs/...
 
 e2e: so envoys ## end-to-end tests on real Envoys
 	cd e2e && $(GO) test -count=1 -timeout 25m -matrix=smoke
