@@ -55,7 +55,7 @@ func TestAPanicOfACodecEndsItsConnection(t *testing.T) {
 			"encoding an answer":             {"bad to encode", false, false, stats + "connection_panic", "filterso/main.go", map[uint64]string{2: "one", 3: "internal error"}},
 			"decoding an answer":             {"bad to decode", false, true, stats + "connection_panic", "filterso/main.go", map[uint64]string{2: "internal error", 3: "internal error"}},
 			"an event of the client's":       {"", false, false, "meta_protocol.panics", "dynamicmodules.(*worker).barrier", map[uint64]string{}},
-			"an event of the server's":       {"with a bad heartbeat", false, true, "meta_protocol.panics", "dynamicmodules.(*worker).barrier", map[uint64]string{2: "internal error", 3: "internal error"}},
+			"an event of the server's":       {"with a bad heartbeat", false, true, stats + "connection_panic", "upstream.(*conn).barrier", map[uint64]string{2: "internal error", 3: "internal error"}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				e, held := start(t)

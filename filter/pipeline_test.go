@@ -483,6 +483,32 @@ func TestSharesFollowTheLoadBalancersPicks(t *testing.T) {
 	require.InDelta(t, 0.75, float64(heavy)/10000, 0.05)
 }
 
+// TestFirstPicksThatRepeatByChance look like a weighted round robin, until soon
+// more are known.
+func TestFirstPicksThatRepeatByChance(t *testing.T) {
+	e := newEnv(t, "")
+	e.v1.SetHosts("a", "b")
+	n := 0
+	e.v1.Pick = func([]string) string {
+		n++
+		return "aabaabaabbabbbab"[(n-1)%16:][:1]
+	}
+	share := func(calls int) float64 {
+		a := 0
+		for i := range calls {
+			e.c.Send(req(uint64(i)))
+			if one(t, e.c).Text() == "a" {
+				a++
+			}
+			e.Advance(time.Millisecond)
+		}
+		return float64(a) / float64(calls)
+	}
+	require.InDelta(t, 0.67, share(99), 0.03)
+	share(100)
+	require.InDelta(t, 0.5, share(1000), 0.03)
+}
+
 func TestConnectionsAreRenewedWithoutAFailedRequest(t *testing.T) {
 	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
 	e.v1.SetHosts("a", "b")

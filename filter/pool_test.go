@@ -145,6 +145,21 @@ func TestFailedAttemptsToConnectBackOff(t *testing.T) {
 	}
 }
 
+// TestALimitThatNobodyWaitedForDoesNotDelay: attempts that only keep a connection
+// ready back off, and a request does not wait for the next of them first.
+func TestALimitThatNobodyWaitedForDoesNotDelay(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	n := e.failing(host.Overflow)
+	for range 20 {
+		e.say("req 1 m -")
+		e.Advance(1100 * time.Millisecond)
+		require.Equal(t, "err 1 - upstream connection limit reached\n", e.got())
+		before := *n
+		e.Advance(3700 * time.Millisecond)
+		require.LessOrEqual(t, *n-before, 12)
+	}
+}
+
 // TestAttemptsThatFailTogetherAreOneFailure: a server that restarts is found
 // soon, though a pool has begun with many attempts.
 func TestAttemptsThatFailTogetherAreOneFailure(t *testing.T) {

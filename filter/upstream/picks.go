@@ -5,11 +5,8 @@ import "slices"
 const (
 	// maxPicked is how many of the load balancer's last picks a pool remembers.
 	maxPicked = 96
-	// A period shows in so many of them …
+	// enoughPicked of them show a period that is no accident.
 	enoughPicked = 16
-	// … if at least so many repeat what came a period before: of random picks
-	// among two hosts every thousandth row of this length does.
-	enoughRepeated = 10
 )
 
 // picks are the hosts to which the load balancer sent a pool's connections, in
@@ -43,9 +40,10 @@ func (ps *picks) forget() { ps.last = ps.last[:0] }
 func (ps *picks) period() []pickOf {
 	n := len(ps.last)
 	for p := 1; 2*p <= n; p++ {
-		// Two repetitions while that is all there is, later three.
+		// Two repetitions while that is all there is, later three: what is
+		// random repeats itself for a short while, too.
 		window := ps.last[n-min(n, max(3*p, enoughPicked)):]
-		repeats := len(window)-p >= enoughRepeated
+		repeats := true
 		for i := p; i < len(window) && repeats; i++ {
 			repeats = window[i].host == window[i-p].host
 		}

@@ -12,7 +12,8 @@ import (
 const (
 	tickTime = 100 * time.Millisecond
 	// Under load connections are sampled until so many picks of the load
-	// balancer are known, unless they repeat themselves before.
+	// balancer are known, unless they repeat themselves before. The first ones
+	// come in short order: what they say may be an accident.
 	enoughSamples = 256
 	sampleTime    = 250 * time.Millisecond
 	firstBackoff  = 25 * time.Millisecond
@@ -80,6 +81,7 @@ type Pool struct {
 	heard       int64         // of what hosts have said of their leaving
 	granted     time.Duration // when the first connection became ready
 	noGrowth    time.Duration // a circuit breaker forbids growth until then
+	limited     bool          // it did at the last attempt, which nobody waited for
 	dispatching bool
 	gone        bool
 }
@@ -133,6 +135,9 @@ func (p *Pool) Send(c *Call, size int, oneway bool, timeout time.Duration) {
 	p.m.timers.Start(&c.deadline, now+timeout)
 	p.queue.push(c)
 	p.pendingBytes += size
+	if p.limited { // which may have ended since
+		p.nextTry = min(p.nextTry, now)
+	}
 	p.grow()
 }
 
@@ -489,6 +494,7 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	}
 	p.backoff = min(p.backoff, p.opts.BackoffMax)
 	p.nextTry = now + p.backoff/2 + time.Duration(p.m.rand.Int64N(int64(p.backoff/2)+1))
+	p.limited = r == host.Overflow && p.queue.n == 0
 	_, trying := p.fresh()
 	if r == host.Overflow {
 		p.noGrowth = now + turnTime
@@ -636,6 +642,12 @@ func (p *Pool) sample(now time.Duration) {
 		return
 	}
 	p.search = 0
+	if p.samples < enoughPicked {
+		for range max(1, p.opts.MaxConnections/2) {
+			p.connect(now)
+		}
+		return
+	}
 	if p.samples < enoughSamples && now >= p.nextSample {
 		p.nextSample = now + sampleTime
 		if p.samples >= enoughSamples/2 || p.samples >= 48 && p.picks.period() != nil {
