@@ -472,15 +472,9 @@ func TestSharesFollowTheLoadBalancersPicks(t *testing.T) {
 		}
 		return "heavy"
 	}
-	heavy := 0
-	for i := range 10000 {
-		e.c.Send(req(uint64(i)))
-		if one(t, e.c).Text() == "heavy" {
-			heavy++
-		}
-		e.Advance(time.Millisecond)
-	}
-	require.InDelta(t, 0.75, float64(heavy)/10000, 0.05)
+	seen := map[string]int{}
+	e.load(10*time.Second, time.Millisecond, seen)
+	require.InDelta(t, 0.75, float64(seen["heavy"])/10000, 0.05)
 }
 
 // TestFirstPicksThatRepeatByChance look like a weighted round robin, until soon
@@ -493,16 +487,10 @@ func TestFirstPicksThatRepeatByChance(t *testing.T) {
 		n++
 		return "aabaabaabbabbbab"[(n-1)%16:][:1]
 	}
+	seen := map[string]int{}
 	share := func(calls int) float64 {
-		a := 0
-		for i := range calls {
-			e.c.Send(req(uint64(i)))
-			if one(t, e.c).Text() == "a" {
-				a++
-			}
-			e.Advance(time.Millisecond)
-		}
-		return float64(a) / float64(calls)
+		e.load(time.Duration(calls)*time.Millisecond, time.Millisecond, seen)
+		return float64(seen["a"]) / float64(calls)
 	}
 	require.InDelta(t, 0.67, share(99), 0.03)
 	share(100)
@@ -513,7 +501,7 @@ func TestConnectionsAreRenewedWithoutAFailedRequest(t *testing.T) {
 	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
 	e.v1.SetHosts("a", "b")
 	seen := map[string]int{}
-	send := func(d time.Duration) { e.load(d, seen) }
+	send := func(d time.Duration) { e.load(d, 10*time.Millisecond, seen) }
 	send(time.Second)
 	require.Len(t, seen, 2)
 	e.v1.SetHosts("a", "c") // the count stays the same
@@ -550,7 +538,7 @@ func TestALeavingServerIsTheLastResort(t *testing.T) {
 	e := newEnv(t, `, "upstream": {"max_connection_age": "3s"}`)
 	e.v1.SetHosts("a", "b")
 	seen := map[string]int{}
-	send := func(d time.Duration) { e.load(d, seen) }
+	send := func(d time.Duration) { e.load(d, 10*time.Millisecond, seen) }
 	send(time.Second)
 	require.Len(t, seen, 2)
 
@@ -634,15 +622,15 @@ func TestAllWorkersHeedThatAServerLeaves(t *testing.T) {
 	require.NotEmpty(t, e.to("b"))
 }
 
-// load sends a request every 10 ms for a while, and sets how many each host has
-// answered.
-func (e *env) load(d time.Duration, seen map[string]int) {
+// load sends requests for a while, one every so often, and sets how many each host
+// has answered.
+func (e *env) load(d, every time.Duration, seen map[string]int) {
 	e.t.Helper()
 	clear(seen)
-	for range int(d / (10 * time.Millisecond)) {
+	for range int(d / every) {
 		e.c.Send(req(1))
 		seen[one(e.t, e.c).Text()]++
-		e.Advance(10 * time.Millisecond)
+		e.Advance(every)
 	}
 }
 

@@ -31,13 +31,9 @@ type node struct {
 	routes []int32 // ascending, at the leaves
 }
 
-// build makes the index of routes, or none if there are no more than few.
+// build makes the index of routes; if there are no more than few all are others.
 func (x *index) build(routes []Route, few int) {
 	for i := range routes {
-		if len(routes) <= few {
-			x.others = append(x.others, int32(i))
-			continue
-		}
 		values := map[int]string{}
 		var keys []int
 		for j := range routes[i].matchers {
@@ -47,7 +43,7 @@ func (x *index) build(routes []Route, few int) {
 				keys = append(keys, m.key)
 			}
 		}
-		if len(keys) == 0 {
+		if len(keys) == 0 || len(routes) <= few {
 			x.others = append(x.others, int32(i))
 			continue
 		}
