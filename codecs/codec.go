@@ -99,12 +99,33 @@ type Decoder interface {
 	// filled, m.Raw is buf[:n]. n > len(buf): the frame is not whole; Decode
 	// need not be called again before n bytes are there (len(buf)+1 if more
 	// cannot be told), and it is then called again with the same bytes from
-	// the start. A returned error is final for the connection.
+	// the start. A returned error is final for the connection, unless it is a
+	// [*TooLarge].
 	//
 	// buf belongs to the caller and is valid only while m is; the decoder keeps
 	// no part of it. Views of it may be put into m. buf may be host memory: it
 	// must not be written to.
 	Decode(buf []byte, m *Metadata) (n int, err error)
+}
+
+// AnswerDecoder is a Decoder of the bytes of servers whose answers have no ids, if
+// what a frame is, or whether it can be the answer at all, depends on the request.
+// It is called in place of Decode.
+type AnswerDecoder interface {
+	// DecodeAnswer is Decode for the answer to req, the first request that waits
+	// on the connection, nil if none does. Of req only the scalar fields, Scratch
+	// and ReplyInfo are valid. An error, also one that says that the answer does
+	// not belong to req, ends the connection before anybody gets it.
+	DecodeAnswer(buf []byte, m, req *Metadata) (n int, err error)
+}
+
+// Leaver is implemented by codecs in whose protocol a server can say that it
+// leaves. The pipeline says so to clients when their listener is replaced.
+type Leaver interface {
+	// EncodeGoAway appends what tells a client to send no new request over its
+	// connection. variant is that of its last request. dst comes back as it is
+	// if clients of that variant understand nothing of the kind.
+	EncodeGoAway(dst []byte, variant uint8) ([]byte, error)
 }
 
 // Heartbeater is implemented by codecs whose protocol has heartbeats. The

@@ -72,3 +72,17 @@ type ProtocolError struct {
 func (e *ProtocolError) Error() string {
 	return fmt.Sprintf("%s: %s at offset %d", e.Protocol, e.Reason, e.Offset)
 }
+
+// TooLarge is the error of Decode for a frame above the limit whose head tells
+// where it ends and what it is. m then has its type, its id and what EncodeError
+// needs; it has no Raw and no properties. That costs this one message: a request
+// is answered with BadRequest, a call whose answer it is fails, and Size bytes
+// are passed over without being kept. Frames of streams cannot be told so.
+type TooLarge struct {
+	// Size is the length of the whole frame, Limit what it may have, in bytes.
+	Size, Limit int
+}
+
+func (e *TooLarge) Error() string {
+	return fmt.Sprintf("a frame of %d bytes is larger than the limit of %d", e.Size, e.Limit)
+}

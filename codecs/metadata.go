@@ -29,11 +29,14 @@ const (
 	GoAway
 	// Ignored is a well-formed message that asks for nothing.
 	Ignored
+	// Goodbye is a client's last message (memcached's quit): its connection is
+	// closed behind the last answer.
+	Goodbye
 )
 
 var messageTypeNames = [...]string{
 	"request", "response", "oneway", "stream_init", "stream_data",
-	"stream_close_one_way", "stream_close_two_way", "heartbeat", "error", "go_away", "ignored",
+	"stream_close_one_way", "stream_close_two_way", "heartbeat", "error", "go_away", "ignored", "goodbye",
 }
 
 func (t MessageType) String() string {
@@ -80,6 +83,13 @@ type Metadata struct {
 	// StreamID is the client's number of the stream that a frame belongs to;
 	// only looked at in frames of streams (see [Streamer]).
 	StreamID uint64
+	// GoesAway is set on an answer whose sender says with it that it leaves: its
+	// connection gets no new request, as after a GoAway (Kitex's crrst).
+	GoesAway bool
+	// NotProcessed is set on an Error that says that the server has not looked at
+	// the request, as it leaves (bRPC's ELOGOFF): the request may go elsewhere,
+	// and the client must not take the proxy for the one that leaves.
+	NotProcessed bool
 	// Variant tells which of its protocol's incompatible wire forms a message
 	// has (Thrift: the transport and protocol), the codec's own numbers; 0
 	// where there is one form. Requests of different variants never share an
