@@ -39,7 +39,8 @@ type connection struct {
 	requests    uint64     // that have come
 	address     netip.Addr // of the client, see source
 	streams     map[uint64]*stream
-	stalled     int // streams whose servers do not take bytes
+	plain       *passthrough // nil while it speaks, or may speak, a protocol
+	stalled     int          // streams whose servers do not take bytes
 
 	closed    bool
 	eof       bool // the client sends no more
@@ -85,6 +86,9 @@ func (c *connection) Data(bufs [][]byte, total int, end bool) int {
 	c.eof = c.eof || end
 	consumed := 0
 	switch {
+	case c.plain != nil:
+		c.plain.fromClient(bufs, total)
+		consumed = total
 	case !c.stopped():
 		if total > 0 {
 			consumed = c.data(bufs, total)
@@ -101,7 +105,7 @@ func (c *connection) Data(bufs [][]byte, total int, end bool) int {
 
 // checkEnd finishes the connection when the client has sent all it will.
 func (c *connection) checkEnd() {
-	if !c.eof || c.stopped() || c.closed || c.finishing {
+	if !c.eof || c.stopped() || c.closed || c.finishing || c.plain != nil {
 		return
 	}
 	if c.in.Buffered() > 0 {
@@ -161,6 +165,9 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			c.speaks(p)
 		case more:
 			return b, len(b) + 1
+		case c.cfg.Passthrough != "":
+			c.passOn(b)
+			return nil, 0
 		default:
 			c.cfg.count(requestDecodingError, 1)
 			c.sh.warn(c.cfg, "client %s: no codec recognises the protocol that starts with %q", c.d.RemoteAddress(), b[:min(len(b), 16)])
@@ -380,6 +387,9 @@ func (c *connection) WriteBlocked(blocked bool) {
 	for _, st := range c.streams {
 		st.pause(blocked)
 	}
+	if c.plain != nil && !blocked {
+		c.plain.resume()
+	}
 	if blocked {
 		c.backlog = 0
 		c.d.ReadDisable(true)
@@ -467,13 +477,21 @@ func (c *connection) arm(at time.Duration) {
 // wakeAt is when the timer has something to look at.
 func (c *connection) wakeAt() time.Duration {
 	at := time.Duration(1<<63 - 1)
-	if c.cfg.IdleTimeout > 0 {
-		at = min(at, c.lastUse+c.cfg.IdleTimeout)
+	if idle := c.idleTimeout(); idle > 0 {
+		at = min(at, c.lastUse+idle)
 	}
 	if c.frameStarted > 0 {
 		at = min(at, c.frameStarted+c.cfg.Limits.PartialFrameTimeout)
 	}
 	return at
+}
+
+// idleTimeout is 0 if there is none.
+func (c *connection) idleTimeout() time.Duration {
+	if c.plain != nil && c.cfg.IdleTimeout == 0 {
+		return plainIdleTimeout
+	}
+	return c.cfg.IdleTimeout
 }
 
 func (c *connection) onTimer() {
@@ -488,17 +506,17 @@ func (c *connection) onTimer() {
 		c.sh.warn(c.cfg, "client %s: a frame was not complete after %v", c.d.RemoteAddress(), c.cfg.Limits.PartialFrameTimeout)
 		c.finish()
 		return
-	case c.cfg.IdleTimeout > 0 && idle && now >= c.lastUse+c.cfg.IdleTimeout:
+	case c.idleTimeout() > 0 && idle && now >= c.lastUse+c.idleTimeout():
 		c.cfg.count(idleTimeout, 1)
 		c.finish()
 		return
-	case c.draining && idle && c.frameStarted == 0:
+	case c.draining && idle && c.frameStarted == 0 && c.plain == nil:
 		c.cfg.count(drainClosed, 1)
 		c.finish()
 		return
 	}
 	next := c.wakeAt()
-	if c.draining {
+	if c.draining && c.plain == nil {
 		// It was busy when its turn came: look again soon, between requests.
 		next = min(next, now+drainSpread/10)
 	}
@@ -512,7 +530,7 @@ func (c *connection) onTimer() {
 // drain closes the connection at some moment of the next seconds in which it
 // is idle.
 func (c *connection) drain() {
-	if !c.draining && !c.closed {
+	if !c.draining && !c.closed && c.plain == nil { // else there is no moment between requests
 		c.draining = true
 		c.sh.timers.Start(&c.timer, c.sh.w.Now()+time.Duration(c.sh.rand.Int64N(int64(drainSpread))))
 	}
@@ -564,6 +582,9 @@ func (c *connection) leave() {
 	c.closed = true
 	for m := c.first; m != nil; m = c.first {
 		m.clientGone()
+	}
+	if c.plain != nil {
+		c.plain.clientGone()
 	}
 	c.sh.timers.Stop(&c.timer)
 	if c.out != nil {

@@ -87,7 +87,7 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
 	}
-	if len(cs.protocols) == 1 {
+	if len(cs.protocols) == 1 && cs.Passthrough == "" {
 		c.speaks(cs.protocols[0])
 	}
 	c.timer.Fire = c.onTimer
@@ -406,12 +406,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 	dst := ""
 	var src netip.Addr
 	if m.conn != nil {
-		if cs.byOriginalDst(m.cluster) {
-			dst = m.conn.d.LocalAddress()
-		}
-		if cs.Upstream.OriginalSrc {
-			src = m.conn.source()
-		}
+		dst, src = cs.addresses(m.conn, m.cluster)
 	}
 	common := dst == "" && !src.IsValid()
 	if common {

@@ -31,6 +31,9 @@ type Proxy struct {
 	OriginalDst                 OriginalDst
 	Upstream                    Upstream
 	Limits                      Limits
+	// Passthrough is the cluster for connections that no codec recognises, "" if
+	// they are closed.
+	Passthrough string
 }
 
 // Extension is a codec or filter by its registered name.

@@ -92,6 +92,11 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	}
 	c.upstream(m.GetUpstream(), p)
 	c.limits(m.GetLimits(), p)
+	if pt := m.GetPassthrough(); pt != nil {
+		if p.Passthrough = pt.GetCluster(); p.Passthrough == "" {
+			c.refuse("passthrough.cluster", "required")
+		}
+	}
 	return p, c.errs
 }
 

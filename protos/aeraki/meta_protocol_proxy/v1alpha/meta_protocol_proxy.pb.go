@@ -130,7 +130,7 @@ func (x UpstreamOptions_OriginalDst) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpstreamOptions_OriginalDst.Descriptor instead.
 func (UpstreamOptions_OriginalDst) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // How requests share connections to a cluster.
@@ -184,7 +184,7 @@ func (x ApplicationProtocol_ConnectionMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ApplicationProtocol_ConnectionMode.Descriptor instead.
 func (ApplicationProtocol_ConnectionMode) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Side of the request; the listener's direction decides.
@@ -233,7 +233,7 @@ func (x Tracing_OperationName) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Tracing_OperationName.Descriptor instead.
 func (Tracing_OperationName) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // MetaProtocolProxy is the configuration of one listener. Names and numbers up
@@ -280,7 +280,10 @@ type MetaProtocolProxy struct {
 	// Limits of the connections to clusters.
 	Upstream *UpstreamOptions `protobuf:"bytes,103,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	// Limits of what one client can cost.
-	Limits        *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
+	// What becomes of connections that start with none of the codecs' protocols.
+	// Unset: they are closed. Needs codecs that recognise their protocol.
+	Passthrough   *Passthrough `protobuf:"bytes,105,opt,name=passthrough,proto3" json:"passthrough,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +436,13 @@ func (x *MetaProtocolProxy) GetLimits() *Limits {
 	return nil
 }
 
+func (x *MetaProtocolProxy) GetPassthrough() *Passthrough {
+	if x != nil {
+		return x.Passthrough
+	}
+	return nil
+}
+
 type isMetaProtocolProxy_RouteSpecifier interface {
 	isMetaProtocolProxy_RouteSpecifier()
 }
@@ -450,6 +460,55 @@ type MetaProtocolProxy_RouteConfig struct {
 func (*MetaProtocolProxy_Rds) isMetaProtocolProxy_RouteSpecifier() {}
 
 func (*MetaProtocolProxy_RouteConfig) isMetaProtocolProxy_RouteSpecifier() {}
+
+// Passthrough carries a connection whose first bytes no codec recognises as
+// tcp_proxy does: its bytes as they are, by no rule, filter or limit but
+// idle_timeout (default 1 h here) and limits.max_write_buffer_bytes. The client
+// must speak first.
+type Passthrough struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster to carry it to. Required.
+	Cluster       string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Passthrough) Reset() {
+	*x = Passthrough{}
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Passthrough) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Passthrough) ProtoMessage() {}
+
+func (x *Passthrough) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Passthrough.ProtoReflect.Descriptor instead.
+func (*Passthrough) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Passthrough) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
 
 // UpstreamOptions bound the pool of connections that each worker has to each
 // cluster.
@@ -496,7 +555,7 @@ type UpstreamOptions struct {
 
 func (x *UpstreamOptions) Reset() {
 	*x = UpstreamOptions{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +567,7 @@ func (x *UpstreamOptions) String() string {
 func (*UpstreamOptions) ProtoMessage() {}
 
 func (x *UpstreamOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +580,7 @@ func (x *UpstreamOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamOptions.ProtoReflect.Descriptor instead.
 func (*UpstreamOptions) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *UpstreamOptions) GetMinConnections() *wrapperspb.UInt32Value {
@@ -628,7 +687,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +699,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +712,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Limits) GetMaxFrameBytes() *wrapperspb.UInt32Value {
@@ -711,7 +770,7 @@ type Rds struct {
 
 func (x *Rds) Reset() {
 	*x = Rds{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +782,7 @@ func (x *Rds) String() string {
 func (*Rds) ProtoMessage() {}
 
 func (x *Rds) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +795,7 @@ func (x *Rds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rds.ProtoReflect.Descriptor instead.
 func (*Rds) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Rds) GetConfigSource() *v31.ConfigSource {
@@ -766,7 +825,7 @@ type MetaProtocolFilter struct {
 
 func (x *MetaProtocolFilter) Reset() {
 	*x = MetaProtocolFilter{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +837,7 @@ func (x *MetaProtocolFilter) String() string {
 func (*MetaProtocolFilter) ProtoMessage() {}
 
 func (x *MetaProtocolFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +850,7 @@ func (x *MetaProtocolFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaProtocolFilter.ProtoReflect.Descriptor instead.
 func (*MetaProtocolFilter) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MetaProtocolFilter) GetName() string {
@@ -821,7 +880,7 @@ type Codec struct {
 
 func (x *Codec) Reset() {
 	*x = Codec{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +892,7 @@ func (x *Codec) String() string {
 func (*Codec) ProtoMessage() {}
 
 func (x *Codec) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +905,7 @@ func (x *Codec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Codec.ProtoReflect.Descriptor instead.
 func (*Codec) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{5}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Codec) GetName() string {
@@ -884,7 +943,7 @@ type ApplicationProtocol struct {
 
 func (x *ApplicationProtocol) Reset() {
 	*x = ApplicationProtocol{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +955,7 @@ func (x *ApplicationProtocol) String() string {
 func (*ApplicationProtocol) ProtoMessage() {}
 
 func (x *ApplicationProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +968,7 @@ func (x *ApplicationProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationProtocol.ProtoReflect.Descriptor instead.
 func (*ApplicationProtocol) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApplicationProtocol) GetName() string {
@@ -968,7 +1027,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1039,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1052,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Tracing) GetClientSampling() *v32.Percent {
@@ -1042,7 +1101,7 @@ var File_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto protorefle
 
 const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc = "" +
 	"\n" +
-	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xef\b\n" +
+	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xc2\t\n" +
 	"\x11MetaProtocolProxy\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x125\n" +
@@ -1061,11 +1120,14 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\vtable_scope\x18f \x01(\tR\n" +
 	"tableScope\x12O\n" +
 	"\bupstream\x18g \x01(\v23.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptionsR\bupstream\x12B\n" +
-	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\"\"\n" +
+	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
+	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
-	"\x0froute_specifier\"\xe4\x06\n" +
+	"\x0froute_specifier\"'\n" +
+	"\vPassthrough\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"\xe4\x06\n" +
 	"\x0fUpstreamOptions\x12E\n" +
 	"\x0fmin_connections\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0eminConnections\x12E\n" +
 	"\x0fmax_connections\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12G\n" +
@@ -1137,74 +1199,76 @@ func file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZ
 }
 
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = []any{
 	(MetaProtocolProxy_Delivery)(0),         // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.Delivery
 	(UpstreamOptions_OriginalDst)(0),        // 1: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
 	(ApplicationProtocol_ConnectionMode)(0), // 2: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
 	(Tracing_OperationName)(0),              // 3: aeraki.meta_protocol_proxy.v1alpha.Tracing.OperationName
 	(*MetaProtocolProxy)(nil),               // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy
-	(*UpstreamOptions)(nil),                 // 5: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
-	(*Limits)(nil),                          // 6: aeraki.meta_protocol_proxy.v1alpha.Limits
-	(*Rds)(nil),                             // 7: aeraki.meta_protocol_proxy.v1alpha.Rds
-	(*MetaProtocolFilter)(nil),              // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
-	(*Codec)(nil),                           // 9: aeraki.meta_protocol_proxy.v1alpha.Codec
-	(*ApplicationProtocol)(nil),             // 10: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
-	(*Tracing)(nil),                         // 11: aeraki.meta_protocol_proxy.v1alpha.Tracing
-	(*v1alpha.RouteConfiguration)(nil),      // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	(*v3.AccessLog)(nil),                    // 13: envoy.config.accesslog.v3.AccessLog
-	(*durationpb.Duration)(nil),             // 14: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 15: google.protobuf.UInt32Value
-	(*v31.ConfigSource)(nil),                // 16: envoy.config.core.v3.ConfigSource
-	(*anypb.Any)(nil),                       // 17: google.protobuf.Any
-	(*v32.Percent)(nil),                     // 18: envoy.type.v3.Percent
-	(*v33.Tracing_Http)(nil),                // 19: envoy.config.trace.v3.Tracing.Http
+	(*Passthrough)(nil),                     // 5: aeraki.meta_protocol_proxy.v1alpha.Passthrough
+	(*UpstreamOptions)(nil),                 // 6: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
+	(*Limits)(nil),                          // 7: aeraki.meta_protocol_proxy.v1alpha.Limits
+	(*Rds)(nil),                             // 8: aeraki.meta_protocol_proxy.v1alpha.Rds
+	(*MetaProtocolFilter)(nil),              // 9: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
+	(*Codec)(nil),                           // 10: aeraki.meta_protocol_proxy.v1alpha.Codec
+	(*ApplicationProtocol)(nil),             // 11: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
+	(*Tracing)(nil),                         // 12: aeraki.meta_protocol_proxy.v1alpha.Tracing
+	(*v1alpha.RouteConfiguration)(nil),      // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	(*v3.AccessLog)(nil),                    // 14: envoy.config.accesslog.v3.AccessLog
+	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 16: google.protobuf.UInt32Value
+	(*v31.ConfigSource)(nil),                // 17: envoy.config.core.v3.ConfigSource
+	(*anypb.Any)(nil),                       // 18: google.protobuf.Any
+	(*v32.Percent)(nil),                     // 19: envoy.type.v3.Percent
+	(*v33.Tracing_Http)(nil),                // 20: envoy.config.trace.v3.Tracing.Http
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
-	7,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
-	12, // 1: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.route_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	9,  // 2: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	8,  // 3: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.meta_protocol_filters:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
-	11, // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.tracing:type_name -> aeraki.meta_protocol_proxy.v1alpha.Tracing
-	13, // 5: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log:type_name -> envoy.config.accesslog.v3.AccessLog
-	14, // 6: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.idle_timeout:type_name -> google.protobuf.Duration
-	10, // 7: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.protocol:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
-	14, // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.request_timeout:type_name -> google.protobuf.Duration
+	8,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
+	13, // 1: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.route_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	10, // 2: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	9,  // 3: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.meta_protocol_filters:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
+	12, // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.tracing:type_name -> aeraki.meta_protocol_proxy.v1alpha.Tracing
+	14, // 5: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log:type_name -> envoy.config.accesslog.v3.AccessLog
+	15, // 6: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.idle_timeout:type_name -> google.protobuf.Duration
+	11, // 7: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.protocol:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
+	15, // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.request_timeout:type_name -> google.protobuf.Duration
 	0,  // 9: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.delivery:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.Delivery
-	5,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
-	6,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
-	15, // 12: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
-	15, // 13: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
-	14, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
-	14, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
-	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
-	15, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	15, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
-	14, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
-	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
-	1,  // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
-	15, // 22: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 23: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
-	15, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
-	14, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	15, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
-	14, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	17, // 29: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	17, // 30: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	9,  // 31: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 32: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	9,  // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	18, // 34: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	18, // 35: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	18, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	15, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	6,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
+	7,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
+	5,  // 12: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.passthrough:type_name -> aeraki.meta_protocol_proxy.v1alpha.Passthrough
+	16, // 13: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
+	16, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
+	15, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
+	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
+	16, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
+	16, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	16, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
+	16, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
+	1,  // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
+	16, // 23: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
+	16, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
+	16, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	15, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	17, // 29: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	18, // 30: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	18, // 31: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 32: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 34: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	19, // 35: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	19, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	19, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	16, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	20, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }
@@ -1222,7 +1286,7 @@ func file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
