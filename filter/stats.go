@@ -47,6 +47,8 @@ const (
 	streamIdleTimeout
 	streamRefused
 	streamStray
+	upstreamAbuse
+	requestOverflow
 	counters
 )
 
@@ -92,6 +94,8 @@ var counterNames = [counters]string{
 	streamIdleTimeout:                  "stream_idle_timeout",
 	streamRefused:                      "stream_refused",
 	streamStray:                        "stream_stray",
+	upstreamAbuse:                      "upstream_abuse",
+	requestOverflow:                    "request_overflow",
 }
 
 // The gauges, by their index.

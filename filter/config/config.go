@@ -74,6 +74,7 @@ type Upstream struct {
 	MinConnections, MaxConnections, MaxExclusiveConnections int
 	MaxConnectionAge, IdleTimeout, ConnectBackoffMax        time.Duration
 	TargetInFlight, MaxPendingRequests, MaxPendingBytes     int
+	MaxRequests                                             int
 	OriginalSrc                                             bool
 }
 
