@@ -237,6 +237,15 @@ func (m *Metadata) Release() {
 	m.service, m.method, m.Raw = nil, nil, nil
 }
 
+// Outline returns a copy of m in memory of its own that has what outlives a frame:
+// scalars, Scratch and ReplyInfo.
+func (m *Metadata) Outline() *Metadata {
+	c := *m
+	c.ReplyInfo = append([]byte(nil), m.ReplyInfo...)
+	c.loader, c.props, c.own, c.service, c.method, c.Raw = nil, nil, nil, nil, nil, nil
+	return &c
+}
+
 // EqualFold reports whether b equals s without regard to ASCII case.
 func EqualFold(b []byte, s string) bool {
 	if len(b) != len(s) {

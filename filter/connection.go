@@ -48,12 +48,15 @@ type connection struct {
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
 	draining  bool
-	waiting   bool // for room in a pool
+	waiting   bool // for room in a pool or its line
 	crowded   bool // has too many requests in flight
 	broken    bool // a panic is about to end it
 	blocked   bool // the client does not take bytes
 	backlog   int  // bytes written since it does not
 	lastUse   time.Duration
+
+	lines upstream.Lines
+	room  upstream.Waiter
 
 	timer        timer.Timer // idle, or an unfinished frame
 	frameStarted time.Duration
@@ -336,22 +339,18 @@ func (c *connection) stopped() bool {
 	return c.waiting || c.crowded || c.blocked || c.stalled > 0 || c.broken
 }
 
-// stopFor stops reading until p has room again.
-func (c *connection) stopFor(p *upstream.Pool) {
-	if !c.waiting && !c.closed {
-		c.waiting = true
-		c.d.ReadDisable(true)
-		p.Wait(c)
-	}
-}
-
-// Resume implements upstream.Waiter.
-func (c *connection) Resume() {
-	if c.closed {
+// stopFor stops reading until p, or the client's line to it, has room again.
+func (c *connection) stopFor(p *upstream.Pool, l *upstream.Line) {
+	if c.waiting || c.closed {
 		return
 	}
-	c.waiting = false
-	c.goOn()
+	c.waiting = true
+	c.d.ReadDisable(true)
+	c.room.Resume = func() {
+		c.waiting = false
+		c.goOn()
+	}
+	p.Wait(&c.room, l)
 }
 
 // goOn takes up reading again after one reason to stop has gone.
@@ -580,6 +579,7 @@ func (c *connection) Failed() {
 
 func (c *connection) leave() {
 	c.closed = true
+	c.room.Cancel()
 	for m := c.first; m != nil; m = c.first {
 		m.clientGone()
 	}

@@ -310,10 +310,14 @@ func (m *Message) send() {
 	}
 	p := c.pool(m)
 	conn := m.conn
-	p.Send(&m.call, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
+	var line *upstream.Line
+	if conn != nil {
+		line = conn.lines.To(p)
+	}
+	p.Send(&m.call, line, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
 	// The message may have ended by now.
-	if conn != nil && p.Full() {
-		conn.stopFor(p)
+	if conn != nil && p.Full(line) {
+		conn.stopFor(p, line)
 	}
 }
 
@@ -460,6 +464,8 @@ func (m *Message) Failed(e codecs.ErrorType, reason string) {
 		m.cfg.count(requestTimeout, 1)
 	case codecs.UpstreamReset, codecs.BadResponse:
 		m.cfg.count(upstreamReset, 1)
+	case codecs.OverLimit:
+		m.cfg.count(requestOverflow, 1)
 	}
 	m.Reply(e, reason)
 	m.answerLocally()

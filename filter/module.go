@@ -242,6 +242,7 @@ func (s *shard) forget(l *listener) {
 	if cs := s.configs[l]; cs != nil && cs.conns == nil {
 		delete(s.configs, l)
 		cs.gone = true
+		s.adoptPools()
 		for i, o := range s.dirty {
 			if o == cs {
 				s.dirty = append(s.dirty[:i], s.dirty[i+1:]...)

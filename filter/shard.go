@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"runtime/debug"
@@ -65,6 +66,7 @@ func newShard(mod *Module, w host.Worker) *shard {
 		configs: map[*listener]*configShard{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
+	s.up.Gone = s.dropPool
 	s.stats.Fire = s.report
 	return s
 }
@@ -414,6 +416,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 			cs.last.key, cs.last.pool = k, cs.pools[k]
 		}
 		if p := cs.last.pool; p != nil && !p.Gone() {
+			p.Observe(cs)
 			return p
 		}
 	}
@@ -449,10 +452,18 @@ func (cs *configShard) Event() { cs.count(upstreamEvent, 1) }
 func (cs *configShard) Unserved() { cs.count(upstreamUnserved, 1) }
 
 // DecodingError implements upstream.Observer.
-func (cs *configShard) DecodingError(cluster, addr string, err error) {
+func (cs *configShard) DecodingError(cluster, addr string, err error, closes bool) {
 	cs.count(responseDecodingError, 1)
-	cs.count(responseErrorCausedConnectionClose, 1)
+	if closes {
+		cs.count(responseErrorCausedConnectionClose, 1)
+	}
 	cs.sh.warn(cs, "cluster %s: host %s: %v", cluster, addr, err)
+}
+
+// Closes implements upstream.Observer.
+func (cs *configShard) Closes(cluster, addr, reason string) {
+	cs.count(upstreamAbuse, 1)
+	cs.sh.warn(cs, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
 }
 
 // Panicked implements upstream.Observer.
@@ -468,7 +479,33 @@ func (cs *configShard) Panicked(p *guard.Panic) {
 }
 
 // ConnectFailed implements upstream.Observer.
-func (cs *configShard) ConnectFailed(cluster, reason string) {
+func (cs *configShard) ConnectFailed(cluster, reason string, say int) {
 	cs.count(upstreamConnectFail, 1)
-	cs.sh.warn(cs, "cluster %s: no connection: %s", cluster, reason)
+	switch say {
+	case 0:
+	case 1:
+		cs.sh.warn(cs, "cluster %s: no connection: %s", cluster, reason)
+	default:
+		cs.sh.warn(cs, "cluster %s: no connection, in %d attempts: %s", cluster, say, reason)
+	}
+}
+
+// dropPool forgets a pool that has been given up.
+func (s *shard) dropPool(p *upstream.Pool) {
+	for _, cs := range s.configs {
+		maps.DeleteFunc(cs.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		if cs.last.pool == p {
+			cs.last.pool = nil
+		}
+	}
+}
+
+// adoptPools has live configurations hear of the pools that one observed which is
+// gone.
+func (s *shard) adoptPools() {
+	for _, cs := range s.configs {
+		for _, p := range cs.pools {
+			p.Observe(cs)
+		}
+	}
 }

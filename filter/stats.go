@@ -49,6 +49,8 @@ const (
 	streamStray
 	passthroughConnection
 	passthroughConnectFail
+	upstreamAbuse
+	requestOverflow
 	counters
 )
 
@@ -96,6 +98,8 @@ var counterNames = [counters]string{
 	streamStray:                        "stream_stray",
 	passthroughConnection:              "passthrough_connection",
 	passthroughConnectFail:             "passthrough_connect_fail",
+	upstreamAbuse:                      "upstream_abuse",
+	requestOverflow:                    "request_overflow",
 }
 
 // The gauges, by their index.

@@ -77,6 +77,7 @@ type Upstream struct {
 	MinConnections, MaxConnections, MaxExclusiveConnections int
 	MaxConnectionAge, IdleTimeout, ConnectBackoffMax        time.Duration
 	TargetInFlight, MaxPendingRequests, MaxPendingBytes     int
+	MaxRequests                                             int
 	OriginalSrc                                             bool
 }
 

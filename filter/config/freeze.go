@@ -263,6 +263,7 @@ func (c *checker) upstream(u *proxyv1alpha.UpstreamOptions, p *Proxy) {
 	o.TargetInFlight = c.number(u.GetTargetInFlight(), "upstream.target_in_flight", 1, 65536, 256)
 	o.MaxPendingRequests = c.number(u.GetMaxPendingRequests(), "upstream.max_pending_requests", 1, most, 1024)
 	o.MaxPendingBytes = c.number(u.GetMaxPendingBytes(), "upstream.max_pending_bytes", 1, math.MaxInt32, 16<<20)
+	o.MaxRequests = c.number(u.GetMaxRequests(), "upstream.max_requests", 1, most, 65536)
 	o.MaxConnectionAge = c.duration(u.GetMaxConnectionAge(), "upstream.max_connection_age", 100*time.Millisecond, 30*time.Second)
 	o.IdleTimeout = c.duration(u.GetIdleTimeout(), "upstream.idle_timeout", 100*time.Millisecond, time.Minute)
 	o.ConnectBackoffMax = c.duration(u.GetConnectBackoffMax(), "upstream.connect_backoff_max", 25*time.Millisecond, time.Second)
