@@ -39,7 +39,8 @@ type connection struct {
 	requests    uint64     // that have come
 	address     netip.Addr // of the client, see source
 	streams     map[uint64]*stream
-	stalled     int // streams whose servers do not take bytes
+	stalled     int       // streams whose frames nobody takes for now
+	paused      []*stream // whose servers are not read, while the client does not read
 
 	closed    bool
 	eof       bool // the client sends no more
@@ -377,13 +378,11 @@ func (c *connection) WriteBlocked(blocked bool) {
 		return
 	}
 	c.blocked = blocked
-	for _, st := range c.streams {
-		st.pause(blocked)
-	}
 	if blocked {
 		c.backlog = 0
 		c.d.ReadDisable(true)
 	} else {
+		c.resumeStreams()
 		c.goOn()
 	}
 }

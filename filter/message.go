@@ -259,6 +259,9 @@ func (m *Message) runRequest() {
 func (m *Message) Hold() {
 	m.hold()
 	m.replied = false
+	if m.stream != nil {
+		m.stream.stall(false)
+	}
 }
 
 // hold keeps the frame beyond this event. If it cannot, as the codec panics
@@ -310,7 +313,7 @@ func (m *Message) send() {
 	}
 	p := c.pool(m)
 	conn := m.conn
-	p.Send(&m.call, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
+	p.Send(&m.call, m.req.HeaderSize+m.req.BodySize+m.stream.size(), m.oneway, c.RequestTimeout)
 	// The message may have ended by now.
 	if conn != nil && p.Full() {
 		conn.stopFor(p)

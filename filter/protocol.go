@@ -107,7 +107,7 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 		MaxExclusive: u.MaxExclusiveConnections, MaxAge: u.MaxConnectionAge,
 		IdleTimeout: u.IdleTimeout, TargetInFlight: u.TargetInFlight,
 		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
-		BackoffMax: u.ConnectBackoffMax,
+		BackoffMax: u.ConnectBackoffMax, Linger: cfg.Limits.StreamIdleTimeout,
 	}
 	if u.OriginalSrc {
 		o.MinConnections = 0 // to each client's address, whoever called last

@@ -55,6 +55,8 @@ type Pool struct {
 	drainers []*conn
 	ids      ids
 	inFlight int
+	// lingering connections have been given an end of stream, and are not closed.
+	lingering int
 
 	queue        callList
 	pendingBytes int
