@@ -141,11 +141,6 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 		cfg.count(streamStray, 1)
 		return
 	}
-	if md.NotProcessed && !st.open {
-		m.call.EndStream()
-		m.Failed(codecs.UpstreamReset, "upstream server is leaving")
-		return
-	}
 	st.last = m.sh.w.Now()
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)

@@ -16,8 +16,8 @@ const (
 	// lingerTime is how long a server may take to close after our end of stream,
 	// when nothing is known to be left that it has not read.
 	lingerTime = 5 * time.Second
-	// maxLateBytes is how much a server may send meanwhile.
-	maxLateBytes = 64 << 20
+	// maxTrailing is how many bytes a server may send meanwhile.
+	maxTrailing = 64 << 20
 	// onewayTime is how long a server may take to read a oneway. Some drop what
 	// they have not read when they see the end of the stream behind it (Kitex's),
 	// and no answer tells that they have.
@@ -48,7 +48,7 @@ type conn struct {
 	out      *host.Buffer
 	blocked  bool // the server does not take bytes
 	paused   bool // it is not read
-	late     int  // bytes that it has sent after our end of stream
+	trailing int  // bytes that it has sent behind our end of stream
 
 	born         time.Duration
 	lastData     time.Duration
@@ -169,7 +169,7 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	m := cn.pool.m
 	cn.lastData = m.now()
 	if cn.state == closed {
-		if cn.late += total; cn.late > maxLateBytes && cn.linger.Fire != nil {
+		if cn.trailing += total; cn.trailing > maxTrailing && cn.linger.Fire != nil {
 			cn.cut()
 		}
 		return
