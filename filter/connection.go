@@ -40,7 +40,8 @@ type connection struct {
 	address     netip.Addr // of the client, see source
 	streams     map[uint64]*stream
 	plain       *passthrough // nil while it speaks, or may speak, a protocol
-	stalled     int          // streams whose servers do not take bytes
+	stalled     int          // streams whose frames nobody takes for now
+	paused      []*stream    // whose servers are not read, while the client does not read
 
 	closed    bool
 	eof       bool // the client sends no more
@@ -383,9 +384,6 @@ func (c *connection) WriteBlocked(blocked bool) {
 		return
 	}
 	c.blocked = blocked
-	for _, st := range c.streams {
-		st.pause(blocked)
-	}
 	if c.plain != nil && !blocked {
 		c.plain.resume()
 	}
@@ -393,6 +391,7 @@ func (c *connection) WriteBlocked(blocked bool) {
 		c.backlog = 0
 		c.d.ReadDisable(true)
 	} else {
+		c.resumeStreams()
 		c.goOn()
 	}
 }

@@ -259,6 +259,9 @@ func (m *Message) runRequest() {
 func (m *Message) Hold() {
 	m.hold()
 	m.replied = false
+	if m.stream != nil {
+		m.stream.stall(false)
+	}
 }
 
 // hold keeps the frame beyond this event. If it cannot, as the codec panics
@@ -314,7 +317,7 @@ func (m *Message) send() {
 	if conn != nil {
 		line = conn.lines.To(p)
 	}
-	p.Send(&m.call, line, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
+	p.Send(&m.call, line, m.req.HeaderSize+m.req.BodySize+m.stream.size(), m.oneway, c.RequestTimeout)
 	// The message may have ended by now.
 	if conn != nil && p.Full(line) {
 		conn.stopFor(p, line)

@@ -110,7 +110,7 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 		MaxExclusive: u.MaxExclusiveConnections, MaxAge: u.MaxConnectionAge,
 		IdleTimeout: u.IdleTimeout, TargetInFlight: u.TargetInFlight,
 		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
-		BackoffMax: u.ConnectBackoffMax, MaxRequests: u.MaxRequests,
+		BackoffMax: u.ConnectBackoffMax, MaxRequests: u.MaxRequests, Linger: cfg.Limits.StreamIdleTimeout,
 	}
 	if u.OriginalSrc {
 		o.MinConnections = 0 // to each client's address, whoever called last

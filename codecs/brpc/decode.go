@@ -33,17 +33,21 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return headerSize, nil
 	}
 	body, meta := sizes(buf)
+	large := int64(body)+headerSize > int64(d.codec.maxFrame)
 	switch {
-	case int64(body)+headerSize > int64(d.codec.maxFrame):
-		return 0, protocolError(atBodySize, "frame of "+strconv.FormatUint(uint64(body)+headerSize, 10)+
-			" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+	case large && (int64(meta)+headerSize > int64(d.codec.maxFrame) || magic == magicStream && d.dir == codecs.ServerToClient):
+		return 0, d.tooLarge(body)
 	case meta > body:
 		return 0, protocolError(atMetaSize, "meta is larger than the body")
 	case meta > maxMeta:
 		return 0, protocolError(atMetaSize, "meta of "+strconv.FormatUint(uint64(meta), 10)+
 			" bytes is larger than the limit of "+strconv.Itoa(maxMeta))
 	}
-	if n = headerSize + int(body); n > len(buf) {
+	n = headerSize + int(body)
+	if large {
+		return d.head(buf, m, n)
+	}
+	if n > len(buf) {
 		return n, nil
 	}
 	m.Raw = buf[:n:n]
@@ -53,6 +57,38 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return n, d.streamFrame(m)
 	}
 	return n, d.message(m, 0)
+}
+
+// tooLarge is the error for a frame that ends its connection: it does not tell
+// whose it is, or the connection is that of the one stream whose it is.
+func (d *decoder) tooLarge(body uint32) error {
+	return protocolError(atBodySize, "frame of "+strconv.FormatUint(uint64(body)+headerSize, 10)+
+		" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+}
+
+// head reads the meta of a frame of size bytes, which is too large to be read to
+// its end.
+func (d *decoder) head(buf []byte, m *codecs.Metadata, size int) (int, error) {
+	body, meta := sizes(buf)
+	n := headerSize + int(meta)
+	if n > len(buf) {
+		return n, nil
+	}
+	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], n, size-n
+	err := error(nil)
+	if buf[0] == magicStream[0] {
+		err = d.streamFrame(m)
+	} else {
+		err = d.message(m, 0)
+	}
+	m.Release()
+	switch {
+	case err != nil:
+		return 0, err
+	case d.dir == codecs.ServerToClient && m.Type == codecs.StreamInit:
+		return 0, d.tooLarge(body)
+	}
+	return 0, &codecs.TooLarge{Size: size, Limit: d.codec.maxFrame}
 }
 
 // sizes reads those of a header: of the body, and of the meta in it.

@@ -92,7 +92,7 @@ func invalidFrames() []codectest.Invalid {
 		in("shorter than its fixed header", fixed("\x00\x00\x00\x00\x00\x0f")),
 		in("header longer than the frame", fixed("\x00\x00\x00\x00\x00\x11\x00\x02")),
 		in("stream frame with a header", fixed("\x01\x02\x00\x00\x00\x12\x00\x01")),
-		in("larger than the limit", fixed("\x00\x00\x00\xa0\x00\x01\x00\x01")),
+		in("larger than the limit", fixed("\x01\x04\x00\xa0\x00\x01\x00\x00")),
 		in("4 GiB", fixed("\x01\x03\xff\xff\xff\xff\x00\x00")),
 		in("fault in a header without an id", trpctest.Frame(0, []byte("\xff"), nil)),
 		in("close that cannot be read", trpctest.StreamFrame(trpctest.Close, 100, []byte("\xff"))),

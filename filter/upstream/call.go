@@ -91,6 +91,23 @@ func (c *Call) Forget() {
 // Waiting reports whether the call still waits for a connection.
 func (c *Call) Waiting() bool { return c.Active() && c.conn == nil }
 
+// Pool returns the pool that the call was sent to last.
+func (c *Call) Pool() *Pool { return c.pool }
+
+// Grow counts n bytes more that a waiting call holds. It reports false if they
+// are too many for the pool: the call is better given up.
+func (c *Call) Grow(n int) bool {
+	if c.pool.pendingBytes+n > 2*c.pool.opts.MaxPendingBytes {
+		return false
+	}
+	c.size += n
+	c.pool.pendingBytes += n
+	return true
+}
+
+// Opened ends the deadline of a stream.
+func (c *Call) Opened() { c.pool.m.timers.Stop(&c.deadline) }
+
 // Write sends a further frame of a stream that has a connection.
 func (c *Call) Write(frame []byte) {
 	buf := c.conn.buffer(len(frame))
@@ -101,7 +118,7 @@ func (c *Call) Write(frame []byte) {
 // is under way still comes. Each call needs its counterpart.
 func (c *Call) ReadDisable(disable bool) {
 	if c.conn != nil {
-		c.conn.up.ReadDisable(disable)
+		c.conn.pause(disable)
 	}
 }
 

@@ -14,8 +14,11 @@ import (
 type connState uint8
 
 const (
-	// lingerTime is how long a server may take to close after our end of stream.
+	// lingerTime is how long a server may take to close after our end of stream,
+	// when nothing is known to be left that it has not read.
 	lingerTime = 5 * time.Second
+	// maxTrailing is how many bytes a server may send meanwhile.
+	maxTrailing = 64 << 20
 	// onewayTime is how long a server may take to read a oneway. Some drop what
 	// they have not read when they see the end of the stream behind it (Kitex's),
 	// and no answer tells that they have.
@@ -55,9 +58,11 @@ type conn struct {
 	in       inbox.Inbox
 	skip     int // bytes of an answer that is not kept
 	out      *host.Buffer
-	blocked  bool
 	spoilt   bool // owes an answer for which nothing stands in: gets no call at all
 	gone     bool // its host has said over it that it leaves
+	blocked  bool // the server does not take bytes
+	paused   bool // it is not read
+	trailing int  // bytes that it has sent behind our end of stream
 
 	stalled  []*Line // wait until it takes calls again
 	idle     *idleList
@@ -69,6 +74,7 @@ type conn struct {
 
 	born         time.Duration
 	lastData     time.Duration
+	lastTaken    time.Duration // it was seen to take bytes, or was given an end of stream
 	lastCall     time.Duration
 	agingAt      time.Duration // from then on a replacement is looked for
 	expireAt     time.Duration // from then on it gets no new call
@@ -195,6 +201,9 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	m := cn.pool.m
 	cn.lastData = m.now()
 	if cn.state == closed {
+		if cn.trailing += total; cn.trailing > maxTrailing && cn.linger.Fire != nil {
+			cn.cut()
+		}
 		return
 	}
 	if cn.skip > 0 {
@@ -418,7 +427,6 @@ func (cn *conn) streamed(md *codecs.Metadata) {
 		cn.retire()
 		c.owner.Failed(codecs.UpstreamReset, notProcessed)
 	default:
-		cn.pool.m.timers.Stop(&c.deadline)
 		c.owner.Streamed(md)
 	}
 }
@@ -531,12 +539,54 @@ func (cn *conn) retire() {
 // closeIfDrained ends a drained connection, unless that is still too early: then
 // the pool's upkeep does.
 func (cn *conn) closeIfDrained() {
-	if cn.state == draining && cn.inFlight == 0 && len(cn.stalled) == 0 && cn.pool.m.now() >= cn.keepUntil {
+	p := cn.pool
+	if cn.state == draining && cn.inFlight == 0 && len(cn.stalled) == 0 && p.m.now() >= cn.keepUntil {
 		cn.flush()
+		cn.pause(false) // a server that cannot write may not read either
 		cn.leave()
 		cn.up.Close(true) // what was written last still arrives
-		cn.linger.Fire = func() { cn.up.Close(false) }
-		cn.pool.m.timers.Start(&cn.linger, cn.pool.m.now()+lingerTime)
+		cn.lastTaken = p.m.now()
+		cn.linger.Fire = cn.lingers
+		p.lingering++
+		p.m.timers.Start(&cn.linger, cn.lastTaken+lingerTime)
+	}
+}
+
+// lingers looks after a connection on which all has been written: it ends when the
+// server closes it, or nothing moves any more.
+func (cn *conn) lingers() {
+	p := cn.pool
+	limit := time.Duration(lingerTime)
+	if (p.opts.Streams || cn.blocked) && p.lingering <= p.opts.MaxExclusive {
+		limit = max(limit, p.opts.Linger)
+	}
+	if at := max(cn.lastData, cn.lastTaken) + limit; p.m.now() < at {
+		p.m.timers.Start(&cn.linger, at)
+		return
+	}
+	cn.cut()
+}
+
+// cut ends a connection that lingers.
+func (cn *conn) cut() {
+	cn.lingered()
+	cn.up.Close(false)
+}
+
+// lingered is called when the connection lingers no more.
+func (cn *conn) lingered() {
+	if cn.linger.Fire != nil {
+		cn.pool.m.timers.Stop(&cn.linger)
+		cn.linger.Fire = nil
+		cn.pool.lingering--
+	}
+}
+
+// pause stops or resumes the reading of the server.
+func (cn *conn) pause(pause bool) {
+	if cn.paused != pause {
+		cn.paused = pause
+		cn.up.ReadDisable(pause)
 	}
 }
 
@@ -643,7 +693,7 @@ func (*absent) Failed(codecs.ErrorType, string) {}
 
 // WriteBlocked implements host.UpstreamEvents.
 func (cn *conn) WriteBlocked(blocked bool) {
-	cn.blocked = blocked
+	cn.blocked, cn.lastTaken = blocked, cn.pool.m.now()
 	if c := cn.calls.first; cn.pool.opts.Streams && c != nil && !c.absent {
 		c.owner.Blocked(blocked)
 	}
@@ -664,7 +714,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 	p := cn.pool
 	switch cn.state {
 	case closed:
-		p.m.timers.Stop(&cn.linger)
+		cn.lingered()
 		return
 	case connecting:
 		cn.leave()

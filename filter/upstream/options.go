@@ -19,6 +19,9 @@ type Options struct {
 	// Streams makes each call a stream: it has a connection of its own, keeps
 	// its ids, and goes on after the first answer until Call.EndStream.
 	Streams bool
+	// Linger is how long a connection whose calls have all ended is kept without
+	// a sign that its server still takes what was written.
+	Linger time.Duration
 	// MinConnections is kept while the pool is in use.
 	MinConnections int
 	// MaxConnections is the most that are open for requests when shared.
@@ -102,7 +105,7 @@ type Owner interface {
 	// Panicked ends a call whose Encode has panicked.
 	Panicked(p *guard.Panic)
 	// Streamed hands over a frame of a stream. It and its metadata are valid
-	// during Streamed only. The deadline ends with the first one.
+	// during Streamed only. The deadline ends with Call.Opened or the call.
 	Streamed(m *codecs.Metadata)
 	// Blocked tells whether the server of a stream has stopped taking bytes.
 	Blocked(blocked bool)

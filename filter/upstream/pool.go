@@ -66,6 +66,8 @@ type Pool struct {
 	ids      ids
 	inFlight int
 	absent   int // of those in flight
+	// lingering connections have been given an end of stream, and are not closed.
+	lingering int
 
 	queue               callList // waits for any connection
 	pending             int      // waits at all

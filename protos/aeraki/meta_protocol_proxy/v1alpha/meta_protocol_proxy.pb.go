@@ -535,8 +535,8 @@ type UpstreamOptions struct {
 	// Longest pause between failed attempts to connect. At least 25 ms; default
 	// 1 s.
 	ConnectBackoffMax *durationpb.Duration `protobuf:"bytes,8,opt,name=connect_backoff_max,json=connectBackoffMax,proto3" json:"connect_backoff_max,omitempty"`
-	// Most connections that serve one request at a time. 1 to 65536; default
-	// 1024.
+	// Most connections that serve one request at a time, those included that
+	// are about to be closed. 1 to 65536; default 1024.
 	MaxExclusiveConnections *wrapperspb.UInt32Value `protobuf:"bytes,9,opt,name=max_exclusive_connections,json=maxExclusiveConnections,proto3" json:"max_exclusive_connections,omitempty"`
 	// Treatment of ORIGINAL_DST clusters.
 	OriginalDst UpstreamOptions_OriginalDst `protobuf:"varint,10,opt,name=original_dst,json=originalDst,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions_OriginalDst" json:"original_dst,omitempty"`
@@ -548,7 +548,11 @@ type UpstreamOptions struct {
 	// Limits of connections and pending requests hold for each client address,
 	// min_connections is 0. A client without an IP address is seen as Envoy itself;
 	// one that has no address of the server's family cannot be served.
-	OriginalSrc   bool `protobuf:"varint,11,opt,name=original_src,json=originalSrc,proto3" json:"original_src,omitempty"`
+	OriginalSrc bool `protobuf:"varint,11,opt,name=original_src,json=originalSrc,proto3" json:"original_src,omitempty"`
+	// Requests that wait, are on their way, or have been given up while their
+	// answers are awaited all the same; more are answered with an error. 1 to
+	// 1048576; default 65536.
+	MaxRequests   *wrapperspb.UInt32Value `protobuf:"bytes,12,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +662,13 @@ func (x *UpstreamOptions) GetOriginalSrc() bool {
 		return x.OriginalSrc
 	}
 	return false
+}
+
+func (x *UpstreamOptions) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
 }
 
 // Limits bound what one client can cost.
@@ -1127,7 +1138,7 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x04ECDS\x10\x01B\x11\n" +
 	"\x0froute_specifier\"'\n" +
 	"\vPassthrough\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\"\xe4\x06\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"\xa5\a\n" +
 	"\x0fUpstreamOptions\x12E\n" +
 	"\x0fmin_connections\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0eminConnections\x12E\n" +
 	"\x0fmax_connections\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12G\n" +
@@ -1140,7 +1151,8 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x19max_exclusive_connections\x18\t \x01(\v2\x1c.google.protobuf.UInt32ValueR\x17maxExclusiveConnections\x12b\n" +
 	"\foriginal_dst\x18\n" +
 	" \x01(\x0e2?.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDstR\voriginalDst\x12!\n" +
-	"\foriginal_src\x18\v \x01(\bR\voriginalSrc\".\n" +
+	"\foriginal_src\x18\v \x01(\bR\voriginalSrc\x12?\n" +
+	"\fmax_requests\x18\f \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\".\n" +
 	"\vOriginalDst\x12\b\n" +
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
@@ -1247,28 +1259,29 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
 	16, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
 	1,  // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
-	16, // 23: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
-	16, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
-	16, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	16, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
-	15, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	17, // 29: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	18, // 30: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	18, // 31: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	10, // 32: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	10, // 34: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	19, // 35: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	19, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	19, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	16, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	20, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	16, // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
+	16, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
+	16, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
+	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	15, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	17, // 30: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	18, // 31: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	18, // 32: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 34: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 35: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	19, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	19, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	16, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	20, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }
