@@ -8,6 +8,9 @@ package hessian
 import (
 	"encoding/binary"
 	"errors"
+	"math"
+	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -307,6 +310,9 @@ func joinSurrogates(b []byte) []byte {
 	return out
 }
 
+// IsInt reports whether an int begins with tag t.
+func IsInt(t byte) bool { return t >= 0x80 && t <= 0xd7 || t == 'I' }
+
 // Int reads an int (section 4.5).
 func (r *Reader) Int() int32 {
 	t := r.tag()
@@ -327,6 +333,127 @@ func (r *Reader) Int() int32 {
 		r.fail(ErrTag)
 	}
 	return 0
+}
+
+// small are the texts of the numbers that are written in one byte.
+var small = func() (t [maxSmall - minSmall + 1][]byte) {
+	for i := range t {
+		t[i] = strconv.AppendInt(nil, int64(i)+minSmall, 10)
+	}
+	return t
+}()
+
+const minSmall, maxSmall = -16, 47
+
+func number(n int64) []byte {
+	if n >= minSmall && n <= maxSmall {
+		return small[n-minSmall]
+	}
+	return strconv.AppendInt(nil, n, 10)
+}
+
+var (
+	textTrue  = []byte("true")
+	textFalse = []byte("false")
+)
+
+// Text reads a value that has a text in Java (String.valueOf): a string, a
+// number, a boolean. ok is false for any other, which is moved over. The text
+// is a view or memory of its own, and must not be changed.
+func (r *Reader) Text() (text []byte, ok bool) {
+	t := r.Peek()
+	if IsString(t) {
+		text = r.String()
+		return text, r.err == nil
+	}
+	switch {
+	case IsInt(t):
+		text = number(int64(r.Int()))
+	case t >= 0xd8, t >= 0x38 && t <= 0x3f, t == 'Y', t == 'L':
+		text = number(r.long())
+	case t >= '[' && t <= '_', t == 'D':
+		text = appendDouble(nil, r.double())
+	case t == 'T':
+		r.pos++
+		text = textTrue
+	case t == 'F':
+		r.pos++
+		text = textFalse
+	default:
+		r.Skip()
+		return nil, false
+	}
+	return text, r.err == nil
+}
+
+// long reads a long (section 4.6), whose tag was looked at.
+func (r *Reader) long() int64 {
+	switch t := r.tag(); {
+	case t >= 0xf0:
+		return (int64(t)-0xf8)<<8 | int64(r.tag())
+	case t >= 0xd8:
+		return int64(t) - 0xe0
+	case t <= 0x3f:
+		return (int64(t)-0x3c)<<16 | int64(r.be16())
+	case t == 'Y':
+		return int64(int32(r.bits(4)))
+	default:
+		return int64(r.bits(8))
+	}
+}
+
+// double reads a double (section 4.4), whose tag was looked at.
+func (r *Reader) double() float64 {
+	switch r.tag() {
+	case '[':
+		return 0
+	case '\\':
+		return 1
+	case ']':
+		return float64(int8(r.tag()))
+	case '^':
+		return float64(int16(r.be16()))
+	case '_': // thousandths: what Java means by it, the specification says a float
+		return 0.001 * float64(int32(r.bits(4)))
+	default:
+		return math.Float64frombits(r.bits(8))
+	}
+}
+
+// bits reads a number of n bytes.
+func (r *Reader) bits(n int) (v uint64) {
+	if r.advance(n) {
+		for _, b := range r.b[r.pos-n : r.pos] {
+			v = v<<8 | uint64(b)
+		}
+	}
+	return v
+}
+
+// appendDouble appends f as Java's Double.toString does.
+func appendDouble(dst []byte, f float64) []byte {
+	switch abs := math.Abs(f); {
+	case math.IsNaN(f):
+		return append(dst, "NaN"...)
+	case math.IsInf(f, 0):
+		if f < 0 {
+			dst = append(dst, '-')
+		}
+		return append(dst, "Infinity"...)
+	case abs == 0 || abs >= 1e-3 && abs < 1e7:
+		dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
+		if f == math.Trunc(f) {
+			dst = append(dst, ".0"...)
+		}
+		return dst
+	}
+	mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
+	dst = append(dst, mantissa...)
+	if !strings.Contains(mantissa, ".") {
+		dst = append(dst, ".0"...)
+	}
+	n, _ := strconv.Atoi(exponent)
+	return strconv.AppendInt(append(dst, 'E'), int64(n), 10)
 }
 
 // count reads the length of a list or class. Every element takes a byte at

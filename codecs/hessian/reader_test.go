@@ -311,3 +311,45 @@ func TestManyClasses(t *testing.T) {
 	require.Equal(t, len(b), r.Pos())
 	require.Equal(t, 40, r.Classes())
 }
+
+// TestTextIsWhatJavaShows by String.valueOf, in all encodings of a value.
+func TestTextIsWhatJavaShows(t *testing.T) {
+	for in, want := range map[string]string{
+		"\x00": "", "\x02hi": "hi", "\x30\x02hi": "hi", "S\x00\x02hi": "hi", "R\x00\x01h\x01i": "hi",
+		"\x80": "-16", "\x90": "0", "\xbf": "47", "\xc0\x00": "-2048", "\xcf\xff": "2047",
+		"\xd0\x00\x00": "-262144", "\xd7\xff\xff": "262143", "I\x00\x00\x00\x01": "1", "I\xff\xff\xff\xff": "-1", "I\x80\x00\x00\x00": "-2147483648",
+		"\xd8": "-8", "\xe0": "0", "\xef": "15", "\xf0\x00": "-2048", "\xff\xff": "2047",
+		"\x38\x00\x00": "-262144", "\x3f\xff\xff": "262143", "Y\xff\xff\xff\xfe": "-2", "Y\x7f\xff\xff\xff": "2147483647",
+		"L\x80\x00\x00\x00\x00\x00\x00\x00": "-9223372036854775808", "L\x00\x00\x00\x00\x00\x00\x00\x01": "1",
+		"T": "true", "F": "false",
+		"[": "0.0", "\\": "1.0", "]\x80": "-128.0", "^\x80\x00": "-32768.0", "^\x00\x0a": "10.0", "_\x00\x00\x05\xdc": "1.5", "_\xff\xff\xff\xff": "-0.001",
+		"D\x3f\xf8\x00\x00\x00\x00\x00\x00": "1.5", "D\x80\x00\x00\x00\x00\x00\x00\x00": "-0.0",
+		"D\x7f\xf8\x00\x00\x00\x00\x00\x00": "NaN", "D\x7f\xf0\x00\x00\x00\x00\x00\x00": "Infinity", "D\xff\xf0\x00\x00\x00\x00\x00\x00": "-Infinity",
+		"D\x41\x63\x12\xd0\x00\x00\x00\x00": "1.0E7", "D\x41\x63\x12\xcf\xe0\x00\x00\x00": "9999999.0",
+		"D\x3f\x50\x62\x4d\xd2\xf1\xa9\xfc": "0.001", "D\x3f\x40\x62\x4d\xd2\xf1\xa9\xfc": "5.0E-4", "D\x41\x67\x8c\x29\xc0\x00\x00\x00": "1.2345678E7",
+	} {
+		var r Reader
+		r.Reset([]byte(in + "N"))
+		text, ok := r.Text()
+		require.True(t, ok, "%x", in)
+		require.Equal(t, want, string(text), "%x", in)
+		require.Equal(t, len(in), r.Pos(), "%x", in)
+		for i := range len(in) {
+			r.Reset([]byte(in[:i]))
+			_, ok := r.Text()
+			require.False(t, ok, "%x", in[:i])
+			require.Error(t, r.Err(), "%x", in[:i])
+		}
+	}
+	for name, in := range map[string]string{
+		"null": "N", "date": "J\x00\x00\x00\x00\x00\x00\x00\x01", "date in minutes": "K\x00\x00\x00\x01", "binary": "\x21x",
+		"list": "\x79\x91", "map": "HZ", "object": "C\x01P\x90\x60", "reference": "Q\x90",
+	} {
+		var r Reader
+		r.Reset([]byte(in + "N"))
+		_, ok := r.Text()
+		require.False(t, ok, name)
+		require.NoError(t, r.Err(), name)
+		require.Equal(t, len(in), r.Pos(), name)
+	}
+}
