@@ -47,6 +47,7 @@ func (c *check) decodeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent
 func (c *check) protocolError(w where, b []byte, err error) {
 	var fault *codecs.ProtocolError
 	switch {
+	case isTooLarge(err):
 	case !errors.As(err, &fault):
 		c.failf(w, b, "the error is no *codecs.ProtocolError but a %T: %v", err, err)
 	case fault.Protocol == "" || fault.Reason == "":

@@ -1,6 +1,8 @@
 package codectest
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -12,7 +14,7 @@ import (
 const headerRoom = 64
 
 // limits checks that frames above the limit are refused as soon as their length
-// is known.
+// is known, or cost but themselves when as much of them is there as that takes.
 func (c *check) limits() {
 	c.each(sound, func(st *stream) {
 		for k, f := range st.frames {
@@ -48,7 +50,7 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 			_, _ = c.decode(w, dec, &m, st.frame(i))
 		}
 	}
-	need, freeNeed := 1, 1
+	need, freeNeed, waits := 1, 1, 0
 	for i := 1; i <= len(b); i++ {
 		known := false
 		if i >= freeNeed {
@@ -67,17 +69,55 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		case err != nil && within:
 			c.failf(w, b[:i], "the frame of %d bytes is refused: %v", len(b), err)
 		case err != nil:
+			if c.tooLarge(w, free, &m, b, limit, err); waits > 0 && !isTooLarge(err) {
+				c.failf(w, b[:waits], "with %d bytes it is known that the frame has %d, but it is not refused", waits, len(b))
+			}
 			return
 		case !within && i == len(b):
 			c.failf(w, b, "the frame of %d bytes is not refused", len(b))
-		case early:
+		case early && n > limit:
 			c.failf(w, b[:i], "with %d bytes it is known that the frame has %d, but it is not refused", i, len(b))
 		case n > i && n > max(limit, headerRoom):
 			c.failf(w, b[:i], "Decode asks for %d bytes", n)
 		case n <= i && i < len(b):
 			c.failf(w, b[:i], "a part of the frame is taken for the whole, with a length of %d", n)
 		}
-		need = n
+		if need = n; early && waits == 0 {
+			waits = i // for more of the head
+		}
+	}
+}
+
+func isTooLarge(err error) bool {
+	var large *codecs.TooLarge
+	return errors.As(err, &large)
+}
+
+// tooLarge checks what is said of the frame b if err means that it costs but
+// itself. free decodes it without a limit.
+func (c *check) tooLarge(w where, free codecs.Decoder, m *codecs.Metadata, b []byte, limit int, err error) {
+	var large *codecs.TooLarge
+	if !errors.As(err, &large) {
+		return
+	}
+	var want codecs.Metadata
+	c.whole(w, free, &want, b, len(b))
+	switch {
+	case large.Size != len(b) || large.Limit != limit:
+		c.failf(w, b, "it is said to have %d bytes, with a limit of %d", large.Size, large.Limit)
+	case m.Raw != nil || len(m.Properties()) > 0:
+		c.failf(w, b, "what is too large has a frame or properties")
+	case m.Type != want.Type || m.ID != want.ID || m.Variant != want.Variant:
+		c.failf(w, b, "it is decoded as %s, without the limit as %s", Describe(m), Describe(&want))
+	case w.stream.dir == codecs.ClientToServer && m.Type == codecs.Request:
+		e := &codecs.LocalError{Type: codecs.BadRequest, Message: "too large"}
+		got, err := c.codec.EncodeError(nil, m, e)
+		if err != nil {
+			c.failf(w, b, "EncodeError: %v", err)
+		}
+		if full, err := c.codec.EncodeError(nil, &want, e); err != nil || !bytes.Equal(got, full) {
+			c.failf(w, got, "its error is another than that of the whole request (%v)", err)
+		}
 	}
 }
 
