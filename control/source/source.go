@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -49,6 +50,13 @@ var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 // Parse splits a file into its documents, without empty ones.
 func Parse(text []byte) ([]*yaml.Node, *Error) {
+	docs, fault := parse(text)
+	docs = slices.DeleteFunc(docs, func(n *yaml.Node) bool { return n.ShortTag() == "!!null" })
+	return docs, fault
+}
+
+// parse splits a file into its documents.
+func parse(text []byte) ([]*yaml.Node, *Error) {
 	var docs []*yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	for {
@@ -63,7 +71,7 @@ func Parse(text []byte) ([]*yaml.Node, *Error) {
 				e.Line, _ = strconv.Atoi(m[1])
 			}
 			return nil, e
-		case len(n.Content) == 1 && n.Content[0].ShortTag() != "!!null":
+		case len(n.Content) == 1:
 			docs = append(docs, n.Content[0])
 		}
 	}
@@ -127,6 +135,9 @@ func value(n *yaml.Node, path string, left *int) (any, *Error) {
 	case "!!bool", "!!int", "!!float":
 		var v any
 		if err := n.Decode(&v); err != nil {
+			if f, wide := strconv.ParseFloat(n.Value, 64); wide == nil { // an integer beyond 64 bits
+				return f, nil
+			}
 			return refuse("%s", syntaxError.ReplaceAllString(err.Error(), ""))
 		}
 		if i, ok := v.(int); ok {
