@@ -312,18 +312,31 @@ func (c *checker) asModule(p place) (m place, ok bool) {
 	return p, false
 }
 
+// terminals are filters of Envoy's that end a chain.
+var terminals = map[string]bool{
+	"envoy.extensions.filters.network.direct_response.v3.Config":                        true,
+	"envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy":                        true,
+	"envoy.extensions.filters.network.echo.v3.Echo":                                     true,
+	"envoy.extensions.filters.network.generic_proxy.v3.GenericProxy":                    true,
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": true,
+	"envoy.extensions.filters.network.redis_proxy.v3.RedisProxy":                        true,
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":                            true,
+	"envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy":                      true,
+}
+
 // order holds the filters of a chain against the places where they can be.
 func (c *checker) order(filters []place) {
 	for i, f := range filters {
 		typed, _ := f.at("typed_config")
-		m, ok := c.asModule(typed)
-		if !ok {
-			continue
+		m, isModule := c.asModule(typed)
+		name := ""
+		if isModule {
+			name = m.text("filter_name")
 		}
 		switch last := i == len(filters)-1; {
-		case m.text("filter_name") == proxyFilter && !last:
+		case (name == proxyFilter || terminals[typeName(typed.text("@type"))]) && !last:
 			c.refuse(f.Line, f.path, "must be the last filter: it ends the chain")
-		case m.text("filter_name") == carrierFilter && last:
+		case name == carrierFilter && last:
 			c.refuse(f.Line, f.path, "tcp_proxy must follow, which ends the chain")
 		}
 	}

@@ -33,16 +33,61 @@ func IsYAML(name string) bool {
 // tag other than "!" is no more than a plain scalar, keys tagged !ignore are
 // dropped, and the last of equal keys counts.
 func Envoy(text []byte) (root *yaml.Node, notes Errors, fault *Error) {
-	docs, fault := parse(text)
-	if fault != nil || len(docs) == 0 {
+	text = asYAMLCPP(text)
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	first, fault := document(d)
+	if fault != nil || first == nil {
 		return nil, nil, fault
 	}
 	r := &reader{text: text, left: maxNodes, by: "Envoy", scalar: yamlCPP, ignores: true}
-	root, fault = r.read(docs[0], "", 0)
-	if fault == nil && len(docs) > 1 {
-		r.note(docs[1].Line, "", "Envoy reads the first document of a file only")
+	root, fault = r.read(first, "", 0)
+	if more, behind := document(d); fault == nil && (more != nil || behind != nil) {
+		line := 0
+		if more != nil {
+			line = more.Line
+		} else {
+			line = behind.Line
+		}
+		r.note(line, "", "Envoy reads the first document of a file only")
 	}
 	return root, r.notes, fault
+}
+
+var (
+	directive    = regexp.MustCompile(`^((?:[ \t]*(?:#[^\n]*)?\r?\n)*)%YAML[ \t]+1\.[0-9]+[ \t]*(?:#[^\n]*)?\r?\n`)
+	doubleQuoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	escape       = regexp.MustCompile(`\\.`)
+)
+
+// asYAMLCPP changes what yaml-cpp takes and go-yaml does not into what means the
+// same to go-yaml, without another number of lines: the directive of YAML 1.2,
+// control characters and bytes that are no UTF-8, line breaks that YAML 1.1
+// alone knows, and the escape \/.
+func asYAMLCPP(text []byte) []byte {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return text // UTF-16
+	}
+	text = directive.ReplaceAll(text, []byte("$1\n"))
+	text = bytes.Map(func(c rune) rune {
+		switch {
+		case c == '\t' || c == '\n' || c == '\r' || c == '\ufeff':
+			return c
+		case c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029':
+			return utf8.RuneError
+		}
+		return c
+	}, text)
+	if !bytes.Contains(text, []byte(`\/`)) {
+		return text
+	}
+	return doubleQuoted.ReplaceAllFunc(text, func(s []byte) []byte {
+		return escape.ReplaceAllFunc(s, func(e []byte) []byte {
+			if e[1] == '/' {
+				return []byte(`\x2f`)
+			}
+			return e
+		})
+	})
 }
 
 // reader copies a document, with every scalar as somebody else reads it.
