@@ -147,7 +147,6 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
-	c.wrote(len(buf.B) - n)
 	st.serverDone = st.serverDone || md.Type == codecs.StreamCloseOneWay
 	if answer || md.Type == codecs.StreamCloseTwoWay || st.serverDone && st.clientDone {
 		m.end()
@@ -177,7 +176,6 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 		return
 	}
 	buf.B = b
-	c.wrote(len(b) - n)
 	m.end()
 }
 
