@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -20,6 +21,12 @@ const (
 	// drainSpread is the time over which idle connections of a replaced
 	// listener are closed.
 	drainSpread = 5 * time.Second
+	// maxOver is how many times the limit a frame may be too large for its
+	// connection to go on behind it.
+	maxOver = 16
+	// lingerTime is how long a client may take nothing of the answers behind which
+	// its connection is to be closed.
+	lingerTime = 5 * time.Second
 )
 
 // connection is one client connection.
@@ -53,12 +60,15 @@ type connection struct {
 	crowded   bool // has too many requests in flight
 	broken    bool // a panic is about to end it
 	blocked   bool // the client does not take bytes
-	backlog   int  // bytes written since it does not
+	dropped   bool // closed, as too much waits for it
 	lastUse   time.Duration
+	unread    backlog
+	parked    int // bytes of answers that wait for their turn
 
 	lines upstream.Lines
 	room  upstream.Waiter
 
+	skip         int         // bytes still to be passed over, of a frame that is too large
 	timer        timer.Timer // idle, or an unfinished frame
 	frameStarted time.Duration
 
@@ -89,13 +99,16 @@ func (c *connection) Data(bufs [][]byte, total int, end bool) int {
 	c.lastUse = c.sh.w.Now()
 	c.eof = c.eof || end
 	consumed := 0
+	if c.skip > 0 {
+		bufs, consumed = c.passOver(bufs, total)
+	}
 	switch {
 	case c.plain != nil:
 		c.plain.fromClient(bufs, total)
 		consumed = total
 	case !c.stopped():
-		if total > 0 {
-			consumed = c.data(bufs, total)
+		if total > consumed {
+			consumed += c.data(bufs, total-consumed)
 		}
 		c.checkEnd()
 	case end:
@@ -112,7 +125,7 @@ func (c *connection) checkEnd() {
 	if !c.eof || c.stopped() || c.closed || c.finishing || c.plain != nil {
 		return
 	}
-	if c.in.Buffered() > 0 {
+	if c.in.Buffered() > 0 || c.skip > 0 {
 		c.cfg.count(requestDecodingError, 1)
 		c.sh.warn(c.cfg, "client %s ended in the middle of a frame", c.d.RemoteAddress())
 	}
@@ -145,7 +158,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		c.in.Take(bufs)
 		consumed = total
 	}
-	if c.in.Need() == 0 {
+	if c.in.Need() == 0 && c.skip == 0 {
 		c.frameStarted = 0
 	} else if c.frameStarted == 0 || another {
 		c.frameStarted = c.lastUse
@@ -182,6 +195,14 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
 		n, err := guard.Decode(c.dec, b, &m.req)
+		if size := c.tooLarge(m, err); size > 0 {
+			if c.closed || c.finishing {
+				return nil, 0
+			}
+			c.skip = max(0, size-len(b))
+			b = b[min(size, len(b)):]
+			continue
+		}
 		if err != nil {
 			c.sh.freeMessage(m)
 			if c.panicked(err) {
@@ -209,6 +230,56 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 		b = b[n:]
 	}
 	return b, 0
+}
+
+// tooLarge handles a frame that is only too large, whose length it returns: that
+// many bytes are to be passed over. It returns 0 where err ends the connection.
+func (c *connection) tooLarge(m *Message, err error) int {
+	if err == nil {
+		return 0
+	}
+	var e *codecs.TooLarge
+	if !errors.As(err, &e) || e.Size <= e.Limit {
+		return 0
+	}
+	request := m.req.Type == codecs.Request || m.req.Type == codecs.Oneway
+	far := e.Size/maxOver > e.Limit
+	switch m.req.Type {
+	case codecs.StreamInit, codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
+		return 0
+	}
+	if far && !request {
+		return 0
+	}
+	c.cfg.count(requestDecodingError, 1)
+	c.sh.warn(c.cfg, "client %s: %v", c.d.RemoteAddress(), err)
+	if !request {
+		c.sh.freeMessage(m)
+		return e.Size
+	}
+	m.req.Malformed = e.Error()
+	c.message(m)
+	if far && !c.closed {
+		c.finish()
+	}
+	return e.Size
+}
+
+// passOver drops what has come of a frame that is too large.
+func (c *connection) passOver(bufs [][]byte, total int) (rest [][]byte, n int) {
+	n = min(c.skip, total)
+	if c.skip -= n; c.skip == 0 {
+		c.frameStarted = 0
+	}
+	over := n
+	for over > 0 && over >= len(bufs[0]) {
+		over -= len(bufs[0])
+		bufs = bufs[1:]
+	}
+	if over > 0 {
+		bufs = append([][]byte{bufs[0][over:]}, bufs[1:]...)
+	}
+	return bufs, n
 }
 
 func (c *connection) message(m *Message) {
@@ -242,17 +313,18 @@ func (c *connection) message(m *Message) {
 		cfg.count(requestEvent, 1)
 		if hb, ok := c.proto.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
 			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
-			n := len(buf.B)
-			b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
-			if err != nil {
-				c.panicked(err)
-				b = b[:n]
+			var err error
+			buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
+			if err != nil && !c.panicked(err) {
+				cfg.count(localResponseError, 1)
+				c.sh.warn(cfg, "client %s: its heartbeat cannot be answered: %v", c.d.RemoteAddress(), err)
 			}
-			buf.B = b
-			c.wrote(len(b) - n)
 		}
 	case codecs.GoAway, codecs.Ignored:
 		cfg.count(requestEvent, 1)
+	case codecs.Goodbye:
+		cfg.count(requestEvent, 1)
+		c.finish()
 	default:
 		cfg.count(requestUnserved, 1)
 	}
@@ -291,6 +363,8 @@ func (c *connection) unlink(m *Message) {
 	}
 	m.next, m.prev = nil, nil
 	c.inFlight--
+	c.parked -= len(m.reply)
+	c.sh.held -= len(m.reply)
 	if c.closed {
 		return
 	}
@@ -326,9 +400,8 @@ func (c *connection) release() {
 	}
 	c.releasing = true
 	for m := c.oldest(); m != nil && m.phase == answered; m = c.oldest() {
-		out := c.buffer(len(m.reply.B))
-		out.B = append(out.B, m.reply.B...)
-		c.wrote(len(m.reply.B))
+		out := c.buffer(len(m.reply))
+		out.B = append(out.B, m.reply...)
 		m.end()
 	}
 	c.releasing = false
@@ -384,15 +457,26 @@ func (c *connection) WriteBlocked(blocked bool) {
 		return
 	}
 	c.blocked = blocked
-	if c.plain != nil && !blocked {
-		c.plain.resume()
-	}
 	if blocked {
-		c.backlog = 0
+		c.unread.taken = c.sh.w.Now()
 		c.d.ReadDisable(true)
-	} else {
-		c.resumeStreams()
-		c.goOn()
+		return
+	}
+	if c.handOver(); c.unread.size == 0 {
+		c.resumeServers()
+	}
+	c.goOn()
+}
+
+// behind reports whether the client takes less than there is for it: servers that
+// send it what nobody has asked for one by one are not read meanwhile.
+func (c *connection) behind() bool { return c.blocked || c.unread.size > 0 }
+
+// resumeServers has them read again.
+func (c *connection) resumeServers() {
+	c.resumeStreams()
+	if c.plain != nil {
+		c.plain.resume()
 	}
 }
 
@@ -409,27 +493,20 @@ func (c *connection) buffer(size int) *host.Buffer {
 	return c.out
 }
 
-func (c *connection) wrote(n int) {
-	if !c.blocked {
+func (c *connection) flush() {
+	b := c.out
+	if b == nil {
 		return
 	}
-	if c.backlog += n; c.backlog > c.cfg.Limits.MaxWriteBufferBytes && !c.ending {
-		c.cfg.count(downstreamOverflow, 1)
-		c.sh.warn(c.cfg, "client %s does not read its answers: closed with %d bytes waiting",
-			c.d.RemoteAddress(), c.backlog)
-		c.finishing, c.ending = true, true
-		c.d.Close(false)
-	}
-}
-
-func (c *connection) flush() {
-	if b := c.out; b != nil {
-		c.out = nil
-		if len(b.B) == 0 || c.closed {
-			b.Free()
-		} else {
-			c.d.Write(b, false)
-		}
+	c.out = nil
+	switch {
+	case len(b.B) == 0 || c.closed || c.dropped:
+		b.Free()
+	case c.behind():
+		c.keep(b.B)
+		b.Free()
+	default:
+		c.d.Write(b, false)
 	}
 }
 
@@ -457,11 +534,25 @@ func (c *connection) finish() {
 	}
 }
 
-// end closes the connection after what was written.
+// end closes the connection after what was written, as long as the client reads.
 func (c *connection) end() {
-	if !c.ending && !c.closed {
+	if c.unread.size > 0 {
+		c.arm(c.unread.taken + lingerTime)
+	} else if !c.ending && !c.closed {
 		c.ending = true
 		c.sh.ending = append(c.sh.ending, c)
+	}
+}
+
+// closeBehind is end, when all that was to be written has been handed over.
+func (c *connection) closeBehind() {
+	switch {
+	case c.closed || c.dropped:
+	case c.unread.size > 0:
+		c.ending = false
+		c.end()
+	default:
+		c.d.Close(true)
 	}
 }
 
@@ -481,6 +572,9 @@ func (c *connection) wakeAt() time.Duration {
 	if c.frameStarted > 0 {
 		at = min(at, c.frameStarted+c.cfg.Limits.PartialFrameTimeout)
 	}
+	if c.finishing && c.unread.size > 0 {
+		at = min(at, c.unread.taken+lingerTime)
+	}
 	return at
 }
 
@@ -498,6 +592,15 @@ func (c *connection) onTimer() {
 	idle := c.inFlight == 0
 	switch {
 	case c.closed || c.ending:
+		return
+	case c.finishing:
+		if at := c.unread.taken + lingerTime; idle && c.unread.size > 0 {
+			if now >= at {
+				c.drop()
+			} else {
+				c.sh.timers.Start(&c.timer, at)
+			}
+		}
 		return
 	case c.frameStarted > 0 && now >= c.frameStarted+c.cfg.Limits.PartialFrameTimeout && !c.stopped():
 		c.cfg.count(partialFrameTimeout, 1)
@@ -591,5 +694,6 @@ func (c *connection) leave() {
 		c.out = nil
 	}
 	c.in.Wait(0)
+	c.forgetUnread()
 	c.cfg.remove(c)
 }

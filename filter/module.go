@@ -3,6 +3,7 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -243,11 +244,6 @@ func (s *shard) forget(l *listener) {
 		delete(s.configs, l)
 		cs.gone = true
 		s.adoptPools()
-		for i, o := range s.dirty {
-			if o == cs {
-				s.dirty = append(s.dirty[:i], s.dirty[i+1:]...)
-				break
-			}
-		}
+		s.dirty = slices.DeleteFunc(s.dirty, func(o *configShard) bool { return o == cs })
 	}
 }

@@ -135,8 +135,7 @@ func (p *passthrough) Data(bufs [][]byte, total int) {
 	for _, b := range bufs {
 		out.B = append(out.B, b...)
 	}
-	c.wrote(total)
-	if c.blocked && !p.paused && !p.over {
+	if c.behind() && !p.paused && !p.over {
 		p.paused = true
 		p.up.ReadDisable(true)
 	}

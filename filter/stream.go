@@ -171,12 +171,11 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
-	c.wrote(len(buf.B) - n)
 	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.serverDone = st.serverDone || md.Type == codecs.StreamCloseOneWay
 	if answer || st.done() {
 		m.end()
-	} else if c.blocked {
+	} else if c.behind() {
 		c.pauseStreams(st)
 	}
 }
@@ -202,7 +201,6 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 		return
 	}
 	buf.B = b
-	c.wrote(len(b) - n)
 	m.end()
 }
 
@@ -223,7 +221,7 @@ func (st *stream) onIdle() {
 // nothing cost nothing.
 func (c *connection) pauseStreams(sender *stream) {
 	sender.pause()
-	if c.backlog > c.cfg.Limits.MaxWriteBufferBytes/2 && len(c.paused) < len(c.streams) {
+	if c.unread.since+len(c.out.B) > c.cfg.Limits.MaxWriteBufferBytes/2 && len(c.paused) < len(c.streams) {
 		for _, st := range c.streams {
 			st.pause()
 		}

@@ -86,6 +86,8 @@ type Limits struct {
 	MaxFrameBytes       int // 0: the codec's default
 	MaxRequestsInFlight int
 	MaxWriteBufferBytes int
+	MaxUnreadBytes      int // of all clients of a worker
+	MaxPartialBytes     int // of all clients of a worker
 	PartialFrameTimeout time.Duration
 	MaxStreams          int
 	StreamIdleTimeout   time.Duration

@@ -287,7 +287,9 @@ func (c *checker) limits(l *proxyv1alpha.Limits, p *Proxy) {
 	o := &p.Limits
 	o.MaxFrameBytes = c.number(l.GetMaxFrameBytes(), "limits.max_frame_bytes", 16, 1<<30, 0)
 	o.MaxRequestsInFlight = c.number(l.GetMaxRequestsInFlight(), "limits.max_requests_in_flight", 1, 1<<20, 4096)
-	o.MaxWriteBufferBytes = c.number(l.GetMaxWriteBufferBytes(), "limits.max_write_buffer_bytes", 0, math.MaxInt32, 4<<20)
+	o.MaxWriteBufferBytes = c.number(l.GetMaxWriteBufferBytes(), "limits.max_write_buffer_bytes", 0, math.MaxInt32, 16<<20)
+	o.MaxUnreadBytes = c.number(l.GetMaxUnreadBytes(), "limits.max_unread_bytes", 0, math.MaxInt32, 128<<20)
+	o.MaxPartialBytes = c.number(l.GetMaxPartialBytes(), "limits.max_partial_bytes", 0, math.MaxInt32, 64<<20)
 	o.PartialFrameTimeout = c.duration(l.GetPartialFrameTimeout(), "limits.partial_frame_timeout", time.Millisecond, 30*time.Second)
 	o.MaxStreams = c.number(l.GetMaxStreams(), "limits.max_streams", 0, 1<<16, 1024)
 	o.StreamIdleTimeout = c.duration(l.GetStreamIdleTimeout(), "limits.stream_idle_timeout", time.Millisecond, 5*time.Minute)

@@ -372,6 +372,9 @@ func (w *worker) Logf(level host.Level, format string, args ...any) {
 
 // Buffer implements host.Worker.
 func (w *worker) Buffer(n int) *host.Buffer {
+	if n >= 0 { // as in Envoy: a buffer may hold several frames
+		n = max(n, 4096)
+	}
 	b := &buffer{h: w.h}
 	b.Host, b.B = b, make([]byte, 0, n)
 	w.h.buffers++

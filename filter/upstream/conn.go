@@ -146,12 +146,10 @@ func (cn *conn) send(c *Call) {
 func (cn *conn) encode(c *Call, id uint64) (err error) {
 	defer guard.Catch(&err)
 	buf := cn.buffer(c.size)
-	n := len(buf.B)
 	b, err := c.owner.Encode(buf.B, id)
-	if err != nil {
-		b = b[:n]
+	if err == nil {
+		buf.B = b
 	}
-	buf.B = b
 	return err
 }
 

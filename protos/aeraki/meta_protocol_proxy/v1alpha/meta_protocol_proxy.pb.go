@@ -279,7 +279,7 @@ type MetaProtocolProxy struct {
 	TableScope string `protobuf:"bytes,102,opt,name=table_scope,json=tableScope,proto3" json:"table_scope,omitempty"`
 	// Limits of the connections to clusters.
 	Upstream *UpstreamOptions `protobuf:"bytes,103,opt,name=upstream,proto3" json:"upstream,omitempty"`
-	// Limits of what one client can cost.
+	// Limits of what clients can cost.
 	Limits *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
 	// What becomes of connections that start with none of the codecs' protocols.
 	// Unset: they are closed. Needs codecs that recognise their protocol.
@@ -671,7 +671,7 @@ func (x *UpstreamOptions) GetMaxRequests() *wrapperspb.UInt32Value {
 	return nil
 }
 
-// Limits bound what one client can cost.
+// Limits bound what clients can cost.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Largest frame in bytes, header included. 16 to 2^30; default: the codec's.
@@ -679,8 +679,10 @@ type Limits struct {
 	// Requests of one connection in flight before it is no longer read. 1 to
 	// 1048576; default 4096.
 	MaxRequestsInFlight *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests_in_flight,json=maxRequestsInFlight,proto3" json:"max_requests_in_flight,omitempty"`
-	// Bytes of answers that a client may leave unread beyond Envoy's own buffer
-	// before it is closed. Default 4 MiB.
+	// Bytes of answers that may come for a client beyond Envoy's own buffer without
+	// its having taken any of what waits: with more it is closed. Where answers have
+	// an order, also what may wait for the one before: an answer beyond it is
+	// replaced by an error. One answer always fits. 0 to 2^31-1; default 16 MiB.
 	MaxWriteBufferBytes *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_write_buffer_bytes,json=maxWriteBufferBytes,proto3" json:"max_write_buffer_bytes,omitempty"`
 	// A frame that has begun must be complete after it. Must be positive;
 	// default 30 s.
@@ -692,8 +694,18 @@ type Limits struct {
 	// A stream on which neither side sends a frame is reset after it. Must be
 	// positive; default 5 min.
 	StreamIdleTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=stream_idle_timeout,json=streamIdleTimeout,proto3" json:"stream_idle_timeout,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The bytes of answers that wait on a worker, for whichever of its clients:
+	// with more the clients that take least are closed. One answer always fits. 0
+	// to 2^31-1; default 128 MiB.
+	MaxUnreadBytes *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=max_unread_bytes,json=maxUnreadBytes,proto3" json:"max_unread_bytes,omitempty"`
+	// The bytes of unfinished frames that a worker keeps, of whichever of its
+	// clients; up to 32 KiB of each stay in Envoy's own buffers and do not count.
+	// With more, one client's frame goes on, other clients with such frames are not
+	// read for now, and those that have sent nothing of theirs for a second are
+	// closed. 0 to 2^31-1; default 64 MiB.
+	MaxPartialBytes *wrapperspb.UInt32Value `protobuf:"bytes,8,opt,name=max_partial_bytes,json=maxPartialBytes,proto3" json:"max_partial_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -764,6 +776,20 @@ func (x *Limits) GetMaxStreams() *wrapperspb.UInt32Value {
 func (x *Limits) GetStreamIdleTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.StreamIdleTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxUnreadBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxUnreadBytes
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxPartialBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxPartialBytes
 	}
 	return nil
 }
@@ -1157,7 +1183,7 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
 	"\x06ALWAYS\x10\x01\x12\t\n" +
-	"\x05NEVER\x10\x02\"\xcd\x03\n" +
+	"\x05NEVER\x10\x02\"\xdf\x04\n" +
 	"\x06Limits\x12D\n" +
 	"\x0fmax_frame_bytes\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\rmaxFrameBytes\x12Q\n" +
 	"\x16max_requests_in_flight\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13maxRequestsInFlight\x12Q\n" +
@@ -1165,7 +1191,9 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x15partial_frame_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x13partialFrameTimeout\x12=\n" +
 	"\vmax_streams\x18\x05 \x01(\v2\x1c.google.protobuf.UInt32ValueR\n" +
 	"maxStreams\x12I\n" +
-	"\x13stream_idle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\"z\n" +
+	"\x13stream_idle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\x12F\n" +
+	"\x10max_unread_bytes\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxUnreadBytes\x12H\n" +
+	"\x11max_partial_bytes\x18\b \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxPartialBytes\"z\n" +
 	"\x03Rds\x12G\n" +
 	"\rconfig_source\x18\x01 \x01(\v2\".envoy.config.core.v3.ConfigSourceR\fconfigSource\x12*\n" +
 	"\x11route_config_name\x18\x02 \x01(\tR\x0frouteConfigName\"V\n" +
@@ -1266,22 +1294,24 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	15, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
 	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
 	15, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	17, // 30: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	18, // 31: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	18, // 32: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	10, // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 34: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	10, // 35: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	19, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	19, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	16, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	20, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	16, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
+	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	18, // 33: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	18, // 34: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 35: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 36: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	19, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	19, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	16, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	20, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }
