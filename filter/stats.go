@@ -47,6 +47,7 @@ const (
 	streamIdleTimeout
 	streamRefused
 	streamStray
+	requestUnroutable
 	counters
 )
 
@@ -92,6 +93,7 @@ var counterNames = [counters]string{
 	streamIdleTimeout:                  "stream_idle_timeout",
 	streamRefused:                      "stream_refused",
 	streamStray:                        "stream_stray",
+	requestUnroutable:                  "request_unroutable",
 }
 
 // The gauges, by their index.
