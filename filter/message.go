@@ -36,6 +36,7 @@ type Message struct {
 	reqMut   codecs.Mutation
 	respMut  codecs.Mutation
 	route    *route.Route
+	noRoute  error // why it is nil although one might match
 	states   []any
 	frame    []byte // backs req.Raw, and resp.Raw, when held
 	reply    []byte // waits for its turn
@@ -84,12 +85,24 @@ func (m *Message) Oneway() bool { return m.oneway }
 // the same for this message.
 func (m *Message) Route() *route.Route {
 	if !m.routed {
-		m.routed = true
+		m.routed, m.noRoute = true, nil
 		if t := m.cfg.table.Load(); t != nil {
-			m.route = t.Match(&m.req)
+			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
+				m.cfg.count(requestUnroutable, 1)
+				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
+			}
 		}
 	}
 	return m.route
+}
+
+// Unroutable is why Route returned nil although a route might match: the rules
+// would have cost too much. nil if that is not so.
+func (m *Message) Unroutable() error {
+	if !m.routed {
+		return nil
+	}
+	return m.noRoute
 }
 
 // Rand returns a random number, for decisions that shall hit a share of the

@@ -51,6 +51,7 @@ const (
 	passthroughConnectFail
 	upstreamAbuse
 	requestOverflow
+	requestUnroutable
 	counters
 )
 
@@ -100,6 +101,7 @@ var counterNames = [counters]string{
 	passthroughConnectFail:             "passthrough_connect_fail",
 	upstreamAbuse:                      "upstream_abuse",
 	requestOverflow:                    "request_overflow",
+	requestUnroutable:                  "request_unroutable",
 }
 
 // The gauges, by their index.
