@@ -77,6 +77,10 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		c.cfg.count(streamStray, 1)
 		return
 	}
+	if md.Malformed != "" {
+		st.refuse("malformed frame of a stream: " + md.Malformed)
+		return
+	}
 	st.last = c.lastUse
 	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.clientDone = st.clientDone || md.Type == codecs.StreamCloseOneWay
@@ -178,6 +182,13 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 	} else if c.behind() {
 		c.pauseStreams(st)
 	}
+}
+
+// refuse ends a stream over a frame of the client that cannot be passed on.
+func (st *stream) refuse(reason string) {
+	m := st.m
+	m.call.EndStream()
+	m.Failed(codecs.BadRequest, reason)
 }
 
 // lost ends an open stream that cannot go on, and tells the client.

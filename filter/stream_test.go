@@ -225,6 +225,22 @@ func TestASideThatHasEndedIsStillHeard(t *testing.T) {
 	e.counts(map[string]int64{"stream_active": 0, "stream_stray": 0, "stream_reset": 0})
 }
 
+// TestAMalformedFrameEndsItsStream, whether it is open or not, and no other.
+func TestAMalformedFrameEndsItsStream(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	e.say("init 5 m a", "init 6 m b", "init 7 m c")
+	a, b, c := e.server(0), e.server(1), e.server(2)
+	e.answer(a, "init 5 - ok")
+	e.answer(b, "init 6 - ok")
+	e.c.Take()
+	e.say("data 5 - malformed", "data 8 - malformed", "end 7 - malformed")
+	require.Equal(t, "end 5 - malformed frame of a stream: malformed\nerr 7 - malformed frame of a stream: malformed\n", e.got())
+	require.False(t, a.Open())
+	require.True(t, b.Open())
+	require.False(t, c.Open())
+	e.counts(map[string]int64{"stream_active": 1, "stream_stray": 1, "stream_reset": 1, "request_decoding_error": 3})
+}
+
 func TestEachStreamHasItsOwnConnection(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", "")
 	e.say("init 5 m a", "init 7 m b", "req 1 m r")

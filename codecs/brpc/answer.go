@@ -40,7 +40,7 @@ type answerLoader struct{}
 func (answerLoader) Load(m *codecs.Metadata) {
 	var meta rpcMeta
 	// It has been read before without a fault.
-	_, _ = meta.read(m.Raw[m.Scratch[scratchRPC]+headerSize : m.Scratch[scratchMetaEnd]])
+	_ = meta.read(m.Raw[m.Scratch[scratchRPC]+headerSize : m.Scratch[scratchMetaEnd]])
 	var r pbwire.Reader
 	var code int32
 	var text []byte

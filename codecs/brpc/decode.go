@@ -56,7 +56,8 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if magic == magicStream {
 		return n, d.streamFrame(m)
 	}
-	return n, d.message(m, 0)
+	d.message(m, 0)
+	return n, nil
 }
 
 // tooLarge is the error for a frame that ends its connection: it does not tell
@@ -75,19 +76,14 @@ func (d *decoder) head(buf []byte, m *codecs.Metadata, size int) (int, error) {
 		return n, nil
 	}
 	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], n, size-n
-	err := error(nil)
 	if buf[0] == magicStream[0] {
-		err = d.streamFrame(m)
-	} else {
-		err = d.message(m, 0)
-	}
-	m.Release()
-	switch {
-	case err != nil:
-		return 0, err
-	case d.dir == codecs.ServerToClient && m.Type == codecs.StreamInit:
+		if err := d.streamFrame(m); err != nil {
+			return 0, err
+		}
+	} else if d.message(m, 0); d.dir == codecs.ServerToClient && m.Type == codecs.StreamInit {
 		return 0, d.tooLarge(body)
 	}
+	m.Release()
 	return 0, &codecs.TooLarge{Size: size, Limit: d.codec.maxFrame}
 }
 
@@ -98,19 +94,17 @@ func sizes(b []byte) (body, meta uint32) {
 
 // message reads the PRPC frame at offset rpc of m.Raw. Its direction tells what
 // it is: answers of jprotobuf have the meta of their requests, too.
-func (d *decoder) message(m *codecs.Metadata, rpc int) error {
+func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	_, size := sizes(m.Raw[rpc:])
 	from := rpc + headerSize
 	var meta rpcMeta
-	at, err := meta.read(m.Raw[from : from+int(size)])
+	err := meta.read(m.Raw[from : from+int(size)])
 	switch {
-	case err == nil && meta.twice:
-		m.Malformed = faultTwice
-	case err == nil:
-	case meta.id == 0:
-		return protocolError(from+at, err.Error()) // no answer could name the call
-	default:
+	case err != nil:
 		m.Malformed = err.Error()
+		m.FixedID = meta.id == 0 // it may have one that cannot be found
+	case meta.twice:
+		m.Malformed = faultTwice
 	}
 	m.ID = meta.correlationID
 	m.Scratch[scratchRPC] = uint32(rpc)
@@ -124,5 +118,4 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) error {
 	} else {
 		answer(m, &meta)
 	}
-	return nil
 }

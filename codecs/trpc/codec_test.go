@@ -238,6 +238,20 @@ func TestAHeaderThatFitsFitsWithAnyID(t *testing.T) {
 	}
 }
 
+// TestErrorAnswersRepeatWhatServersDo of their calls.
+func TestErrorAnswersRepeatWhatServersDo(t *testing.T) {
+	header := trpctest.Request{ID: 7, ContentType: 2, ContentEncoding: 1, MessageType: 8}.Header()
+	for name, tc := range map[string]struct{ header, want string }{
+		"all":     {string(header) + "\x10\x02", "\x10\x02\x18\x07\x20\x0b\x32\x02no\x38\x08\x48\x02\x50\x01"},
+		"nothing": {"\x18\x07", "\x18\x07\x20\x0b\x32\x02no"},
+	} {
+		req := requestOf(t, trpctest.Frame(7, []byte(tc.header), nil))
+		b, err := newCodec(t).EncodeError(nil, req, &codecs.LocalError{Message: "no"})
+		require.NoError(t, err)
+		require.Equal(t, trpctest.Frame(7, []byte(tc.want), nil), b, name)
+	}
+}
+
 func TestErrorAnswers(t *testing.T) {
 	c := newCodec(t)
 	long := strings.Repeat("ü", maxMessage)

@@ -41,7 +41,8 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if buf[atType] == typeStream {
 		return n, d.streamFrame(m)
 	}
-	return n, d.unary(m)
+	d.unary(m)
+	return n, nil
 }
 
 // fixed fills in what the fixed header of a frame of size bytes says.
@@ -51,11 +52,12 @@ func fixed(m *codecs.Metadata, size uint32) {
 	m.Scratch[scratchVersion] = uint32(m.Raw[atVersion])
 }
 
-func (d *decoder) unary(m *codecs.Metadata) error {
+func (d *decoder) unary(m *codecs.Metadata) {
 	if d.dir == codecs.ClientToServer {
-		return request(m)
+		request(m)
+	} else {
+		answer(m)
 	}
-	return answer(m)
 }
 
 // head reads the header of a frame that is too large to be read to its end. If it
@@ -78,8 +80,8 @@ func (d *decoder) head(buf []byte, m *codecs.Metadata) (int, error) {
 		}
 		m.ID = uint64(frameID(buf))
 		m.StreamID = m.ID
-	} else if err := d.unary(m); err != nil {
-		return 0, err
+	} else {
+		d.unary(m)
 	}
 	m.Release()
 	return 0, &codecs.TooLarge{Size: int(size), Limit: d.codec.maxFrame}
