@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -52,6 +53,14 @@ func (s speaker) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	m.Scratch[0] = uint32(len(text))
 	m.ReplyInfo = append(m.ReplyInfo[:0], text...)
 	return n, nil
+}
+
+// Encode returns nil with its error, as is usual in Go.
+func (s speaker) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	if bytes.Contains(m.Raw, []byte("wordless")) {
+		return nil, errors.New("no words for it")
+	}
+	return s.toy.Encode(dst, m, mut)
 }
 
 // DecodeAnswer implements codecs.AnswerDecoder.
@@ -249,4 +258,27 @@ func TestAnAnswerTooManyIsNoticedWhereTheCodecCanTell(t *testing.T) {
 	say(other, "req 2 m f")
 	e.answer(e.serverWith("f"), "res 0 m f-yes")
 	require.Equal(t, "res 2 m a=2;f-yes\n", string(other.Take()))
+}
+
+// TestARequestThatCannotBeEncodedCostsItself, and nothing that goes out with it or
+// waits behind it.
+func TestARequestThatCannotBeEncodedCostsItself(t *testing.T) {
+	for _, codec := range []string{"toy.speaker", "toy.speaker.inorder"} {
+		for _, waits := range []bool{false, true} {
+			e := newToyEnv(t, codec, "")
+			e.up.Hang = waits
+			e.say("req 1 m a", "req 2 m wordless", "one 3 m wordless", "req 4 m d")
+			e.up.Hang = false
+			e.up.Admit()
+			s := e.server(0)
+			b := s.Take()
+			require.Equal(t, []string{"a", "d"}, texts(b))
+			for _, l := range lines(b) {
+				e.answer(s, "res "+strings.Fields(l)[1]+" m "+texts([]byte(l))[0])
+			}
+			require.ElementsMatch(t, []string{"res 1 m a=2;a", "err 2 - no words for it", "res 4 m a=2;d"}, lines(e.c.Take()))
+			require.False(t, e.c.Closed())
+			e.counts(map[string]int64{"request_active": 0, "connection_panic": 0})
+		}
+	}
 }

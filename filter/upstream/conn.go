@@ -140,12 +140,10 @@ func (cn *conn) send(c *Call) {
 func (cn *conn) encode(c *Call, id uint64) (err error) {
 	defer guard.Catch(&err)
 	buf := cn.buffer(c.size)
-	n := len(buf.B)
 	b, err := c.owner.Encode(buf.B, id)
-	if err != nil {
-		b = b[:n]
+	if err == nil {
+		buf.B = b
 	}
-	buf.B = b
 	return err
 }
 
@@ -384,12 +382,9 @@ func (cn *conn) message(md *codecs.Metadata) {
 				}
 			}
 			buf := cn.buffer(md.HeaderSize + md.BodySize)
-			n := len(buf.B)
-			b, err := hb.EncodeHeartbeat(buf.B, md)
-			if err != nil {
-				b = b[:n]
+			if b, err := hb.EncodeHeartbeat(buf.B, md); err == nil {
+				buf.B = b
 			}
-			buf.B = b
 		}
 	case codecs.GoAway:
 		p.obs.Event()
@@ -529,14 +524,20 @@ func (cn *conn) retire() {
 }
 
 // closeIfDrained ends a drained connection, unless that is still too early: then
-// the pool's upkeep does.
+// the pool's upkeep does. Answers that nobody waits for are not waited for when
+// they are too many: they count as requests in flight.
 func (cn *conn) closeIfDrained() {
-	if cn.state == draining && cn.inFlight == 0 && len(cn.stalled) == 0 && cn.pool.m.now() >= cn.keepUntil {
+	p := cn.pool
+	if cn.state != draining || cn.inFlight > cn.absent || len(cn.stalled) > 0 {
+		return
+	}
+	if cn.absent > 0 && p.tooManyAbsent() || cn.absent == 0 && p.m.now() >= cn.keepUntil {
 		cn.flush()
 		cn.leave()
 		cn.up.Close(true) // what was written last still arrives
+		cn.failCalls(codecs.Unspecified, "")
 		cn.linger.Fire = func() { cn.up.Close(false) }
-		cn.pool.m.timers.Start(&cn.linger, cn.pool.m.now()+lingerTime)
+		p.m.timers.Start(&cn.linger, p.m.now()+lingerTime)
 	}
 }
 
@@ -576,8 +577,8 @@ func (cn *conn) abandon(c *Call) (ended bool) {
 	case p.opts.Shared:
 		// Other clients lose nothing by it. Should the server hang at it, its
 		// deadline tells.
-		if cn.standIn(c); p.absent > p.opts.MaxRequests/4 {
-			cn.drain()
+		if cn.standIn(c); p.tooManyAbsent() {
+			cn.retire()
 		}
 	default:
 		cn.spoil(c)
