@@ -203,6 +203,26 @@ func TestOnewaysForAServerThatDoesNotRead(t *testing.T) {
 	}
 }
 
+// TestAnExclusiveConnectionWhoseServerDoesNotRead is none for the next request.
+func TestAnExclusiveConnectionWhoseServerDoesNotRead(t *testing.T) {
+	e := newToyEnv(t, "toy.exclusive", "")
+	e.say("one 1 m -")
+	stuck := e.server(0)
+	stuck.Block(true)
+	e.say("one 2 m -")
+	stuck.Take()
+	e.say("req 3 m -")
+	require.Len(t, e.up.Servers(), 2)
+	require.Empty(t, stuck.Take())
+	e.answer(e.server(1), "res 0 m ok")
+	require.Equal(t, "res 3 m a=2;ok\n", e.got())
+	stuck.Block(false)
+	e.Settle()
+	e.say("req 4 m -", "req 5 m -")
+	require.Len(t, e.up.Servers(), 2)
+	require.Equal(t, []string{"req 5 m q=1;-"}, lines(stuck.Take()))
+}
+
 // TestConnectionsOfAnotherAgeCount for max_exclusive_connections.
 func TestConnectionsOfAnotherAgeCount(t *testing.T) {
 	t.Run("streams", func(t *testing.T) {
@@ -219,6 +239,16 @@ func TestConnectionsOfAnotherAgeCount(t *testing.T) {
 		}
 		require.Len(t, e.up.Servers(), 2)
 		require.Positive(t, e.count("request_timeout"), "others wait")
+	})
+	t.Run("streams beside old ones", func(t *testing.T) {
+		e := newToyEnv(t, "toy.byid", `, "upstream": {"max_connection_age": "1s"}`)
+		e.say("init 1 m -", "init 2 m -", "init 3 m -")
+		for _, s := range e.up.Servers() {
+			e.answer(s, "init "+ids(s)[0]+" - ok")
+		}
+		e.Advance(900 * time.Millisecond)
+		e.say("init 4 m -")
+		require.Len(t, e.up.Servers(), 4, "one for the new one")
 	})
 	t.Run("requests", func(t *testing.T) {
 		e := newToyEnv(t, "toy.exclusive", `, "request_timeout": "60s", "upstream": {"max_exclusive_connections": 2, "max_connection_age": "1s"}`)

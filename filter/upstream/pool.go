@@ -248,7 +248,11 @@ func (p *Pool) hostsWanted() int {
 // should have now.
 func (p *Pool) want() int {
 	if !p.opts.Shared {
-		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, p.inFlight+p.queue.n))
+		taken := len(p.ready) - p.idle.n - p.parting.n // by a call, or blocked
+		if p.opts.Streams {
+			taken = max(0, taken-p.old) // none is there for the next one
+		}
+		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, taken+p.queue.n))
 	}
 	n := max(p.opts.MinConnections, p.hostsWanted())
 	if p.hosts.Preferred > 1 && p.samples < p.opts.MaxConnections {
