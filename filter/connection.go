@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// leaveAt is how much of an unfinished frame stays in the host's buffer.
-	// What is longer is taken out: the host stops reading when its buffer is
-	// full, and the frame would never be whole.
+	// leaveAt is how much of an unfinished frame stays in the host's buffer, if
+	// that holds as much. What is longer is taken out: the host stops reading when
+	// its buffer is full, and the frame would never be whole.
 	leaveAt = 32 << 10
 	// drainSpread is the time over which idle connections of a replaced
 	// listener are closed.
@@ -32,6 +32,7 @@ type connection struct {
 
 	proto   *protocol // nil until the first bytes have told
 	dec     codecs.Decoder
+	leaveAt int  // see the constant
 	ordered bool // answers go out in the order of their requests
 
 	first, last *Message // in flight, in the order of arrival
@@ -124,7 +125,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 		another = len(b) < before
 		switch {
-		case held || c.eof || need > leaveAt || len(b) > leaveAt && !c.stopped():
+		case held || c.eof || need > c.leaveAt || len(b) > c.leaveAt && !c.stopped():
 			c.in.Keep(b, need)
 			consumed = total
 		default:

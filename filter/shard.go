@@ -86,6 +86,10 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	c := &connection{
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
+		leaveAt: leaveAt,
+	}
+	if n := d.BufferLimit(); n > 0 {
+		c.leaveAt = min(leaveAt, n)
 	}
 	if len(cs.protocols) == 1 {
 		c.speaks(cs.protocols[0])
