@@ -36,7 +36,8 @@ import (
 )
 
 const (
-	// lingerTime is how long a closed client may read nothing of what is left.
+	// lingerTime is how long a closed client may read nothing of what is left, as
+	// far as Envoy can see: the kernel takes more when a third of its buffer is free.
 	lingerTime = 30 * time.Second
 	// lingerTick is how often that is looked at.
 	lingerTick = 5 * time.Second
