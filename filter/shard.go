@@ -93,6 +93,12 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
 		leaveAt: leaveAt,
+<<<<<<< HEAD
+=======
+	}
+	if n := d.BufferLimit(); n > 0 {
+		c.leaveAt = min(leaveAt, n)
+>>>>>>> w/loop
 	}
 	if n := d.BufferLimit(); n > 0 {
 		c.leaveAt = min(leaveAt, n)
