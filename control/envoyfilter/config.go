@@ -43,11 +43,11 @@ func exact(v any) any {
 			v[i] = exact(e)
 		}
 	case int64:
-		if v > 1<<53 || v < -1<<53 {
+		if v >= 1<<53 || v <= -1<<53 {
 			return strconv.FormatInt(v, 10)
 		}
 	case uint64:
-		if v > 1<<53 {
+		if v >= 1<<53 {
 			return strconv.FormatUint(v, 10)
 		}
 	}
