@@ -86,7 +86,7 @@ func (m *Message) Oneway() bool { return m.oneway }
 func (m *Message) Route() *route.Route {
 	if !m.routed {
 		m.routed, m.noRoute = true, nil
-		if t := m.cfg.table.Load(); t != nil {
+		if t := m.cfg.table.Load().Load(); t != nil {
 			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
 				m.cfg.count(requestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)

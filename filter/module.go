@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -58,8 +59,18 @@ type listener struct {
 	// respFilters and endFilters count the links that have such hooks.
 	respFilters, endFilters int
 	keepsRequest            bool // properties are wanted after the request hooks
-	table                   *route.Slot
-	version                 *route.Version
+	// table is the slot of the key, or, once it has shown that another listener
+	// has brought a table for it, own.
+	table   atomic.Pointer[route.Slot]
+	own     *route.Slot
+	key     route.Key
+	version *route.Version
+
+	// Under mod.mu.
+	published bool
+	apart     bool        // table is own
+	address   string      // of its first connection
+	accepted  atomic.Bool // address is set
 }
 
 // link is one filter of a chain with the hooks that it has.
@@ -89,9 +100,16 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		mod.newBatch = false
 	}
 	l.batch = mod.batch
-	key := route.Key{Scope: l.TableScope, Name: l.RouteConfig.GetName()}
-	l.version = mod.tables.Add(key, table)
-	l.table = mod.tables.Slot(key)
+	l.key = route.Key{Scope: l.TableScope, Name: l.RouteConfig.GetName()}
+	for o := range mod.listeners {
+		if o.batch == l.batch && l.rivals(o) {
+			return nil, l.refuse(l.keyField(), errors.New("another listener or filter chain that comes with this one has it, the same route_config.name, and other routes: "+
+				"give one of them another stat_prefix, or another table_scope"))
+		}
+	}
+	l.version = mod.tables.Add(l.key, table)
+	l.own = route.NewSlot(table)
+	l.table.Store(mod.tables.Slot(l.key))
 	mod.listeners[l] = struct{}{}
 	return l, nil
 }
@@ -205,6 +223,14 @@ func (l *listener) Published() {
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
 	mod.newBatch = true
+	l.published = true
+	for o := range mod.listeners {
+		if o.batch < l.batch && o.rivals(l) {
+			for _, s := range mod.shards {
+				s.post(posted{call: func(s *shard) { s.supersede(o) }})
+			}
+		}
+	}
 	if l.Delivery != config.DeliveryListener {
 		return
 	}

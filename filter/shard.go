@@ -89,16 +89,11 @@ func (s *shard) post(p posted) {
 // Accept implements host.Shard.
 func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.DownstreamEvents {
 	cs := s.config(cfg.(*listener))
+	cs.took(d)
 	c := &connection{
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
 		leaveAt: leaveAt,
-<<<<<<< HEAD
-=======
-	}
-	if n := d.BufferLimit(); n > 0 {
-		c.leaveAt = min(leaveAt, n)
->>>>>>> w/loop
 	}
 	if n := d.BufferLimit(); n > 0 {
 		c.leaveAt = min(leaveAt, n)
@@ -284,9 +279,10 @@ func (s *shard) report() {
 // configShard is a listener's configuration on one worker.
 type configShard struct {
 	*listener
-	sh    *shard
-	pools map[poolKey]*upstream.Pool
-	last  struct { // that was found in pools: the next is often the same
+	sh         *shard
+	superseded time.Duration // when a newer version was published, 0: not
+	pools      map[poolKey]*upstream.Pool
+	last       struct { // that was found in pools: the next is often the same
 		key  poolKey
 		pool *upstream.Pool
 	}
