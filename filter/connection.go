@@ -34,6 +34,11 @@ type connection struct {
 	dec     codecs.Decoder
 	ordered bool // answers go out in the order of their requests
 
+	// Of requests that may be oneways in disguise.
+	parked        []*Message
+	withheld      []withheld
+	withheldBytes int
+
 	first, last *Message // in flight, in the order of arrival
 	inFlight    int
 	requests    uint64     // that have come
@@ -50,6 +55,7 @@ type connection struct {
 	waiting   bool // for room in a pool
 	crowded   bool // has too many requests in flight
 	broken    bool // a panic is about to end it
+	pipelines bool // has sent a request before the answer to another
 	blocked   bool // the client does not take bytes
 	backlog   int  // bytes written since it does not
 	lastUse   time.Duration
@@ -214,6 +220,9 @@ func (c *connection) message(m *Message) {
 			cfg.count(requestOneway, 1)
 		} else {
 			cfg.count(requestTwoway, 1)
+		}
+		if len(c.withheld) > 0 {
+			c.review()
 		}
 		if o := c.last; o != nil && o.stream == nil && !o.wentOn() && o.sameID(m) {
 			// Answers to requests with the same id are told apart by their order.
@@ -434,6 +443,8 @@ func (c *connection) finish() {
 	}
 	c.finishing = true
 	c.in.Wait(0)
+	// It sends no more calls whose answers they could be taken for.
+	c.tell(func(*withheld) bool { return true })
 	for _, st := range c.streams {
 		st.m.clientGone()
 	}
@@ -565,6 +576,10 @@ func (c *connection) leave() {
 	for m := c.first; m != nil; m = c.first {
 		m.clientGone()
 	}
+	for len(c.parked) > 0 {
+		c.parked[0].discard()
+	}
+	c.withheld, c.withheldBytes = nil, 0
 	c.sh.timers.Stop(&c.timer)
 	if c.out != nil {
 		c.out.Free()

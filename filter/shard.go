@@ -222,6 +222,7 @@ func (s *shard) freeMessage(m *Message) {
 	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
 	m.stream = nil
 	m.pos, m.seen, m.phase = 0, 0, inRequest
+	m.parked, m.sent = false, false
 	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
 	m.local, m.cluster = codecs.LocalError{}, ""
 	if len(s.freeMessages) < maxFree {
@@ -280,7 +281,6 @@ type configShard struct {
 		pool *upstream.Pool
 	}
 	conns *connection
-	known known
 
 	counts  [counters]int64
 	gauges  [gauges]int64
@@ -442,9 +442,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 // Stray implements upstream.Observer.
 func (cs *configShard) Stray(md *codecs.Metadata) {
 	cs.count(upstreamStrayResponse, 1)
-	if len(cs.known) > 0 {
-		cs.known.answers(md.Method())
-	}
+	cs.late(md)
 }
 
 // Event implements upstream.Observer.

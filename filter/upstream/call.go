@@ -16,6 +16,7 @@ type Call struct {
 	id       uint64
 	size     int
 	oneway   bool
+	released bool
 	sent     time.Duration
 	deadline timer.Timer
 
@@ -82,6 +83,22 @@ func (c *Call) Forget() {
 	c.pool.freed(cn)
 }
 
+// Release frees the connection of a call that most likely gets no answer: others
+// are sent on it. Should the answer come before the deadline, the owner gets it. It
+// reports false where answers have no ids by which they could be told apart, or the
+// call is not under way.
+func (c *Call) Release() bool {
+	cn := c.conn
+	if cn == nil || !c.pool.byID() {
+		return false
+	}
+	c.released = true
+	cn.inFlight--
+	c.pool.inFlight--
+	c.pool.freed(cn)
+	return true
+}
+
 // Waiting reports whether the call still waits for a connection.
 func (c *Call) Waiting() bool { return c.Active() && c.conn == nil }
 
@@ -128,8 +145,11 @@ func (c *Call) end() {
 		c.list.remove(c)
 	}
 	if cn := c.conn; cn != nil {
-		cn.inFlight--
-		c.pool.inFlight--
+		if !c.released {
+			cn.inFlight--
+			c.pool.inFlight--
+		}
+		c.released = false
 		if c.pool.byID() && !c.oneway {
 			c.pool.ids.drop(c.id)
 		}

@@ -364,7 +364,7 @@ func (cn *conn) timedOut(c *Call) {
 func (cn *conn) abandon(c *Call, graceful bool) (ended bool) {
 	p := cn.pool
 	switch {
-	case p.byID() && p.opts.Shared:
+	case p.byID() && p.opts.Shared, c.released: // others may be under way
 		return false
 	case cn.calls.n == 1:
 		c.end()
