@@ -18,8 +18,9 @@ import (
 
 // Module is the pipeline of one process. It implements host.Module.
 type Module struct {
-	tables *route.Tables
-	shared *upstream.Shared
+	tables  *route.Tables
+	shared  *upstream.Shared
+	oneways *oneways
 
 	mu     sync.Mutex
 	shards []*shard
@@ -33,7 +34,7 @@ type Module struct {
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
 	return &Module{
-		tables: route.NewTables(), shared: upstream.NewShared(),
+		tables: route.NewTables(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{},
 	}
 }
@@ -50,8 +51,9 @@ func (mod *Module) NewWorker(w host.Worker) host.Shard {
 // listener is one accepted configuration, frozen.
 type listener struct {
 	*config.Proxy
-	mod   *Module
-	batch int
+	mod     *Module
+	batch   int
+	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
 	protocols []*protocol
 	metrics   metrics
@@ -88,6 +90,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		return nil, errs[0]
 	}
 	l.mod = mod
+	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	var err error
 	if l.metrics, err = defineMetrics(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
 		return nil, l.refuse("stat_prefix", err)

@@ -21,8 +21,8 @@ const (
 	// maxFree bounds the free lists: what a burst left behind goes to the
 	// garbage collector.
 	maxFree = 4096
-	// maxMethodKept is how much memory for a method's name a free message keeps.
-	maxMethodKept = 1 << 10
+	// maxOperationKept is how much memory for a method's name a free message keeps.
+	maxOperationKept = 1 << 10
 )
 
 // shard is the pipeline's state of one worker. Everything in it is used on
@@ -241,12 +241,13 @@ func (s *shard) freeMessage(m *Message) {
 	m.respMut.Reset()
 	clear(m.states)
 	m.dropFrame()
-	if cap(m.method) > maxMethodKept {
-		m.method = nil
+	if cap(m.operation) > maxOperationKept {
+		m.operation = nil
 	}
 	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
 	m.stream = nil
 	m.pos, m.seen, m.phase = 0, 0, inRequest
+	m.aside, m.sent = false, false
 	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
 	m.local, m.cluster = codecs.LocalError{}, ""
 	if len(s.freeMessages) < maxFree {
@@ -287,7 +288,6 @@ type configShard struct {
 		pool *upstream.Pool
 	}
 	conns *connection
-	known known
 
 	counts  [counters]int64
 	gauges  [gauges]int64
@@ -451,9 +451,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 // Stray implements upstream.Observer.
 func (cs *configShard) Stray(md *codecs.Metadata) {
 	cs.count(upstreamStrayResponse, 1)
-	if len(cs.known) > 0 {
-		cs.known.answers(md.Method())
-	}
+	cs.late(md)
 }
 
 // Event implements upstream.Observer.

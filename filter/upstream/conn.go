@@ -595,10 +595,10 @@ func (cn *conn) timedOut(c *Call) {
 	p := cn.pool
 	sent := c.sent
 	switch {
-	case p.byID() && p.opts.Shared:
+	case p.byID() && (p.opts.Shared || c.released):
 		cn.giveUp(c)
 		p.freed(cn)
-	case cn.calls.n == 1:
+	case p.byID() || cn.calls.n == 1:
 		cn.spoil(c)
 		cn.close(codecs.Unspecified, "")
 	default:
@@ -617,7 +617,7 @@ func (cn *conn) timedOut(c *Call) {
 func (cn *conn) abandon(c *Call) (ended bool) {
 	p := cn.pool
 	switch {
-	case p.byID() && p.opts.Shared:
+	case p.byID() && (p.opts.Shared || c.released):
 		if p.ids.scarce() {
 			return false
 		}
