@@ -106,7 +106,7 @@ func (r *Report) envoy(name string, text []byte) {
 		return
 	}
 	c := &checker{root: root}
-	what := c.document()
+	what := c.document(form == "YAML")
 	r.Kind = what + ", as Envoy reads " + form
 	r.add(c)
 }
@@ -212,10 +212,11 @@ func isProxy(url string) bool {
 	return typeName(url) == string((*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName())
 }
 
-// document judges what is for Envoy, and tells what it is.
-func (c *checker) document() (what string) {
+// document judges what is for Envoy, and tells what it is. Of YAML the order of
+// fields does not reach the parser of messages.
+func (c *checker) document(unordered bool) (what string) {
 	p := place{Node: c.root}
-	r := &libprotobuf{checker: c}
+	r := &libprotobuf{checker: c, unordered: unordered}
 	switch {
 	case p.has("static_resources") || p.has("dynamic_resources") || p.has("admin") || p.has("node"):
 		r.root(p, new(bootstrapv3.Bootstrap).ProtoReflect())
