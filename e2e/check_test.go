@@ -1,19 +1,16 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,11 +74,7 @@ const probedJSON = `{"static_resources": {"listeners": [
     "dynamic_module_config": {"name": "meltemi", "do_not_close": true, "metrics_namespace": "meta_protocol"},
     "filter_name": "meta_protocol_proxy",
     "terminal_filter": true,
-    "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {
-      "stat_prefix": "t",
-      "protocol": {"name": "brpc", "codec": {"name": "aeraki.meta_protocol.codec.brpc"}},
-      "route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "tenant", "string_match": {"exact": "acme"}}]}, "route": {"cluster": "v1"}}]}
-    }}
+    "filter_config": ` + structJSON + `
   }}]}]},
   {"name": "meltemi-loopback", "address": {"pipe": {"path": "@meltemi-probe"}}, "filter_chains": [{"filters": [{"name": "meltemi.carrier", "typed_config": {
     "@type": "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
@@ -94,6 +87,17 @@ const probedJSON = `{"static_resources": {"listeners": [
  ], "clusters": [{"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}]
 }}
 `
+
+// structJSON is the part of probedJSON that the module gets, configJSON what is
+// in it.
+const (
+	structJSON = `{"@type": "type.googleapis.com/google.protobuf.Struct", "value": ` + configJSON + `}`
+	configJSON = `{
+      "stat_prefix": "t",
+      "protocol": {"name": "brpc", "codec": {"name": "aeraki.meta_protocol.codec.brpc"}},
+      "route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "tenant", "string_match": {"exact": "acme"}}]}, "route": {"cluster": "v1"}}]}
+    }`
+)
 
 // probe is a file of that name.
 type probe struct{ name, file, text string }
@@ -341,20 +345,43 @@ var jsonEdits = []struct{ name, old, new string }{
 	{"YAML", `"stat_prefix": "t",`, "stat_prefix: t\n"},
 }
 
-// probes are all, in an order of which every part has some of each kind.
-func probes() (all []probe) {
-	add := func(name, file, text string) { all = append(all, probe{name, file, text}) }
-	edit := func(text, old, new string) string {
-		if !strings.Contains(text, old) {
-			panic("no such part: " + old)
-		}
-		return strings.Replace(text, old, new, 1)
+// inStrings are what a configuration that is written into a string may be.
+var inStrings = []struct {
+	name   string
+	change func(string) string
+}{
+	{"as it is", func(s string) string { return s }},
+	{"something behind", func(s string) string { return s + "x" }},
+	{"twice", func(s string) string { return s + s }},
+	{"YAML", func(string) string { return "stat_prefix: t" }},
+	{"nothing", func(string) string { return "" }},
+	{"a space before", func(s string) string { return " " + s }},
+	{"a byte order mark", func(s string) string { return "\ufeff" + s }},
+	{"a key twice", func(s string) string { return edited(s, `"name": "r"`, `"name": "r", "name": "r"`) }},
+	{"a trailing comma", func(s string) string { return edited(s, `"exact": "acme"`, `"exact": "acme",`) }},
+	{"single quotes", func(s string) string { return edited(s, `"acme"`, `'acme'`) }},
+	{"a number that is not exact", func(s string) string {
+		return edited(s, `"string_match": {"exact": "acme"}`, `"range_match": {"start": 1, "end": 9007199254740993}`)
+	}},
+}
+
+// edited is a text with one part replaced.
+func edited(text, part, by string) string {
+	if !strings.Contains(text, part) {
+		panic("no such part: " + part)
 	}
+	return strings.Replace(text, part, by, 1)
+}
+
+// probes are those that people write by hand, and every so many of those that
+// put each value everywhere.
+func probes(every int) (all []probe) {
+	add := func(name, file, text string) { all = append(all, probe{name, file, text}) }
 	for _, e := range edits {
-		add("YAML, "+e.name, "probe.yaml", edit(probed, e.old, e.new))
+		add("YAML, "+e.name, "probe.yaml", edited(probed, e.old, e.new))
 	}
 	for _, e := range jsonEdits {
-		text := edit(probedJSON, e.old, e.new)
+		text := edited(probedJSON, e.old, e.new)
 		add("JSON, "+e.name, "probe.json", text)
 		if e.name != "both cases" { // of YAML it is chance which of them counts
 			add("JSON as YAML, "+e.name, "probe.yml", text)
@@ -370,24 +397,26 @@ func probes() (all []probe) {
 	add("JSON without its name", "probe", probedJSON)
 	add("YAML in capitals", "PROBE.YAML", probed)
 	add("YAML called JSON", "probe.json", probed)
-	config := probedJSON[strings.Index(probedJSON, `{"@type": "type.googleapis.com/google.protobuf.Struct", "value": {`)+65:]
-	config = config[:strings.Index(config, "\n    }}")] + "}"
-	for name, value := range map[string]string{"JSON": config, "JSON with more behind": config + "x", "JSON twice": config + config, "YAML": "stat_prefix: t", "nothing": "", "a space before": " " + config, "a byte order mark": "\ufeff" + config, "a key twice": edit(config, `"stat_prefix": "t"`, `"stat_prefix": "t", "stat_prefix": "t"`), "a trailing comma": edit(config, `"exact": "acme"`, `"exact": "acme",`), "single quotes": edit(config, `"acme"`, `'acme'`), "an inexact number": edit(config, `"string_match": {"exact": "acme"}`, `"range_match": {"start": 1, "end": 9007199254740993}`)} {
-		forms := map[string]string{"StringValue": fmt.Sprintf("%q", value), "BytesValue": fmt.Sprintf("%q", base64.StdEncoding.EncodeToString([]byte(value)))}
-		for form, text := range forms {
-			old := probedJSON[strings.Index(probedJSON, `{"@type": "type.googleapis.com/google.protobuf.Struct"`):]
-			old = old[:strings.Index(old, "\n    }}")+7]
-			add(form+", "+name, "probe.json", edit(probedJSON, old, `{"@type": "type.googleapis.com/google.protobuf.`+form+`", "value": `+text+`}`))
+	for _, e := range inStrings {
+		text := e.change(configJSON)
+		for form, value := range map[string]string{"StringValue": text, "BytesValue": base64.StdEncoding.EncodeToString([]byte(text))} {
+			config := fmt.Sprintf(`{"@type": "type.googleapis.com/google.protobuf.%s", "value": %q}`, form, value)
+			add(form+", "+e.name, "probe.json", edited(probedJSON, structJSON, config))
+		}
+	}
+	i := 0
+	sample := func(name, text string) {
+		if i++; i%every == 0 {
+			add(name, "probe.yaml", text)
 		}
 	}
 	for _, b := range blocks {
-		old := "name: l\n"
-		text := strings.ReplaceAll(b, "\n", "\n          ")
-		add(fmt.Sprintf("block: %q", b[:min(len(b), 100)]), "probe.yaml", edit(probed, old, old+"    metadata:\n      filter_metadata:\n        a:"+text+"\n"))
+		text := "metadata:\n      filter_metadata:\n        a:" + strings.ReplaceAll(b, "\n", "\n          ")
+		sample(fmt.Sprintf("block: %.100q", b), edited(probed, "name: l\n", "name: l\n    "+text+"\n"))
 	}
 	for _, s := range sites {
 		for _, v := range values {
-			add(s.name+": "+v, "probe.yaml", edit(probed, s.old, fmt.Sprintf(s.new, v)))
+			sample(s.name+": "+v, edited(probed, s.old, fmt.Sprintf(s.new, v)))
 		}
 	}
 	return all
@@ -405,22 +434,14 @@ func utf16(s string) string {
 // what people write, and mistype, are the same.
 func TestCheckSaysWhatEnvoySays(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
-		all := probes()
-		if os.Getenv("PROBE") != "" {
-			all = filter(all, regexp.MustCompile(os.Getenv("PROBE")))
+		every := 16
+		if *matrix == "full" {
+			every = 5
 		}
-		var n, m int
-		if fmt.Sscanf(os.Getenv("PART"), "%d/%d", &n, &m); m > 0 {
-			var some []probe
-			for i := n; i < len(all); i += m {
-				some = append(some, all[i])
-			}
-			all = some
-		}
+		all := probes(every)
 		work := make(chan probe)
 		var wg sync.WaitGroup
-		var mu sync.Mutex
-		differ, refused := 0, 0
+		var took atomic.Int64
 		for range runtime.GOMAXPROCS(0) {
 			dir := t.TempDir()
 			wg.Go(func() {
@@ -433,36 +454,24 @@ func TestCheckSaysWhatEnvoySays(t *testing.T) {
 					r := check.File(file, []byte(p.text))
 					ours := len(r.Faults) == 0 && len(r.Found) > 0
 					theirs, said := validate(v, file)
-					mu.Lock()
-					if !ours {
-						refused++
+					if theirs {
+						took.Add(1)
 					}
 					if ours != theirs {
-						differ++
-						t.Errorf("%s: check takes it: %v, Envoy takes it: %v\ncheck: %v\nnotes: %v\nEnvoy: %s", p.name, ours, theirs, r.Faults, r.Notes, said)
+						t.Errorf("%s: check takes it: %v, Envoy takes it: %v\ncheck: %v\nEnvoy: %s\n%s", p.name, ours, theirs, r.Faults, said, p.text)
 					}
-					mu.Unlock()
 				}
 			})
 		}
-		start := time.Now()
 		for _, p := range all {
 			work <- p
 		}
 		close(work)
 		wg.Wait()
-		t.Logf("%d probes, %d refused, %d differ, %v", len(all), refused, differ, time.Since(start))
-		require.Zero(t, differ)
+		t.Logf("%d probes, of which Envoy took %d", len(all), took.Load())
+		require.Greater(t, int(took.Load()), len(all)/5)
+		require.Less(t, int(took.Load()), len(all)*4/5)
 	})
-}
-
-func filter(all []probe, re *regexp.Regexp) (some []probe) {
-	for _, p := range all {
-		if re.MatchString(p.name) {
-			some = append(some, p)
-		}
-	}
-	return some
 }
 
 // validate asks Envoy.
@@ -470,11 +479,6 @@ func validate(v variant, file string) (ok bool, said string) {
 	o := v.options()
 	cmd := exec.Command(o.Bin, "--mode", "validate", "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "error")
 	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	for _, l := range lines {
-		said += string(l[:min(len(l), 500)]) + "\n"
-	}
-	return err == nil, said[:min(len(said), 1500)]
+	return err == nil, string(out[:min(len(out), 1500)])
 }

@@ -70,6 +70,8 @@ var kubernetesObject = regexp.MustCompile(`(?m)^(- |\{)?\s*["']?apiVersion["']?\
 
 func (r *Report) add(c *checker) {
 	slices.SortStableFunc(c.errs, func(a, b *source.Error) int { return a.Line - b.Line })
+	// What a message and the filter's loader are refused for is one fault.
+	c.errs = slices.CompactFunc(c.errs, func(a, b *source.Error) bool { return *a == *b })
 	r.Found, r.Faults, r.Notes = append(r.Found, c.found...), append(r.Faults, c.errs...), append(r.Notes, c.notes...)
 }
 

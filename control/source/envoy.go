@@ -51,7 +51,7 @@ func Envoy(text []byte) (root *yaml.Node, notes Errors, fault *Error) {
 		return nil, nil, fault
 	}
 	r := &reader{text: text, left: maxNodes, by: "Envoy", scalar: yamlCPP, ignores: true}
-	root, fault = r.read(first, "", 0)
+	root, fault = r.read(first, nil, 0)
 	if more, behind := document(d); more != nil {
 		r.note(more.Line, "", "Envoy reads the first document of a file only")
 	} else if behind != nil {
@@ -130,6 +130,23 @@ func asGoYAML(text []byte) []byte {
 	})
 }
 
+// step is the last one of a path: to a field, or with no name to an element.
+type step struct {
+	up    *step
+	name  *yaml.Node
+	index int
+}
+
+func (s *step) String() string {
+	switch {
+	case s == nil:
+		return ""
+	case s.name == nil:
+		return fmt.Sprintf("%s[%d]", s.up, s.index)
+	}
+	return Join(s.up.String(), s.name.Value)
+}
+
 // reader copies a document, with every scalar as somebody else reads it.
 type reader struct {
 	text  []byte
@@ -150,13 +167,13 @@ func (r *reader) note(line int, path, format string, args ...any) {
 	r.notes = append(r.notes, &Error{line, path, fmt.Sprintf(format, args...)})
 }
 
-func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error) {
+func (r *reader) read(n *yaml.Node, path *step, depth int) (*yaml.Node, *Error) {
 	line := n.Line
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
 	if r.left--; r.left < 0 {
-		return nil, &Error{line, path, "the document is too large"}
+		return nil, &Error{line, path.String(), "the document is too large"}
 	}
 	c := &yaml.Node{Kind: n.Kind, Style: n.Style, Line: line, Column: n.Column}
 	if n.Kind == yaml.ScalarNode {
@@ -166,17 +183,17 @@ func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error)
 			c.Tag, c.Value, reason = r.scalar(n)
 		}
 		if reason != "" {
-			return nil, &Error{line, path, reason}
+			return nil, &Error{line, path.String(), reason}
 		}
 		return c, nil
 	}
 	if depth++; depth > maxNesting {
-		return nil, &Error{line, path, "nested too deeply"}
+		return nil, &Error{line, path.String(), "nested too deeply"}
 	}
 	if n.Kind == yaml.SequenceNode {
 		c.Tag = "!!seq"
 		for i, e := range n.Content {
-			v, fault := r.read(e, fmt.Sprintf("%s[%d]", path, i), depth)
+			v, fault := r.read(e, &step{up: path, index: i}, depth)
 			if fault != nil {
 				return nil, fault
 			}
@@ -185,19 +202,25 @@ func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error)
 		return c, nil
 	}
 	c.Tag = "!!map"
-	return c, r.mapping(n, c, map[string]int{}, path, depth, false)
+	return c, r.mapping(n, c, map[string]known{}, path, depth, false)
+}
+
+// known is where a field is, and whether it comes by a merge key.
+type known struct {
+	index  int
+	merged bool
 }
 
 // mapping adds the fields of n to those of c, whose places are in at.
-func (r *reader) mapping(n, c *yaml.Node, at map[string]int, path string, depth int, merged bool) *Error {
+func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth int, merged bool) *Error {
 	if r.left--; r.left < 0 {
-		return &Error{n.Line, path, "the document is too large"}
+		return &Error{n.Line, path.String(), "the document is too large"}
 	}
 	for i := 0; i < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		line := k.Line
 		if k.Kind == yaml.AliasNode && r.ignores && bytes.HasPrefix(r.from(k), []byte("*"+k.Value+":")) {
-			return &Error{line, path, fmt.Sprintf("unknown anchor '%s:' referenced", k.Value)}
+			return &Error{line, path.String(), fmt.Sprintf("unknown anchor '%s:' referenced", k.Value)}
 		}
 		for k.Kind == yaml.AliasNode {
 			k = k.Alias
@@ -206,9 +229,9 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]int, path string, depth 
 		case r.ignores && k.Tag == "!ignore":
 			continue
 		case r.ignores && n.Style&yaml.FlowStyle != 0 && k.Style == 0 && strings.HasPrefix(k.Value, "?"):
-			return &Error{line, path, "a name in braces cannot begin with ?"}
+			return &Error{line, path.String(), "a name in braces cannot begin with ?"}
 		case k.Kind != yaml.ScalarNode:
-			return &Error{line, path, "want a name as the key"}
+			return &Error{line, path.String(), "want a name as the key"}
 		case r.merges && k.Tag == "!!merge":
 			if fault := r.merge(v, c, at, path, depth); fault != nil {
 				return fault
@@ -223,38 +246,39 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]int, path string, depth 
 				reason = "want a name as the key"
 			}
 			if reason != "" {
-				return &Error{line, Join(path, name), reason}
+				return &Error{line, Join(path.String(), name), reason}
 			}
 			name = value
 		case k.Tag == "!!null" && k.Style == 0:
 			name = "null"
 		}
-		value, fault := r.read(v, Join(path, name), depth)
+		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: line, Column: k.Column}
+		value, fault := r.read(v, &step{up: path, name: key}, depth)
 		if fault != nil {
 			return fault
 		}
-		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: line, Column: k.Column}
-		j, twice := at[name]
+		old, twice := at[name]
 		if !twice {
-			at[name] = len(c.Content)
+			at[name] = known{len(c.Content), merged}
 			c.Content = append(c.Content, key, value)
 			continue
 		}
-		if !merged {
-			r.note(line, Join(path, name), "given twice: %s takes the last", r.by)
+		if !merged && !old.merged {
+			r.note(line, Join(path.String(), name), "given twice: %s takes the last", r.by)
 		}
-		c.Content[j], c.Content[j+1] = key, value
+		at[name] = known{old.index, merged}
+		c.Content[old.index], c.Content[old.index+1] = key, value
 	}
 	return nil
 }
 
 // merge adds what the value of a merge key has.
-func (r *reader) merge(v, c *yaml.Node, at map[string]int, path string, depth int) *Error {
+func (r *reader) merge(v, c *yaml.Node, at map[string]known, path *step, depth int) *Error {
 	for v.Kind == yaml.AliasNode {
 		v = v.Alias
 	}
 	if depth > maxNesting {
-		return &Error{v.Line, path, "nested too deeply"}
+		return &Error{v.Line, path.String(), "nested too deeply"}
 	}
 	switch v.Kind {
 	case yaml.MappingNode:
@@ -270,7 +294,7 @@ func (r *reader) merge(v, c *yaml.Node, at map[string]int, path string, depth in
 		}
 		return nil
 	}
-	return &Error{v.Line, path, "a merge key wants an object or a list of objects"}
+	return &Error{v.Line, path.String(), "a merge key wants an object or a list of objects"}
 }
 
 // isString tells whether a scalar is a string whatever it looks like: it is
