@@ -131,8 +131,10 @@ var sites = []struct{ name, old, new string }{
 	{"struct enum", "name: brpc,", "name: brpc, connection_mode: %s,"},
 	{"struct list", "[{name: tenant, string_match: {exact: acme}}]", "%s"},
 	{"struct key", "stat_prefix: t", "stat_prefix: t\n              %s: {}"},
-	{"in a string", "filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value:\n",
-		"filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.StringValue\n            value: %s\n          filter_configs:\n"},
+	{
+		"in a string", "filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value:\n",
+		"filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.StringValue\n            value: %s\n          filter_configs:\n",
+	},
 }
 
 // values are what can stand there.

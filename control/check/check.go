@@ -50,10 +50,10 @@ func File(name string, text []byte) *Report {
 	r := new(Report)
 	docs, fault := source.Parse(text)
 	switch {
-	case kubernetesObject.Match(text):
+	case fault != nil && kubernetesObject.Match(text), slices.ContainsFunc(docs, func(n *yaml.Node) bool { return place{Node: n}.has("apiVersion") }):
 		r.Kind = "Kubernetes objects, as kubectl and istiod read them"
 		r.kubernetes(text)
-	case fault == nil && len(docs) > 0 && (place{Node: docs[0]}).has("host") && (place{Node: docs[0]}).has("ports"):
+	case fault == nil && len(docs) > 0 && isService(place{Node: docs[0]}):
 		for _, d := range docs {
 			c := &checker{root: d}
 			c.service()
@@ -66,7 +66,10 @@ func File(name string, text []byte) *Report {
 	return r
 }
 
-var kubernetesObject = regexp.MustCompile(`(?m)^(- |\{)?\s*["']?apiVersion["']?\s*:`)
+func isService(p place) bool { return p.has("host") && p.has("ports") }
+
+// kubernetesObject is how one begins whose YAML cannot be read.
+var kubernetesObject = regexp.MustCompile(`(?m)^["']?apiVersion["']?[ \t]*:`)
 
 func (r *Report) add(c *checker) {
 	slices.SortStableFunc(c.errs, func(a, b *source.Error) int { return a.Line - b.Line })

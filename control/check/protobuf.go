@@ -90,7 +90,7 @@ func (r *libprotobuf) message(p place, m protoreflect.Message) {
 			return
 		}
 		if isWrapper(name) {
-			r.singular(p, m, m.Descriptor().Fields().ByNumber(1), func(v protoreflect.Value) {
+			r.singular(p, m.Descriptor().Fields().ByNumber(1), func(v protoreflect.Value) {
 				m.Set(m.Descriptor().Fields().ByNumber(1), v)
 			})
 			return
@@ -127,7 +127,8 @@ func (r *libprotobuf) object(p place, m protoreflect.Message, but string) {
 			chosen[od.FullName()] = k.Value
 		}
 		other := given[fd.FullName()]
-		if given[fd.FullName()] = v.Node; r.unordered && other != nil && !(other.Kind == yaml.ScalarNode && other.Tag == v.Tag && other.Value == v.Value) {
+		given[fd.FullName()] = v.Node
+		if r.unordered && other != nil && (other.Kind != yaml.ScalarNode || other.Tag != v.Tag || other.Value != v.Value) {
 			r.refuse(k.Line, v.path, "given twice, in two spellings, of which Envoy takes one or the other")
 			return
 		}
@@ -157,7 +158,7 @@ func (r *libprotobuf) field(p place, m protoreflect.Message, fd protoreflect.Fie
 			}
 			values.Set(key, values.NewValue())
 			if fd.MapValue().Message() == nil {
-				r.singular(v, m, fd.MapValue(), func(v protoreflect.Value) { values.Set(key, v) })
+				r.singular(v, fd.MapValue(), func(v protoreflect.Value) { values.Set(key, v) })
 			} else if !isNull(v.Node) {
 				r.message(v, values.Get(key).Message())
 			}
@@ -167,7 +168,7 @@ func (r *libprotobuf) field(p place, m protoreflect.Message, fd protoreflect.Fie
 	case fd.Message() != nil:
 		r.message(p, m.Mutable(fd).Message())
 	default:
-		r.singular(p, m, fd, func(v protoreflect.Value) { m.Set(fd, v) })
+		r.singular(p, fd, func(v protoreflect.Value) { m.Set(fd, v) })
 	}
 }
 
@@ -196,7 +197,7 @@ func (r *libprotobuf) list(p place, m protoreflect.Message, fd protoreflect.Fiel
 		case fd.Message() == nil && isNull(e.Node):
 			l.Append(l.NewElement())
 		case fd.Message() == nil:
-			r.singular(e, m, fd, l.Append)
+			r.singular(e, fd, l.Append)
 		case isNull(e.Node) && !isValue(fd):
 			l.AppendMutable()
 		default:
@@ -217,7 +218,7 @@ func (r *libprotobuf) list(p place, m protoreflect.Message, fd protoreflect.Fiel
 }
 
 // singular reads a value that is no message.
-func (r *libprotobuf) singular(p place, m protoreflect.Message, fd protoreflect.FieldDescriptor, set func(protoreflect.Value)) {
+func (r *libprotobuf) singular(p place, fd protoreflect.FieldDescriptor, set func(protoreflect.Value)) {
 	if isNull(p.Node) {
 		return
 	}
