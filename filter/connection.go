@@ -37,6 +37,8 @@ type connection struct {
 	in  inbox.Inbox
 	out *host.Buffer
 
+	partial partial
+
 	proto   *protocol // nil until the first bytes have told
 	dec     codecs.Decoder
 	ordered bool // answers go out in the order of their requests
@@ -126,6 +128,9 @@ func (c *connection) checkEnd() {
 
 func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 	held := c.in.Buffered() > 0
+	if held && !c.eof && !c.mayKeep(c.in.Growth(total)) {
+		return 0
+	}
 	another := false // frame than the one that had begun
 	b, whole := c.in.Add(bufs, total, &c.sh.scratch)
 	if whole {
@@ -137,7 +142,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 		another = len(b) < before
 		switch {
-		case held || c.eof || need > leaveAt || len(b) > leaveAt && !c.stopped():
+		case held || c.eof || (need > leaveAt || len(b) > leaveAt && !c.stopped()) && c.mayKeep(len(b)):
 			c.in.Keep(b, need)
 			consumed = total
 		default:
@@ -146,10 +151,11 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 	} else if held {
 		consumed = total
-	} else if c.eof {
+	} else if c.eof || c.in.Need() > leaveAt && c.mayKeep(total) { // there was no room before
 		c.in.Take(bufs)
 		consumed = total
 	}
+	c.keeps(another)
 	if c.in.Need() == 0 && c.skip == 0 {
 		c.frameStarted = 0
 	} else if c.frameStarted == 0 || another {
@@ -500,7 +506,7 @@ func (c *connection) finish() {
 		return
 	}
 	c.finishing = true
-	c.in.Wait(0)
+	c.forgetPartial()
 	for _, st := range c.streams {
 		st.m.clientGone()
 	}
@@ -663,7 +669,7 @@ func (c *connection) leave() {
 		c.out.Free()
 		c.out = nil
 	}
-	c.in.Wait(0)
+	c.forgetPartial()
 	c.forgetUnread()
 	c.cfg.remove(c)
 }

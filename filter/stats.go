@@ -47,6 +47,8 @@ const (
 	streamIdleTimeout
 	streamRefused
 	streamStray
+	partialFrameWait
+	partialFrameOverflow
 	counters
 )
 
@@ -92,6 +94,8 @@ var counterNames = [counters]string{
 	streamIdleTimeout:                  "stream_idle_timeout",
 	streamRefused:                      "stream_refused",
 	streamStray:                        "stream_stray",
+	partialFrameWait:                   "partial_frame_wait",
+	partialFrameOverflow:               "partial_frame_overflow",
 }
 
 // The gauges, by their index.
