@@ -164,7 +164,9 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		c.in.Take(bufs)
 		consumed = total
 	}
-	c.keeps(another)
+	if c.in.Size() > 0 || c.partial.kept > 0 || c.sh.partials.favoured == c {
+		c.keeps(another)
+	}
 	if c.in.Need() == 0 && c.skip == 0 {
 		c.frameStarted = 0
 	} else if c.frameStarted == 0 || another {
@@ -199,15 +201,15 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
 		n, err := guard.Decode(c.dec, b, &m.req)
-		if size := c.tooLarge(m, err); size > 0 {
-			if c.closed || c.finishing {
-				return nil, 0
-			}
-			c.skip = max(0, size-len(b))
-			b = b[min(size, len(b)):]
-			continue
-		}
 		if err != nil {
+			if size := c.tooLarge(m, err); size > 0 {
+				if c.closed || c.finishing {
+					return nil, 0
+				}
+				c.skip = max(0, size-len(b))
+				b = b[min(size, len(b)):]
+				continue
+			}
 			c.sh.freeMessage(m)
 			if c.panicked(err) {
 				return b, 0
@@ -239,9 +241,6 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 // tooLarge handles a frame that is only too large, whose length it returns: that
 // many bytes are to be passed over. It returns 0 where err ends the connection.
 func (c *connection) tooLarge(m *Message, err error) int {
-	if err == nil {
-		return 0
-	}
 	var e *codecs.TooLarge
 	if !errors.As(err, &e) || e.Size <= e.Limit {
 		return 0

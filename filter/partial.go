@@ -68,9 +68,6 @@ func (c *connection) keeps(another bool) {
 		c.in.Wait(c.in.Need()) // an idle connection keeps nothing
 	}
 	n := c.in.Size()
-	if n == 0 && c.partial.kept == 0 && c.sh.partials.favoured != c {
-		return
-	}
 	s, p := c.sh, &c.partial
 	s.partials.bytes += n - p.kept
 	p.kept = n

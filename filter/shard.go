@@ -129,7 +129,9 @@ func (s *shard) Run() {
 			p.r.run(p.do)
 		}
 	}
-	s.taken = s.taken[:0]
+	if s.taken = s.taken[:0]; cap(s.taken) > maxFree {
+		s.taken = nil
+	}
 	s.timers.Advance(s.w.Now())
 }
 
