@@ -145,20 +145,15 @@ const (
 // Reset empties m for the next message and keeps its memory, but what backed
 // large properties.
 func (m *Metadata) Reset() {
-	m.forget()
-	info := m.ReplyInfo[:0]
+	clear(m.props)
+	info, props, own := m.ReplyInfo[:0], m.props[:0], m.own[:0]
 	if cap(info) > keepBytes {
 		info = nil
 	}
-	*m = Metadata{ReplyInfo: info, props: m.props, own: m.own}
-}
-
-// forget empties what backs the properties.
-func (m *Metadata) forget() {
-	clear(m.props)
-	if m.props, m.own = m.props[:0], m.own[:0]; cap(m.own) > keepBytes {
-		m.own = nil
+	if cap(own) > keepBytes {
+		own = nil
 	}
+	*m = Metadata{ReplyInfo: info, props: props, own: own}
 }
 
 // Borrow gives m, which is empty, the memory for properties that spare has. The
@@ -173,6 +168,12 @@ func (m *Metadata) Borrow(spare *Metadata) {
 // Return is the counterpart of Borrow for an m without properties. What spare does
 // not need m keeps, unless it is large.
 func (m *Metadata) Return(spare *Metadata) {
+	if cap(m.props) > 0 {
+		m.giveBack(spare)
+	}
+}
+
+func (m *Metadata) giveBack(spare *Metadata) {
 	switch n := cap(m.props); {
 	case n > 16*keepProps:
 		m.props = nil
@@ -325,8 +326,11 @@ func (n packed) Load(m *Metadata) {
 // Release forgets all views, as the frame is about to go. Scalars, Scratch and
 // ReplyInfo stay.
 func (m *Metadata) Release() {
-	m.forget()
+	clear(m.props)
 	m.loader = nil
+	if m.props, m.own = m.props[:0], m.own[:0]; cap(m.own) > keepBytes {
+		m.own = nil
+	}
 	m.service, m.method, m.Raw = nil, nil, nil
 }
 

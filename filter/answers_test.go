@@ -176,8 +176,8 @@ func TestAnswersThatWaitForTheirTurn(t *testing.T) {
 
 // TestAClientThatReadsIsServed: what it has read does not count.
 func TestAClientThatReadsIsServed(t *testing.T) {
-	e := newToyEnv(t, "toy.byid", `, "limits": {"max_write_buffer_bytes": 1000000}`)
-	text := strings.Repeat("x", 800_000)
+	e := newToyEnv(t, "toy.byid", `, "limits": {"max_write_buffer_bytes": 100000}`)
+	text := strings.Repeat("x", 80_000)
 	e.c.Block(true)
 	e.sayMany(20)
 	s := e.server(0)
@@ -199,7 +199,7 @@ func TestAClientThatReadsIsServed(t *testing.T) {
 	e.c.Block(true)
 	e.sayMany(3)
 	got = ids(s)
-	big := strings.Repeat("x", 3_000_000)
+	big := strings.Repeat("x", 300_000)
 	e.answer(s, "res "+got[0]+" m "+big)
 	e.answer(s, "res "+got[1]+" m "+big)
 	require.False(t, e.c.Closed())
@@ -247,14 +247,6 @@ func TestAnswersWaitBehindThoseThatWait(t *testing.T) {
 func TestTheClientsOfAWorkerLeaveSoMuchUnread(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", `, "limits": {"max_unread_bytes": 1000000}`)
 	text := strings.Repeat("x", 100_000)
-	open := func(cs []*filtertest.Client) (n int) {
-		for _, c := range cs {
-			if !c.Closed() {
-				n++
-			}
-		}
-		return n
-	}
 	var lazy []*filtertest.Client
 	ask := func(c *filtertest.Client, n int) {
 		c.Send([]byte(strings.Repeat("req 1 m -\n", n)))

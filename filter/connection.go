@@ -21,6 +21,11 @@ const (
 	// drainSpread is the time over which idle connections of a replaced
 	// listener are closed.
 	drainSpread = 5 * time.Second
+	// quietTime is how long a client has sent nothing before its connection is
+	// closed at a moment of our choice.
+	quietTime = 100 * time.Millisecond
+	// goAwayTime is how long a client has to go elsewhere when it has been told.
+	goAwayTime = 500 * time.Millisecond
 	// maxOver is how many times the limit a frame may be too large for its
 	// connection to go on behind it.
 	maxOver = 16
@@ -37,6 +42,8 @@ type connection struct {
 	in  inbox.Inbox
 	out *host.Buffer
 
+	partial partial
+
 	proto   *protocol // nil until the first bytes have told
 	dec     codecs.Decoder
 	leaveAt int  // see the constant
@@ -50,33 +57,37 @@ type connection struct {
 	first, last *Message // in flight, in the order of arrival
 	inFlight    int
 	requests    uint64     // that have come
+	variant     uint8      // of the last of them
 	address     netip.Addr // of the client, see source
 	streams     map[uint64]*stream
 	plain       *passthrough // nil while it speaks, or may speak, a protocol
 	stalled     int          // streams whose frames nobody takes for now
 	paused      []*stream    // whose servers are not read, while the client does not read
 
-	closed    bool
-	eof       bool // the client sends no more
-	releasing bool
-	finishing bool // reads no more, closes after the last answer
-	ending    bool // close was asked for
-	draining  bool
-	waiting   bool // for room in a pool or its line
-	crowded   bool // has too many requests in flight
-	broken    bool // a panic is about to end it
-	pipelines bool // has sent a request before the answer to another
-	blocked   bool // the client does not take bytes
-	dropped   bool // closed, as too much waits for it
-	lastUse   time.Duration
-	unread    backlog
-	parked    int // bytes of answers that wait for their turn
+	closed     bool
+	eof        bool // the client sends no more
+	releasing  bool
+	finishing  bool // reads no more, closes after the last answer
+	ending     bool // close was asked for
+	draining   bool
+	saidGoAway bool
+	leaveAfter time.Duration // when it drains
+	waiting    bool          // for room in a pool or its line
+	crowded    bool          // has too many requests in flight
+	broken     bool          // a panic is about to end it
+	pipelines  bool          // has sent a request before the answer to another
+	blocked    bool          // the client does not take bytes
+	dropped    bool          // closed, as too much waits for it
+	lastUse    time.Duration
+	unread     backlog
+	parked     int // bytes of answers that wait for their turn
 
 	lines upstream.Lines
 	room  upstream.Waiter
 
 	skip         int         // bytes still to be passed over, of a frame that is too large
-	timer        timer.Timer // idle, or an unfinished frame
+	timer        timer.Timer // see wakeAt
+	armed        time.Duration
 	frameStarted time.Duration
 
 	next, prev *connection // all of the configShard
@@ -141,6 +152,9 @@ func (c *connection) checkEnd() {
 
 func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 	held := c.in.Buffered() > 0
+	if held && !c.eof && !c.mayKeep(c.in.Growth(total)) {
+		return 0
+	}
 	another := false // frame than the one that had begun
 	b, whole := c.in.Add(bufs, total, &c.sh.scratch)
 	if whole {
@@ -152,7 +166,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 		another = len(b) < before
 		switch {
-		case held || c.eof || need > c.leaveAt || len(b) > c.leaveAt && !c.stopped():
+		case held || c.eof || (need > c.leaveAt || len(b) > c.leaveAt && !c.stopped()) && c.mayKeep(len(b)):
 			c.in.Keep(b, need)
 			consumed = total
 		default:
@@ -161,9 +175,12 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 	} else if held {
 		consumed = total
-	} else if c.eof {
+	} else if c.eof || c.in.Need() > c.leaveAt && c.mayKeep(total) { // there was no room before
 		c.in.Take(bufs)
 		consumed = total
+	}
+	if c.in.Size() > 0 || c.partial.kept > 0 || c.sh.partials.favoured == c {
+		c.keeps(another)
 	}
 	if c.in.Need() == 0 && c.skip == 0 {
 		c.frameStarted = 0
@@ -202,15 +219,15 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
 		n, err := guard.Decode(c.dec, b, &m.req)
-		if size := c.tooLarge(m, err); size > 0 {
-			if c.closed || c.finishing {
-				return nil, 0
-			}
-			c.skip = max(0, size-len(b))
-			b = b[min(size, len(b)):]
-			continue
-		}
 		if err != nil {
+			if size := c.tooLarge(m, err); size > 0 {
+				if c.closed || c.finishing {
+					return nil, 0
+				}
+				c.skip = max(0, size-len(b))
+				b = b[min(size, len(b)):]
+				continue
+			}
 			c.sh.freeMessage(m)
 			if c.panicked(err) {
 				return b, 0
@@ -242,9 +259,6 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 // tooLarge handles a frame that is only too large, whose length it returns: that
 // many bytes are to be passed over. It returns 0 where err ends the connection.
 func (c *connection) tooLarge(m *Message, err error) int {
-	if err == nil {
-		return 0
-	}
 	var e *codecs.TooLarge
 	if !errors.As(err, &e) || e.Size <= e.Limit {
 		return 0
@@ -345,6 +359,7 @@ func (c *connection) message(m *Message) {
 func (c *connection) link(m *Message) {
 	c.cfg.gauge(requestActive, 1)
 	c.requests++
+	c.variant = m.req.Variant
 	m.number = c.requests
 	if m.prev = c.last; m.prev == nil {
 		c.first = m
@@ -387,8 +402,11 @@ func (c *connection) unlink(m *Message) {
 	}
 	if c.inFlight == 0 {
 		c.lastUse = c.sh.w.Now()
-		if c.finishing {
+		switch {
+		case c.finishing:
 			c.end()
+		case c.draining && c.lastUse >= c.leaveAfter:
+			c.sh.later = append(c.sh.later, c) // more may have come with what was answered
 		}
 	}
 }
@@ -459,6 +477,9 @@ func (c *connection) takeUp() {
 		c.data(nil, 0)
 	}
 	c.checkEnd()
+	if c.draining && c.sh.w.Now() >= c.leaveAfter {
+		c.depart()
+	}
 }
 
 // WriteBlocked implements host.DownstreamEvents.
@@ -528,7 +549,7 @@ func (c *connection) finish() {
 		return
 	}
 	c.finishing = true
-	c.in.Wait(0)
+	c.forgetPartial()
 	// It sends no more calls whose answers they could be taken for.
 	c.tell(func(*withheld) bool { return true })
 	for _, st := range c.streams {
@@ -570,7 +591,8 @@ func (c *connection) closeBehind() {
 
 // arm makes the timer fire at at or earlier.
 func (c *connection) arm(at time.Duration) {
-	if !c.timer.Running() || at < c.wakeAt() {
+	if !c.timer.Running() || at < c.armed {
+		c.armed = at
 		c.sh.timers.Start(&c.timer, at)
 	}
 }
@@ -586,6 +608,9 @@ func (c *connection) wakeAt() time.Duration {
 	}
 	if c.finishing && c.unread.size > 0 {
 		at = min(at, c.unread.taken+lingerTime)
+	}
+	if c.draining && c.plain == nil {
+		at = min(at, c.leaveAfter)
 	}
 	return at
 }
@@ -610,7 +635,7 @@ func (c *connection) onTimer() {
 			if now >= at {
 				c.drop()
 			} else {
-				c.sh.timers.Start(&c.timer, at)
+				c.arm(at)
 			}
 		}
 		return
@@ -623,29 +648,59 @@ func (c *connection) onTimer() {
 		c.cfg.count(idleTimeout, 1)
 		c.finish()
 		return
-	case c.draining && idle && c.frameStarted == 0 && c.plain == nil:
-		c.cfg.count(drainClosed, 1)
-		c.finish()
-		return
+	case c.draining && c.plain == nil && now >= c.leaveAfter:
+		if c.sayGoAway() {
+			c.leaveAfter = now + goAwayTime
+		} else if now >= c.lastUse+quietTime {
+			c.depart()
+		}
 	}
-	next := c.wakeAt()
-	if c.draining && c.plain == nil {
-		// It was busy when its turn came: look again soon, between requests.
-		next = min(next, now+drainSpread/10)
-	}
-	if next < 1<<63-1 {
+	if next := c.wakeAt(); next < 1<<63-1 && !c.finishing {
 		// What cannot be acted on yet, as requests are in flight or reading is
 		// stopped, is looked at again, but not all the time.
-		c.sh.timers.Start(&c.timer, max(next, now+100*time.Millisecond))
+		c.arm(max(next, now+quietTime))
 	}
 }
 
-// drain closes the connection at some moment of the next seconds in which it
-// is idle.
+// drain has the connection leave at some moment of the next seconds, or soon after
+// it: its client is told so if the protocol can, and it is closed when it is idle.
 func (c *connection) drain() {
 	if !c.draining && !c.closed && c.plain == nil { // else there is no moment between requests
 		c.draining = true
-		c.sh.timers.Start(&c.timer, c.sh.w.Now()+time.Duration(c.sh.rand.Int64N(int64(drainSpread))))
+		c.leaveAfter = c.sh.w.Now() + time.Duration(c.sh.rand.Int64N(int64(drainSpread)))
+		c.arm(c.leaveAfter)
+	}
+}
+
+// sayGoAway tells the client, once, that it shall send no new requests, and reports
+// whether it did.
+func (c *connection) sayGoAway() bool {
+	if c.requests == 0 || c.saidGoAway {
+		return false
+	}
+	c.saidGoAway = true
+	l, ok := c.proto.codec.(codecs.Leaver)
+	if !ok {
+		return false
+	}
+	buf := c.buffer(0)
+	n := len(buf.B)
+	var err error
+	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return l.EncodeGoAway(dst, c.variant) })
+	if err != nil && !c.panicked(err) {
+		c.sh.warn(c.cfg, "client %s cannot be told that its listener has been replaced: %v", c.d.RemoteAddress(), err)
+	}
+	return len(buf.B) > n
+}
+
+// depart closes a draining connection whose turn has come, if it is idle now. That
+// is a good moment right behind an answer, as the client hears of the end together
+// with it, and when the client has sent nothing for a while; at any other a request
+// may be on its way.
+func (c *connection) depart() {
+	if c.inFlight == 0 && c.frameStarted == 0 && !c.stopped() && !c.finishing && !c.closed {
+		c.cfg.count(drainClosed, 1)
+		c.finish()
 	}
 }
 
@@ -709,7 +764,7 @@ func (c *connection) leave() {
 		c.out.Free()
 		c.out = nil
 	}
-	c.in.Wait(0)
+	c.forgetPartial()
 	c.forgetUnread()
 	c.cfg.remove(c)
 }

@@ -414,7 +414,7 @@ func cannotEncode(err error) (codecs.ErrorType, string) {
 
 func (m *Message) dropFrame() {
 	// Thousands of messages may be waiting for answers, each with its buffer.
-	if m.held = false; cap(m.frame) > 4<<10 {
+	if m.held = false; cap(m.frame) > 1<<10 {
 		m.frame = nil
 	}
 }

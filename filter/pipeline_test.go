@@ -357,6 +357,11 @@ func TestAFrameThatIsNeverCompleteEndsTheConnection(t *testing.T) {
 	require.False(t, e.c.Closed())
 	e.Advance(2 * time.Second)
 	require.True(t, e.c.Closed())
+
+	e = newEnv(t, `, "limits": {"partial_frame_timeout": "5s"}, "idle_timeout": "60s"`)
+	e.c.Send(req(1)[:20])
+	e.Advance(6 * time.Second)
+	require.True(t, e.c.Closed(), "a later timeout holds nothing up")
 }
 
 func TestFramesThatFollowEachOtherAreNotOneThatNeverEnds(t *testing.T) {
@@ -725,6 +730,80 @@ func TestAReplacedListenersConnectionsLeaveWhileIdle(t *testing.T) {
 	e.Advance(2 * time.Second)
 	require.Len(t, replies(t, e.c), 1)
 	require.True(t, e.c.Closed())
+}
+
+// TestAClientIsToldThatItsListenerIsReplaced before its connection is closed, if
+// the protocol can say so, in the form of its last request.
+func TestAClientIsToldThatItsListenerIsReplaced(t *testing.T) {
+	e := newToyEnv(t, "toy.leaver", "")
+	e.up.Serve = serveToys
+	silent, busy, other := e.Dial(e.cfg), e.Dial(e.cfg), e.Dial(e.cfg)
+	e.say("req 1 m -")
+	e.got()
+	say(other, "req 1 m -", "vreq 2 m -")
+	require.Len(t, lines(other.Take()), 2)
+	e.up.Serve = nil
+	say(busy, "req 1 m -")
+	e.MustLoad(toyConfig(`"codec": {"name": "toy.leaver"}`, ""))
+	told := map[*filtertest.Client]int{}
+	for range 600 {
+		e.Advance(10 * time.Millisecond)
+		for _, c := range []*filtertest.Client{e.c, busy} {
+			if b := string(c.Take()); b != "" {
+				require.Equal(t, "away 0 - -\n", b)
+				require.NotContains(t, told, c, "once")
+				told[c] = 0
+			}
+			if _, ok := told[c]; ok && !c.Closed() {
+				told[c]++
+			}
+		}
+	}
+	require.InDelta(t, 50, told[e.c], 3, "it has half a second to go elsewhere")
+	require.Greater(t, told[busy], 50)
+	require.True(t, e.c.Closed())
+	require.True(t, silent.Closed())
+	require.True(t, other.Closed())
+	require.Empty(t, silent.Take())
+	require.Empty(t, other.Take(), "its form has no words for it")
+	require.False(t, busy.Closed())
+	say(busy, "req 2 m -") // all the same
+	s := e.server(0)
+	for _, id := range ids(s) {
+		e.answer(s, "res "+id+" m ok")
+	}
+	require.Equal(t, []string{"res 1 m a=2;ok", "res 2 m a=2;ok"}, lines(busy.Take()))
+	require.True(t, busy.Closed())
+	e.Advance(50 * time.Millisecond)
+	require.EqualValues(t, 4, e.cfg.Counter("toy.t.drain_closed"))
+}
+
+// TestADrainingConnectionEndsBehindAnAnswer if its client is never idle: it hears of
+// both together. What has come before is answered.
+func TestADrainingConnectionEndsBehindAnAnswer(t *testing.T) {
+	for _, pipelined := range []int{1, 3} {
+		t.Run(fmt.Sprint(pipelined), func(t *testing.T) {
+			e := newToyEnv(t, "toy.byid", "")
+			batch := strings.Repeat("req 1 m -\nreq 2 nowhere -\n", pipelined)
+			e.c.Send([]byte(batch))
+			e.MustLoad(toyConfig(`"codec": {"name": "toy.byid"}`, ""))
+			s := e.server(0)
+			for range 1000 { // each time the answer takes 10 ms, and the next request none
+				e.Advance(10 * time.Millisecond)
+				for _, id := range ids(s) {
+					e.answer(s, "res "+id+" m ok")
+				}
+				require.Len(t, lines(e.c.Take()), 2*pipelined, "nothing is lost")
+				if e.c.Closed() {
+					break
+				}
+				e.c.Send([]byte(batch))
+			}
+			require.True(t, e.c.Closed())
+			e.Advance(50 * time.Millisecond)
+			require.Zero(t, e.cfg.Counter("toy.t.cx_destroy_local_with_active_rq"))
+		})
+	}
 }
 
 func TestMutationsReachBothSides(t *testing.T) {

@@ -46,9 +46,11 @@ type shard struct {
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request
-	held         int             // bytes of answers that wait for clients or their turn
+	partials     partials
+	held         int // bytes of answers that wait for clients or their turn
 
 	stats   timer.Timer
+	sweep   timer.Timer   // see partials
 	armed   time.Duration // when Run has been asked for, 0: not
 	warned  warnings
 	mu      sync.Mutex
@@ -72,6 +74,7 @@ func newShard(mod *Module, w host.Worker) *shard {
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
 	s.stats.Fire = s.report
+	s.sweep.Fire = s.sweepPartials
 	return s
 }
 
@@ -133,7 +136,9 @@ func (s *shard) Run() {
 			p.r.run(p.do)
 		}
 	}
-	s.taken = s.taken[:0]
+	if s.taken = s.taken[:0]; cap(s.taken) > maxFree {
+		s.taken = nil
+	}
 	s.timers.Advance(s.w.Now())
 }
 

@@ -52,6 +52,8 @@ const (
 	upstreamAbuse
 	requestOverflow
 	requestUnroutable
+	partialFrameWait
+	partialFrameOverflow
 	counters
 )
 
@@ -102,6 +104,8 @@ var counterNames = [counters]string{
 	upstreamAbuse:                      "upstream_abuse",
 	requestOverflow:                    "request_overflow",
 	requestUnroutable:                  "request_unroutable",
+	partialFrameWait:                   "partial_frame_wait",
+	partialFrameOverflow:               "partial_frame_overflow",
 }
 
 // The gauges, by their index.

@@ -32,23 +32,56 @@ func (in *Inbox) Add(bufs [][]byte, total int, scratch *[]byte) (b []byte, ready
 		*scratch = s
 		return s, total > 0
 	}
-	for _, p := range bufs {
-		in.partial = append(in.partial, p...)
-	}
+	in.take(bufs, total)
 	return in.partial, len(in.partial) >= in.need
 }
 
-// Take keeps the bytes of bufs for later, as they are no whole frame yet.
-func (in *Inbox) Take(bufs [][]byte) {
+func (in *Inbox) take(bufs [][]byte, total int) {
+	if size := in.grown(total); size > cap(in.partial) {
+		in.partial = append(make([]byte, 0, size), in.partial...)
+	}
 	for _, p := range bufs {
 		in.partial = append(in.partial, p...)
 	}
+}
+
+// grown is the memory for n bytes more. It doubles, so that little is copied, up to
+// the length of the frame, so that nothing is left over; a frame may claim to be
+// long and never come.
+func (in *Inbox) grown(n int) int {
+	have := len(in.partial) + n
+	if have <= cap(in.partial) {
+		return cap(in.partial)
+	}
+	return max(have, min(in.need, 2*cap(in.partial)))
+}
+
+// Growth returns how much more memory the inbox would have with n bytes more.
+func (in *Inbox) Growth(n int) int { return in.grown(n) - cap(in.partial) }
+
+// Size returns the memory that the inbox has.
+func (in *Inbox) Size() int { return cap(in.partial) }
+
+// Take keeps the bytes of bufs for later, as they are no whole frame yet.
+func (in *Inbox) Take(bufs [][]byte) {
+	total := 0
+	for _, p := range bufs {
+		total += len(p)
+	}
+	in.take(bufs, total)
 }
 
 // Keep keeps rest, the undecoded end of what Add returned, of which need bytes
 // must be there before it is worth decoding again.
 func (in *Inbox) Keep(rest []byte, need int) {
 	in.need = need
+	if n := cap(in.partial); n < len(rest) || n > keepBytes && n/4 > max(len(rest), need) {
+		in.partial = nil // what a long frame needed
+		if len(rest) == 0 {
+			return
+		}
+		in.partial = make([]byte, 0, len(rest))
+	}
 	// rest may be the end of partial itself: append moves it down.
 	in.partial = append(in.partial[:0], rest...)
 	if len(rest) == 0 && cap(in.partial) > keepBytes {

@@ -238,10 +238,11 @@ func (Tracing_OperationName) EnumDescriptor() ([]byte, []int) {
 
 // MetaProtocolProxy is the configuration of one listener. Names and numbers up
 // to 99 are those of the C++ MetaProtocol Proxy; what Meltemi adds starts at
-// 100.
+// 100. Durations of more than ten years, here and below, count as ten years.
 type MetaProtocolProxy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Prefix of the statistics. Required, and unique among the listeners.
+	// Prefix of the statistics. Required, and unique among the listeners: route
+	// tables are told apart by it, see table_scope.
 	StatPrefix string `protobuf:"bytes,1,opt,name=stat_prefix,json=statPrefix,proto3" json:"stat_prefix,omitempty"`
 	// Name of the protocol. Deprecated: used only if protocol.name is empty.
 	//
@@ -274,7 +275,10 @@ type MetaProtocolProxy struct {
 	RequestTimeout *durationpb.Duration `protobuf:"bytes,100,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
 	// How new versions of this configuration come.
 	Delivery MetaProtocolProxy_Delivery `protobuf:"varint,101,opt,name=delivery,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy_Delivery" json:"delivery,omitempty"`
-	// Route tables are known by this and the route configuration's name. Default:
+	// Route tables are known by this and the route configuration's name: the newest
+	// one is for all listeners that have both. Two that come together with
+	// different routes are refused; of one that comes later while another listener
+	// still takes connections each keeps its own, with a warning. Default:
 	// stat_prefix.
 	TableScope string `protobuf:"bytes,102,opt,name=table_scope,json=tableScope,proto3" json:"table_scope,omitempty"`
 	// Limits of the connections to clusters.

@@ -1,0 +1,42 @@
+package inbox
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestMemoryFollowsWhatCame and not what a peer says will come; little is copied,
+// and none is left over when the frame is whole.
+func TestMemoryFollowsWhatCame(t *testing.T) {
+	const need, piece = 10_000_000, 1000
+	var in Inbox
+	var scratch []byte
+	part := bytes.Repeat([]byte("x"), piece)
+	in.Keep(part, need)
+	grew := 0
+	for n := 2 * piece; n < need; n += piece {
+		before := in.Size()
+		growth := in.Growth(piece)
+		_, ready := in.Add([][]byte{part[:10], part[10:]}, piece, &scratch)
+		require.False(t, ready)
+		require.Equal(t, n, in.Buffered())
+		require.Equal(t, before+growth, in.Size())
+		require.LessOrEqual(t, in.Size(), 2*n)
+		if growth > 0 {
+			grew++
+		}
+	}
+	require.LessOrEqual(t, grew, 14)
+	b, ready := in.Add([][]byte{part}, piece, &scratch)
+	require.True(t, ready)
+	require.Len(t, b, need)
+	require.Equal(t, need, in.Size())
+	in.Keep(b[need-10:], 50)
+	require.Equal(t, 10, in.Buffered())
+	require.Less(t, in.Size(), 100, "what a long frame needed is given back")
+	in.Take([][]byte{part})
+	in.Keep(nil, 0)
+	require.Zero(t, in.Buffered())
+}

@@ -1,0 +1,162 @@
+package filter_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+)
+
+// large is a request of about so many bytes.
+func large(id uint64, size int) []byte {
+	var att [][2]string
+	for ; size > 0; size -= 50_000 {
+		att = append(att, [2]string{"k", strings.Repeat("x", 50_000)})
+	}
+	return dubbotest.Request{ID: id, Attachments: att}.Bytes()
+}
+
+// sendSlowly sends b as a host does, in pieces of its buffer.
+func sendSlowly(c *filtertest.Client, b []byte) {
+	const piece = 64 << 10
+	for len(b) > 0 {
+		n := min(piece, len(b))
+		c.Send(b[:n])
+		b = b[n:]
+	}
+}
+
+func dialMany(e *env, n int) (cs []*filtertest.Client) {
+	for range n {
+		cs = append(cs, e.Dial(e.cfg))
+	}
+	return cs
+}
+
+func open(cs []*filtertest.Client) (n int) {
+	for _, c := range cs {
+		if !c.Closed() {
+			n++
+		}
+	}
+	return n
+}
+
+// TestUnfinishedFramesHaveABudget over all clients of a worker: max_partial_bytes.
+// Those that send the rest are served, small frames always; the memory is given
+// back.
+func TestUnfinishedFramesHaveABudget(t *testing.T) {
+	const size, budget = 512 << 10, 2 << 20
+	e := newEnv(t, fmt.Sprintf(`, "limits": {"max_partial_bytes": %d}`, budget))
+	e.c.Send(req(1))
+	e.c.Take()
+	before := heap()
+	frame := large(7, size)
+	hostile := dialMany(e, 20)
+	for _, c := range hostile {
+		sendSlowly(c, frame[:len(frame)-1])
+	}
+	waiting := 0
+	for _, c := range hostile {
+		if c.ReadDisabled() {
+			waiting++
+		}
+	}
+	require.Greater(t, waiting, 12)
+	// What the host keeps of them is the host's: less than a frame each here.
+	require.Less(t, heap()-before, budget+2*size+2*waiting*size)
+
+	e.c.Send(req(2))
+	require.EqualValues(t, 2, one(t, e.c).ID, "small frames go on")
+	honest := e.Dial(e.cfg)
+	sendSlowly(honest, large(3, 2*size))
+	require.Empty(t, replies(t, honest), "those before it have their turn")
+	e.Advance(20 * time.Second)
+	require.EqualValues(t, 3, one(t, honest).ID)
+	require.LessOrEqual(t, open(hostile), budget/size, "there is room for those")
+	e.Advance(15 * time.Second)
+	require.Zero(t, open(hostile))
+	require.EqualValues(t, 20, e.count("partial_frame_overflow")+e.count("partial_frame_timeout"))
+	require.NotZero(t, e.count("partial_frame_wait"))
+	require.False(t, e.c.Closed())
+	hostile = nil
+	frame = nil
+	require.Less(t, heap()-before, 5*size, "what the test's own server and client have got")
+
+	// Without others in the way nobody has to hurry.
+	slow := e.Dial(e.cfg)
+	b := large(4, 2*budget)
+	for len(b) > 0 {
+		n := min(len(b), 400<<10)
+		slow.Send(b[:n])
+		b = b[n:]
+		e.Advance(1100 * time.Millisecond)
+	}
+	require.EqualValues(t, 4, one(t, slow).ID, "one frame always fits")
+}
+
+// TestLargeFramesAreNotInEachOthersWay: many that are sent at the same time come
+// through, one after the other if need be.
+func TestLargeFramesAreNotInEachOthersWay(t *testing.T) {
+	for _, budget := range []int{0, 300 << 10, 1 << 20, 64 << 20} {
+		t.Run(fmt.Sprint(budget), func(t *testing.T) {
+			e := newEnv(t, fmt.Sprintf(`, "limits": {"max_partial_bytes": %d}`, budget))
+			const n, size = 8, 300 << 10
+			cs := dialMany(e, n)
+			frames := make([][]byte, n)
+			for i := range frames {
+				frames[i] = append(large(uint64(i), size), req(1000)...)
+			}
+			for left := n; left > 0; {
+				left = 0
+				for i, c := range cs {
+					k := min(len(frames[i]), 70<<10)
+					if c.ReadDisabled() {
+						k = 0
+					}
+					c.Send(frames[i][:k])
+					if frames[i] = frames[i][k:]; len(frames[i]) > 0 {
+						left++
+					}
+				}
+				e.Advance(20 * time.Millisecond)
+			}
+			for i, c := range cs {
+				fs := replies(t, c)
+				require.Len(t, fs, 2, "client %d", i)
+				require.EqualValues(t, i, fs[0].ID)
+				require.False(t, c.ReadDisabled())
+			}
+			require.Zero(t, e.count("partial_frame_overflow"))
+			require.Equal(t, budget < n*size, e.count("partial_frame_wait") > 0)
+		})
+	}
+}
+
+// TestAClientThatWaitsForRoomMayEnd in whatever way.
+func TestAClientThatWaitsForRoomMayEnd(t *testing.T) {
+	e := newEnv(t, `, "limits": {"max_partial_bytes": 100000, "partial_frame_timeout": "0.9s"}`)
+	frame := large(7, 1<<20)
+	first := e.Dial(e.cfg)
+	sendSlowly(first, frame[:len(frame)/2])
+	cs := dialMany(e, 4)
+	for _, c := range cs {
+		sendSlowly(c, frame[:len(frame)/2])
+		require.True(t, c.ReadDisabled())
+	}
+	cs[0].Close()
+	cs[1].CloseWrite()
+	sendSlowly(first, frame[len(frame)/2:])
+	require.EqualValues(t, 7, one(t, first).ID)
+	require.False(t, cs[2].ReadDisabled(), "the next one")
+	sendSlowly(cs[2], frame[len(frame)/2:])
+	require.EqualValues(t, 7, one(t, cs[2]).ID)
+	e.Advance(time.Second)
+	require.Equal(t, 1, open(cs))
+	require.EqualValues(t, 2, e.count("partial_frame_timeout")+e.count("request_decoding_error"))
+}
