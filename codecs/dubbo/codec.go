@@ -28,7 +28,9 @@ const (
 	flagEvent   = 0x20
 	maskSerial  = 0x1f
 
-	hessian2 = 2
+	// Serializations.
+	hessian2  = 2
+	fastjson2 = 23
 
 	// maxNull is the longest body of a heartbeat that is answered in kind.
 	maxNull = 64
@@ -141,6 +143,15 @@ func (c *codec) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error)
 	dst = appendHeader(dst, flagEvent|byte(hb.Scratch[scratchSerial]), statusOK, hb.ID)
 	dst[len(dst)-1] = byte(len(null))
 	return append(dst, null...), nil
+}
+
+// EncodeGoAway implements codecs.Leaver: Dubbo's read-only event. Dubbo Java
+// sends its next calls elsewhere, dubbo-go answers it as it does a heartbeat.
+func (c *codec) EncodeGoAway(dst []byte, _ uint8) ([]byte, error) {
+	start := len(dst)
+	dst = append(appendHeader(dst, flagRequest|flagEvent|hessian2, 0, 0), "\x01R"...)
+	dst[start+headerSize-1] = byte(len(dst) - start - headerSize)
+	return dst, nil
 }
 
 func appendHeader(dst []byte, flags, status byte, id uint64) []byte {
