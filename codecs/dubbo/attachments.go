@@ -62,7 +62,13 @@ func (a *attachments) read() (fault string) {
 				continue
 			}
 		}
-		value, ok := r.Text()
+		var value []byte
+		var ok bool
+		if hessian.IsList(r.Peek()) {
+			value, ok = r.First() // what dubbo-go takes it for
+		} else {
+			value, ok = r.Text()
+		}
 		if r.Err() != nil {
 			break
 		}

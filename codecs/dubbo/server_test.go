@@ -99,6 +99,11 @@ func TestRulesSeeWhatServersGoBy(t *testing.T) {
 			`op=shop.Order/m interface="shop.Order" method="m" path="shop.Order" version="1" dubbo="2.0.2" serialization="2" timeout="3000" long="1" flag="true" rate="1.5"`,
 		},
 		{
+			"dubbo-go takes the first of a list",
+			body(order, "1") + att("k", "\x72\x07[string\x01a\x01b", "l", "V\x90\x91\x01c", "none", "\x70\x90", "numbers", "\x79\x91"),
+			`op=shop.Order/m interface="shop.Order" method="m" path="shop.Order" version="1" dubbo="2.0.2" serialization="2" k="a" l="c"`,
+		},
+		{
 			"keys that are no strings",
 			body(order, "1") + "H\x91\x01xN\x01yT\x01z\x79\x04path\x01w" + str("k") + "\x01vZ",
 			`op=shop.Order/m interface="shop.Order" method="m" path="shop.Order" version="1" dubbo="2.0.2" serialization="2" k="v"`,
