@@ -100,7 +100,7 @@ func (a *attachments) own(key []byte) (is bool, fault string) {
 	case "group":
 		to = &value
 	default:
-		if !resembles(key) {
+		if !isCall(key) {
 			return false, ""
 		}
 		a.d.r.Skip()
@@ -122,9 +122,9 @@ func (a *attachments) own(key []byte) (is bool, fault string) {
 	return true, ""
 }
 
-// resembles reports whether rules would take key, which says nothing about the
-// call, for the name of a property that does.
-func resembles(key []byte) bool {
+// isCall reports whether an attachment says what is called, or rules would take
+// it for a property that does.
+func isCall(key []byte) bool {
 	name := ""
 	switch len(key) {
 	case len("path"):

@@ -186,18 +186,8 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 	if err := codecs.CheckText(key, value); err != nil {
 		return err
 	}
-	if isCall(key) {
+	if isCall([]byte(key)) {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
-}
-
-// isCall reports whether an attachment says what is called. The body says the
-// same, and servers differ in which they believe.
-func isCall(key string) bool {
-	switch key {
-	case "path", "interface", "version", "group", "dubbo":
-		return true
-	}
-	return false
 }

@@ -60,8 +60,14 @@ func contentOf(m *codecs.Metadata) (c content, err error) {
 			c.before, vs = vs[:1], vs[1:]
 		}
 	} else {
+		if len(vs) < 5 {
+			return c, errors.New("no types")
+		}
 		if _, number := vs[4].(int32); number {
 			vs = slices.Delete(vs, 4, 5)
+		}
+		if len(vs) < 5 {
+			return c, errors.New("no types")
 		}
 		desc, ok := vs[4].(string)
 		n := 5 + countTypes([]byte(desc))
