@@ -143,7 +143,10 @@ type Heartbeater interface {
 // [Metadata.StreamID], whichever way it travels. A stream ends with a
 // StreamCloseTwoWay or an Error of either side, or a StreamCloseOneWay of both:
 // behind its own, a side may still send what is not data, such as window updates.
-// A StreamInit that cannot be served is answered by EncodeError.
+// The server answers a StreamInit with its own, which accepts the stream, or with
+// a Response or Error of the same id, which ends it. Frames of the stream may come
+// before that, and also its close: the answer is waited for all the same. A
+// StreamInit that cannot be served is answered by EncodeError.
 type Streamer interface {
 	// EncodeReset appends the frame that tells the client that its open stream
 	// has been lost. Of stream, which opened it, only the scalar fields,

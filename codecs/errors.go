@@ -77,7 +77,9 @@ func (e *ProtocolError) Error() string {
 // where it ends and what it is. m then has its type, its id and what EncodeError
 // needs; it has no Raw and no properties. That costs this one message: a request
 // is answered with BadRequest, a call whose answer it is fails, and Size bytes
-// are passed over without being kept. Frames of streams cannot be told so.
+// are passed over without being kept; so is a client's that opens a stream or, with
+// its StreamID, ends the open stream that it belongs to. Of a server's stream it ends
+// the connection, as any other error.
 type TooLarge struct {
 	// Size is the length of the whole frame, Limit what it may have, in bytes.
 	Size, Limit int

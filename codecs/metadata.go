@@ -1,5 +1,7 @@
 package codecs
 
+import "encoding/binary"
+
 // MessageType is what a message is to the pipeline. The first nine numbers are
 // those of the C++ MetaProtocol Proxy.
 type MessageType uint8
@@ -133,10 +135,52 @@ func (m *Metadata) load() {
 	}
 }
 
-// Reset empties m for the next message and keeps its memory.
+// What an emptied Metadata keeps of its memory: thousands may be in use at once,
+// and few messages need more.
+const (
+	keepProps = 64
+	keepBytes = 4 << 10
+)
+
+// Reset empties m for the next message and keeps its memory, but what backed
+// large properties.
 func (m *Metadata) Reset() {
+	m.forget()
+	info := m.ReplyInfo[:0]
+	if cap(info) > keepBytes {
+		info = nil
+	}
+	*m = Metadata{ReplyInfo: info, props: m.props, own: m.own}
+}
+
+// forget empties what backs the properties.
+func (m *Metadata) forget() {
 	clear(m.props)
-	*m = Metadata{ReplyInfo: m.ReplyInfo[:0], props: m.props[:0], own: m.own[:0]}
+	if m.props, m.own = m.props[:0], m.own[:0]; cap(m.own) > keepBytes {
+		m.own = nil
+	}
+}
+
+// Borrow gives m, which is empty, the memory for properties that spare has. The
+// pipeline does so before it has m decoded, and returns it when the properties are
+// no longer needed: what waits for its answer then does not hold it.
+func (m *Metadata) Borrow(spare *Metadata) {
+	if cap(m.props) < cap(spare.props) {
+		m.props, spare.props = spare.props, nil
+	}
+}
+
+// Return is the counterpart of Borrow for an m without properties. What spare does
+// not need m keeps, unless it is large.
+func (m *Metadata) Return(spare *Metadata) {
+	switch n := cap(m.props); {
+	case n > 16*keepProps:
+		m.props = nil
+	case n > cap(spare.props):
+		m.props, spare.props = nil, m.props
+	case n > keepProps:
+		m.props = nil
+	}
 }
 
 // Put adds a property. Names are looked up without regard to ASCII case; name
@@ -205,6 +249,13 @@ func (m *Metadata) AppendOperation(dst []byte) []byte {
 // the frame, and forgets Raw.
 func (m *Metadata) Detach() {
 	m.load()
+	if len(m.props) > keepProps {
+		m.pack()
+		return
+	}
+	if cap(m.props) > keepProps {
+		m.props = append(make([]Property, 0, len(m.props)), m.props...)
+	}
 	need := len(m.service) + len(m.method)
 	for i := range m.props {
 		need += len(m.props[i].Name) + len(m.props[i].Value)
@@ -228,13 +279,64 @@ func (m *Metadata) Detach() {
 	m.Raw = nil
 }
 
+// pack is Detach for many properties, which may be short: a Property is much
+// larger than what it shows. They are written one behind the other, as lengths and
+// bytes, and taken apart again when somebody asks for them.
+func (m *Metadata) pack() {
+	need := len(m.service) + len(m.method)
+	for i := range m.props {
+		need += len(m.props[i].Name) + len(m.props[i].Value) + 2*packedLen
+	}
+	own := make([]byte, 0, need)
+	for i := range m.props {
+		p := &m.props[i]
+		own = binary.LittleEndian.AppendUint32(own, uint32(len(p.Name)))
+		own = binary.LittleEndian.AppendUint32(own, uint32(len(p.Value)))
+		own = append(append(own, p.Name...), p.Value...)
+	}
+	n := len(own)
+	own = append(append(own, m.service...), m.method...)
+	k := n + len(m.service)
+	m.service, m.method = own[n:k:k], own[k:len(own):len(own)]
+	m.props, m.own, m.Raw, m.loader = nil, own, nil, packed(n)
+}
+
+// packedLen is what the length of a name or value takes.
+const packedLen = 4
+
+// packed loads the properties that pack has written into the first bytes of own.
+type packed int
+
+// Load implements Loader.
+func (n packed) Load(m *Metadata) {
+	count := 0
+	for b := m.own[:n]; len(b) > 0; count++ {
+		b = b[2*packedLen+int(binary.LittleEndian.Uint32(b))+int(binary.LittleEndian.Uint32(b[packedLen:])):]
+	}
+	m.props = make([]Property, 0, count)
+	for b := m.own[:n]; len(b) > 0; {
+		name, value := int(binary.LittleEndian.Uint32(b)), int(binary.LittleEndian.Uint32(b[packedLen:]))
+		b = b[2*packedLen:]
+		m.props = append(m.props, Property{b[:name:name], b[name : name+value : name+value]})
+		b = b[name+value:]
+	}
+}
+
 // Release forgets all views, as the frame is about to go. Scalars, Scratch and
 // ReplyInfo stay.
 func (m *Metadata) Release() {
-	clear(m.props)
+	m.forget()
 	m.loader = nil
-	m.props, m.own = m.props[:0], m.own[:0]
 	m.service, m.method, m.Raw = nil, nil, nil
+}
+
+// Outline returns a copy of m in memory of its own that has what outlives a frame:
+// scalars, Scratch and ReplyInfo.
+func (m *Metadata) Outline() *Metadata {
+	c := *m
+	c.ReplyInfo = append([]byte(nil), m.ReplyInfo...)
+	c.loader, c.props, c.own, c.service, c.method, c.Raw = nil, nil, nil, nil, nil, nil
+	return &c
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
@@ -282,5 +384,10 @@ func (mu *Mutation) Entries() []KeyValue {
 	return mu.kv
 }
 
-// Reset empties mu and keeps its memory.
-func (mu *Mutation) Reset() { clear(mu.kv); mu.kv = mu.kv[:0] }
+// Reset empties mu and keeps its memory, unless it is large.
+func (mu *Mutation) Reset() {
+	clear(mu.kv)
+	if mu.kv = mu.kv[:0]; cap(mu.kv) > keepProps {
+		mu.kv = nil
+	}
+}

@@ -142,8 +142,9 @@ func TestGosRuntimeIsOurs(t *testing.T) {
 				}
 				slices.Sort(took)
 				// A worker that had to wait for a processor would wait for Go's
-				// preemption, 10 ms, on every request.
-				require.Less(t, took[len(took)/2], 5*time.Millisecond)
+				// preemption, 10 ms, on every request. A busy machine delays many,
+				// and not all.
+				require.Less(t, took[len(took)/10], 5*time.Millisecond)
 			})
 		}
 	})
@@ -237,7 +238,8 @@ func TestAllCountersOfAListener(t *testing.T) {
 		idle_timeout request_active
 
 		connection_panic downstream_overflow drain_closed filter_panic mutation_skipped oneway_dropped oneway_presumed
-		partial_frame_timeout request_abandoned request_timeout request_unserved
+		partial_frame_timeout passthrough_active passthrough_connect_fail passthrough_connection
+		request_abandoned request_timeout request_unserved
 		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
 		upstream_connect_fail upstream_event upstream_reset upstream_stray_response upstream_unserved`)
 	everywhere(t, func(t *testing.T, v variant) {

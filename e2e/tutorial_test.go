@@ -96,7 +96,7 @@ func newReader(t *testing.T, v variant) *reader {
 	config := source(t, tutorial+"/envoy.yaml")
 	const dir = "build/custom-protocol"
 	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
-	back := []string{r.dir, dir}
+	back := []string{r.dir + "/envoy.yaml", tutorial + "/envoy.yaml", r.dir, dir}
 	for _, port := range []int{7700, 7701, 7702, 9901} {
 		own := freePort(t)
 		said, is := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", own)

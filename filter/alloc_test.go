@@ -74,6 +74,7 @@ func (d bareDownstream) Write(b *host.Buffer, _ bool) {
 }
 func (d bareDownstream) Close(bool)                     {}
 func (d bareDownstream) ReadDisable(bool)               {}
+func (d bareDownstream) BufferLimit() int               { return 1 << 20 }
 func (d bareDownstream) ID() uint64                     { return 1 }
 func (d bareDownstream) LocalAddress() string           { return "" }
 func (d bareDownstream) RemoteAddress() string          { return "" }

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -13,13 +14,19 @@ import (
 )
 
 const (
-	// leaveAt is how much of an unfinished frame stays in the host's buffer.
-	// What is longer is taken out: the host stops reading when its buffer is
-	// full, and the frame would never be whole.
+	// leaveAt is how much of an unfinished frame stays in the host's buffer, if
+	// that holds as much. What is longer is taken out: the host stops reading when
+	// its buffer is full, and the frame would never be whole.
 	leaveAt = 32 << 10
 	// drainSpread is the time over which idle connections of a replaced
 	// listener are closed.
 	drainSpread = 5 * time.Second
+	// maxOver is how many times the limit a frame may be too large for its
+	// connection to go on behind it.
+	maxOver = 16
+	// lingerTime is how long a client may take nothing of the answers behind which
+	// its connection is to be closed.
+	lingerTime = 5 * time.Second
 )
 
 // connection is one client connection.
@@ -32,6 +39,7 @@ type connection struct {
 
 	proto   *protocol // nil until the first bytes have told
 	dec     codecs.Decoder
+	leaveAt int  // see the constant
 	ordered bool // answers go out in the order of their requests
 
 	first, last *Message // in flight, in the order of arrival
@@ -39,7 +47,9 @@ type connection struct {
 	requests    uint64     // that have come
 	address     netip.Addr // of the client, see source
 	streams     map[uint64]*stream
-	stalled     int // streams whose servers do not take bytes
+	plain       *passthrough // nil while it speaks, or may speak, a protocol
+	stalled     int          // streams whose frames nobody takes for now
+	paused      []*stream    // whose servers are not read, while the client does not read
 
 	closed    bool
 	eof       bool // the client sends no more
@@ -47,13 +57,19 @@ type connection struct {
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
 	draining  bool
-	waiting   bool // for room in a pool
+	waiting   bool // for room in a pool or its line
 	crowded   bool // has too many requests in flight
 	broken    bool // a panic is about to end it
 	blocked   bool // the client does not take bytes
-	backlog   int  // bytes written since it does not
+	dropped   bool // closed, as too much waits for it
 	lastUse   time.Duration
+	unread    backlog
+	parked    int // bytes of answers that wait for their turn
 
+	lines upstream.Lines
+	room  upstream.Waiter
+
+	skip         int         // bytes still to be passed over, of a frame that is too large
 	timer        timer.Timer // idle, or an unfinished frame
 	frameStarted time.Duration
 
@@ -84,10 +100,16 @@ func (c *connection) Data(bufs [][]byte, total int, end bool) int {
 	c.lastUse = c.sh.w.Now()
 	c.eof = c.eof || end
 	consumed := 0
+	if c.skip > 0 {
+		bufs, consumed = c.passOver(bufs, total)
+	}
 	switch {
+	case c.plain != nil:
+		c.plain.fromClient(bufs, total)
+		consumed = total
 	case !c.stopped():
-		if total > 0 {
-			consumed = c.data(bufs, total)
+		if total > consumed {
+			consumed += c.data(bufs, total-consumed)
 		}
 		c.checkEnd()
 	case end:
@@ -101,10 +123,10 @@ func (c *connection) Data(bufs [][]byte, total int, end bool) int {
 
 // checkEnd finishes the connection when the client has sent all it will.
 func (c *connection) checkEnd() {
-	if !c.eof || c.stopped() || c.closed || c.finishing {
+	if !c.eof || c.stopped() || c.closed || c.finishing || c.plain != nil {
 		return
 	}
-	if c.in.Buffered() > 0 {
+	if c.in.Buffered() > 0 || c.skip > 0 {
 		c.cfg.count(requestDecodingError, 1)
 		c.sh.warn(c.cfg, "client %s ended in the middle of a frame", c.d.RemoteAddress())
 	}
@@ -124,7 +146,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 		another = len(b) < before
 		switch {
-		case held || c.eof || need > leaveAt || len(b) > leaveAt && !c.stopped():
+		case held || c.eof || need > c.leaveAt || len(b) > c.leaveAt && !c.stopped():
 			c.in.Keep(b, need)
 			consumed = total
 		default:
@@ -137,7 +159,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		c.in.Take(bufs)
 		consumed = total
 	}
-	if c.in.Need() == 0 {
+	if c.in.Need() == 0 && c.skip == 0 {
 		c.frameStarted = 0
 	} else if c.frameStarted == 0 || another {
 		c.frameStarted = c.lastUse
@@ -161,6 +183,9 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			c.speaks(p)
 		case more:
 			return b, len(b) + 1
+		case c.cfg.Passthrough != "":
+			c.passOn(b)
+			return nil, 0
 		default:
 			c.cfg.count(requestDecodingError, 1)
 			c.sh.warn(c.cfg, "client %s: no codec recognises the protocol that starts with %q", c.d.RemoteAddress(), b[:min(len(b), 16)])
@@ -171,6 +196,14 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)
 		n, err := guard.Decode(c.dec, b, &m.req)
+		if size := c.tooLarge(m, err); size > 0 {
+			if c.closed || c.finishing {
+				return nil, 0
+			}
+			c.skip = max(0, size-len(b))
+			b = b[min(size, len(b)):]
+			continue
+		}
 		if err != nil {
 			c.sh.freeMessage(m)
 			if c.panicked(err) {
@@ -198,6 +231,56 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 		b = b[n:]
 	}
 	return b, 0
+}
+
+// tooLarge handles a frame that is only too large, whose length it returns: that
+// many bytes are to be passed over. It returns 0 where err ends the connection.
+func (c *connection) tooLarge(m *Message, err error) int {
+	if err == nil {
+		return 0
+	}
+	var e *codecs.TooLarge
+	if !errors.As(err, &e) || e.Size <= e.Limit {
+		return 0
+	}
+	request := m.req.Type == codecs.Request || m.req.Type == codecs.Oneway
+	far := e.Size/maxOver > e.Limit
+	switch m.req.Type {
+	case codecs.StreamInit, codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
+		return 0
+	}
+	if far && !request {
+		return 0
+	}
+	c.cfg.count(requestDecodingError, 1)
+	c.sh.warn(c.cfg, "client %s: %v", c.d.RemoteAddress(), err)
+	if !request {
+		c.sh.freeMessage(m)
+		return e.Size
+	}
+	m.req.Malformed = e.Error()
+	c.message(m)
+	if far && !c.closed {
+		c.finish()
+	}
+	return e.Size
+}
+
+// passOver drops what has come of a frame that is too large.
+func (c *connection) passOver(bufs [][]byte, total int) (rest [][]byte, n int) {
+	n = min(c.skip, total)
+	if c.skip -= n; c.skip == 0 {
+		c.frameStarted = 0
+	}
+	over := n
+	for over > 0 && over >= len(bufs[0]) {
+		over -= len(bufs[0])
+		bufs = bufs[1:]
+	}
+	if over > 0 {
+		bufs = append([][]byte{bufs[0][over:]}, bufs[1:]...)
+	}
+	return bufs, n
 }
 
 func (c *connection) message(m *Message) {
@@ -231,17 +314,18 @@ func (c *connection) message(m *Message) {
 		cfg.count(requestEvent, 1)
 		if hb, ok := c.proto.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
 			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
-			n := len(buf.B)
-			b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
-			if err != nil {
-				c.panicked(err)
-				b = b[:n]
+			var err error
+			buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
+			if err != nil && !c.panicked(err) {
+				cfg.count(localResponseError, 1)
+				c.sh.warn(cfg, "client %s: its heartbeat cannot be answered: %v", c.d.RemoteAddress(), err)
 			}
-			buf.B = b
-			c.wrote(len(b) - n)
 		}
 	case codecs.GoAway, codecs.Ignored:
 		cfg.count(requestEvent, 1)
+	case codecs.Goodbye:
+		cfg.count(requestEvent, 1)
+		c.finish()
 	default:
 		cfg.count(requestUnserved, 1)
 	}
@@ -280,6 +364,8 @@ func (c *connection) unlink(m *Message) {
 	}
 	m.next, m.prev = nil, nil
 	c.inFlight--
+	c.parked -= len(m.reply)
+	c.sh.held -= len(m.reply)
 	if c.closed {
 		return
 	}
@@ -315,9 +401,8 @@ func (c *connection) release() {
 	}
 	c.releasing = true
 	for m := c.oldest(); m != nil && m.phase == answered; m = c.oldest() {
-		out := c.buffer(len(m.reply.B))
-		out.B = append(out.B, m.reply.B...)
-		c.wrote(len(m.reply.B))
+		out := c.buffer(len(m.reply))
+		out.B = append(out.B, m.reply...)
 		m.end()
 	}
 	c.releasing = false
@@ -329,22 +414,18 @@ func (c *connection) stopped() bool {
 	return c.waiting || c.crowded || c.blocked || c.stalled > 0 || c.broken
 }
 
-// stopFor stops reading until p has room again.
-func (c *connection) stopFor(p *upstream.Pool) {
-	if !c.waiting && !c.closed {
-		c.waiting = true
-		c.d.ReadDisable(true)
-		p.Wait(c)
-	}
-}
-
-// Resume implements upstream.Waiter.
-func (c *connection) Resume() {
-	if c.closed {
+// stopFor stops reading until p, or the client's line to it, has room again.
+func (c *connection) stopFor(p *upstream.Pool, l *upstream.Line) {
+	if c.waiting || c.closed {
 		return
 	}
-	c.waiting = false
-	c.goOn()
+	c.waiting = true
+	c.d.ReadDisable(true)
+	c.room.Resume = func() {
+		c.waiting = false
+		c.goOn()
+	}
+	p.Wait(&c.room, l)
 }
 
 // goOn takes up reading again after one reason to stop has gone.
@@ -377,14 +458,26 @@ func (c *connection) WriteBlocked(blocked bool) {
 		return
 	}
 	c.blocked = blocked
-	for _, st := range c.streams {
-		st.pause(blocked)
-	}
 	if blocked {
-		c.backlog = 0
+		c.unread.taken = c.sh.w.Now()
 		c.d.ReadDisable(true)
-	} else {
-		c.goOn()
+		return
+	}
+	if c.handOver(); c.unread.size == 0 {
+		c.resumeServers()
+	}
+	c.goOn()
+}
+
+// behind reports whether the client takes less than there is for it: servers that
+// send it what nobody has asked for one by one are not read meanwhile.
+func (c *connection) behind() bool { return c.blocked || c.unread.size > 0 }
+
+// resumeServers has them read again.
+func (c *connection) resumeServers() {
+	c.resumeStreams()
+	if c.plain != nil {
+		c.plain.resume()
 	}
 }
 
@@ -401,27 +494,20 @@ func (c *connection) buffer(size int) *host.Buffer {
 	return c.out
 }
 
-func (c *connection) wrote(n int) {
-	if !c.blocked {
+func (c *connection) flush() {
+	b := c.out
+	if b == nil {
 		return
 	}
-	if c.backlog += n; c.backlog > c.cfg.Limits.MaxWriteBufferBytes && !c.ending {
-		c.cfg.count(downstreamOverflow, 1)
-		c.sh.warn(c.cfg, "client %s does not read its answers: closed with %d bytes waiting",
-			c.d.RemoteAddress(), c.backlog)
-		c.finishing, c.ending = true, true
-		c.d.Close(false)
-	}
-}
-
-func (c *connection) flush() {
-	if b := c.out; b != nil {
-		c.out = nil
-		if len(b.B) == 0 || c.closed {
-			b.Free()
-		} else {
-			c.d.Write(b, false)
-		}
+	c.out = nil
+	switch {
+	case len(b.B) == 0 || c.closed || c.dropped:
+		b.Free()
+	case c.behind():
+		c.keep(b.B)
+		b.Free()
+	default:
+		c.d.Write(b, false)
 	}
 }
 
@@ -449,11 +535,25 @@ func (c *connection) finish() {
 	}
 }
 
-// end closes the connection after what was written.
+// end closes the connection after what was written, as long as the client reads.
 func (c *connection) end() {
-	if !c.ending && !c.closed {
+	if c.unread.size > 0 {
+		c.arm(c.unread.taken + lingerTime)
+	} else if !c.ending && !c.closed {
 		c.ending = true
 		c.sh.ending = append(c.sh.ending, c)
+	}
+}
+
+// closeBehind is end, when all that was to be written has been handed over.
+func (c *connection) closeBehind() {
+	switch {
+	case c.closed || c.dropped:
+	case c.unread.size > 0:
+		c.ending = false
+		c.end()
+	default:
+		c.d.Close(true)
 	}
 }
 
@@ -467,13 +567,24 @@ func (c *connection) arm(at time.Duration) {
 // wakeAt is when the timer has something to look at.
 func (c *connection) wakeAt() time.Duration {
 	at := time.Duration(1<<63 - 1)
-	if c.cfg.IdleTimeout > 0 {
-		at = min(at, c.lastUse+c.cfg.IdleTimeout)
+	if idle := c.idleTimeout(); idle > 0 {
+		at = min(at, c.lastUse+idle)
 	}
 	if c.frameStarted > 0 {
 		at = min(at, c.frameStarted+c.cfg.Limits.PartialFrameTimeout)
 	}
+	if c.finishing && c.unread.size > 0 {
+		at = min(at, c.unread.taken+lingerTime)
+	}
 	return at
+}
+
+// idleTimeout is 0 if there is none.
+func (c *connection) idleTimeout() time.Duration {
+	if c.plain != nil && c.cfg.IdleTimeout == 0 {
+		return plainIdleTimeout
+	}
+	return c.cfg.IdleTimeout
 }
 
 func (c *connection) onTimer() {
@@ -483,22 +594,31 @@ func (c *connection) onTimer() {
 	switch {
 	case c.closed || c.ending:
 		return
+	case c.finishing:
+		if at := c.unread.taken + lingerTime; idle && c.unread.size > 0 {
+			if now >= at {
+				c.drop()
+			} else {
+				c.sh.timers.Start(&c.timer, at)
+			}
+		}
+		return
 	case c.frameStarted > 0 && now >= c.frameStarted+c.cfg.Limits.PartialFrameTimeout && !c.stopped():
 		c.cfg.count(partialFrameTimeout, 1)
 		c.sh.warn(c.cfg, "client %s: a frame was not complete after %v", c.d.RemoteAddress(), c.cfg.Limits.PartialFrameTimeout)
 		c.finish()
 		return
-	case c.cfg.IdleTimeout > 0 && idle && now >= c.lastUse+c.cfg.IdleTimeout:
+	case c.idleTimeout() > 0 && idle && now >= c.lastUse+c.idleTimeout():
 		c.cfg.count(idleTimeout, 1)
 		c.finish()
 		return
-	case c.draining && idle && c.frameStarted == 0:
+	case c.draining && idle && c.frameStarted == 0 && c.plain == nil:
 		c.cfg.count(drainClosed, 1)
 		c.finish()
 		return
 	}
 	next := c.wakeAt()
-	if c.draining {
+	if c.draining && c.plain == nil {
 		// It was busy when its turn came: look again soon, between requests.
 		next = min(next, now+drainSpread/10)
 	}
@@ -512,7 +632,7 @@ func (c *connection) onTimer() {
 // drain closes the connection at some moment of the next seconds in which it
 // is idle.
 func (c *connection) drain() {
-	if !c.draining && !c.closed {
+	if !c.draining && !c.closed && c.plain == nil { // else there is no moment between requests
 		c.draining = true
 		c.sh.timers.Start(&c.timer, c.sh.w.Now()+time.Duration(c.sh.rand.Int64N(int64(drainSpread))))
 	}
@@ -562,8 +682,12 @@ func (c *connection) Failed() {
 
 func (c *connection) leave() {
 	c.closed = true
+	c.room.Cancel()
 	for m := c.first; m != nil; m = c.first {
 		m.clientGone()
+	}
+	if c.plain != nil {
+		c.plain.clientGone()
 	}
 	c.sh.timers.Stop(&c.timer)
 	if c.out != nil {
@@ -571,5 +695,6 @@ func (c *connection) leave() {
 		c.out = nil
 	}
 	c.in.Wait(0)
+	c.forgetUnread()
 	c.cfg.remove(c)
 }

@@ -49,61 +49,82 @@ func TestAnswersInOrderFindTheirRequests(t *testing.T) {
 func TestAClientGetsItsAnswersInItsOrder(t *testing.T) {
 	for _, codec := range []string{"toy.inorder", "toy.exclusive"} {
 		t.Run(codec, func(t *testing.T) {
-			e := newToyEnv(t, codec, `, "upstream": {"min_connections": 2}`)
-			e.up.SetHosts("h1", "h2")
-			e.say("req 8 m warm", "req 9 m up")
-			for _, s := range e.up.Servers() {
-				for range lines(s.Take()) {
-					e.answer(s, "res 0 - x")
-				}
-			}
-			e.c.Take()
-			e.say("req 1 m first", "req 2 m second", "req 3 nowhere third")
-			at := map[string]*filtertest.Server{}
-			for _, s := range e.up.Servers() {
-				for _, l := range lines(s.Take()) {
-					at[l[strings.Index(l, ";")+1:]] = s
-				}
-			}
-			require.NotSame(t, at["first"], at["second"])
-			e.answer(at["second"], "res 0 - 2")
+			e := newToyEnv(t, codec, "")
+			other := e.Cluster("none", "h2") // where "nowhere" leads
+			e.say("req 1 m first", "req 2 nowhere second", "req 3 unroutable third")
+			e.answer(other.Servers()[0], "res 0 - 2")
 			require.Empty(t, e.got())
-			e.answer(at["first"], "res 0 - 1")
-			require.Equal(t, []string{"res 1 - a=2;1", "res 2 - a=2;2", "err 3 - no healthy upstream in cluster none"}, lines(e.c.Take()))
+			e.answer(e.server(0), "res 0 - 1")
+			require.Equal(t, []string{"res 1 - a=2;1", "res 2 - 2", "err 3 - no route matches unroutable"}, lines(e.c.Take()))
 		})
 	}
 }
 
-// TestARequestThatNobodyWaitsForKeepsItsPlace: those behind it get their own
-// answers, and the connection gets no more requests.
-func TestARequestThatNobodyWaitsForKeepsItsPlace(t *testing.T) {
-	for name, give := range map[string]func(e *toyEnv, gone *filtertest.Client){
-		"its client leaves":   func(_ *toyEnv, gone *filtertest.Client) { gone.Close() },
-		"its deadline passes": func(e *toyEnv, _ *filtertest.Client) { e.Advance(600 * time.Millisecond) },
+// TestAClientThatLeavesCostsItsNeighboursNothing: those behind its requests get
+// their own answers, and the connection serves on.
+func TestAClientThatLeavesCostsItsNeighboursNothing(t *testing.T) {
+	e := newToyEnv(t, "toy.inorder", "")
+	gone, behind := e.Dial(e.cfg), e.Dial(e.cfg)
+	say(gone, "req 1 m gone", "req 2 m gone")
+	e.say("req 1 m a")
+	say(behind, "req 1 m b")
+	s := e.server(0)
+	gone.Close()
+	e.say("req 2 m c")
+	require.Len(t, lines(s.Take()), 5)
+	e.answer(s, "res 0 - gone", "res 0 - gone", "res 0 - A", "res 0 - B", "res 0 - C")
+	require.Equal(t, []string{"res 1 - a=2;A", "res 2 - a=2;C"}, lines(e.c.Take()))
+	require.Equal(t, "res 1 - a=2;B\n", string(behind.Take()))
+	require.Empty(t, gone.Take())
+
+	last := e.Dial(e.cfg) // one that is alone on it
+	say(last, "req 1 m last")
+	last.Close()
+	e.say("req 3 m d")
+	require.Len(t, lines(s.Take()), 2)
+	e.answer(s, "res 0 - last", "res 0 - D")
+	require.Equal(t, "res 3 - a=2;D\n", e.got())
+	require.Len(t, e.up.Servers(), 1)
+	e.counts(map[string]int64{"request_active": 0, "request_abandoned": 3, "upstream_stray_response": 0})
+}
+
+// TestARequestWhoseDeadlinePassesKeepsItsPlace: those behind it get their own
+// answers, and the connection gets no more requests. Its client may have left.
+func TestARequestWhoseDeadlinePassesKeepsItsPlace(t *testing.T) {
+	for name, give := range map[string]func(gone *filtertest.Client){
+		"its client stays":  func(*filtertest.Client) {},
+		"its client leaves": func(gone *filtertest.Client) { gone.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newToyEnv(t, "toy.inorder", `, "request_timeout": "1s"`)
-			gone, behind := e.Dial(e.cfg), e.Dial(e.cfg)
-			say(gone, "req 1 m gone")
+			hangs, behind := e.Dial(e.cfg), e.Dial(e.cfg)
+			say(hangs, "req 1 m gone")
 			e.Advance(500 * time.Millisecond)
 			e.say("req 1 m a")
 			say(behind, "req 1 m b", "req 2 m c")
 			s := e.server(0)
 			require.Len(t, lines(s.Take()), 4)
-			give(e, gone)
-			e.say("req 2 m later")
-			later := e.serverWith("later")
-			require.NotSame(t, s, later)
+			give(hangs)
+			e.Advance(600 * time.Millisecond)
+			say(hangs, "req 2 m later")
+			e.say("req 2 m behind")
+			if name == "its client stays" {
+				require.Equal(t, "err 1 - upstream request timeout\n", string(hangs.Take()))
+				later := e.serverWith("later") // for its client that request is over
+				require.NotSame(t, s, later)
+				e.answer(later, "res 0 - L")
+				require.Equal(t, "res 2 - a=2;L\n", string(hangs.Take()))
+			}
 			e.answer(s, "res 0 - gone", "res 0 - A", "res 0 - B")
 			require.Equal(t, "res 1 - a=2;A\n", e.got())
 			require.Equal(t, "res 1 - a=2;B\n", string(behind.Take()))
-			require.NotContains(t, string(gone.Take()), "res")
+			require.Empty(t, hangs.Take())
 			require.True(t, s.Open(), "it owes one more")
+			e.answer(e.serverWith("behind"), "res 0 - D")
+			require.Equal(t, "res 2 - a=2;D\n", e.got())
 			e.answer(s, "res 0 - C")
 			require.Equal(t, "res 2 - a=2;C\n", string(behind.Take()))
 			require.False(t, s.Open())
-			e.answer(later, "res 0 - L")
-			require.Equal(t, "res 2 - a=2;L\n", e.got())
 			e.counts(map[string]int64{"request_active": 0, "upstream_stray_response": 0})
 		})
 	}

@@ -28,7 +28,7 @@ type Message struct {
 	cfg   *configShard
 	conn  *connection // nil once the client has gone
 	proto *protocol
-	gen   uint64 // counts the uses of this Message
+	gen   uint64 // counts the hooks that this Message has been through, in all its uses
 
 	req      codecs.Metadata
 	resp     *codecs.Metadata
@@ -36,9 +36,10 @@ type Message struct {
 	reqMut   codecs.Mutation
 	respMut  codecs.Mutation
 	route    *route.Route
+	noRoute  error // why it is nil although one might match
 	states   []any
 	frame    []byte // backs req.Raw, and resp.Raw, when held
-	reply    *host.Buffer
+	reply    []byte // waits for its turn
 	clientID uint64
 	number   uint64 // among the requests of its connection
 	method   []byte // where it must be known when the request has gone
@@ -84,12 +85,24 @@ func (m *Message) Oneway() bool { return m.oneway }
 // the same for this message.
 func (m *Message) Route() *route.Route {
 	if !m.routed {
-		m.routed = true
+		m.routed, m.noRoute = true, nil
 		if t := m.cfg.table.Load(); t != nil {
-			m.route = t.Match(&m.req)
+			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
+				m.cfg.count(requestUnroutable, 1)
+				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
+			}
 		}
 	}
 	return m.route
+}
+
+// Unroutable is why Route returned nil although a route might match: the rules
+// would have cost too much. nil if that is not so.
+func (m *Message) Unroutable() error {
+	if !m.routed {
+		return nil
+	}
+	return m.noRoute
 }
 
 // Rand returns a random number, for decisions that shall hit a share of the
@@ -150,11 +163,11 @@ func (m *Message) Forward(cluster string) Verdict {
 }
 
 // Resumer returns a handle with which this message can be resumed, once, from
-// any goroutine.
+// any goroutine, when the hook that runs now has paused it.
 func (m *Message) Resumer() Resumer { return Resumer{m.sh, m, m.gen} }
 
-// Resumer resumes a paused message. Calling it after the message has ended,
-// or twice, does nothing.
+// Resumer resumes the pause of one hook. Calling it twice, or after the message
+// has ended, or when its hook did not pause, does nothing.
 type Resumer struct {
 	sh  *shard
 	m   *Message
@@ -174,6 +187,7 @@ func (r Resumer) run(do func(m *Message) Verdict) {
 		return
 	}
 	m.paused = false
+	m.gen++
 	defer m.sh.barrier(m.conn)
 	v := Continue
 	if do != nil {
@@ -208,6 +222,7 @@ func (m *Message) panicked(r any) Verdict {
 }
 
 func (m *Message) onRequest(f Filter) (v Verdict) {
+	m.gen++
 	defer func() {
 		if r := recover(); r != nil {
 			v = m.panicked(r)
@@ -217,6 +232,7 @@ func (m *Message) onRequest(f Filter) (v Verdict) {
 }
 
 func (m *Message) onResponse(f ResponseFilter) (v Verdict) {
+	m.gen++
 	defer func() {
 		if r := recover(); r != nil {
 			v = m.panicked(r)
@@ -259,6 +275,9 @@ func (m *Message) runRequest() {
 func (m *Message) Hold() {
 	m.hold()
 	m.replied = false
+	if m.stream != nil {
+		m.stream.stall(false)
+	}
 }
 
 // hold keeps the frame beyond this event. If it cannot, as the codec panics
@@ -310,10 +329,14 @@ func (m *Message) send() {
 	}
 	p := c.pool(m)
 	conn := m.conn
-	p.Send(&m.call, m.req.HeaderSize+m.req.BodySize, m.oneway, c.RequestTimeout)
+	var line *upstream.Line
+	if conn != nil {
+		line = conn.lines.To(p)
+	}
+	p.Send(&m.call, line, m.req.HeaderSize+m.req.BodySize+m.stream.size(), m.oneway, c.RequestTimeout)
 	// The message may have ended by now.
-	if conn != nil && p.Full() {
-		conn.stopFor(p)
+	if conn != nil && p.Full(line) {
+		conn.stopFor(p, line)
 	}
 }
 
@@ -341,6 +364,7 @@ func (m *Message) wasEncoded() {
 		m.req.Raw = nil
 	} else {
 		m.req.Release()
+		m.req.Return(&m.sh.spare)
 	}
 	m.dropFrame()
 }
@@ -355,12 +379,11 @@ func (m *Message) Panicked(p *guard.Panic) {
 // encode appends md with the changes of mut, or without them, counted, when it
 // cannot carry any. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	n := len(dst)
 	b, err := m.proto.codec.Encode(dst, md, mut)
 	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
 		m.cfg.count(mutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		b, err = m.proto.codec.Encode(b[:n], md, nil)
+		b, err = m.proto.codec.Encode(dst, md, nil)
 	}
 	return b, err
 }
@@ -460,6 +483,8 @@ func (m *Message) Failed(e codecs.ErrorType, reason string) {
 		m.cfg.count(requestTimeout, 1)
 	case codecs.UpstreamReset, codecs.BadResponse:
 		m.cfg.count(upstreamReset, 1)
+	case codecs.OverLimit:
+		m.cfg.count(requestOverflow, 1)
 	}
 	m.Reply(e, reason)
 	m.answerLocally()
@@ -474,8 +499,8 @@ func (m *Message) answerLocally() {
 		m.end()
 		return
 	}
-	m.req.Raw = nil
 	m.resp = nil
+	m.leaveRequest()
 	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
 		b, err := m.proto.codec.EncodeError(dst, &m.req, &m.local)
 		if err == nil {
@@ -485,46 +510,73 @@ func (m *Message) answerLocally() {
 	})
 }
 
+// leaveRequest is called when a local reply ends a request that has not been
+// encoded: hooks that come may ask for its properties, nobody for its frame.
+func (m *Message) leaveRequest() {
+	switch {
+	case m.phase != inRequest || m.held: // they are its own already
+		m.req.Raw = nil
+	case m.cfg.keepsRequest && m.seen > 0:
+		m.detach(&m.req)
+	default:
+		m.req.Release()
+	}
+}
+
 // write appends the answer to what goes to the client, in its turn where the
 // protocol has an order, and ends the message.
 func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	c := m.conn
 	inTurn := !c.ordered || m.stream != nil || c.oldest() == m
 	var buf *host.Buffer
+	dst := m.sh.answer[:0]
 	if inTurn {
 		buf = c.buffer(size)
-	} else {
-		buf = m.sh.w.Buffer(size)
-		m.reply = buf
+		dst = buf.B
+	} else if m.keepResponse(); m.replied && m.resp != nil {
+		m.answerLocally()
+		return
 	}
-	n := len(buf.B)
-	b, err := guard.Append(buf.B, encode)
+	b, err := guard.Append(dst, encode)
+	if err == nil && !inTurn && !m.replied && !c.mayPark(len(b)) {
+		c.cfg.count(downstreamOverflow, 1)
+		m.Reply(codecs.OverLimit, "too many bytes of answers wait for the one before")
+		m.answerLocally()
+		return
+	}
 	if err != nil {
 		m.codecPanicked(err)
-		buf.B = b[:min(n, len(b))]
 		if !m.replied { // an answer that cannot be encoded: say so
 			m.Reply(cannotEncode(err))
-			if m.reply != nil {
-				m.reply.Free()
-				m.reply = nil
-			}
 			m.answerLocally()
 			return
 		}
 		// Not even that: without an answer the client would hang.
 		m.cfg.count(localResponseError, 1)
-		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: local reply cannot be encoded: %v", m.cfg.StatPrefix, err)
+		m.sh.warn(m.cfg, "local reply cannot be encoded: %v", err)
 		m.end()
 		c.finish()
 		return
 	}
-	buf.B = b
 	if !inTurn {
+		m.sh.answer = b[:0]
 		m.phase = answered
+		c.park(m, b)
 		return
 	}
-	c.wrote(len(b) - n)
+	buf.B = b
 	m.end()
+}
+
+// keepResponse makes the answer the message's own if hooks will see it after this
+// event. If it cannot, as the codec panics, there is a local reply.
+func (m *Message) keepResponse() {
+	if m.resp == nil || m.held || m.cfg.endFilters == 0 {
+		return
+	}
+	raw := m.resp.Raw
+	m.detach(m.takeResponse())
+	m.resp.Raw = raw
 }
 
 // clientGone is called when the client's connection has ended.

@@ -3,6 +3,7 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -242,11 +243,7 @@ func (s *shard) forget(l *listener) {
 	if cs := s.configs[l]; cs != nil && cs.conns == nil {
 		delete(s.configs, l)
 		cs.gone = true
-		for i, o := range s.dirty {
-			if o == cs {
-				s.dirty = append(s.dirty[:i], s.dirty[i+1:]...)
-				break
-			}
-		}
+		s.adoptPools()
+		s.dirty = slices.DeleteFunc(s.dirty, func(o *configShard) bool { return o == cs })
 	}
 }

@@ -143,11 +143,26 @@ func parse(b []byte) []dubbotest.Parsed {
 
 func TestLargeFramesPassWhateverTheHostKeeps(t *testing.T) {
 	e := newEnv(t, "")
-	big := dubbotest.Request{ID: 5, Argument: strings.Repeat("x", 60000)}.Bytes()
-	for i := 0; i < len(big); i += 7000 {
-		e.c.Send(big[i:min(i+7000, len(big))])
+	for _, limit := range []int{0, 1, 2, 15, 16, 17, 1024, 16 << 10, 32<<10 - 1, 32 << 10, 32<<10 + 1, 1 << 20} {
+		e.LimitBuffers(limit)
+		c := e.Dial(e.cfg)
+		for _, size := range []int{1, 1000, 20_000, 32 << 10, 60_000} {
+			big := dubbotest.Request{ID: 5, Argument: strings.Repeat("x", size)}.Bytes()
+			for i := 0; i < len(big); i += 7000 {
+				c.Send(big[i:min(i+7000, len(big))])
+			}
+			require.EqualValues(t, 5, one(t, c).ID, "%d bytes, limit %d", size, limit)
+			// With the next one behind it, and the end of the client's bytes.
+			c.Send(big, dubbotest.Request{ID: 6}.Bytes(), big[:len(big)-1])
+			require.Len(t, parse(c.Take()), 2)
+			c.Send(big[len(big)-1:])
+			require.EqualValues(t, 5, one(t, c).ID)
+		}
+		c.Send(dubbotest.Request{ID: 7}.Bytes())
+		c.CloseWrite()
+		require.EqualValues(t, 7, one(t, c).ID)
+		require.True(t, c.Closed())
 	}
-	require.EqualValues(t, 5, one(t, e.c).ID)
 }
 
 func TestHeartbeatsAreAnsweredOnBothSides(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 type protocol struct {
 	name    string
 	codec   codecs.Codec
-	sniffer codecs.Sniffer // set where there are several
+	sniffer codecs.Sniffer // set where first bytes decide
 	profile string
 
 	// Of requests whose ids can be changed and cannot, and of streams.
@@ -65,10 +65,13 @@ func makeProtocols(cfg *config.Proxy) (ps []*protocol, path string, err error) {
 			return nil, cfg.ModeField, fmt.Errorf("codec %s cannot share connections: its protocol has one request at a time on each", ext.Name)
 		}
 		p := newProtocol(cfg, ext, codec)
-		if len(exts) > 1 || auto {
+		if len(exts) > 1 || auto || cfg.Passthrough != "" {
 			if p.sniffer, ok = codec.(codecs.Sniffer); !ok {
-				if auto {
+				switch {
+				case auto:
 					continue
+				case len(exts) == 1:
+					return nil, "passthrough", fmt.Errorf("codec %q does not recognise its protocol", ext.Name)
 				}
 				return nil, path + ".name", fmt.Errorf("codec %q cannot be one of several: it does not recognise its protocol", ext.Name)
 			}
@@ -107,7 +110,7 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 		MaxExclusive: u.MaxExclusiveConnections, MaxAge: u.MaxConnectionAge,
 		IdleTimeout: u.IdleTimeout, TargetInFlight: u.TargetInFlight,
 		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
-		BackoffMax: u.ConnectBackoffMax,
+		BackoffMax: u.ConnectBackoffMax, MaxRequests: u.MaxRequests, Linger: cfg.Limits.StreamIdleTimeout,
 	}
 	if u.OriginalSrc {
 		o.MinConnections = 0 // to each client's address, whoever called last

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"runtime/debug"
@@ -20,6 +21,8 @@ const (
 	// maxFree bounds the free lists: what a burst left behind goes to the
 	// garbage collector.
 	maxFree = 4096
+	// maxMethodKept is how much memory for a method's name a free message keeps.
+	maxMethodKept = 1 << 10
 )
 
 // shard is the pipeline's state of one worker. Everything in it is used on
@@ -40,12 +43,14 @@ type shard struct {
 
 	freeMessages []*Message
 	freeMetadata []*codecs.Metadata
-	scratch      []byte
+	scratch      []byte          // joins what hosts hand over in pieces
+	answer       []byte          // is encoded here before it waits for its turn
+	spare        codecs.Metadata // has the memory for the properties of the next request
+	held         int             // bytes of answers that wait for clients or their turn
 
 	stats   timer.Timer
 	armed   time.Duration // when Run has been asked for, 0: not
-	warned  time.Duration
-	unsaid  int
+	warned  warnings
 	mu      sync.Mutex
 	inbound []posted
 	taken   []posted
@@ -65,6 +70,7 @@ func newShard(mod *Module, w host.Worker) *shard {
 		configs: map[*listener]*configShard{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
+	s.up.Gone = s.dropPool
 	s.stats.Fire = s.report
 	return s
 }
@@ -86,8 +92,12 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	c := &connection{
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
+		leaveAt: leaveAt,
 	}
-	if len(cs.protocols) == 1 {
+	if n := d.BufferLimit(); n > 0 {
+		c.leaveAt = min(leaveAt, n)
+	}
+	if len(cs.protocols) == 1 && cs.Passthrough == "" {
 		c.speaks(cs.protocols[0])
 	}
 	c.timer.Fire = c.onTimer
@@ -159,30 +169,39 @@ func (s *shard) EndHook() {
 		s.timers.Advance(now)
 	}
 	for len(s.later) > 0 {
-		c := s.later[len(s.later)-1]
-		s.later = s.later[:len(s.later)-1]
-		s.takeUp(c)
+		s.takeUp(pop(&s.later))
 	}
 	s.up.Flush()
-	for i, c := range s.touched {
-		c.flush()
-		s.touched[i] = nil
+	// Each is taken off first: should one of them panic, the others follow at the
+	// next event.
+	for len(s.touched) > 0 {
+		pop(&s.touched).flush()
 	}
-	s.touched = s.touched[:0]
-	for i, c := range s.ending {
-		if !c.closed {
-			c.d.Close(true)
-		}
-		s.ending[i] = nil
+	for len(s.ending) > 0 {
+		pop(&s.ending).closeBehind()
 	}
-	s.ending = s.ending[:0]
 	if cap(s.scratch) > 1<<20 {
 		s.scratch = nil
+	}
+	if cap(s.answer) > 1<<20 {
+		s.answer = nil
 	}
 	if at, ok := s.timers.Next(); ok && (s.armed <= now || at < s.armed) {
 		s.armed = max(at, now+1)
 		s.w.SetTimer(max(0, at-now))
 	}
+}
+
+// pop takes the last one off l.
+func pop(l *[]*connection) *connection {
+	n := len(*l) - 1
+	c := (*l)[n]
+	(*l)[n] = nil
+	*l = (*l)[:n]
+	if n == 0 && cap(*l) > maxFree {
+		*l = nil
+	}
+	return c
 }
 
 func (s *shard) takeUp(c *connection) {
@@ -200,25 +219,30 @@ func (s *shard) newMessage(c *connection) *Message {
 		m.call.Init(m)
 	}
 	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
+	m.req.Borrow(&s.spare)
 	return m
 }
 
 func (s *shard) freeMessage(m *Message) {
 	m.gen++
 	m.req.Reset()
-	if m.ownResp != nil {
-		m.ownResp.Reset()
-		s.freeMetadata = append(s.freeMetadata, m.ownResp)
+	m.req.Return(&s.spare)
+	if md := m.ownResp; md != nil {
 		m.ownResp = nil
+		md.Reset()
+		md.Return(&s.spare)
+		if len(s.freeMetadata) < maxFree {
+			s.freeMetadata = append(s.freeMetadata, md)
+		}
 	}
-	if m.reply != nil {
-		m.reply.Free()
-		m.reply = nil
-	}
+	m.reply = nil
 	m.reqMut.Reset()
 	m.respMut.Reset()
 	clear(m.states)
 	m.dropFrame()
+	if cap(m.method) > maxMethodKept {
+		m.method = nil
+	}
 	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
 	m.stream = nil
 	m.pos, m.seen, m.phase = 0, 0, inRequest
@@ -239,30 +263,11 @@ func (s *shard) newMetadata() *codecs.Metadata {
 	return md
 }
 
-// warn logs what a peer did wrong, at most once a second: peers can do it as
-// often as they like.
-func (s *shard) warn(cs *configShard, format string, args ...any) {
-	now := s.w.Now()
-	if s.warned != 0 && now < s.warned+time.Second {
-		s.unsaid++
-		return
-	}
-	s.warned = max(now, 1)
-	format = "meltemi: stat_prefix %q: " + format
-	args = append([]any{cs.StatPrefix}, args...)
-	if s.unsaid > 0 {
-		format += " (%d more such lines left out)"
-		args = append(args, s.unsaid)
-		s.unsaid = 0
-	}
-	s.w.Logf(host.Warn, format, args...)
-}
-
 // report hands the gathered metrics to the host.
 func (s *shard) report() {
 	left := s.dirty[:0]
 	for _, cs := range s.dirty {
-		if !cs.report() {
+		if cs.listed = !cs.report(); cs.listed {
 			left = append(left, cs)
 		}
 	}
@@ -286,6 +291,7 @@ type configShard struct {
 	gauges  [gauges]int64
 	times   []uint64
 	isDirty bool
+	listed  bool // in the shard's dirty
 	gone    bool // the host has forgotten it; late answers may still come
 }
 
@@ -347,7 +353,10 @@ func (cs *configShard) record(ms uint64) {
 func (cs *configShard) mark() {
 	if !cs.isDirty && !cs.gone {
 		cs.isDirty = true
-		cs.sh.dirty = append(cs.sh.dirty, cs)
+		if !cs.listed {
+			cs.listed = true
+			cs.sh.dirty = append(cs.sh.dirty, cs)
+		}
 		cs.sh.startStats()
 	}
 }
@@ -385,7 +394,9 @@ func (cs *configShard) report() bool {
 	}
 	if len(cs.times) > 0 {
 		d.Record(cs.metrics.time, cs.times)
-		cs.times = cs.times[:0]
+		if cs.times = cs.times[:0]; cap(cs.times) > maxFree {
+			cs.times = nil
+		}
 	}
 	cs.isDirty = false
 	return true
@@ -406,12 +417,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 	dst := ""
 	var src netip.Addr
 	if m.conn != nil {
-		if cs.byOriginalDst(m.cluster) {
-			dst = m.conn.d.LocalAddress()
-		}
-		if cs.Upstream.OriginalSrc {
-			src = m.conn.source()
-		}
+		dst, src = cs.addresses(m.conn, m.cluster)
 	}
 	common := dst == "" && !src.IsValid()
 	if common {
@@ -419,6 +425,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 			cs.last.key, cs.last.pool = k, cs.pools[k]
 		}
 		if p := cs.last.pool; p != nil && !p.Gone() {
+			p.Observe(cs)
 			return p
 		}
 	}
@@ -454,10 +461,18 @@ func (cs *configShard) Event() { cs.count(upstreamEvent, 1) }
 func (cs *configShard) Unserved() { cs.count(upstreamUnserved, 1) }
 
 // DecodingError implements upstream.Observer.
-func (cs *configShard) DecodingError(cluster, addr string, err error) {
+func (cs *configShard) DecodingError(cluster, addr string, err error, closes bool) {
 	cs.count(responseDecodingError, 1)
-	cs.count(responseErrorCausedConnectionClose, 1)
-	cs.sh.warn(cs, "cluster %s: host %s: %v", cluster, addr, err)
+	if closes {
+		cs.count(responseErrorCausedConnectionClose, 1)
+	}
+	cs.sh.warnOf(cluster, cs, "cluster %s: host %s: %v", cluster, addr, err)
+}
+
+// Closes implements upstream.Observer.
+func (cs *configShard) Closes(cluster, addr, reason string) {
+	cs.count(upstreamAbuse, 1)
+	cs.sh.warn(cs, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
 }
 
 // Panicked implements upstream.Observer.
@@ -473,7 +488,33 @@ func (cs *configShard) Panicked(p *guard.Panic) {
 }
 
 // ConnectFailed implements upstream.Observer.
-func (cs *configShard) ConnectFailed(cluster, reason string) {
+func (cs *configShard) ConnectFailed(cluster, reason string, say int) {
 	cs.count(upstreamConnectFail, 1)
-	cs.sh.warn(cs, "cluster %s: no connection: %s", cluster, reason)
+	switch say {
+	case 0:
+	case 1:
+		cs.sh.warnOf(cluster, cs, "cluster %s: no connection: %s", cluster, reason)
+	default:
+		cs.sh.warnOf(cluster, cs, "cluster %s: no connection, in %d attempts: %s", cluster, say, reason)
+	}
+}
+
+// dropPool forgets a pool that has been given up.
+func (s *shard) dropPool(p *upstream.Pool) {
+	for _, cs := range s.configs {
+		maps.DeleteFunc(cs.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		if cs.last.pool == p {
+			cs.last.pool = nil
+		}
+	}
+}
+
+// adoptPools has live configurations hear of the pools that one observed which is
+// gone.
+func (s *shard) adoptPools() {
+	for _, cs := range s.configs {
+		for _, p := range cs.pools {
+			p.Observe(cs)
+		}
+	}
 }

@@ -47,6 +47,11 @@ const (
 	streamIdleTimeout
 	streamRefused
 	streamStray
+	passthroughConnection
+	passthroughConnectFail
+	upstreamAbuse
+	requestOverflow
+	requestUnroutable
 	counters
 )
 
@@ -92,16 +97,22 @@ var counterNames = [counters]string{
 	streamIdleTimeout:                  "stream_idle_timeout",
 	streamRefused:                      "stream_refused",
 	streamStray:                        "stream_stray",
+	passthroughConnection:              "passthrough_connection",
+	passthroughConnectFail:             "passthrough_connect_fail",
+	upstreamAbuse:                      "upstream_abuse",
+	requestOverflow:                    "request_overflow",
+	requestUnroutable:                  "request_unroutable",
 }
 
 // The gauges, by their index.
 const (
 	requestActive = iota
 	streamActive
+	passthroughActive
 	gauges
 )
 
-var gaugeNames = [gauges]string{requestActive: "request_active", streamActive: "stream_active"}
+var gaugeNames = [gauges]string{requestActive: "request_active", streamActive: "stream_active", passthroughActive: "passthrough_active"}
 
 const timeHistogram = "request_time_ms"
 

@@ -20,13 +20,14 @@ const maxEarlyBytes = 1 << 20
 type stream struct {
 	m     *Message
 	sent  bool   // the opening frame has gone to the server
-	open  bool   // the server has answered
-	early []byte // frames that the client sent before
+	open  bool   // the server has accepted it
+	early []byte // frames that the client sent before it has gone there
 
 	clientDone, serverDone bool // that side has nothing more to say
+	over                   bool // a side has closed it both ways
 
 	paused  bool // the server is not read, as the client does not read
-	blocked bool // the client is not read, as the server does not read
+	stalled bool // the client is not read, as nobody takes the stream's frames
 
 	last time.Duration // a frame came
 	idle timer.Timer
@@ -76,36 +77,62 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		c.cfg.count(streamStray, 1)
 		return
 	}
-	m := st.m
+	if md.Malformed != "" {
+		st.refuse("malformed frame of a stream: " + md.Malformed)
+		return
+	}
 	st.last = c.lastUse
-	over := md.Type == codecs.StreamCloseTwoWay
-	st.clientDone = st.clientDone || over || md.Type == codecs.StreamCloseOneWay
-	switch {
-	case st.sent:
-		m.call.Write(md.Raw)
-		if over || st.serverDone && st.clientDone {
-			if !st.open {
-				m.cfg.count(requestAbandoned, 1)
-			}
-			m.end()
-		}
-	case over: // before anybody else has heard of it
-		m.call.Abandon()
-		m.cfg.count(requestAbandoned, 1)
-		m.end()
-	case len(st.early)+len(md.Raw) > maxEarlyBytes:
+	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
+	st.clientDone = st.clientDone || md.Type == codecs.StreamCloseOneWay
+	if !st.sent {
+		st.hold(md.Raw)
+		return
+	}
+	st.m.call.Write(md.Raw)
+	if st.done() {
+		st.m.end()
+	}
+}
+
+// done reports whether nothing more is to come. The message that opens a stream
+// is a call: it gets its answer, also if the stream has been closed before.
+func (st *stream) done() bool {
+	return st.open && (st.over || st.serverDone && st.clientDone)
+}
+
+// hold keeps a frame until the stream has a connection upstream. It counts as
+// part of the request that waits for one. While filters hold that, the client is
+// not read.
+func (st *stream) hold(frame []byte) {
+	m, c := st.m, st.m.conn
+	waiting := m.call.Waiting()
+	if len(st.early)+len(frame) > maxEarlyBytes || waiting && !m.call.Grow(len(frame)) {
 		m.call.Abandon()
 		m.Reply(codecs.OverLimit, "too much was sent before the stream was open")
 		m.answerLocally()
-	default:
-		st.early = append(st.early, md.Raw...)
+		return
 	}
+	st.early = append(st.early, frame...)
+	if !waiting {
+		st.stall(true)
+	} else if p := m.call.Pool(); p.Full(nil) {
+		c.stopFor(p, nil)
+	}
+}
+
+// size is how many bytes go to the server with the opening frame.
+func (st *stream) size() int {
+	if st == nil {
+		return 0
+	}
+	return len(st.early)
 }
 
 // opening appends what the client has sent behind the opening frame.
 func (st *stream) opening(dst []byte) []byte {
 	dst = append(dst, st.early...)
 	st.sent, st.early = true, nil
+	st.stall(false)
 	return dst
 }
 
@@ -114,7 +141,7 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 	st, c, cfg := m.stream, m.conn, m.cfg
 	defer m.sh.barrier(c)
 	answer := md.Type == codecs.Response || md.Type == codecs.Error
-	if !answer && md.StreamID != m.req.StreamID {
+	if answer && md.ID != m.req.ID || !answer && md.StreamID != m.req.StreamID {
 		cfg.count(streamStray, 1)
 		return
 	}
@@ -122,7 +149,7 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)
 	n := len(buf.B)
-	if st.open {
+	if st.open || !answer && md.Type != codecs.StreamInit {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(responseDecodingSuccess, 1)
@@ -134,7 +161,7 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 		b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, mut) })
 		if err != nil {
 			m.codecPanicked(err)
-			buf.B = b[:n]
+			buf.B = buf.B[:n]
 			m.call.EndStream()
 			m.Reply(cannotEncode(err))
 			m.answerLocally()
@@ -144,16 +171,24 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 		cfg.countResponse(md)
 		if !answer {
 			st.open = true
+			m.call.Opened()
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
-	c.wrote(len(buf.B) - n)
+	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.serverDone = st.serverDone || md.Type == codecs.StreamCloseOneWay
-	if answer || md.Type == codecs.StreamCloseTwoWay || st.serverDone && st.clientDone {
+	if answer || st.done() {
 		m.end()
-	} else if c.blocked {
-		st.pause(true)
+	} else if c.behind() {
+		c.pauseStreams(st)
 	}
+}
+
+// refuse ends a stream over a frame of the client that cannot be passed on.
+func (st *stream) refuse(reason string) {
+	m := st.m
+	m.call.EndStream()
+	m.Failed(codecs.BadRequest, reason)
 }
 
 // lost ends an open stream that cannot go on, and tells the client.
@@ -177,7 +212,6 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 		return
 	}
 	buf.B = b
-	c.wrote(len(b) - n)
 	m.end()
 }
 
@@ -193,27 +227,55 @@ func (st *stream) onIdle() {
 	st.lost(codecs.Timeout, "stream idle timeout")
 }
 
-// pause stops or resumes the reading of the server.
-func (st *stream) pause(pause bool) {
-	if st.open && st.paused != pause {
-		st.paused = pause
-		st.m.call.ReadDisable(pause)
+// pauseStreams stops the reading of a server that has sent while the client does
+// not read, and that of all others too once much is waiting. Those that say
+// nothing cost nothing.
+func (c *connection) pauseStreams(sender *stream) {
+	sender.pause()
+	if c.unread.since+len(c.out.B) > c.cfg.Limits.MaxWriteBufferBytes/2 && len(c.paused) < len(c.streams) {
+		for _, st := range c.streams {
+			st.pause()
+		}
 	}
+}
+
+func (st *stream) pause() {
+	if st.sent && !st.paused {
+		st.paused = true
+		st.m.call.ReadDisable(true)
+		st.m.conn.paused = append(st.m.conn.paused, st)
+	}
+}
+
+// resumeStreams has the servers read again that were not.
+func (c *connection) resumeStreams() {
+	for _, st := range c.paused {
+		if st.paused { // else it has ended
+			st.paused = false
+			st.m.call.ReadDisable(false)
+		}
+	}
+	c.paused = nil
 }
 
 // Blocked implements upstream.Owner: the server does not take bytes, or does
 // again. Meanwhile its client is not read.
-func (m *Message) Blocked(blocked bool) {
-	st, c := m.stream, m.conn
-	if st.blocked == blocked {
+func (m *Message) Blocked(blocked bool) { m.stream.stall(blocked) }
+
+// stall stops or resumes the reading of the client.
+func (st *stream) stall(stall bool) {
+	if st.stalled == stall {
 		return
 	}
-	if st.blocked = blocked; blocked {
+	c := st.m.conn
+	if st.stalled = stall; stall {
 		c.stalled++
 		c.d.ReadDisable(true)
 	} else {
 		c.stalled--
-		c.goOn()
+		if !c.closed {
+			c.goOn()
+		}
 	}
 }
 
@@ -227,11 +289,6 @@ func (st *stream) end() {
 		delete(c.streams, m.req.StreamID)
 		m.cfg.gauge(streamActive, -1)
 	}
-	if st.blocked {
-		st.blocked = false
-		c.stalled--
-		if !c.closed {
-			c.goOn()
-		}
-	}
+	st.paused, st.early = false, nil
+	st.stall(false)
 }

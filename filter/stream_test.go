@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
 
@@ -108,17 +110,77 @@ func TestAStreamIsRoutedOnceAndCarriedBothWays(t *testing.T) {
 	})
 }
 
-// TestAStreamClosedBeforeItIsOpenIsCountedOnce: like every other request.
-func TestAStreamClosedBeforeItIsOpenIsCountedOnce(t *testing.T) {
-	e := newToyEnv(t, "toy.byid", "")
-	e.say("init 5 m a", "end 5 - before a connection is there", "init 6 m b")
-	s := e.server(0)
-	require.Equal(t, "init 6 m q=1;b\n", string(s.Take()))
-	e.say("end 6 - before the answer")
-	require.Equal(t, "end 6 - before the answer\n", string(s.Take()))
-	e.counts(map[string]int64{
-		"request_stream": 2, "request_abandoned": 2, "stream_abandoned": 0, "response": 0, "stream_active": 0, "request_active": 0,
-	})
+// TestAStreamClosedBeforeItIsOpenGetsItsAnswer: what opens it is a call.
+func TestAStreamClosedBeforeItIsOpenGetsItsAnswer(t *testing.T) {
+	for _, by := range []string{"client, before a connection is there", "client", "both", "server"} {
+		for end, want := range map[string]string{
+			"init 5 - ok":       "init 5 - a=2;ok\n",
+			"res 5 - no stream": "res 5 - a=2;no stream\n",
+			"err 5 - not here":  "err 5 - a=2;not here\n",
+			"reset":             "err 5 - upstream connection ended before the answer: reset\n",
+			"silence":           "err 5 - upstream request timeout\n",
+		} {
+			t.Run(by+", "+end, func(t *testing.T) {
+				e := newToyEnv(t, "toy.byid", `, "request_timeout": "1s"`)
+				var s *filtertest.Server
+				switch by {
+				case "client, before a connection is there":
+					e.say("init 5 m a", "end 5 - close")
+					s = e.server(0)
+					require.Equal(t, "init 5 m q=1;a\nend 5 - close\n", string(s.Take()))
+				case "client":
+					e.say("init 5 m a")
+					s = e.server(0)
+					e.say("end 5 - close")
+					require.Equal(t, "init 5 m q=1;a\nend 5 - close\n", string(s.Take()))
+				case "both":
+					e.say("init 5 m a", "half 5 - done")
+					s = e.server(0)
+					e.answer(s, "half 5 - done")
+					want = "half 5 - done\n" + want
+				case "server":
+					e.say("init 5 m a")
+					s = e.server(0)
+					e.answer(s, "end 5 - close")
+					want = "end 5 - close\n" + want
+				}
+				switch end {
+				case "reset":
+					s.Reset()
+					e.Settle()
+				case "silence":
+					e.Advance(1100 * time.Millisecond)
+				default:
+					e.answer(s, end)
+				}
+				require.Equal(t, want, e.got())
+				require.False(t, s.Open())
+				e.counts(map[string]int64{
+					"request_stream": 1, "request_abandoned": 0, "stream_abandoned": 0, "stream_reset": 0, "stream_active": 0, "request_active": 0,
+				})
+			})
+		}
+	}
+}
+
+// TestFramesThatAreNoAnswerDoNotEndTheDeadline of a stream that is being opened.
+func TestFramesThatAreNoAnswerDoNotEndTheDeadline(t *testing.T) {
+	for frame, stray := range map[string]int64{
+		"data 6 - of another": 1, "init 6 - of another": 1, "end 6 - of another": 1, "res 6 - of another": 1,
+		"err 6 - of another": 1, "data 5 - its own": 0, "half 5 - its own": 0, "end 5 - its own": 0,
+	} {
+		t.Run(frame, func(t *testing.T) {
+			e := newToyEnv(t, "toy.byid", `, "request_timeout": "1s"`)
+			e.say("init 5 m a")
+			e.answer(e.server(0), frame)
+			passed := e.got()
+			e.counts(map[string]int64{"stream_stray": stray, "stream_active": 1})
+			require.Equal(t, stray == 0, passed == frame+"\n", passed)
+			e.Advance(1100 * time.Millisecond)
+			require.Equal(t, "err 5 - upstream request timeout\n", e.got())
+			e.counts(map[string]int64{"stream_active": 0, "request_timeout": 1})
+		})
+	}
 }
 
 // TestErrorsThatCannotBeEncodedEndTheConnection: its client would wait for ever.
@@ -161,6 +223,22 @@ func TestASideThatHasEndedIsStillHeard(t *testing.T) {
 	require.False(t, first.Open())
 	require.False(t, second.Open())
 	e.counts(map[string]int64{"stream_active": 0, "stream_stray": 0, "stream_reset": 0})
+}
+
+// TestAMalformedFrameEndsItsStream, whether it is open or not, and no other.
+func TestAMalformedFrameEndsItsStream(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	e.say("init 5 m a", "init 6 m b", "init 7 m c")
+	a, b, c := e.server(0), e.server(1), e.server(2)
+	e.answer(a, "init 5 - ok")
+	e.answer(b, "init 6 - ok")
+	e.c.Take()
+	e.say("data 5 - malformed", "data 8 - malformed", "end 7 - malformed")
+	require.Equal(t, "end 5 - malformed frame of a stream: malformed\nerr 7 - malformed frame of a stream: malformed\n", e.got())
+	require.False(t, a.Open())
+	require.True(t, b.Open())
+	require.False(t, c.Open())
+	e.counts(map[string]int64{"stream_active": 1, "stream_stray": 1, "stream_reset": 1, "request_decoding_error": 3})
 }
 
 func TestEachStreamHasItsOwnConnection(t *testing.T) {
@@ -216,10 +294,97 @@ func TestWhatAClientSendsBeforeItsStreamHasAConnection(t *testing.T) {
 	require.Equal(t, "init 5 m q=1;a\ndata 5 - b\nhalf 5 - c\n", string(s.Take()))
 
 	e.up.Hang = true
-	e.say("init 6 m a", "end 6 - never mind")
 	e.say("init 7 m a", "data 7 - "+strings.Repeat("x", 1<<20))
 	require.Equal(t, "err 7 - too much was sent before the stream was open\n", e.got())
 	e.counts(map[string]int64{"stream_active": 1})
+}
+
+// TestEarlyFramesCountAsPending, of whatever kind they are, until they are sent or
+// their stream is over.
+func TestEarlyFramesCountAsPending(t *testing.T) {
+	const kib = 1 << 10
+	text := strings.Repeat("x", 100*kib)
+	for _, kind := range []string{"data", "half", "end"} {
+		for name, release := range map[string]func(*toyEnv){
+			"sent":         func(e *toyEnv) { e.up.Admit() },
+			"timed out":    func(e *toyEnv) { e.Advance(20 * time.Second) },
+			"client gone":  func(e *toyEnv) { e.c.Close() },
+			"cluster gone": func(e *toyEnv) { e.up.SetHosts(); e.up.Admit() },
+		} {
+			t.Run(kind+", "+name, func(t *testing.T) {
+				e := newToyEnv(t, "toy.byid", `, "upstream": {"max_pending_bytes": 1000000}`)
+				e.up.Hang = true
+				other := e.Dial(e.cfg)
+				for id := 1; id <= 10; id++ {
+					e.say(fmt.Sprintf("init %d m -", id), fmt.Sprintf("%s %d - %s", kind, id, text))
+					require.Equal(t, id == 10, e.c.ReadDisabled(), id)
+				}
+				say(other, "init 1 m -")
+				require.True(t, other.ReadDisabled(), "the pool is full, whoever has filled it")
+				e.up.Hang = false
+				release(e)
+				e.Settle()
+				require.False(t, other.ReadDisabled())
+				if name != "client gone" {
+					require.False(t, e.c.ReadDisabled())
+				}
+			})
+		}
+	}
+	t.Run("too much of many clients", func(t *testing.T) {
+		e := newToyEnv(t, "toy.byid", `, "upstream": {"max_pending_bytes": 1000000}`)
+		e.up.Hang = true
+		var cs []*filtertest.Client
+		for range 30 { // none of which is stopped before its early frame
+			c := e.Dial(e.cfg)
+			say(c, "init 1 m -")
+			cs = append(cs, c)
+		}
+		refused := 0
+		for _, c := range cs {
+			say(c, "data 1 - "+text)
+			if string(c.Take()) == "err 1 - too much was sent before the stream was open\n" {
+				refused++
+			}
+		}
+		require.Equal(t, 30-19, refused)
+		e.up.Admit()
+		served := 0
+		for _, s := range e.up.Servers() {
+			if len(s.Take()) > 0 {
+				served++
+			}
+		}
+		require.Equal(t, 19, served)
+	})
+}
+
+// TestWhileAFilterHoldsAStreamItsClientIsNotRead behind the first early frame.
+func TestWhileAFilterHoldsAStreamItsClientIsNotRead(t *testing.T) {
+	for _, goOn := range []bool{true, false} {
+		var r filter.Resumer
+		current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+			r = m.Resumer()
+			return filter.Pause
+		}}
+		e := newToyEnv(t, "toy.byid", `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+		e.say("init 5 m a")
+		require.False(t, e.c.ReadDisabled())
+		e.say("data 5 - b", "data 5 - c")
+		require.True(t, e.c.ReadDisabled())
+		if goOn {
+			r.Continue()
+		} else {
+			r.Do(func(m *filter.Message) filter.Verdict { return m.Reply(codecs.Denied, "no") })
+		}
+		e.Settle()
+		require.False(t, e.c.ReadDisabled())
+		if goOn {
+			require.Equal(t, "init 5 m q=1;a\ndata 5 - b\ndata 5 - c\n", string(e.server(0).Take()))
+		} else {
+			require.Equal(t, "err 5 - no\n", e.got())
+		}
+	}
 }
 
 func TestAStreamThatIsRefused(t *testing.T) {
@@ -332,6 +497,131 @@ func TestASlowClientHoldsUpItsStreamsServerOnly(t *testing.T) {
 	e.c.Block(false)
 	require.Zero(t, s.Unread())
 	require.Equal(t, 100, strings.Count(e.got(), "data 5"))
+}
+
+// TestOnlyServersThatSendToASlowClientAreStopped: to stop one costs a lot. Once
+// much is waiting all are.
+func TestOnlyServersThatSendToASlowClientAreStopped(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", `, "limits": {"max_write_buffer_bytes": 1048576}`)
+	e.say("init 1 m a", "init 2 m b", "init 3 m c")
+	s := e.up.Servers()
+	for i := range s {
+		e.answer(s[i], fmt.Sprintf("init %d - ok", i+1))
+	}
+	e.c.Take()
+	e.c.Block(true)
+	send := func(i, size int) {
+		e.answer(s[i], fmt.Sprintf("data %d - %s", i+1, strings.Repeat("x", size)))
+	}
+	send(0, 100<<10) // now it is blocked
+	send(0, 1000)
+	send(0, 1000)
+	require.NotZero(t, s[0].Unread())
+	send(1, 1000)
+	require.Zero(t, s[1].Unread(), "it had sent nothing")
+	e.c.Block(false)
+	require.Zero(t, s[0].Unread())
+	require.Equal(t, 4, strings.Count(e.got(), "data"))
+
+	e.c.Block(true)
+	send(0, 100<<10)
+	send(1, 600<<10)
+	send(2, 1000)
+	require.NotZero(t, s[2].Unread(), "much is waiting already")
+	e.say("end 1 - close")
+	e.c.Block(false)
+	require.Equal(t, 3, strings.Count(e.got(), "data"))
+	send(2, 1000)
+	send(1, 1000)
+	require.Equal(t, 2, strings.Count(e.got(), "data"))
+	e.counts(map[string]int64{"downstream_overflow": 0, "stream_active": 2})
+}
+
+// TestASlowServerGetsAllOfAStreamThatHasEnded, as long as something moves.
+func TestASlowServerGetsAllOfAStreamThatHasEnded(t *testing.T) {
+	for name, end := range map[string]func(*toyEnv, *filtertest.Server){
+		"the client closes it":     func(e *toyEnv, _ *filtertest.Server) { e.say("end 5 - close") },
+		"both close it":            func(e *toyEnv, s *filtertest.Server) { e.answer(s, "half 5 - done"); e.say("half 5 - done") },
+		"the server closes it":     func(e *toyEnv, s *filtertest.Server) { e.answer(s, "end 5 - close") },
+		"the client leaves":        func(e *toyEnv, _ *filtertest.Server) { e.c.Close() },
+		"the client says no more":  func(e *toyEnv, _ *filtertest.Server) { e.c.CloseWrite() },
+		"it is idle for too long":  func(e *toyEnv, _ *filtertest.Server) { e.Advance(61 * time.Second) },
+		"the client sends garbage": func(e *toyEnv, _ *filtertest.Server) { e.say("garbage") },
+	} {
+		for what, tt := range map[string]struct {
+			happens func(*toyEnv, *filtertest.Server)
+			open    bool
+		}{
+			"slowly": {func(e *toyEnv, _ *filtertest.Server) { e.Advance(50 * time.Second) }, true},
+			"with window updates": {func(e *toyEnv, s *filtertest.Server) {
+				for range 10 {
+					e.Advance(50 * time.Second)
+					e.answer(s, "data 5 - window")
+				}
+			}, true},
+			"not at all": {func(e *toyEnv, _ *filtertest.Server) { e.Advance(70 * time.Second) }, false},
+			"but sends a lot": {func(e *toyEnv, s *filtertest.Server) {
+				for range 65 {
+					e.answer(s, "data 5 - "+strings.Repeat("x", 1<<20))
+				}
+			}, false},
+		} {
+			t.Run(name+", it reads "+what, func(t *testing.T) {
+				e := newToyEnv(t, "toy.byid", `, "limits": {"stream_idle_timeout": "60s"}`)
+				e.say("init 5 m a")
+				s := e.server(0)
+				e.answer(s, "init 5 - ok")
+				s.Take()
+				e.say("data 5 - last")
+				s.Block(true)
+				end(e, s)
+				require.True(t, s.Ended())
+				tt.happens(e, s)
+				require.Equal(t, tt.open, s.Open())
+				if tt.open {
+					s.Block(false)
+					e.Settle()
+					require.Contains(t, string(s.Take()), "data 5 - last\n")
+					require.False(t, s.Open())
+				}
+			})
+		}
+	}
+}
+
+// TestAServerThatWasNotReadIsReadBehindTheEnd: one that cannot write may not read.
+func TestAServerThatWasNotReadIsReadBehindTheEnd(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	e.say("init 5 m a")
+	s := e.server(0)
+	e.answer(s, "init 5 - ok")
+	e.c.Block(true)
+	for range 3 {
+		e.answer(s, "data 5 - "+strings.Repeat("x", 100<<10))
+	}
+	require.NotZero(t, s.Unread())
+	s.Block(true)
+	e.c.Close()
+	require.Zero(t, s.Unread())
+	require.True(t, s.Open())
+}
+
+// TestFewConnectionsWaitForSlowServers: beyond the number of those that are in use
+// they are closed soon.
+func TestFewConnectionsWaitForSlowServers(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", `, "upstream": {"max_exclusive_connections": 2}`)
+	for id := range 6 {
+		e.say(fmt.Sprintf("init %d m a", id))
+		s := e.serverWith("init")
+		e.answer(s, fmt.Sprintf("init %d - ok", id))
+		s.Block(true)
+		e.say(fmt.Sprintf("end %d - close", id))
+	}
+	require.Len(t, e.up.Servers(), 6)
+	e.Advance(6 * time.Second)
+	require.Len(t, e.up.Servers(), 2)
+	e.Advance(time.Minute)
+	require.Len(t, e.up.Servers(), 2)
 }
 
 func TestASlowServerHoldsUpItsClient(t *testing.T) {

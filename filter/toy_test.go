@@ -79,6 +79,8 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	m.Put([]byte("method"), []byte(f[2]))
 	m.SetOperation(nil, []byte(f[2]))
 	switch {
+	case strings.HasPrefix(f[3], "malformed"):
+		m.Malformed = f[3]
 	case strings.HasPrefix(f[3], "boom-decode"):
 		panic("boom: Decode")
 	case strings.HasPrefix(f[3], "boom-nothing"):

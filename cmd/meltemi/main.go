@@ -11,7 +11,6 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
 
 func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

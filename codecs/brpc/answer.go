@@ -19,6 +19,9 @@ func answer(m *codecs.Metadata, meta *rpcMeta) {
 	switch errno := pbwire.Int32(code); {
 	case m.Malformed != "" || isFailure(errno):
 		m.Type, m.Status = codecs.Error, codecs.StatusError
+		// A C++ server that stops says so before it looks at what is called.
+		m.NotProcessed = errno == eLogOff && m.Malformed == ""
+		m.GoesAway = m.NotProcessed
 	case errno != 0:
 		m.Type, m.Status = codecs.Response, codecs.StatusBusinessException
 	case meta.settings != nil:
@@ -37,7 +40,7 @@ type answerLoader struct{}
 func (answerLoader) Load(m *codecs.Metadata) {
 	var meta rpcMeta
 	// It has been read before without a fault.
-	_, _ = meta.read(m.Raw[m.Scratch[scratchRPC]+headerSize : m.Scratch[scratchMetaEnd]])
+	_ = meta.read(m.Raw[m.Scratch[scratchRPC]+headerSize : m.Scratch[scratchMetaEnd]])
 	var r pbwire.Reader
 	var code int32
 	var text []byte

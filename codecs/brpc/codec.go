@@ -86,7 +86,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	switch {
 	case len(mut.Entries()) > 0:
 		return c.mutate(dst, m, mut)
-	case !carriesID(m.Type):
+	case !carriesID(m.Type), m.FixedID:
 		return append(dst, m.Raw...), nil
 	}
 	var id uint64

@@ -33,17 +33,21 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return headerSize, nil
 	}
 	body, meta := sizes(buf)
+	large := int64(body)+headerSize > int64(d.codec.maxFrame)
 	switch {
-	case int64(body)+headerSize > int64(d.codec.maxFrame):
-		return 0, protocolError(atBodySize, "frame of "+strconv.FormatUint(uint64(body)+headerSize, 10)+
-			" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+	case large && (int64(meta)+headerSize > int64(d.codec.maxFrame) || magic == magicStream && d.dir == codecs.ServerToClient):
+		return 0, d.tooLarge(body)
 	case meta > body:
 		return 0, protocolError(atMetaSize, "meta is larger than the body")
 	case meta > maxMeta:
 		return 0, protocolError(atMetaSize, "meta of "+strconv.FormatUint(uint64(meta), 10)+
 			" bytes is larger than the limit of "+strconv.Itoa(maxMeta))
 	}
-	if n = headerSize + int(body); n > len(buf) {
+	n = headerSize + int(body)
+	if large {
+		return d.head(buf, m, n)
+	}
+	if n > len(buf) {
 		return n, nil
 	}
 	m.Raw = buf[:n:n]
@@ -52,7 +56,35 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if magic == magicStream {
 		return n, d.streamFrame(m)
 	}
-	return n, d.message(m, 0)
+	d.message(m, 0)
+	return n, nil
+}
+
+// tooLarge is the error for a frame that ends its connection: it does not tell
+// whose it is, or the connection is that of the one stream whose it is.
+func (d *decoder) tooLarge(body uint32) error {
+	return protocolError(atBodySize, "frame of "+strconv.FormatUint(uint64(body)+headerSize, 10)+
+		" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+}
+
+// head reads the meta of a frame of size bytes, which is too large to be read to
+// its end.
+func (d *decoder) head(buf []byte, m *codecs.Metadata, size int) (int, error) {
+	body, meta := sizes(buf)
+	n := headerSize + int(meta)
+	if n > len(buf) {
+		return n, nil
+	}
+	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], n, size-n
+	if buf[0] == magicStream[0] {
+		if err := d.streamFrame(m); err != nil {
+			return 0, err
+		}
+	} else if d.message(m, 0); d.dir == codecs.ServerToClient && m.Type == codecs.StreamInit {
+		return 0, d.tooLarge(body)
+	}
+	m.Release()
+	return 0, &codecs.TooLarge{Size: size, Limit: d.codec.maxFrame}
 }
 
 // sizes reads those of a header: of the body, and of the meta in it.
@@ -62,19 +94,17 @@ func sizes(b []byte) (body, meta uint32) {
 
 // message reads the PRPC frame at offset rpc of m.Raw. Its direction tells what
 // it is: answers of jprotobuf have the meta of their requests, too.
-func (d *decoder) message(m *codecs.Metadata, rpc int) error {
+func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	_, size := sizes(m.Raw[rpc:])
 	from := rpc + headerSize
 	var meta rpcMeta
-	at, err := meta.read(m.Raw[from : from+int(size)])
+	err := meta.read(m.Raw[from : from+int(size)])
 	switch {
-	case err == nil && meta.twice:
-		m.Malformed = faultTwice
-	case err == nil:
-	case meta.id == 0:
-		return protocolError(from+at, err.Error()) // no answer could name the call
-	default:
+	case err != nil:
 		m.Malformed = err.Error()
+		m.FixedID = meta.id == 0 // it may have one that cannot be found
+	case meta.twice:
+		m.Malformed = faultTwice
 	}
 	m.ID = meta.correlationID
 	m.Scratch[scratchRPC] = uint32(rpc)
@@ -88,5 +118,4 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) error {
 	} else {
 		answer(m, &meta)
 	}
-	return nil
 }

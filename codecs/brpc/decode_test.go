@@ -3,6 +3,7 @@ package brpc
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -223,9 +224,8 @@ var refused = []struct {
 	{"one byte", []byte{0}, "bad magic at offset 0"},
 	{"other fourth byte", []byte("PRPD"), "bad magic at offset 0"},
 	{"other fourth byte of a stream", []byte("STRX"), "bad magic at offset 0"},
-	{"body beyond the limit", head("PRPC", 64<<20+1, 0), "brpc: frame of 67108877 bytes is larger than the limit of 67108876 at offset 4"},
-	{"body of 4 GiB", head("PRPC", math.MaxUint32, math.MaxUint32), "frame of 4294967307 bytes"},
-	{"stream's body beyond the limit", head("STRM", math.MaxUint32, 0), "larger than the limit"},
+	{"body and meta of 4 GiB", head("PRPC", math.MaxUint32, math.MaxUint32), "brpc: frame of 4294967307 bytes is larger than the limit of 67108876 at offset 4"},
+	{"meta beyond the limit of the frame", head("STRM", math.MaxUint32, 64<<20+1), "larger than the limit"},
 	{"meta larger than the body", head("PRPC", 10, 11), "meta is larger than the body at offset 8"},
 	{"stream's meta larger than the body", head("STRM", 0, 1), "meta is larger than the body at offset 8"},
 	{"meta beyond the limit", head("PRPC", 2<<20, 1<<20+1), "meta of 1048577 bytes is larger than the limit of 1048576 at offset 8"},
@@ -241,6 +241,84 @@ func TestBadFramesAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAFrameAboveTheLimitTellsWhoseItIs, as soon as its meta is there.
+func TestAFrameAboveTheLimitTellsWhoseItIs(t *testing.T) {
+	const limit = 200
+	body := make([]byte, limit)
+	c, err := New(nil, codecs.Limits{MaxFrameBytes: limit})
+	require.NoError(t, err)
+	for _, tc := range []struct {
+		name  string
+		dir   codecs.Direction
+		frame []byte
+		want  codecs.Metadata // the zero value: it ends the connection
+	}{
+		{"request", codecs.ClientToServer, brpctest.Request{ID: 7, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"request of id 0", codecs.ClientToServer, brpctest.Request{Body: body}.Bytes(), codecs.Metadata{Type: codecs.Request}},
+		{"request that opens a stream", codecs.ClientToServer, brpctest.Request{ID: 7, Stream: 5, Body: body}.Bytes(), codecs.Metadata{Type: codecs.StreamInit, ID: 7, StreamID: 5}},
+		{"request with attachments", codecs.ClientToServer, brpctest.Request{ID: 7, UserFields: [][2]string{{"k", "v"}}, Attachment: body}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"chunk", codecs.ClientToServer, brpctest.Frame("PRPC", append(brpctest.Request{ID: 7}.Meta(), "\x32\x04\x08\x01\x10\x01"...), body), codecs.Metadata{Type: codecs.Ignored, ID: 7}},
+		{"answer", codecs.ServerToClient, brpctest.Response{ID: 7, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Response, ID: 7}},
+		{"error", codecs.ServerToClient, brpctest.Frame("PRPC", brpctest.Response{ID: 7, Code: 1003}.Meta(), body), codecs.Metadata{Type: codecs.Error, ID: 7}},
+		{"data", codecs.ClientToServer, brpctest.StreamFrame(6, 5, brpctest.Data, body), codecs.Metadata{Type: codecs.StreamData, StreamID: 5}},
+		{"close", codecs.ClientToServer, brpctest.StreamFrame(6, 5, brpctest.Close, body), codecs.Metadata{Type: codecs.StreamCloseTwoWay, StreamID: 5}},
+		{"data of a server", codecs.ServerToClient, brpctest.StreamFrame(5, 6, brpctest.Data, body), codecs.Metadata{}},
+		{"answer that opens a stream", codecs.ServerToClient, brpctest.Response{ID: 7, Stream: 6, Body: body}.Bytes(), codecs.Metadata{}},
+		{"meta that cannot be read", codecs.ClientToServer, brpctest.Frame("PRPC", []byte("\xff"), body), codecs.Metadata{}},
+		{"meta above the limit", codecs.ClientToServer, brpctest.Request{ID: 7, Service: string(body)}.Bytes(), codecs.Metadata{}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dec := c.NewDecoder(tc.dir)
+			var m codecs.Metadata
+			for i := 1; i <= len(tc.frame); i++ {
+				m.Reset()
+				n, err := dec.Decode(tc.frame[:i], &m)
+				if err == nil {
+					require.Greater(t, n, i)
+					require.LessOrEqual(t, n, limit)
+					continue
+				}
+				require.LessOrEqual(t, i, len(tc.frame)-len(body)+1)
+				var e *codecs.TooLarge
+				if !errors.As(err, &e) {
+					require.Zero(t, tc.want)
+					return
+				}
+				require.Equal(t, codecs.TooLarge{Size: len(tc.frame), Limit: limit}, *e)
+				require.Equal(t, tc.want.Type, m.Type)
+				require.Equal(t, tc.want.ID, m.ID)
+				require.Equal(t, tc.want.StreamID, m.StreamID)
+				require.Nil(t, m.Raw)
+				require.Empty(t, m.Properties())
+				require.Equal(t, len(tc.frame), m.HeaderSize+m.BodySize)
+				return
+			}
+			t.Fatal("it is not refused")
+		})
+	}
+}
+
+// TestAServerThatStops answers 2003 before it looks at what is called. A client
+// that gets that leaves its connection.
+func TestAServerThatStops(t *testing.T) {
+	answer := brpctest.Response{ID: 7, Code: 2003, Text: "Server is stopping"}
+	for _, frame := range [][]byte{answer.Bytes(), answer.InStream(5)} {
+		m := answerOf(t, frame)
+		require.Equal(t, codecs.Error, m.Type)
+		require.True(t, m.NotProcessed)
+		require.True(t, m.GoesAway)
+	}
+	for code := range int32(4000) {
+		if code == 2003 {
+			continue
+		}
+		m := answerOf(t, brpctest.Response{ID: 7, Code: code}.Bytes())
+		require.False(t, m.NotProcessed || m.GoesAway, code)
+	}
+	unread := brpctest.Frame("PRPC", append(answer.Meta(), 0xff), nil)
+	require.False(t, answerOf(t, unread).NotProcessed)
 }
 
 func TestTheLimitsAreReached(t *testing.T) {
@@ -279,12 +357,15 @@ func TestMetasThatCannotBeRead(t *testing.T) {
 		{"request that is cut off within", join(brpctest.Bytes(nil, 1, "\x0a\x01s\x12\x01m\x18"), id), pbwire.ErrTruncated.Error(), 77},
 		{"request that ends its message early", join(brpctest.Bytes(nil, 1, "\x0a\x01s\x12\x01m\x00\x00"), id), pbwire.ErrTag.Error(), 77},
 		{"fault behind the id", join(id, request, []byte("\xff")), pbwire.ErrTruncated.Error(), 77},
-		{"fault before the id", join(request, []byte("\x0f"), id), "", 0},
-		{"fault within the id", join(request, []byte("\x20\xff")), "", 0},
-		{"id of 65 bits", join(request, []byte("\x20"), bytes.Repeat([]byte("\xff"), 9), []byte("\x02")), "", 0},
-		{"id of eleven bytes", join(request, []byte("\x20"), bytes.Repeat([]byte("\x80"), 10), []byte("\x00")), "", 0},
+		{"fault before the id", join(request, []byte("\x0f"), id), pbwire.ErrTag.Error(), 0},
+		{"fault within the id", join(request, []byte("\x20\xff")), pbwire.ErrTruncated.Error(), 0},
+		{"id of 65 bits", join(request, []byte("\x20"), bytes.Repeat([]byte("\xff"), 9), []byte("\x02")), pbwire.ErrVarint.Error(), 0},
+		{"id of eleven bytes", join(request, []byte("\x20"), bytes.Repeat([]byte("\x80"), 10), []byte("\x00")), pbwire.ErrVarint.Error(), 0},
 		{"request beyond the meta", join(id, []byte("\x0a\x7f")), pbwire.ErrTruncated.Error(), 77},
-		{"length of 2^64-1", join(id, []byte("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")), pbwire.ErrTruncated.Error(), 77},
+		{"length of 2^64-1", join(id, []byte("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")), pbwire.ErrLength.Error(), 77},
+		{"length in more bytes than C++ takes", join(id, []byte("\x0a\x80\x80\x80\x80\x80\x00")), pbwire.ErrLength.Error(), 77},
+		{"tag in more bytes than C++ takes", join(id, request, []byte("\xf8\x80\x80\x80\x80\x00\x01")), pbwire.ErrTag.Error(), 77},
+		{"response that cannot be read", join(request, id, []byte("\x12\x01\x08")), faultResponse, 77},
 		{"length that 32 bits make short", join(id, []byte("\x0a\x80\x80\x80\x80\x10")), pbwire.ErrTruncated.Error(), 77},
 		{"tag that 32 bits make a request", join(id, []byte("\x8a\x80\x80\x80\x80\x01\x00")), pbwire.ErrTag.Error(), 77},
 		{"groups", join(id, bytes.Repeat([]byte("\x7b"), 1<<16)), pbwire.ErrDepth.Error(), 77},
@@ -301,13 +382,6 @@ func TestMetasThatCannotBeRead(t *testing.T) {
 			frame := brpctest.Frame("PRPC", tc.meta, []byte("body"))
 			var m codecs.Metadata
 			n, err := newCodec(t).NewDecoder(codecs.ClientToServer).Decode(frame, &m)
-			if tc.fault == "" {
-				var fault *codecs.ProtocolError
-				require.ErrorAs(t, err, &fault)
-				require.GreaterOrEqual(t, fault.Offset, headerSize)
-				require.Less(t, fault.Offset, len(frame)-len("body"))
-				return
-			}
 			require.NoError(t, err)
 			require.Equal(t, len(frame), n)
 			require.Equal(t, tc.fault, m.Malformed)
@@ -338,9 +412,9 @@ func TestAnswersThatCannotBeRead(t *testing.T) {
 			require.Equal(t, brpctest.Frame("PRPC", []byte(want), []byte("body")), out)
 		})
 	}
-	var m codecs.Metadata
-	_, err := newCodec(t).NewDecoder(codecs.ServerToClient).Decode(brpctest.Frame("PRPC", []byte("\xff"+id), nil), &m)
-	require.ErrorContains(t, err, "brpc: protobuf: ")
+	m := answerOf(t, brpctest.Frame("PRPC", []byte("\xff"+id), nil))
+	require.NotEmpty(t, m.Malformed)
+	require.Zero(t, m.ID, "nobody's")
 }
 
 // TestChunksThatAreNotTheLast ask for nothing: the last one is answered.

@@ -16,6 +16,7 @@ const (
 
 	eInternal     = 2001
 	eResponse     = 2002
+	eLogOff       = 2003
 	eLimit        = 2004
 	lastOfServers = 2007
 
@@ -27,7 +28,8 @@ const (
 
 // codeOf chooses the error code. C++ clients repeat calls that end with 112,
 // 1009 or 2004, as they do when no proxy is between, and none of the others.
-// None of these makes them give up a connection.
+// None of these makes them give up a connection, as 2003 does, and of connections
+// for one call each also 22, 101, 111 and 113.
 func codeOf(t codecs.ErrorType) int32 {
 	switch t {
 	case codecs.RouteNotFound, codecs.ClusterNotFound:

@@ -43,13 +43,14 @@ const (
 
 // What is wrong with metas.
 const (
-	faultTwice   = "part of the meta that occurs twice"
-	faultRequest = "no request meta"
-	faultNames   = "no service or no method"
-	faultFields  = "more than 1024 user fields"
-	faultStream  = "no id in the settings of a stream"
-	faultStreams = "several streams at once are not supported"
-	faultChunks  = "messages in chunks are not supported"
+	faultTwice    = "part of the meta that occurs twice"
+	faultRequest  = "no request meta"
+	faultResponse = "response meta that cannot be read"
+	faultNames    = "no service or no method"
+	faultFields   = "more than 1024 user fields"
+	faultStream   = "no id in the settings of a stream"
+	faultStreams  = "several streams at once are not supported"
+	faultChunks   = "messages in chunks are not supported"
 )
 
 // rpcMeta is what a message's RpcMeta says. Of a number that occurs more than
@@ -70,9 +71,9 @@ type rpcMeta struct {
 	twice bool
 }
 
-// read reads b. If it cannot be read to its end err says why and at where; what
-// comes before has been read.
-func (meta *rpcMeta) read(b []byte) (at int, err error) {
+// read reads b. If it cannot be read to its end err says why; what comes before
+// has been read.
+func (meta *rpcMeta) read(b []byte) error {
 	meta.bytes = b
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
@@ -101,7 +102,7 @@ func (meta *rpcMeta) read(b []byte) (at int, err error) {
 			}
 		}
 	}
-	return r.Pos(), r.Err()
+	return r.Err()
 }
 
 func (meta *rpcMeta) part(p *[]byte, b []byte) {

@@ -37,6 +37,8 @@ func request(m *codecs.Metadata, meta *rpcMeta) {
 		m.Malformed = faultRequest
 	case fault != "":
 		m.Malformed = fault
+	case !readable(meta.response): // servers end the connection, which others share
+		m.Malformed = faultResponse
 	case req.service == nil || req.method == nil:
 		m.Malformed = faultNames // which servers end the connection for
 	case m.Scratch[scratchFields] > maxFields:
@@ -49,6 +51,14 @@ func request(m *codecs.Metadata, meta *rpcMeta) {
 			m.Malformed = putEntries(m, meta.bytes, fieldUserFields)
 		}
 	}
+}
+
+// readable reports whether b is a message of whatever schema.
+func readable(b []byte) bool {
+	var r pbwire.Reader
+	for r.Reset(b); r.Next(); {
+	}
+	return r.Err() == nil
 }
 
 // requestMeta is what a RpcRequestMeta says, but for its extension fields.

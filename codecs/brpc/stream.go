@@ -65,29 +65,34 @@ func (d *decoder) streamFrame(m *codecs.Metadata) error {
 			kind = r.Uint
 		}
 	}
-	if err := r.Err(); err != nil {
-		return protocolError(headerSize+r.Pos(), err.Error())
-	}
-	if !toStream {
-		return protocolError(headerSize, "no stream_id")
-	}
 	m.Type = codecs.StreamData
 	if kind == frameReset || kind == frameClose {
 		m.Type = codecs.StreamCloseTwoWay
 	}
+	fault := ""
+	if err := r.Err(); err != nil {
+		fault = err.Error()
+	} else if !toStream {
+		fault = "no stream_id"
+	}
 	if d.dir == codecs.ServerToClient {
+		if fault != "" {
+			return protocolError(headerSize, fault) // on the stream's own connection
+		}
 		m.StreamID = stream
-		return d.serverFrame(m, kind)
+		d.serverFrame(m, kind)
+		return nil
 	}
 	switch m.StreamID = source; {
 	case fromSource:
-	case kind == frameReset:
+		m.Malformed = fault
+	case fault == "" && kind == frameReset:
 		// A client that does not know the stream of a frame, as it has given up
 		// the call that was to open it, resets the server's without a word of
 		// its own. Which of its streams that was cannot be told.
 		m.Type = codecs.Ignored
-	default:
-		return protocolError(headerSize, "no source_stream_id")
+	default: // nobody's: servers drop it
+		m.Type, m.Malformed = codecs.Ignored, "no source_stream_id"
 	}
 	return nil
 }
@@ -95,16 +100,15 @@ func (d *decoder) streamFrame(m *codecs.Metadata) error {
 // serverFrame fills in what only a server sends: brpc wraps the answer to the
 // request that opens a stream into the stream's first frame. What comes later
 // is the application's, whatever it looks like.
-func (d *decoder) serverFrame(m *codecs.Metadata, kind uint64) error {
+func (d *decoder) serverFrame(m *codecs.Metadata, kind uint64) {
 	answered := d.open && d.stream == m.StreamID
 	switch {
 	case m.Type == codecs.StreamCloseTwoWay:
 		d.open = d.open && !answered
 	case kind == frameData && !answered && isMessage(m.Raw[m.HeaderSize:]):
 		d.open, d.stream = true, m.StreamID
-		return d.message(m, m.HeaderSize)
+		d.message(m, m.HeaderSize)
 	}
-	return nil
 }
 
 // isMessage reports whether b is one PRPC frame.

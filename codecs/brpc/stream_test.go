@@ -43,29 +43,32 @@ func TestTheIDOfAStreamMayBeZero(t *testing.T) {
 	require.Equal(t, codecs.StreamData, m.Type)
 }
 
+// TestFramesOfNoStream are dropped, as servers do. One that names its source ends
+// that stream. A server's end its connection, which is that of one stream.
 func TestFramesOfNoStream(t *testing.T) {
 	for _, tc := range []struct {
-		name, meta, c2s, s2c string
-		ignored              bool
+		name, meta, fault, s2c string
+		source                 uint64
 	}{
-		{name: "empty", c2s: "no stream_id at offset 12", s2c: "no stream_id at offset 12"},
-		{name: "no source", meta: "\x08\x01\x18\x03", c2s: "no source_stream_id at offset 12"},
-		{name: "reset without a source", meta: "\x08\x01\x18\x01", ignored: true},
-		{name: "no stream", meta: "\x10\x01\x18\x03", c2s: "no stream_id at offset 12", s2c: "no stream_id at offset 12"},
-		{name: "stream that is a text", meta: "\x0a\x01x\x10\x01", c2s: "no stream_id", s2c: "no stream_id"},
-		{name: "cut off", meta: "\x08\x01\x10", c2s: "cut off at offset 14", s2c: "cut off at offset 14"},
+		{name: "empty", fault: "no source_stream_id", s2c: "no stream_id at offset 12"},
+		{name: "no source", meta: "\x08\x01\x18\x03", fault: "no source_stream_id"},
+		{name: "reset without a source", meta: "\x08\x01\x18\x01"},
+		{name: "no stream", meta: "\x10\x01\x18\x03", fault: "no stream_id", s2c: "no stream_id at offset 12", source: 1},
+		{name: "stream that is a text", meta: "\x0a\x01x\x10\x01", fault: "no stream_id", s2c: "no stream_id", source: 1},
+		{name: "cut off", meta: "\x08\x01\x10", fault: "no source_stream_id", s2c: "cut off at offset 12"},
+		{name: "cut off behind the source", meta: "\x08\x01\x10\x05\x18", fault: "protobuf: field is cut off", s2c: "cut off at offset 12", source: 5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			frame := brpctest.Frame("STRM", []byte(tc.meta), []byte("data"))
-			for d, want := range map[codecs.Direction]string{codecs.ClientToServer: tc.c2s, codecs.ServerToClient: tc.s2c} {
-				var m codecs.Metadata
-				_, err := newCodec(t).NewDecoder(d).Decode(frame, &m)
-				if want != "" {
-					require.ErrorContains(t, err, want)
-					continue
-				}
+			m := requestOf(t, frame)
+			require.Equal(t, tc.fault, m.Malformed)
+			require.Equal(t, tc.source, m.StreamID)
+			require.Equal(t, tc.source == 0, m.Type == codecs.Ignored)
+			_, err := newCodec(t).NewDecoder(codecs.ServerToClient).Decode(frame, m)
+			if tc.s2c == "" {
 				require.NoError(t, err)
-				require.Equal(t, tc.ignored && d == codecs.ClientToServer, m.Type == codecs.Ignored)
+			} else {
+				require.ErrorContains(t, err, tc.s2c)
 			}
 		})
 	}
@@ -136,14 +139,14 @@ func TestDataThatIsNoAnswer(t *testing.T) {
 	require.Equal(t, codecs.StreamData, m.Type, "clients answer nothing")
 }
 
-// TestAnAnswerInAStreamThatCannotBeRead names its fault where it is.
+// TestAnAnswerInAStreamThatCannotBeRead is passed on if its id can be had.
 func TestAnAnswerInAStreamThatCannotBeRead(t *testing.T) {
-	frame := brpctest.StreamFrame(5, 7, brpctest.Data, brpctest.Frame("PRPC", []byte("\x18\x00\xff"), nil))
-	var m codecs.Metadata
-	_, err := newCodec(t).NewDecoder(codecs.ServerToClient).Decode(frame, &m)
-	var fault *codecs.ProtocolError
-	require.ErrorAs(t, err, &fault)
-	require.Equal(t, len(frame)-1, fault.Offset)
+	for meta, id := range map[string]uint64{"\x18\x00\xff": 0, "\x20\x07\xff": 7} {
+		m := answerOf(t, brpctest.StreamFrame(5, 7, brpctest.Data, brpctest.Frame("PRPC", []byte(meta), nil)))
+		require.Equal(t, codecs.Error, m.Type)
+		require.NotEmpty(t, m.Malformed)
+		require.Equal(t, id, m.ID)
+	}
 }
 
 func TestRequestsThatOpenStreams(t *testing.T) {

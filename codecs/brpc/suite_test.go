@@ -15,9 +15,7 @@ func suite() codectest.Suite {
 	user := [][2]string{{"tenant", "acme"}, {"colour", "blue"}}
 	opened := brpctest.Response{ID: 1, Stream: 6, UserFields: user}
 	invalid := []codectest.Invalid{
-		{Name: "stream's frame without a source", Direction: c2s, Bytes: brpctest.Frame("STRM", []byte("\x08\x01\x18\x03"), nil)},
-		{Name: "fault before the id", Direction: c2s, Bytes: brpctest.Frame("PRPC", []byte("\x0f\x20\x01"), nil)},
-		{Name: "fault before the id of an answer", Direction: s2c, Bytes: brpctest.Frame("PRPC", []byte("\xff\x20\x01"), nil)},
+		{Name: "stream's frame of a server without a stream", Direction: s2c, Bytes: brpctest.Frame("STRM", []byte("\x10\x01\x18\x03"), nil)},
 	}
 	for _, tc := range refused {
 		for _, d := range directions {
@@ -50,6 +48,9 @@ func suite() codectest.Suite {
 			{Name: "request without names", Direction: c2s, Bytes: brpctest.Frame("PRPC", []byte("\x0a\x00\x20\x07"), nil)},
 			{Name: "fault behind the id", Direction: c2s, Bytes: brpctest.Frame("PRPC", []byte("\x20\x07\xff"), nil)},
 			{Name: "fault behind the id of an answer", Direction: s2c, Bytes: brpctest.Frame("PRPC", []byte("\x20\x07\xff"), nil)},
+			{Name: "fault before the id", Direction: c2s, Bytes: brpctest.Frame("PRPC", []byte("\x0f\x20\x01"), nil)},
+			{Name: "fault before the id of an answer", Direction: s2c, Bytes: brpctest.Frame("PRPC", []byte("\xff\x20\x01"), nil)},
+			{Name: "stream's frame without a stream", Direction: c2s, Bytes: brpctest.Frame("STRM", []byte("\x10\x01\x18\x03"), nil)},
 		},
 		Hostile: hostile(),
 		Mutations: []codectest.Mutation{

@@ -68,8 +68,6 @@ func (c *check) refusal(w where, m *codecs.Metadata, b []byte, err error) {
 			c.failf(w, b, "it is said to be too large, but it is not: %v", err)
 		case m.Raw != nil || len(m.Properties()) > 0 || len(m.AppendOperation(nil)) > 0:
 			c.failf(w, b, "it is too large, but has a Raw, an operation or properties")
-		case isStream(m.Type):
-			c.failf(w, b, "it is too large, and a %s: frames of streams cannot be told so", m.Type)
 		}
 	case !errors.As(err, &fault):
 		c.failf(w, b, "the error is no *codecs.ProtocolError nor *codecs.TooLarge but a %T: %v", err, err)

@@ -27,7 +27,6 @@ func (c *check) farewells() {
 	if !ok {
 		return
 	}
-	said := false
 	for v := range 256 {
 		if !variants[uint8(v)] {
 			continue
@@ -41,7 +40,6 @@ func (c *check) farewells() {
 			if len(out) == 0 {
 				return
 			}
-			said = true
 			var m codecs.Metadata
 			c.reads(w, codecs.ServerToClient, &m, out)
 			switch {
@@ -49,12 +47,7 @@ func (c *check) farewells() {
 				c.failf(w, out, "it is decoded as a %s", m.Type)
 			case m.Malformed != "":
 				c.failf(w, out, "it is malformed: %s", m.Malformed)
-			case m.Variant != uint8(v):
-				c.failf(w, out, "it is of variant %d", m.Variant)
 			}
 		})
-	}
-	if !said && len(variants) > 0 {
-		c.t.Errorf("the codec is a Leaver, but says nothing to clients of any variant in the suite")
 	}
 }

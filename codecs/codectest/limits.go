@@ -1,6 +1,7 @@
 package codectest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
@@ -15,7 +16,7 @@ import (
 const headerRoom = 64
 
 // limits checks that frames above the limit are refused as soon as their length
-// is known, and what is said of those that cost but themselves.
+// is known, or cost but themselves when as much of them is there as that takes.
 func (c *check) limits() {
 	c.each(sound, func(st *stream) {
 		for k, f := range st.frames {
@@ -49,7 +50,7 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		c.whole(w, free, &m, st.frame(i), st.frames[i].n)
 	}
 	c.upTo(w, dec, st, k, limit)
-	need, freeNeed := 1, 1
+	need, freeNeed, waits := 1, 1, 0
 	for i := 1; i <= len(b); i++ {
 		known := false
 		if i >= freeNeed {
@@ -68,18 +69,23 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		case err != nil && within:
 			c.failf(w, b[:i], "the frame of %d bytes is refused: %v", len(b), err)
 		case err != nil:
+			if waits > 0 && !tooLarge(err) {
+				c.failf(w, b[:waits], "with %d bytes it is known that the frame has %d, but it is not refused", waits, len(b))
+			}
 			c.above(w, st, k, codec, dec, &m, err, i)
 			return
 		case !within && i == len(b):
 			c.failf(w, b, "the frame of %d bytes is not refused", len(b))
-		case early:
+		case early && n > limit:
 			c.failf(w, b[:i], "with %d bytes it is known that the frame has %d, but it is not refused", i, len(b))
 		case n > i && n > max(limit, headerRoom):
 			c.failf(w, b[:i], "Decode asks for %d bytes", n)
 		case n <= i && i < len(b):
 			c.failf(w, b[:i], "a part of the frame is taken for the whole, with a length of %d", n)
 		}
-		need = n
+		if need = n; early && waits == 0 {
+			waits = i // for more of the head
+		}
 	}
 }
 
@@ -110,9 +116,14 @@ func (c *check) above(w where, st *stream, k int, codec codecs.Codec, dec codecs
 			c.failf(w, part, "with %d bytes there it is something else than with %d: %s", len(part), i, d)
 		}
 	}
-	if st.dir == codecs.ClientToServer && m.Type == codecs.Request {
+	if st.dir == codecs.ClientToServer && (m.Type == codecs.Request || m.Type == codecs.StreamInit) {
 		c.mem.poison()
-		c.isError(w, meta, c.errorReply(w, b, m, &codecs.LocalError{Type: codecs.BadRequest, Message: texts[1].text}))
+		e := &codecs.LocalError{Type: codecs.BadRequest, Message: texts[1].text}
+		out := c.errorReply(w, b, m, e)
+		c.isError(w, meta, out)
+		if whole := c.errorReply(w, b, meta, e); !bytes.Equal(out, whole) {
+			c.failf(w, out, "it is answered otherwise than if it had been whole:\n%s", dump(whole))
+		}
 	}
 	// What follows is read as if nothing had been.
 	for j := k + 1; j < min(len(st.frames), k+4); j++ {
@@ -139,6 +150,8 @@ func (c *check) sameHead(w where, b []byte, meta, m *codecs.Metadata) {
 	case m.Type == codecs.Ignored:
 	case m.ID != meta.ID:
 		c.failf(w, b, "it is said to have id %d, but has %d", m.ID, meta.ID)
+	case m.StreamID != meta.StreamID:
+		c.failf(w, b, "it is said to be of stream %d, but is of %d", m.StreamID, meta.StreamID)
 	case m.Variant != meta.Variant:
 		c.failf(w, b, "it is said to be of variant %d, but is of %d", m.Variant, meta.Variant)
 	case m.ExpectsReply && !meta.ExpectsReply:

@@ -40,8 +40,12 @@ func (c *check) encode(w where, raw []byte, f func(dst []byte) ([]byte, error)) 
 	return out, nil
 }
 
-// message encodes m with mut.
+// message encodes m with mut. What says that the sender leaves stays in: a codec
+// may leave it out, as the proxy does not leave.
 func (c *check) message(w where, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	leaves := m.GoesAway
+	m.GoesAway = false
+	defer func() { m.GoesAway = leaves }()
 	return c.encode(w, m.Raw, func(dst []byte) ([]byte, error) { return c.codec.Encode(dst, m, mut) })
 }
 

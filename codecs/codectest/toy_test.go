@@ -88,9 +88,10 @@ func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if t == codecs.Error {
 		m.Status = codecs.StatusError
 	}
+	if isStream(t) {
+		m.StreamID = m.ID
+	}
 	switch {
-	case n > c.limit && isStream(t):
-		return toyFault(8, "too large")
 	case n > c.limit:
 		if t == codecs.Heartbeat {
 			m.Type = codecs.Ignored
@@ -102,9 +103,6 @@ func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	m.Raw = buf[:n:n]
 	m.HeaderSize, m.BodySize = toyHead, n-toyHead
 	m.ExpectsReply = buf[3] == toyPing
-	if isStream(t) {
-		m.StreamID = m.ID
-	}
 	attributes, _, ok := bytes.Cut(m.Raw[toyHead:], []byte{0})
 	if !ok {
 		m.Malformed = "no end of the attributes"

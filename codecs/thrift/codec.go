@@ -90,7 +90,9 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if len(m.Raw)+room(m) > c.maxFrame {
 		return dst, errTooLarge
 	}
-	if len(mut.Entries()) > 0 {
+	// That its server leaves does not mean that the proxy does.
+	leaves := m.GoesAway && m.Scratch[scratchForm]&noInfo == 0
+	if len(mut.Entries()) > 0 || leaves {
 		var err error
 		if dst, err = c.mutate(dst, m, mut); err != nil {
 			return dst, err

@@ -28,7 +28,6 @@ var refused = []struct {
 	{name: "tls", b: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", want: "neither"},
 	{name: "dubbo", b: "\xda\xbb\xc2\x00\x00\x00\x00\x00", want: "neither"},
 	{name: "json", b: inFrame(`[1,"hello",1,0,{}]`), want: "neither"},
-	{name: "too large", b: "\x01\x00\x00\x00\x80\x01", want: "neither"},
 	{name: "answer of a client", b: inFrame(call(2, "x", 1, "\x00")), want: "a client sent an answer"},
 	{name: "type", b: inFrame(call(5, "x", 1, "\x00")), want: "unknown message type"},
 	{name: "version", b: "\x80\x02\x00\x01", want: "neither"},

@@ -1,6 +1,7 @@
 package thrift
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -42,19 +43,12 @@ func (d *decoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	} else {
 		n = 4 + int(binary.BigEndian.Uint32(b))
 		if n > d.maxFrame {
-			return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit", n))
+			return d.tooLarge(b, n, transport, m)
 		}
 		if n > len(b) {
 			return n, nil
 		}
-		switch transport {
-		case framed:
-			err = d.message(b[:n], 4, framed, nil, m)
-		case header:
-			err = d.header(b[:n], m)
-		default:
-			transport, err = d.ttheader(b[:n], m)
-		}
+		transport, err = d.frame(b[:n], transport, m)
 	}
 	if err != nil || n > len(b) {
 		return n, err
@@ -63,6 +57,45 @@ func (d *decoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	m.Raw = b[:n]
 	m.BodySize = n - m.HeaderSize
 	return n, nil
+}
+
+// frame decodes a frame, or as much of one as tells what it is.
+func (d *decoder) frame(b []byte, transport int, m *codecs.Metadata) (int, error) {
+	switch transport {
+	case framed:
+		return framed, d.message(b, 4, framed, nil, m)
+	case header:
+		return header, d.header(b, m)
+	}
+	return d.ttheader(b, m)
+}
+
+// tooLarge reads the head of a frame of n bytes, which are above the limit.
+func (d *decoder) tooLarge(b []byte, n, transport int, m *codecs.Metadata) (int, error) {
+	head := 4 + maxHead
+	if transport != framed {
+		head = headerFixed + 2*maxHead // as compressed bytes may be more
+	}
+	if transport != framed && head <= d.maxFrame {
+		if len(b) < headerFixed {
+			return headerFixed, nil
+		}
+		head += wordSize * int(binary.BigEndian.Uint16(b[sizeAt:]))
+	}
+	switch {
+	case head > d.maxFrame:
+		return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit", n))
+	case head > len(b):
+		return head, nil
+	}
+	transport, err := d.frame(b[:head], transport, m)
+	if err != nil {
+		return 0, err
+	}
+	d.known, d.transport = true, transport
+	m.Malformed = ""
+	m.Release()
+	return 0, &codecs.TooLarge{Size: n, Limit: d.maxFrame}
 }
 
 // same reports whether a transport is the connection's. Whether a TTHeader has
@@ -125,6 +158,9 @@ func (d *decoder) message(b []byte, at, transport int, service []byte, m *codecs
 	m.Scratch[scratchSeqid] = uint32(at + h.seqAt)
 	m.Scratch[scratchSeqLen] = uint32(h.seqLen)
 	d.describe(h.name, service, f, m)
+	if d.dir == codecs.ClientToServer && transport != unframed && transport <= header && m.Malformed == "" {
+		m.Malformed = h.tail(b[at:], d.maxFrame)
+	}
 	return nil
 }
 
@@ -138,6 +174,9 @@ var (
 // describe puts the properties of the message itself.
 func (d *decoder) describe(name, told []byte, f form, m *codecs.Metadata) {
 	service, method := operation(name)
+	if d.dir == codecs.ClientToServer && service != nil && (len(service) == 0 || len(method) == 0 || bytes.IndexByte(method, ':') >= 0) {
+		m.Malformed = errOperation
+	}
 	if service == nil {
 		service = told
 	}

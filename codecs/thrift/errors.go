@@ -55,7 +55,8 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	if req.Scratch[scratchForm]&transformed != 0 {
 		seqid = req.Scratch[scratchInnerID]
 	}
-	dst = appendException(dst, f.protocol(), req.ReplyInfo, seqid, exceptionOf(e.Type), strings.ToValidUTF8(e.Message, "?"))
+	_, method := operation(req.ReplyInfo) // servers answer without the service, and clients compare
+	dst = appendException(dst, f.protocol(), method, seqid, exceptionOf(e.Type), strings.ToValidUTF8(e.Message, "?"))
 	if f.transport() == ttheaderFramed {
 		binary.BigEndian.PutUint32(dst[inner:], uint32(len(dst)-inner-4))
 	}

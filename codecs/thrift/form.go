@@ -59,7 +59,7 @@ const (
 // detect tells the transport by the first bytes of a message, and the protocol
 // where there is no header that tells. guess is Maybe when b is too short.
 //
-// A frame begins with its length, which is below 2^24 here, so with a zero
+// A frame begins with its length, which is below 2^26 here, so with a small
 // byte; behind it is a message or a header's magic number. An unframed message
 // of the binary protocol without a version begins with the length of its name,
 // with a zero byte too, but behind it is the name.
@@ -97,7 +97,7 @@ func detect(b []byte, limit int) (transport int, guess codecs.Guess) {
 		}
 		return unframed, laxName(b, limit)
 	}
-	if n+4 > limit || n < minMessage {
+	if n < minMessage {
 		return 0, codecs.No
 	}
 	return transport, guess

@@ -204,7 +204,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			at := r.at
 			key, _ := r.pair(kind)
 			switch {
-			case kind == partHeaders && !sets(mut, key):
+			case kind == partHeaders && stays(m, mut, key):
 				count++
 			case kind == partNumbered:
 				dst = w.numbered(dst, raw[at:r.at], mut)
@@ -220,7 +220,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 		for ; n > 0 && r.err == nil; n-- {
 			at := r.at
-			if key, _ := r.pair(kind); kind == partHeaders && !sets(mut, key) {
+			if key, _ := r.pair(kind); kind == partHeaders && stays(m, mut, key) {
 				dst = append(dst, raw[at:r.at]...)
 			}
 		}
@@ -241,6 +241,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	binary.BigEndian.PutUint16(dst[start+sizeAt:], uint16(size/wordSize))
 	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
 	return dst, r.err
+}
+
+// stays reports whether a header of m goes out as it is.
+func stays(m *codecs.Metadata, mut *codecs.Mutation, key []byte) bool {
+	return !sets(mut, key) && !(m.GoesAway && string(key) == keyLeaves)
 }
 
 func sets(mut *codecs.Mutation, key []byte) bool {

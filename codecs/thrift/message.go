@@ -168,6 +168,28 @@ func (m *message) fill(md *codecs.Metadata, d codecs.Direction, body []byte) err
 	return nil
 }
 
+// tail tells what is wrong with the frame b behind its message's head, "" if
+// nothing is: Apache's servers take what is behind the struct for the next call,
+// which nobody would have seen.
+func (m *message) tail(b []byte, limit int) string {
+	var s skipper
+	s.start(m.protocol == compact, m.body, limit)
+	need, err := s.run(b)
+	switch {
+	case err != nil:
+		return err.Error()
+	case need > 0:
+		return "message ends before its arguments do"
+	case s.pos < len(b):
+		return "there are bytes behind the message"
+	}
+	return ""
+}
+
+// errOperation: libraries do not agree on what such a name calls. C++ leaves out
+// what is empty, Node what is behind a second colon.
+const errOperation = "name of a multiplexed method is not of the form service:method"
+
 // operation splits the name of TMultiplexedProtocol, "service:method".
 func operation(name []byte) (service, method []byte) {
 	for i, c := range name {

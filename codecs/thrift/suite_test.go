@@ -93,6 +93,9 @@ func frames() []codectest.Frame {
 		frame("TTHeader, framed, compact", c2s, inHeader(kitexHeader, 5, kitexParts, inFrame(callCompact(typeCall, "hello", 5, "\x00")))),
 		frame("business error in a TTHeader", s2c, inHeader(kitexHeader, 5,
 			"\x00\x00\x01\x00\x01\x00\x0abiz-status\x00\x03404", call(typeReply, "hello", 5, "\x00"))),
+		frame("control frame of Kitex", s2c, inHeader(kitexHeader, 0, "\x00\x00"+strings16("crrst", "1"), call(typeReply, "none", 0, "\x00"))),
+		frame("answer of a Kitex server that leaves", s2c, inHeader(kitexHeader, 5,
+			"\x00\x00"+strings16("crrst", "1", "tenant", "acme"), call(typeReply, "hello", 5, "\x00"))),
 	}
 }
 
@@ -139,6 +142,8 @@ func suite(t testing.TB) codectest.Suite {
 		Malformed: []codectest.Frame{
 			{Name: "unknown transform", Direction: c2s, Bytes: []byte(inHeader(theader, 5, "\x00\x01\x02", "?"))},
 			{Name: "zlib that is none", Direction: c2s, Bytes: []byte(inHeader(theader, 5, "\x00\x01\x01", "?"))},
+			{Name: "two messages in a frame", Direction: c2s, Bytes: []byte(inFrame(call(typeCall, "x", 1, "\x00") + call(typeCall, "y", 2, "\x00")))},
+			{Name: "two colons", Direction: c2s, Bytes: []byte(inFrame(call(typeCall, "A:b:c", 1, "\x00")))},
 		},
 		Invalid: invalid(t),
 		Hostile: hostile(),

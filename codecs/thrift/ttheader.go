@@ -55,6 +55,19 @@ func numberedName(key []byte) []byte {
 const (
 	keyService   = "isn"        // the service's name in the IDL
 	keyBizStatus = "biz-status" // of an answer: a business error (BizStatusError)
+	keyLeaves    = "crrst"      // of an answer: its connection is about to be closed
+)
+
+const (
+	flagsAt = 6
+	// outOfOrder is the flag of clients that share a connection among calls
+	// (HeaderFlagSupportOutOfOrder).
+	outOfOrder = 1
+	// muxed is set in the variant of their requests. They alone understand
+	// control frames.
+	muxed = 1 << 7
+	// controlName is the method of control frames.
+	controlName = "none"
 )
 
 var (
@@ -78,31 +91,50 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 		return 0, d.refuseHeader(headerFixed+1, errTransforms)
 	}
 	info := headerFixed + 2
-	service, failed := d.peek(infoReader{b: b[:end], at: info, kitex: true})
+	told := d.peek(infoReader{b: b[:end], at: info, kitex: true})
 
 	transport, at := ttheader, end
 	if rest := b[end:]; len(rest) >= wordSize && rest[0] != binaryVersion>>24 && rest[0] != compactID &&
-		int(binary.BigEndian.Uint32(rest)) == len(rest)-wordSize {
+		binary.BigEndian.Uint32(rest) == binary.BigEndian.Uint32(b)-uint32(end) {
 		transport, at = ttheaderFramed, end+wordSize
 	}
-	if err := d.message(b, at, transport, service, m); err != nil {
+	if err := d.message(b, at, transport, told.service, m); err != nil {
 		return 0, err
 	}
 	if transport == ttheaderFramed {
 		m.Scratch[scratchInner] = uint32(end)
 	}
 	m.ExpectsReply = m.Type == codecs.Request // Kitex tells oneways apart
-	if failed && m.Type == codecs.Response {
-		m.Status = codecs.StatusBusinessException
+	switch {
+	case d.dir == codecs.ClientToServer:
+		if binary.BigEndian.Uint16(b[flagsAt:])&outOfOrder != 0 {
+			m.Variant |= muxed
+		}
+	case m.ID == 0 && string(m.Method()) == controlName && binary.BigEndian.Uint32(b[seqidAt:]) == 0:
+		// The server's own (netpollmux, control_frame.go), answers nothing.
+		if m.Type = codecs.Ignored; told.leaves {
+			m.Type = codecs.GoAway
+		}
+	default:
+		m.GoesAway = told.leaves
+		if told.failed && m.Type == codecs.Response {
+			m.Status = codecs.StatusBusinessException
+		}
 	}
 	m.Scratch[scratchInfo] = uint32(info)
 	return transport, d.putHeaders(&infoReader{b: b[:end], at: info, kitex: true}, m)
 }
 
-// peek looks for headers that say something of the message itself: its
-// service, that of the IDL or, failing that, that of the registry, and whether
-// it is an answer with a business error.
-func (d *decoder) peek(r infoReader) (service []byte, failed bool) {
+// told is what headers say of the message itself.
+type told struct {
+	service []byte // that of the IDL or, failing that, of the registry
+	failed  bool   // an answer with a business error
+	leaves  bool   // an answer whose server leaves
+}
+
+// peek looks for headers of that kind. Of equal ones the last one counts, as in
+// Kitex.
+func (d *decoder) peek(r infoReader) (t told) {
 	var registered []byte
 	for {
 		kind, n := r.next()
@@ -116,17 +148,44 @@ func (d *decoder) peek(r infoReader) (service []byte, failed bool) {
 			case kind == partNumbered && binary.BigEndian.Uint16(key) == numberToService:
 				registered = value
 			case kind == partHeaders && string(key) == keyService:
-				service = value
+				t.service = value
 			case kind == partHeaders && string(key) == keyBizStatus && d.dir == codecs.ServerToClient:
-				failed = string(value) != "0"
+				t.failed = string(value) != "0"
+			case kind == partHeaders && string(key) == keyLeaves && d.dir == codecs.ServerToClient:
+				t.leaves = len(value) > 0
 			}
 		}
 	}
-	if len(service) == 0 {
-		service = registered
+	if len(t.service) == 0 {
+		t.service = registered
 	}
-	if len(service) == 0 {
-		return nil, failed
+	if len(t.service) == 0 {
+		t.service = nil
 	}
-	return service, failed
+	return t
+}
+
+// EncodeGoAway implements codecs.Leaver: Kitex's control frame, which has its
+// clients open another connection for what comes next.
+func (c *codec) EncodeGoAway(dst []byte, variant uint8) ([]byte, error) {
+	if variant&muxed == 0 {
+		return dst, nil
+	}
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0)
+	dst = binary.BigEndian.AppendUint32(dst, ttheaderMagic<<16)
+	dst = append(dst, 0, 0, 0, 0) // sequence id
+	at := len(dst)
+	dst = append(dst, 0, 0, protocolBinary, 0, infoTTKeyValue, 0, 1)
+	dst = append(append(dst, 0, byte(len(keyLeaves))), keyLeaves...)
+	dst = append(dst, 0, 1, '1')
+	for (len(dst)-at-2)%wordSize != 0 {
+		dst = append(dst, 0)
+	}
+	binary.BigEndian.PutUint16(dst[at:], uint16((len(dst)-at-2)/wordSize))
+	dst = binary.BigEndian.AppendUint32(dst, binaryVersion|typeReply)
+	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(controlName))), controlName...)
+	dst = append(dst, 0, 0, 0, 0, 0) // sequence id, and no field
+	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
+	return dst, nil
 }

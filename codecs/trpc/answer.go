@@ -8,17 +8,21 @@ import (
 // Fields of ResponseProtocol. The request id has the same number as in
 // RequestProtocol.
 const (
-	responseID             = 3
-	responseRet            = 4
-	responseFuncRet        = 5
-	responseErrorMsg       = 6
-	responseTransInfo      = 8
-	responseAttachmentSize = 12
+	responseCallType        = 2
+	responseID              = 3
+	responseRet             = 4
+	responseFuncRet         = 5
+	responseErrorMsg        = 6
+	responseMessageType     = 7
+	responseTransInfo       = 8
+	responseContentType     = 9
+	responseContentEncoding = 10
+	responseAttachmentSize  = 12
 )
 
 // answer reads the unary frame of a server that is m.Raw. The properties, which
 // are seldom asked for, are put when they are.
-func answer(m *codecs.Metadata) error {
+func answer(m *codecs.Metadata) {
 	var (
 		h            header
 		ret, funcRet int32
@@ -41,13 +45,11 @@ func answer(m *codecs.Metadata) error {
 			h.found(&r)
 		}
 	}
-	if err := h.identify(m, r.Pos(), r.Err()); err != nil {
-		return err
-	}
+	h.identify(m, r.Err())
 	switch {
 	case m.Malformed != "":
 		m.Type, m.Status = codecs.Error, codecs.StatusError
-		return nil
+		return
 	case ret != 0:
 		m.Type, m.Status = codecs.Error, codecs.StatusError
 	case funcRet != 0:
@@ -56,7 +58,6 @@ func answer(m *codecs.Metadata) error {
 		m.Type = codecs.Response
 	}
 	m.Defer(answerLoader{})
-	return nil
 }
 
 type answerLoader struct{}

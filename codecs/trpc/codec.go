@@ -65,6 +65,11 @@ const (
 	scratchFlags          // the flags below
 	scratchVersion        // of the fixed header
 	scratchEntries        // how many entries trans_info has
+	// What an answer repeats of its call.
+	scratchCallType
+	scratchMessageType
+	scratchContentType
+	scratchContentEncoding
 )
 
 const (

@@ -2,6 +2,7 @@ package trpc
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"path/filepath"
 	"strings"
@@ -71,6 +72,62 @@ func TestTheConfigurationIsChecked(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f(wrong, codecs.Limits{})
 	require.ErrorContains(t, err, "google.protobuf.StringValue")
+}
+
+// TestAFrameAboveTheLimitTellsWhoseItIs, as soon as its header is there.
+func TestAFrameAboveTheLimitTellsWhoseItIs(t *testing.T) {
+	const limit = 200
+	body := make([]byte, limit)
+	c, err := New(nil, codecs.Limits{MaxFrameBytes: limit})
+	require.NoError(t, err)
+	for _, tc := range []struct {
+		name  string
+		dir   codecs.Direction
+		frame []byte
+		want  codecs.Metadata // the zero value: it ends the connection
+	}{
+		{"request", c2s, trpctest.Request{ID: 7, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"request of Java", c2s, trpctest.Request{ID: 7, BareID: true, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"attachment", c2s, trpctest.Request{ID: 7, Attachment: body, TransInfo: [][2]string{{"k", "v"}}}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"oneway", c2s, trpctest.Request{ID: 7, Oneway: true, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Oneway, ID: 7}},
+		{"answer", s2c, trpctest.Response{ID: 7, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Response, ID: 7}},
+		{"error", s2c, trpctest.Response{ID: 7, Ret: 31, Body: body}.Bytes(), codecs.Metadata{Type: codecs.Error, ID: 7}},
+		{"opening", c2s, trpctest.StreamFrame(trpctest.Init, 5, body), codecs.Metadata{Type: codecs.StreamInit, ID: 5, StreamID: 5}},
+		{"data", c2s, trpctest.StreamFrame(trpctest.Data, 5, body), codecs.Metadata{Type: codecs.StreamData, ID: 5, StreamID: 5}},
+		{"close", c2s, trpctest.StreamFrame(trpctest.Close, 5, body), codecs.Metadata{}},
+		{"data of a server", s2c, trpctest.StreamFrame(trpctest.Data, 5, body), codecs.Metadata{}},
+		{"header that cannot be read", c2s, trpctest.Frame(0, []byte("\xff"), body), codecs.Metadata{}},
+		{"header above the limit", c2s, trpctest.Request{ID: 7, Func: string(body)}.Bytes(), codecs.Metadata{}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dec := c.NewDecoder(tc.dir)
+			var m codecs.Metadata
+			for i := 1; i <= len(tc.frame); i++ {
+				m.Reset()
+				n, err := dec.Decode(tc.frame[:i], &m)
+				if err == nil {
+					require.Greater(t, n, i)
+					require.LessOrEqual(t, n, limit)
+					continue
+				}
+				require.LessOrEqual(t, i, len(tc.frame)-len(body)+1)
+				var e *codecs.TooLarge
+				if !errors.As(err, &e) {
+					require.Zero(t, tc.want)
+					return
+				}
+				require.Equal(t, codecs.TooLarge{Size: len(tc.frame), Limit: limit}, *e)
+				require.Equal(t, tc.want.Type, m.Type)
+				require.Equal(t, tc.want.ID, m.ID)
+				require.Equal(t, tc.want.StreamID, m.StreamID)
+				require.Nil(t, m.Raw)
+				require.Empty(t, m.Properties())
+				require.Equal(t, len(tc.frame), m.HeaderSize+m.BodySize)
+				return
+			}
+			t.Fatal("it is not refused")
+		})
+	}
 }
 
 // ids of every length that a varint of an id can have.
@@ -178,6 +235,20 @@ func TestAHeaderThatFitsFitsWithAnyID(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, m.ID, requestOf(t, out[6:]).ID)
 		}
+	}
+}
+
+// TestErrorAnswersRepeatWhatServersDo of their calls.
+func TestErrorAnswersRepeatWhatServersDo(t *testing.T) {
+	header := trpctest.Request{ID: 7, ContentType: 2, ContentEncoding: 1, MessageType: 8}.Header()
+	for name, tc := range map[string]struct{ header, want string }{
+		"all":     {string(header) + "\x10\x02", "\x10\x02\x18\x07\x20\x0b\x32\x02no\x38\x08\x48\x02\x50\x01"},
+		"nothing": {"\x18\x07", "\x18\x07\x20\x0b\x32\x02no"},
+	} {
+		req := requestOf(t, trpctest.Frame(7, []byte(tc.header), nil))
+		b, err := newCodec(t).EncodeError(nil, req, &codecs.LocalError{Message: "no"})
+		require.NoError(t, err)
+		require.Equal(t, trpctest.Frame(7, []byte(tc.want), nil), b, name)
 	}
 }
 

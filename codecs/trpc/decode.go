@@ -1,6 +1,7 @@
 package trpc
 
 import (
+	"math"
 	"strconv"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -29,23 +30,59 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	}
 	size := frameLength(buf)
 	if int64(size) > int64(d.codec.maxFrame) {
-		return 0, protocolError(atLength, "frame of "+strconv.FormatUint(uint64(size), 10)+
-			" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+		return d.head(buf, m)
 	}
 	n := int(size)
 	if n > len(buf) {
 		return n, nil
 	}
 	m.Raw = buf[:n:n]
-	m.HeaderSize = headerSize + int(headerLength(buf))
-	m.BodySize = n - m.HeaderSize
-	m.Scratch[scratchVersion] = uint32(buf[atVersion])
-	switch {
-	case buf[atType] == typeStream:
+	fixed(m, size)
+	if buf[atType] == typeStream {
 		return n, d.streamFrame(m)
-	case d.dir == codecs.ClientToServer:
-		return n, request(m)
-	default:
-		return n, answer(m)
 	}
+	d.unary(m)
+	return n, nil
+}
+
+// fixed fills in what the fixed header of a frame of size bytes says.
+func fixed(m *codecs.Metadata, size uint32) {
+	m.HeaderSize = headerSize + int(headerLength(m.Raw))
+	m.BodySize = int(size) - m.HeaderSize
+	m.Scratch[scratchVersion] = uint32(m.Raw[atVersion])
+}
+
+func (d *decoder) unary(m *codecs.Metadata) {
+	if d.dir == codecs.ClientToServer {
+		request(m)
+	} else {
+		answer(m)
+	}
+}
+
+// head reads the header of a frame that is too large to be read to its end. If it
+// is a server's, of a stream, it ends that stream's connection.
+func (d *decoder) head(buf []byte, m *codecs.Metadata) (int, error) {
+	size, n := frameLength(buf), headerSize+int(headerLength(buf))
+	switch {
+	case buf[atType] == typeStream && (d.dir == codecs.ServerToClient || buf[atStreamType] == streamClose),
+		n > d.codec.maxFrame, int64(size) > math.MaxInt:
+		return 0, protocolError(atLength, "frame of "+strconv.FormatUint(uint64(size), 10)+
+			" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
+	case n > len(buf):
+		return n, nil
+	}
+	m.Raw = buf[:n:n]
+	fixed(m, size)
+	if buf[atType] == typeStream {
+		if m.Type = codecs.StreamData; buf[atStreamType] == streamInit {
+			m.Type = codecs.StreamInit
+		}
+		m.ID = uint64(frameID(buf))
+		m.StreamID = m.ID
+	} else {
+		d.unary(m)
+	}
+	m.Release()
+	return 0, &codecs.TooLarge{Size: int(size), Limit: d.codec.maxFrame}
 }

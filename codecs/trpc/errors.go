@@ -63,7 +63,7 @@ func textOf(e *codecs.LocalError) string {
 }
 
 // EncodeError implements codecs.Codec. A call is answered, with the id where
-// its request had it; of a stream that cannot be opened the server's INIT says
+// its request had it, and with what servers repeat of it; of a stream that cannot be opened the server's INIT says
 // so.
 func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 	start := len(dst)
@@ -82,9 +82,18 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 		fixed = uint32(req.ID)
 	}
 	dst = appendFixed(dst, typeUnary, 0, fixed, version)
+	number := func(number int32, scratch int) {
+		if v := req.Scratch[scratch]; v != 0 {
+			dst = pbwire.AppendVarint(dst, number, uint64(v))
+		}
+	}
+	number(responseCallType, scratchCallType)
 	dst = pbwire.AppendVarint(dst, responseID, req.ID)
 	dst = pbwire.AppendVarint(dst, responseRet, retOf(e.Type))
 	dst = pbwire.AppendBytes(dst, responseErrorMsg, textOf(e))
+	number(responseMessageType, scratchMessageType)
+	number(responseContentType, scratchContentType)
+	number(responseContentEncoding, scratchContentEncoding)
 	size := len(dst) - start
 	binary.BigEndian.PutUint32(dst[start+atLength:], uint32(size))
 	binary.BigEndian.PutUint16(dst[start+atHeaderLength:], uint16(size-headerSize))

@@ -40,11 +40,10 @@ func (t *transInfo) found(r *pbwire.Reader) {
 }
 
 // identify fills in the id of a unary frame and finds fault with its header,
-// of which h is what could be read before err at an offset. The frame has the
-// id twice. The header's counts, as it does to all peers; if it cannot be had
-// the fixed header's says who has to be answered. An error is returned when
-// nobody can be.
-func (h *header) identify(m *codecs.Metadata, at int, err error) error {
+// of which h is what could be read before err. The frame has the id twice. The
+// header's counts, as it does to all peers; if it cannot be had the fixed
+// header's says who has to be answered.
+func (h *header) identify(m *codecs.Metadata, err error) {
 	fixed := frameID(m.Raw)
 	m.ID = uint64(fixed)
 	if h.idAt > 0 {
@@ -56,8 +55,6 @@ func (h *header) identify(m *codecs.Metadata, at int, err error) error {
 		m.Scratch[scratchFlags] |= flagFixedID
 	}
 	switch {
-	case err != nil && h.idAt == 0 && fixed == 0:
-		return protocolError(headerSize+at, err.Error())
 	case err != nil:
 		m.Malformed = err.Error()
 		m.Scratch[scratchFlags] |= flagBroken
@@ -69,7 +66,6 @@ func (h *header) identify(m *codecs.Metadata, at int, err error) error {
 	case h.entries > maxEntries:
 		m.Malformed = faultEntries
 	}
-	return nil
 }
 
 // put puts the entries of b, which has been read before, as properties. It

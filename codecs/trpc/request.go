@@ -33,7 +33,7 @@ type call struct {
 }
 
 // request reads the unary frame of a client that is m.Raw.
-func request(m *codecs.Metadata) error {
+func request(m *codecs.Metadata) {
 	var (
 		h                 header
 		c                 call
@@ -79,9 +79,9 @@ func request(m *codecs.Metadata) error {
 		m.Type = codecs.Oneway
 	}
 	m.Scratch[scratchFlags] = flagRequest
-	if err := h.identify(m, r.Pos(), r.Err()); err != nil {
-		return err
-	}
+	m.Scratch[scratchCallType], m.Scratch[scratchMessageType] = callType, c.messageType
+	m.Scratch[scratchContentType], m.Scratch[scratchContentEncoding] = c.contentType, c.contentEncoding
+	h.identify(m, r.Err())
 	c.put(m)
 	propCallType.PutNumber(m, int64(callType))
 	if timeout > 0 {
@@ -90,7 +90,6 @@ func request(m *codecs.Metadata) error {
 	if m.Malformed == "" {
 		m.Malformed = h.put(m, b, requestTransInfo)
 	}
-	return nil
 }
 
 // put names the operation and puts the properties that all requests have.

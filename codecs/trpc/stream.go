@@ -186,7 +186,11 @@ func (d *decoder) closing(m *codecs.Metadata) error {
 		}
 	}
 	if err := r.Err(); err != nil {
-		return protocolError(headerSize+r.Pos(), err.Error())
+		if d.dir == codecs.ServerToClient { // on the stream's own connection
+			return protocolError(headerSize+r.Pos(), err.Error())
+		}
+		m.Malformed = err.Error()
+		return nil
 	}
 	if d.dir == codecs.ClientToServer && kind != closeReset {
 		m.Type = codecs.StreamCloseOneWay

@@ -71,6 +71,9 @@ func malformedFrames() (frames []codectest.Frame) {
 	call("entry that cannot be read", header+"\x4a\x01\x0a")
 	call("key that is not UTF-8", header+"\x4a\x03\x0a\x01\xff")
 	call("too many entries", header+strings.Repeat("\x4a\x00", maxEntries+1))
+	add("fault in a header without an id", c2s, trpctest.Frame(0, []byte("\xff"), nil))
+	add("fault in an answer without an id", s2c, trpctest.Frame(0, []byte("\xff"), nil))
+	add("close that cannot be read", c2s, trpctest.StreamFrame(trpctest.Close, 100, []byte("\xff")))
 	add("answer that is cut off", s2c, trpctest.Frame(7, []byte("\x18\x07\xff"), nil))
 	add("opening without a request", c2s, trpctest.StreamFrame(trpctest.Init, 100, nil))
 	add("opening with two requests", c2s, trpctest.StreamFrame(trpctest.Init, 100, []byte("\x0a\x00\x0a\x00")))
@@ -92,10 +95,9 @@ func invalidFrames() []codectest.Invalid {
 		in("shorter than its fixed header", fixed("\x00\x00\x00\x00\x00\x0f")),
 		in("header longer than the frame", fixed("\x00\x00\x00\x00\x00\x11\x00\x02")),
 		in("stream frame with a header", fixed("\x01\x02\x00\x00\x00\x12\x00\x01")),
-		in("larger than the limit", fixed("\x00\x00\x00\xa0\x00\x01\x00\x01")),
+		in("larger than the limit", fixed("\x01\x04\x00\xa0\x00\x01\x00\x00")),
 		in("4 GiB", fixed("\x01\x03\xff\xff\xff\xff\x00\x00")),
-		in("fault in a header without an id", trpctest.Frame(0, []byte("\xff"), nil)),
-		in("close that cannot be read", trpctest.StreamFrame(trpctest.Close, 100, []byte("\xff"))),
+		{Name: "close of a server that cannot be read", Direction: s2c, Bytes: trpctest.StreamFrame(trpctest.Close, 100, []byte("\xff"))},
 		in("fault behind a request", bytes.Join([][]byte{trpctest.Request{ID: 1}.Bytes(), []byte("\x09\x00")}, nil)),
 	}
 }

@@ -3,14 +3,19 @@
 package check
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/control/source"
@@ -25,36 +30,107 @@ type Found struct {
 	What string
 }
 
-// File validates the configurations in a file of YAML or JSON: an Envoy
-// bootstrap or any part of one, EnvoyFilters, a MetaProtocolProxy by itself, or
-// the input of package envoyfilter. It knows the codecs and filters that the
-// program links. Without any configuration found is empty; what is wrong with
-// those that are there is in errs.
-func File(text []byte) (found []Found, errs source.Errors) {
+// Report is what a file is, has, and is refused for.
+type Report struct {
+	// Kind is what the file was judged as, and by whose rules it was read; "" for
+	// the input of package envoyfilter, which its own line in Found names.
+	Kind  string
+	Found []Found
+	// Notes tell of what is ignored without a word by those who read the file.
+	Notes, Faults source.Errors
+}
+
+// File validates the configurations in a file of that name: an Envoy bootstrap
+// or any part of one, EnvoyFilters, a MetaProtocolProxy by itself, or the input
+// of package envoyfilter. What is for Envoy is read as Envoy reads it, which goes
+// by the name: YAML if it ends in .yaml or .yml, else JSON; "-" may be either.
+// Kubernetes objects are read as kubectl and istiod do. It knows the codecs and
+// filters that the program links.
+func File(name string, text []byte) *Report {
+	r := new(Report)
 	docs, fault := source.Parse(text)
+	switch {
+	case kubernetesObject.Match(text):
+		r.Kind = "Kubernetes objects, as kubectl and istiod read them"
+		r.kubernetes(text)
+	case fault == nil && len(docs) > 0 && (place{Node: docs[0]}).has("host") && (place{Node: docs[0]}).has("ports"):
+		for _, d := range docs {
+			c := &checker{root: d}
+			c.service()
+			r.add(c)
+		}
+	default:
+		r.envoy(name, text)
+	}
+	slices.SortStableFunc(r.Notes, func(a, b *source.Error) int { return a.Line - b.Line })
+	return r
+}
+
+var kubernetesObject = regexp.MustCompile(`(?m)^(- |\{)?\s*["']?apiVersion["']?\s*:`)
+
+func (r *Report) add(c *checker) {
+	slices.SortStableFunc(c.errs, func(a, b *source.Error) int { return a.Line - b.Line })
+	r.Found, r.Faults, r.Notes = append(r.Found, c.found...), append(r.Faults, c.errs...), append(r.Notes, c.notes...)
+}
+
+func (r *Report) kubernetes(text []byte) {
+	docs, notes, fault := source.Kubernetes(text)
+	r.Notes = notes
 	if fault != nil {
-		return nil, source.Errors{fault}
+		r.Faults = source.Errors{fault}
+		return
 	}
 	for _, d := range docs {
-		c := &checker{root: d}
-		c.document()
-		slices.SortStableFunc(c.errs, func(a, b *source.Error) int { return a.Line - b.Line })
-		found, errs = append(found, c.found...), append(errs, c.errs...)
+		c := &checker{root: d, kubernetes: true}
+		c.walk(place{Node: d})
+		r.add(c)
 	}
-	return found, errs
+}
+
+func (r *Report) envoy(name string, text []byte) {
+	var root *yaml.Node
+	var fault *source.Error
+	form := "JSON"
+	if isYAML := source.IsYAML(name); isYAML || name == "-" && !bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
+		form = "YAML"
+		root, r.Notes, fault = source.Envoy(text)
+	} else if root, fault = source.EnvoyJSON(text); fault != nil && !strings.HasSuffix(strings.ToLower(name), ".json") {
+		fault.Reason += "; Envoy reads a file as YAML only if its name ends in .yaml or .yml"
+	}
+	r.Kind = "for Envoy, read as its " + form
+	if fault != nil {
+		r.Faults = source.Errors{fault}
+		return
+	}
+	if root == nil {
+		return
+	}
+	c := &checker{root: root}
+	what := c.document()
+	r.Kind = what + ", as Envoy reads " + form
+	r.add(c)
 }
 
 // checker looks at one document.
 type checker struct {
-	root  *yaml.Node
-	found []Found
-	errs  source.Errors
+	root        *yaml.Node
+	found       []Found
+	errs, notes source.Errors
+	// kubernetes: Envoy gets what is here from istiod.
+	kubernetes bool
 
-	// socket is the pipe of the listener at which walk is, nil outside of one.
-	socket *string
+	// listener is where walk is, nil outside of one.
+	listener *listener
 	// What the document has: its first filter of clients, and carriers.
 	proxy   *place
 	carrier bool
+	tables  []table
+}
+
+// listener is one of a document.
+type listener struct {
+	path   string
+	socket string // the pipe to which it is bound
 }
 
 // place is a node with its path.
@@ -64,34 +140,24 @@ type place struct {
 }
 
 // at is the place of a field's value, and the line of its name; without a node
-// if there is no such field.
+// if there is no such field, or null in it. Of several the last counts.
 func (p place) at(name string) (value place, line int) {
-	if n := p.resolved(); n != nil && n.Kind == yaml.MappingNode {
-		for i := 0; i < len(n.Content); i += 2 {
-			if k := n.Content[i]; source.SameName(k.Value, name) {
-				return place{n.Content[i+1], source.Join(p.path, k.Value)}, k.Line
+	if p.Node != nil && p.Kind == yaml.MappingNode {
+		for i := len(p.Content) - 2; i >= 0; i -= 2 {
+			if k := p.Content[i]; source.SameName(k.Value, name) && p.Content[i+1].ShortTag() != "!!null" {
+				return place{p.Content[i+1], source.Join(p.path, k.Value)}, k.Line
 			}
 		}
 	}
 	return place{nil, source.Join(p.path, name)}, p.line()
 }
 
-// resolved is the node, of an alias the one that it stands for.
-func (p place) resolved() *yaml.Node {
-	n := p.Node
-	for n != nil && n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	return n
-}
-
 // elements are those of a list.
 func (p place) elements() (list []place) {
-	n := p.resolved()
-	if n == nil || n.Kind != yaml.SequenceNode {
+	if p.Node == nil || p.Kind != yaml.SequenceNode {
 		return nil
 	}
-	for i, e := range n.Content {
+	for i, e := range p.Content {
 		list = append(list, place{e, fmt.Sprintf("%s[%d]", p.path, i)})
 	}
 	return list
@@ -126,6 +192,10 @@ func (c *checker) refuse(line int, path, format string, args ...any) {
 	c.errs = append(c.errs, &source.Error{Line: line, Path: path, Reason: fmt.Sprintf(format, args...)})
 }
 
+func (c *checker) note(line int, path, format string, args ...any) {
+	c.notes = append(c.notes, &source.Error{Line: line, Path: path, Reason: fmt.Sprintf(format, args...)})
+}
+
 func (c *checker) finds(line int, format string, args ...any) {
 	c.found = append(c.found, Found{line, fmt.Sprintf(format, args...)})
 }
@@ -142,22 +212,46 @@ func isProxy(url string) bool {
 	return typeName(url) == string((*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName())
 }
 
-func (c *checker) document() {
+// document judges what is for Envoy, and tells what it is.
+func (c *checker) document() (what string) {
 	p := place{Node: c.root}
+	r := &libprotobuf{checker: c}
 	switch {
-	case p.has("apiVersion"):
-		c.walk(p)
-	case p.has("static_resources"):
+	case p.has("static_resources") || p.has("dynamic_resources") || p.has("admin") || p.has("node"):
+		r.root(p, new(bootstrapv3.Bootstrap).ProtoReflect())
 		c.walk(p)
 		if c.proxy != nil && !c.carrier && !p.has("dynamic_resources", "lds_config") {
 			c.refuse(c.proxy.Line, c.proxy.path, "there is no loopback listener: one with the filter carrier before tcp_proxy")
 		}
-	case p.has("host") && p.has("ports"):
-		c.service()
+		return "an Envoy bootstrap"
+	case p.has("resources"):
+		r.lax = true
+		r.parts(p)
+		c.walk(p)
+		return "an Envoy discovery response"
 	case p.has("stat_prefix") && !p.has("@type"), isProxy(p.text("type_url")):
 		c.bare(p)
+		return "a MetaProtocolProxy by itself"
+	case p.has("filter_chains") && !p.has("@type"):
+		r.root(p, new(listenerv3.Listener).ProtoReflect())
 	default:
-		c.walk(p)
+		r.parts(p)
+	}
+	c.walk(p)
+	return "a part of an Envoy configuration"
+}
+
+// parts reads the messages at p and below that say what they are.
+func (r *libprotobuf) parts(p place) {
+	switch {
+	case p.Kind == yaml.MappingNode && p.has("@type"):
+		r.any(p, new(anypb.Any).ProtoReflect())
+	case p.Kind == yaml.MappingNode:
+		p.fields(func(_ *yaml.Node, v place) { r.parts(v) })
+	default:
+		for _, e := range p.elements() {
+			r.parts(e)
+		}
 	}
 }
 
@@ -176,36 +270,74 @@ func (c *checker) service() {
 
 // walk looks for filters of dynamic modules at p and below.
 func (c *checker) walk(p place) {
-	switch p.Kind {
-	case yaml.AliasNode:
-		c.walk(place{p.Alias, p.path})
-	case yaml.SequenceNode:
-		for _, e := range p.elements() {
-			c.walk(e)
+	for _, e := range p.elements() {
+		c.walk(e)
+	}
+	if p.Kind != yaml.MappingNode {
+		return
+	}
+	if spec, _ := p.at("spec"); spec.Node != nil && p.text("kind") == "EnvoyFilter" {
+		c.envoyFilter(spec)
+	}
+	switch m, isModule := c.asModule(p); {
+	case isModule:
+		c.module(m)
+		return
+	case strings.HasSuffix(p.text("@type"), typedStruct) && isProxy(p.text("type_url")), c.kubernetes && isProxy(p.text("@type")):
+		c.refuse(p.Line, p.path, "Envoy has no filter of this type: put it into the filter_config of a %s", dynamicModule)
+		return
+	}
+	if p.has("filter_chains") {
+		defer func(outer *listener) { c.listener = outer }(c.listener)
+		address, _ := p.at("address")
+		pipe, _ := address.at("pipe")
+		c.listener = &listener{p.path, pipe.text("path")}
+	}
+	if filters, _ := p.at("filters"); filters.Node != nil {
+		c.order(filters.elements())
+	}
+	p.fields(func(_ *yaml.Node, v place) { c.walk(v) })
+}
+
+// asModule finds a DynamicModuleNetworkFilter in an Any, or in a TypedStruct in
+// one.
+func (c *checker) asModule(p place) (m place, ok bool) {
+	switch url := p.text("@type"); {
+	case typeName(url) == dynamicModule:
+		return p, true
+	case strings.HasSuffix(url, typedStruct) && typeName(p.text("type_url")) == dynamicModule:
+		m, _ = p.at("value")
+		return m, m.Node != nil
+	}
+	return p, false
+}
+
+// terminals are filters of Envoy's that end a chain.
+var terminals = map[string]bool{
+	"envoy.extensions.filters.network.direct_response.v3.Config":                        true,
+	"envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy":                        true,
+	"envoy.extensions.filters.network.echo.v3.Echo":                                     true,
+	"envoy.extensions.filters.network.generic_proxy.v3.GenericProxy":                    true,
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": true,
+	"envoy.extensions.filters.network.redis_proxy.v3.RedisProxy":                        true,
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":                            true,
+	"envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy":                      true,
+}
+
+// order holds the filters of a chain against the places where they can be.
+func (c *checker) order(filters []place) {
+	for i, f := range filters {
+		typed, _ := f.at("typed_config")
+		m, isModule := c.asModule(typed)
+		name := ""
+		if isModule {
+			name = m.text("filter_name")
 		}
-	case yaml.MappingNode:
-		if spec, _ := p.at("spec"); spec.Node != nil && p.text("kind") == "EnvoyFilter" {
-			c.envoyFilter(spec)
-		}
-		switch url := p.text("@type"); {
-		case typeName(url) == dynamicModule:
-			c.module(p)
-			return
-		case strings.HasSuffix(url, typedStruct) && typeName(p.text("type_url")) == dynamicModule:
-			if value, _ := p.at("value"); value.Node != nil {
-				c.module(value)
-			}
-			return
-		}
-		if p.has("filter_chains") {
-			defer func(outer *string) { c.socket = outer }(c.socket)
-			address, _ := p.at("address")
-			pipe, _ := address.at("pipe")
-			socket := pipe.text("path")
-			c.socket = &socket
-		}
-		for i := 0; i < len(p.Content); i += 2 {
-			c.walk(place{p.Content[i+1], source.Join(p.path, p.Content[i].Value)})
+		switch last := i == len(filters)-1; {
+		case (name == proxyFilter || terminals[typeName(typed.text("@type"))]) && !last:
+			c.refuse(f.Line, f.path, "must be the last filter: it ends the chain")
+		case name == carrierFilter && last:
+			c.refuse(f.Line, f.path, "tcp_proxy must follow, which ends the chain")
 		}
 	}
 }

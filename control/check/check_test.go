@@ -29,12 +29,16 @@ func TestFile(t *testing.T) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
-			found, errs := File(text)
+			r := File(file, text)
 			var got strings.Builder
-			for _, f := range found {
+			fmt.Fprintf(&got, "%s\n", r.Kind)
+			for _, f := range r.Found {
 				fmt.Fprintf(&got, "%d: %s\n", f.Line, f.What)
 			}
-			fmt.Fprintf(&got, "---\n%v\n", errs)
+			fmt.Fprintf(&got, "---\n%v\n", r.Faults)
+			if len(r.Notes) > 0 {
+				fmt.Fprintf(&got, "---\n%v\n", r.Notes)
+			}
 			golden := strings.TrimSuffix(file, filepath.Ext(file)) + ".golden"
 			if *update {
 				require.NoError(t, os.WriteFile(golden, []byte(got.String()), 0o600))
@@ -42,8 +46,8 @@ func TestFile(t *testing.T) {
 			want, err := os.ReadFile(golden)
 			require.NoError(t, err)
 			require.Equal(t, string(want), got.String())
-			if len(errs) > 0 {
-				require.NotContains(t, errs.Error(), "\n:", "a fault without a line")
+			for _, e := range append(r.Faults, r.Notes...) {
+				require.Positive(t, e.Line, e)
 			}
 		})
 	}
@@ -58,9 +62,10 @@ func TestTheExamplesAreRight(t *testing.T) {
 		for _, file := range files {
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
-			found, errs := File(text)
-			require.Empty(t, errs, file)
-			require.NotEmpty(t, found, file)
+			r := File(file, text)
+			require.Empty(t, r.Faults, file)
+			require.Empty(t, r.Notes, file)
+			require.NotEmpty(t, r.Found, file)
 		}
 	}
 }

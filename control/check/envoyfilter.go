@@ -68,13 +68,18 @@ func without(v any, foreign func(url string) bool) any {
 }
 
 // foreign tells whether a type is checked elsewhere, or may be one of Envoy's or
-// Istio's that is not linked here. In packages that are linked there are no
-// others.
+// Istio's that is not linked here.
 func foreign(url string) bool {
 	name := protoreflect.FullName(typeName(url))
 	if _, err := protoregistry.GlobalTypes.FindMessageByName(name); err == nil {
 		return name == dynamicModule
 	}
+	return mayBeEnvoys(name)
+}
+
+// mayBeEnvoys tells whether a type that is not linked here may be one of Envoy's
+// or Istio's. In packages that are linked there are no others.
+func mayBeEnvoys(name protoreflect.FullName) bool {
 	if protoregistry.GlobalFiles.NumFilesByPackage(name.Parent()) > 0 {
 		return false
 	}

@@ -1,12 +1,12 @@
 package check
 
 import (
-	"encoding/base64"
 	"errors"
 	"strings"
 
 	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/control/source"
 	"github.com/meltemi-mesh/meltemi/filter"
@@ -17,6 +17,8 @@ const (
 	proxyFilter   = "meta_protocol_proxy"
 	carrierFilter = "carrier"
 	moduleName    = "meltemi"
+
+	unknownToEnvoy = "Envoy does not know this type: give it as the value of a google.protobuf.Struct"
 )
 
 // module checks a DynamicModuleNetworkFilter, if it is one of Meltemi's.
@@ -25,12 +27,14 @@ func (c *checker) module(p place) {
 	_, nameLine := p.at("filter_name")
 	dm, _ := p.at("dynamic_module_config")
 	terminal, terminalLine := p.at("terminal_filter")
+	if c.kubernetes && (name == proxyFilter || name == carrierFilter) {
+		c.shape(p, &modulesv3.DynamicModuleNetworkFilter{}, "@type", "filter_config")
+	}
 	switch name {
 	case proxyFilter:
 		if c.proxy == nil {
 			c.proxy = &p
 		}
-		c.shape(p, &modulesv3.DynamicModuleNetworkFilter{}, "@type", "filter_config")
 		if terminal.Node == nil || terminal.Value != "true" {
 			c.refuse(terminalLine, terminal.path, "must be true: the filter ends the chain")
 		}
@@ -41,7 +45,6 @@ func (c *checker) module(p place) {
 		}
 	case carrierFilter:
 		c.carrier = true
-		c.shape(p, &modulesv3.DynamicModuleNetworkFilter{}, "@type", "filter_config")
 		if terminal.Node != nil && terminal.Value != "false" {
 			c.refuse(terminalLine, terminal.path, "must not be set: tcp_proxy ends the chain")
 		}
@@ -95,13 +98,15 @@ func (c *checker) filterConfig(p place) (loaded, bool) {
 	case name == "google.protobuf.StringValue" && value.Node != nil && value.Kind == yaml.ScalarNode:
 		return inString(value), true
 	case name == "google.protobuf.BytesValue" && value.Node != nil && value.Kind == yaml.ScalarNode:
-		raw, err := base64.StdEncoding.DecodeString(value.Value)
-		if err != nil {
-			c.refuse(value.Line, value.path, "%v", err)
+		raw, ok := base64Bytes(value.Value)
+		if !ok && c.kubernetes {
+			c.refuse(value.Line, value.path, "want base64")
 		}
-		return loaded{raw: raw, where: place{path: value.path}, first: value.Line}, err == nil
+		return loaded{raw: raw, where: place{path: value.path}, first: value.Line}, ok
 	case isProxy(url):
-		c.refuse(typeLine, source.Join(a.path, "@type"), "Envoy does not know this type: give it as the value of a google.protobuf.Struct")
+		if c.kubernetes { // else it has been refused
+			c.refuse(typeLine, source.Join(a.path, "@type"), unknownToEnvoy)
+		}
 	case name == "":
 		c.refuse(typeLine, source.Join(a.path, "@type"), "required")
 	case value.Node == nil:
@@ -121,8 +126,27 @@ func (c *checker) json(p place) (loaded, bool) {
 	if o, ok := v.(map[string]any); ok && o["type_url"] != nil {
 		delete(o, "@type") // a TypedStruct's own
 	}
-	raw, ok := c.marshal(v, p)
+	raw, ok := c.marshal(doubles(v), p)
 	return loaded{raw: raw, where: p, first: p.Line}, ok
+}
+
+// doubles has all numbers as a google.protobuf.Struct holds them.
+func doubles(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = doubles(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = doubles(v[i])
+		}
+	case int64:
+		return float64(v)
+	case uint64:
+		return float64(v)
+	}
+	return v
 }
 
 // inString is a configuration that is written into a string.
@@ -165,6 +189,49 @@ func (c *checker) proxyConfig(l loaded) {
 		}
 		c.refuse(l.line(path), behind(l.where.path, path), "%s", e.Reason)
 	}
+	c.shares(l, typedPath(l))
+}
+
+// typedPath is that of the configuration in what the module gets.
+func typedPath(l loaded) string {
+	if l.typed {
+		return "value."
+	}
+	return ""
+}
+
+// table is what identifies a route table and the statistics of a listener.
+type table struct {
+	listener                *listener
+	statPrefix, scope, name string
+	routes                  proto.Message
+	line                    int
+}
+
+// shares refuses what another listener of the document calls its own.
+func (c *checker) shares(l loaded, prefix string) {
+	if c.listener == nil || c.kubernetes {
+		return
+	}
+	p, errs := config.LoadAll(l.raw)
+	if len(errs) > 0 {
+		return
+	}
+	t := table{c.listener, p.StatPrefix, p.TableScope, p.RouteConfig.GetName(), p.RouteConfig, l.line(prefix + "stat_prefix")}
+	for _, o := range c.tables {
+		same := o.listener == t.listener
+		switch {
+		case o.statPrefix == t.statPrefix && !same:
+			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at line %d: each needs its own", t.statPrefix, o.line)
+		case o.scope == t.scope && o.name == t.name && !(same && proto.Equal(o.routes, t.routes)):
+			c.refuse(l.line(prefix+"route_config.name"), behind(l.where.path, prefix+"route_config.name"),
+				"the route table %q of the scope %q is also that of the configuration at line %d: each needs its own", t.name, t.scope, o.line)
+		default:
+			continue
+		}
+		return
+	}
+	c.tables = append(c.tables, t)
 }
 
 // carrierConfig checks that the carriers are dialled where their listener is.
@@ -176,9 +243,9 @@ func (c *checker) carrierConfig(l loaded) {
 		c.refuse(l.line(fault.Path), behind(l.where.path, fault.Path), "%s", fault.Reason)
 	case err != nil:
 		c.refuse(l.first, l.where.path, "%v", err)
-	case c.socket != nil && *c.socket == "":
+	case c.listener != nil && c.listener.socket == "":
 		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is not bound to a pipe")
-	case c.socket != nil && *c.socket != socket:
-		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", *c.socket)
+	case c.listener != nil && c.listener.socket != socket:
+		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", c.listener.socket)
 	}
 }

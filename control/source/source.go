@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -49,24 +50,40 @@ var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 // Parse splits a file into its documents, without empty ones.
 func Parse(text []byte) ([]*yaml.Node, *Error) {
-	var docs []*yaml.Node
+	docs, fault := parse(text)
+	docs = slices.DeleteFunc(docs, func(n *yaml.Node) bool { return n.ShortTag() == "!!null" })
+	return docs, fault
+}
+
+// parse splits a file into its documents.
+func parse(text []byte) (docs []*yaml.Node, fault *Error) {
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	for {
-		var n yaml.Node
-		err := d.Decode(&n)
-		switch {
-		case errors.Is(err, io.EOF):
-			return docs, nil
-		case err != nil:
-			e := &Error{Reason: syntaxError.ReplaceAllString(err.Error(), "")}
-			if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
-				e.Line, _ = strconv.Atoi(m[1])
-			}
-			return nil, e
-		case len(n.Content) == 1 && n.Content[0].ShortTag() != "!!null":
-			docs = append(docs, n.Content[0])
+		n, fault := document(d)
+		if fault != nil {
+			return nil, fault
 		}
+		if n == nil {
+			return docs, nil
+		}
+		docs = append(docs, n)
 	}
+}
+
+// document is the next one, nil at the end.
+func document(d *yaml.Decoder) (*yaml.Node, *Error) {
+	var n yaml.Node
+	switch err := d.Decode(&n); {
+	case errors.Is(err, io.EOF) || err == nil && len(n.Content) == 0:
+		return nil, nil
+	case err != nil:
+		e := &Error{Line: 1, Reason: syntaxError.ReplaceAllString(err.Error(), "")}
+		if m := syntaxError.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
+			e.Line, _ = strconv.Atoi(m[1])
+		}
+		return nil, e
+	}
+	return n.Content[0], nil
 }
 
 // maxNodes bounds what aliases can make of a document.
@@ -127,6 +144,9 @@ func value(n *yaml.Node, path string, left *int) (any, *Error) {
 	case "!!bool", "!!int", "!!float":
 		var v any
 		if err := n.Decode(&v); err != nil {
+			if f, wide := strconv.ParseFloat(n.Value, 64); wide == nil { // an integer beyond 64 bits
+				return f, nil
+			}
 			return refuse("%s", syntaxError.ReplaceAllString(err.Error(), ""))
 		}
 		if i, ok := v.(int); ok {

@@ -31,6 +31,9 @@ type Proxy struct {
 	OriginalDst                 OriginalDst
 	Upstream                    Upstream
 	Limits                      Limits
+	// Passthrough is the cluster for connections that no codec recognises, "" if
+	// they are closed.
+	Passthrough string
 }
 
 // Extension is a codec or filter by its registered name.
@@ -74,6 +77,7 @@ type Upstream struct {
 	MinConnections, MaxConnections, MaxExclusiveConnections int
 	MaxConnectionAge, IdleTimeout, ConnectBackoffMax        time.Duration
 	TargetInFlight, MaxPendingRequests, MaxPendingBytes     int
+	MaxRequests                                             int
 	OriginalSrc                                             bool
 }
 
@@ -82,6 +86,8 @@ type Limits struct {
 	MaxFrameBytes       int // 0: the codec's default
 	MaxRequestsInFlight int
 	MaxWriteBufferBytes int
+	MaxUnreadBytes      int // of all clients of a worker
+	MaxPartialBytes     int // of all clients of a worker
 	PartialFrameTimeout time.Duration
 	MaxStreams          int
 	StreamIdleTimeout   time.Duration

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,23 @@ func TestDeprecatedFieldsCountWhereTheNewOnesAreEmpty(t *testing.T) {
 	require.Equal(t, "new", p.Codecs[0].Name)
 }
 
+// TestNumbersAreExact: of 64 bits as far as a Struct can hold them, and beyond
+// that as strings.
+func TestNumbersAreExact(t *testing.T) {
+	for _, end := range []string{`9007199254740991`, `9.007199254740991e15`, `"9007199254740991"`, `"9223372036854775807"`} {
+		cfg := strings.Replace(good, `"string_match": {"exact": "m"}`, `"range_match": {"start": -9007199254740991, "end": `+end+`}`, 1)
+		p, err := Load([]byte(cfg))
+		require.NoError(t, err)
+		r := p.RouteConfig.GetRoutes()[0].GetMatch().GetMetadata()[0].GetRangeMatch()
+		require.Equal(t, int64(-9007199254740991), r.GetStart())
+		want := int64(9007199254740991)
+		if strings.Contains(end, "807") {
+			want = math.MaxInt64
+		}
+		require.Equal(t, want, r.GetEnd())
+	}
+}
+
 func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 	base := func(more string) string {
 		return `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "c"}}` + more + `}`
@@ -119,6 +137,9 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 		{"wrong type", base(`, "route_config": {"routes": {}}`), "route_config.routes: want a list"},
 		{"wrong scalar", base(`, "route_config": {"name": 5}`), "route_config.name: invalid value for string"},
 		{"fraction for an integer", routes(`{"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1.5}]}}}`), "route_config.routes[1].route.weighted_clusters.clusters[0].weight: invalid value"},
+		{"number that is not exact", routes(`{"route": {"cluster": "c"}, "match": {"metadata": [{"name": "m", "range_match": {"start": 1, "end": 9007199254740992}}]}}`), "match.metadata[0].range_match.end: a number beyond 2^53-1 may have been rounded: write it as a string"},
+		{"negative number that is not exact", routes(`{"route": {"cluster": "c"}, "match": {"metadata": [{"name": "m", "range_match": {"start": -9.1e18, "end": 1}}]}}`), "match.metadata[0].range_match.start: a number beyond 2^53-1"},
+		{"number beyond 64 bits", routes(`{"route": {"cluster": "c"}, "match": {"metadata": [{"name": "m", "range_match": {"start": 1, "end": 1e300}}]}}`), "match.metadata[0].range_match.end: a number beyond 2^53-1"},
 		{"unknown enum value", base(`, "route_config": {}, "delivery": "PIGEON"`), "delivery: invalid value for enum"},
 		{"unknown enum number", base(`, "route_config": {}, "delivery": 7`), "delivery: unknown value 7"},
 		{"bad duration", base(`, "route_config": {}, "idle_timeout": "fast"`), "idle_timeout: invalid google.protobuf.Duration"},

@@ -92,6 +92,11 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	}
 	c.upstream(m.GetUpstream(), p)
 	c.limits(m.GetLimits(), p)
+	if pt := m.GetPassthrough(); pt != nil {
+		if p.Passthrough = pt.GetCluster(); p.Passthrough == "" {
+			c.refuse("passthrough.cluster", "required")
+		}
+	}
 	return p, c.errs
 }
 
@@ -258,6 +263,7 @@ func (c *checker) upstream(u *proxyv1alpha.UpstreamOptions, p *Proxy) {
 	o.TargetInFlight = c.number(u.GetTargetInFlight(), "upstream.target_in_flight", 1, 65536, 256)
 	o.MaxPendingRequests = c.number(u.GetMaxPendingRequests(), "upstream.max_pending_requests", 1, most, 1024)
 	o.MaxPendingBytes = c.number(u.GetMaxPendingBytes(), "upstream.max_pending_bytes", 1, math.MaxInt32, 16<<20)
+	o.MaxRequests = c.number(u.GetMaxRequests(), "upstream.max_requests", 1, most, 65536)
 	o.MaxConnectionAge = c.duration(u.GetMaxConnectionAge(), "upstream.max_connection_age", 100*time.Millisecond, 30*time.Second)
 	o.IdleTimeout = c.duration(u.GetIdleTimeout(), "upstream.idle_timeout", 100*time.Millisecond, time.Minute)
 	o.ConnectBackoffMax = c.duration(u.GetConnectBackoffMax(), "upstream.connect_backoff_max", 25*time.Millisecond, time.Second)
@@ -281,7 +287,9 @@ func (c *checker) limits(l *proxyv1alpha.Limits, p *Proxy) {
 	o := &p.Limits
 	o.MaxFrameBytes = c.number(l.GetMaxFrameBytes(), "limits.max_frame_bytes", 16, 1<<30, 0)
 	o.MaxRequestsInFlight = c.number(l.GetMaxRequestsInFlight(), "limits.max_requests_in_flight", 1, 1<<20, 4096)
-	o.MaxWriteBufferBytes = c.number(l.GetMaxWriteBufferBytes(), "limits.max_write_buffer_bytes", 0, math.MaxInt32, 4<<20)
+	o.MaxWriteBufferBytes = c.number(l.GetMaxWriteBufferBytes(), "limits.max_write_buffer_bytes", 0, math.MaxInt32, 16<<20)
+	o.MaxUnreadBytes = c.number(l.GetMaxUnreadBytes(), "limits.max_unread_bytes", 0, math.MaxInt32, 128<<20)
+	o.MaxPartialBytes = c.number(l.GetMaxPartialBytes(), "limits.max_partial_bytes", 0, math.MaxInt32, 64<<20)
 	o.PartialFrameTimeout = c.duration(l.GetPartialFrameTimeout(), "limits.partial_frame_timeout", time.Millisecond, 30*time.Second)
 	o.MaxStreams = c.number(l.GetMaxStreams(), "limits.max_streams", 0, 1<<16, 1024)
 	o.StreamIdleTimeout = c.duration(l.GetStreamIdleTimeout(), "limits.stream_idle_timeout", time.Millisecond, 5*time.Minute)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -12,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // maxDepth bounds the nesting of a configuration.
@@ -223,7 +226,7 @@ func (s *shape) field(v *value, parent protoreflect.Message, fd protoreflect.Fie
 		for i, e := range v.values {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			if fd.Message() == nil {
-				s.alone("["+string(e.raw)+"]", parent, fd, at)
+				s.alone(e, "["+string(e.raw)+"]", parent, fd, at)
 			} else {
 				s.message(e, parent.NewField(fd).List().NewElement().Message(), at)
 			}
@@ -233,18 +236,43 @@ func (s *shape) field(v *value, parent protoreflect.Message, fd protoreflect.Fie
 		s.message(v, parent.NewField(fd).Message(), path)
 		return
 	}
-	s.alone(string(v.raw), parent, fd, path)
+	s.alone(v, string(v.raw), parent, fd, path)
 }
 
 // alone tries one field alone, so that its fault has its path.
-func (s *shape) alone(raw string, parent protoreflect.Message, fd protoreflect.FieldDescriptor, path string) {
+func (s *shape) alone(v *value, raw string, parent protoreflect.Message, fd protoreflect.FieldDescriptor, path string) {
+	if s.inexact(v, fd.Kind(), path) {
+		return
+	}
 	err := protojson.Unmarshal(fmt.Appendf(nil, "{%q:%s}", fd.Name(), raw), parent.New().Interface())
 	if err != nil {
 		s.refuse(path, cleanProtoError(err))
 	}
 }
 
+// inexact refuses a number for a field of 64 bits that a double may have
+// rounded: hosts keep the numbers of a google.protobuf.Struct so.
+func (s *shape) inexact(v *value, k protoreflect.Kind, path string) bool {
+	switch k {
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+	default:
+		return false
+	}
+	f, err := strconv.ParseFloat(string(v.raw), 64)
+	if v.kind != jsonScalar || err != nil || math.Abs(f) < 1<<53 {
+		return false
+	}
+	s.refuse(path, "a number beyond 2^53-1 may have been rounded: write it as a string")
+	return true
+}
+
 func (s *shape) leaf(v *value, m protoreflect.Message, path string) {
+	switch m.Interface().(type) {
+	case *wrapperspb.Int64Value, *wrapperspb.UInt64Value:
+		if s.inexact(v, protoreflect.Int64Kind, path) {
+			return
+		}
+	}
 	if err := protojson.Unmarshal(v.raw, m.New().Interface()); err != nil {
 		s.refuse(path, cleanProtoError(err))
 	}

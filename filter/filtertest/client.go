@@ -42,7 +42,7 @@ func (h *Host) dial(cfg *Config, worker int, ip string) *Client {
 	w := h.workers[worker]
 	h.lastID++
 	c := &Client{h: h, w: w, cfg: cfg}
-	c.d = &downstream{c: c, id: h.lastID, ip: ip}
+	c.d = &downstream{c: c, id: h.lastID, ip: ip, limit: h.limit}
 	w.clients = append(w.clients, c)
 	w.event(c, func() { c.ev = w.shard.Accept(cfg.fc, c.d) })
 	h.Settle()
@@ -122,11 +122,16 @@ func (c *Client) schedule() {
 		if c.closed || c.disabled > 0 || c.eofTold || len(c.pending) == 0 && !c.eof {
 			return
 		}
-		end := c.eof
+		read := c.pending
+		if limit := c.d.limit; limit > 0 {
+			read = read[:min(len(read), limit)]
+		}
+		total := len(read)
+		more := total < len(c.pending)
+		end := c.eof && !more
 		c.eofTold = end // told once, whatever becomes of it
-		total := len(c.pending)
 		n := 0
-		deliver(c.pending, func(b [][]byte) {
+		deliver(read, func(b [][]byte) {
 			if total == 0 {
 				b = nil
 			}
@@ -137,6 +142,9 @@ func (c *Client) schedule() {
 			n = total
 		}
 		c.pending = c.pending[n:]
+		if more && n > 0 {
+			c.schedule()
+		}
 	})
 }
 
@@ -166,6 +174,8 @@ type downstream struct {
 	c  *Client
 	id uint64
 	ip string
+
+	limit int
 }
 
 // Write implements host.Downstream.
@@ -218,6 +228,9 @@ func (d *downstream) ReadDisable(disable bool) {
 		c.schedule()
 	}
 }
+
+// BufferLimit implements host.Downstream.
+func (d *downstream) BufferLimit() int { return d.limit }
 
 // ID implements host.Downstream.
 func (d *downstream) ID() uint64 { return d.id }

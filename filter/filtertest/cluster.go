@@ -130,10 +130,14 @@ func (s *Server) Reset() {
 	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Reset) })
 }
 
-// Block(true) lets the server take no bytes.
+// Block(true) lets the server take no bytes, nor notice their end.
 func (s *Server) Block(block bool) {
 	s.blocked = block
 	if !block && s.state == serverReady {
+		if s.ended {
+			s.finish()
+			return
+		}
 		s.c.h.todo = append(s.c.h.todo, func() {
 			if s.state == serverReady {
 				s.w.event(s, func() { s.ev.WriteBlocked(false) })
@@ -161,6 +165,11 @@ func (s *Server) serve() {
 	}
 	n := s.c.Serve(s, s.received)
 	s.received = s.received[n:]
+}
+
+// finish reads to the end, and closes.
+func (s *Server) finish() {
+	s.c.h.todo = append(s.c.h.todo, s.serve, func() { s.close(host.Local) })
 }
 
 // Connect implements host.Worker.
@@ -262,9 +271,9 @@ func (u *upstream) Close(graceful bool) {
 	s := u.s
 	s.w.op(func() {
 		if graceful && s.state == serverReady {
-			// The server reads to the end, and closes.
-			s.ended = true
-			s.c.h.todo = append(s.c.h.todo, s.serve, func() { s.close(host.Local) })
+			if s.ended = true; !s.blocked {
+				s.finish()
+			}
 			return
 		}
 		s.close(host.Local)

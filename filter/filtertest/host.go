@@ -41,6 +41,7 @@ type Host struct {
 	panics   int
 	buffers  int // handed out and not come back
 	lastID   uint64
+	limit    int // of the bytes of a client that wait for the pipeline, 0: none
 	woken    chan struct{}
 
 	mu  sync.Mutex
@@ -84,6 +85,10 @@ func (h *Host) finish() {
 		}
 	}
 }
+
+// LimitBuffers has the host stop reading clients that are dialled from now on when
+// it holds n of their bytes that the pipeline has not consumed; 0 is no limit.
+func (h *Host) LimitBuffers(n int) { h.limit = n }
 
 // Config is one configuration of the meta_protocol_proxy filter.
 type Config struct {
@@ -372,6 +377,9 @@ func (w *worker) Logf(level host.Level, format string, args ...any) {
 
 // Buffer implements host.Worker.
 func (w *worker) Buffer(n int) *host.Buffer {
+	if n >= 0 { // as in Envoy: a buffer may hold several frames
+		n = max(n, 4096)
+	}
 	b := &buffer{h: w.h}
 	b.Host, b.B = b, make([]byte, 0, n)
 	w.h.buffers++

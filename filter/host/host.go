@@ -113,6 +113,9 @@ type Downstream interface {
 	Close(flush bool)
 	// ReadDisable(true) stops the reading; each needs one ReadDisable(false).
 	ReadDisable(disable bool)
+	// BufferLimit is how many bytes the host reads that Data has not consumed; then
+	// it stops until Data consumes some. 0 is no limit. It does not change.
+	BufferLimit() int
 	// ID is unique among the connections of the process.
 	ID() uint64
 	// LocalAddress and RemoteAddress are "ip:port" or a pipe's name, "" when

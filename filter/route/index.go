@@ -27,12 +27,14 @@ type trie struct {
 }
 
 type node struct {
-	next   map[string]*node
-	routes []int32 // ascending, at the leaves
+	next    map[string]*node
+	longest int     // of next's keys
+	routes  []int32 // ascending, at the leaves
 }
 
 // build makes the index of routes; if there are no more than few all are others.
 func (x *index) build(routes []Route, few int) {
+	known := map[[maxDepth]int]int{}
 	for i := range routes {
 		values := map[int]string{}
 		var keys []int
@@ -49,18 +51,21 @@ func (x *index) build(routes []Route, few int) {
 		}
 		slices.Sort(keys)
 		keys = keys[:min(len(keys), maxDepth)]
-		x.trie(keys).add(keys, values, int32(i))
+		x.trie(keys, known).add(keys, values, int32(i))
 	}
 }
 
-func (x *index) trie(keys []int) *trie {
-	for i := range x.tries {
-		if slices.Equal(x.tries[i].keys, keys) {
-			return &x.tries[i]
-		}
+// trie returns the trie of keys. known has those that there are.
+func (x *index) trie(keys []int, known map[[maxDepth]int]int) *trie {
+	id := [maxDepth]int{unnumbered, unnumbered, unnumbered}
+	copy(id[:], keys)
+	i, there := known[id]
+	if !there {
+		i = len(x.tries)
+		known[id] = i
+		x.tries = append(x.tries, trie{keys: keys, root: &node{}})
 	}
-	x.tries = append(x.tries, trie{keys: keys, root: &node{}})
-	return &x.tries[len(x.tries)-1]
+	return &x.tries[i]
 }
 
 func (t *trie) add(keys []int, values map[int]string, route int32) {
@@ -73,6 +78,7 @@ func (t *trie) add(keys []int, values map[int]string, route int32) {
 		if child == nil {
 			child = &node{}
 			n.next[values[k]] = child
+			n.longest = max(n.longest, len(values[k]))
 		}
 		n = child
 	}
@@ -84,19 +90,21 @@ type search struct {
 	routes []Route
 	view   *view
 	best   int32
+	fault  outcome // why it is not known whether best matches
 }
 
-// first returns the number of the first route that matches, -1 if none does.
-func (x *index) first(routes []Route, v *view) int32 {
+// first returns the number of the first route that matches, -1 if none does,
+// and the fault if it cannot be told whether it does.
+func (x *index) first(routes []Route, v *view) (int32, outcome) {
 	s := search{routes: routes, view: v, best: math.MaxInt32}
 	for i := range x.tries {
 		s.walk(x.tries[i].root, x.tries[i].keys)
 	}
 	s.try(x.others)
 	if s.best == math.MaxInt32 {
-		return -1
+		return -1, missing
 	}
-	return s.best
+	return s.best, s.fault
 }
 
 func (s *search) walk(n *node, keys []int) {
@@ -105,12 +113,18 @@ func (s *search) walk(n *node, keys []int) {
 		return
 	}
 	k := keys[0]
-	i := s.view.first[k]
+	var i uint16
+	var link uint8
+	// Each node is visited once, however often a value is repeated.
+	var visited [maxRepeats]*node
 	for j := range s.view.n[k] {
-		if j > 0 {
-			i = s.view.next(k, i)
+		i, link = s.view.place(k, j, link)
+		value := s.view.props[i].Value
+		if len(value) > n.longest {
+			continue
 		}
-		if child := n.next[string(s.view.props[i].Value)]; child != nil {
+		if child := n.next[string(value)]; child != nil && !slices.Contains(visited[:j], child) {
+			visited[j] = child
 			s.walk(child, keys[1:])
 		}
 	}
@@ -123,7 +137,7 @@ func (s *search) try(routes []int32) {
 			return
 		}
 		if s.routes[r].matches(s.view) {
-			s.best = r
+			s.best, s.fault = r, s.view.fault
 			return
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"regexp"
-	"regexp/syntax"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -38,8 +36,10 @@ type matcher struct {
 	kind       kind
 	fold       bool // without regard to ASCII case
 	text       string
-	needle     []byte // text, for bytes.Contains
-	re         *regexp.Regexp
+	needle     []byte // text, for contains; lower case if fold
+	borders    []int  // of needle, if fold
+	re         *program
+	test       int // number of what a regex or contains asks of its key
 	start, end int64
 	invert     bool
 	// missingEmpty treats a missing property as one with an empty value.
@@ -92,7 +92,7 @@ func compileMatcher(h *routev3.HeaderMatcher) (matcher, string, error) {
 		if err != nil {
 			return m, "safe_regex_match.regex", err
 		}
-		m.kind, m.re = regex, re
+		m.kind, m.re, m.text = regex, re, s.SafeRegexMatch.GetRegex()
 	case *routev3.HeaderMatcher_RangeMatch:
 		m.kind, m.start, m.end = intRange, s.RangeMatch.GetStart(), s.RangeMatch.GetEnd()
 		if m.start >= m.end {
@@ -125,7 +125,7 @@ func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) (field string, e
 		if s.GetIgnoreCase() {
 			return ".ignore_case", fmt.Errorf("does not go with safe_regex")
 		}
-		m.kind = regex
+		m.kind, m.text = regex, p.SafeRegex.GetRegex()
 		m.re, err = compileRegex(p.SafeRegex)
 		return ".safe_regex.regex", err
 	case *matcherv3.StringMatcher_Custom:
@@ -138,7 +138,10 @@ func (m *matcher) fromStringMatcher(s *matcherv3.StringMatcher) (field string, e
 	if m.text == "" && m.kind != exact {
 		return field, fmt.Errorf("must not be empty")
 	}
-	m.fold = s.GetIgnoreCase()
+	if m.fold = s.GetIgnoreCase(); m.fold && m.kind == contains {
+		m.needle = []byte(lower(m.text))
+		m.borders = borders(m.needle)
+	}
 	return "", nil
 }
 
@@ -157,86 +160,178 @@ func lower(s string) string {
 	return string(b)
 }
 
-// compileRegex compiles a pattern that has to match a whole value, as Envoy's
-// RE2 matchers do.
-func compileRegex(r *matcherv3.RegexMatcher) (*regexp.Regexp, error) {
-	if r.GetRegex() == "" {
-		return nil, fmt.Errorf("required")
-	}
-	// Parsed by itself first: "a)(b" must not close our group, nor "\Qa" quote
-	// its end.
-	parsed, err := syntax.Parse(r.GetRegex(), syntax.Perl)
-	if err != nil {
-		return nil, err
-	}
-	re, err := regexp.Compile(`\A(?:` + parsed.String() + `)\z`)
-	if err != nil {
-		return nil, err
-	}
-	return re, nil
-}
+// outcome is what a rule finds in a message, before it is inverted.
+type outcome uint8
 
+const (
+	missing outcome = iota // no such property
+	no                     // no value matches
+	yes
+	// It cannot be told: a value is too long, or the rules of the table have
+	// cost too much.
+	tooLong
+	tooMuch
+)
+
+// matches reports whether the rule holds. If that cannot be told it reports
+// true, and sets v.fault.
 func (m *matcher) matches(v *view) bool {
-	found := false
-	if m.key != unnumbered {
-		i := v.first[m.key]
-		for j := range v.n[m.key] {
-			if found = true; j > 0 {
-				i = v.next(m.key, i)
-			}
-			if m.value(v.props[i].Value) {
-				return !m.invert
-			}
-		}
-	} else {
-		for i := range v.props {
-			if p := &v.props[i]; codecs.EqualFold(p.Name, m.name) {
-				found = true
-				if m.value(p.Value) {
-					return !m.invert
-				}
-			}
+	found := m.find(v)
+	if found == missing && m.missingEmpty {
+		if found = no; m.kind > absent {
+			found = m.value(v, nil)
 		}
 	}
 	switch {
+	case found >= tooLong:
+		v.fault = found
+		return true
 	case m.kind == present:
-		return (found || m.missingEmpty) != m.invert
+		return (found != missing) != m.invert
 	case m.kind == absent:
-		return (!found && !m.missingEmpty) != m.invert
-	case found:
-		return m.invert
+		return (found == missing) != m.invert
+	case found == missing:
+		return false
 	default:
-		return m.missingEmpty && m.value(nil) != m.invert
+		return (found == yes) != m.invert
 	}
+}
+
+// find looks for a value that matches. What costs the more the longer values
+// are is done once for all rules that ask the same of the same key.
+func (m *matcher) find(v *view) (found outcome) {
+	if m.kind != contains && m.kind != regex {
+		return m.look(v)
+	}
+	w := v.work()
+	if o, known := w.known(m.test); known {
+		return o
+	}
+	found = m.look(v)
+	w.learn(m.test, found)
+	return found
+}
+
+func (m *matcher) look(v *view) (found outcome) {
+	if m.key != unnumbered {
+		var i uint16
+		var link uint8
+		for j := range v.n[m.key] {
+			i, link = v.place(m.key, j, link)
+			o := m.value(v, v.props[i].Value)
+			if o == yes {
+				return yes
+			}
+			found = max(found, o)
+		}
+		return found
+	}
+	if v.spent += linear(2 * len(v.props)); v.spent > maxSteps {
+		return tooMuch
+	}
+	for i := range v.props {
+		if p := &v.props[i]; codecs.EqualFold(p.Name, m.name) {
+			o := m.value(v, p.Value)
+			if o == yes {
+				return yes
+			}
+			found = max(found, o)
+		}
+	}
+	return found
 }
 
 // value tells whether one value matches. Whether there is one is all that
 // present and absent ask for.
-func (m *matcher) value(v []byte) bool {
+func (m *matcher) value(view *view, v []byte) outcome {
+	matched := false
 	switch m.kind {
 	case exact:
-		return m.equal(v)
+		matched = m.equal(v)
 	case prefix:
-		return len(v) >= len(m.text) && m.equal(v[:len(m.text)])
+		matched = len(v) >= len(m.text) && m.equal(v[:len(m.text)])
 	case suffix:
-		return len(v) >= len(m.text) && m.equal(v[len(v)-len(m.text):])
-	case contains:
-		if !m.fold {
-			return bytes.Contains(v, m.needle)
+		matched = len(v) >= len(m.text) && m.equal(v[len(v)-len(m.text):])
+	case contains, regex, intRange:
+		if len(v) > MaxValueBytes {
+			return tooLong
 		}
-		for ; len(v) >= len(m.text); v = v[1:] {
-			if m.equal(v[:len(m.text)]) {
-				return true
-			}
+		if view.spent > maxSteps {
+			return tooMuch
 		}
-		return false
-	case regex:
-		return m.re.Match(v)
-	case intRange:
+		return m.costly(view, v)
+	}
+	if matched {
+		return yes
+	}
+	return no
+}
+
+// costly is value for rules whose cost grows with the value.
+func (m *matcher) costly(view *view, v []byte) outcome {
+	matched := false
+	switch {
+	case m.kind == regex:
+		w := &view.work().machine
+		w.left = maxSteps - view.spent
+		var ok bool
+		matched, ok = m.re.run(w, v)
+		if view.spent = maxSteps - w.left; !ok {
+			return tooMuch
+		}
+	case m.kind == intRange:
+		view.spent += linear(len(v))
 		n, ok := parseInt(v)
-		return ok && n >= m.start && n < m.end
+		matched = ok && n >= m.start && n < m.end
+	case m.fold:
+		view.spent += linear(2 * len(v))
+		matched = m.containsFold(v)
+	default:
+		view.spent += linear(len(v))
+		matched = bytes.Contains(v, m.needle)
+	}
+	if matched {
+		return yes
+	}
+	return no
+}
+
+// containsFold is the search of Knuth, Morris and Pratt: its cost does not grow
+// with the text.
+func (m *matcher) containsFold(v []byte) bool {
+	k := 0
+	for _, c := range v {
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		for k > 0 && m.needle[k] != c {
+			k = m.borders[k-1]
+		}
+		if m.needle[k] == c {
+			k++
+		}
+		if k == len(m.needle) {
+			return true
+		}
 	}
 	return false
+}
+
+// borders tells, for each start of s, how long the longest end of it is that s
+// begins with, too.
+func borders(s []byte) []int {
+	b := make([]int, len(s))
+	k := 0
+	for i := 1; i < len(s); i++ {
+		for k > 0 && s[k] != s[i] {
+			k = b[k-1]
+		}
+		if s[k] == s[i] {
+			k++
+		}
+		b[i] = k
+	}
+	return b
 }
 
 func (m *matcher) equal(v []byte) bool {

@@ -52,7 +52,10 @@ func (r *Route) Clusters() []string {
 	return names
 }
 
+// matches reports whether all rules hold. If that cannot be told it reports
+// true, and v.fault is why.
 func (r *Route) matches(v *view) bool {
+	v.fault = missing
 	for i := range r.matchers {
 		if !r.matchers[i].matches(v) {
 			return false
@@ -119,6 +122,7 @@ func CompileAll(rc *routev1alpha.RouteConfiguration) (*Table, []*Error) {
 		return nil, errs
 	}
 	t.keys = rank(t.routes)
+	number(t.routes)
 	t.index.build(t.routes, fewRoutes)
 	return t, nil
 }
@@ -154,16 +158,28 @@ func freezeMutation(kvs []*routev1alpha.KeyValue) []codecs.KeyValue {
 	return mu.Entries()
 }
 
-// Match returns the first route that matches, nil if none does. A message that
-// repeats a key at which the table's rules look more than maxRepeats times
-// matches none.
+// Match returns the first route that matches, nil if none does or Find cannot
+// tell.
 func (t *Table) Match(md *codecs.Metadata) *Route {
+	r, _ := t.Find(md)
+	return r
+}
+
+// Find returns the first route that matches, nil if none does. What it costs is
+// bounded: it returns ErrRepeated for a message that repeats keys at which the
+// table's rules look too often, and ErrTooLong or ErrTooMuch if that ended the
+// search for the first route.
+func (t *Table) Find(md *codecs.Metadata) (*Route, error) {
 	var v view
-	if len(t.keys) > 0 && !v.locate(t.keys, md.Properties()) {
-		return nil
+	defer v.done()
+	if len(t.keys) > 0 {
+		if err := v.locate(t.keys, md.Properties()); err != nil {
+			return nil, err
+		}
 	}
-	if best := t.index.first(t.routes, &v); best >= 0 {
-		return &t.routes[best]
+	best, fault := t.index.first(t.routes, &v)
+	if best < 0 || fault != missing {
+		return nil, faults[fault]
 	}
-	return nil
+	return &t.routes[best], nil
 }

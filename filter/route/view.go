@@ -2,65 +2,204 @@ package route
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
 const (
+	// MaxValueBytes is the longest value at which a regular expression, a
+	// contains or a range looks.
+	MaxValueBytes = 8 << 10
+	// maxSteps bounds what the rules of a table may cost for one message, in
+	// steps of a program: some 2 ms.
+	maxSteps = 500_000
 	// maxKeys bounds the keys whose places in a message are looked up once; a
 	// rule on any other searches for it by itself, and is not indexed.
 	maxKeys = 32
-	// maxRepeats bounds how often a message may repeat one of them. Rules look
-	// at each value, and the index at each combination.
-	maxRepeats = 8
+	// maxRepeats bounds how often a message may repeat one of them, maxAgain how
+	// often it may repeat all of them together. Rules look at each value.
+	maxRepeats, maxAgain = 8, 64
 	// unnumbered are the keys of a table that has more than maxKeys.
 	unnumbered = -1
 )
 
+// Why no route was found although one might match: the rules would have cost
+// too much.
+var (
+	ErrTooLong  = fmt.Errorf("a value that rules look at has more than %d bytes", MaxValueBytes)
+	ErrTooMuch  = errors.New("the rules would cost too much")
+	ErrRepeated = errors.New("a property that rules look at is repeated too often")
+)
+
+var faults = [...]error{tooLong: ErrTooLong, tooMuch: ErrTooMuch}
+
+// linear is the cost of work on n bytes that is not a program's.
+func linear(n int) int { return 1 + n/4 }
+
 // view is a message as the rules of a table see it. There is one for each
-// request, so it is small: what a message repeats is searched for again.
+// request, so it is small.
 type view struct {
-	keys  []string
 	props []codecs.Property
 	n     [maxKeys]uint8  // how often the message has a key
 	first [maxKeys]uint16 // where it does first
+
+	spent int     // steps
+	fault outcome // of the route that was tried last: tooLong, tooMuch, or none
+	run   *work   // nil until it is needed
 }
 
-// locate finds the keys among the properties. It reports false if the message
-// repeats one too often.
-func (v *view) locate(keys []string, props []codecs.Property) bool {
+// locate finds the keys among the properties. It returns an error if that, or
+// what rules would do with them, costs too much.
+func (v *view) locate(keys []string, props []codecs.Property) error {
 	if len(props) > math.MaxUint16 {
-		return false
+		return ErrTooMuch
 	}
 	keys = keys[:min(len(keys), maxKeys)]
-	v.keys, v.props = keys, props
+	v.props = props
 	for i := range props {
 		name := props[i].Name
 		for k, key := range keys {
-			if len(name) != len(key) || !codecs.EqualFold(name, key) {
+			if len(name) != len(key) {
 				continue
 			}
-			switch v.n[k] {
-			case 0:
-				v.first[k] = uint16(i)
-			case maxRepeats:
-				return false
+			if v.spent += linear(len(key)); v.spent > maxSteps {
+				return ErrTooMuch
 			}
-			v.n[k]++
+			if !codecs.EqualFold(name, key) {
+				continue
+			}
+			if v.n[k]++; v.n[k] == 1 {
+				v.first[k] = uint16(i)
+			} else if !v.repeat(k, uint16(i)) {
+				return ErrRepeated
+			}
 			break
 		}
 	}
+	return nil
+}
+
+// repeat notes that key k is at i, too.
+func (v *view) repeat(k int, i uint16) bool {
+	w := v.work()
+	if v.n[k] > maxRepeats || w.links == maxAgain {
+		return false
+	}
+	link := &w.again[k]
+	for *link != 0 {
+		link = &w.repeats[*link-1].next
+	}
+	w.repeats[w.links] = repeat{at: i}
+	w.links++
+	*link = w.links
 	return true
 }
 
-// next returns the place of key k that follows the one at i. There must be one.
-func (v *view) next(k int, i uint16) uint16 {
-	for i++; !codecs.EqualFold(v.props[i].Name, v.keys[k]); i++ {
+// place is where key k is for the j-th time, and the link to where it is again.
+// link is that of the place before it.
+func (v *view) place(k int, j, link uint8) (i uint16, next uint8) {
+	if j == 0 {
+		i = v.first[k]
+		if v.n[k] > 1 {
+			next = v.run.again[k]
+		}
+		return i, next
 	}
-	return i
+	r := &v.run.repeats[link-1]
+	return r.at, r.next
+}
+
+// work is what rules need and remember of the few messages of which more is to
+// be known than where their keys are first, and what is equal.
+type work struct {
+	machine machine
+	// memo has what each test has found, and in the message of which turn.
+	memo []uint32
+	turn uint32
+
+	again   [maxKeys]uint8 // link to where the message has a key again
+	repeats [maxAgain]repeat
+	links   uint8 // of repeats that are used
+}
+
+// repeat is a further place of a key, and the link to the one behind it, 0 if
+// there is none.
+type repeat struct {
+	at   uint16
+	next uint8
+}
+
+const maxTurn = 1<<29 - 1 // with an outcome it is a uint32
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+func (v *view) work() *work {
+	if v.run == nil {
+		v.run, _ = works.Get().(*work)
+		if v.run.turn++; v.run.turn > maxTurn {
+			clear(v.run.memo)
+			v.run.turn = 1
+		}
+		v.run.again, v.run.links = [maxKeys]uint8{}, 0
+	}
+	return v.run
+}
+
+func (v *view) done() {
+	if v.run != nil {
+		works.Put(v.run)
+	}
+}
+
+func (w *work) known(test int) (o outcome, known bool) {
+	if test >= len(w.memo) || w.memo[test]>>3 != w.turn {
+		return 0, false
+	}
+	return outcome(w.memo[test] & 7), true
+}
+
+func (w *work) learn(test int, o outcome) {
+	if test >= len(w.memo) {
+		w.memo = append(w.memo, make([]uint32, test+1-len(w.memo))...)
+	}
+	w.memo[test] = w.turn<<3 | uint32(o)
+}
+
+// number gives rules that ask the same of the same key one number, and equal
+// expressions one program.
+func number(routes []Route) {
+	type ask struct {
+		name, text string
+		kind       kind
+		fold       bool
+	}
+	tests := map[ask]int{}
+	programs := map[string]*program{}
+	for i := range routes {
+		for j := range routes[i].matchers {
+			m := &routes[i].matchers[j]
+			if m.kind != contains && m.kind != regex {
+				continue
+			}
+			a := ask{m.name, m.text, m.kind, m.fold}
+			if _, known := tests[a]; !known {
+				tests[a] = len(tests)
+			}
+			m.test = tests[a]
+			if m.kind == regex {
+				if programs[m.text] == nil {
+					programs[m.text] = m.re
+				}
+				m.re = programs[m.text]
+			}
+		}
+	}
 }
 
 // rank orders the keys that the routes' rules look at, those that tell most

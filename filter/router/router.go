@@ -35,7 +35,11 @@ func (router) OnRequest(m *filter.Message) filter.Verdict {
 		if op := m.Request().AppendOperation(nil); len(op) > 0 {
 			what = string(op)
 		}
-		return m.Reply(codecs.RouteNotFound, "no route matches "+what)
+		text := "no route matches " + what
+		if err := m.Unroutable(); err != nil {
+			text = "no route for " + what + ": " + err.Error()
+		}
+		return m.Reply(codecs.RouteNotFound, text)
 	}
 	for _, kv := range r.RequestMutation {
 		m.MutateRequest().Set(kv.Key, kv.Value)

@@ -10,13 +10,18 @@ import (
 // Call is one request on its way to a cluster and back. It is embedded in the
 // message that owns it and used again and again.
 type Call struct {
-	owner    Owner
-	pool     *Pool
-	conn     *conn // nil while it waits
-	id       uint64
-	size     int
-	oneway   bool
+	owner  Owner
+	pool   *Pool
+	line   *Line // nil: none
+	conn   *conn // nil while it waits
+	id     uint64
+	size   int
+	oneway bool
+	// absent: it stands in for a call that nobody waits for any more, and keeps
+	// its place in the order of answers.
+	absent   bool
 	sent     time.Duration
+	due      time.Duration
 	deadline timer.Timer
 
 	list       *callList
@@ -46,27 +51,28 @@ func (c *Call) expire() {
 	if cn == nil {
 		c.end()
 		c.owner.Failed(codecs.Timeout, "timeout while waiting for an upstream connection")
-		p.resumeWaiters()
+		p.kick()
 		return
 	}
+	owner := c.owner
 	cn.timedOut(c)
-	c.owner.Failed(codecs.Timeout, "upstream request timeout")
+	owner.Failed(codecs.Timeout, "upstream request timeout")
 }
 
 // Abandon is called when the client has gone and nobody wants the answer. It
-// reports whether the call has ended. A connection shared by id keeps the id
-// until the answer or the deadline, and the owner still hears of it; of others
-// the owner hears no more.
+// reports whether the call has ended: then the owner hears no more of it. Only
+// where ids are so few that they soon come again a call keeps its own until the
+// answer or the deadline, and the owner hears of that.
 func (c *Call) Abandon() (ended bool) {
 	switch cn := c.conn; {
 	case !c.Active():
 		return true
 	case cn == nil:
 		c.end()
-		c.pool.resumeWaiters()
+		c.pool.kick()
 		return true
 	default:
-		return cn.abandon(c, true)
+		return cn.abandon(c)
 	}
 }
 
@@ -78,12 +84,29 @@ func (c *Call) Forget() {
 		c.Abandon()
 		return
 	}
-	c.end()
+	cn.giveUp(c)
 	c.pool.freed(cn)
 }
 
 // Waiting reports whether the call still waits for a connection.
 func (c *Call) Waiting() bool { return c.Active() && c.conn == nil }
+
+// Pool returns the pool that the call was sent to last.
+func (c *Call) Pool() *Pool { return c.pool }
+
+// Grow counts n bytes more that a waiting call holds. It reports false if they
+// are too many for the pool: the call is better given up.
+func (c *Call) Grow(n int) bool {
+	if c.pool.pendingBytes+n > 2*c.pool.opts.MaxPendingBytes {
+		return false
+	}
+	c.size += n
+	c.pool.pendingBytes += n
+	return true
+}
+
+// Opened ends the deadline of a stream.
+func (c *Call) Opened() { c.pool.m.timers.Stop(&c.deadline) }
 
 // Write sends a further frame of a stream that has a connection.
 func (c *Call) Write(frame []byte) {
@@ -95,7 +118,7 @@ func (c *Call) Write(frame []byte) {
 // is under way still comes. Each call needs its counterpart.
 func (c *Call) ReadDisable(disable bool) {
 	if c.conn != nil {
-		c.conn.up.ReadDisable(disable)
+		c.conn.pause(disable)
 	}
 }
 
@@ -113,29 +136,52 @@ func (c *Call) EndStream() {
 	c.pool.kick()
 }
 
-// unlist takes a waiting call out of the queue.
+// unlist takes a call that may be waiting out of what it waits in.
 func (c *Call) unlist() {
-	if c.list != nil {
-		c.list.remove(c)
-		c.pool.pendingBytes -= c.size
+	if c.list == nil {
+		return
 	}
+	c.list.remove(c)
+	p := c.pool
+	p.pending--
+	p.pendingBytes -= c.size
+	if l := c.line; l != nil {
+		if l.head == c {
+			l.head = nil
+		}
+		if l.waiter != nil && l.waiting.n <= crowded/2 {
+			l.waiter.resume()
+		}
+	}
+	p.resumeWaiters()
 }
 
 // end takes c out of whatever it is in.
 func (c *Call) end() {
-	c.pool.m.timers.Stop(&c.deadline)
-	if c.list != nil {
-		c.list.remove(c)
-	}
-	if cn := c.conn; cn != nil {
-		cn.inFlight--
-		c.pool.inFlight--
-		if c.pool.byID() && !c.oneway {
-			c.pool.ids.drop(c.id)
+	p, l := c.pool, c.line
+	p.m.timers.Stop(&c.deadline)
+	cn := c.conn
+	if cn == nil {
+		if c.unlist(); l != nil {
+			l.next()
 		}
-		c.conn = nil
-	} else {
-		c.pool.pendingBytes -= c.size
+		return
+	}
+	c.list.remove(c)
+	cn.inFlight--
+	p.inFlight--
+	if p.byID() {
+		p.ids.drop(c.id)
+	}
+	if c.absent {
+		cn.absent--
+		p.absent--
+	}
+	if c.conn = nil; cn.inFlight == 0 {
+		cn.rest()
+	}
+	if l != nil {
+		l.ended(cn)
 	}
 }
 

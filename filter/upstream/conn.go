@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -13,12 +14,23 @@ import (
 type connState uint8
 
 const (
-	// lingerTime is how long a server may take to close after our end of stream.
+	// lingerTime is how long a server may take to close after our end of stream,
+	// when nothing is known to be left that it has not read.
 	lingerTime = 5 * time.Second
+	// maxTrailing is how many bytes a server may send meanwhile.
+	maxTrailing = 64 << 20
 	// onewayTime is how long a server may take to read a oneway. Some drop what
 	// they have not read when they see the end of the stream behind it (Kitex's),
 	// and no answer tells that they have.
 	onewayTime = 5 * time.Second
+	// maxStrays is how many more messages than it was asked for a server may send
+	// over a connection.
+	maxStrays = 1000
+	// maxBeats is how many heartbeats of a server are answered that takes no bytes.
+	maxBeats = 64
+	// maxSkip is how much of an answer above the limit is read and dropped, in
+	// multiples of the limit.
+	maxSkip = 16
 )
 
 const (
@@ -30,27 +42,43 @@ const (
 
 // conn is one upstream connection of a pool.
 type conn struct {
-	pool  *Pool
-	up    host.Upstream
-	dec   codecs.Decoder
-	state connState
-	host  string
+	pool    *Pool
+	up      host.Upstream
+	dec     codecs.Decoder
+	answers codecs.AnswerDecoder // in place of dec; nil: none
+	state   connState
+	host    string
 	// attempt numbers the pool's connections in the order in which the load
 	// balancer was asked for a host; they may become ready in another.
 	attempt int
 
 	calls    callList
 	inFlight int
+	absent   int // of the calls
 	in       inbox.Inbox
+	skip     int // bytes of an answer that is not kept
 	out      *host.Buffer
-	blocked  bool
+	spoilt   bool // owes an answer for which nothing stands in: gets no call at all
+	gone     bool // its host has said over it that it leaves
+	blocked  bool // the server does not take bytes
+	paused   bool // it is not read
+	trailing int  // bytes that it has sent behind our end of stream
+
+	stalled  []*Line // wait until it takes calls again
+	idle     *idleList
+	idleNext *conn
+	idlePrev *conn
+	late     int // answers that may come to calls that have been given up
+	strays   int // messages that nobody asked for, less the answers
+	beats    int // heartbeats since the server takes no bytes
 
 	born         time.Duration
 	lastData     time.Duration
+	lastTaken    time.Duration // it was seen to take bytes, or was given an end of stream
 	lastCall     time.Duration
 	agingAt      time.Duration // from then on a replacement is looked for
 	expireAt     time.Duration // from then on it gets no new call
-	keepUntil    time.Duration // a oneway may not have been read before
+	keepUntil    time.Duration // a request to which no answer is awaited may not have been read before
 	aging        bool
 	stale        bool          // belongs to a membership that is over
 	leavingUntil time.Duration // its host has said that it leaves, which counts until then; 0: it has not
@@ -67,10 +95,12 @@ func (cn *conn) send(c *Call) {
 	p := cn.pool
 	m := p.m
 	c.unlist()
+	cn.unrest()
 	var id uint64
 	if p.byID() {
 		var ok bool
 		if id, ok = p.ids.take(c); !ok {
+			cn.rest()
 			m.timers.Stop(&c.deadline)
 			c.owner.Failed(codecs.OverLimit, "no request id is free")
 			return
@@ -83,6 +113,7 @@ func (cn *conn) send(c *Call) {
 		if p.byID() && !c.oneway {
 			p.ids.drop(id)
 		}
+		cn.rest()
 		m.timers.Stop(&c.deadline)
 		if pc := guard.In(err); pc != nil {
 			c.owner.Panicked(pc)
@@ -95,6 +126,10 @@ func (cn *conn) send(c *Call) {
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
 		cn.keepUntil = m.now() + onewayTime
+		if c.line != nil {
+			c.line.sent(cn, true)
+		}
+		cn.rest()
 		c.owner.Sent()
 		return
 	}
@@ -102,18 +137,19 @@ func (cn *conn) send(c *Call) {
 	cn.calls.push(c)
 	cn.inFlight++
 	p.inFlight++
+	if c.line != nil {
+		c.line.sent(cn, false)
+	}
 }
 
 // encode appends the call's frame to what goes out, all of it or nothing.
 func (cn *conn) encode(c *Call, id uint64) (err error) {
 	defer guard.Catch(&err)
 	buf := cn.buffer(c.size)
-	n := len(buf.B)
 	b, err := c.owner.Encode(buf.B, id)
-	if err != nil {
-		b = b[:n]
+	if err == nil {
+		buf.B = b
 	}
-	buf.B = b
 	return err
 }
 
@@ -163,7 +199,15 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	m := cn.pool.m
 	cn.lastData = m.now()
 	if cn.state == closed {
+		if cn.trailing += total; cn.trailing > maxTrailing && cn.linger.Fire != nil {
+			cn.cut()
+		}
 		return
+	}
+	if cn.skip > 0 {
+		if bufs, total = cn.skipped(bufs, total); total == 0 {
+			return
+		}
 	}
 	b, whole := cn.in.Add(bufs, total, &m.scratch)
 	if !whole {
@@ -177,10 +221,20 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	for len(b) > 0 {
 		md := &m.resp
 		md.Reset()
-		n, err := guard.Took(cn.dec.Decode(b, md))
+		n, err := cn.decode(b, md)
 		if err != nil {
-			cn.garbage(err)
-			return
+			if n = cn.tooLarge(err, md); n == 0 {
+				cn.garbage(err)
+				return
+			}
+			if cn.state == closed {
+				return
+			}
+			if n > len(b) {
+				cn.skip, n = n-len(b), len(b)
+			}
+			b = b[n:]
+			continue
 		}
 		if n > len(b) {
 			need = n
@@ -196,6 +250,111 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	m.trimScratch()
 }
 
+func (cn *conn) decode(b []byte, md *codecs.Metadata) (int, error) {
+	if cn.answers == nil {
+		return guard.Took(cn.dec.Decode(b, md))
+	}
+	var req *codecs.Metadata
+	if c := cn.calls.first; c != nil {
+		req = c.owner.Request()
+	}
+	return guard.Took(cn.answers.DecodeAnswer(b, md, req))
+}
+
+// skipped drops what the bytes that have come have of an answer that is not kept,
+// and returns the rest.
+func (cn *conn) skipped(bufs [][]byte, total int) ([][]byte, int) {
+	if cn.skip >= total {
+		cn.skip -= total
+		return nil, 0
+	}
+	total -= cn.skip
+	rest := make([][]byte, 0, len(bufs))
+	for _, b := range bufs {
+		n := min(cn.skip, len(b))
+		cn.skip -= n
+		if n < len(b) {
+			rest = append(rest, b[n:])
+		}
+	}
+	return rest, total
+}
+
+// tooLarge fails the call whose answer md is if err says that it is above the
+// limit, and returns how many bytes are to be skipped: 0 if that is no way to go
+// on.
+func (cn *conn) tooLarge(err error, md *codecs.Metadata) (size int) {
+	p := cn.pool
+	var e *codecs.TooLarge
+	if !errors.As(err, &e) || p.opts.Streams || e.Size <= 0 || e.Size/maxSkip > e.Limit {
+		return 0
+	}
+	p.obs.DecodingError(p.key.Cluster, cn.host, err, false)
+	switch md.Type {
+	case codecs.Response, codecs.Error:
+		if c := cn.answer(md); c != nil {
+			c.owner.Failed(codecs.BadResponse, "response: "+err.Error())
+			p.freed(cn)
+		}
+	default:
+		cn.unasked()
+	}
+	return e.Size
+}
+
+// answer takes the call off that md answers, nil if there is none.
+func (cn *conn) answer(md *codecs.Metadata) *Call {
+	p := cn.pool
+	if md.GoesAway || md.NotProcessed {
+		cn.leaves()
+	}
+	c := p.answered(cn, md)
+	if c != nil {
+		cn.strays = max(0, cn.strays-1)
+		c.end()
+		return c
+	}
+	cn.stray(md)
+	if !p.byID() {
+		// Whose answer comes next cannot be told any more.
+		cn.close(codecs.BadResponse, "upstream sent an answer that nobody asked for")
+		p.kick()
+	}
+	return nil
+}
+
+// stray takes a message that nobody waits for. Answers to calls that were given up
+// are no fault of the server.
+func (cn *conn) stray(md *codecs.Metadata) {
+	cn.pool.obs.Stray(md)
+	if cn.late > 0 && (md.Type == codecs.Response || md.Type == codecs.Error) {
+		cn.late--
+		return
+	}
+	cn.unasked()
+}
+
+// unasked counts a message that the server was not asked for. One that sends many
+// is not read for ever.
+func (cn *conn) unasked() {
+	p := cn.pool
+	if cn.strays++; cn.strays > maxStrays && cn.state != closed {
+		p.obs.Closes(p.key.Cluster, cn.host, "it sends messages that nobody asked for")
+		cn.close(codecs.UpstreamReset, "upstream connection closed: too many messages that nobody asked for")
+		p.kick()
+	}
+}
+
+// leaves heeds that the connection's host has said over it that it leaves.
+func (cn *conn) leaves() {
+	if !cn.gone {
+		cn.gone = true
+		cn.drain()
+		cn.pool.leaves(cn.host)
+		cn.pool.kick()
+	}
+}
+
 func (cn *conn) message(md *codecs.Metadata) {
 	p := cn.pool
 	switch md.Type {
@@ -203,31 +362,34 @@ func (cn *conn) message(md *codecs.Metadata) {
 		if p.opts.Streams {
 			cn.streamed(md)
 		} else {
-			p.obs.Stray(md)
+			cn.stray(md)
 		}
 	case codecs.Response, codecs.Error:
 		if p.opts.Streams {
 			cn.streamed(md)
 			return
 		}
-		c := p.answered(cn, md)
+		c := cn.answer(md)
 		if c == nil {
-			p.obs.Stray(md)
-			if !p.byID() {
-				// Whose answer comes next cannot be told any more.
-				cn.close(codecs.BadResponse, "upstream sent an answer that nobody asked for")
-				p.kick()
-			}
 			return
 		}
-		c.end()
-		if c.owner != nil { // else its client or its deadline has gone
+		if md.NotProcessed {
+			c.owner.Failed(codecs.UpstreamReset, notProcessed)
+		} else {
 			c.owner.Answered(md)
 		}
 		p.freed(cn)
 	case codecs.Heartbeat:
 		p.obs.Event()
 		if hb, ok := p.codec.(codecs.Heartbeater); ok && md.ExpectsReply {
+			if cn.blocked {
+				if cn.beats++; cn.beats > maxBeats {
+					p.obs.Closes(p.key.Cluster, cn.host, "it asks for heartbeats and does not read them")
+					cn.close(codecs.UpstreamReset, "upstream connection closed: the server does not read")
+					p.kick()
+					return
+				}
+			}
 			buf := cn.buffer(md.HeaderSize + md.BodySize)
 			n := len(buf.B)
 			b, err := hb.EncodeHeartbeat(buf.B, md)
@@ -238,31 +400,39 @@ func (cn *conn) message(md *codecs.Metadata) {
 		}
 	case codecs.GoAway:
 		p.obs.Event()
-		cn.drain()
-		p.leaves(cn.host)
-		p.kick()
+		cn.leaves()
 	case codecs.Ignored:
 		p.obs.Event()
 	default:
 		p.obs.Unserved()
+		cn.unasked()
 	}
 }
+
+const notProcessed = "the server leaves and has not processed the request"
 
 // streamed hands a frame to the stream whose connection this is.
 func (cn *conn) streamed(md *codecs.Metadata) {
 	c := cn.calls.first
-	if c == nil || c.owner == nil {
-		cn.pool.obs.Stray(md)
-		return
+	if md.GoesAway || md.NotProcessed {
+		cn.leaves()
 	}
-	cn.pool.m.timers.Stop(&c.deadline)
-	c.owner.Streamed(md)
+	switch {
+	case c == nil || c.absent:
+		cn.stray(md)
+	case md.NotProcessed:
+		c.end()
+		cn.retire()
+		c.owner.Failed(codecs.UpstreamReset, notProcessed)
+	default:
+		c.owner.Streamed(md)
+	}
 }
 
 // garbage ends a connection whose bytes cannot be understood.
 func (cn *conn) garbage(err error) {
 	p := cn.pool
-	p.obs.DecodingError(p.key.Cluster, cn.host, err)
+	p.obs.DecodingError(p.key.Cluster, cn.host, err, true)
 	cn.close(codecs.BadResponse, "undecodable response: "+err.Error())
 	p.kick()
 }
@@ -293,20 +463,52 @@ func (cn *conn) close(e codecs.ErrorType, reason string) {
 
 // leave takes the connection out of its pool.
 func (cn *conn) leave() {
+	cn.unrest()
 	cn.pool.remove(cn)
 	cn.state = closed
 	if cn.out != nil {
 		cn.out.Free()
 		cn.out = nil
 	}
+	cn.resume()
 }
 
 func (cn *conn) failCalls(e codecs.ErrorType, reason string) {
 	for c := cn.calls.first; c != nil; c = cn.calls.first {
 		c.end()
-		if c.owner != nil {
-			c.owner.Failed(e, reason)
+		c.owner.Failed(e, reason)
+	}
+}
+
+// rest makes an exclusive connection without a call ready for the next: first for
+// the lines that wait for it, then for anybody.
+func (cn *conn) rest() {
+	p := cn.pool
+	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed {
+		return
+	}
+	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil {
+		if cn.leaving() {
+			p.parting.push(cn)
+		} else {
+			p.idle.push(cn)
 		}
+	}
+}
+
+// leavesUntil notes until when the connection's host is taken to leave, 0: it stays.
+func (cn *conn) leavesUntil(t time.Duration) {
+	cn.leavingUntil = t
+	if cn.idle != nil {
+		cn.unrest()
+		cn.rest()
+	}
+}
+
+// unrest takes an exclusive connection off those that are idle.
+func (cn *conn) unrest() {
+	if cn.idle != nil {
+		cn.idle.remove(cn)
 	}
 }
 
@@ -318,6 +520,7 @@ func (cn *conn) drain() {
 		cn.up.Close(false)
 	case ready:
 		cn.state = draining
+		cn.unrest()
 		cn.pool.remove(cn)
 		cn.pool.drainers = append(cn.pool.drainers, cn)
 		cn.closeIfDrained()
@@ -334,64 +537,172 @@ func (cn *conn) retire() {
 // closeIfDrained ends a drained connection, unless that is still too early: then
 // the pool's upkeep does.
 func (cn *conn) closeIfDrained() {
-	if cn.state == draining && cn.inFlight == 0 && cn.pool.m.now() >= cn.keepUntil {
+	p := cn.pool
+	if cn.state == draining && cn.inFlight == 0 && len(cn.stalled) == 0 && p.m.now() >= cn.keepUntil {
 		cn.flush()
+		cn.pause(false) // a server that cannot write may not read either
 		cn.leave()
 		cn.up.Close(true) // what was written last still arrives
-		cn.linger.Fire = func() { cn.up.Close(false) }
-		cn.pool.m.timers.Start(&cn.linger, cn.pool.m.now()+lingerTime)
+		cn.lastTaken = p.m.now()
+		cn.linger.Fire = cn.lingers
+		p.lingering++
+		p.m.timers.Start(&cn.linger, cn.lastTaken+lingerTime)
+	}
+}
+
+// lingers looks after a connection on which all has been written: it ends when the
+// server closes it, or nothing moves any more.
+func (cn *conn) lingers() {
+	p := cn.pool
+	limit := time.Duration(lingerTime)
+	if (p.opts.Streams || cn.blocked) && p.lingering <= p.opts.MaxExclusive {
+		limit = max(limit, p.opts.Linger)
+	}
+	if at := max(cn.lastData, cn.lastTaken) + limit; p.m.now() < at {
+		p.m.timers.Start(&cn.linger, at)
+		return
+	}
+	cn.cut()
+}
+
+// cut ends a connection that lingers.
+func (cn *conn) cut() {
+	cn.lingered()
+	cn.up.Close(false)
+}
+
+// lingered is called when the connection lingers no more.
+func (cn *conn) lingered() {
+	if cn.linger.Fire != nil {
+		cn.pool.m.timers.Stop(&cn.linger)
+		cn.linger.Fire = nil
+		cn.pool.lingering--
+	}
+}
+
+// pause stops or resumes the reading of the server.
+func (cn *conn) pause(pause bool) {
+	if cn.paused != pause {
+		cn.paused = pause
+		cn.up.ReadDisable(pause)
 	}
 }
 
 // timedOut takes a call off whose deadline has passed.
 func (cn *conn) timedOut(c *Call) {
 	p := cn.pool
-	if !cn.abandon(c, false) {
-		c.end()
+	sent := c.sent
+	switch {
+	case p.byID() && p.opts.Shared:
+		cn.giveUp(c)
 		p.freed(cn)
+	case cn.calls.n == 1:
+		cn.spoil(c)
+		cn.close(codecs.Unspecified, "")
+	default:
+		cn.standIn(c)
+		cn.drain()
 	}
-	if cn.state == ready && cn.lastData < c.sent {
+	if cn.state == ready && cn.lastData < sent {
 		// Silent since before the call: it may be dead without a word.
 		cn.drain()
-		p.kick()
 	}
+	p.kick()
 }
 
-// abandon ends a call whose answer is still owed. Unless answers have ids and
-// the connection is shared, where it does nothing and returns false, the
-// connection is not used again. With graceful the server still gets what was
-// written.
-func (cn *conn) abandon(c *Call, graceful bool) (ended bool) {
+// abandon ends a call whose client has gone and whose answer is still owed. It
+// returns false, and does nothing, where ids would come again too soon.
+func (cn *conn) abandon(c *Call) (ended bool) {
 	p := cn.pool
 	switch {
 	case p.byID() && p.opts.Shared:
-		return false
-	case cn.calls.n == 1:
-		c.end()
-		if graceful {
-			cn.retire()
-		} else {
-			cn.close(codecs.Unspecified, "")
+		if p.ids.scarce() {
+			return false
+		}
+		cn.giveUp(c)
+		p.freed(cn)
+	case p.opts.Shared:
+		// Other clients lose nothing by it. Should the server hang at it, its
+		// deadline tells.
+		if cn.standIn(c); p.absent > p.opts.MaxRequests/4 {
+			cn.drain()
 		}
 	default:
-		// Those behind it still get theirs: a stand-in takes its place.
-		owed := &Call{pool: p, conn: cn, sent: c.sent, id: c.id}
-		cn.calls.replace(c, owed)
-		p.m.timers.Stop(&c.deadline)
-		c.conn = nil
-		cn.drain()
+		cn.spoil(c)
+		cn.retire() // the server still gets what was written
 	}
 	p.kick()
 	return true
 }
 
+// giveUp ends a call that has an id of its own. Its answer will find nobody.
+func (cn *conn) giveUp(c *Call) {
+	cn.late++
+	cn.keepUntil = cn.pool.m.now() + onewayTime
+	c.end()
+}
+
+// spoil ends the connection's only call. The answer that it owes would be taken
+// for another's.
+func (cn *conn) spoil(c *Call) {
+	cn.drain()
+	cn.spoilt = true
+	c.end()
+	cn.resume()
+}
+
+// standIn puts another call into the place of c, so that those behind it still get
+// their own answers. It keeps what the decoder may ask of the request, and the
+// deadline.
+func (cn *conn) standIn(c *Call) {
+	p := cn.pool
+	m := p.m
+	m.timers.Stop(&c.deadline)
+	if c.absent { // it was one
+		return
+	}
+	owed := &Call{pool: p, conn: cn, absent: true, sent: c.sent, due: c.due, id: c.id}
+	owner := &absent{}
+	if cn.answers != nil {
+		owner.req = c.owner.Request().Outline()
+	}
+	owed.Init(owner)
+	if c.due > m.now() {
+		m.timers.Start(&owed.deadline, c.due)
+	}
+	cn.calls.replace(c, owed)
+	cn.absent++
+	p.absent++
+	c.conn = nil
+	if c.line != nil {
+		c.line.ended(cn)
+	}
+}
+
+// absent is the owner of a call that stands in for another.
+type absent struct {
+	Owner // none of its other methods is called
+	req   *codecs.Metadata
+}
+
+func (a *absent) Request() *codecs.Metadata     { return a.req }
+func (*absent) Answered(*codecs.Metadata)       {}
+func (*absent) Failed(codecs.ErrorType, string) {}
+
 // WriteBlocked implements host.UpstreamEvents.
 func (cn *conn) WriteBlocked(blocked bool) {
-	cn.blocked = blocked
-	if c := cn.calls.first; cn.pool.opts.Streams && c != nil && c.owner != nil {
+	cn.blocked, cn.lastTaken = blocked, cn.pool.m.now()
+	if c := cn.calls.first; cn.pool.opts.Streams && c != nil && !c.absent {
 		c.owner.Blocked(blocked)
 	}
-	if !blocked && cn.state == ready {
+	if blocked {
+		cn.unrest()
+		return
+	}
+	cn.beats = 0
+	cn.resume()
+	cn.rest()
+	if cn.state == ready {
 		cn.pool.kick()
 	}
 }
@@ -401,7 +712,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 	p := cn.pool
 	switch cn.state {
 	case closed:
-		p.m.timers.Stop(&cn.linger)
+		cn.lingered()
 		return
 	case connecting:
 		cn.leave()

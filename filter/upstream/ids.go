@@ -44,6 +44,10 @@ func (t *ids) init(maxID uint64) {
 	}
 }
 
+// scarce reports whether an id comes again soon enough for a late answer to be
+// taken for that to another call.
+func (t *ids) scarce() bool { return (t.genMask+1)*uint64(t.rest) < 1<<24 }
+
 // take registers c and returns its id; ok is false when all ids are in use.
 func (t *ids) take(c *Call) (id uint64, ok bool) {
 	if t.free <= t.rest && len(t.slots) < 1<<t.bits {

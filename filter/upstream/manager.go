@@ -19,6 +19,9 @@ type Manager struct {
 	shared *Shared
 	rand   *rand.Rand
 
+	// Gone is called for each pool that has been given up, as nothing used it.
+	Gone func(p *Pool)
+
 	pools   map[Key]*Pool
 	touched []*conn // have bytes to hand over
 
@@ -28,7 +31,9 @@ type Manager struct {
 
 // NewManager makes the upstream side of a worker.
 func NewManager(w host.Worker, timers *timer.Wheel, shared *Shared, rng *rand.Rand) *Manager {
-	return &Manager{w: w, timers: timers, shared: shared, rand: rng, pools: map[Key]*Pool{}}
+	return &Manager{
+		w: w, timers: timers, shared: shared, rand: rng, Gone: func(*Pool) {}, pools: map[Key]*Pool{},
+	}
 }
 
 func (m *Manager) now() time.Duration { return m.w.Now() }
@@ -41,7 +46,7 @@ func (m *Manager) Pool(k Key, codec codecs.Codec, opts *Options, obs Observer) *
 		p = newPool(m, k, codec, opts)
 		m.pools[k] = p
 	}
-	p.obs = obs
+	p.Observe(obs)
 	return p
 }
 

@@ -19,12 +19,19 @@ type Options struct {
 	// Streams makes each call a stream: it has a connection of its own, keeps
 	// its ids, and goes on after the first answer until Call.EndStream.
 	Streams bool
+	// Linger is how long a connection whose calls have all ended is kept without
+	// a sign that its server still takes what was written.
+	Linger time.Duration
 	// MinConnections is kept while the pool is in use.
 	MinConnections int
 	// MaxConnections is the most that are open for requests when shared.
 	MaxConnections int
-	// MaxExclusive is the same when connections are exclusive.
+	// MaxExclusive is the same when connections are exclusive, those included that
+	// are about to be closed.
 	MaxExclusive int
+	// MaxRequests may wait, be on their way to the cluster, or have been given up
+	// while their answers are awaited all the same; more are refused.
+	MaxRequests int
 	// MaxAge after which a connection gets no new request and, once idle, is
 	// closed.
 	MaxAge time.Duration
@@ -62,8 +69,11 @@ type Key struct {
 type Observer interface {
 	// Stray: an answer came that no request waits for, or a frame of no stream.
 	Stray(md *codecs.Metadata)
-	// DecodingError: a server sent bytes that are no message.
-	DecodingError(cluster, host string, err error)
+	// DecodingError: a server sent bytes that are no message, or one that is too
+	// large. closes tells whether that costs the connection.
+	DecodingError(cluster, host string, err error, closes bool)
+	// Closes: a connection is closed for what its server does.
+	Closes(cluster, host, reason string)
 	// Panicked: there was a panic over a message to or of a server, p, or one that
 	// the host has logged, nil.
 	Panicked(p *guard.Panic)
@@ -71,8 +81,9 @@ type Observer interface {
 	Event()
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
-	// ConnectFailed: an attempt to connect failed.
-	ConnectFailed(cluster string, reason string)
+	// ConnectFailed: an attempt to connect failed. say is the number of those that
+	// have failed since it was last worth a line in the log, 0 where this is none.
+	ConnectFailed(cluster, reason string, say int)
 }
 
 // Owner is the message on whose behalf a Call is made.
@@ -80,6 +91,9 @@ type Owner interface {
 	// Hold is called when the request has to wait: its frame must outlive the
 	// event in which it came.
 	Hold()
+	// Request returns the request's metadata, of which the scalar fields, Scratch
+	// and ReplyInfo are valid until the call has ended.
+	Request() *codecs.Metadata
 	// Encode appends the request to dst, with id in place of its own.
 	Encode(dst []byte, id uint64) ([]byte, error)
 	// Sent ends a call that expects no answer: it has been handed over.
@@ -91,7 +105,7 @@ type Owner interface {
 	// Panicked ends a call whose Encode has panicked.
 	Panicked(p *guard.Panic)
 	// Streamed hands over a frame of a stream. It and its metadata are valid
-	// during Streamed only. The deadline ends with the first one.
+	// during Streamed only. The deadline ends with Call.Opened or the call.
 	Streamed(m *codecs.Metadata)
 	// Blocked tells whether the server of a stream has stopped taking bytes.
 	Blocked(blocked bool)

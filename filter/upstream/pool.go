@@ -32,10 +32,13 @@ const (
 	goneTime = time.Second
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
+	// Of an outage the first failure is worth a line in the log, and others with
+	// pauses from the first to the second of these. It has ended when nothing has
+	// failed for a minute.
+	firstSayPause = 10 * time.Second
+	maxSayPause   = 5 * time.Minute
+	outageEnds    = time.Minute
 )
-
-// Waiter is told when a pool that was full has room again.
-type Waiter interface{ Resume() }
 
 // Pool spreads the calls of one worker over connections to one cluster. The
 // connections' hosts are chosen by the host's load balancer; the pool watches
@@ -49,16 +52,27 @@ type Pool struct {
 	obs    Observer
 	info   *clusterInfo
 	hunger *hunger
+	// inOrder: answers come in the order of requests, and a client's requests go
+	// to servers in their order.
+	inOrder bool
 
 	conns    []*conn // connecting and ready
 	ready    []*conn
 	drainers []*conn
+	trying   int      // of conns, those that connect
+	old      int      // of conns, those that are to be replaced
+	idle     idleList // of ready, exclusive ones without a call …
+	parting  idleList // … and those of hosts that leave
 	ids      ids
 	inFlight int
+	absent   int // of those in flight
+	// lingering connections have been given an end of stream, and are not closed.
+	lingering int
 
-	queue        callList
-	pendingBytes int
-	waiters      []Waiter
+	queue               callList // waits for any connection
+	pending             int      // waits at all
+	pendingBytes        int
+	waiters, lastWaiter *Waiter
 
 	tick    timer.Timer
 	retry   timer.Timer
@@ -82,6 +96,12 @@ type Pool struct {
 	granted     time.Duration // when the first connection became ready
 	noGrowth    time.Duration // a circuit breaker forbids growth until then
 	limited     bool          // it did at the last attempt, which nobody waited for
+	failedAt    time.Duration // when an attempt failed last
+	unsaid      int           // failures since the log has heard of one
+	saidReason  host.CloseReason
+	nextSay     time.Duration
+	sayPause    time.Duration
+	perHost     map[string]int
 	dispatching bool
 	gone        bool
 }
@@ -90,11 +110,12 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p := &Pool{
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
 	}
-	p.info = m.shared.cluster(k.Cluster)
+	p.info = m.shared.cluster(k.Cluster, m.now())
 	p.hunger = &p.info.hunger
 	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
 		p.info = newClusterInfo()
 	}
+	p.inOrder = p.traits.Correlation == codecs.InOrder && !opts.Streams
 	p.ids.init(p.traits.MaxID)
 	p.tick.Fire = p.onTick
 	p.retry.Fire = p.kick
@@ -106,35 +127,56 @@ func (p *Pool) byID() bool {
 	return p.traits.Correlation == codecs.ByID && !p.opts.KeepIDs && !p.opts.Streams
 }
 
-// Send takes a call of about size bytes. It ends by one of the Owner's
-// methods, at the latest when timeout has passed; oneway calls by Sent.
-func (p *Pool) Send(c *Call, size int, oneway bool, timeout time.Duration) {
+// Observe has o hear of the pool from now on.
+func (p *Pool) Observe(o Observer) { p.obs = o }
+
+// Send takes a call of about size bytes; l is its client's line to the pool, if it
+// has one. It ends by one of the Owner's methods, at the latest when timeout has
+// passed; oneway calls by Sent.
+func (p *Pool) Send(c *Call, l *Line, size int, oneway bool, timeout time.Duration) {
 	now := p.m.now()
 	p.lastUse = now
 	if !p.tick.Running() {
 		p.m.timers.Start(&p.tick, now+tickTime)
 	}
-	c.pool, c.conn, c.size, c.oneway = p, nil, size, oneway
-	if p.queue.n == 0 {
-		if cn := p.pick(); cn != nil {
-			if !oneway {
-				p.m.timers.Start(&c.deadline, now+timeout)
-			}
-			cn.send(c)
-			if p.opts.Shared && p.inFlight > len(p.ready)*p.opts.TargetInFlight {
-				p.grow()
-			}
-			return
+	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+timeout
+	if p.inFlight+p.pending >= p.opts.MaxRequests {
+		c.owner.Failed(codecs.OverLimit, "too many requests are in flight")
+		return
+	}
+	var cn *conn
+	if l != nil {
+		cn = l.pick()
+	} else if p.queue.n == 0 {
+		cn = p.pick()
+	}
+	if cn != nil {
+		if !oneway {
+			p.m.timers.Start(&c.deadline, c.due)
 		}
+		cn.send(c)
+		if p.opts.Shared && p.inFlight > len(p.ready)*p.opts.TargetInFlight {
+			p.grow()
+		}
+		return
 	}
 	if e, reason, refused := p.refuse(); refused {
 		c.owner.Failed(e, reason)
 		return
 	}
 	c.owner.Hold()
-	p.m.timers.Start(&c.deadline, now+timeout)
-	p.queue.push(c)
+	p.m.timers.Start(&c.deadline, c.due)
+	p.pending++
 	p.pendingBytes += size
+	if l == nil {
+		p.queue.push(c)
+	} else {
+		l.waiting.push(c)
+		l.next()
+	}
+	if p.queue.n == 0 {
+		return // it waits for a connection that there is
+	}
 	if p.limited { // which may have ended since
 		p.nextTry = min(p.nextTry, now)
 	}
@@ -143,7 +185,7 @@ func (p *Pool) Send(c *Call, size int, oneway bool, timeout time.Duration) {
 
 // refuse tells whether a call that would have to wait is better refused.
 func (p *Pool) refuse() (codecs.ErrorType, string, bool) {
-	if p.queue.n >= 2*p.opts.MaxPending || p.pendingBytes >= 2*p.opts.MaxPendingBytes {
+	if p.pending >= 2*p.opts.MaxPending || p.pendingBytes >= 2*p.opts.MaxPendingBytes {
 		return codecs.OverLimit, "too many requests wait for an upstream connection", true
 	}
 	if len(p.ready) > 0 {
@@ -165,39 +207,14 @@ func (p *Pool) refuse() (codecs.ErrorType, string, bool) {
 // one is to be asked for.
 func (p *Pool) Gone() bool { return p.gone }
 
-// Full reports whether clients should not be read for now, as too many
-// requests wait.
-func (p *Pool) Full() bool {
-	return p.queue.n >= p.opts.MaxPending || p.pendingBytes >= p.opts.MaxPendingBytes
-}
-
-// Wait registers w to be resumed once when the pool is not full any more.
-func (p *Pool) Wait(w Waiter) { p.waiters = append(p.waiters, w) }
-
-func (p *Pool) resumeWaiters() {
-	if len(p.waiters) == 0 || p.queue.n > p.opts.MaxPending/2 || p.pendingBytes > p.opts.MaxPendingBytes/2 {
-		return
-	}
-	ws := p.waiters
-	p.waiters = nil
-	for _, w := range ws {
-		w.Resume()
-	}
-}
-
 // pick chooses a connection for the next call, nil when there is none that
 // can take it.
 func (p *Pool) pick() *conn {
 	if !p.opts.Shared {
-		// The one that has been idle longest, so that all hosts get their turn.
-		var best *conn
-		for _, cn := range p.ready {
-			if cn.inFlight == 0 && (best == nil || best.leaving() && !cn.leaving() ||
-				best.leaving() == cn.leaving() && cn.lastCall < best.lastCall) {
-				best = cn
-			}
+		if p.idle.first != nil {
+			return p.idle.first
 		}
-		return best
+		return p.parting.first
 	}
 	if len(p.ready) == 1 {
 		if cn := p.ready[0]; !cn.blocked {
@@ -245,17 +262,21 @@ func (p *Pool) want() int {
 
 // fresh counts the connections, and those still connecting, that need no
 // replacement.
-func (p *Pool) fresh() (n, connectingNow int) {
-	for _, cn := range p.conns {
-		if cn.state == connecting {
-			connectingNow++
-		}
-		if !cn.stale && !cn.aging {
-			n++
-		}
+func (p *Pool) fresh() int { return len(p.conns) - p.old }
+
+// outdate marks a connection as one to be replaced: it gets old, or belongs to a
+// membership that is over.
+func (p *Pool) outdate(cn *conn, mark *bool) {
+	if !cn.outdated() {
+		p.old++
 	}
-	return n, connectingNow
+	*mark = true
 }
+
+func (cn *conn) outdated() bool { return cn.stale || cn.aging }
+
+// room is how many exclusive connections may be opened.
+func (p *Pool) room() int { return p.opts.MaxExclusive - len(p.conns) - len(p.drainers) }
 
 // grow opens connections as far as they are wanted and allowed.
 func (p *Pool) grow() {
@@ -267,13 +288,19 @@ func (p *Pool) grow() {
 		p.m.timers.Start(&p.retry, p.nextTry)
 		return
 	}
-	n, trying := p.fresh()
+	if p.backoff > 0 && p.pending == 0 && len(p.ready) == 0 {
+		return // there is nothing there, and nobody to need it: the next request tries
+	}
+	n := p.fresh()
 	want := p.want()
 	if now < p.noGrowth {
 		want = min(want, max(1, len(p.ready)))
 	}
 	if p.backoff > 0 {
-		want = min(want, n+max(0, 1-trying)) // one at a time until one succeeds
+		want = min(want, n+max(0, 1-p.trying)) // one at a time until one succeeds
+	}
+	if !p.opts.Shared {
+		want = min(want, n+p.room())
 	}
 	for ; n < want; n++ {
 		p.connect(now)
@@ -283,12 +310,17 @@ func (p *Pool) grow() {
 func (p *Pool) connect(now time.Duration) {
 	p.attempts++
 	cn := &conn{pool: p, attempt: p.attempts, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
+	if p.traits.Correlation != codecs.ByID {
+		cn.answers, _ = cn.dec.(codecs.AnswerDecoder)
+	}
+	p.trying++
 	p.conns = append(p.conns, cn)
 	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}, cn)
 }
 
 // connected takes a new connection into use, and an old one out.
 func (p *Pool) connected(cn *conn) {
+	p.trying--
 	p.backoff, p.nextTry, p.starving = 0, 0, 0
 	p.m.timers.Stop(&p.retry)
 	if len(p.ready) == 0 {
@@ -302,11 +334,19 @@ func (p *Pool) connected(cn *conn) {
 		p.succeed(cn)
 	}
 	p.weigh()
+	cn.rest()
 	p.kick()
 }
 
 // succeed retires a connection in whose place cn has come.
 func (p *Pool) succeed(cn *conn) {
+	if p.old == 0 && !p.opts.Shared {
+		// None is to be replaced; but one may be more than wanted.
+		if o := p.idle.first; o != nil && len(p.ready) > p.want() {
+			o.drain()
+		}
+		return
+	}
 	var old *conn
 	same := 0
 	for _, o := range p.ready {
@@ -329,7 +369,7 @@ func (p *Pool) succeed(cn *conn) {
 		old.drain()
 		return
 	}
-	if same == 0 || len(p.ready) <= p.want() {
+	if !p.opts.Shared || same == 0 || len(p.ready) <= p.want() {
 		return
 	}
 	// One more than wanted: the oldest at the same host goes.
@@ -342,7 +382,16 @@ func (p *Pool) succeed(cn *conn) {
 }
 
 func (p *Pool) remove(cn *conn) {
-	p.conns = without(p.conns, cn)
+	if n := len(p.conns); n > 0 {
+		if p.conns = without(p.conns, cn); len(p.conns) != n {
+			if cn.outdated() {
+				p.old--
+			}
+			if cn.state == connecting {
+				p.trying--
+			}
+		}
+	}
 	p.drainers = without(p.drainers, cn)
 	if n := len(p.ready); n > 0 {
 		if p.ready = without(p.ready, cn); len(p.ready) != n {
@@ -365,6 +414,9 @@ func without(l []*conn, cn *conn) []*conn {
 // weigh gives the connections their weights: together those of a host get the
 // share with which the load balancer picks it.
 func (p *Pool) weigh() {
+	if !p.opts.Shared {
+		return
+	}
 	var hosts [maxWeighed]string
 	var conns [maxWeighed]int64 // to each host
 	n := 0
@@ -417,7 +469,7 @@ func (p *Pool) heed(now time.Duration) {
 	p.heard = p.info.said.Load()
 	for _, cn := range p.ready {
 		if until := p.info.leavingUntil(cn.host, now); until != 0 {
-			cn.leavingUntil = until
+			cn.leavesUntil(until)
 		}
 	}
 	p.weigh()
@@ -435,13 +487,11 @@ func (p *Pool) staying() (n int) {
 
 // freed is called when a connection has one call less.
 func (p *Pool) freed(cn *conn) {
-	switch cn.state {
-	case draining:
+	if cn.state == draining {
 		cn.closeIfDrained()
-	case ready:
-		if p.queue.n > 0 {
-			p.kick()
-		}
+	}
+	if p.queue.n > 0 {
+		p.kick()
 	}
 }
 
@@ -458,19 +508,31 @@ func (p *Pool) kick() {
 	if p.dispatching {
 		return
 	}
-	p.dispatching = true
-	for p.queue.n > 0 {
-		cn := p.pick()
-		if cn == nil {
-			break
-		}
-		cn.send(p.queue.first)
-	}
-	p.dispatching = false
+	p.dispatch()
 	if p.queue.n > 0 {
 		p.grow()
 	}
-	p.resumeWaiters()
+}
+
+func (p *Pool) dispatch() {
+	p.dispatching = true
+	defer func() { p.dispatching = false }() // also when something panics
+	for c := p.queue.first; c != nil; c = p.queue.first {
+		l := c.line
+		var cn *conn
+		if l != nil {
+			cn = l.free()
+		} else {
+			cn = p.pick()
+		}
+		if cn == nil {
+			return
+		}
+		cn.send(c)
+		if l != nil {
+			l.next() // those behind it go the same way
+		}
+	}
 }
 
 func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
@@ -478,14 +540,13 @@ func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
 		c.end()
 		c.owner.Failed(e, reason)
 	}
-	p.resumeWaiters()
 }
 
 // connectFailed draws the consequences of a failed attempt. Attempts that were
 // made together count as one.
 func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	now := p.m.now()
-	p.obs.ConnectFailed(p.key.Cluster, r.String())
+	p.obs.ConnectFailed(p.key.Cluster, r.String(), p.failures(r, now))
 	switch {
 	case p.backoff == 0:
 		p.backoff, p.failed = firstBackoff, p.attempts
@@ -495,7 +556,7 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	p.backoff = min(p.backoff, p.opts.BackoffMax)
 	p.nextTry = now + p.backoff/2 + time.Duration(p.m.rand.Int64N(int64(p.backoff/2)+1))
 	p.limited = r == host.Overflow && p.queue.n == 0
-	_, trying := p.fresh()
+	trying := p.trying
 	if r == host.Overflow {
 		p.noGrowth = now + turnTime
 		if len(p.ready) == 0 && trying == 0 && p.queue.n > 0 {
@@ -528,6 +589,23 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	}
 }
 
+// failures counts a failed attempt, and returns how many there were since the log
+// has heard of one, if it is time that it does.
+func (p *Pool) failures(r host.CloseReason, now time.Duration) (say int) {
+	p.unsaid++
+	if p.sayPause == 0 || r != p.saidReason || now-p.failedAt > outageEnds {
+		p.sayPause, p.nextSay = firstSayPause/2, now
+	}
+	p.failedAt = now
+	if now < p.nextSay {
+		return 0
+	}
+	say, p.unsaid, p.saidReason = p.unsaid, 0, r
+	p.sayPause = min(2*p.sayPause, maxSayPause)
+	p.nextSay = now + p.sayPause
+	return say
+}
+
 // look asks for the cluster's membership and reports whether it changed.
 func (p *Pool) look(now time.Duration) {
 	h, known, ok := p.m.w.ClusterHosts(p.key.Cluster)
@@ -551,7 +629,7 @@ func (p *Pool) look(now time.Duration) {
 	p.picks.forget()
 	for _, cn := range p.conns {
 		if cn.state == ready {
-			cn.stale = true
+			p.outdate(cn, &cn.stale)
 		}
 	}
 	if !known {
@@ -571,11 +649,10 @@ func (p *Pool) onTick() {
 	// Pools of one client's address each are many: they go with their last
 	// connection.
 	unused := now-p.lastUse > p.opts.IdleTimeout || p.key.Source.IsValid() && len(p.conns) == 0
-	if unused && p.inFlight == 0 && p.queue.n == 0 {
+	if unused && p.inFlight == 0 && p.pending == 0 {
 		p.drainAll()
 		if len(p.drainers) == 0 {
-			delete(p.m.pools, p.key)
-			p.gone = true
+			p.giveUp(now)
 			return
 		}
 	} else {
@@ -583,15 +660,28 @@ func (p *Pool) onTick() {
 		if p.heard != p.info.said.Load() {
 			p.heed(now)
 		}
+		for _, cn := range p.conns {
+			cn.resume() // oneways count as read after a while
+		}
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)
 		p.yield(now)
 		p.grow()
-		p.kick()
 	}
 	p.reap(now)
+	p.kick()
 	p.m.timers.Start(&p.tick, now+tickTime)
+}
+
+// giveUp ends the pool.
+func (p *Pool) giveUp(now time.Duration) {
+	p.gone = true
+	delete(p.m.pools, p.key)
+	p.m.timers.Stop(&p.retry)
+	p.ids.slots = nil
+	p.m.shared.release(p.key.Cluster, now)
+	p.m.Gone(p)
 }
 
 // rotate replaces connections that are old or belong to an old membership.
@@ -603,14 +693,17 @@ func (p *Pool) rotate(now time.Duration) {
 	for i := len(p.ready) - 1; i >= 0; i-- {
 		cn := p.ready[i]
 		if cn.leaving() && now >= cn.leavingUntil {
-			cn.leavingUntil, stays = 0, true
+			cn.leavesUntil(0)
+			stays = true
 			staying++
 		}
-		if now >= cn.agingAt {
-			cn.aging = true
+		if now >= cn.agingAt && !cn.aging {
+			p.outdate(cn, &cn.aging)
 		}
 		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
-		if over && len(p.ready) > 1 && (cn.leaving() || staying != 1) {
+		// The last one stays until there is another, if there may be another.
+		last := len(p.ready) == 1 || staying == 1 && !cn.leaving()
+		if over && (!last || !p.opts.Shared && p.room() <= 0) {
 			if !cn.leaving() {
 				staying--
 			}
@@ -628,10 +721,10 @@ func (p *Pool) sample(now time.Duration) {
 	if !p.opts.Shared || p.hosts.Preferred < 2 || now-p.lastUse > time.Second || now < p.nextTry {
 		return
 	}
-	if _, trying := p.fresh(); trying > 0 || now < p.noGrowth {
+	if p.trying > 0 || now < p.noGrowth {
 		return
 	}
-	missing := p.distinctHosts() < p.hostsWanted()
+	missing := len(p.countHosts()) < p.hostsWanted()
 	if missing {
 		if now < p.nextSearch {
 			return
@@ -657,48 +750,50 @@ func (p *Pool) sample(now time.Duration) {
 	}
 }
 
-func (p *Pool) distinctHosts() int {
-	n := 0
-	for i, cn := range p.ready {
-		seen := false
-		for _, o := range p.ready[:i] {
-			seen = seen || o.host == cn.host
-		}
-		if !seen {
-			n++
-		}
+// countHosts counts the ready connections to each host.
+func (p *Pool) countHosts() map[string]int {
+	if p.perHost == nil {
+		p.perHost = map[string]int{}
 	}
-	return n
+	clear(p.perHost)
+	for _, cn := range p.ready {
+		p.perHost[cn.host]++
+	}
+	return p.perHost
 }
 
-// shrink retires one connection when there are more than wanted: the oldest
-// of the host that has most.
+// shrink retires connections when there are more than wanted: of shared ones the
+// oldest of the host that has most, of exclusive ones those that are idle longest.
 func (p *Pool) shrink(now time.Duration) {
-	if len(p.ready) <= p.want() || now-p.changed < changeTime && p.changed > 0 {
+	excess := len(p.ready) - p.want()
+	if excess <= 0 || now-p.changed < changeTime && p.changed > 0 {
+		return
+	}
+	if !p.opts.Shared {
+		for range 1 + excess/16 {
+			cn := p.parting.first
+			if cn == nil {
+				cn = p.idle.first
+			}
+			if cn == nil || now-cn.lastCall < p.opts.IdleTimeout/4 {
+				return
+			}
+			cn.drain()
+		}
 		return
 	}
 	var victim *conn
 	most := 0
+	hosts := p.countHosts()
 	for _, cn := range p.ready {
-		if !p.opts.Shared && cn.inFlight > 0 {
-			continue
-		}
-		same := 0
-		for _, o := range p.ready {
-			if o.host == cn.host {
-				same++
-			}
-		}
+		same := hosts[cn.host]
 		if victim == nil || same > most || same == most && cn.born < victim.born {
 			victim, most = cn, same
 		}
 	}
 	// One connection to each host is what want asks for, but as long as
 	// different hosts are few a second one may be all that is left of a host.
-	if victim != nil && (most > 1 || len(p.ready) > p.opts.MaxConnections || p.hosts.Preferred < 2 || !p.opts.Shared) {
-		if !p.opts.Shared && now-victim.lastCall < p.opts.IdleTimeout/4 {
-			return
-		}
+	if victim != nil && (most > 1 || len(p.ready) > p.opts.MaxConnections || p.hosts.Preferred < 2) {
 		victim.drain()
 	}
 }
@@ -730,8 +825,16 @@ func (p *Pool) yield(now time.Duration) {
 func (p *Pool) reap(now time.Duration) {
 	for i := len(p.drainers) - 1; i >= 0; i-- {
 		cn := p.drainers[i]
+		cn.resume()
 		cn.closeIfDrained()
-		if c := cn.calls.last; c != nil && c.owner == nil && now-c.sent > p.opts.IdleTimeout {
+		if cn.absent == 0 || cn.absent < cn.inFlight {
+			continue
+		}
+		patience := p.opts.IdleTimeout
+		if p.absent > p.opts.MaxRequests/4 {
+			patience = min(patience, onewayTime)
+		}
+		if now-cn.calls.last.sent > patience {
 			cn.close(codecs.UpstreamReset, "upstream connection closed")
 		}
 	}

@@ -11,26 +11,57 @@ import (
 type Shared struct {
 	mu       sync.Mutex
 	clusters map[string]*clusterInfo
+	swept    time.Duration
 }
+
+// unusedTime is how long what is known of a cluster outlives the last pool to it.
+const unusedTime = time.Minute
 
 // NewShared returns an empty Shared.
 func NewShared() *Shared { return &Shared{clusters: map[string]*clusterInfo{}} }
 
-func (s *Shared) cluster(name string) *clusterInfo {
+// cluster returns what is known of a cluster to a pool, which releases it.
+func (s *Shared) cluster(name string, now time.Duration) *clusterInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ci := s.clusters[name]
 	if ci == nil {
+		s.sweep(now)
 		ci = newClusterInfo()
 		s.clusters[name] = ci
 	}
+	ci.pools++
 	return ci
+}
+
+// release notes that a pool has gone.
+func (s *Shared) release(name string, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ci := s.clusters[name]
+	ci.pools--
+	ci.unusedSince = now
+	s.sweep(now)
+}
+
+// sweep forgets the clusters that no pool has led to for a while.
+func (s *Shared) sweep(now time.Duration) {
+	if now-s.swept < unusedTime/4 {
+		return
+	}
+	s.swept = now
+	maps.DeleteFunc(s.clusters, func(_ string, ci *clusterInfo) bool {
+		return ci.pools == 0 && now-ci.unusedSince >= unusedTime
+	})
 }
 
 // clusterInfo is what was learnt about one cluster. Envoy's load balancer says
 // which host a new connection goes to and nothing else, so the hosts' shares
 // of the traffic are learnt from its picks.
 type clusterInfo struct {
+	pools       int // that use it; this and the next are Shared's
+	unusedSince time.Duration
+
 	mu    sync.Mutex
 	picks map[string]float64
 	sum   float64

@@ -4,6 +4,8 @@ import (
 	"flag"
 
 	"github.com/meltemi-mesh/meltemi/control/check"
+	"github.com/meltemi-mesh/meltemi/control/source"
+	_ "github.com/meltemi-mesh/meltemi/filter/router" // as in every shared object
 )
 
 const checkUsage = `usage: meltemi check FILE|-
@@ -13,8 +15,13 @@ filter itself and the codecs and filters that are linked, see "meltemi codecs".
 The file is YAML or JSON: an Envoy bootstrap or a part of one, EnvoyFilters, a
 MetaProtocolProxy by itself, or what "meltemi envoyfilter" is given.
 
-Each fault is printed with its line and field. The status is 0 if there are
-configurations and no faults, else 1.
+What is for Envoy is read as Envoy reads it: as YAML if the file's name ends in
+.yaml or .yml, else as JSON, and - by what it begins with. EnvoyFilters are read
+as kubectl and istiod do. The two differ in what is a boolean or a number, in
+merge keys and more; the first line says which it was.
+
+Each fault is printed with its line and field, and notes tell of what is ignored
+without a word. The status is 0 if there are configurations and no faults, else 1.
 
 `
 
@@ -30,14 +37,20 @@ func (e *env) check(args []string) int {
 	if err != nil {
 		return e.fail(statusFault, "%v", err)
 	}
-	found, errs := check.File(text)
-	for _, f := range found {
+	r := check.File(file, text)
+	if r.Kind != "" {
+		e.printf("%s: %s\n", file, r.Kind)
+	}
+	for _, f := range r.Found {
 		e.printf("%s:%d: %s\n", file, f.Line, f.What)
 	}
+	for _, n := range r.Notes {
+		e.printf("%s:%d: note: %v\n", file, n.Line, (&source.Error{Path: n.Path, Reason: n.Reason}).Error())
+	}
 	switch {
-	case len(errs) > 0:
-		return e.faults(file, errs)
-	case len(found) == 0:
+	case len(r.Faults) > 0:
+		return e.faults(file, r.Faults)
+	case len(r.Found) == 0:
 		return e.fail(statusFault, "%s configures nothing of Meltemi", file)
 	}
 	return statusOK

@@ -1,9 +1,10 @@
 // Package command is the command line of the tool meltemi. It knows the codecs
-// that its program links, so that a program with a codec of one's own is
+// and filters that its program links, and the router, so that a program with a
+// codec of one's own is
 //
 //	func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 //
-// and an import for each codec.
+// and an import for each codec and filter.
 package command
 
 import (

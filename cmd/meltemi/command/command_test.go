@@ -20,7 +20,6 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")

@@ -19,6 +19,7 @@ var (
 	ErrTruncated = errors.New("protobuf: field is cut off")
 	ErrVarint    = errors.New("protobuf: varint of more than 64 bits")
 	ErrTag       = errors.New("protobuf: no such field number or wire type")
+	ErrLength    = errors.New("protobuf: length of more than 32 bits")
 	ErrGroup     = errors.New("protobuf: end of a group that was not begun")
 	ErrDepth     = errors.New("protobuf: groups nested too deeply")
 )
@@ -40,6 +41,10 @@ const (
 // maxNumber is the largest field number. Readers that keep 32 bits of a tag
 // take larger ones for others, so they are refused.
 const maxNumber = 1<<29 - 1
+
+// maxShort is the longest tag, or length of Bytes, in bytes. They have 32 bits;
+// C++'s readers refuse longer ones, which others take.
+const maxShort = 5
 
 // Field is one field of a message. Offsets are in bytes from the message's
 // start.
@@ -114,6 +119,8 @@ func (f *Field) read(b []byte, pos int) error {
 	if tag >= 0x80 {
 		if tag, n = binary.Uvarint(b[pos:]); n <= 0 {
 			return varintFault(n)
+		} else if n > maxShort {
+			return ErrTag
 		}
 	}
 	if tag>>3 == 0 || tag>>3 > maxNumber {
@@ -136,6 +143,8 @@ func (f *Field) read(b []byte, pos int) error {
 			size, n = uint64(rest[0]), 1
 		} else if size, n = binary.Uvarint(rest); n <= 0 {
 			return varintFault(n)
+		} else if n > maxShort {
+			return ErrLength
 		}
 		if size > uint64(len(rest)-n) {
 			return ErrTruncated

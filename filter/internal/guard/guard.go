@@ -47,7 +47,10 @@ func Catch(err *error) {
 // undo is Catch for what appends to dst.
 func undo(b *[]byte, dst []byte, err *error) {
 	if r := recover(); r != nil {
-		*b, *err = dst, New(r)
+		*err = New(r)
+	}
+	if *err != nil {
+		*b = dst
 	}
 }
 
@@ -66,7 +69,7 @@ func Took(n int, err error) (int, error) {
 	return n, err
 }
 
-// Append is f(dst). After a panic b is dst.
+// Append is f(dst). After an error or a panic b is dst.
 func Append(dst []byte, f func(dst []byte) ([]byte, error)) (b []byte, err error) {
 	defer undo(&b, dst, &err)
 	return f(dst)

@@ -130,7 +130,7 @@ func (x UpstreamOptions_OriginalDst) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpstreamOptions_OriginalDst.Descriptor instead.
 func (UpstreamOptions_OriginalDst) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // How requests share connections to a cluster.
@@ -184,7 +184,7 @@ func (x ApplicationProtocol_ConnectionMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ApplicationProtocol_ConnectionMode.Descriptor instead.
 func (ApplicationProtocol_ConnectionMode) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Side of the request; the listener's direction decides.
@@ -233,7 +233,7 @@ func (x Tracing_OperationName) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Tracing_OperationName.Descriptor instead.
 func (Tracing_OperationName) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // MetaProtocolProxy is the configuration of one listener. Names and numbers up
@@ -279,8 +279,11 @@ type MetaProtocolProxy struct {
 	TableScope string `protobuf:"bytes,102,opt,name=table_scope,json=tableScope,proto3" json:"table_scope,omitempty"`
 	// Limits of the connections to clusters.
 	Upstream *UpstreamOptions `protobuf:"bytes,103,opt,name=upstream,proto3" json:"upstream,omitempty"`
-	// Limits of what one client can cost.
-	Limits        *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Limits of what clients can cost.
+	Limits *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
+	// What becomes of connections that start with none of the codecs' protocols.
+	// Unset: they are closed. Needs codecs that recognise their protocol.
+	Passthrough   *Passthrough `protobuf:"bytes,105,opt,name=passthrough,proto3" json:"passthrough,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +436,13 @@ func (x *MetaProtocolProxy) GetLimits() *Limits {
 	return nil
 }
 
+func (x *MetaProtocolProxy) GetPassthrough() *Passthrough {
+	if x != nil {
+		return x.Passthrough
+	}
+	return nil
+}
+
 type isMetaProtocolProxy_RouteSpecifier interface {
 	isMetaProtocolProxy_RouteSpecifier()
 }
@@ -450,6 +460,55 @@ type MetaProtocolProxy_RouteConfig struct {
 func (*MetaProtocolProxy_Rds) isMetaProtocolProxy_RouteSpecifier() {}
 
 func (*MetaProtocolProxy_RouteConfig) isMetaProtocolProxy_RouteSpecifier() {}
+
+// Passthrough carries a connection whose first bytes no codec recognises as
+// tcp_proxy does: its bytes as they are, by no rule, filter or limit but
+// idle_timeout (default 1 h here) and limits.max_write_buffer_bytes. The client
+// must speak first.
+type Passthrough struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster to carry it to. Required.
+	Cluster       string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Passthrough) Reset() {
+	*x = Passthrough{}
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Passthrough) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Passthrough) ProtoMessage() {}
+
+func (x *Passthrough) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Passthrough.ProtoReflect.Descriptor instead.
+func (*Passthrough) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Passthrough) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
 
 // UpstreamOptions bound the pool of connections that each worker has to each
 // cluster.
@@ -476,8 +535,8 @@ type UpstreamOptions struct {
 	// Longest pause between failed attempts to connect. At least 25 ms; default
 	// 1 s.
 	ConnectBackoffMax *durationpb.Duration `protobuf:"bytes,8,opt,name=connect_backoff_max,json=connectBackoffMax,proto3" json:"connect_backoff_max,omitempty"`
-	// Most connections that serve one request at a time. 1 to 65536; default
-	// 1024.
+	// Most connections that serve one request at a time, those included that
+	// are about to be closed. 1 to 65536; default 1024.
 	MaxExclusiveConnections *wrapperspb.UInt32Value `protobuf:"bytes,9,opt,name=max_exclusive_connections,json=maxExclusiveConnections,proto3" json:"max_exclusive_connections,omitempty"`
 	// Treatment of ORIGINAL_DST clusters.
 	OriginalDst UpstreamOptions_OriginalDst `protobuf:"varint,10,opt,name=original_dst,json=originalDst,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions_OriginalDst" json:"original_dst,omitempty"`
@@ -489,14 +548,18 @@ type UpstreamOptions struct {
 	// Limits of connections and pending requests hold for each client address,
 	// min_connections is 0. A client without an IP address is seen as Envoy itself;
 	// one that has no address of the server's family cannot be served.
-	OriginalSrc   bool `protobuf:"varint,11,opt,name=original_src,json=originalSrc,proto3" json:"original_src,omitempty"`
+	OriginalSrc bool `protobuf:"varint,11,opt,name=original_src,json=originalSrc,proto3" json:"original_src,omitempty"`
+	// Requests that wait, are on their way, or have been given up while their
+	// answers are awaited all the same; more are answered with an error. 1 to
+	// 1048576; default 65536.
+	MaxRequests   *wrapperspb.UInt32Value `protobuf:"bytes,12,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpstreamOptions) Reset() {
 	*x = UpstreamOptions{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +571,7 @@ func (x *UpstreamOptions) String() string {
 func (*UpstreamOptions) ProtoMessage() {}
 
 func (x *UpstreamOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +584,7 @@ func (x *UpstreamOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamOptions.ProtoReflect.Descriptor instead.
 func (*UpstreamOptions) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *UpstreamOptions) GetMinConnections() *wrapperspb.UInt32Value {
@@ -601,7 +664,14 @@ func (x *UpstreamOptions) GetOriginalSrc() bool {
 	return false
 }
 
-// Limits bound what one client can cost.
+func (x *UpstreamOptions) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+// Limits bound what clients can cost.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Largest frame in bytes, header included. 16 to 2^30; default: the codec's.
@@ -609,8 +679,10 @@ type Limits struct {
 	// Requests of one connection in flight before it is no longer read. 1 to
 	// 1048576; default 4096.
 	MaxRequestsInFlight *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests_in_flight,json=maxRequestsInFlight,proto3" json:"max_requests_in_flight,omitempty"`
-	// Bytes of answers that a client may leave unread beyond Envoy's own buffer
-	// before it is closed. Default 4 MiB.
+	// Bytes of answers that may come for a client beyond Envoy's own buffer without
+	// its having taken any of what waits: with more it is closed. Where answers have
+	// an order, also what may wait for the one before: an answer beyond it is
+	// replaced by an error. One answer always fits. 0 to 2^31-1; default 16 MiB.
 	MaxWriteBufferBytes *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_write_buffer_bytes,json=maxWriteBufferBytes,proto3" json:"max_write_buffer_bytes,omitempty"`
 	// A frame that has begun must be complete after it. Must be positive;
 	// default 30 s.
@@ -622,13 +694,23 @@ type Limits struct {
 	// A stream on which neither side sends a frame is reset after it. Must be
 	// positive; default 5 min.
 	StreamIdleTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=stream_idle_timeout,json=streamIdleTimeout,proto3" json:"stream_idle_timeout,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The bytes of answers that wait on a worker, for whichever of its clients:
+	// with more the clients that take least are closed. One answer always fits. 0
+	// to 2^31-1; default 128 MiB.
+	MaxUnreadBytes *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=max_unread_bytes,json=maxUnreadBytes,proto3" json:"max_unread_bytes,omitempty"`
+	// The bytes of unfinished frames that a worker keeps, of whichever of its
+	// clients; up to 32 KiB of each stay in Envoy's own buffers and do not count.
+	// With more, one client's frame goes on, other clients with such frames are not
+	// read for now, and those that have sent nothing of theirs for a second are
+	// closed. 0 to 2^31-1; default 64 MiB.
+	MaxPartialBytes *wrapperspb.UInt32Value `protobuf:"bytes,8,opt,name=max_partial_bytes,json=maxPartialBytes,proto3" json:"max_partial_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +722,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +735,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Limits) GetMaxFrameBytes() *wrapperspb.UInt32Value {
@@ -698,6 +780,20 @@ func (x *Limits) GetStreamIdleTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Limits) GetMaxUnreadBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxUnreadBytes
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxPartialBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxPartialBytes
+	}
+	return nil
+}
+
 // Rds says where routes are discovered.
 type Rds struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -711,7 +807,7 @@ type Rds struct {
 
 func (x *Rds) Reset() {
 	*x = Rds{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +819,7 @@ func (x *Rds) String() string {
 func (*Rds) ProtoMessage() {}
 
 func (x *Rds) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +832,7 @@ func (x *Rds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rds.ProtoReflect.Descriptor instead.
 func (*Rds) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Rds) GetConfigSource() *v31.ConfigSource {
@@ -766,7 +862,7 @@ type MetaProtocolFilter struct {
 
 func (x *MetaProtocolFilter) Reset() {
 	*x = MetaProtocolFilter{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +874,7 @@ func (x *MetaProtocolFilter) String() string {
 func (*MetaProtocolFilter) ProtoMessage() {}
 
 func (x *MetaProtocolFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +887,7 @@ func (x *MetaProtocolFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaProtocolFilter.ProtoReflect.Descriptor instead.
 func (*MetaProtocolFilter) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MetaProtocolFilter) GetName() string {
@@ -821,7 +917,7 @@ type Codec struct {
 
 func (x *Codec) Reset() {
 	*x = Codec{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +929,7 @@ func (x *Codec) String() string {
 func (*Codec) ProtoMessage() {}
 
 func (x *Codec) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +942,7 @@ func (x *Codec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Codec.ProtoReflect.Descriptor instead.
 func (*Codec) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{5}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Codec) GetName() string {
@@ -884,7 +980,7 @@ type ApplicationProtocol struct {
 
 func (x *ApplicationProtocol) Reset() {
 	*x = ApplicationProtocol{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +992,7 @@ func (x *ApplicationProtocol) String() string {
 func (*ApplicationProtocol) ProtoMessage() {}
 
 func (x *ApplicationProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1005,7 @@ func (x *ApplicationProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationProtocol.ProtoReflect.Descriptor instead.
 func (*ApplicationProtocol) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApplicationProtocol) GetName() string {
@@ -968,7 +1064,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1076,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1089,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Tracing) GetClientSampling() *v32.Percent {
@@ -1042,7 +1138,7 @@ var File_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto protorefle
 
 const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc = "" +
 	"\n" +
-	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xef\b\n" +
+	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xc2\t\n" +
 	"\x11MetaProtocolProxy\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x125\n" +
@@ -1061,11 +1157,14 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\vtable_scope\x18f \x01(\tR\n" +
 	"tableScope\x12O\n" +
 	"\bupstream\x18g \x01(\v23.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptionsR\bupstream\x12B\n" +
-	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\"\"\n" +
+	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
+	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
-	"\x0froute_specifier\"\xe4\x06\n" +
+	"\x0froute_specifier\"'\n" +
+	"\vPassthrough\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"\xa5\a\n" +
 	"\x0fUpstreamOptions\x12E\n" +
 	"\x0fmin_connections\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0eminConnections\x12E\n" +
 	"\x0fmax_connections\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12G\n" +
@@ -1078,12 +1177,13 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x19max_exclusive_connections\x18\t \x01(\v2\x1c.google.protobuf.UInt32ValueR\x17maxExclusiveConnections\x12b\n" +
 	"\foriginal_dst\x18\n" +
 	" \x01(\x0e2?.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDstR\voriginalDst\x12!\n" +
-	"\foriginal_src\x18\v \x01(\bR\voriginalSrc\".\n" +
+	"\foriginal_src\x18\v \x01(\bR\voriginalSrc\x12?\n" +
+	"\fmax_requests\x18\f \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\".\n" +
 	"\vOriginalDst\x12\b\n" +
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
 	"\x06ALWAYS\x10\x01\x12\t\n" +
-	"\x05NEVER\x10\x02\"\xcd\x03\n" +
+	"\x05NEVER\x10\x02\"\xdf\x04\n" +
 	"\x06Limits\x12D\n" +
 	"\x0fmax_frame_bytes\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\rmaxFrameBytes\x12Q\n" +
 	"\x16max_requests_in_flight\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13maxRequestsInFlight\x12Q\n" +
@@ -1091,7 +1191,9 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x15partial_frame_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x13partialFrameTimeout\x12=\n" +
 	"\vmax_streams\x18\x05 \x01(\v2\x1c.google.protobuf.UInt32ValueR\n" +
 	"maxStreams\x12I\n" +
-	"\x13stream_idle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\"z\n" +
+	"\x13stream_idle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\x12F\n" +
+	"\x10max_unread_bytes\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxUnreadBytes\x12H\n" +
+	"\x11max_partial_bytes\x18\b \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxPartialBytes\"z\n" +
 	"\x03Rds\x12G\n" +
 	"\rconfig_source\x18\x01 \x01(\v2\".envoy.config.core.v3.ConfigSourceR\fconfigSource\x12*\n" +
 	"\x11route_config_name\x18\x02 \x01(\tR\x0frouteConfigName\"V\n" +
@@ -1137,74 +1239,79 @@ func file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZ
 }
 
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = []any{
 	(MetaProtocolProxy_Delivery)(0),         // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.Delivery
 	(UpstreamOptions_OriginalDst)(0),        // 1: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
 	(ApplicationProtocol_ConnectionMode)(0), // 2: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
 	(Tracing_OperationName)(0),              // 3: aeraki.meta_protocol_proxy.v1alpha.Tracing.OperationName
 	(*MetaProtocolProxy)(nil),               // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy
-	(*UpstreamOptions)(nil),                 // 5: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
-	(*Limits)(nil),                          // 6: aeraki.meta_protocol_proxy.v1alpha.Limits
-	(*Rds)(nil),                             // 7: aeraki.meta_protocol_proxy.v1alpha.Rds
-	(*MetaProtocolFilter)(nil),              // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
-	(*Codec)(nil),                           // 9: aeraki.meta_protocol_proxy.v1alpha.Codec
-	(*ApplicationProtocol)(nil),             // 10: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
-	(*Tracing)(nil),                         // 11: aeraki.meta_protocol_proxy.v1alpha.Tracing
-	(*v1alpha.RouteConfiguration)(nil),      // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	(*v3.AccessLog)(nil),                    // 13: envoy.config.accesslog.v3.AccessLog
-	(*durationpb.Duration)(nil),             // 14: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 15: google.protobuf.UInt32Value
-	(*v31.ConfigSource)(nil),                // 16: envoy.config.core.v3.ConfigSource
-	(*anypb.Any)(nil),                       // 17: google.protobuf.Any
-	(*v32.Percent)(nil),                     // 18: envoy.type.v3.Percent
-	(*v33.Tracing_Http)(nil),                // 19: envoy.config.trace.v3.Tracing.Http
+	(*Passthrough)(nil),                     // 5: aeraki.meta_protocol_proxy.v1alpha.Passthrough
+	(*UpstreamOptions)(nil),                 // 6: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
+	(*Limits)(nil),                          // 7: aeraki.meta_protocol_proxy.v1alpha.Limits
+	(*Rds)(nil),                             // 8: aeraki.meta_protocol_proxy.v1alpha.Rds
+	(*MetaProtocolFilter)(nil),              // 9: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
+	(*Codec)(nil),                           // 10: aeraki.meta_protocol_proxy.v1alpha.Codec
+	(*ApplicationProtocol)(nil),             // 11: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
+	(*Tracing)(nil),                         // 12: aeraki.meta_protocol_proxy.v1alpha.Tracing
+	(*v1alpha.RouteConfiguration)(nil),      // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	(*v3.AccessLog)(nil),                    // 14: envoy.config.accesslog.v3.AccessLog
+	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 16: google.protobuf.UInt32Value
+	(*v31.ConfigSource)(nil),                // 17: envoy.config.core.v3.ConfigSource
+	(*anypb.Any)(nil),                       // 18: google.protobuf.Any
+	(*v32.Percent)(nil),                     // 19: envoy.type.v3.Percent
+	(*v33.Tracing_Http)(nil),                // 20: envoy.config.trace.v3.Tracing.Http
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
-	7,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
-	12, // 1: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.route_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	9,  // 2: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	8,  // 3: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.meta_protocol_filters:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
-	11, // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.tracing:type_name -> aeraki.meta_protocol_proxy.v1alpha.Tracing
-	13, // 5: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log:type_name -> envoy.config.accesslog.v3.AccessLog
-	14, // 6: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.idle_timeout:type_name -> google.protobuf.Duration
-	10, // 7: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.protocol:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
-	14, // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.request_timeout:type_name -> google.protobuf.Duration
+	8,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
+	13, // 1: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.route_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	10, // 2: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	9,  // 3: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.meta_protocol_filters:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
+	12, // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.tracing:type_name -> aeraki.meta_protocol_proxy.v1alpha.Tracing
+	14, // 5: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log:type_name -> envoy.config.accesslog.v3.AccessLog
+	15, // 6: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.idle_timeout:type_name -> google.protobuf.Duration
+	11, // 7: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.protocol:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
+	15, // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.request_timeout:type_name -> google.protobuf.Duration
 	0,  // 9: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.delivery:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.Delivery
-	5,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
-	6,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
-	15, // 12: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
-	15, // 13: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
-	14, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
-	14, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
-	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
-	15, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	15, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
-	14, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
-	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
-	1,  // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
-	15, // 22: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 23: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
-	15, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
-	14, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	15, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
-	14, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	17, // 29: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	17, // 30: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	9,  // 31: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 32: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	9,  // 33: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	18, // 34: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	18, // 35: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	18, // 36: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	15, // 37: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	6,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
+	7,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
+	5,  // 12: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.passthrough:type_name -> aeraki.meta_protocol_proxy.v1alpha.Passthrough
+	16, // 13: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
+	16, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
+	15, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
+	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
+	16, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
+	16, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	16, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
+	16, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
+	1,  // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
+	16, // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
+	16, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
+	16, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
+	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	15, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	16, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
+	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	18, // 33: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	18, // 34: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 35: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 36: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	19, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	19, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	16, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	20, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }
@@ -1222,7 +1329,7 @@ func file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

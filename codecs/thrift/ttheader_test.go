@@ -1,0 +1,104 @@
+package thrift
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/codectest"
+)
+
+func strings16(kv ...string) string {
+	b := []byte{infoTTKeyValue, 0, byte(len(kv) / 2)}
+	for _, s := range kv {
+		b = append(append(b, 0, byte(len(s))), s...)
+	}
+	return string(b)
+}
+
+func decodeAnswer(t *testing.T, b string) *codecs.Metadata {
+	t.Helper()
+	m := new(codecs.Metadata)
+	n, err := newCodec(t).NewDecoder(s2c).Decode([]byte(b), m)
+	require.NoError(t, err)
+	require.Equal(t, len(b), n)
+	return m
+}
+
+func TestAKitexServerThatLeaves(t *testing.T) {
+	leaving := "\x00\x00" + strings16("crrst", "1")
+	none := call(typeReply, "none", 0, "\x00")
+	require.Equal(t, codecs.GoAway, decodeAnswer(t, inHeader(kitexHeader, 0, leaving, none)).Type)
+	require.Equal(t, codecs.GoAway, decodeAnswer(t, inHeader(kitexHeader, 0, leaving, inFrame(none))).Type)
+	require.Equal(t, codecs.Ignored, decodeAnswer(t, inHeader(kitexHeader, 0, "\x00\x00", none)).Type)
+	require.Equal(t, codecs.Ignored, decodeAnswer(t, inHeader(kitexHeader, 0, "\x00\x00"+strings16("crrst", ""), none)).Type)
+
+	for _, message := range []string{
+		call(typeReply, "hello", 5, "\x00"), inFrame(call(typeException, "hello", 5, "\x00")),
+		call(typeReply, "none", 5, "\x00"), call(typeReply, "hello", 0, "\x00"),
+	} {
+		m := decodeAnswer(t, inHeader(kitexHeader, 5, leaving, message))
+		require.True(t, m.GoesAway)
+		require.Contains(t, []codecs.MessageType{codecs.Response, codecs.Error}, m.Type)
+		require.False(t, decodeAnswer(t, inHeader(kitexHeader, 5, "\x00\x00"+strings16("crrst", ""), message)).GoesAway)
+	}
+}
+
+// TestOnlyTheServerLeaves: a client of the proxy need not, and is not told.
+func TestOnlyTheServerLeaves(t *testing.T) {
+	parts := "\x00\x00\x10\x00\x01\x00\x02\x00\x03log" + strings16("a", "1", "crrst", "1", "b", "2", "crrst", "1")
+	m := decodeAnswer(t, inHeader(kitexHeader, 5, parts, call(typeReply, "hello", 5, "\x00")))
+	m.ID = 9
+	var mut codecs.Mutation
+	mut.Set("b", "3")
+	for _, tc := range []struct {
+		mut  *codecs.Mutation
+		want string
+	}{{nil, "2"}, {&mut, "3"}} {
+		b, err := newCodec(t).Encode(nil, m, tc.mut)
+		require.NoError(t, err)
+		got := decodeAnswer(t, string(b))
+		require.False(t, got.GoesAway)
+		require.EqualValues(t, 9, got.ID)
+		require.Contains(t, codectest.Describe(got), `log-id="log" a="1" b="`+tc.want+`"`)
+		require.NotContains(t, string(b), "crrst")
+	}
+
+	m = decodeAnswer(t, inHeader(kitexHeader, 5, "\x00\x00"+strings16("crrst", "1"), call(typeReply, "hello", 5, "\x00")))
+	b, err := newCodec(t).Encode(nil, m, nil)
+	require.NoError(t, err)
+	require.False(t, decodeAnswer(t, string(b)).GoesAway)
+
+	// A header with parts that are not known stays as it is.
+	m = decodeAnswer(t, inHeader(kitexHeader, 5, "\x00\x00"+strings16("crrst", "1")+"\x77", call(typeReply, "hello", 5, "\x00")))
+	b, err = newCodec(t).Encode(nil, m, nil)
+	require.NoError(t, err)
+	require.Equal(t, m.Raw, b)
+}
+
+// TestGoAwayIsForClientsThatShareConnections: others would take the frame for an
+// answer that is out of order.
+func TestGoAwayIsForClientsThatShareConnections(t *testing.T) {
+	c := newCodec(t)
+	goAway := func(b string) []byte {
+		var m codecs.Metadata
+		_, err := c.NewDecoder(c2s).Decode([]byte(b), &m)
+		require.NoError(t, err)
+		frame, err := c.(codecs.Leaver).EncodeGoAway([]byte("before"), m.Variant)
+		require.NoError(t, err)
+		require.Equal(t, "before", string(frame[:6]))
+		return frame[6:]
+	}
+	hello := call(typeCall, "hello", 5, "\x00")
+	muxed := []byte(inHeader(kitexHeader, 5, "\x00\x00", hello))
+	muxed[flagsAt+1] = outOfOrder
+	frame := goAway(string(muxed))
+	m := decodeAnswer(t, string(frame))
+	require.Equal(t, codecs.GoAway, m.Type)
+	// As Kitex's own servers write it.
+	require.Equal(t, inHeader(kitexHeader, 0, "\x00\x00"+strings16("crrst", "1"), call(typeReply, "none", 0, "\x00")), string(frame))
+	for _, b := range everyForm("hello", 5) {
+		require.Empty(t, goAway(b))
+	}
+}

@@ -1,0 +1,326 @@
+package source
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxNesting is how deeply Envoy's JSON parser, through which its YAML goes too,
+// lets lists and objects be nested.
+const maxNesting = 100
+
+// IsYAML tells whether Envoy reads a file of that name as YAML; if not, as JSON.
+func IsYAML(name string) bool {
+	name = strings.ToLower(name)
+	return strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
+}
+
+// Envoy reads YAML as Envoy does. What comes back has no aliases, merge keys or
+// tags of its own; scalars are in the canonical form of JSON, with the tag
+// !!null, !!bool, !!int, !!float or !!str. Notes tell what Envoy ignores
+// without a word. Of a file without a document the node is nil.
+//
+// The rules are yaml-cpp's and those by which Envoy turns its nodes into a
+// google.protobuf.Value: yes, no, on and off are booleans, octal numbers begin
+// with 0, whatever does not fit into an int32 but into an int64 is a string, a
+// tag other than "!" is no more than a plain scalar, keys tagged !ignore are
+// dropped, and the last of equal keys counts.
+func Envoy(text []byte) (root *yaml.Node, notes Errors, fault *Error) {
+	text = asYAMLCPP(text)
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	first, fault := document(d)
+	if fault != nil || first == nil {
+		return nil, nil, fault
+	}
+	r := &reader{text: text, left: maxNodes, by: "Envoy", scalar: yamlCPP, ignores: true}
+	root, fault = r.read(first, "", 0)
+	if more, behind := document(d); fault == nil && (more != nil || behind != nil) {
+		line := 0
+		if more != nil {
+			line = more.Line
+		} else {
+			line = behind.Line
+		}
+		r.note(line, "", "Envoy reads the first document of a file only")
+	}
+	return root, r.notes, fault
+}
+
+var (
+	directive    = regexp.MustCompile(`^((?:[ \t]*(?:#[^\n]*)?\r?\n)*)%YAML[ \t]+1\.[0-9]+[ \t]*(?:#[^\n]*)?\r?\n`)
+	doubleQuoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	escape       = regexp.MustCompile(`\\.`)
+)
+
+// asYAMLCPP changes what yaml-cpp takes and go-yaml does not into what means the
+// same to go-yaml, without another number of lines: the directive of YAML 1.2,
+// control characters and bytes that are no UTF-8, line breaks that YAML 1.1
+// alone knows, and the escape \/.
+func asYAMLCPP(text []byte) []byte {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return text // UTF-16
+	}
+	text = directive.ReplaceAll(text, []byte("$1\n"))
+	text = bytes.Map(func(c rune) rune {
+		switch {
+		case c == '\t' || c == '\n' || c == '\r' || c == '\ufeff':
+			return c
+		case c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029':
+			return utf8.RuneError
+		}
+		return c
+	}, text)
+	if !bytes.Contains(text, []byte(`\/`)) {
+		return text
+	}
+	return doubleQuoted.ReplaceAllFunc(text, func(s []byte) []byte {
+		return escape.ReplaceAllFunc(s, func(e []byte) []byte {
+			if e[1] == '/' {
+				return []byte(`\x2f`)
+			}
+			return e
+		})
+	})
+}
+
+// reader copies a document, with every scalar as somebody else reads it.
+type reader struct {
+	text  []byte
+	lines [][]byte
+	left  int
+	notes Errors
+	// by is whose rules these are.
+	by string
+	// scalar turns a scalar, known to be none that has to be a string, into its
+	// canonical form.
+	scalar func(n *yaml.Node) (tag, value, reason string)
+	// ignores tells whether keys can be tagged !ignore, merges whether << is a
+	// merge key.
+	ignores, merges bool
+}
+
+func (r *reader) note(line int, path, format string, args ...any) {
+	r.notes = append(r.notes, &Error{line, path, fmt.Sprintf(format, args...)})
+}
+
+func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error) {
+	line := n.Line
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if r.left--; r.left < 0 {
+		return nil, &Error{line, path, "the document is too large"}
+	}
+	c := &yaml.Node{Kind: n.Kind, Style: n.Style, Line: line, Column: n.Column}
+	if n.Kind == yaml.ScalarNode {
+		var reason string
+		c.Tag, c.Value = "!!str", n.Value
+		if !r.isString(n) {
+			c.Tag, c.Value, reason = r.scalar(n)
+		}
+		if reason != "" {
+			return nil, &Error{line, path, reason}
+		}
+		return c, nil
+	}
+	if depth++; depth > maxNesting {
+		return nil, &Error{line, path, "nested too deeply"}
+	}
+	if n.Kind == yaml.SequenceNode {
+		c.Tag = "!!seq"
+		for i, e := range n.Content {
+			v, fault := r.read(e, fmt.Sprintf("%s[%d]", path, i), depth)
+			if fault != nil {
+				return nil, fault
+			}
+			c.Content = append(c.Content, v)
+		}
+		return c, nil
+	}
+	c.Tag = "!!map"
+	return c, r.mapping(n, c, map[string]int{}, path, depth, false)
+}
+
+// mapping adds the fields of n to those of c, whose places are in at.
+func (r *reader) mapping(n, c *yaml.Node, at map[string]int, path string, depth int, merged bool) *Error {
+	if r.left--; r.left < 0 {
+		return &Error{n.Line, path, "the document is too large"}
+	}
+	for i := 0; i < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		line := k.Line
+		for k.Kind == yaml.AliasNode {
+			k = k.Alias
+		}
+		switch {
+		case r.ignores && k.Tag == "!ignore":
+			continue
+		case k.Kind != yaml.ScalarNode:
+			return &Error{line, path, "want a name as the key"}
+		case r.merges && k.Tag == "!!merge":
+			if fault := r.merge(v, c, at, path, depth); fault != nil {
+				return fault
+			}
+			continue
+		}
+		name := k.Value
+		switch {
+		case r.merges && !r.isString(k): // a number is written in its canonical form
+			tag, value, reason := r.scalar(k)
+			if tag == "!!null" {
+				reason = "want a name as the key"
+			}
+			if reason != "" {
+				return &Error{line, Join(path, name), reason}
+			}
+			name = value
+		case k.Tag == "!!null" && k.Style == 0:
+			name = "null"
+		}
+		value, fault := r.read(v, Join(path, name), depth)
+		if fault != nil {
+			return fault
+		}
+		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: line, Column: k.Column}
+		j, twice := at[name]
+		if !twice {
+			at[name] = len(c.Content)
+			c.Content = append(c.Content, key, value)
+			continue
+		}
+		if !merged {
+			r.note(line, Join(path, name), "given twice: %s takes the last", r.by)
+		}
+		c.Content[j], c.Content[j+1] = key, value
+	}
+	return nil
+}
+
+// merge adds what the value of a merge key has.
+func (r *reader) merge(v, c *yaml.Node, at map[string]int, path string, depth int) *Error {
+	for v.Kind == yaml.AliasNode {
+		v = v.Alias
+	}
+	if depth > maxNesting {
+		return &Error{v.Line, path, "nested too deeply"}
+	}
+	switch v.Kind {
+	case yaml.MappingNode:
+		return r.mapping(v, c, at, path, depth+1, true)
+	case yaml.SequenceNode: // the first has precedence
+		for i := len(v.Content) - 1; i >= 0; i-- {
+			if e := v.Content[i]; e.Kind != yaml.AliasNode && e.Kind != yaml.MappingNode {
+				break
+			}
+			if fault := r.merge(v.Content[i], c, at, path, depth+1); fault != nil {
+				return fault
+			}
+		}
+		return nil
+	}
+	return &Error{v.Line, path, "a merge key wants an object or a list of objects"}
+}
+
+// isString tells whether a scalar is a string whatever it looks like: it is
+// quoted, or has the tag "!".
+func (r *reader) isString(n *yaml.Node) bool {
+	if n.Style&yaml.TaggedStyle != 0 {
+		return false
+	}
+	if n.Style != 0 {
+		return true
+	}
+	return r.bang(n)
+}
+
+// bang tells whether a scalar has the tag "!", which the parser does not tell.
+func (r *reader) bang(n *yaml.Node) bool {
+	if r.lines == nil {
+		r.lines = bytes.SplitAfter(r.text, []byte("\n"))
+	}
+	if n.Line < 1 || n.Line > len(r.lines) {
+		return false
+	}
+	s := r.lines[n.Line-1]
+	for range n.Column - 1 {
+		_, size := utf8.DecodeRune(s)
+		s = s[size:]
+	}
+	if len(s) > 0 && s[0] == '&' {
+		end := bytes.IndexAny(s, " \t")
+		if end < 0 {
+			return false
+		}
+		s = bytes.TrimLeft(s[end:], " \t")
+	}
+	return len(s) > 0 && s[0] == '!' && (len(s) == 1 || strings.IndexByte(" \t\r\n,]}", s[1]) >= 0)
+}
+
+var (
+	cppInt   = regexp.MustCompile(`^[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)[ \t\n]*$`)
+	cppFloat = regexp.MustCompile(`^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?0[xX]([0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)([pP][+-]?[0-9]+)?)[ \t\n]*$`)
+)
+
+// yamlCPP reads a scalar by the first of yaml-cpp's conversions that takes it:
+// to a boolean, an int64, a double.
+func yamlCPP(n *yaml.Node) (tag, value, reason string) {
+	s := n.Value
+	if n.Style&yaml.TaggedStyle == 0 {
+		switch s {
+		case "", "~", "null", "Null", "NULL":
+			return "!!null", "null", ""
+		}
+	}
+	if b, ok := flexibleBool(s); ok {
+		return "!!bool", strconv.FormatBool(b), ""
+	}
+	plain := strings.TrimRight(s, " \t\n")
+	if cppInt.MatchString(s) {
+		// Base 0, in which Go knows forms that C does not: 0b1, 0o1, 1_0.
+		if i, err := strconv.ParseInt(plain, 0, 64); err == nil {
+			if i < math.MinInt32 || i > math.MaxInt32 {
+				return "!!str", strconv.FormatInt(i, 10), ""
+			}
+			return "!!int", strconv.FormatInt(i, 10), ""
+		}
+	}
+	if cppFloat.MatchString(s) {
+		if strings.ContainsAny(plain, "xX") && !strings.ContainsAny(plain, "pP") {
+			plain += "p0"
+		}
+		if f, err := strconv.ParseFloat(plain, 64); err == nil {
+			return "!!float", strconv.FormatFloat(f, 'g', -1, 64), ""
+		}
+	}
+	switch s {
+	case ".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF":
+		return "!!str", "Infinity", ""
+	case "-.inf", "-.Inf", "-.INF":
+		return "!!str", "-Infinity", ""
+	case ".nan", ".NaN", ".NAN":
+		return "!!str", "NaN", ""
+	}
+	return "!!str", s, ""
+}
+
+// flexibleBool knows the booleans of YAML 1.1, in lower case, in upper case, and
+// capitalized.
+func flexibleBool(s string) (is, ok bool) {
+	if l := strings.ToLower(s); s != l && s != strings.ToUpper(s) && s != strings.ToUpper(s[:1])+l[1:] {
+		return false, false
+	}
+	switch strings.ToLower(s) {
+	case "y", "yes", "true", "on":
+		return true, true
+	case "n", "no", "false", "off":
+		return false, true
+	}
+	return false, false
+}

@@ -1,0 +1,328 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+)
+
+// The attacks of this file are small in make test, and as large as they were
+// found in make hostile.
+func large() bool { return *hostileFrames >= 1_000_000 }
+
+// besieged is an Envoy under attack. An honest client calls all the while on a
+// listener of its own: its calls are answered, and none takes long.
+type besieged struct {
+	*envoytest.Envoy
+	quiet int64 // RSS before
+	most  atomic.Int64
+	stop  chan struct{}
+	done  sync.WaitGroup
+}
+
+// besiege starts an Envoy with the listener "target", to the cluster "s1" on
+// port, and the honest client's.
+func besiege(t *testing.T, v variant, target envoytest.M, port int) *besieged {
+	t.Helper()
+	honest := scripted.Serve(t, scripted.Answer("here"))
+	o := v.options()
+	o.Clusters = []envoytest.Resource{
+		envoytest.Cluster("s1", envoytest.At(port)...),
+		envoytest.Cluster("honest", envoytest.At(honest.Port)...),
+	}
+	o.Listeners = []envoytest.Resource{
+		envoytest.Loopback(envoytest.Socket()),
+		envoytest.Listener("target", envoytest.Proxy(target)),
+		envoytest.Listener("honest", envoytest.Proxy(envoytest.Dubbo("honest", envoytest.Route("honest", nil)))),
+	}
+	b := &besieged{Envoy: envoytest.Start(t, o), stop: make(chan struct{})}
+	c := scripted.Dial(t, b.Port("honest"))
+	c.Ask(0, dubbotest.Request{})
+	c.Read()
+	b.quiet = b.RSS()
+	b.done.Go(func() {
+		for id := uint64(1); ; id++ {
+			select {
+			case <-b.stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			begin := time.Now()
+			if _, err := c.Write(dubbotest.Request{ID: id}.Bytes()); err != nil {
+				t.Errorf("honest call %d: %v", id, err)
+				return
+			}
+			if f, err := c.TryRead(); err != nil || f.ID != id || f.Status != statusOK {
+				t.Errorf("honest call %d: %+v, %v", id, f, err)
+				return
+			}
+			b.most.Store(max(b.most.Load(), int64(time.Since(begin))))
+		}
+	})
+	t.Cleanup(func() {
+		close(b.stop)
+		b.done.Wait()
+		most := time.Duration(b.most.Load())
+		t.Logf("the slowest honest call took %v", most.Round(time.Millisecond))
+		require.Less(t, most, 2*time.Second)
+	})
+	return b
+}
+
+// grown is by how many bytes RSS has grown.
+func (b *besieged) grown() int64 { return b.RSS() - b.quiet }
+
+// peak is by how much RSS grows at the most, until it has not for a while.
+func (b *besieged) peak() (most int64) {
+	for last := time.Now(); time.Since(last) < 2*time.Second; time.Sleep(20 * time.Millisecond) {
+		if g := b.grown(); g > most+1<<20 {
+			most, last = g, time.Now()
+		}
+	}
+	return most
+}
+
+// asksFor reports whether a request calls a method.
+func asksFor(req dubbotest.Parsed, method string) bool {
+	return bytes.Contains(req.Body, append([]byte{byte(len(method))}, method...))
+}
+
+// recovers waits until RSS is near where it was.
+func (b *besieged) recovers(t *testing.T) {
+	t.Helper()
+	const near = 96 << 20
+	require.Eventually(t, func() bool { return b.grown() < near }, 90*time.Second, 250*time.Millisecond,
+		"RSS has not come back: %d MiB more than before", b.grown()>>20)
+}
+
+// TestHostileUnfinishedFrames: many clients send all of a large frame but its
+// last byte.
+func TestHostileUnfinishedFrames(t *testing.T) {
+	frames := map[string][]byte{
+		"dubbo":  dubbotest.Request{ID: 1, Argument: string(bytes.Repeat([]byte("x"), 8_300_000))}.Bytes(),
+		"thrift": binary.BigEndian.AppendUint32(nil, 15<<20),
+	}
+	frames["thrift"] = append(frames["thrift"], scripted.ThriftMessage{Type: scripted.ThriftCall, Method: "big"}.Bytes()[4:]...)
+	frames["thrift"] = append(frames["thrift"], make([]byte, 15<<20+4-len(frames["thrift"]))...)
+	once(t, func(t *testing.T, v variant) {
+		for protocol, frame := range frames {
+			t.Run(protocol, func(t *testing.T) {
+				clients := 40
+				if large() {
+					clients = 200
+				}
+				b := besiege(t, v, envoytest.Protocol(protocol, "target", envoytest.Route("s1", nil)), 1)
+				var conns []net.Conn
+				var senders sync.WaitGroup
+				for range clients {
+					c := b.Dial("target")
+					conns = append(conns, c)
+					senders.Go(func() {
+						c.Write(frame[:len(frame)-1])
+					})
+				}
+				most := b.peak()
+				t.Logf("%d clients with %d MB each: RSS grew by %d MiB", clients, len(frame)>>20, most>>20)
+				require.Less(t, most, int64(320<<20))
+				for _, c := range conns {
+					c.Close()
+				}
+				senders.Wait()
+				b.recovers(t)
+			})
+		}
+	})
+}
+
+// TestHostileClientsThatNeverRead: what each may leave unread is bounded, and so
+// is what all may together.
+func TestHostileClientsThatNeverRead(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		clients := 150
+		if large() {
+			clients = 500
+		}
+		s := scripted.Serve(t, scripted.Answer(string(bytes.Repeat([]byte("x"), 1<<20))))
+		b := besiege(t, v, envoytest.Dubbo("target", envoytest.Route("s1", nil)), s.Port)
+		var most int64
+		var conns []net.Conn
+		for range clients {
+			c := b.Dial("target")
+			conns = append(conns, c)
+			for id := range uint64(8) {
+				c.Write(dubbotest.Request{ID: id}.Bytes())
+			}
+			most = max(most, b.grown())
+		}
+		most = max(most, b.peak())
+		t.Logf("%d clients that never read, with 8 MB of answers each: RSS grew by %d MiB", clients, most>>20)
+		require.Less(t, most, int64(500<<20))
+		for _, c := range conns {
+			c.Close()
+		}
+		b.recovers(t)
+	})
+}
+
+// TestClientsThatReadGetLargeAnswers: what has been read does not count against
+// them.
+func TestClientsThatReadGetLargeAnswers(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer(string(bytes.Repeat([]byte("x"), 7<<20))))
+		e := v.start(t, toOne("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		for range 5 {
+			c := scripted.Dial(t, e.Port("dubbo"))
+			for id := range uint64(4) {
+				c.Ask(id, dubbotest.Request{})
+			}
+			for range 4 {
+				require.EqualValues(t, statusOK, c.Read().Status)
+			}
+			c.Close()
+		}
+		e.WaitStat(stats+"downstream_overflow", envoytest.Exactly(0))
+	})
+}
+
+// TestHostileOrderedAnswers: requests of one id are answered in their order, and
+// the first one's answer does not come.
+func TestHostileOrderedAnswers(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		clients := 20
+		if large() {
+			clients = 100
+		}
+		text := string(bytes.Repeat([]byte("x"), 1<<20))
+		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
+			if !asksFor(req, "never") {
+				c.Write(dubbotest.Response(req.ID, text))
+			}
+		})
+		b := besiege(t, v, envoytest.Dubbo("target", envoytest.Route("s1", nil)), s.Port)
+		var most int64
+		for range clients {
+			c := b.Dial("target")
+			defer c.Close()
+			frames := dubbotest.Request{ID: 7, Method: "never"}.Bytes()
+			for range 30 {
+				frames = append(frames, dubbotest.Request{ID: 7}.Bytes()...)
+			}
+			c.Write(frames)
+			most = max(most, b.grown())
+		}
+		most = max(most, b.peak())
+		t.Logf("%d clients for whom 30 MiB wait each: RSS grew by %d MiB", clients, most>>20)
+		require.Less(t, most, int64(320<<20))
+	})
+}
+
+// TestHostileAttributes: small requests of many small attachments that are not
+// answered.
+func TestHostileAttributes(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		n := 10_000
+		if large() {
+			n = 40_000
+		}
+		s := scripted.Serve(t, scripted.Never)
+		b := besiege(t, v, envoytest.Dubbo("target", envoytest.Route("s1", map[string]string{"method": "sayHello"})), s.Port)
+		var att [][2]string
+		for i := range 900 {
+			att = append(att, [2]string{string(rune('a' + i%26)), ""})
+		}
+		frame := dubbotest.Request{ID: 1, Attachments: att}.Bytes()
+		total := 0
+		for range 10 {
+			c := b.Dial("target")
+			for id := range n / 10 {
+				binary.BigEndian.PutUint64(frame[4:], uint64(id))
+				k, err := c.Write(frame)
+				require.NoError(t, err)
+				total += k
+			}
+			c.Close()
+		}
+		require.Eventually(t, func() bool { return s.Requests() >= int64(n)*9/10 }, 30*time.Second, 50*time.Millisecond)
+		grown := b.grown()
+		t.Logf("%d requests of %d bytes without an answer: RSS grew by %d MiB", n, len(frame), grown>>20)
+		require.Less(t, grown, int64(64<<20)+4*int64(total))
+	})
+}
+
+// TestHostileServerThatFloods sends answers that nobody has asked for.
+func TestHostileServerThatFloods(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		var closed atomic.Int64
+		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
+			c.Write(dubbotest.Response(req.ID, "first"))
+			flood := bytes.Repeat(dubbotest.Response(1<<40, "unasked"), 1000)
+			for range 10_000 {
+				if _, err := c.Write(flood); err != nil {
+					closed.Add(1)
+					return
+				}
+			}
+		})
+		b := besiege(t, v, envoytest.Dubbo("target", envoytest.Route("s1", nil)), s.Port)
+		c := scripted.Dial(t, b.Port("target"))
+		c.Ask(1, dubbotest.Request{})
+		require.Equal(t, "first", c.Read().Text())
+		require.Eventually(t, func() bool { return closed.Load() > 0 }, 20*time.Second, 10*time.Millisecond)
+		c.Ask(2, dubbotest.Request{}) // over another connection
+		require.Equal(t, "first", c.Read().Text())
+	})
+}
+
+// TestOneLargeFrameCostsOneCall: one above the limit, of either side.
+func TestOneLargeFrameCostsOneCall(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		release := make(chan struct{})
+		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
+			switch {
+			case asksFor(req, "large"):
+				c.Write(dubbotest.Response(req.ID, string(bytes.Repeat([]byte("x"), 200_000))))
+			case asksFor(req, "later"):
+				go func() {
+					<-release
+					c.Write(dubbotest.Response(req.ID, "later"))
+				}()
+			default:
+				c.Write(dubbotest.Response(req.ID, "here"))
+			}
+		})
+		config := toOne("s1")
+		config["limits"] = envoytest.M{"max_frame_bytes": 100_000}
+		config["upstream"] = envoytest.M{"max_connections": 1}
+		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{Method: "later"})
+		c.Ask(2, dubbotest.Request{Method: "large"})
+		f := c.Read()
+		require.EqualValues(t, 2, f.ID)
+		require.NotEqualValues(t, statusOK, f.Status)
+		require.Contains(t, f.Text(), "larger than the limit")
+		c.Ask(3, dubbotest.Request{Argument: string(bytes.Repeat([]byte("x"), 500_000))})
+		f = c.Read()
+		require.EqualValues(t, 3, f.ID)
+		require.NotEqualValues(t, statusOK, f.Status)
+		c.Ask(4, dubbotest.Request{})
+		require.Equal(t, "here", c.Read().Text())
+		close(release)
+		f = c.Read()
+		require.EqualValues(t, 1, f.ID)
+		require.Equal(t, "later", f.Text())
+	})
+}

@@ -1,0 +1,452 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	"github.com/meltemi-mesh/meltemi/control/check"
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
+)
+
+// probed is a bootstrap that Envoy and `meltemi check` take.
+const probed = `static_resources:
+  listeners:
+  - name: l
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: meltemi
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter
+          dynamic_module_config: {name: meltemi, do_not_close: true, metrics_namespace: meta_protocol}
+          filter_name: meta_protocol_proxy
+          terminal_filter: true
+          filter_config:
+            "@type": type.googleapis.com/google.protobuf.Struct
+            value:
+              stat_prefix: t
+              protocol: {name: brpc, codec: {name: aeraki.meta_protocol.codec.brpc}}
+              route_config:
+                name: r
+                routes:
+                - match: {metadata: [{name: tenant, string_match: {exact: acme}}]}
+                  route: {cluster: v1}
+  - name: meltemi-loopback
+    address: {pipe: {path: "@meltemi-probe"}}
+    listener_filters:
+    - name: envoy.filters.listener.proxy_protocol
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol
+        rules:
+        - {tlv_type: 0xE0, on_tlv_present: {metadata_namespace: meltemi, key: cluster}}
+        - {tlv_type: 0xE1, on_tlv_present: {metadata_namespace: meltemi, key: token}}
+    filter_chains:
+    - filters:
+      - name: meltemi.carrier
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter
+          dynamic_module_config: {name: meltemi, do_not_close: true, metrics_namespace: meta_protocol}
+          filter_name: carrier
+          filter_config:
+            "@type": type.googleapis.com/google.protobuf.Struct
+            value: {path: "@meltemi-probe"}
+      - name: envoy.filters.network.tcp_proxy
+        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: m, cluster: none, idle_timeout: 0s}
+  clusters:
+  - {name: v1, type: STATIC, connect_timeout: 1s, load_assignment: {cluster_name: v1}}
+`
+
+// probedJSON is the same in JSON.
+const probedJSON = `{"static_resources": {"listeners": [
+  {"name": "l", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}, "filter_chains": [{"filters": [{"name": "meltemi", "typed_config": {
+    "@type": "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
+    "dynamic_module_config": {"name": "meltemi", "do_not_close": true, "metrics_namespace": "meta_protocol"},
+    "filter_name": "meta_protocol_proxy",
+    "terminal_filter": true,
+    "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {
+      "stat_prefix": "t",
+      "protocol": {"name": "brpc", "codec": {"name": "aeraki.meta_protocol.codec.brpc"}},
+      "route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "tenant", "string_match": {"exact": "acme"}}]}, "route": {"cluster": "v1"}}]}
+    }}
+  }}]}]},
+  {"name": "meltemi-loopback", "address": {"pipe": {"path": "@meltemi-probe"}}, "filter_chains": [{"filters": [{"name": "meltemi.carrier", "typed_config": {
+    "@type": "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
+    "dynamic_module_config": {"name": "meltemi", "do_not_close": true, "metrics_namespace": "meta_protocol"},
+    "filter_name": "carrier",
+    "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"path": "@meltemi-probe"}}
+  }}, {"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "m", "cluster": "none", "idle_timeout": "0s"
+  }}]}]}
+ ], "clusters": [{"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}]
+}}
+`
+
+// probe is a file of that name.
+type probe struct{ name, file, text string }
+
+// sites are places of probed where a value of each kind can stand: what is
+// replaced, and by what.
+var sites = []struct{ name, old, new string }{
+	{"string", "name: l\n", "name: %s\n"},
+	{"filter_name", "filter_name: meta_protocol_proxy", "filter_name: %s"},
+	{"bool", "do_not_close: true", "do_not_close: %s"},
+	{"terminal_filter", "terminal_filter: true", "terminal_filter: %s"},
+	{"uint32", "port_value: 0", "port_value: %s"},
+	{"wrapper", "name: l\n", "name: l\n    per_connection_buffer_limit_bytes: %s\n"},
+	{"duration", "connect_timeout: 1s", "connect_timeout: %s"},
+	{"enum", "type: STATIC", "type: %s"},
+	{"double", "type: STATIC", "type: STATIC, common_lb_config: {healthy_panic_threshold: {value: %s}}"},
+	{"message", "type: STATIC", "type: STATIC, common_lb_config: %s"},
+	{"strings", "    - filters:\n      - name: meltemi\n", "    - filter_chain_match: {server_names: %s}\n      filters:\n      - name: meltemi\n"},
+	{"numbers", "    - filters:\n      - name: meltemi\n", "    - filter_chain_match: {source_ports: %s}\n      filters:\n      - name: meltemi\n"},
+	{"map", "name: l\n", "name: l\n    metadata: {filter_metadata: %s}\n"},
+	{"key", "name: l\n", "name: l\n    metadata: {filter_metadata: {%s: {}}}\n"},
+	{"value", "name: l\n", "name: l\n    metadata: {filter_metadata: {a: {b: %s}}}\n"},
+	{"any", "dynamic_module_config:", "filter_config: %s\n          dynamic_module_config:"},
+	{"struct", "\n            value:\n", "\n            value: %s\n            x:\n"},
+	{"struct string", "stat_prefix: t", "stat_prefix: %s"},
+	{"struct exact", "exact: acme", "exact: %s"},
+	{"struct bool", "name: tenant", "name: tenant, invert_match: %s"},
+	{"struct uint32", "route: {cluster: v1}", "route: {weighted_clusters: {clusters: [{name: v1, weight: %s}]}}"},
+	{"struct int64", "name: tenant, string_match: {exact: acme}", "name: tenant, range_match: {start: %s, end: 9223372036854775807}"},
+	{"struct duration", "stat_prefix: t", "stat_prefix: t\n              request_timeout: %s"},
+	{"struct enum", "name: brpc,", "name: brpc, connection_mode: %s,"},
+	{"struct list", "[{name: tenant, string_match: {exact: acme}}]", "%s"},
+	{"struct key", "stat_prefix: t", "stat_prefix: t\n              %s: {}"},
+	{"carrier", `{path: "@meltemi-probe"}`, `{path: %s}`},
+	{"in a string", "filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value:\n",
+		"filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.StringValue\n            value: %s\n          filter_configs:\n"},
+}
+
+// values are what can stand there.
+var values = []string{
+	"true", "True", "TRUE", "tRUE", "yes", "No", "on", "OFF", "y", "N", "t", `"true"`, `'yes'`, `"1"`, `"on"`, "!!bool true", "!!bool \"true\"", "! true", "!!str true",
+	"0", "1", "-1", "+5", "5.0", "5.", ".5", "1e2", "1E+2", "0x10", "010", "08", "0o12", "0b11", "1_000", "1,5", "12:30", "-0", "0x1p3", "1e400", ".inf", "-.Inf", ".nan", "inf", "nan", "Infinity",
+	"2147483647", "2147483648", "4294967295", "4294967296", "9007199254740991", "9007199254740992", "9007199254740993", "9223372036854775807", "9223372036854775808", "13800138000", "1.0000000001",
+	`"5"`, `" 5"`, `"5 "`, `"0x10"`, `"5.0"`, `"1e2"`, "!!int \"5\"", "!!str 5", "! 5", "!!float 5", "!custom 5", "&a 5", "&a ! 5",
+	"~", "null", "Null", "NULL", "nULL", "", `""`, "''", "!!null x", "!!str", "!!str null", "!",
+	"1s", "1.5s", "0.1234567891s", "-1s", "1m", "01s", "1S", "1 s", `"1s"`, "315576000001s", ".5s", "1.s", "{seconds: 1}", "{seconds: 1, nanos: 5}", "{seconds: '1'}",
+	"STATIC", "static", "Static", `"STATIC"`, "STRICT_DNS", "EDS_", "SHARED", "shared", "EXCLUSIVE", "7",
+	"[]", "{}", "[a]", "[1]", "[1, 2]", "[[1], 2]", "[~]", "[a, ]", "[, a]", "[a b, c]", "[a: b]", "{a}", "{a: }", "{a: 1}", "{a: {b: 1}}", "{a: {b: yes}}", "{value: 1}", "{value: x}", "{? a : {}}", "{a: {}, a: {}}", "{a: {}, b: *x}", "{\"a\":{}}", "{a:{}}",
+	`{"@type": type.googleapis.com/google.protobuf.Struct, value: {}}`,
+	`{"@type": google.protobuf.Struct, value: {}}`, `{"@type": /google.protobuf.Struct, value: {}}`, `{"@type": x/google.protobuf.Struct, value: {}}`,
+	`{"@type": type.googleapis.com/google.protobuf.Empty}`, `{"@type": type.googleapis.com/google.protobuf.Empty, value: {}}`,
+	`{"@type": type.googleapis.com/no.such.Type}`, `{"@type": 5}`, `{"@type": ~}`, `{value: {}}`,
+	"meta_protocol_proxy", "carrier", "abc", "a b", "a#b", "a #b", "a: b", "a:b", "'it''s'", `"a\tb"`, `"a\x41\u0042"`, `"a\/b"`, `"\q"`, "2001-01-01", "2001-01-01T00:00:00Z", "=", "<<", "@x", "`x", "%x", "*x", "-x", "- x", "?x", ":x", "!ignore x", "|\n  5", ">\n  5", "été", `"\ud83d\ude00"`, "a\tb", "\ta", "x: y: z", "&a", "& x", "&a &b x", "!!str !!str x", "!<tag:yaml.org,2002:str> 5", "!!binary YQ==",
+	"meltemi-probe", `"@meltemi-probe"`, "[{name: tenant, string_match: {exact: a}}]", "{name: tenant, string_match: {exact: a}}", "[{name: tenant, string_match: {exact: a, prefix: b}}]", "[{name: tenant, stringMatch: {exact: a}}]", "[{name: tenant, string_match: {exact: a}, stringMatch: {exact: b}}]",
+}
+
+// edits change the whole file: what is replaced, and by what.
+var edits = []struct{ name, old, new string }{
+	{"as it is", "", ""},
+	{"a byte order mark", "static_resources:\n", "\ufeffstatic_resources:\n"},
+	{"a document mark", "static_resources:\n", "---\nstatic_resources:\n"},
+	{"a directive", "static_resources:\n", "%YAML 1.2\n---\nstatic_resources:\n"},
+	{"an empty document before", "static_resources:\n", "---\n---\nstatic_resources:\n"},
+	{"a comment before", "static_resources:\n", "# nothing\n\nstatic_resources:\n"},
+	{"a second document", "load_assignment: {cluster_name: v1}}\n", "load_assignment: {cluster_name: v1}}\n---\nnonsense: 1\n"},
+	{"a second document that is no YAML", "load_assignment: {cluster_name: v1}}\n", "load_assignment: {cluster_name: v1}}\n---\n[\n"},
+	{"an end mark", "load_assignment: {cluster_name: v1}}\n", "load_assignment: {cluster_name: v1}}\n...\n"},
+	{"an end mark with more behind", "load_assignment: {cluster_name: v1}}\n", "load_assignment: {cluster_name: v1}}\n...\nnonsense\n"},
+	{"no line break at the end", "load_assignment: {cluster_name: v1}}\n", "load_assignment: {cluster_name: v1}}"},
+	{"an unknown field", "static_resources:\n", "static_resource: {}\nstatic_resources:\n"},
+	{"an unknown field deeper", "stat_prefix: m,", "stat_prefx: m,"},
+	{"camelCase", "static_resources:\n", "staticResources:\n"},
+	{"camelCase within", "filter_name: meta_protocol_proxy", "filterName: meta_protocol_proxy"},
+	{"CamelCase", "filter_name: meta_protocol_proxy", "FilterName: meta_protocol_proxy"},
+	{"both cases", "filter_name: meta_protocol_proxy", "filter_name: meta_protocol_proxy\n          filterName: meta_protocol_proxy"},
+	{"camelCase in the struct", "stat_prefix: t", "statPrefix: t"},
+	{"both cases in the struct", "stat_prefix: t", "stat_prefix: t\n              statPrefix: t"},
+	{"a key twice", "filter_name: meta_protocol_proxy", "filter_name: nonsense\n          filter_name: meta_protocol_proxy"},
+	{"a key twice, the last is wrong", "filter_name: meta_protocol_proxy", "filter_name: meta_protocol_proxy\n          filter_name: nonsense"},
+	{"a key twice in the struct", "stat_prefix: t", "stat_prefix: t\n              stat_prefix: u"},
+	{"a quoted key twice", "stat_prefix: t", "stat_prefix: t\n              \"stat_prefix\": u"},
+	{"two of a oneof", "address: {socket_address: {address: 127.0.0.1, port_value: 0}}", "address: {socket_address: {address: 127.0.0.1, port_value: 0}, pipe: {path: x}}"},
+	{"two of a oneof, one null", "address: {socket_address: {address: 127.0.0.1, port_value: 0}}", "address: {socket_address: {address: 127.0.0.1, port_value: 0}, pipe: ~}"},
+	{"no address", "    address: {socket_address: {address: 127.0.0.1, port_value: 0}}\n", "    address: {}\n"},
+	{"no filter name", "      - name: meltemi\n", "      - name: \"\"\n"},
+	{"no cluster name", "{name: v1, type: STATIC", "{type: STATIC"},
+	{"a list where an object is wanted", "address: {socket_address: {address: 127.0.0.1, port_value: 0}}", "address: [{socket_address: {address: 127.0.0.1, port_value: 0}}]"},
+	{"an object where a list is wanted", "  - {name: v1, type: STATIC, connect_timeout: 1s, load_assignment: {cluster_name: v1}}", "    {name: v1, type: STATIC, connect_timeout: 1s, load_assignment: {cluster_name: v1}}"},
+	{"an object where a list is wanted, in the struct", "metadata: [{name: tenant, string_match: {exact: acme}}]", "metadata: {name: tenant, string_match: {exact: acme}}"},
+	{"a port too large", "port_value: 0", "port_value: 65536"},
+	{"ignored", "static_resources:\n", "!ignore unused: {filter_name: meta_protocol_proxy}\nstatic_resources:\n"},
+	{"ignored, and used", "static_resources:\n", "!ignore unused: &n meta_protocol_proxy\nstatic_resources:\n"},
+	{"ignored by a value's tag", "static_resources:\n", "unused: !ignore {}\nstatic_resources:\n"},
+	{"ignored in the struct", "stat_prefix: t", "stat_prefix: t\n              !ignore foo: 1"},
+	{"a field that is ignored", "terminal_filter: true", "!ignore terminal_filter: true"},
+	{"an alias", "string_match: {exact: acme}", "string_match: {exact: &a acme}}, {name: other, string_match: {exact: *a}"},
+	{"an alias as a key", "name: tenant, string_match", "name: &k string_match, *k "},
+	{"an alias of a key", "name: tenant, string_match: {exact: acme}", "&k name: tenant, string_match: {exact: acme}}, {*k : other, string_match: {exact: acme}"},
+	{"an alias of an object", "string_match: {exact: acme}", "string_match: &m {exact: acme}}, {name: other, string_match: *m"},
+	{"an unknown alias", "exact: acme", "exact: *nobody"},
+	{"an anchor twice", "string_match: {exact: acme}", "string_match: {exact: &a acme}}, {name: other, string_match: {exact: &a b}}, {name: third, string_match: {exact: *a}"},
+	{"an alias of itself", "string_match: {exact: acme}", "string_match: &m {exact: acme, x: *m}"},
+	{"a merge key", "string_match: {exact: acme}", "string_match: &m {exact: acme}}, {name: other, string_match: {<<: *m}"},
+	{"a merge key of Envoy's messages", "filter_name: meta_protocol_proxy", "<<: {filter_name: meta_protocol_proxy}"},
+	{"a complex key", "stat_prefix: t", "stat_prefix: t\n              ? [a]\n              : b"},
+	{"an explicit key", "stat_prefix: t", "? stat_prefix\n              : t"},
+	{"a key without a value", "stat_prefix: t", "stat_prefix: t\n              idle_timeout:"},
+	{"a number as a key", "stat_prefix: t", "stat_prefix: t\n              5: b"},
+	{"a tab for indentation", "              stat_prefix: t", "\t\t\t\t\t\t\tstat_prefix: t"},
+	{"a tab behind the colon", "stat_prefix: t", "stat_prefix:\tt"},
+	{"a tab in flow", "{exact: acme}", "{\texact:\tacme\t}"},
+	{"a tab on an empty line", "stat_prefix: t\n", "stat_prefix: t\n\t\n"},
+	{"wrong indentation", "              stat_prefix: t", "               stat_prefix: t"},
+	{"less indentation", "              stat_prefix: t", "             stat_prefix: t"},
+	{"a list without indentation", "                routes:\n                - match", "                routes:\n                - match"},
+	{"flow over lines", "{exact: acme}", "{\n exact:\n acme\n}"},
+	{"flow at the margin", "{exact: acme}", "{\nexact:\nacme\n}"},
+	{"a trailing comma", "{exact: acme}", "{exact: acme,}"},
+	{"two commas", "{exact: acme}", "{exact: acme,,}"},
+	{"no space behind a colon", "{exact: acme}", "{exact:acme}"},
+	{"no space behind a quoted key", "{exact: acme}", `{"exact":acme}`},
+	{"an unclosed brace", "{exact: acme}", "{exact: acme"},
+	{"an unclosed quote", "exact: acme", "exact: \"acme"},
+	{"a comment in flow", "{exact: acme}", "{exact: acme # yes\n }"},
+	{"no space before a comment", "{exact: acme}", "{exact: acme}#no"},
+	{"a string over lines", "stat_prefix: t", "stat_prefix: t\n                u"},
+	{"a quoted string over lines", "stat_prefix: t", "stat_prefix: \"t\n                u\""},
+	{"a literal", "stat_prefix: t", "stat_prefix: |\n                t"},
+	{"a literal that says how it is indented", "stat_prefix: t", "stat_prefix: |2-\n                t"},
+	{"a folded string", "stat_prefix: t", "stat_prefix: >-\n                t\n                u"},
+	{"colons in a string", "stat_prefix: t", "stat_prefix: t: u"},
+	{"a control character", "stat_prefix: t", "stat_prefix: \"t\x01\""},
+	{"a character that is no UTF-8", "stat_prefix: t", "stat_prefix: \"t\xff\""},
+	{"a null character", "stat_prefix: t", `stat_prefix: "t\0u"`},
+	{"a non-breaking space", "stat_prefix: t", "stat_prefix:\u00a0t"},
+	{"a line separator", "stat_prefix: t", "stat_prefix: t\u2028u: v"},
+	{"next line", "stat_prefix: t", "stat_prefix: t\u0085u"},
+	{"a type without a host", `"@type": type.googleapis.com/google.protobuf.Struct`, `"@type": google.protobuf.Struct`},
+	{"another host", `"@type": type.googleapis.com/google.protobuf.Struct`, `"@type": example.org/google.protobuf.Struct`},
+	{"the type last", "            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value: {path: \"@meltemi-probe\"}", "            value: {path: \"@meltemi-probe\"}\n            \"@type\": type.googleapis.com/google.protobuf.Struct"},
+	{"the type without quotes", `            "@type": type.googleapis.com/google.protobuf.Struct`, "            @type: type.googleapis.com/google.protobuf.Struct"},
+	{"no type", "            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value:\n", "            value:\n"},
+	{"an unknown type", "google.protobuf.Struct", "google.protobuf.Structure"},
+	{"a message of ours", "type.googleapis.com/google.protobuf.Struct\n            value:\n", proxyType + "\n            value:\n"},
+	{"a field beside the value", "            value: {path: \"@meltemi-probe\"}", "            value: {path: \"@meltemi-probe\"}\n            more: 1"},
+	{"an xds TypedStruct", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/xds.type.v3.TypedStruct\n            type_url: " + proxyType + "\n            value:\n"},
+	{"a udpa TypedStruct", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/udpa.type.v1.TypedStruct\n            type_url: " + proxyType + "\n            value:\n"},
+	{"a TypedStruct of another type", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/udpa.type.v1.TypedStruct\n            type_url: x/google.protobuf.Empty\n            value:\n"},
+	{"a TypedStruct in camelCase", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/xds.type.v3.TypedStruct\n            typeUrl: " + proxyType + "\n            value:\n"},
+	{"a number too large for a double", "name: tenant, string_match: {exact: acme}", "name: tenant, range_match: {start: 1e400, end: 5}"},
+	{"no codec", ", codec: {name: aeraki.meta_protocol.codec.brpc}", ""},
+	{"an unknown codec", "codec.brpc", "codec.nope"},
+	{"an Any in the struct", "codec: {name: aeraki.meta_protocol.codec.brpc}", `codec: {name: aeraki.meta_protocol.codec.brpc, config: {"@type": type.googleapis.com/google.protobuf.Struct, value: {}}}`},
+	{"a filter in the wrong place", "      - name: envoy.filters.network.tcp_proxy\n", "      - name: again\n        typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: m, cluster: none}\n      - name: envoy.filters.network.tcp_proxy\n"},
+	{"a carrier that ends the chain", "filter_name: carrier", "filter_name: carrier\n          terminal_filter: true"},
+}
+
+// jsonEdits are those of probedJSON.
+var jsonEdits = []struct{ name, old, new string }{
+	{"as it is", "", ""},
+	{"a byte order mark", `{"static_resources"`, "\ufeff" + `{"static_resources"`},
+	{"a slash", "type.googleapis.com/", `type.googleapis.com\/`},
+	{"a comment", `"stat_prefix": "t"`, `"stat_prefix": "t" /* no */`},
+	{"a trailing comma", `"stat_prefix": "t",`, `"stat_prefix": "t",,`},
+	{"a comma before a brace", `"terminal_filter": true,`, `"terminal_filter": true, "filter_names": {},`},
+	{"a comma at the end of an object", `"exact": "acme"}`, `"exact": "acme",}`},
+	{"a comma at the end of a list", `"route": {"cluster": "v1"}}]`, `"route": {"cluster": "v1"}},]`},
+	{"a comma alone", `{"cluster_name": "v1"}`, `{,}`},
+	{"single quotes", `"stat_prefix": "t"`, `'stat_prefix': 't'`},
+	{"no quotes", `"stat_prefix": "t"`, `stat_prefix: "t"`},
+	{"no quotes around a value", `"stat_prefix": "t"`, `"stat_prefix": t`},
+	{"a name that begins with a digit", `"stat_prefix": "t"`, `"stat_prefix": "t", 5a: 1`},
+	{"a key twice", `"filter_name": "carrier"`, `"filter_name": "x", "filter_name": "carrier"`},
+	{"a message twice", `"pipe": {"path": "@meltemi-probe"}`, `"pipe": {"path": "@meltemi-probe"}, "pipe": {"mode": 384}`},
+	{"a wrapper twice", `"name": "v1", "type"`, `"name": "v1", "per_connection_buffer_limit_bytes": 5, "per_connection_buffer_limit_bytes": 6, "type"`},
+	{"a list twice", `"clusters": [`, `"clusters": [{"name": "v2", "type": "STATIC"}], "clusters": [`},
+	{"a key twice in the struct", `"stat_prefix": "t"`, `"stat_prefix": "t", "stat_prefix": "t"`},
+	{"both cases", `"filter_name": "carrier"`, `"filterName": "x", "filter_name": "carrier"`},
+	{"null in a list", `"clusters": [`, `"clusters": [null, `},
+	{"null in a list of the struct", `"routes": [`, `"routes": [null, `},
+	{"a list in a list", `"clusters": [{"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}]`, `"clusters": [[{"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}]]`},
+	{"an element for a list", `"clusters": [{"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}]`, `"clusters": {"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}`},
+	{"a bool as a string", `"do_not_close": true`, `"do_not_close": "true"`},
+	{"a bool as T", `"do_not_close": true`, `"do_not_close": "T"`},
+	{"a bool as a number", `"do_not_close": true`, `"do_not_close": 1`},
+	{"yes", `"do_not_close": true`, `"do_not_close": yes`},
+	{"True", `"do_not_close": true`, `"do_not_close": True`},
+	{"a number as a string", `"port_value": 0`, `"port_value": "0"`},
+	{"a number with an exponent", `"port_value": 0`, `"port_value": 1e2`},
+	{"a number with a fraction", `"port_value": 0`, `"port_value": 1.5`},
+	{"a whole number with a fraction", `"port_value": 0`, `"port_value": 1.0`},
+	{"a leading zero", `"port_value": 0`, `"port_value": 010`},
+	{"a plus", `"port_value": 0`, `"port_value": +1`},
+	{"hexadecimal", `"port_value": 0`, `"port_value": 0x10`},
+	{"minus zero", `"port_value": 0`, `"port_value": -0`},
+	{"a point first", `"port_value": 0`, `"port_value": .5`},
+	{"a point last", `"port_value": 0`, `"port_value": 5.`},
+	{"too large", `"port_value": 0`, `"port_value": 1e400`},
+	{"NaN", `"port_value": 0`, `"port_value": NaN`},
+	{"a string for an enum", `"STATIC"`, `"static"`},
+	{"a number for an enum", `"STATIC"`, `0`},
+	{"a number in a string for an enum", `"STATIC"`, `"0"`},
+	{"an unknown number for an enum", `"STATIC"`, `77`},
+	{"a number for a string", `"cluster_name": "v1"`, `"cluster_name": 1`},
+	{"a number for a duration", `"connect_timeout": "1s"`, `"connect_timeout": 1`},
+	{"an object for a duration", `"connect_timeout": "1s"`, `"connect_timeout": {"seconds": 1}`},
+	{"an escape", `"stat_prefix": "t"`, `"stat_prefix": "\u0074"`},
+	{"an escape in capitals", `"stat_prefix": "t"`, `"stat_prefix": "\U0074"`},
+	{"an unknown escape", `"stat_prefix": "t"`, `"stat_prefix": "\x74"`},
+	{"an escaped single quote", `"stat_prefix": "t"`, `"stat_prefix": "\'"`},
+	{"a surrogate pair", `"stat_prefix": "t"`, `"stat_prefix": "\ud83d\ude00"`},
+	{"half a pair", `"stat_prefix": "t"`, `"stat_prefix": "\ud83d"`},
+	{"the other half", `"stat_prefix": "t"`, `"stat_prefix": "\ude00"`},
+	{"a line break in a string", `"stat_prefix": "t"`, "\"stat_prefix\": \"t\nu\""},
+	{"a tab in a string", `"stat_prefix": "t"`, "\"stat_prefix\": \"t\tu\""},
+	{"no UTF-8", `"stat_prefix": "t"`, "\"stat_prefix\": \"t\xff\""},
+	{"no UTF-8 in a key", `"stat_prefix": "t"`, "\"stat_prefix\": \"t\", \"t\xff\": 1"},
+	{"something behind", "]\n}}\n", "]\n}} x\n"},
+	{"another object behind", "]\n}}\n", "]\n}} {}\n"},
+	{"cut", "]\n}}\n", "]\n}\n"},
+	{"a number that is not exact", `"string_match": {"exact": "acme"}`, `"range_match": {"start": 9007199254740992, "end": 9007199254740993}`},
+	{"a large number that is exact", `"string_match": {"exact": "acme"}`, `"range_match": {"start": 1, "end": 9007199254740991}`},
+	{"a large number in a string", `"string_match": {"exact": "acme"}`, `"range_match": {"start": "9007199254740992", "end": "9007199254740993"}`},
+	{"a phone number", `"exact": "acme"`, `"exact": 13800138000`},
+	{"an unknown field", `"terminal_filter": true`, `"terminal_filter": true, "x": 1`},
+	{"an unknown field that is null", `"terminal_filter": true`, `"terminal_filter": true, "x": null`},
+	{"null for a string", `"filter_name": "carrier"`, `"filter_name": null`},
+	{"a type twice", `"@type": "type.googleapis.com/google.protobuf.Struct"`, `"@type": "type.googleapis.com/google.protobuf.Struct", "@type": "type.googleapis.com/google.protobuf.Struct"`},
+	{"a value twice", `"value": {"path": "@meltemi-probe"}`, `"value": {"path": "@meltemi-probe"}, "value": {"path": "@meltemi-probe"}`},
+	{"an extension", `"terminal_filter": true`, `"terminal_filter": true, "[x.y]": 1`},
+	{"deep", `"terminal_filter": true`, `"terminal_filter": true, "x": ` + strings.Repeat("[", 90) + strings.Repeat("]", 90)},
+	{"YAML", `"stat_prefix": "t",`, "stat_prefix: t\n"},
+}
+
+// probes are all, in an order of which every part has some of each kind.
+func probes() (all []probe) {
+	add := func(name, file, text string) { all = append(all, probe{name, file, text}) }
+	edit := func(text, old, new string) string {
+		if !strings.Contains(text, old) {
+			panic("no such part: " + old)
+		}
+		return strings.Replace(text, old, new, 1)
+	}
+	for _, e := range edits {
+		add("YAML, "+e.name, "probe.yaml", edit(probed, e.old, e.new))
+	}
+	for _, e := range jsonEdits {
+		text := edit(probedJSON, e.old, e.new)
+		add("JSON, "+e.name, "probe.json", text)
+		add("JSON as YAML, "+e.name, "probe.yml", text)
+	}
+	add("CRLF", "probe.yaml", strings.ReplaceAll(probed, "\n", "\r\n"))
+	add("CR", "probe.yaml", strings.ReplaceAll(probed, "\n", "\r"))
+	add("UTF-16", "probe.yaml", utf16(probed))
+	add("empty", "probe.yaml", "")
+	add("a list", "probe.yaml", "- a\n")
+	add("a string", "probe.yaml", "a\n")
+	add("YAML without its name", "probe.conf", probed)
+	add("JSON without its name", "probe", probedJSON)
+	add("YAML in capitals", "PROBE.YAML", probed)
+	add("YAML called JSON", "probe.json", probed)
+	config := probedJSON[strings.Index(probedJSON, `{"@type": "type.googleapis.com/google.protobuf.Struct", "value": {`)+65:]
+	config = config[:strings.Index(config, "\n    }}")] + "}"
+	for name, value := range map[string]string{"JSON": config, "JSON with more behind": config + "x", "JSON twice": config + config, "YAML": "stat_prefix: t", "nothing": "", "a space before": " " + config, "a byte order mark": "\ufeff" + config, "a key twice": edit(config, `"stat_prefix": "t"`, `"stat_prefix": "t", "stat_prefix": "t"`), "a trailing comma": edit(config, `"exact": "acme"`, `"exact": "acme",`), "single quotes": edit(config, `"acme"`, `'acme'`), "an inexact number": edit(config, `"string_match": {"exact": "acme"}`, `"range_match": {"start": 1, "end": 9007199254740993}`)} {
+		forms := map[string]string{"StringValue": fmt.Sprintf("%q", value), "BytesValue": fmt.Sprintf("%q", base64.StdEncoding.EncodeToString([]byte(value)))}
+		for form, text := range forms {
+			old := probedJSON[strings.Index(probedJSON, `{"@type": "type.googleapis.com/google.protobuf.Struct"`):]
+			old = old[:strings.Index(old, "\n    }}")+7]
+			add(form+", "+name, "probe.json", edit(probedJSON, old, `{"@type": "type.googleapis.com/google.protobuf.`+form+`", "value": `+text+`}`))
+		}
+	}
+	for _, s := range sites {
+		for _, v := range values {
+			add(s.name+": "+v, "probe.yaml", edit(probed, s.old, fmt.Sprintf(s.new, v)))
+		}
+	}
+	return all
+}
+
+func utf16(s string) string {
+	b := []byte{0xff, 0xfe}
+	for _, c := range []byte(s) {
+		b = append(b, c, 0)
+	}
+	return string(b)
+}
+
+// TestCheckSaysWhatEnvoySays: the verdicts of `meltemi check` and of Envoy on
+// what people write, and mistype, are the same.
+func TestCheckSaysWhatEnvoySays(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		all := probes()
+		if os.Getenv("PROBE") != "" {
+			all = filter(all, regexp.MustCompile(os.Getenv("PROBE")))
+		}
+		work := make(chan probe)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		differ, refused := 0, 0
+		for range runtime.GOMAXPROCS(0) {
+			dir := t.TempDir()
+			wg.Go(func() {
+				for p := range work {
+					file := filepath.Join(dir, p.file)
+					if err := os.WriteFile(file, []byte(p.text), 0o600); err != nil {
+						t.Error(err)
+						continue
+					}
+					r := check.File(file, []byte(p.text))
+					ours := len(r.Faults) == 0 && len(r.Found) > 0
+					theirs, said := validate(v, file)
+					mu.Lock()
+					if !ours {
+						refused++
+					}
+					if ours != theirs {
+						differ++
+						t.Errorf("%s: check takes it: %v, Envoy takes it: %v\ncheck: %v\nnotes: %v\nEnvoy: %s", p.name, ours, theirs, r.Faults, r.Notes, said)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		start := time.Now()
+		for _, p := range all {
+			work <- p
+		}
+		close(work)
+		wg.Wait()
+		t.Logf("%d probes, %d refused, %d differ, %v", len(all), refused, differ, time.Since(start))
+		require.Zero(t, differ)
+	})
+}
+
+func filter(all []probe, re *regexp.Regexp) (some []probe) {
+	for _, p := range all {
+		if re.MatchString(p.name) {
+			some = append(some, p)
+		}
+	}
+	return some
+}
+
+// validate asks Envoy.
+func validate(v variant, file string) (ok bool, said string) {
+	o := v.options()
+	cmd := exec.Command(o.Bin, "--mode", "validate", "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "error")
+	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
+	for _, l := range lines {
+		said += string(l[:min(len(l), 500)]) + "\n"
+	}
+	return err == nil, said[:min(len(said), 1500)]
+}

@@ -1,0 +1,75 @@
+package filter_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// TestOnePeersNoiseHidesNothingElse: what is logged of a kind of faults comes with
+// growing pauses, and other kinds are told all the same.
+func TestOnePeersNoiseHidesNothingElse(t *testing.T) {
+	h := filtertest.New(t)
+	h.Cluster("up", "h1")
+	load := func(prefix string) *filtertest.Config {
+		return h.MustLoad(strings.Replace(toyConfig(`"codec": {"name": "toy.bounded"}`, `, "limits": {"partial_frame_timeout": "0.05s"}`), `"stat_prefix": "t"`, `"stat_prefix": "`+prefix+`"`, 1))
+	}
+	one, two := load("one"), load("two")
+	said := func(parts ...string) (n int) {
+		for _, l := range h.Log() {
+			has := true
+			for _, p := range parts {
+				has = has && strings.Contains(l, p)
+			}
+			if has {
+				n++
+			}
+		}
+		return n
+	}
+	noise := func(cfg *filtertest.Config) { h.Dial(cfg).Send([]byte("rubbish\n")) }
+	for i := range 600 {
+		noise(one)
+		switch i {
+		case 300:
+			noise(two)
+		case 301:
+			h.Dial(one).Send([]byte("req ")) // another kind
+		}
+		h.Advance(100 * time.Millisecond)
+	}
+	require.Equal(t, 6, said(`"one"`, "not a line of it"), "in a minute, at 0, 1, 3, 7, 15 and 31 s")
+	require.Equal(t, 1, said(`"one"`, "(9 more such lines left out)"))
+	require.Equal(t, 1, said(`"two"`, "not a line of it"))
+	require.Equal(t, 1, said(`"one"`, "was not complete"))
+	h.Advance(5 * time.Minute)
+	noise(one)
+	require.Equal(t, 7, said(`"one"`, "not a line of it"))
+	h.Advance(time.Second)
+	noise(one)
+	require.Equal(t, 8, said(`"one"`, "not a line of it"), "it has been quiet in between")
+}
+
+// TestAClusterThatIsDownIsLoggedAHandfulOfTimes, each of several.
+func TestAClusterThatIsDownIsLoggedAHandfulOfTimes(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", `, "request_timeout": "70s", "upstream": {"connect_backoff_max": "1s"}`)
+	tries := e.failing(host.ConnectFailed)
+	for range 600 {
+		e.say("req 1 m -")
+		e.Advance(100 * time.Millisecond)
+	}
+	require.Greater(t, *tries, 40)
+	n := 0
+	for _, l := range e.Log() {
+		if strings.Contains(l, "cluster up: no connection") {
+			n++
+		}
+	}
+	require.InDelta(t, 5, n, 3, fmt.Sprint(e.Log()))
+}
