@@ -99,6 +99,8 @@ const loopbackYAML = `  - name: meltemi-loopback
     ignore_global_conn_limit: true
     bypass_overload_manager: true
     per_connection_buffer_limit_bytes: 1048576
+    listener_filters_timeout: 0.5s
+    max_connections_to_accept_per_socket_event: 1
     connection_balance_config: {exact_balance: {}}
     listener_filters:
     - name: envoy.filters.listener.proxy_protocol

@@ -39,9 +39,12 @@ const (
 	// clients may share one upstream connection; their ids are rewritten.
 	ByID Correlation = iota
 	// InOrder: a server answers the requests of one connection in the order in
-	// which they came, pipelining allowed.
+	// which they came, pipelining allowed. Those of one client to one cluster
+	// reach it in the order in which the client sent them, oneways too.
 	InOrder
-	// Exclusive: one request at a time on an upstream connection.
+	// Exclusive: one request at a time on an upstream connection. Those that a
+	// client sends without waiting for answers are served at once, on several
+	// connections: where that must not be, a codec is InOrder.
 	Exclusive
 )
 

@@ -1,19 +1,16 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,11 +74,7 @@ const probedJSON = `{"static_resources": {"listeners": [
     "dynamic_module_config": {"name": "meltemi", "do_not_close": true, "metrics_namespace": "meta_protocol"},
     "filter_name": "meta_protocol_proxy",
     "terminal_filter": true,
-    "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {
-      "stat_prefix": "t",
-      "protocol": {"name": "brpc", "codec": {"name": "aeraki.meta_protocol.codec.brpc"}},
-      "route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "tenant", "string_match": {"exact": "acme"}}]}, "route": {"cluster": "v1"}}]}
-    }}
+    "filter_config": ` + structJSON + `
   }}]}]},
   {"name": "meltemi-loopback", "address": {"pipe": {"path": "@meltemi-probe"}}, "filter_chains": [{"filters": [{"name": "meltemi.carrier", "typed_config": {
     "@type": "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter",
@@ -94,6 +87,17 @@ const probedJSON = `{"static_resources": {"listeners": [
  ], "clusters": [{"name": "v1", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": "v1"}}]
 }}
 `
+
+// structJSON is the part of probedJSON that the module gets, configJSON what is
+// in it.
+const (
+	structJSON = `{"@type": "type.googleapis.com/google.protobuf.Struct", "value": ` + configJSON + `}`
+	configJSON = `{
+      "stat_prefix": "t",
+      "protocol": {"name": "brpc", "codec": {"name": "aeraki.meta_protocol.codec.brpc"}},
+      "route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "tenant", "string_match": {"exact": "acme"}}]}, "route": {"cluster": "v1"}}]}
+    }`
+)
 
 // probe is a file of that name.
 type probe struct{ name, file, text string }
@@ -127,9 +131,10 @@ var sites = []struct{ name, old, new string }{
 	{"struct enum", "name: brpc,", "name: brpc, connection_mode: %s,"},
 	{"struct list", "[{name: tenant, string_match: {exact: acme}}]", "%s"},
 	{"struct key", "stat_prefix: t", "stat_prefix: t\n              %s: {}"},
-	{"carrier", `{path: "@meltemi-probe"}`, `{path: %s}`},
-	{"in a string", "filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value:\n",
-		"filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.StringValue\n            value: %s\n          filter_configs:\n"},
+	{
+		"in a string", "filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value:\n",
+		"filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.StringValue\n            value: %s\n          filter_configs:\n",
+	},
 }
 
 // values are what can stand there.
@@ -251,6 +256,20 @@ var edits = []struct{ name, old, new string }{
 	{"a carrier that ends the chain", "filter_name: carrier", "filter_name: carrier\n          terminal_filter: true"},
 }
 
+// blocks are what a Struct may be written as: lines behind a colon.
+var blocks = []string{
+	"\n  b : c", "\n  b:  c  ", "\n  b: c\t", "\n  b:\tc", "\n  b\t: c", "\n\tb: c", "\n  b: c\n\t\n  d: e", "\n  b: c\n\t# x\n  d: e", "\n  b: c # x", "\n  b: c\t# x", "\n# x\n  b: c", "\n      # x\n  b: c",
+	"\n  b:\n  - c\n  - d", "\n  b:\n  -\tc", "\n  b:\n  - - c\n    - d", "\n  b:\n  -\n  - ~", "\n  b: - c", "\n  b:\n    - c: d\n      e: f", "\n  b:\n    - c: d\n     e: f", "\n  b:\n    - c\n   - d", "\n  b:\n    c: d\n   e: f", "\n  b:\n  c: d", "\n  b:\nc: d",
+	"\n  ? b\n  : c", "\n  ? b", "\n  : c", "\n  ? - b\n  : c", "\n  [b]: c", "\n  {b: c}: d", "\n  \"b\": c", "\n  'b': c", "\n  'b' : c", "\n  \"b\":c", "\n  b:c", "\n  b:c: d", "\n  b: c:d", "\n  b: c: d", "\n  b: \"c\": d", "\n  b: 'c' d", "\n  b: 'c' # d", "\n  b: 'c'# d", "\n  b: [c] d", "\n  b: {c: d} e",
+	"\n  b: c\n    d", "\n  b: c\n  d", "\n  b: c\n\n    d", "\n  b:\n    c\n    d", "\n  b: c\n    # x\n    d", "\n  b: c # x\n    d", "\n  b: 'c\n    d'", "\n  b: 'c\n d'", "\n  b: 'c\nd'", "\n  b: \"c\\\n    d\"", "\n  b: \"c\n\n  d\"", "\n  b: \"c\n---\n  d\"", "\n  \"b\n  c\": d",
+	"\n  b: |\n    c\n  d: e", "\n  b: |\n    c\n   d", "\n  b: |\n   c\n    d", "\n  b: |\n\n\n    c", "\n  b: |\n     \n    c", "\n  b: |+\n    c\n\n", "\n  b: |-\n    c", "\n  b: |1\n   c", "\n  b: |2-\n    c", "\n  b: |-2\n    c", "\n  b: |0\n    c", "\n  b: |12\n    c", "\n  b: |x\n    c", "\n  b: | # x\n    c", "\n  b: |# x\n    c", "\n  b: |", "\n  b: |\n  \tc", "\n  b: |\n\tc", "\n  b: >\n    c\n      d\n    e", "\n  b: |\n    c: d\n    - e", "\n  b: |\n  c: d",
+	" {b: c, d: e}", " {b: c,\n  d: e}", " {b: c\n  , d: e}", " {b: c,\nd: e}", " {b: c, # x\n  d: e}", " {b: c,# x\n  d: e}", " {b: c\n  # x\n  }", " {b: c\n    d}", " {b: 'c'\n    }", " {\tb: c}", " {b: c\t}", " {\n\tb: c\n\t}", " {b: [c, [d]], e: {f: {}}}", " {b: [c d, e]}", " {b: [c,d]}", " {b: [c,,d]}", " {b: [,]}", " {b: [c,]}", " {b: c,}", " {,}", " {b, c: d}", " {b: , c: d}", " {b:, c: d}", " {b:c}", " {b: c:d}", " {b: c: d}", " {'b':c}", " {\"b\":\"c\"}", " {\"b\":[1]}", " {\"b\":{}}", " {b:{}}", " {b:[]}", " {b: [c: d]}", " {b: [c: d, e: f]}", " {b: [? c : d]}", " {b: [: d]}", " {? b : c}", " {? b}", " {: c}", " {b: c]", " {b: [c}", " {b: c}}", " {b: c} d: e", " {b: - c}", " {b: -c}", " {b: [-]}", " {b: [- c]}", " {b: [-, c]}", " {b: ?c}", " {b: [?]}", " {b: :c}", " {b: [:]}", " {b: [a:]}", " {b: [a?]}", " {b: a{c}", " {b: a[c}", " {b: a,c}", " {b: a#c}", " {b: |\n  c\n}", " {b: 'it''s'}", " {b: \"c\\\"d\"}", " {b: @c}", " {b: `c}", " {b: %c}", " {b: !c d}", " {b: !!str}", " {b: !!str, c: d}", " {b: &x c, d: *x}", " {b: &x c, d: *x }", " {b: &x, c: *x}", " {b: *x}", " {b: &x [*x]}", " {&x b: c, d: *x}", " {b: & c}", " {b: &x &y c}", " {b: &x !!str c}", " {b: !!str &x c}", " {b: !!map {}}", " {b: !foo [c]}", " {b: !!set {c}}", " {!ignore b: c}", " {!ignore b: {!ignore c: d}}", " {\"b\" : c}", " {b: c, b: d}",
+	" &x {b: c}", " &x\n  b: c", " !!map\n  b: c", " !!map {b: c}", " !foo\n  b: c", " &x !!map\n  b: c", "\n  &x\n  b: c", "\n  &x b: c", "\n  &x b: &y c", "\n  b: &x\n    c: d\n  e: *x", "\n  b: &x c\n  *x : d", "\n  b: &x c\n  *x: d", "\n  b: !!str\n  c: d", "\n  !!str b: c", "\n  b: &x-y.z c", "\n  b: &x: c", "\n  b: *nobody", "\n  <<: {c: d}", "\n  <<: &x {c: d}\n  <<: *x",
+	"\n  b: \"\\0\\a\\b\\t\\n\\v\\f\\r\\e\\ \\\"\\/\\\\\\N\\_\\L\\P\"", "\n  b: \"\\x4\"", "\n  b: \"\\x41\\u0041\\U00000041\"", "\n  b: \"\\ud83d\\ude00\"", "\n  b: \"\\ud83d\"", "\n  b: \"\\U0011ffff\"", "\n  b: \"\\'\"", "\n  b: '\\q'", "\n  b: \\q", "\n  b: \"\\\tc\"", "\n  b: \"/ \\/ \\\\/\"", "\n  b: c\\/d",
+	"\n  b: @c", "\n  b: `c", "\n  b: %c", "\n  %b: c", "\n  @b: c", "\n  b: ,c", "\n  b: ]", "\n  b: }", "\n  b: a]b}c,d", "\n  b: [", "\n  b: *", "\n  b: &", "\n  b: !", "\n  b: |c", "\n  b: >c", "\n  b: -", "\n  b: --", "\n  b: ---", "\n  b: ...", "\n  b: ?", "\n  b: ? c", "\n  b: :", "\n  b: ::", "\n  b: c:", "\n  b: ~c", "\n  b: =", "\n  -b: c", "\n  - b", "\n  -", "\n  b", "\n  b c: d", "\n  b#c: d", "\n  b #c: d", "\n  ~: c", "\n  null: c", "\n  yes: c\n  true: d", "\n  5: c\n  0x5: d", "\n  '': c", "\n  ? ''\n  : c", "\n  ? |\n    b\n  : c", "\n  b: \u00a0c", "\n  \u00e9: \u65e5\u672c", "\n  b: c\ufeffd", "\n  b: \U0001f600", "\n  b: c\x00d", "\n  b: c\x04d", "\n  b: c\x0bd", "\n  b: c\x7fd", "\n  b: c\xc3(d", "\n  b: c\u2028d",
+	"\n  " + strings.Repeat("b", 1000) + ": c", "\n  " + strings.Repeat("b", 1100) + ": c", " {" + strings.Repeat("b", 1100) + ": c}", " {\"" + strings.Repeat("b", 1100) + "\": c}", " {b: " + strings.Repeat("[", 80) + strings.Repeat("]", 80) + "}", " {b: " + strings.Repeat("[", 100) + strings.Repeat("]", 100) + "}",
+}
+
 // jsonEdits are those of probedJSON.
 var jsonEdits = []struct{ name, old, new string }{
 	{"as it is", "", ""},
@@ -328,22 +347,47 @@ var jsonEdits = []struct{ name, old, new string }{
 	{"YAML", `"stat_prefix": "t",`, "stat_prefix: t\n"},
 }
 
-// probes are all, in an order of which every part has some of each kind.
-func probes() (all []probe) {
-	add := func(name, file, text string) { all = append(all, probe{name, file, text}) }
-	edit := func(text, old, new string) string {
-		if !strings.Contains(text, old) {
-			panic("no such part: " + old)
-		}
-		return strings.Replace(text, old, new, 1)
+// inStrings are what a configuration that is written into a string may be.
+var inStrings = []struct {
+	name   string
+	change func(string) string
+}{
+	{"as it is", func(s string) string { return s }},
+	{"something behind", func(s string) string { return s + "x" }},
+	{"twice", func(s string) string { return s + s }},
+	{"YAML", func(string) string { return "stat_prefix: t" }},
+	{"nothing", func(string) string { return "" }},
+	{"a space before", func(s string) string { return " " + s }},
+	{"a byte order mark", func(s string) string { return "\ufeff" + s }},
+	{"a key twice", func(s string) string { return edited(s, `"name": "r"`, `"name": "r", "name": "r"`) }},
+	{"a trailing comma", func(s string) string { return edited(s, `"exact": "acme"`, `"exact": "acme",`) }},
+	{"single quotes", func(s string) string { return edited(s, `"acme"`, `'acme'`) }},
+	{"a number that is not exact", func(s string) string {
+		return edited(s, `"string_match": {"exact": "acme"}`, `"range_match": {"start": 1, "end": 9007199254740993}`)
+	}},
+}
+
+// edited is a text with one part replaced.
+func edited(text, part, by string) string {
+	if !strings.Contains(text, part) {
+		panic("no such part: " + part)
 	}
+	return strings.Replace(text, part, by, 1)
+}
+
+// probes are those that people write by hand, and every so many of those that
+// put each value everywhere.
+func probes(every int) (all []probe) {
+	add := func(name, file, text string) { all = append(all, probe{name, file, text}) }
 	for _, e := range edits {
-		add("YAML, "+e.name, "probe.yaml", edit(probed, e.old, e.new))
+		add("YAML, "+e.name, "probe.yaml", edited(probed, e.old, e.new))
 	}
 	for _, e := range jsonEdits {
-		text := edit(probedJSON, e.old, e.new)
+		text := edited(probedJSON, e.old, e.new)
 		add("JSON, "+e.name, "probe.json", text)
-		add("JSON as YAML, "+e.name, "probe.yml", text)
+		if e.name != "both cases" { // of YAML it is chance which of them counts
+			add("JSON as YAML, "+e.name, "probe.yml", text)
+		}
 	}
 	add("CRLF", "probe.yaml", strings.ReplaceAll(probed, "\n", "\r\n"))
 	add("CR", "probe.yaml", strings.ReplaceAll(probed, "\n", "\r"))
@@ -355,19 +399,26 @@ func probes() (all []probe) {
 	add("JSON without its name", "probe", probedJSON)
 	add("YAML in capitals", "PROBE.YAML", probed)
 	add("YAML called JSON", "probe.json", probed)
-	config := probedJSON[strings.Index(probedJSON, `{"@type": "type.googleapis.com/google.protobuf.Struct", "value": {`)+65:]
-	config = config[:strings.Index(config, "\n    }}")] + "}"
-	for name, value := range map[string]string{"JSON": config, "JSON with more behind": config + "x", "JSON twice": config + config, "YAML": "stat_prefix: t", "nothing": "", "a space before": " " + config, "a byte order mark": "\ufeff" + config, "a key twice": edit(config, `"stat_prefix": "t"`, `"stat_prefix": "t", "stat_prefix": "t"`), "a trailing comma": edit(config, `"exact": "acme"`, `"exact": "acme",`), "single quotes": edit(config, `"acme"`, `'acme'`), "an inexact number": edit(config, `"string_match": {"exact": "acme"}`, `"range_match": {"start": 1, "end": 9007199254740993}`)} {
-		forms := map[string]string{"StringValue": fmt.Sprintf("%q", value), "BytesValue": fmt.Sprintf("%q", base64.StdEncoding.EncodeToString([]byte(value)))}
-		for form, text := range forms {
-			old := probedJSON[strings.Index(probedJSON, `{"@type": "type.googleapis.com/google.protobuf.Struct"`):]
-			old = old[:strings.Index(old, "\n    }}")+7]
-			add(form+", "+name, "probe.json", edit(probedJSON, old, `{"@type": "type.googleapis.com/google.protobuf.`+form+`", "value": `+text+`}`))
+	for _, e := range inStrings {
+		text := e.change(configJSON)
+		for form, value := range map[string]string{"StringValue": text, "BytesValue": base64.StdEncoding.EncodeToString([]byte(text))} {
+			config := fmt.Sprintf(`{"@type": "type.googleapis.com/google.protobuf.%s", "value": %q}`, form, value)
+			add(form+", "+e.name, "probe.json", edited(probedJSON, structJSON, config))
 		}
+	}
+	i := 0
+	sample := func(name, text string) {
+		if i++; i%every == 0 {
+			add(name, "probe.yaml", text)
+		}
+	}
+	for _, b := range blocks {
+		text := "metadata:\n      filter_metadata:\n        a:" + strings.ReplaceAll(b, "\n", "\n          ")
+		sample(fmt.Sprintf("block: %.100q", b), edited(probed, "name: l\n", "name: l\n    "+text+"\n"))
 	}
 	for _, s := range sites {
 		for _, v := range values {
-			add(s.name+": "+v, "probe.yaml", edit(probed, s.old, fmt.Sprintf(s.new, v)))
+			sample(s.name+": "+v, edited(probed, s.old, fmt.Sprintf(s.new, v)))
 		}
 	}
 	return all
@@ -385,14 +436,14 @@ func utf16(s string) string {
 // what people write, and mistype, are the same.
 func TestCheckSaysWhatEnvoySays(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
-		all := probes()
-		if os.Getenv("PROBE") != "" {
-			all = filter(all, regexp.MustCompile(os.Getenv("PROBE")))
+		every := 16
+		if *matrix == "full" {
+			every = 5
 		}
+		all := probes(every)
 		work := make(chan probe)
 		var wg sync.WaitGroup
-		var mu sync.Mutex
-		differ, refused := 0, 0
+		var took atomic.Int64
 		for range runtime.GOMAXPROCS(0) {
 			dir := t.TempDir()
 			wg.Go(func() {
@@ -405,36 +456,24 @@ func TestCheckSaysWhatEnvoySays(t *testing.T) {
 					r := check.File(file, []byte(p.text))
 					ours := len(r.Faults) == 0 && len(r.Found) > 0
 					theirs, said := validate(v, file)
-					mu.Lock()
-					if !ours {
-						refused++
+					if theirs {
+						took.Add(1)
 					}
 					if ours != theirs {
-						differ++
-						t.Errorf("%s: check takes it: %v, Envoy takes it: %v\ncheck: %v\nnotes: %v\nEnvoy: %s", p.name, ours, theirs, r.Faults, r.Notes, said)
+						t.Errorf("%s: check takes it: %v, Envoy takes it: %v\ncheck: %v\nEnvoy: %s\n%s", p.name, ours, theirs, r.Faults, said, p.text)
 					}
-					mu.Unlock()
 				}
 			})
 		}
-		start := time.Now()
 		for _, p := range all {
 			work <- p
 		}
 		close(work)
 		wg.Wait()
-		t.Logf("%d probes, %d refused, %d differ, %v", len(all), refused, differ, time.Since(start))
-		require.Zero(t, differ)
+		t.Logf("%d probes, of which Envoy took %d", len(all), took.Load())
+		require.Greater(t, int(took.Load()), len(all)/5)
+		require.Less(t, int(took.Load()), len(all)*4/5)
 	})
-}
-
-func filter(all []probe, re *regexp.Regexp) (some []probe) {
-	for _, p := range all {
-		if re.MatchString(p.name) {
-			some = append(some, p)
-		}
-	}
-	return some
 }
 
 // validate asks Envoy.
@@ -442,11 +481,6 @@ func validate(v variant, file string) (ok bool, said string) {
 	o := v.options()
 	cmd := exec.Command(o.Bin, "--mode", "validate", "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "error")
 	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	for _, l := range lines {
-		said += string(l[:min(len(l), 500)]) + "\n"
-	}
-	return err == nil, said[:min(len(said), 1500)]
+	return err == nil, string(out[:min(len(out), 1500)])
 }

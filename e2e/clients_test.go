@@ -246,6 +246,128 @@ func TestAClosedClientThatDoesNotReadIsNotKept(t *testing.T) {
 	})
 }
 
+// TestAClosedClientThatReadsSlowlyGetsEverything: it is closed for lack of progress,
+// not for lack of speed.
+func TestAClosedClientThatReadsSlowlyGetsEverything(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
+		config := toOne("big")
+		config["idle_timeout"] = "1s"
+		config["limits"] = envoytest.M{"max_write_buffer_bytes": 64 * mib}
+		e := v.start(t, config, envoytest.Cluster("big", envoytest.At(s.Port)...))
+		slow := scripted.Dial(t, e.Port("dubbo"))
+		require.NoError(t, slow.SetReadBuffer(64<<10))
+		const n = 400 // 24 MB, more than sockets hold
+		for id := uint64(1); id <= n; id++ {
+			slow.Ask(id, dubbotest.Request{})
+		}
+		e.WaitStat(stats+"idle_timeout", envoytest.Exactly(1))
+		begin := time.Now()
+		for id := range n {
+			time.Sleep(time.Until(begin.Add(time.Duration(id) * 45 * time.Second / n)))
+			a, err := slow.TryRead()
+			require.NoError(t, err, "answer %d after %v", id, time.Since(begin))
+			require.Len(t, a.Text(), 60_000)
+		}
+		require.Empty(t, slow.Closed())
+	})
+}
+
+// TestFramesPassWhateverTheBufferLimit: per_connection_buffer_limit_bytes.
+func TestFramesPassWhateverTheBufferLimit(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		for _, limit := range []int{1, 1 << 10, 16 << 10, 32 << 10, 1 << 20} {
+			s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
+				c.Write(dubbotest.Response(req.ID, strings.Repeat("x", 60_000)))
+			})
+			o := v.options()
+			o.Clusters = []envoytest.Resource{envoytest.Cluster("s1", envoytest.At(s.Port)...)}
+			o.Listeners = []envoytest.Resource{
+				envoytest.Loopback(envoytest.Socket()),
+				envoytest.Listener("dubbo", envoytest.Proxy(toOne("s1"))).With(envoytest.M{"per_connection_buffer_limit_bytes": limit}),
+			}
+			e := envoytest.Start(t, o)
+			c := scripted.Dial(t, e.Port("dubbo"))
+			for _, size := range []int{100, 16_000, 25_000, 32_000, 60_000} {
+				b := dubbotest.Request{ID: uint64(size), Argument: strings.Repeat("x", size)}.Bytes()
+				c.Send(b[:len(b)-10]...)
+				time.Sleep(20 * time.Millisecond) // mostly, Envoy reads that by itself
+				c.Send(append(b[len(b)-10:], dubbotest.Request{ID: 1}.Bytes()...)...)
+				for id, a := range c.Answers(2) {
+					require.Len(t, a.Text(), 60_000, "limit %d, request %d of %d bytes", limit, id, size)
+				}
+			}
+			checkCounters(t, e)
+		}
+	})
+}
+
+// TestRequestsAfterAQuietTimeHaveTheirOwn: those that are taken up as their client
+// reads its answers are as old as that event, not as the one before it.
+func TestRequestsAfterAQuietTimeHaveTheirOwn(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
+		config := toOne("s1")
+		config["request_timeout"] = "1s"
+		config["upstream"] = envoytest.M{"idle_timeout": "0.1s"}
+		config["limits"] = envoytest.M{"max_write_buffer_bytes": 64 * mib, "max_requests_in_flight": 2}
+		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		require.NoError(t, c.SetReadBuffer(128<<10))
+		const n = 400
+		// A long frame is taken out of Envoy's buffer, and what comes with its end too.
+		b := dubbotest.Request{ID: 1, Argument: strings.Repeat("x", 60_000)}.Bytes()
+		c.Send(b[:50_000]...)
+		time.Sleep(300 * time.Millisecond)
+		b = b[50_000:]
+		for id := uint64(2); id <= n; id++ {
+			b = append(b, dubbotest.Request{ID: id}.Bytes()...)
+		}
+		go c.Write(b)
+		var before int64
+		require.Eventually(t, func() bool { // until it is stopped as it does not read
+			last := before
+			before = e.Stat(stats + "request")
+			return before > 10 && before == last && e.Stat(stats+"request_active") == 0
+		}, patience, 500*time.Millisecond)
+		require.Less(t, before, int64(n))
+		time.Sleep(3 * time.Second) // nothing happens
+		for id, a := range c.Answers(n) {
+			require.EqualValues(t, 20, a.Status, "request %d", id)
+		}
+	})
+}
+
+// TestMemoryOfABurstIsGivenBack: also when nothing happens afterwards.
+func TestMemoryOfABurstIsGivenBack(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		e := v.start(t, toOne("one"), envoytest.Cluster("one", envoytest.At(s.Port)...))
+		honest := scripted.Dial(t, e.Port("dubbo"))
+		honest.Ask(1, dubbotest.Request{})
+		honest.Read()
+		before, peak := e.RSS(), int64(0)
+		frame := dubbotest.Request{Argument: strings.Repeat("x", 7*mib)}.Bytes()
+		clients := make([]*scripted.Client, 64)
+		for i := range clients {
+			clients[i] = scripted.Dial(t, e.Port("dubbo"))
+			clients[i].Write(frame[:len(frame)-1])
+			peak = max(peak, e.RSS())
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+		begin := time.Now()
+		require.Eventually(t, func() bool { return e.RSS() < before+64*mib }, time.Minute, tick, "%d MiB more", (e.RSS()-before)/mib)
+		t.Logf("from %d MiB to %d and back after %v", before/mib, peak/mib, time.Since(begin).Round(time.Second))
+		honest.Ask(2, dubbotest.Request{})
+		require.Equal(t, "here", honest.Read().Text())
+	})
+}
+
 func TestClientThatReadsLateGetsEverything(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))

@@ -7,6 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -44,6 +48,7 @@ func TestTheLoopbackListenerKeepsStrangersOut(t *testing.T) {
 		e := envoytest.Start(t, o)
 		before := s.Connections()
 		for name, hello := range map[string][]byte{
+			"silent":               nil,
 			"without a prologue":   dubbotest.Request{ID: 1}.Bytes(),
 			"without a token":      append(prologue(nil), '\n'),
 			"with a guessed token": append(prologue(map[byte]string{0xE1: "00000000000000000000000000000000:1"}), '\n'),
@@ -168,5 +173,133 @@ func TestAWrongLoopbackListener(t *testing.T) {
 		require.True(t, e.SetListeners(right, clients))
 		c.Ask(4, dubbotest.Request{})
 		require.Equal(t, "here", c.Read().Text())
+	})
+}
+
+// TestStrangersDoNotStopTraffic: any process of the network namespace may connect
+// to an abstract socket, as often as it likes and with what it likes.
+func TestStrangersDoNotStopTraffic(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		socket := envoytest.Socket()
+		config := toOne("one")
+		config["upstream"] = envoytest.M{"max_connection_age": "0.5s"} // so that carriers are always wanted
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(socket), envoytest.Listener("dubbo", envoytest.Proxy(config))}
+		e := envoytest.Start(t, o)
+		stop := make(chan struct{})
+		var came atomic.Int64
+		var strangers sync.WaitGroup
+		stranger := func(hello []byte, keeps int) {
+			strangers.Go(func() {
+				var kept []net.Conn
+				for !isClosed(stop) {
+					c, err := net.Dial("unix", socket)
+					if err != nil { // the queue is full
+						continue
+					}
+					came.Add(1)
+					c.Write(hello)
+					if kept = append(kept, c); len(kept) > keeps {
+						kept[0].Close()
+						kept = kept[1:]
+					}
+				}
+				for _, c := range kept {
+					c.Close()
+				}
+			})
+		}
+		stranger(nil, 0)
+		stranger(nil, 1000)
+		stranger(append(prologue(nil), '\n'), 0)
+		stranger(append(prologue(map[byte]string{0xE1: "00000000000000000000000000000000:1"}), '\n'), 1000)
+		begin := time.Now()
+		var callers sync.WaitGroup
+		for range 4 {
+			c := scripted.Dial(t, e.Port("dubbo"))
+			callers.Go(func() {
+				for id := range uint64(200) {
+					c.Ask(id, dubbotest.Request{})
+					if text := c.Read().Text(); text != "here" {
+						t.Errorf("call %d beside strangers: %q", id, text)
+					}
+				}
+			})
+		}
+		callers.Wait()
+		require.Eventually(t, func() bool { return came.Load() > 1000 }, patience, tick)
+		close(stop)
+		strangers.Wait()
+		lines := strings.Count(e.Log(), "without this process's token")
+		require.Positive(t, lines)
+		require.LessOrEqual(t, lines, int(time.Since(begin).Seconds())+2)
+		t.Logf("%d strangers in %v", came.Load(), time.Since(begin).Round(time.Millisecond))
+	})
+}
+
+// TestASquattedSocketIsTriedAgain: whoever holds the loopback socket's name stops
+// traffic for as long as that, not longer, and the log says who it is.
+func TestASquattedSocketIsTriedAgain(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		start := func(t *testing.T, socket string) (*envoytest.Envoy, []envoytest.Resource) {
+			config := toOne("one")
+			config["request_timeout"] = "1s"
+			config["upstream"] = envoytest.M{"idle_timeout": "0.1s"} // so that a new one is wanted now and then
+			o := v.options()
+			o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
+			o.Listeners = []envoytest.Resource{envoytest.Loopback(socket), envoytest.Listener("dubbo", envoytest.Proxy(config))}
+			return envoytest.Start(t, o), o.Listeners
+		}
+		// squatted is called while another process has the name.
+		squatted := func(t *testing.T, e *envoytest.Envoy, c *scripted.Client) {
+			begin := time.Now()
+			require.Eventually(t, func() bool {
+				c.Ask(1, dubbotest.Request{})
+				return c.Read().Status == 31 // for want of a carrier
+			}, patience, 300*time.Millisecond)
+			for id := range uint64(3) {
+				c.Ask(id, dubbotest.Request{})
+				require.EqualValues(t, 31, c.Read().Status)
+			}
+			lines := strings.Count(e.Log(), "the socket belongs to process "+strconv.Itoa(os.Getpid()))
+			require.Positive(t, lines)
+			require.LessOrEqual(t, lines, int(time.Since(begin).Seconds())+2)
+		}
+		served := func(t *testing.T, c *scripted.Client) {
+			require.Eventually(t, func() bool {
+				c.Ask(1, dubbotest.Request{})
+				return c.Read().Text() == "here"
+			}, patience, tick)
+		}
+		t.Run("before Envoy has it", func(t *testing.T) {
+			socket := envoytest.Socket()
+			l, err := net.Listen("unix", socket)
+			require.NoError(t, err)
+			e, listeners := start(t, socket)
+			c := scripted.Dial(t, e.Port("dubbo"))
+			squatted(t, e, c)
+			l.Close()
+			require.True(t, e.SetListeners(listeners...))
+			served(t, c)
+		})
+		t.Run("while Envoy has it", func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "meltemi")
+			require.NoError(t, err)
+			defer os.RemoveAll(dir)
+			socket := filepath.Join(dir, "loopback.sock")
+			e, _ := start(t, socket)
+			c := scripted.Dial(t, e.Port("dubbo"))
+			served(t, c)
+			require.NoError(t, os.Rename(socket, socket+".envoy"))
+			l, err := net.Listen("unix", socket)
+			require.NoError(t, err)
+			squatted(t, e, c)
+			l.Close()
+			require.NoError(t, os.Rename(socket+".envoy", socket))
+			served(t, c)
+		})
 	})
 }

@@ -21,9 +21,23 @@ import (
 // streamItems is how many messages a long stream has.
 const streamItems = 10_000
 
-// boundedRSS is how much Envoy may grow by a stream whose reader is slow,
-// however much its sender has to say.
-const boundedRSS = 48 * mib
+// slowItems is how many messages a stream to a slow reader has, of slowSize bytes:
+// 300 MB together.
+const (
+	slowItems = 15_000
+	slowSize  = 20_000
+)
+
+// holdsLittle waits until Envoy holds but a part of the bytes that it has been given
+// since its RSS was before. What is held for a peer that does not read stays so.
+func holdsLittle(t *testing.T, e *envoytest.Envoy, before, given int64) {
+	t.Helper()
+	grown := int64(0)
+	require.Eventually(t, func() bool {
+		grown = e.RSS() - before
+		return grown < given/4
+	}, patience, tick, "of %d bytes that it was given Envoy has grown by %d", given, grown)
+}
 
 // brpcItem is the payload of a stream's n-th message.
 func brpcItem(n, size int) []byte {
@@ -229,7 +243,6 @@ func TestBRPCStreamsOfManyClients(t *testing.T) {
 // TestBRPCStreamToASlowClient: what a server sends to a client that does not
 // read waits where it is.
 func TestBRPCStreamToASlowClient(t *testing.T) {
-	const size = 20_000 // 200 MB in all
 	once(t, func(t *testing.T, v variant) {
 		s := serveBRPCStreams(t)
 		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
@@ -245,8 +258,8 @@ func TestBRPCStreamToASlowClient(t *testing.T) {
 		before := e.RSS()
 		var written atomic.Int64
 		go func() {
-			for n := range streamItems {
-				if _, err := st.c.Write(st.frame(brpctest.Data, brpcItem(n, size))); err != nil {
+			for n := range slowItems {
+				if _, err := st.c.Write(st.frame(brpctest.Data, brpcItem(n, slowSize))); err != nil {
 					return
 				}
 				written.Add(1)
@@ -255,18 +268,17 @@ func TestBRPCStreamToASlowClient(t *testing.T) {
 		}()
 		e.WaitStat("cluster.s1.upstream_flow_control_paused_reading_total", envoytest.AtLeast(1))
 		call()
-		require.Less(t, written.Load(), int64(streamItems))
-		peak := e.RSS()
-		for n := range streamItems {
+		holdsLittle(t, e, before, slowItems*slowSize)
+		require.Less(t, written.Load(), int64(slowItems))
+		for n := range slowItems {
 			f := c.Read()
-			require.Equal(t, brpcItem(n, size), f.Payload, n)
+			require.Equal(t, brpcItem(n, slowSize), f.Payload, n)
 			if n%500 == 0 {
-				peak = max(peak, e.RSS())
 				call()
 			}
 		}
 		require.Equal(t, brpctest.Close, c.Read().Kind)
-		require.Less(t, peak-before, int64(boundedRSS))
+		holdsLittle(t, e, before, slowItems*slowSize)
 		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0, "downstream_overflow": 0})
 	})
 }
@@ -274,7 +286,6 @@ func TestBRPCStreamToASlowClient(t *testing.T) {
 // TestBRPCStreamToASlowServer: a client whose stream's server does not read is
 // not read either.
 func TestBRPCStreamToASlowServer(t *testing.T) {
-	const size = 20_000
 	once(t, func(t *testing.T, v variant) {
 		s := serveBRPCStreams(t)
 		s.stuck = make(chan struct{})
@@ -295,8 +306,8 @@ func TestBRPCStreamToASlowServer(t *testing.T) {
 		sent := make(chan error, 1)
 		var written atomic.Int64
 		go func() {
-			for n := range streamItems {
-				if _, err := c.Write(brpctest.StreamFrame(st.server, 7, brpctest.Data, brpcItem(n, size))); err != nil {
+			for n := range slowItems {
+				if _, err := c.Write(brpctest.StreamFrame(st.server, 7, brpctest.Data, brpcItem(n, slowSize))); err != nil {
 					sent <- err
 					return
 				}
@@ -308,16 +319,134 @@ func TestBRPCStreamToASlowServer(t *testing.T) {
 		// Envoy stops taking bytes for a server at a megabyte and goes on at half.
 		e.WaitStat("cluster.s1.upstream_cx_tx_bytes_buffered", envoytest.AtLeast(mib/2))
 		call()
-		require.Less(t, written.Load(), int64(streamItems))
-		peak := e.RSS()
+		holdsLittle(t, e, before, slowItems*slowSize)
+		require.Less(t, written.Load(), int64(slowItems))
 		release()
 		require.NoError(t, <-sent)
 		require.EqualValues(t, 7, <-s.closed)
-		require.EqualValues(t, streamItems, s.got.Load())
+		require.EqualValues(t, slowItems, s.got.Load())
 		require.Nil(t, s.wrong.Load())
-		peak = max(peak, e.RSS())
-		require.Less(t, peak-before, int64(boundedRSS))
+		holdsLittle(t, e, before, slowItems*slowSize)
 		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0})
+	})
+}
+
+// TestOnlyBusyBRPCStreamsArePaused: a client that reads late costs little for each
+// of its streams that have nothing to say.
+func TestOnlyBusyBRPCStreamsArePaused(t *testing.T) {
+	const streams = 50
+	once(t, func(t *testing.T, v variant) {
+		s := serveBRPCStreams(t)
+		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := scripted.DialBRPC(t, e.Port("brpc"))
+		var open []brpcStream
+		for id := range uint64(streams) {
+			open = append(open, s.open(t, c, id, id+1))
+		}
+		go func() {
+			for n := range 1000 {
+				if _, err := open[0].c.Write(open[0].frame(brpctest.Data, brpcItem(n, slowSize))); err != nil {
+					return
+				}
+			}
+		}()
+		const paused = "cluster.s1.upstream_flow_control_paused_reading_total"
+		e.WaitStat(paused, envoytest.AtLeast(1))
+		honest := scripted.DialBRPC(t, e.Port("brpc"))
+		honest.Send(brpctest.Request{ID: 1}.Bytes())
+		require.EqualValues(t, 1, honest.Read().ID)
+		// It may have been blocked more than once before it was full.
+		require.Less(t, e.Stat(paused), int64(streams/2))
+		for n := range 1000 {
+			require.Equal(t, brpcItem(n, slowSize), c.Read().Payload, n)
+		}
+		for _, st := range open[1:] {
+			st.c.Write(st.frame(brpctest.Data, []byte("still there")))
+			require.Equal(t, st.client, c.Read().To)
+		}
+		c.Close()
+		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": streams, "downstream_overflow": 0})
+	})
+}
+
+// TestASlowServerGetsAllBehindAClose of its stream, however long it takes.
+func TestASlowServerGetsAllBehindAClose(t *testing.T) {
+	const items = 210 // of slowSize: 4 MiB
+	once(t, func(t *testing.T, v variant) {
+		for name, end := range map[string]func(c *scripted.BRPCClient, st brpcStream){
+			"closed": func(c *scripted.BRPCClient, st brpcStream) {
+				c.Send(brpctest.StreamFrame(st.server, st.client, brpctest.Close, nil))
+			},
+			"left": func(c *scripted.BRPCClient, _ brpcStream) { c.Close() },
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := serveBRPCStreams(t)
+				s.mute.Store(true)
+				s.stuck = make(chan struct{})
+				release := sync.OnceFunc(func() { close(s.stuck) })
+				t.Cleanup(release)
+				e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
+				c := scripted.DialBRPC(t, e.Port("brpc"))
+				st := s.open(t, c, 1, 7)
+				require.NoError(t, st.c.Conn.(*net.TCPConn).SetReadBuffer(64<<10))
+				sent := make(chan struct{})
+				go func() {
+					defer close(sent)
+					for n := range items {
+						c.Write(brpctest.StreamFrame(st.server, 7, brpctest.Data, brpcItem(n, slowSize)))
+					}
+					end(c, st)
+				}()
+				select {
+				case <-sent:
+					e.WaitStat(brpcStats+"stream_active", envoytest.Exactly(0))
+				case <-time.After(time.Second): // the client is not read any more
+				}
+				time.Sleep(7 * time.Second) // all that was given to such a server once
+				release()
+				require.Eventually(t, func() bool { return s.got.Load() == items }, patience, tick)
+				require.Nil(t, s.wrong.Load())
+				require.Eventually(t, func() bool { return s.Open() == 0 }, patience, tick)
+				<-sent
+			})
+		}
+	})
+}
+
+// TestABRPCStreamThatIsClosedBeforeTheAnswer gets it, or an error in time.
+func TestABRPCStreamThatIsClosedBeforeTheAnswer(t *testing.T) {
+	once(t, func(t *testing.T, v variant) {
+		var answer atomic.Bool
+		var opening atomic.Pointer[brpctest.Parsed]
+		s := scripted.ServeBRPC(t, func(c *scripted.Conn, f brpctest.Parsed) {
+			switch {
+			case f.Opens != 0:
+				opening.Store(&f)
+				c.Write(brpctest.StreamFrame(f.Opens, 9, brpctest.Reset, nil))
+			case f.Kind == brpctest.Close && answer.Load():
+				o := opening.Load()
+				c.Write(brpctest.Response{ID: o.ID, Stream: 9, Body: []byte("accepted")}.InStream(o.Opens))
+			}
+		})
+		config := brpcTo("s1")
+		config["request_timeout"] = "0.5s"
+		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := scripted.DialBRPC(t, e.Port("brpc"))
+		for id, served := range []bool{true, false} {
+			answer.Store(served)
+			stream := uint64(id + 5)
+			c.Send(brpctest.Request{ID: uint64(id), Stream: stream, Body: []byte("open")}.Bytes())
+			require.Equal(t, brpctest.Reset, c.Read().Kind)
+			c.Send(brpctest.StreamFrame(0, stream, brpctest.Close, nil))
+			f := c.Read()
+			if served {
+				f = readInStream(t, f, stream)
+			} else {
+				require.EqualValues(t, 1008, f.Code)
+			}
+			require.EqualValues(t, id, f.ID)
+		}
+		checkStreamCounters(t, e, brpcStats, map[string]int64{"request_stream": 2, "request_timeout": 1, "stream_reset": 0, "stream_stray": 0})
 	})
 }
 
@@ -450,11 +579,14 @@ func slowly() peers.Command {
 	return peers.Command{StreamCommand: peers.StreamCommand{DelayUS: 1}}
 }
 
+// trpcItemSize is the size of most of checkTRPCStreams' items, in bytes.
+const trpcItemSize = 4000
+
 // checkTRPCStreams has a stream of every kind with n items, all at once and
 // beside calls. name is the server's, c may reach it directly or through a proxy.
 func checkTRPCStreams(t *testing.T, c *peers.Consumer, name string, n int) {
 	t.Helper()
-	const size = 1000
+	size := trpcItemSize
 	open := func(cmd peers.Command) *peers.Stream {
 		t.Helper()
 		s, a := c.Open(cmd)
@@ -532,14 +664,15 @@ func TestTRPCStreams(t *testing.T) {
 		e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
 		c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{})
 		require.Equal(t, "s1", c.Call(trpcCall("Who")).Value)
+		checkTRPCStreams(t, c, "s1", 100) // so that there is all that lasts
 		before := e.RSS()
 		checkTRPCStreams(t, c, "s1", streamItems)
-		require.Less(t, e.RSS()-before, int64(boundedRSS))
+		holdsLittle(t, e, before, 4*trpcItemSize*streamItems)
 		checkStreamCounters(t, e, trpcStats, map[string]int64{
-			"request_stream": 5, "stream_reset": 0, "stream_refused": 0, "request_abandoned": 0,
+			"request_stream": 10, "stream_reset": 0, "stream_refused": 0, "request_abandoned": 0,
 		})
 		require.Equal(t, map[string]any{
-			"open": "0", "started Upload": "1", "started Download": "1", "started Chat": "3", "ended well": "4", "ended with an error": "1",
+			"open": "0", "started Upload": "2", "started Download": "2", "started Chat": "6", "ended well": "8", "ended with an error": "2",
 		}, trpcStreams(t, peers.TRPCClient(t, s.Port, peers.TRPCClientOptions{})))
 	})
 }
@@ -585,7 +718,6 @@ const hugeWindow = 1 << 31
 // TestTRPCStreamToAFrozenClient: what a server sends to a client that does not
 // read waits where it is.
 func TestTRPCStreamToAFrozenClient(t *testing.T) {
-	const size = 20_000 // 200 MB in all
 	once(t, func(t *testing.T, v variant) {
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true, Window: hugeWindow})
 		e := v.start(t, trpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
@@ -593,23 +725,23 @@ func TestTRPCStreamToAFrozenClient(t *testing.T) {
 		require.Equal(t, "s1", honest.Call(trpcCall("Who")).Value)
 		c := peers.TRPCClient(t, e.Port("trpc"), peers.TRPCClientOptions{Window: hugeWindow})
 		before := e.RSS()
-		order := items(streamItems, size)
+		order := items(slowItems, slowSize)
 		order.Method = "Download"
 		download, a := c.Open(order)
 		require.Empty(t, a.Error)
 		// What was asked for may not have left the client yet.
-		e.WaitStat("cluster.s1.upstream_cx_rx_bytes_total", envoytest.AtLeast(size))
+		e.WaitStat("cluster.s1.upstream_cx_rx_bytes_total", envoytest.AtLeast(slowSize))
 		c.Stop()
 		e.WaitStat("cluster.s1.upstream_flow_control_paused_reading_total", envoytest.AtLeast(1))
 		require.Equal(t, "s1", honest.Call(trpcCall("Who")).Value)
-		peak := e.RSS()
+		holdsLittle(t, e, before, slowItems*slowSize)
 		c.Continue()
 		a = download.Do("receive", peers.Command{})
 		require.Empty(t, a.Error)
 		require.Equal(t, peers.Received{
-			Items: streamItems, Bytes: streamItems * size, End: true, Names: map[string]int{"s1": streamItems},
+			Items: slowItems, Bytes: slowItems * slowSize, End: true, Names: map[string]int{"s1": slowItems},
 		}, a.Received(t))
-		require.Less(t, max(peak, e.RSS())-before, int64(boundedRSS))
+		holdsLittle(t, e, before, slowItems*slowSize)
 		checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0, "downstream_overflow": 0})
 	})
 }
@@ -617,7 +749,6 @@ func TestTRPCStreamToAFrozenClient(t *testing.T) {
 // TestTRPCStreamToAFrozenServer: a client whose stream's server does not read is
 // not read either.
 func TestTRPCStreamToAFrozenServer(t *testing.T) {
-	const size = 20_000
 	once(t, func(t *testing.T, v variant) {
 		frozen := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "frozen", Streams: true, Window: hugeWindow})
 		other := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "other"})
@@ -630,16 +761,16 @@ func TestTRPCStreamToAFrozenServer(t *testing.T) {
 		require.Empty(t, a.Error)
 		before := e.RSS()
 		frozen.Stop()
-		sending := upload.Go("send", items(streamItems, size))
+		sending := upload.Go("send", items(slowItems, slowSize))
 		e.WaitStat("cluster.frozen.upstream_cx_tx_bytes_buffered", envoytest.AtLeast(mib/2))
 		require.Equal(t, "other", c.Call(trpcCall("Who")).Value, "on another connection")
-		peak := e.RSS()
+		holdsLittle(t, e, before, slowItems*slowSize)
 		frozen.Continue()
 		require.Empty(t, sending.Answers()[0].Error)
 		a = upload.Do("close", peers.Command{})
 		require.Empty(t, a.Error)
-		require.Equal(t, peers.Received{Items: streamItems, Bytes: streamItems * size, Name: "frozen"}, a.Received(t))
-		require.Less(t, max(peak, e.RSS())-before, int64(boundedRSS))
+		require.Equal(t, peers.Received{Items: slowItems, Bytes: slowItems * slowSize, Name: "frozen"}, a.Received(t))
+		holdsLittle(t, e, before, slowItems*slowSize)
 		checkStreamCounters(t, e, trpcStats, map[string]int64{"request_stream": 1, "stream_reset": 0})
 	})
 }

@@ -42,6 +42,11 @@ type connection struct {
 	leaveAt int  // see the constant
 	ordered bool // answers go out in the order of their requests
 
+	// Of requests that may be oneways in disguise.
+	aside         []*Message // known oneways that may still be answered
+	withheld      []withheld
+	withheldBytes int
+
 	first, last *Message // in flight, in the order of arrival
 	inFlight    int
 	requests    uint64     // that have come
@@ -60,6 +65,7 @@ type connection struct {
 	waiting   bool // for room in a pool or its line
 	crowded   bool // has too many requests in flight
 	broken    bool // a panic is about to end it
+	pipelines bool // has sent a request before the answer to another
 	blocked   bool // the client does not take bytes
 	dropped   bool // closed, as too much waits for it
 	lastUse   time.Duration
@@ -298,6 +304,9 @@ func (c *connection) message(m *Message) {
 		} else {
 			cfg.count(requestTwoway, 1)
 		}
+		if len(c.withheld) > 0 {
+			c.review()
+		}
 		if o := c.last; o != nil && o.stream == nil && !o.wentOn() && o.sameID(m) {
 			// Answers to requests with the same id are told apart by their order.
 			c.ordered = true
@@ -520,6 +529,8 @@ func (c *connection) finish() {
 	}
 	c.finishing = true
 	c.in.Wait(0)
+	// It sends no more calls whose answers they could be taken for.
+	c.tell(func(*withheld) bool { return true })
 	for _, st := range c.streams {
 		st.m.clientGone()
 	}
@@ -689,6 +700,10 @@ func (c *connection) leave() {
 	if c.plain != nil {
 		c.plain.clientGone()
 	}
+	for len(c.aside) > 0 {
+		c.aside[0].discard()
+	}
+	c.withheld, c.withheldBytes = nil, 0
 	c.sh.timers.Stop(&c.timer)
 	if c.out != nil {
 		c.out.Free()

@@ -42,13 +42,19 @@ type Message struct {
 	reply    []byte // waits for its turn
 	clientID uint64
 	number   uint64 // among the requests of its connection
-	method   []byte // where it must be known when the request has gone
-	stream   *stream
+	// What it calls, where that must be known when the request has gone: the
+	// operation, the length of its method, and its hash.
+	operation []byte
+	method    int
+	op        uint64
+	stream    *stream
 
 	pos     int
 	seen    int // filters whose OnRequest was called
 	phase   phase
 	oneway  bool
+	aside   bool // a oneway in disguise, most likely: not in the list of its connection
+	sent    bool
 	held    bool
 	paused  bool
 	routed  bool
@@ -86,7 +92,7 @@ func (m *Message) Oneway() bool { return m.oneway }
 func (m *Message) Route() *route.Route {
 	if !m.routed {
 		m.routed, m.noRoute = true, nil
-		if t := m.cfg.table.Load(); t != nil {
+		if t := m.cfg.table.Load().Load(); t != nil {
 			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
 				m.cfg.count(requestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
@@ -324,8 +330,8 @@ func (m *Message) send() {
 		m.req.Raw = raw
 	}
 	m.phase, m.clientID = inUpstream, m.req.ID
-	if m.proto.hiddenOneway {
-		m.method = append(m.method[:0], m.req.Method()...)
+	if m.mayBeOneway() {
+		m.identify()
 	}
 	p := c.pool(m)
 	conn := m.conn
@@ -359,6 +365,7 @@ func (m *Message) Encode(dst []byte, id uint64) ([]byte, error) {
 
 // wasEncoded forgets what only the request's encoding needs.
 func (m *Message) wasEncoded() {
+	m.sent = true
 	m.req.ID = m.clientID
 	if m.cfg.keepsRequest {
 		m.req.Raw = nil
@@ -420,8 +427,8 @@ func (m *Message) Answered(resp *codecs.Metadata) {
 	defer m.sh.barrier(m.conn)
 	c := m.cfg
 	c.count(responseDecodingSuccess, 1)
-	if m.proto.hiddenOneway {
-		c.known.answers(m.method)
+	if m.mayBeOneway() {
+		m.wasAnswered(resp)
 	}
 	if m.conn == nil { // counted as abandoned
 		m.end()
@@ -473,18 +480,20 @@ func (m *Message) Failed(e codecs.ErrorType, reason string) {
 		m.stream.lost(e, reason)
 		return
 	}
+	counter := -1
 	switch e {
 	case codecs.Timeout:
-		if m.presumedOneway() {
-			m.cfg.count(onewayPresumed, 1)
-			m.end()
-			return
-		}
-		m.cfg.count(requestTimeout, 1)
+		counter = requestTimeout
 	case codecs.UpstreamReset, codecs.BadResponse:
-		m.cfg.count(upstreamReset, 1)
+		counter = upstreamReset
 	case codecs.OverLimit:
-		m.cfg.count(requestOverflow, 1)
+		counter = requestOverflow
+	}
+	if m.silent(e, reason, counter) {
+		return
+	}
+	if counter >= 0 {
+		m.cfg.count(counter, 1)
 	}
 	m.Reply(e, reason)
 	m.answerLocally()
@@ -496,6 +505,11 @@ func (m *Message) answerLocally() {
 		if m.oneway {
 			m.cfg.count(onewayDropped, 1)
 		}
+		m.end()
+		return
+	}
+	if m.phase == inRequest && m.knownOneway() {
+		m.cfg.count(onewayDropped, 1)
 		m.end()
 		return
 	}
@@ -527,7 +541,7 @@ func (m *Message) leaveRequest() {
 // protocol has an order, and ends the message.
 func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	c := m.conn
-	inTurn := !c.ordered || m.stream != nil || c.oldest() == m
+	inTurn := !c.ordered || m.stream != nil || m.aside || c.oldest() == m
 	var buf *host.Buffer
 	dst := m.sh.answer[:0]
 	if inTurn {
@@ -626,11 +640,14 @@ func (m *Message) end() {
 	}
 	if m.stream != nil {
 		m.stream.end()
-	} else if !m.oneway {
+	} else if !m.oneway && (!m.aside || m.resp != nil) {
 		ms := (m.sh.w.Now() - m.start).Milliseconds()
 		c.record(uint64(ms))
 	}
-	if m.conn != nil {
+	switch {
+	case m.aside:
+		m.conn.takeBack(m)
+	case m.conn != nil:
 		c.gauge(requestActive, -1)
 		m.conn.unlink(m)
 	}

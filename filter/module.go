@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -17,8 +18,9 @@ import (
 
 // Module is the pipeline of one process. It implements host.Module.
 type Module struct {
-	tables *route.Tables
-	shared *upstream.Shared
+	tables  *route.Tables
+	shared  *upstream.Shared
+	oneways *oneways
 
 	mu     sync.Mutex
 	shards []*shard
@@ -32,7 +34,7 @@ type Module struct {
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
 	return &Module{
-		tables: route.NewTables(), shared: upstream.NewShared(),
+		tables: route.NewTables(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{},
 	}
 }
@@ -49,8 +51,9 @@ func (mod *Module) NewWorker(w host.Worker) host.Shard {
 // listener is one accepted configuration, frozen.
 type listener struct {
 	*config.Proxy
-	mod   *Module
-	batch int
+	mod     *Module
+	batch   int
+	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
 	protocols []*protocol
 	metrics   metrics
@@ -58,8 +61,18 @@ type listener struct {
 	// respFilters and endFilters count the links that have such hooks.
 	respFilters, endFilters int
 	keepsRequest            bool // properties are wanted after the request hooks
-	table                   *route.Slot
-	version                 *route.Version
+	// table is the slot of the key, or, once it has shown that another listener
+	// has brought a table for it, own.
+	table   atomic.Pointer[route.Slot]
+	own     *route.Slot
+	key     route.Key
+	version *route.Version
+
+	// Under mod.mu.
+	published bool
+	apart     bool        // table is own
+	address   string      // of its first connection
+	accepted  atomic.Bool // address is set
 }
 
 // link is one filter of a chain with the hooks that it has.
@@ -77,6 +90,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		return nil, errs[0]
 	}
 	l.mod = mod
+	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	var err error
 	if l.metrics, err = defineMetrics(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
 		return nil, l.refuse("stat_prefix", err)
@@ -89,9 +103,16 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		mod.newBatch = false
 	}
 	l.batch = mod.batch
-	key := route.Key{Scope: l.TableScope, Name: l.RouteConfig.GetName()}
-	l.version = mod.tables.Add(key, table)
-	l.table = mod.tables.Slot(key)
+	l.key = route.Key{Scope: l.TableScope, Name: l.RouteConfig.GetName()}
+	for o := range mod.listeners {
+		if o.batch == l.batch && l.rivals(o) {
+			return nil, l.refuse(l.keyField(), errors.New("another listener or filter chain that comes with this one has it, the same route_config.name, and other routes: "+
+				"give one of them another stat_prefix, or another table_scope"))
+		}
+	}
+	l.version = mod.tables.Add(l.key, table)
+	l.own = route.NewSlot(table)
+	l.table.Store(mod.tables.Slot(l.key))
 	mod.listeners[l] = struct{}{}
 	return l, nil
 }
@@ -205,6 +226,14 @@ func (l *listener) Published() {
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
 	mod.newBatch = true
+	l.published = true
+	for o := range mod.listeners {
+		if o.batch < l.batch && o.rivals(l) {
+			for _, s := range mod.shards {
+				s.post(posted{call: func(s *shard) { s.supersede(o) }})
+			}
+		}
+	}
 	if l.Delivery != config.DeliveryListener {
 		return
 	}

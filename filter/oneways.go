@@ -1,29 +1,132 @@
 package filter
 
-// maxMethods bounds how many methods a worker keeps in mind: their names come
-// from clients.
-const maxMethods = 4096
+import (
+	"hash/maphash"
+	"slices"
+	"sync/atomic"
 
-// known is what a worker has learnt of methods whose requests do not tell
-// whether they are answered: true when one was, false when a client went on
-// without an answer.
-type known map[string]bool
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+)
 
-func (k *known) set(method []byte, answered bool) {
-	if *k == nil {
-		*k = known{}
-	}
-	if was, ok := (*k)[string(method)]; ok && was || !ok && len(*k) >= maxMethods {
-		return // a method that is answered once is answered always
-	}
-	(*k)[string(method)] = answered
+const (
+	// Eight ways of so many sets are 32 KiB.
+	onewaySets = 512
+	onewayWays = 8
+	// passesNeeded is how often clients must have gone on as if nothing had
+	// happened before an operation is known for a oneway.
+	passesNeeded = 2
+	// maxAside is how many known oneways of a connection may still be answered.
+	maxAside = 8
+	// maxWithheld bounds the errors that a connection's client has not been told, in
+	// bytes.
+	maxWithheld = 64 << 10
+)
+
+// States of an operation; those between are passes.
+const (
+	unknownWay  = 0
+	answeredWay = 1
+	firstPass   = 2
+	onewayWay   = firstPass + passesNeeded - 1
+)
+
+// oneways is what the process has learnt of operations whose requests do not tell
+// whether they are answered. All workers share it without a lock, and no number of
+// names fills it: a new one takes the place of another, of a known oneway last.
+// A place holds the operation's hash, and its state in the lowest byte.
+type oneways struct {
+	seed maphash.Seed
+	sets [onewaySets][onewayWays]atomic.Uint64
 }
 
-// answers notes that a method has been answered.
-func (k *known) answers(method []byte) {
-	if !(*k)[string(method)] {
-		k.set(method, true)
+func newOneways() *oneways { return &oneways{seed: maphash.MakeSeed()} }
+
+// scope is the part of all hashes of a listener, whichever version it has.
+func (t *oneways) scope(scope, prefix string) uint64 {
+	return maphash.String(t.seed, scope+"\x00"+prefix)
+}
+
+func (t *oneways) hash(scope uint64, operation []byte) uint64 {
+	h := (maphash.Bytes(t.seed, operation) ^ scope) * 0x9e3779b97f4a7c15
+	return h ^ h>>32
+}
+
+// lateSalt marks the names of answers that came when nobody waited any more.
+const lateSalt = 0x5bd1e995
+
+// find returns where an operation is, nil if nowhere.
+func (t *oneways) find(op uint64) (place *atomic.Uint64, state uint8) {
+	set := &t.sets[op%onewaySets]
+	for i := range set {
+		if v := set[i].Load(); v>>8 == op>>8 && uint8(v) != unknownWay {
+			return &set[i], uint8(v)
+		}
 	}
+	return nil, unknownWay
+}
+
+func (t *oneways) state(op uint64) uint8 {
+	_, state := t.find(op)
+	return state
+}
+
+// set changes the state of an operation. Of two workers that do so at once one
+// may be forgotten; it will see the like again.
+func (t *oneways) set(op uint64, state uint8) {
+	place, _ := t.find(op)
+	if place == nil {
+		place = t.victim(op)
+	}
+	place.Store(op&^0xff | uint64(state))
+}
+
+func (t *oneways) victim(op uint64) *atomic.Uint64 {
+	set := &t.sets[op%onewaySets]
+	at := op >> 60 // as good as chance
+	best, least := &set[at%onewayWays], uint8(255)
+	for i := range uint64(onewayWays) {
+		place := &set[(at+i)%onewayWays]
+		if s := uint8(place.Load()); s < least {
+			best, least = place, s
+		}
+	}
+	return best
+}
+
+// answers notes that an operation has been answered. It is never taken for a
+// oneway then; an error, as servers give for whatever name, only makes it start
+// anew.
+func (t *oneways) answers(op uint64, md *codecs.Metadata) {
+	place, state := t.find(op)
+	switch {
+	case state == answeredWay:
+	case md.Type != codecs.Error:
+		t.set(op, answeredWay)
+	case place != nil:
+		place.Store(0)
+	}
+}
+
+// passed notes that a client went on though its request had no answer in time.
+func (t *oneways) passed(op uint64) {
+	switch s := t.state(op); s {
+	case answeredWay, onewayWay:
+	case unknownWay:
+		t.set(op, firstPass)
+	default:
+		t.set(op, s+1)
+	}
+}
+
+// withheld is an error that may not be told: if its request was a oneway in
+// disguise the client would read it as the answer to the next one.
+type withheld struct {
+	op      uint64
+	counter int  // that it counts under if it is told; -1: none
+	timeout bool // there was no answer, for whatever reason otherwise
+	passed  bool // the client has gone on since
+	frame   []byte
 }
 
 // mayBeOneway reports whether a request that does not say so may be a oneway.
@@ -36,39 +139,181 @@ func (m *Message) sameID(o *Message) bool {
 	return m.req.ID == o.req.ID && (!m.mayBeOneway() || m.req.ID == 0)
 }
 
-// wentOn is told that the client has sent another request, or will send no
-// more. If the method is known to get no answer, that ends m: nobody waits for
-// one, and a connection upstream is free for the next request.
-func (m *Message) wentOn() (ended bool) {
-	if !m.mayBeOneway() || m.oneway || m.stream != nil || m.phase != inUpstream || m.call.Waiting() {
+// identify notes what the request calls, for when it has gone.
+func (m *Message) identify() {
+	m.operation = m.req.AppendOperation(m.operation[:0])
+	m.method = len(m.req.Method())
+	m.op = m.cfg.mod.oneways.hash(m.cfg.oneways, m.operation)
+}
+
+// way is the state of the request's operation.
+func (m *Message) way() uint8 {
+	t := m.cfg.mod.oneways
+	state := t.state(m.op)
+	if state >= firstPass {
+		// Late answers have the method alone.
+		bare := m.operation[len(m.operation)-m.method:]
+		if t.state(t.hash(m.cfg.oneways^lateSalt, bare)) == answeredWay {
+			return answeredWay
+		}
+	}
+	return state
+}
+
+// knownOneway reports whether a request that no cluster gets is a oneway whose
+// client would take an error for its next answer.
+func (m *Message) knownOneway() bool {
+	if !m.mayBeOneway() || m.conn.pipelines || m.conn.eof {
 		return false
 	}
-	if answered, ok := m.cfg.known[string(m.method)]; answered || !ok {
+	m.identify()
+	return m.way() == onewayWay
+}
+
+// late notes an answer that nobody waited for.
+func (cs *configShard) late(md *codecs.Metadata) {
+	if md.Type == codecs.Response {
+		t := cs.mod.oneways
+		t.answers(t.hash(cs.oneways^lateSalt, md.Method()), md)
+	}
+}
+
+// wentOn is told that the client has sent another request, or will send no
+// more. If the request is known to get no answer, that ends m, or sets it aside: nobody
+// waits for one, and a connection upstream is free for the next request.
+func (m *Message) wentOn() (over bool) {
+	c := m.conn
+	if !m.mayBeOneway() || m.oneway || m.stream != nil || m.phase != inUpstream || m.call.Waiting() ||
+		c.pipelines || m.way() != onewayWay {
 		return false
 	}
 	m.cfg.count(onewayPresumed, 1)
+	if c.finishing || c.ordered || !m.call.Release() {
+		m.call.Forget()
+		m.end()
+		return true
+	}
+	m.cfg.gauge(requestActive, -1)
+	c.unlink(m)
+	m.aside = true
+	if c.aside = append(c.aside, m); len(c.aside) > maxAside {
+		c.aside[0].discard()
+	}
+	return true
+}
+
+// discard ends a message that was set aside without a word.
+func (m *Message) discard() {
 	m.call.Forget()
+	m.end()
+}
+
+// takeBack takes off a message that was set aside that ends.
+func (c *connection) takeBack(m *Message) {
+	i := slices.Index(c.aside, m)
+	c.aside = slices.Delete(c.aside, i, i+1)
+}
+
+// wasAnswered notes what an answer tells of its operation and its client.
+func (m *Message) wasAnswered(md *codecs.Metadata) {
+	m.cfg.mod.oneways.answers(m.op, md)
+	if c := m.conn; c != nil && c.requests > m.number && !c.pipelines {
+		// No client goes on before an answer that it reads next.
+		c.pipelines = true
+		c.tell(func(*withheld) bool { return true })
+	}
+}
+
+// silent ends m without a word if its client may not be told an error, or not yet.
+// counter is the one of the error.
+func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
+	if !m.mayBeOneway() || m.conn == nil || m.stream != nil {
+		return false
+	}
+	c := m.conn
+	switch way := m.way(); {
+	case m.aside: // and counted
+	case c.pipelines || c.eof || way == answeredWay:
+		return false
+	case way == onewayWay:
+		m.cfg.count(onewayPresumed, 1)
+	case m.sent && (c.requests > m.number || c.hasPassed(m.op)):
+		m.cfg.count(onewayPresumed, 1)
+		if !c.ordered {
+			c.withhold(m, e, reason, counter)
+		}
+	default: // its client may be waiting, and then also for those before
+		c.tell(func(w *withheld) bool { return w.op == m.op })
+		return false
+	}
 	m.end()
 	return true
 }
 
-// presumedOneway reports whether a request whose deadline has passed was one
-// that gets no answer: then a timeout error would be taken for the answer to
-// its client's next request. It is presumed to be when its method has never
-// been answered and its client, or another one before, did not wait for it.
-func (m *Message) presumedOneway() bool {
-	if !m.mayBeOneway() || m.conn == nil {
-		return false
+// hasPassed reports whether the client has gone on without the answer to a request
+// of the operation, and was told nothing.
+func (c *connection) hasPassed(op uint64) bool {
+	return slices.ContainsFunc(c.withheld, func(w withheld) bool { return w.op == op && w.passed })
+}
+
+// withhold keeps the error of m until its client has shown of which kind it is.
+func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, counter int) {
+	m.local = codecs.LocalError{Type: e, Message: reason}
+	frame, err := guard.Append(nil, func(dst []byte) ([]byte, error) {
+		return m.proto.codec.EncodeError(dst, &m.req, &m.local)
+	})
+	if err != nil {
+		m.codecPanicked(err)
+		return
 	}
-	k := &m.cfg.known
-	answered, ok := (*k)[string(m.method)]
-	switch {
-	case answered:
-		return false
-	case m.conn.requests > m.number || m.conn.eof:
-		k.set(m.method, false)
+	c.withheld = append(c.withheld, withheld{m.op, counter, e == codecs.Timeout, false, frame})
+	c.withheldBytes += len(frame)
+	for c.withheldBytes > maxWithheld {
+		c.withheldBytes -= len(c.withheld[0].frame)
+		c.withheld = slices.Delete(c.withheld, 0, 1)
+	}
+}
+
+// tell writes the withheld errors that are chosen.
+func (c *connection) tell(chosen func(*withheld) bool) {
+	c.withheld = slices.DeleteFunc(c.withheld, func(w withheld) bool {
+		if !chosen(&w) {
+			return false
+		}
+		c.withheldBytes -= len(w.frame)
+		if !c.closed && !c.ending {
+			buf := c.buffer(len(w.frame))
+			buf.B = append(buf.B, w.frame...)
+			if w.counter >= 0 {
+				c.cfg.count(w.counter, 1)
+			}
+			c.cfg.count(localResponseBusinessException, 1)
+		}
 		return true
-	default:
-		return ok
+	})
+}
+
+// review is called when a client of whom errors are withheld has sent another
+// request: whoever waits for all answers would not have.
+func (c *connection) review() {
+	t := c.cfg.mod.oneways
+	c.tell(func(w *withheld) bool { return t.state(w.op) == answeredWay })
+	for i := range c.withheld {
+		w := &c.withheld[i]
+		if w.timeout && !w.passed {
+			t.passed(w.op)
+			for j := range c.withheld[i:] { // once, however many there are
+				if o := &c.withheld[i+j]; o.op == w.op {
+					o.passed = true
+				}
+			}
+		}
 	}
+	c.withheld = slices.DeleteFunc(c.withheld, func(w withheld) bool {
+		if t.state(w.op) != onewayWay {
+			return false
+		}
+		c.withheldBytes -= len(w.frame)
+		return true
+	})
 }

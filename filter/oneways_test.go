@@ -1,10 +1,16 @@
 package filter_test
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
 
 func TestATimeoutOfAOnewayInDisguiseIsNotReported(t *testing.T) {
@@ -35,15 +41,60 @@ func TestATimeoutOfAOnewayInDisguiseIsNotReported(t *testing.T) {
 	require.Equal(t, "err 5 - upstream request timeout\n", e.got(), "its client may be waiting")
 }
 
-func TestAKnownOnewayInDisguiseKeepsNothing(t *testing.T) {
-	e := newToyEnv(t, "toy.hidden", `, "request_timeout": "1s"`)
-	e.say("req 1 mfire -", "req 2 mask -")
-	s := e.server(1)
-	e.answer(s, "res "+ids(s)[0]+" mask yes")
-	require.Equal(t, "res 2 mask a=2;yes\n", e.got())
-	e.Advance(1100 * time.Millisecond)
-	e.counts(map[string]int64{"oneway_presumed": 1})
+// serveOnly answers the calls of some methods, and keeps those of others to itself.
+func (e *toyEnv) serveOnly(methods ...string) {
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, l := range lines(b) {
+			if f := strings.Fields(l); slices.Contains(methods, f[2]) {
+				s.Send([]byte("res " + f[1] + " " + f[2] + " yes\n"))
+			}
+		}
+		return len(b)
+	}
+}
 
+// asked is the server that has got a call of method last, with the id it has there.
+func (e *toyEnv) asked(method string) (*filtertest.Server, string) {
+	e.t.Helper()
+	for _, s := range e.up.Servers() {
+		for _, l := range lines(s.Take()) {
+			if f := strings.Fields(l); f[2] == method {
+				return s, f[1]
+			}
+		}
+	}
+	e.t.Fatalf("no server has got %s", method)
+	return nil, ""
+}
+
+const late = 1100 * time.Millisecond // for a request_timeout of 1 s
+
+// learn has the client of e go on twice as if nothing had happened when mfire has
+// no answer.
+func (e *toyEnv) learn() {
+	e.t.Helper()
+	e.serveOnly("mask")
+	for range 2 {
+		e.say("req 1 mfire -", "req 2 mask -")
+		require.Equal(e.t, "res 2 mask a=2;yes\n", e.got())
+		e.Advance(late)
+		require.Empty(e.t, e.got())
+	}
+	e.say("req 3 mask -")
+	require.Equal(e.t, "res 3 mask a=2;yes\n", e.got())
+	e.up.Serve = nil
+}
+
+func newHiddenEnv(t *testing.T) *toyEnv {
+	t.Helper()
+	return newToyEnv(t, "toy.hidden", `, "request_timeout": "1s"`)
+}
+
+func TestAKnownOnewayInDisguiseKeepsNothing(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.learn()
+	e.counts(map[string]int64{"oneway_presumed": 2, "request_active": 0})
+	s := e.server(0)
 	for range 100 { // each goes on behind the one before
 		e.say("req 3 mfire -", "req 4 mask -")
 		ids := ids(s)
@@ -51,36 +102,196 @@ func TestAKnownOnewayInDisguiseKeepsNothing(t *testing.T) {
 		e.answer(s, "res "+ids[1]+" mask yes")
 		require.Equal(t, "res 4 mask a=2;yes\n", e.got())
 	}
-	e.counts(map[string]int64{"oneway_presumed": 101})
+	e.counts(map[string]int64{"oneway_presumed": 102, "request_active": 0})
 	e.say("req 5 mfire -")
-	id := ids(s)[0]
+	e.Advance(late)
+	require.Empty(t, e.got(), "though its client has not gone on yet")
+	e.say("req 5 mfire -")
 	e.c.CloseWrite()
 	require.True(t, e.c.Closed(), "there is nothing to wait for")
-
-	// It has an answer after all.
 	e.c = e.Dial(e.cfg)
-	e.answer(s, "res "+id+" mfire done")
-	e.counts(map[string]int64{"oneway_presumed": 102, "upstream_stray_response": 1})
-	e.say("req 6 mfire -", "req 7 mask -")
-	e.answer(s, "res "+ids(s)[0]+" mfire done")
-	require.Equal(t, "res 6 mfire a=2;done\n", e.got())
+	e.counts(map[string]int64{"oneway_presumed": 104, "request_timeout": 0})
 }
 
-func TestALeavingClientTellsThatItDoesNotWait(t *testing.T) {
-	e := newToyEnv(t, "toy.hidden", `, "request_timeout": "1s"`)
-	e.say("req 1 mfire -")
-	e.c.CloseWrite()
-	require.False(t, e.c.Closed(), "it may want the answer")
-	e.Advance(1100 * time.Millisecond)
-	require.True(t, e.c.Closed())
+// TestAServerThatLeavesAfterAKnownOneway may have served it.
+func TestAServerThatLeavesAfterAKnownOneway(t *testing.T) {
+	for name, leave := range map[string]func(*filtertest.Server){"closes": (*filtertest.Server).Close, "resets": (*filtertest.Server).Reset} {
+		t.Run(name, func(t *testing.T) {
+			e := newHiddenEnv(t)
+			e.learn()
+			for _, lines := range [][]string{{"req 4 mfire -"}, {"req 5 mfire -", "req 6 mfire -", "req 7 mfire -"}} {
+				e.say(lines...)
+				for _, s := range e.up.Servers() {
+					leave(s)
+				}
+				e.Settle()
+				require.Empty(t, e.got())
+			}
+			e.say("req 8 mask -")
+			leave(e.serverWith("mask"))
+			e.Settle()
+			require.Contains(t, e.got(), "err 8 - ")
+			e.counts(map[string]int64{"upstream_reset": 1, "request_active": 0})
+		})
+	}
+}
+
+// TestAPresumedOnewayIsAnsweredAfterAll: what was taken for a oneway costs nobody
+// an answer.
+func TestAPresumedOnewayIsAnsweredAfterAll(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.learn()
+	e.say("req 4 mfire -")
+	s, id := e.asked("mfire")
+	e.say("req 5 mask -")
+	e.counts(map[string]int64{"oneway_presumed": 3})
+	e.answer(s, "res "+id+" mfire at last")
+	require.Equal(t, "res 4 mfire a=2;at last\n", e.got())
+	s, id = e.asked("mask")
+	e.answer(s, "res "+id+" mask yes")
+	require.Equal(t, "res 5 mask a=2;yes\n", e.got())
+
+	// It is known for what it is now, to all.
+	e.c = e.Dial(e.cfg)
+	e.say("req 1 mfire -", "req 2 mask -")
+	e.Advance(late)
+	require.Equal(t, "err 1 - upstream request timeout\nerr 2 - upstream request timeout\n", e.got())
+	e.counts(map[string]int64{"oneway_presumed": 3, "upstream_stray_response": 0, "request_active": 0})
+}
+
+// TestAClientThatPipelinesGetsItsErrors: one that has sent a call before the answer
+// to another one waits for both.
+func TestAClientThatPipelinesGetsItsErrors(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.serveOnly("mask")
+	e.say("req 1 mslow -", "req 2 mask -", "req 3 mslow -", "req 4 mask -")
+	require.Equal(t, "res 2 mask a=2;yes\nres 4 mask a=2;yes\n", e.got())
+	e.Advance(late)
+	require.Equal(t, "err 1 - upstream request timeout\nerr 3 - upstream request timeout\n", e.got())
+
+	// Nothing was learnt of the method: others' calls are what they were.
+	e.up.Serve = nil
+	e.c = e.Dial(e.cfg)
+	e.say("req 1 mslow -")
+	s, id := e.asked("mslow")
+	e.say("req 2 mask -")
+	e.answer(s, "res "+id+" mslow yes")
+	require.Equal(t, "res 1 mslow a=2;yes\n", e.got())
+	e.counts(map[string]int64{"oneway_presumed": 0, "request_timeout": 2})
+}
+
+// TestAnErrorIsWithheldUntilItsClientShowsThatItPipelines: with two requests no
+// one can tell.
+func TestAnErrorIsWithheldUntilItsClientShowsThatItPipelines(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.serveOnly("mask")
+	e.say("req 1 mslow -", "req 2 mask -")
+	require.Equal(t, "res 2 mask a=2;yes\n", e.got())
+	e.Advance(late)
 	require.Empty(t, e.got())
-	e.c = e.Dial(e.cfg)
-	e.say("req 1 mfire -")
-	e.c.CloseWrite()
-	require.True(t, e.c.Closed())
-	e.counts(map[string]int64{"request": 2})
-	e.c = e.Dial(e.cfg)
-	e.counts(map[string]int64{"oneway_presumed": 2, "request_timeout": 0})
+	e.counts(map[string]int64{"oneway_presumed": 1, "request_timeout": 0})
+	e.up.Serve = nil
+	e.say("req 3 mask -")
+	s, id := e.asked("mask")
+	e.say("req 4 mask -")
+	e.answer(s, "res "+id+" mask yes")
+	require.Equal(t, "err 1 - upstream request timeout\nres 3 mask a=2;yes\n", e.got())
+	e.counts(map[string]int64{"request_timeout": 1})
+
+	// Or until the method turns out to be answered, or the client sends no more.
+	for what, then := range map[string]func(c *filtertest.Client){
+		"answered": func(c *filtertest.Client) {
+			o := e.Dial(e.cfg)
+			e.serveOnly("mask", "manswered")
+			o.Send([]byte("req 1 manswered -\n"))
+			c.Send([]byte("req 9 mask -\n"))
+		},
+		"ended": (*filtertest.Client).CloseWrite,
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := e.Dial(e.cfg)
+			e.serveOnly("mask")
+			c.Send([]byte("req 1 m" + what + " -\nreq 2 mask -\n"))
+			require.Equal(t, "res 2 mask a=2;yes\n", string(c.Take()))
+			e.Advance(late)
+			require.Empty(t, c.Take())
+			then(c)
+			require.Contains(t, string(c.Take()), "err 1 - upstream request timeout\n")
+		})
+	}
+}
+
+// TestManyCallsOfOneMethodThatHangAllFail: if the last one is a call, as its client
+// seems to wait, so are the others.
+func TestManyCallsOfOneMethodThatHangAllFail(t *testing.T) {
+	e := newHiddenEnv(t)
+	want := ""
+	for i := range 8 {
+		e.say(fmt.Sprintf("req %d mhang -", i+1))
+		want += fmt.Sprintf("err %d - upstream request timeout\n", i+1)
+	}
+	e.Advance(late)
+	require.Equal(t, want, e.got())
+}
+
+// TestWhatIsLearntOutlivesUpdatesAndIsShared, in both directions.
+func TestWhatIsLearntOutlivesUpdatesAndIsShared(t *testing.T) {
+	h := filtertest.NewWith(t, filter.NewModule(), 2)
+	e := &toyEnv{Host: h, t: t, up: h.Cluster("up", "h1")}
+	h.Cluster("none")
+	load := func() *filtertest.Config {
+		return h.MustLoad(toyConfig(`"codec": {"name": "toy.hidden"}`, `, "request_timeout": "1s"`))
+	}
+	e.cfg = load()
+	e.c = h.Dial(e.cfg)
+	e.learn()
+	again := load()
+	e.c.Close()
+	e.cfg.Destroy()
+	for worker := range 2 {
+		e.c = h.DialOn(again, worker)
+		e.say("req 1 mfire -")
+		e.Advance(late)
+		require.Empty(t, e.got(), "a known oneway")
+		e.say("req 2 mask -", "req 3 mask -", "req 4 mask -", "req 5 mask -")
+		e.Advance(late)
+		require.Equal(t, 4, strings.Count(e.got(), "upstream request timeout\n"), "known to be answered")
+	}
+}
+
+// TestNoNumberOfNamesEndsLearning: neither of answered ones nor of others.
+func TestNoNumberOfNamesEndsLearning(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.up.Serve = serveToys
+	hostile := e.Dial(e.cfg)
+	junk := func(n int) {
+		for i := range n {
+			hostile.Send(fmt.Appendf(nil, "req 1 mjunk%d -\n", i))
+		}
+		hostile.Take()
+	}
+	junk(20000)
+	e.learn()
+	e.up.Serve = serveToys
+	junk(20000)
+	e.up.Serve = nil
+	e.say("req 3 mfire -")
+	e.Advance(late)
+	require.Empty(t, e.got(), "it is still known")
+}
+
+// TestAClientThatLeavesGetsItsError: it has nothing to take it for, and to leave is
+// no sign that it did not wait.
+func TestAClientThatLeavesGetsItsError(t *testing.T) {
+	for range 3 {
+		e := newHiddenEnv(t)
+		e.say("req 1 mfire -")
+		e.c.CloseWrite()
+		require.False(t, e.c.Closed(), "it may want the answer")
+		e.Advance(late)
+		require.Equal(t, "err 1 - upstream request timeout\n", e.got())
+		require.True(t, e.c.Closed())
+	}
 }
 
 func TestAnUnknownOnewayInDisguiseHoldsNobodyUp(t *testing.T) {

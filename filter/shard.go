@@ -21,8 +21,8 @@ const (
 	// maxFree bounds the free lists: what a burst left behind goes to the
 	// garbage collector.
 	maxFree = 4096
-	// maxMethodKept is how much memory for a method's name a free message keeps.
-	maxMethodKept = 1 << 10
+	// maxOperationKept is how much memory for a method's name a free message keeps.
+	maxOperationKept = 1 << 10
 )
 
 // shard is the pipeline's state of one worker. Everything in it is used on
@@ -89,6 +89,7 @@ func (s *shard) post(p posted) {
 // Accept implements host.Shard.
 func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.DownstreamEvents {
 	cs := s.config(cfg.(*listener))
+	cs.took(d)
 	c := &connection{
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
@@ -240,12 +241,13 @@ func (s *shard) freeMessage(m *Message) {
 	m.respMut.Reset()
 	clear(m.states)
 	m.dropFrame()
-	if cap(m.method) > maxMethodKept {
-		m.method = nil
+	if cap(m.operation) > maxOperationKept {
+		m.operation = nil
 	}
 	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
 	m.stream = nil
 	m.pos, m.seen, m.phase = 0, 0, inRequest
+	m.aside, m.sent = false, false
 	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
 	m.local, m.cluster = codecs.LocalError{}, ""
 	if len(s.freeMessages) < maxFree {
@@ -278,14 +280,14 @@ func (s *shard) report() {
 // configShard is a listener's configuration on one worker.
 type configShard struct {
 	*listener
-	sh    *shard
-	pools map[poolKey]*upstream.Pool
-	last  struct { // that was found in pools: the next is often the same
+	sh         *shard
+	superseded time.Duration // when a newer version was published, 0: not
+	pools      map[poolKey]*upstream.Pool
+	last       struct { // that was found in pools: the next is often the same
 		key  poolKey
 		pool *upstream.Pool
 	}
 	conns *connection
-	known known
 
 	counts  [counters]int64
 	gauges  [gauges]int64
@@ -449,9 +451,7 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 // Stray implements upstream.Observer.
 func (cs *configShard) Stray(md *codecs.Metadata) {
 	cs.count(upstreamStrayResponse, 1)
-	if len(cs.known) > 0 {
-		cs.known.answers(md.Method())
-	}
+	cs.late(md)
 }
 
 // Event implements upstream.Observer.

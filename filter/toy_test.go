@@ -24,7 +24,7 @@ type toy struct {
 var toyTypes = map[string]codecs.MessageType{
 	"req": codecs.Request, "one": codecs.Oneway, "res": codecs.Response, "err": codecs.Error,
 	"init": codecs.StreamInit, "data": codecs.StreamData,
-	"half": codecs.StreamCloseOneWay, "end": codecs.StreamCloseTwoWay, "hb": codecs.Heartbeat,
+	"half": codecs.StreamCloseOneWay, "end": codecs.StreamCloseTwoWay, "hb": codecs.Heartbeat, "away": codecs.GoAway,
 }
 
 func init() {

@@ -50,10 +50,10 @@ func File(name string, text []byte) *Report {
 	r := new(Report)
 	docs, fault := source.Parse(text)
 	switch {
-	case kubernetesObject.Match(text):
+	case fault != nil && kubernetesObject.Match(text), slices.ContainsFunc(docs, func(n *yaml.Node) bool { return place{Node: n}.has("apiVersion") }):
 		r.Kind = "Kubernetes objects, as kubectl and istiod read them"
 		r.kubernetes(text)
-	case fault == nil && len(docs) > 0 && (place{Node: docs[0]}).has("host") && (place{Node: docs[0]}).has("ports"):
+	case fault == nil && len(docs) > 0 && isService(place{Node: docs[0]}):
 		for _, d := range docs {
 			c := &checker{root: d}
 			c.service()
@@ -66,10 +66,15 @@ func File(name string, text []byte) *Report {
 	return r
 }
 
-var kubernetesObject = regexp.MustCompile(`(?m)^(- |\{)?\s*["']?apiVersion["']?\s*:`)
+func isService(p place) bool { return p.has("host") && p.has("ports") }
+
+// kubernetesObject is how one begins whose YAML cannot be read.
+var kubernetesObject = regexp.MustCompile(`(?m)^["']?apiVersion["']?[ \t]*:`)
 
 func (r *Report) add(c *checker) {
 	slices.SortStableFunc(c.errs, func(a, b *source.Error) int { return a.Line - b.Line })
+	// What a message and the filter's loader are refused for is one fault.
+	c.errs = slices.CompactFunc(c.errs, func(a, b *source.Error) bool { return *a == *b })
 	r.Found, r.Faults, r.Notes = append(r.Found, c.found...), append(r.Faults, c.errs...), append(r.Notes, c.notes...)
 }
 
@@ -106,7 +111,7 @@ func (r *Report) envoy(name string, text []byte) {
 		return
 	}
 	c := &checker{root: root}
-	what := c.document()
+	what := c.document(form == "YAML")
 	r.Kind = what + ", as Envoy reads " + form
 	r.add(c)
 }
@@ -212,10 +217,11 @@ func isProxy(url string) bool {
 	return typeName(url) == string((*proxyv1alpha.MetaProtocolProxy)(nil).ProtoReflect().Descriptor().FullName())
 }
 
-// document judges what is for Envoy, and tells what it is.
-func (c *checker) document() (what string) {
+// document judges what is for Envoy, and tells what it is. Of YAML the order of
+// fields does not reach the parser of messages.
+func (c *checker) document(unordered bool) (what string) {
 	p := place{Node: c.root}
-	r := &libprotobuf{checker: c}
+	r := &libprotobuf{checker: c, unordered: unordered}
 	switch {
 	case p.has("static_resources") || p.has("dynamic_resources") || p.has("admin") || p.has("node"):
 		r.root(p, new(bootstrapv3.Bootstrap).ProtoReflect())

@@ -223,7 +223,7 @@ func (c *checker) shares(l loaded, prefix string) {
 		switch {
 		case o.statPrefix == t.statPrefix && !same:
 			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at line %d: each needs its own", t.statPrefix, o.line)
-		case o.scope == t.scope && o.name == t.name && !(same && proto.Equal(o.routes, t.routes)):
+		case o.scope == t.scope && o.name == t.name && (!same || !proto.Equal(o.routes, t.routes)):
 			c.refuse(l.line(prefix+"route_config.name"), behind(l.where.path, prefix+"route_config.name"),
 				"the route table %q of the scope %q is also that of the configuration at line %d: each needs its own", t.name, t.scope, o.line)
 		default:

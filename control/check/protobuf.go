@@ -27,8 +27,8 @@ import (
 // form in the tree.
 type libprotobuf struct {
 	*checker
-	// lax: unknown fields are ignored.
-	lax bool
+	// lax: unknown fields are ignored. unordered: fields come in any order.
+	lax, unordered bool
 }
 
 func (r *libprotobuf) refuseAt(p place, format string, args ...any) {
@@ -90,7 +90,7 @@ func (r *libprotobuf) message(p place, m protoreflect.Message) {
 			return
 		}
 		if isWrapper(name) {
-			r.singular(p, m, m.Descriptor().Fields().ByNumber(1), func(v protoreflect.Value) {
+			r.singular(p, m.Descriptor().Fields().ByNumber(1), func(v protoreflect.Value) {
 				m.Set(m.Descriptor().Fields().ByNumber(1), v)
 			})
 			return
@@ -105,6 +105,7 @@ func (r *libprotobuf) message(p place, m protoreflect.Message) {
 func (r *libprotobuf) object(p place, m protoreflect.Message, but string) {
 	md := m.Descriptor()
 	chosen := map[protoreflect.FullName]string{}
+	given := map[protoreflect.FullName]*yaml.Node{}
 	p.fields(func(k *yaml.Node, v place) {
 		if k.Value == but && but != "" {
 			return
@@ -124,6 +125,12 @@ func (r *libprotobuf) object(p place, m protoreflect.Message, but string) {
 				return
 			}
 			chosen[od.FullName()] = k.Value
+		}
+		other := given[fd.FullName()]
+		given[fd.FullName()] = v.Node
+		if r.unordered && other != nil && (other.Kind != yaml.ScalarNode || other.Tag != v.Tag || other.Value != v.Value) {
+			r.refuse(k.Line, v.path, "given twice, in two spellings, of which Envoy takes one or the other")
+			return
 		}
 		r.field(v, m, fd)
 	})
@@ -151,7 +158,7 @@ func (r *libprotobuf) field(p place, m protoreflect.Message, fd protoreflect.Fie
 			}
 			values.Set(key, values.NewValue())
 			if fd.MapValue().Message() == nil {
-				r.singular(v, m, fd.MapValue(), func(v protoreflect.Value) { values.Set(key, v) })
+				r.singular(v, fd.MapValue(), func(v protoreflect.Value) { values.Set(key, v) })
 			} else if !isNull(v.Node) {
 				r.message(v, values.Get(key).Message())
 			}
@@ -161,7 +168,7 @@ func (r *libprotobuf) field(p place, m protoreflect.Message, fd protoreflect.Fie
 	case fd.Message() != nil:
 		r.message(p, m.Mutable(fd).Message())
 	default:
-		r.singular(p, m, fd, func(v protoreflect.Value) { m.Set(fd, v) })
+		r.singular(p, fd, func(v protoreflect.Value) { m.Set(fd, v) })
 	}
 }
 
@@ -190,7 +197,7 @@ func (r *libprotobuf) list(p place, m protoreflect.Message, fd protoreflect.Fiel
 		case fd.Message() == nil && isNull(e.Node):
 			l.Append(l.NewElement())
 		case fd.Message() == nil:
-			r.singular(e, m, fd, l.Append)
+			r.singular(e, fd, l.Append)
 		case isNull(e.Node) && !isValue(fd):
 			l.AppendMutable()
 		default:
@@ -211,7 +218,7 @@ func (r *libprotobuf) list(p place, m protoreflect.Message, fd protoreflect.Fiel
 }
 
 // singular reads a value that is no message.
-func (r *libprotobuf) singular(p place, m protoreflect.Message, fd protoreflect.FieldDescriptor, set func(protoreflect.Value)) {
+func (r *libprotobuf) singular(p place, fd protoreflect.FieldDescriptor, set func(protoreflect.Value)) {
 	if isNull(p.Node) {
 		return
 	}
@@ -337,15 +344,14 @@ func enumerators(ed protoreflect.EnumDescriptor) (names []string) {
 
 func float(s string, quoted bool, k protoreflect.Kind) (float64, bool) {
 	switch s {
-	case "NaN":
-		return math.NaN(), quoted
 	case "Infinity":
 		return math.Inf(1), quoted
 	case "-Infinity":
 		return math.Inf(-1), quoted
 	}
-	f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
-	if strings.ContainsAny(s, "xX_") || err != nil && !errors.Is(err, strconv.ErrRange) {
+	f, err := strconv.ParseFloat(hexadecimal(strings.TrimSpace(s)), 64)
+	// There is no field in which Envoy takes what is not a number.
+	if strings.ContainsAny(s, "_") || math.IsNaN(f) || err != nil && !errors.Is(err, strconv.ErrRange) {
 		return 0, false
 	}
 	return f, k != protoreflect.FloatKind || math.IsInf(f, 0) || !math.IsInf(float64(float32(f)), 0)
@@ -383,9 +389,17 @@ func integer(s string, k protoreflect.Kind) (v protoreflect.Value, ok bool) {
 	return protoreflect.ValueOfInt32(int32(i)), math.MinInt32 <= i && i <= math.MaxInt32
 }
 
+// hexadecimal adds the exponent that Go wants to see.
+func hexadecimal(s string) string {
+	if strings.ContainsAny(s, "xX") && !strings.ContainsAny(s, "pP") {
+		return s + "p0"
+	}
+	return s
+}
+
 func whole(s string) (float64, bool) {
-	f, err := strconv.ParseFloat(s, 64)
-	return f, err == nil && !strings.ContainsAny(s, "xXpP_") && f == math.Trunc(f) && !math.IsInf(f, 0)
+	f, err := strconv.ParseFloat(hexadecimal(s), 64)
+	return f, err == nil && !strings.ContainsAny(s, "_") && f == math.Trunc(f) && !math.IsInf(f, 0)
 }
 
 var durationText = regexp.MustCompile(`^(-?[0-9]+)(?:\.([0-9]{1,9}))?s$`)

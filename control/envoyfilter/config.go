@@ -26,7 +26,32 @@ func (g *generator) config(p *Port, path, side, statPrefix string, routes []any)
 		"route_config": object{"name": fmt.Sprintf("%s_%d", g.s.Host, p.Port), "routes": routes},
 		"delivery":     g.s.Delivery,
 	}, side)
+	exact(cfg)
 	return cfg
+}
+
+// exact writes whole numbers that a Struct, whose numbers are of 64 bits with a
+// fraction, would round as strings, which protobuf's JSON reads as well.
+func exact(v any) any {
+	switch v := v.(type) {
+	case object:
+		for k, e := range v {
+			v[k] = exact(e)
+		}
+	case []any:
+		for i, e := range v {
+			v[i] = exact(e)
+		}
+	case int64:
+		if v >= 1<<53 || v <= -1<<53 {
+			return strconv.FormatInt(v, 10)
+		}
+	case uint64:
+		if v >= 1<<53 {
+			return strconv.FormatUint(v, 10)
+		}
+	}
+	return v
 }
 
 // merge adds the fields of from to those of m, which may not have them.

@@ -116,6 +116,12 @@ const (
 	vip   = "addresses: [10.0.0.1]\n"
 )
 
+const (
+	shared = "the listener of services without an address is shared with others, and with what is passed through: " +
+		"name the addresses to which clients connect, such as 10.1.1.1/32 or 10.1.0.0/16, or give the service one"
+	sni = "required: those by which TLS connections to the service are told from others at this port, or [] if it leads to this service alone"
+)
+
 func TestRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text string
@@ -138,7 +144,10 @@ func TestRefused(t *testing.T) {
 		"no namespace":           {"host: rates.example.com\n" + vip + ports, "1: namespace: required\n1: clients[0].namespace: required"},
 		"no addresses":           {host + ports, "1: addresses: required, unless the service is headless"},
 		"headless with some":     {host + vip + "headless: true\n" + ports, "2: addresses: a headless service has none"},
-		"addresses that are not": {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address\n6: addresses[2]: given twice"},
+		"addresses that are not": {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address and no range\n6: addresses[2]: given twice"},
+		"an address of nobody":   {host + ports + "addresses:\n- 0.0.0.0\n- '::'\n- 0.0.0.0/0\n", "4: addresses[0]: " + shared + "\n5: addresses[1]: " + shared + "\n6: addresses[2]: " + shared},
+		"no range":               {host + ports + "addresses: [10.1.1.1/24]\n", "3: addresses[0]: is not the first address of its range, which is 10.1.1.0/24"},
+		"another spelling":       {host + ports + "addresses: ['2001:DB8::1', '2001:db8:0::1']\n", "3: addresses[1]: given twice"},
 		"ports out of range":     {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
 		"ports twice":            {host + vip + "protocol: dubbo\nports:\n- port: 1\n- port: 1\n  protocol: thrift\n", "6: ports[1].port: given twice\n6: ports[1].targetPort: ports[0] leads there too, with another protocol"},
 		"no protocol":            {host + vip + "ports:\n- port: 1\n", "4: ports[0].protocol: required"},
@@ -150,9 +159,10 @@ func TestRefused(t *testing.T) {
 		"labels that are none":   {host + vip + ports + "server: {selector: {'a b': c, d: 'e f'}}\n", "4: server.selector.a b: \"a b\" is no label\n4: server.selector.d: \"e f\" is no label's value"},
 		"a server for all":       {host + vip + ports + "server: {}\n", "4: server.selector: required: other workloads of the namespace may listen at the same port"},
 		"clients alike":          {host + vip + ports + "clients:\n- {selector: {a: b}}\n- {selector: {a: c}}\n", "6: clients[1].name: another one of namespace b has this name"},
-		"a gateway":              {host + vip + ports + "gateways:\n- {port: 1, servicePort: 2}\n", "5: gateways[0].namespace: required\n5: gateways[0].selector: required\n5: gateways[0].servicePort: the service has no port 2"},
-		"a gateway of two ports": {host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n- {port: 1, namespace: i, selector: {a: b}}\n", "6: gateways[0].servicePort: required, as the service has several ports"},
-		"two on one port":        {host + vip + ports + "gateways:\n- &g {port: 1, namespace: i, selector: {a: b}}\n- *g\n", "6: gateways[1].name: another one of namespace i has this name"},
+		"a gateway":              {host + vip + ports + "gateways:\n- {port: 1, servicePort: 2}\n", "5: gateways[0].namespace: required\n5: gateways[0].selector: required\n5: gateways[0].sniHosts: " + sni + "\n5: gateways[0].servicePort: the service has no port 2"},
+		"a gateway of two ports": {host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n- {port: 1, namespace: i, selector: {a: b}, sniHosts: []}\n", "6: gateways[0].servicePort: required, as the service has several ports"},
+		"two on one port":        {host + vip + ports + "gateways:\n- &g {port: 1, namespace: i, selector: {a: b}, sniHosts: []}\n- *g\n", "6: gateways[1].name: another one of namespace i has this name"},
+		"hosts that are none":    {host + vip + ports + "gateways:\n- {port: 1, namespace: i, selector: {a: b}, sniHosts: ['*', a.b, a.b]}\n", "5: gateways[0].sniHosts[0]: want a host, such as greeter.example.com or *.example.com\n5: gateways[0].sniHosts[2]: given twice"},
 		"nobody":                 {host + ports + "clients: []\n", "3: clients: nothing is left to be done: there are no clients, no server and no gateways"},
 		"delivery by mail":       {host + vip + ports + "delivery: MAIL\n", "4: delivery: want ECDS or LISTENER"},
 		"waiting for ever":       {host + vip + ports + "initialFetchTimeout: 0s\n", "4: initialFetchTimeout: want a duration of at least 1ms, such as 5s"},

@@ -15,8 +15,10 @@
 package envoyfilter
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +40,13 @@ const (
 	tcpProxy    = "envoy.filters.network.tcp_proxy"
 	codecPrefix = "aeraki.meta_protocol.codec."
 	namespace   = "meta_protocol" // of the metrics
+
+	// passthrough is the filter chain of a listener for what belongs to no
+	// service.
+	passthrough = "PassthroughFilterChain"
+	// last has our patches come after those of other people, whichever are
+	// newer: what they put before tcp_proxy is there when it is replaced.
+	last = 1_000_000
 )
 
 // Filter is one EnvoyFilter.
@@ -115,10 +124,13 @@ func (g *generator) add(component, name, ns string, selector map[string]string) 
 // patch appends a patch for proxies that have the shared object. The namespace
 // is named too, as EnvoyFilters in Istio's root namespace count for all.
 func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op networking.EnvoyFilter_Patch_Operation, m *networking.EnvoyFilter_EnvoyConfigObjectMatch, value object) {
-	v, err := structpb.NewStruct(value)
-	if err != nil {
-		g.errs = append(g.errs, &source.Error{Reason: err.Error()})
-		return
+	var v *structpb.Struct
+	if value != nil {
+		var err error
+		if v, err = structpb.NewStruct(value); err != nil {
+			g.errs = append(g.errs, &source.Error{Reason: err.Error()})
+			return
+		}
 	}
 	metadata := maps.Clone(g.s.ProxyMetadata)
 	metadata["NAMESPACE"] = f.Namespace
@@ -139,22 +151,81 @@ func suffixed(name, suffix string) string {
 func (g *generator) outbound(p *Port, path string, c Workloads) {
 	name := fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port)
 	f := g.add("outbound", suffixed(name, c.Name), c.Namespace, c.Selector)
+	cluster := destination{g.s.Host, "", p.Port}.cluster()
 	var listeners []*networking.EnvoyFilter_ListenerMatch
 	for _, a := range g.s.Addresses {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(p.Port)})
 	}
+	listeners = append(listeners, g.chains(f, name, cluster, p.Port)...)
 	if g.s.Headless {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
 	}
 	before := len(g.errs)
 	routes, to := g.routes(p, path)
-	cfg := g.config(p, path, "outbound", destination{g.s.Host, "", p.Port}.cluster(), routes)
+	cfg := g.config(p, path, "outbound", cluster, routes)
 	if g.s.Headless {
 		upstream(cfg)["original_dst"] = "ALWAYS"
 	}
 	g.check(before, cfg, p, path, "outbound")
-	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
+	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, cluster, cfg)
 	g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
+}
+
+// chains gives the service filter chains of its own in the listener that services
+// without an address share, for the ranges to which its clients connect. They
+// begin as what Istio would have made, so that patches of other people find
+// them as they do Istio's. Each range is cut in two: what is more specific than
+// Istio's chain of the same range comes before it.
+func (g *generator) chains(f *Filter, name, cluster string, port int) (of []*networking.EnvoyFilter_ListenerMatch) {
+	var four, all []any
+	for _, r := range g.s.ranges {
+		for _, half := range halves(r) {
+			entry := object{"address_prefix": half.Addr().String(), "prefix_len": half.Bits()}
+			all = append(all, entry)
+			if half.Addr().Is4() {
+				four = append(four, entry)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	add := func(address string, ranges []any) {
+		l := &networking.EnvoyFilter_ListenerMatch{Name: address + "_" + strconv.Itoa(port)}
+		g.patch(f, networking.EnvoyFilter_LISTENER, networking.EnvoyFilter_Patch_MERGE,
+			&networking.EnvoyFilter_EnvoyConfigObjectMatch{
+				Context:     networking.EnvoyFilter_SIDECAR_OUTBOUND,
+				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: l},
+			}, object{"filter_chains": []any{object{
+				"name":               name,
+				"filter_chain_match": object{"prefix_ranges": ranges},
+				"filters":            []any{plainTCP(cluster)},
+			}}})
+		of = append(of, &networking.EnvoyFilter_ListenerMatch{
+			Name:        l.Name,
+			FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{Name: name},
+		})
+	}
+	add("0.0.0.0", all)
+	if len(four) < len(all) {
+		add("::", all) // of a proxy that has IPv6 only
+	}
+	return of
+}
+
+func halves(r netip.Prefix) []netip.Prefix {
+	if r.IsSingleIP() {
+		return []netip.Prefix{r}
+	}
+	b := r.Addr().AsSlice()
+	b[r.Bits()/8] |= 0x80 >> (r.Bits() % 8)
+	upper, _ := netip.AddrFromSlice(b)
+	return []netip.Prefix{netip.PrefixFrom(r.Addr(), r.Bits()+1), netip.PrefixFrom(upper, r.Bits()+1)}
+}
+
+// plainTCP is the filter that Istio has in the chains of a service.
+func plainTCP(cluster string) object {
+	return object{"name": tcpProxy, "typed_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster}}
 }
 
 func (g *generator) inbound(p *Port, path string) {
@@ -188,8 +259,17 @@ func (g *generator) gateway(p *Port, path string, w Gateway) {
 	routes, to := g.routes(p, path)
 	cfg := g.config(p, path, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
 	g.check(before, cfg, p, path, "outbound")
-	listener := &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(w.Port)}
-	g.steer(f, networking.EnvoyFilter_GATEWAY, []*networking.EnvoyFilter_ListenerMatch{listener}, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
+	var listeners []*networking.EnvoyFilter_ListenerMatch
+	for _, h := range w.SNIHosts {
+		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{
+			PortNumber:  uint32(w.Port),
+			FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{Sni: h},
+		})
+	}
+	if len(listeners) == 0 {
+		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(w.Port)})
+	}
+	g.steer(f, networking.EnvoyFilter_GATEWAY, listeners, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
 	g.clusters(f, networking.EnvoyFilter_GATEWAY, to)
 	// Where gateways get only clusters that they use (istiod's
 	// PILOT_FILTER_GATEWAY_CLUSTER_CONFIG) these are told to be used.
@@ -224,16 +304,33 @@ func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext
 			"default_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster},
 		}}
 	}
-	for _, l := range listeners {
-		if l.FilterChain == nil {
-			l.FilterChain = &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{}
+	f.Spec.Priority = last
+	patch := func(op networking.EnvoyFilter_Patch_Operation, l *networking.EnvoyFilter_ListenerMatch, chain, filter string, value object) {
+		m := &networking.EnvoyFilter_ListenerMatch{
+			Name: l.Name, PortNumber: l.PortNumber,
+			FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
+				Name: cmp.Or(chain, l.FilterChain.GetName()), Sni: l.FilterChain.GetSni(),
+				DestinationPort: l.FilterChain.GetDestinationPort(),
+				Filter:          &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: filter},
+			},
 		}
-		l.FilterChain.Filter = &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: tcpProxy}
-		g.patch(f, networking.EnvoyFilter_NETWORK_FILTER, networking.EnvoyFilter_Patch_REPLACE,
-			&networking.EnvoyFilter_EnvoyConfigObjectMatch{
-				Context:     context,
-				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: l},
-			}, filter)
+		g.patch(f, networking.EnvoyFilter_NETWORK_FILTER, op, &networking.EnvoyFilter_EnvoyConfigObjectMatch{
+			Context:     context,
+			ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: m},
+		}, value)
+	}
+	for _, l := range listeners {
+		// Where a listener is found by its port alone it may have the chain for
+		// what belongs to no service, which no match can leave out. So another
+		// tcp_proxy is put before that chain's, replaced in its stead, and removed.
+		byPort := g.s.Headless && context == networking.EnvoyFilter_SIDECAR_OUTBOUND
+		if byPort {
+			patch(networking.EnvoyFilter_Patch_INSERT_BEFORE, l, passthrough, tcpProxy, plainTCP(cluster))
+		}
+		patch(networking.EnvoyFilter_Patch_REPLACE, l, "", tcpProxy, filter)
+		if byPort {
+			patch(networking.EnvoyFilter_Patch_REMOVE, l, passthrough, name, nil)
+		}
 	}
 	if g.s.Delivery == deliveryECDS {
 		g.patch(f, networking.EnvoyFilter_EXTENSION_CONFIG, networking.EnvoyFilter_Patch_ADD,

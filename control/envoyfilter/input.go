@@ -27,8 +27,13 @@ type Service struct {
 	// otherwise. Default: the one in the host.
 	Namespace string `yaml:"namespace"`
 
-	// Addresses at which clients find it: cluster IPs, the addresses of a
-	// ServiceEntry, or 0.0.0.0 for one without. Required, unless Headless.
+	// Addresses at which clients find it: cluster IPs, or the addresses of a
+	// ServiceEntry, spelled as there. Required, unless Headless.
+	//
+	// A service without an address has no listener of its own: those of a port
+	// share 0.0.0.0_PORT, with what is passed through. For it, and for one whose
+	// addresses are ranges, they are the ranges to which clients connect, such as
+	// 10.1.0.0/16 or 10.1.1.1/32.
 	Addresses []string `yaml:"addresses"`
 	// Headless: clients connect to the endpoints themselves. The filter is put
 	// into every outbound listener of the port, of whatever service, and a
@@ -78,6 +83,7 @@ type Service struct {
 
 	root    *yaml.Node
 	timeout time.Duration
+	ranges  []netip.Prefix // of Addresses, which then has only the others
 }
 
 // Port is a port of a service.
@@ -130,6 +136,10 @@ type Gateway struct {
 	// ServicePort is the one of Ports that it leads to. May be left out if there
 	// is just one.
 	ServicePort int `yaml:"servicePort"`
+	// SNIHosts are the sniHosts or hosts by which TLS connections to the service
+	// are told from others at the same port: only theirs get the filter. Required;
+	// empty if the port leads to this service alone.
+	SNIHosts []string `yaml:"sniHosts"`
 }
 
 const (
@@ -257,20 +267,43 @@ func (f *faults) addresses() {
 	if !s.Headless && len(s.Addresses) == 0 && callers {
 		f.refuse("addresses", "required, unless the service is headless")
 	}
-	seen := map[netip.Addr]bool{}
+	seen := map[netip.Prefix]bool{}
+	var names []string // of listeners, without their ports
 	for i, a := range s.Addresses {
 		path := fmt.Sprintf("addresses[%d]", i)
-		ip, err := netip.ParseAddr(a)
-		switch {
-		case err != nil || ip.Zone() != "":
-			f.refuse(path, "%q is no IP address", a)
-		case seen[ip]:
-			f.refuse(path, "given twice")
-		default:
-			s.Addresses[i] = ip.String()
+		r, err := netip.ParsePrefix(a)
+		isRange := err == nil
+		if !isRange {
+			var ip netip.Addr
+			ip, err = netip.ParseAddr(a)
+			r = netip.PrefixFrom(ip.WithZone(""), ip.BitLen())
+			if ip.Zone() != "" {
+				err = fmt.Errorf("zone")
+			}
 		}
-		seen[ip] = true
+		switch {
+		case err != nil:
+			f.refuse(path, "%q is no IP address and no range", a)
+		case r.Addr().IsUnspecified() && (!isRange || r.Bits() == 0):
+			f.refuse(path, "the listener of services without an address is shared with others, and with what is passed through: "+
+				"name the addresses to which clients connect, such as 10.1.1.1/32 or 10.1.0.0/16, or give the service one")
+		case r != r.Masked():
+			f.refuse(path, "is not the first address of its range, which is %v", r.Masked())
+		case seen[r]:
+			f.refuse(path, "given twice")
+		case isRange:
+			s.ranges = append(s.ranges, r)
+		default:
+			// Istio has the spelling of a ServiceEntry in its listener's name, and
+			// Kubernetes the usual one.
+			names = append(names, a)
+			if usual := r.Addr().String(); usual != a {
+				names = append(names, usual)
+			}
+		}
+		seen[r] = true
 	}
+	s.Addresses = names
 }
 
 func (f *faults) port(path string, p int) {
@@ -354,6 +387,7 @@ func (f *faults) workloads() {
 			f.refuse(path+".selector", "required")
 		}
 		f.port(path+".port", g.Port)
+		f.sniHosts(path+".sniHosts", g.SNIHosts)
 		distinct(path, Workloads{Namespace: g.Namespace, Name: g.Name}, g.Port)
 		switch {
 		case g.ServicePort == 0 && len(s.Ports) == 1:
@@ -366,6 +400,22 @@ func (f *faults) workloads() {
 	}
 	if len(s.Clients) == 0 && s.Server == nil && len(s.Gateways) == 0 {
 		f.refuse("clients", "nothing is left to be done: there are no clients, no server and no gateways")
+	}
+}
+
+func (f *faults) sniHosts(path string, hosts []string) {
+	if hosts == nil {
+		f.refuse(path, "required: those by which TLS connections to the service are told from others at this port, or [] if it leads to this service alone")
+	}
+	seen := map[string]bool{}
+	for i, h := range hosts {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if !dnsName.MatchString(strings.TrimPrefix(h, "*.")) {
+			f.refuse(at, "want a host, such as greeter.example.com or *.example.com")
+		} else if seen[h] {
+			f.refuse(at, "given twice")
+		}
+		seen[h] = true
 	}
 }
 

@@ -57,13 +57,15 @@ func (g *generator) loopback() object {
 		address["mode"] = 0o600
 	}
 	return object{
-		"name":                              "meltemi-loopback",
-		"address":                           object{"pipe": address},
-		"traffic_direction":                 "OUTBOUND",
-		"ignore_global_conn_limit":          true,
-		"bypass_overload_manager":           true,
-		"per_connection_buffer_limit_bytes": 1 << 20,
-		"connection_balance_config":         object{"exact_balance": object{}},
+		"name":                                       "meltemi-loopback",
+		"address":                                    object{"pipe": address},
+		"traffic_direction":                          "OUTBOUND",
+		"ignore_global_conn_limit":                   true,
+		"bypass_overload_manager":                    true,
+		"per_connection_buffer_limit_bytes":          1 << 20,
+		"listener_filters_timeout":                   "0.5s",
+		"max_connections_to_accept_per_socket_event": 1,
+		"connection_balance_config":                  object{"exact_balance": object{}},
 		"listener_filters": []any{
 			object{
 				"name": "envoy.filters.listener.proxy_protocol",

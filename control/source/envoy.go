@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -29,57 +30,96 @@ func IsYAML(name string) bool {
 //
 // The rules are yaml-cpp's and those by which Envoy turns its nodes into a
 // google.protobuf.Value: yes, no, on and off are booleans, octal numbers begin
-// with 0, whatever does not fit into an int32 but into an int64 is a string, a
-// tag other than "!" is no more than a plain scalar, keys tagged !ignore are
-// dropped, and the last of equal keys counts.
+// with 0, fractions and whatever does not fit into an int32 are strings, a
+// scalar with a tag other than "!" is read as if it were plain, keys tagged
+// !ignore are dropped, and the last of equal keys counts.
 func Envoy(text []byte) (root *yaml.Node, notes Errors, fault *Error) {
-	text = asYAMLCPP(text)
+	if i := bytes.IndexByte(text, 0); i >= 0 && !isUTF16(text) {
+		return nil, nil, &Error{Line: 1 + bytes.Count(text[:i], []byte("\n")), Reason: "a null character"}
+	}
+	text = printable(text)
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	first, fault := document(d)
+	if fault != nil {
+		other := asGoYAML(text)
+		again := yaml.NewDecoder(bytes.NewReader(other))
+		if n, still := document(again); still == nil {
+			text, d, first, fault = other, again, n, nil
+		}
+	}
 	if fault != nil || first == nil {
 		return nil, nil, fault
 	}
 	r := &reader{text: text, left: maxNodes, by: "Envoy", scalar: yamlCPP, ignores: true}
-	root, fault = r.read(first, "", 0)
-	if more, behind := document(d); fault == nil && (more != nil || behind != nil) {
-		line := 0
-		if more != nil {
-			line = more.Line
-		} else {
-			line = behind.Line
-		}
-		r.note(line, "", "Envoy reads the first document of a file only")
+	root, fault = r.read(first, nil, 0)
+	if more, behind := document(d); more != nil {
+		r.note(more.Line, "", "Envoy reads the first document of a file only")
+	} else if behind != nil {
+		r.note(behind.Line, "", "Envoy reads the first document of a file only")
 	}
 	return root, r.notes, fault
 }
 
-var (
-	directive    = regexp.MustCompile(`^((?:[ \t]*(?:#[^\n]*)?\r?\n)*)%YAML[ \t]+1\.[0-9]+[ \t]*(?:#[^\n]*)?\r?\n`)
-	doubleQuoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
-	escape       = regexp.MustCompile(`\\.`)
-)
+func isUTF16(text []byte) bool {
+	return bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))
+}
 
-// asYAMLCPP changes what yaml-cpp takes and go-yaml does not into what means the
-// same to go-yaml, without another number of lines: the directive of YAML 1.2,
-// control characters and bytes that are no UTF-8, line breaks that YAML 1.1
-// alone knows, and the escape \/.
-func asYAMLCPP(text []byte) []byte {
-	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
-		return text // UTF-16
+// printable replaces what go-yaml does not take for characters, but yaml-cpp
+// does, and line breaks that YAML 1.1 alone knows.
+func printable(text []byte) []byte {
+	if isUTF16(text) {
+		return text
 	}
-	text = directive.ReplaceAll(text, []byte("$1\n"))
-	text = bytes.Map(func(c rune) rune {
+	return bytes.Map(func(c rune) rune {
 		switch {
-		case c == '\t' || c == '\n' || c == '\r' || c == '\ufeff':
+		case c == '\t' || c == '\n' || c == '\r':
 			return c
 		case c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029':
 			return utf8.RuneError
 		}
 		return c
 	}, text)
-	if !bytes.Contains(text, []byte(`\/`)) {
-		return text
+}
+
+// rewrites turn what yaml-cpp takes and go-yaml refuses into what means the same
+// to go-yaml.
+var rewrites = []struct {
+	what *regexp.Regexp
+	by   string
+}{
+	// The directive of YAML 1.2.
+	{regexp.MustCompile(`^((?:[ \t]*(?:#[^\n]*)?\r?\n)*)%YAML[ \t]+1\.[0-9]+[ \t]*(?:#[^\n]*)?\r?\n`), "$1\n"},
+	// A tab behind a dash.
+	{regexp.MustCompile(`(?m)^( *(?:- +)*-)\t([^\s\-?:#][^:\r\n]*)$`), "$1 $2"},
+	// A tag that an end of flow follows.
+	{regexp.MustCompile(`([\s\[{,]![^\s,\[\]{}"']*)([,\]}])`), "$1 $2"},
+	// Nothing between two commas, twice as matches do not overlap.
+	{regexp.MustCompile(`([\[{,]\s*),`), "$1~,"},
+	{regexp.MustCompile(`([\[{,]\s*),`), "$1~,"},
+	// Nothing before a colon.
+	{regexp.MustCompile(`(?m)((?:^ *|[\[{,][ \t]*)):([ \t])`), "$1~ :$2"},
+	// A plain scalar in flow that begins with a colon.
+	{regexp.MustCompile(`((?:[\[{,]|: )[ \t]*)(:[^\s,\[\]{}"']*)([,\]}])`), `$1"$2"$3`},
+}
+
+var (
+	anchor       = regexp.MustCompile(`(?m)((?:^|[:\-?]|[\[{,]|![^\s,\[\]{}]*)[ \t]*[&*])([^\s,\[\]{}'"]+)`)
+	notWord      = regexp.MustCompile(`[^0-9A-Za-z_-]`)
+	doubleQuoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	escape       = regexp.MustCompile(`\\.`)
+)
+
+// asGoYAML applies the rewrites, and gives anchors names that are words and the
+// escape \/ another form. The number of lines stays.
+func asGoYAML(text []byte) []byte {
+	for _, r := range rewrites {
+		text = r.what.ReplaceAll(text, []byte(r.by))
 	}
+	text = anchor.ReplaceAllFunc(text, func(s []byte) []byte {
+		m := anchor.FindSubmatch(s)
+		name := notWord.ReplaceAllFunc(m[2], func(c []byte) []byte { return fmt.Appendf(nil, "-%x-", c) })
+		return append(slices.Clip(m[1]), name...)
+	})
 	return doubleQuoted.ReplaceAllFunc(text, func(s []byte) []byte {
 		return escape.ReplaceAllFunc(s, func(e []byte) []byte {
 			if e[1] == '/' {
@@ -88,6 +128,23 @@ func asYAMLCPP(text []byte) []byte {
 			return e
 		})
 	})
+}
+
+// step is the last one of a path: to a field, or with no name to an element.
+type step struct {
+	up    *step
+	name  *yaml.Node
+	index int
+}
+
+func (s *step) String() string {
+	switch {
+	case s == nil:
+		return ""
+	case s.name == nil:
+		return fmt.Sprintf("%s[%d]", s.up, s.index)
+	}
+	return Join(s.up.String(), s.name.Value)
 }
 
 // reader copies a document, with every scalar as somebody else reads it.
@@ -110,13 +167,13 @@ func (r *reader) note(line int, path, format string, args ...any) {
 	r.notes = append(r.notes, &Error{line, path, fmt.Sprintf(format, args...)})
 }
 
-func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error) {
+func (r *reader) read(n *yaml.Node, path *step, depth int) (*yaml.Node, *Error) {
 	line := n.Line
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
 	if r.left--; r.left < 0 {
-		return nil, &Error{line, path, "the document is too large"}
+		return nil, &Error{line, path.String(), "the document is too large"}
 	}
 	c := &yaml.Node{Kind: n.Kind, Style: n.Style, Line: line, Column: n.Column}
 	if n.Kind == yaml.ScalarNode {
@@ -126,17 +183,17 @@ func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error)
 			c.Tag, c.Value, reason = r.scalar(n)
 		}
 		if reason != "" {
-			return nil, &Error{line, path, reason}
+			return nil, &Error{line, path.String(), reason}
 		}
 		return c, nil
 	}
 	if depth++; depth > maxNesting {
-		return nil, &Error{line, path, "nested too deeply"}
+		return nil, &Error{line, path.String(), "nested too deeply"}
 	}
 	if n.Kind == yaml.SequenceNode {
 		c.Tag = "!!seq"
 		for i, e := range n.Content {
-			v, fault := r.read(e, fmt.Sprintf("%s[%d]", path, i), depth)
+			v, fault := r.read(e, &step{up: path, index: i}, depth)
 			if fault != nil {
 				return nil, fault
 			}
@@ -145,25 +202,36 @@ func (r *reader) read(n *yaml.Node, path string, depth int) (*yaml.Node, *Error)
 		return c, nil
 	}
 	c.Tag = "!!map"
-	return c, r.mapping(n, c, map[string]int{}, path, depth, false)
+	return c, r.mapping(n, c, map[string]known{}, path, depth, false)
+}
+
+// known is where a field is, and whether it comes by a merge key.
+type known struct {
+	index  int
+	merged bool
 }
 
 // mapping adds the fields of n to those of c, whose places are in at.
-func (r *reader) mapping(n, c *yaml.Node, at map[string]int, path string, depth int, merged bool) *Error {
+func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth int, merged bool) *Error {
 	if r.left--; r.left < 0 {
-		return &Error{n.Line, path, "the document is too large"}
+		return &Error{n.Line, path.String(), "the document is too large"}
 	}
 	for i := 0; i < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		line := k.Line
+		if k.Kind == yaml.AliasNode && r.ignores && bytes.HasPrefix(r.from(k), []byte("*"+k.Value+":")) {
+			return &Error{line, path.String(), fmt.Sprintf("unknown anchor '%s:' referenced", k.Value)}
+		}
 		for k.Kind == yaml.AliasNode {
 			k = k.Alias
 		}
 		switch {
 		case r.ignores && k.Tag == "!ignore":
 			continue
+		case r.ignores && n.Style&yaml.FlowStyle != 0 && k.Style == 0 && strings.HasPrefix(k.Value, "?"):
+			return &Error{line, path.String(), "a name in braces cannot begin with ?"}
 		case k.Kind != yaml.ScalarNode:
-			return &Error{line, path, "want a name as the key"}
+			return &Error{line, path.String(), "want a name as the key"}
 		case r.merges && k.Tag == "!!merge":
 			if fault := r.merge(v, c, at, path, depth); fault != nil {
 				return fault
@@ -178,38 +246,39 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]int, path string, depth 
 				reason = "want a name as the key"
 			}
 			if reason != "" {
-				return &Error{line, Join(path, name), reason}
+				return &Error{line, Join(path.String(), name), reason}
 			}
 			name = value
 		case k.Tag == "!!null" && k.Style == 0:
 			name = "null"
 		}
-		value, fault := r.read(v, Join(path, name), depth)
+		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: line, Column: k.Column}
+		value, fault := r.read(v, &step{up: path, name: key}, depth)
 		if fault != nil {
 			return fault
 		}
-		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name, Line: line, Column: k.Column}
-		j, twice := at[name]
+		old, twice := at[name]
 		if !twice {
-			at[name] = len(c.Content)
+			at[name] = known{len(c.Content), merged}
 			c.Content = append(c.Content, key, value)
 			continue
 		}
-		if !merged {
-			r.note(line, Join(path, name), "given twice: %s takes the last", r.by)
+		if !merged && !old.merged {
+			r.note(line, Join(path.String(), name), "given twice: %s takes the last", r.by)
 		}
-		c.Content[j], c.Content[j+1] = key, value
+		at[name] = known{old.index, merged}
+		c.Content[old.index], c.Content[old.index+1] = key, value
 	}
 	return nil
 }
 
 // merge adds what the value of a merge key has.
-func (r *reader) merge(v, c *yaml.Node, at map[string]int, path string, depth int) *Error {
+func (r *reader) merge(v, c *yaml.Node, at map[string]known, path *step, depth int) *Error {
 	for v.Kind == yaml.AliasNode {
 		v = v.Alias
 	}
 	if depth > maxNesting {
-		return &Error{v.Line, path, "nested too deeply"}
+		return &Error{v.Line, path.String(), "nested too deeply"}
 	}
 	switch v.Kind {
 	case yaml.MappingNode:
@@ -225,7 +294,7 @@ func (r *reader) merge(v, c *yaml.Node, at map[string]int, path string, depth in
 		}
 		return nil
 	}
-	return &Error{v.Line, path, "a merge key wants an object or a list of objects"}
+	return &Error{v.Line, path.String(), "a merge key wants an object or a list of objects"}
 }
 
 // isString tells whether a scalar is a string whatever it looks like: it is
@@ -240,19 +309,25 @@ func (r *reader) isString(n *yaml.Node) bool {
 	return r.bang(n)
 }
 
-// bang tells whether a scalar has the tag "!", which the parser does not tell.
-func (r *reader) bang(n *yaml.Node) bool {
+// from is the text from the beginning of a node to the end of the line.
+func (r *reader) from(n *yaml.Node) []byte {
 	if r.lines == nil {
 		r.lines = bytes.SplitAfter(r.text, []byte("\n"))
 	}
 	if n.Line < 1 || n.Line > len(r.lines) {
-		return false
+		return nil
 	}
 	s := r.lines[n.Line-1]
 	for range n.Column - 1 {
 		_, size := utf8.DecodeRune(s)
 		s = s[size:]
 	}
+	return s
+}
+
+// bang tells whether a scalar has the tag "!", which the parser does not tell.
+func (r *reader) bang(n *yaml.Node) bool {
+	s := r.from(n)
 	if len(s) > 0 && s[0] == '&' {
 		end := bytes.IndexAny(s, " \t")
 		if end < 0 {
@@ -263,13 +338,10 @@ func (r *reader) bang(n *yaml.Node) bool {
 	return len(s) > 0 && s[0] == '!' && (len(s) == 1 || strings.IndexByte(" \t\r\n,]}", s[1]) >= 0)
 }
 
-var (
-	cppInt   = regexp.MustCompile(`^[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)[ \t\n]*$`)
-	cppFloat = regexp.MustCompile(`^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?0[xX]([0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)([pP][+-]?[0-9]+)?)[ \t\n]*$`)
-)
+var cppInt = regexp.MustCompile(`^[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)[ \t\n]*$`)
 
-// yamlCPP reads a scalar by the first of yaml-cpp's conversions that takes it:
-// to a boolean, an int64, a double.
+// yamlCPP reads a scalar by the first of yaml-cpp's conversions that takes it, of
+// those that Envoy asks for: to a boolean, an int64, a string.
 func yamlCPP(n *yaml.Node) (tag, value, reason string) {
 	s := n.Value
 	if n.Style&yaml.TaggedStyle == 0 {
@@ -281,31 +353,14 @@ func yamlCPP(n *yaml.Node) (tag, value, reason string) {
 	if b, ok := flexibleBool(s); ok {
 		return "!!bool", strconv.FormatBool(b), ""
 	}
-	plain := strings.TrimRight(s, " \t\n")
 	if cppInt.MatchString(s) {
 		// Base 0, in which Go knows forms that C does not: 0b1, 0o1, 1_0.
-		if i, err := strconv.ParseInt(plain, 0, 64); err == nil {
+		if i, err := strconv.ParseInt(strings.TrimRight(s, " \t\n"), 0, 64); err == nil {
 			if i < math.MinInt32 || i > math.MaxInt32 {
 				return "!!str", strconv.FormatInt(i, 10), ""
 			}
 			return "!!int", strconv.FormatInt(i, 10), ""
 		}
-	}
-	if cppFloat.MatchString(s) {
-		if strings.ContainsAny(plain, "xX") && !strings.ContainsAny(plain, "pP") {
-			plain += "p0"
-		}
-		if f, err := strconv.ParseFloat(plain, 64); err == nil {
-			return "!!float", strconv.FormatFloat(f, 'g', -1, 64), ""
-		}
-	}
-	switch s {
-	case ".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF":
-		return "!!str", "Infinity", ""
-	case "-.inf", "-.Inf", "-.INF":
-		return "!!str", "-Infinity", ""
-	case ".nan", ".NaN", ".NAN":
-		return "!!str", "NaN", ""
 	}
 	return "!!str", s, ""
 }

@@ -187,11 +187,11 @@ func (l *lexer) string(quote byte) (string, *Error) {
 	l.at++
 	var b []byte
 	for l.at < len(l.text) {
-		switch c := l.text[l.at]; {
-		case c == quote:
+		switch c := l.text[l.at]; c {
+		case quote:
 			l.at++
 			return string(b), nil
-		case c == '\\':
+		case '\\':
 			if l.at+1 == len(l.text) {
 				l.at++
 				return "", l.unexpected()

@@ -21,7 +21,7 @@ func Kubernetes(text []byte) (docs []*yaml.Node, notes Errors, fault *Error) {
 	}
 	r := &reader{text: text, left: maxNodes, by: "kubectl", scalar: yaml11, merges: true}
 	for _, n := range all {
-		d, fault := r.read(n, "", 0)
+		d, fault := r.read(n, nil, 0)
 		if fault != nil {
 			return nil, nil, fault
 		}

@@ -73,7 +73,7 @@ addresses: [%s]
 ports: [{port: %d, targetPort: %d, protocol: dubbo}]
 server: {selector: {app: greeter}}
 clients: []
-gateways: [{namespace: %s, selector: {istio: ingressgateway}, port: 8880}]
+gateways: [{namespace: %s, selector: {istio: ingressgateway}, port: 8880, sniHosts: []}]
 routes: [{route: {subset: %s}}]
 `, s.host(), s.vip, port, targetPort, s.Name, greeterVersion))
 		s.steer(fmt.Sprintf(`
@@ -82,7 +82,7 @@ addresses: [%s]
 ports: [{port: 9090, targetPort: 9091, protocol: thrift}]
 server: {selector: {app: echo}}
 clients: []
-gateways: [{namespace: %s, selector: {istio: ingressgateway}, port: 8890}]
+gateways: [{namespace: %s, selector: {istio: ingressgateway}, port: 8890, sniHosts: []}]
 routes: [{route: {subset: %s}}]
 `, echo, s.VIP("echo"), s.Name, echoVersion))
 		s.Eventually("both filters at the gateway", func() bool { return s.reloads(gateway) >= before+2 })

@@ -48,7 +48,7 @@ host: %s
 addresses: [%s]
 ports: [{port: %d, targetPort: %d, protocol: dubbo}]
 clients: [{namespace: %s}, {namespace: %s}]
-gateways: [{namespace: %[6]s, selector: {istio: far}, port: 8880}]
+gateways: [{namespace: %[6]s, selector: {istio: far}, port: 8880, sniHosts: []}]
 routes: [{route: {subset: v1}}]
 `, s.host(), s.vip, port, targetPort, abroad.Name, mesh.RootNamespace))
 	s.Eventually("the filters", func() bool { return settled(foreign) && serving(gateway, "meltemi-gateway") })

@@ -63,7 +63,7 @@ func TestAHostOfAServiceEntry(t *testing.T) {
 	t.Run("with an address", func(t *testing.T) {
 		serviceEntry(t, "addresses: [240.240.0.10]", "240.240.0.10", "240.240.0.10")
 	})
-	t.Run("without", func(t *testing.T) { serviceEntry(t, "", "0.0.0.0", "240.240.0.77") })
+	t.Run("without", func(t *testing.T) { serviceEntry(t, "", "240.240.0.0/16", "240.240.0.77") })
 }
 
 func serviceEntry(t *testing.T, addresses, listener, called string) {

@@ -2,6 +2,7 @@ package dynamicmodules
 
 import (
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -18,6 +19,8 @@ var (
 // buffers are the buffers of one worker.
 type buffers struct {
 	free [len(bufferSizes)][]*buffer
+	// idle is how many of them were not needed since the last trim.
+	idle [len(bufferSizes)]int
 	// sent are those of batches that are yet to be carried out.
 	sent []*buffer
 }
@@ -41,6 +44,7 @@ func (bs *buffers) get(n int) *host.Buffer {
 		if l := len(bs.free[class]); l > 0 {
 			b := bs.free[class][l-1]
 			bs.free[class] = bs.free[class][:l-1]
+			bs.idle[class] = min(bs.idle[class], l-1)
 			return &b.Buffer
 		}
 		n = bufferSizes[class]
@@ -78,6 +82,17 @@ func (bs *buffers) carriedOut() {
 	bs.sent = bs.sent[:0]
 }
 
+// trim drops the free buffers that were not needed since the last time.
+func (bs *buffers) trim() {
+	for class, free := range bs.free {
+		for _, b := range free[:bs.idle[class]] {
+			b.drop()
+		}
+		bs.free[class] = slices.Delete(free, 0, bs.idle[class])
+		bs.idle[class] = len(bs.free[class])
+	}
+}
+
 // Recycle implements host.Recycler.
 func (b *buffer) Recycle(*host.Buffer) {
 	if b.class >= 0 && unsafe.SliceData(b.B) == b.Pinned && len(b.pool.free[b.class]) < bufferKeep[b.class] {
@@ -85,6 +100,10 @@ func (b *buffer) Recycle(*host.Buffer) {
 		b.pool.free[b.class] = append(b.pool.free[b.class], b)
 		return
 	}
+	b.drop()
+}
+
+func (b *buffer) drop() {
 	b.pinner.Unpin()
 	b.Pinned = nil
 }

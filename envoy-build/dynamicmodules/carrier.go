@@ -176,7 +176,7 @@ func (cs *carriers) arrived(f *C.mt_filter) bool {
 		born = dialer.born(unsafe.Slice((*byte)(unsafe.Pointer(b.ptr)), int(b.length)), cs.w.index)
 	}
 	if born == nil {
-		logf(host.Warn, "meltemi: a connection to the loopback listener without this process's token was closed")
+		strangers.logf(host.Warn, "meltemi: a connection to the loopback listener without this process's token was closed")
 		return false
 	}
 	if born.from.source.IsValid() {
@@ -281,7 +281,7 @@ func (cs *carriers) run() {
 	cs.posted = nil
 	cs.mu.Unlock()
 	for _, f := range posted {
-		f()
+		guarded("doing what was posted to a worker", f)
 	}
 }
 
@@ -359,7 +359,14 @@ func (c *carrier) writeBlocked() {
 func (c *carrier) finish(r host.CloseReason) {
 	if c.state != over {
 		c.leave()
-		c.ev.Closed(r)
+		c.tellClosed(r)
+	}
+}
+
+func (c *carrier) tellClosed(r host.CloseReason) {
+	if !guarded("ending a carrier", func() { c.ev.Closed(r) }) {
+		guarded("giving up a carrier", c.ev.Failed)
+		c.w.countPanics()
 	}
 }
 
@@ -453,7 +460,7 @@ func (c *carrier) Close(graceful bool) {
 		if !c.dropped {
 			c.dropped, c.state = true, over
 			c.w.carriers.unsource(c)
-			c.w.carriers.post(func() { c.ev.Closed(host.Local) })
+			c.w.carriers.post(func() { c.tellClosed(host.Local) })
 		}
 	case c.state == over:
 	case graceful && c.state == ready:

@@ -6,6 +6,9 @@ package dynamicmodules
 static void mt_read_disable(mt_filter* f, bool disable) {
   if (!f->closed) MT_CALL(network_filter_read_disable)(f->envoy, disable);
 }
+static uint32_t mt_buffer_limit(mt_filter* f) {
+  return MT_CALL(network_filter_get_buffer_limit) ? MT_CALL(network_filter_get_buffer_limit)(f->envoy) : 0;
+}
 static uint64_t mt_id(mt_filter* f) { return MT_CALL(network_filter_get_connection_id)(f->envoy); }
 static bool mt_address(mt_filter* f, bool local, mt_buf* out, uint32_t* port) {
   return local ? MT_CALL(network_filter_get_local_address)(f->envoy, out, port)
@@ -23,6 +26,7 @@ static void mt_record(mt_filter* f, size_t id, const uint64_t* values, size_t n)
 import "C"
 
 import (
+	"math"
 	"net"
 	"strconv"
 	"time"
@@ -31,8 +35,13 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
-// lingerTime is how long a closed client may take to read what is left.
-const lingerTime = 30 * time.Second
+const (
+	// lingerTime is how long a closed client may read nothing of what is left, as
+	// far as Envoy can see: the kernel takes more when a third of its buffer is free.
+	lingerTime = 30 * time.Second
+	// lingerTick is how often that is looked at.
+	lingerTick = 5 * time.Second
+)
 
 // client is a client connection. It implements host.Downstream.
 type client struct {
@@ -41,6 +50,61 @@ type client struct {
 	ev            host.DownstreamEvents
 	gone          bool
 	local, remote string
+
+	place    int           // in the worker's lingering, from 1; 0: not there
+	unsent   uint32        // bytes that it was seen to leave unread, at most
+	progress time.Duration // when they became fewer
+}
+
+// lingering are the closed clients that have not read everything yet. Envoy waits
+// for ever for one that does not read.
+type lingering struct {
+	w       *worker
+	clients []*client
+	swept   bool // now and then
+}
+
+func (l *lingering) add(c *client) {
+	if c.place > 0 {
+		return
+	}
+	l.clients = append(l.clients, c)
+	c.place, c.unsent, c.progress = len(l.clients), math.MaxInt32, l.w.now
+	if !l.swept {
+		l.swept = true
+		l.sweepLater()
+	}
+}
+
+func (l *lingering) sweepLater() {
+	time.AfterFunc(lingerTick, func() { l.w.carriers.post(l.sweep) })
+}
+
+func (l *lingering) remove(c *client) {
+	if c.place == 0 {
+		return
+	}
+	n := len(l.clients) - 1
+	l.clients[c.place-1], l.clients[n].place = l.clients[n], c.place
+	l.clients[n] = nil
+	l.clients = l.clients[:n]
+	c.place = 0
+}
+
+// sweep closes those that have read nothing for too long.
+func (l *lingering) sweep() {
+	for _, c := range l.clients {
+		if left := uint32(C.mt_unsent(c.f, C.uint32_t(c.unsent))); left < c.unsent {
+			c.unsent, c.progress = left, l.w.now
+		} else if l.w.now-c.progress >= lingerTime {
+			l.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+		}
+	}
+	if l.swept = len(l.clients) > 0; l.swept {
+		l.sweepLater()
+	} else {
+		l.clients = nil
+	}
 }
 
 func newClient(w *worker, f *C.mt_filter, cfg host.FilterConfig) {
@@ -77,14 +141,15 @@ func (c *client) Close(flush bool) {
 		return
 	}
 	c.w.op(c.f, C.MT_CLOSE, closeFlush)
-	// Envoy waits for ever for a client that does not read.
-	time.AfterFunc(lingerTime, func() {
-		c.w.carriers.post(func() {
-			if !c.gone {
-				c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
-			}
-		})
-	})
+	c.w.lingering.add(c)
+}
+
+// BufferLimit implements host.Downstream.
+func (c *client) BufferLimit() int {
+	if c.gone {
+		return 0
+	}
+	return int(C.mt_buffer_limit(c.f))
 }
 
 // ReadDisable implements host.Downstream.
@@ -149,10 +214,12 @@ func (c *client) Record(id host.MetricID, values []uint64) {
 }
 
 func (c *client) closed(remote, alive bool) {
-	if !alive {
-		c.gone = true
+	c.gone = !alive
+	c.w.lingering.remove(c)
+	if !guarded("closing a client", func() { c.ev.Closed(remote) }) {
+		guarded("giving up a client", c.ev.Failed)
+		c.w.countPanics()
 	}
-	c.ev.Closed(remote)
 	c.gone = true
 }
 

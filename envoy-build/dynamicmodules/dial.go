@@ -20,6 +20,8 @@ import (
 const (
 	dialPause    = 20 * time.Millisecond // after a failed attempt, doubled each time
 	dialPauseMax = time.Second
+	// connectTime is how long the listener's queue may be full.
+	connectTime = time.Second
 	// bornTime is how long a carrier may take to appear on a worker.
 	bornTime = 2 * time.Second
 	// maxAstray ordered carriers in a row may appear elsewhere before there are
@@ -49,11 +51,13 @@ type loopback struct {
 	path  atomic.Pointer[string]
 	start sync.Once
 	kick  chan struct{}
+	fresh chan struct{} // another path is served
 	// wanted is how many carriers each worker misses.
 	wanted [maxWorkers]atomic.Int32
 	unborn atomic.Int32
 	// stillborn is how many of them in a row Envoy has closed before they appeared.
 	stillborn atomic.Int32
+	seen      int32 // of them, by the goroutine that dials
 
 	mu     sync.Mutex
 	last   uint64
@@ -81,22 +85,36 @@ type birth struct {
 	gate sync.Mutex // held while nothing may be read
 }
 
-var dialer = func() *loopback {
+var dialer = newLoopback()
+
+func newLoopback() *loopback {
 	b := make([]byte, 16)
 	if _, err := rand.Read(b); err != nil {
 		panic(err)
 	}
 	return &loopback{
-		nonce: hex.EncodeToString(b), kick: make(chan struct{}, 1),
+		nonce: hex.EncodeToString(b), kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1),
 		births: map[uint64]*birth{}, orders: map[order]*ordered{},
 	}
-}()
+}
 
 // serve makes path the listener's socket from now on.
 func (l *loopback) serve(path string) {
 	l.path.Store(&path)
 	l.start.Do(func() { go l.run() })
+	select {
+	case l.fresh <- struct{}{}:
+	default:
+	}
 	l.poke()
+}
+
+// expect makes path the listener's socket unless there is one: Envoy may refuse the
+// listener, but whoever waits for carriers then learns from the log who holds it.
+func (l *loopback) expect(path string) {
+	if l.path.Load() == nil {
+		l.serve(path)
+	}
 }
 
 func (l *loopback) poke() {
@@ -192,63 +210,74 @@ func (l *loopback) missing() int {
 // parked there; those of an order stay there as ballast and are dialled again, so
 // that sooner or later the worker that has ordered is the one with the fewest.
 func (l *loopback) run() {
-	defer l.barrier()
 	pause := dialPause
-	again := time.NewTimer(0)
-	stillborn := int32(0)
-	for {
-		select {
-		case <-l.kick:
-		case <-again.C:
+	for range l.kick {
+		dialled := false
+		guarded("dialling a loopback connection", func() { dialled = l.dialAll() })
+		if dialled {
+			pause = dialPause
+			continue
 		}
-		before := stillborn
-		if stillborn = l.stillborn.Load(); stillborn > before {
-			if before < maxUnborn && stillborn >= maxUnborn {
-				logf(host.Warn, "meltemi: loopback listener %s closes its connections before the filter carrier has them", *l.path.Load())
-			}
-			// The next would fare no better, whoever wants it.
-			time.Sleep(min(dialPause<<min(stillborn/maxUnborn, 10), dialPauseMax))
-		}
-		if err := l.dialAll(); err != nil {
-			logf(host.Debug, "meltemi: loopback listener %s: %v", *l.path.Load(), err)
-			again.Reset(pause)
+		if l.rest(pause) {
 			pause = min(2*pause, dialPauseMax)
 		} else {
 			pause = dialPause
 		}
+		l.poke()
 	}
 }
 
-func (l *loopback) dialAll() error {
+// rest waits, and reports whether the listener is still the same.
+func (l *loopback) rest(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-l.fresh:
+		return false
+	}
+}
+
+// dialAll dials what is missing, and reports whether that went well.
+func (l *loopback) dialAll() bool {
+	before := l.seen
+	if l.seen = l.stillborn.Load(); l.seen > before {
+		if before < maxUnborn && l.seen >= maxUnborn {
+			stillbirths.logf(host.Warn, "meltemi: loopback listener %s closes its connections before the filter carrier has them", *l.path.Load())
+		}
+		// The next would fare no better, whoever wants it.
+		l.rest(min(dialPause<<min(l.seen/maxUnborn, 10), dialPauseMax))
+	}
 	n := min(l.missing(), maxUnborn) - int(l.unborn.Load())
 	for range n {
-		if err := l.dial(order{}); err != nil {
-			return err
+		if !l.dialOne(order{}) {
+			return false
 		}
 	}
 	for o, ok := l.open(); ok; o, ok = l.open() {
-		if err := l.dial(o); err != nil {
-			return err
+		if !l.dialOne(o) {
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
-func (l *loopback) barrier() {
-	if r := recover(); r != nil {
-		caught("dialling a loopback connection", r)
+func (l *loopback) dialOne(o order) bool {
+	err := l.dial(o)
+	if err != nil {
+		logf(host.Debug, "meltemi: loopback listener %s: %v", *l.path.Load(), err)
 	}
+	return err == nil
 }
 
 func (l *loopback) dial(o order) error {
 	path := *l.path.Load()
-	c, err := net.DialTimeout("unix", path, time.Second)
+	c, err := connect(path)
 	if err != nil {
 		return err
 	}
-	if err := checkPeer(c.(*net.UnixConn)); err != nil {
+	if err := checkPeer(c); err != nil {
 		c.Close()
-		logf(host.Warn, "meltemi: loopback listener %s: %v", path, err)
+		squatters.logf(host.Warn, "meltemi: loopback listener %s: %v", path, err)
 		return err
 	}
 	l.mu.Lock()
@@ -279,8 +308,37 @@ func (l *loopback) dial(o order) error {
 		l.forget(b)
 		return err
 	}
-	go b.hold(l)
+	go guarded("holding a loopback connection", func() { b.hold(l) })
 	return nil
+}
+
+// connect waits for its turn where others connect as well: a connection that does
+// not block fails as long as the listener's queue is full, which they can see to.
+func connect(path string) (*net.UnixConn, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() // FileConn has its own
+	timeout := syscall.NsecToTimeval(int64(connectTime))
+	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &timeout); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
+	}
+	for {
+		err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
+		if err == nil {
+			break
+		}
+		if err != syscall.EINTR {
+			return nil, os.NewSyscallError("connect", err)
+		}
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
 }
 
 // checkPeer makes sure that the listener is this very process, before it is
@@ -400,7 +458,6 @@ func (l *loopback) forget(b *birth) {
 // hold keeps the dialing side open as long as Envoy does. What comes are bytes
 // that kept tcp_proxy from reading.
 func (b *birth) hold(l *loopback) {
-	defer l.barrier()
 	buf := make([]byte, 1)
 	for {
 		b.gate.Lock()

@@ -11,6 +11,9 @@ enum { CONTINUE = 0, STOP = 1 };
 enum { REMOTE_CLOSE = 0, LOCAL_CLOSE = 1 };
 enum { NO_FLUSH = 1 };
 
+// How much of its memory a batch keeps, and the array of chunks.
+enum { KEEP_OPS = 4096, KEEP_CHUNKS = 1024 };
+
 static __thread mt_worker self;
 
 static void* must(void* p) {
@@ -35,6 +38,35 @@ static void fill(mt_filter* f) {
   MT_CALL(network_filter_inject_write_data)(f->envoy, (mt_buf){filler, FILL}, false);
 }
 
+// No buffer grows so large: with it as the limit none is above its watermarks.
+enum { NO_LIMIT = INT32_MAX };
+
+static bool more_unsent(mt_filter* f, uint32_t than) {
+  MT_CALL(network_filter_set_buffer_limits)(f->envoy, NO_LIMIT); // takes back what the last one told
+  MT_CALL(network_filter_set_buffer_limits)(f->envoy, than);
+  return MT_CALL(network_filter_above_high_watermark)(f->envoy);
+}
+
+// Returns how many bytes wait to be sent to a client, or most if they are not
+// fewer. Envoy tells only whether they are more than a limit; 0 sets none.
+uint32_t mt_unsent(mt_filter* f, uint32_t most) {
+  if (f->closed || !MT_CALL(network_filter_set_buffer_limits) || !MT_CALL(network_filter_above_high_watermark) ||
+      !MT_CALL(network_filter_get_buffer_limit))
+    return most;
+  uint32_t limit = MT_CALL(network_filter_get_buffer_limit)(f->envoy);
+  f->measured = true;
+  uint32_t low = 0, high = most;
+  if (most > 1 && more_unsent(f, most - 1)) low = high;
+  while (high - low > 1) { // more than low, no more than high
+    uint32_t middle = low + (high - low) / 2;
+    if (more_unsent(f, middle)) low = middle;
+    else high = middle;
+  }
+  MT_CALL(network_filter_set_buffer_limits)(f->envoy, limit);
+  f->measured = false;
+  return high;
+}
+
 static void carry_out(mt_op* op) {
   mt_filter* f = op->filter;
   if (f->closed) return;
@@ -46,7 +78,7 @@ static void carry_out(mt_op* op) {
     // bytes; nothing else tells.
     if (!f->closed && !f->blocked && f->ready && !MT_CALL(network_filter_read_enabled)(f->envoy)) {
       f->blocked = true;
-      mtBlocked(f->worker, f->slot, true);
+      mtBlocked(f->worker, f->slot, true, false);
       self.ended = false;
     }
     break;
@@ -79,6 +111,11 @@ static void leave(uint32_t worker) {
       self.filling ^= 1;
       for (uint32_t i = 0; i < b->n; i++) carry_out(&b->ops[i]);
       b->n = 0;
+      if (b->cap > KEEP_OPS) {
+        free(b->ops);
+        b->ops = NULL;
+        b->cap = 0;
+      }
     } else if (!self.ended) {
       self.ended = true;
       mtEndEvent(worker);
@@ -90,9 +127,9 @@ static void leave(uint32_t worker) {
 }
 
 static size_t chunks_for(size_t n) {
-  if (n > self.chunks_cap) {
-    self.chunks = must(realloc(self.chunks, n * sizeof *self.chunks));
-    self.chunks_cap = n;
+  if (n > self.chunks_cap || self.chunks_cap > KEEP_CHUNKS) {
+    self.chunks_cap = n < KEEP_CHUNKS ? KEEP_CHUNKS : n;
+    self.chunks = must(realloc(self.chunks, self.chunks_cap * sizeof *self.chunks));
   }
   return n;
 }
@@ -216,14 +253,14 @@ MT_HOOK void MT_ON(network_filter_scheduled)(void* envoy, const void* module, ui
 
 static void watermark(const void* module, bool above) {
   mt_filter* f = (mt_filter*)module;
-  if (f->slot == MT_NO_SLOT || f->closed) return;
+  if (f->slot == MT_NO_SLOT || f->closed || f->measured) return;
   if (f->config->role != MT_CLIENT) {
     if (!above && f->paused) fill(f); // the socket holds more than was thought
     return;
   }
-  enter();
+  bool outer = enter();
   self.ended = false;
-  mtBlocked(f->worker, f->slot, above);
+  mtBlocked(f->worker, f->slot, above, outer);
   leave(f->worker);
 }
 

@@ -23,6 +23,7 @@ typedef struct {
   bool ready;    // carrier: the server is connected
   bool blocked;  // carrier: the server does not take bytes
   bool paused;   // carrier: the server shall not be read
+  bool measured; // client: its watermarks move, and mean nothing
 } mt_filter;
 
 // What the Go side wants done once it has returned.
@@ -54,4 +55,5 @@ typedef struct {
 } mt_worker;
 
 void mt_batch_grow(mt_batch*);
+uint32_t mt_unsent(mt_filter*, uint32_t most);
 void mt_loaded(void); // the shared object, and with it Go's runtime

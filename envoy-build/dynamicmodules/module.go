@@ -46,6 +46,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -80,6 +81,7 @@ var configs struct {
 // filterConfig is one configuration of either filter.
 type filterConfig struct {
 	proxy     host.FilterConfig // nil for the carrier filter
+	loopback  string            // the carrier filter's socket
 	scheduler unsafe.Pointer
 }
 
@@ -87,7 +89,8 @@ type filterConfig struct {
 func (fc *filterConfig) published(id C.uint32_t) {
 	if fc.proxy != nil {
 		fc.proxy.Published()
-	} else {
+	} else if !bool(C.mt_validating()) {
+		dialer.serve(fc.loopback)
 		renewCarriers(id)
 	}
 }
@@ -129,8 +132,9 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 			return false
 		}
 		if !bool(C.mt_validating()) {
-			dialer.serve(path)
+			dialer.expect(path)
 		}
+		fc.loopback = path
 		c.role = C.MT_CARRIER
 	default:
 		logf(host.Error, "meltemi: filter_name %q is unknown: want %s or %s", n, proxyFilter, carrierFilter)
@@ -219,7 +223,36 @@ var panics atomic.Uint64
 // caught records a panic.
 func caught(doing string, r any) {
 	panics.Add(1)
-	logf(host.Error, "meltemi: panic while %s: %v\n%s", doing, r, debug.Stack())
+	caughts.logf(host.Error, "meltemi: panic while %s: %v\n%s", doing, r, debug.Stack())
+}
+
+// What other processes can cause as often as they like.
+var strangers, squatters, stillbirths, caughts sometimes
+
+// sometimes logs what may happen all the time: a line a second, with the number of
+// those that were left out. Any thread may call it.
+type sometimes struct {
+	mu     sync.Mutex
+	said   time.Time
+	unsaid int
+}
+
+func (s *sometimes) logf(level host.Level, format string, args ...any) {
+	s.mu.Lock()
+	now := time.Now()
+	unsaid := s.unsaid
+	if !s.said.IsZero() && now.Sub(s.said) < time.Second {
+		s.unsaid++
+		s.mu.Unlock()
+		return
+	}
+	s.said, s.unsaid = now, 0
+	s.mu.Unlock()
+	if unsaid > 0 {
+		format += " (%d more such lines left out)"
+		args = append(args, unsaid)
+	}
+	logf(level, format, args...)
 }
 
 // logf logs with Envoy's logger; any thread may call it.

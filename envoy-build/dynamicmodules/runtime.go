@@ -48,6 +48,7 @@ func setUpRuntime(concurrency int) {
 			}
 		}
 		debug.SetMemoryLimit(limit)
+		go upkeep()
 		logf(host.Info, "meltemi: GOMAXPROCS %d, Go memory limit %d MiB", procs, limit>>20)
 	})
 }

@@ -58,7 +58,8 @@ type worker struct {
 	views [][]byte // chunks of the event that is running
 	buffers
 
-	carriers carriers
+	carriers  carriers
+	lingering lingering
 
 	wake waker
 }
@@ -75,6 +76,7 @@ func workerOf(index uint32, c *C.mt_worker) *worker {
 		w.now = time.Since(started)
 		w.wake.w = w
 		w.carriers.w = w
+		w.lingering.w = w
 		workers[index].Store(w)
 		if module != nil {
 			w.shard = module.NewWorker(w)
@@ -119,14 +121,15 @@ func (w *worker) barrier(s *slot) {
 	}
 }
 
-// guarded runs what may panic once more.
-func guarded(doing string, f func()) {
+// guarded runs what may panic, and reports whether it did not.
+func guarded(doing string, f func()) (ok bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			caught(doing, r)
 		}
 	}()
 	f()
+	return true
 }
 
 // countPanics hands over to Envoy how many panics there were, as soon as there
@@ -255,10 +258,11 @@ func mtAnswer(worker, slot C.uint32_t, chunks *C.mt_buf, n, total C.size_t, end,
 }
 
 //export mtBlocked
-func mtBlocked(worker, slot C.uint32_t, blocked C.bool) {
+func mtBlocked(worker, slot C.uint32_t, blocked, outer C.bool) {
 	w := workers[worker].Load()
 	s := &w.conns[slot]
 	defer w.barrier(s)
+	w.begin(bool(outer))
 	switch c := s.conn.(type) {
 	case *client:
 		c.ev.WriteBlocked(bool(blocked))
@@ -307,6 +311,9 @@ func (w *worker) end() {
 func (w *worker) run() {
 	w.wake.taken()
 	w.carriers.run()
+	if panics.Load() > 0 {
+		w.countPanics()
+	}
 	if w.shard != nil {
 		w.shard.Run()
 	}

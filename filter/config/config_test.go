@@ -1,7 +1,9 @@
 package config
 
 import (
+	"fmt"
 	"math"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -178,6 +180,67 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 			require.ErrorAs(t, err, &ce)
 		})
 	}
+}
+
+// TestRefusingIsLinear: what is wrong with a configuration costs in proportion to
+// it, also where each of many values has a long path. Bytes are counted instead
+// of time.
+func TestRefusingIsLinear(t *testing.T) {
+	key := func(n int) string { return strings.Repeat("k", n) }
+	for name, cfg := range map[string]func(n int) string{
+		"a list under a long key": func(n int) string { return `{"` + key(n) + `":[` + strings.Repeat("0,", n) + `0]}` },
+		"fields under a long key": func(n int) string { return `{"` + key(n) + `":{` + distinct(n/4) + `}}` },
+		"unknown fields":          func(n int) string { return `{` + distinct(n/2) + `}` },
+		"lists in lists": func(n int) string {
+			return `{"` + key(n) + `":` + strings.Repeat("[", 90) + strings.Repeat("0,", n) + "0" + strings.Repeat("]", 90) + `}`
+		},
+		"bad elements": func(n int) string { return `{"route_config":{"routes":[` + strings.Repeat("0,", n) + `0]}}` },
+		"types within types": func(n int) string {
+			return strings.Repeat(`{"type_url":"`+typeURL+`","value":`, 45) + `{"` + key(n) + `":0}` + strings.Repeat("}", 45)
+		},
+		"a serialization": func(n int) string { return serialized(t, key(n), n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			allocated := func(n int) (bytes, size float64) {
+				raw := []byte(cfg(n))
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				_, err := Load(raw)
+				runtime.ReadMemStats(&after)
+				require.Error(t, err)
+				return float64(after.TotalAlloc - before.TotalAlloc), float64(len(raw))
+			}
+			less, small := allocated(5_000)
+			more, large := allocated(40_000)
+			require.Less(t, more/large, 3*less/small+1000, "bytes for each byte of the configuration")
+		})
+	}
+}
+
+func distinct(n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `"f%d":0`, i)
+	}
+	return b.String()
+}
+
+// serialized is a TypedStruct with an unknown field behind a long list under a
+// long key.
+func serialized(t *testing.T, key string, n int) string {
+	list := &structpb.ListValue{}
+	for range n {
+		list.Values = append(list.Values, structpb.NewNumberValue(0))
+	}
+	last := structpb.NewNumberValue(0)
+	last.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1))
+	list.Values = append(list.Values, last)
+	return string(marshal(t, &xdsv3.TypedStruct{TypeUrl: typeURL, Value: &structpb.Struct{
+		Fields: map[string]*structpb.Value{key: structpb.NewListValue(list)},
+	}}))
 }
 
 // FuzzLoad never panics, and what it accepts it accepts again.

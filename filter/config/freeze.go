@@ -18,6 +18,9 @@ const (
 	routerName = "aeraki.meta_protocol.filters.router"
 	notBuilt   = "not built yet"
 	maxKey     = 16384
+	// longest is what a longer duration counts as: later than any process ends,
+	// and far from where sums of durations overflow.
+	longest = 10 * 365 * 24 * time.Hour
 )
 
 // checker gathers faults.
@@ -39,7 +42,7 @@ func (c *checker) duration(d *durationpb.Duration, path string, least, def time.
 	if v < least {
 		c.refuse(path, "must be at least %v, is %v", least, v)
 	}
-	return v
+	return min(v, longest)
 }
 
 func (c *checker) number(n *wrapperspb.UInt32Value, path string, least, most, def int) int {

@@ -107,7 +107,7 @@ func readValue(d *json.Decoder, raw []byte, path string, depth int) (*value, *Er
 		start--
 		seen := map[string]bool{}
 		for d.More() {
-			at := fmt.Sprintf("%s[%d]", path, len(v.values))
+			at := element(path, len(v.values))
 			if t == '{' {
 				key, err := d.Token()
 				if err != nil {

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 
 	udpav1 "github.com/cncf/xds/go/udpa/type/v1"
@@ -110,17 +111,17 @@ func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
 	if fault != nil {
 		return nil, []*Error{fault}
 	}
+	for u, v := tree.typedStruct(); v != nil; u, v = tree.typedStruct() {
+		if errs := checkType(u); errs != nil {
+			return nil, errs
+		}
+		tree, raw = v, v.raw
+	}
 	prefix := ""
 	for _, k := range []string{"stat_prefix", "statPrefix"} {
 		if v, ok := tree.get(k); ok && v.kind == jsonString {
 			prefix = v.str
 		}
-	}
-	if u, v := tree.typedStruct(); v != nil {
-		if errs := checkType(u); errs != nil {
-			return nil, errs
-		}
-		return parseJSON(v.raw)
 	}
 	m := new(proxyv1alpha.MetaProtocolProxy)
 	var s shape
@@ -158,14 +159,14 @@ func unknownFields(m protoreflect.Message, path string) *Error {
 		case fd.IsMap():
 			if fd.MapValue().Message() != nil {
 				v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-					found = unknownFields(v.Message(), fmt.Sprintf("%s[%v]", at, k))
+					found = unknownFields(v.Message(), fmt.Sprintf("%s[%s]", at, cut(k.String())))
 					return found == nil
 				})
 			}
 		case fd.Message() == nil:
 		case fd.IsList():
 			for i := 0; i < v.List().Len() && found == nil; i++ {
-				found = unknownFields(v.List().Get(i).Message(), fmt.Sprintf("%s[%d]", at, i))
+				found = unknownFields(v.List().Get(i).Message(), element(at, i))
 			}
 		default:
 			found = unknownFields(v.Message(), at)
@@ -175,9 +176,22 @@ func unknownFields(m protoreflect.Message, path string) *Error {
 	return found
 }
 
+// maxPath is where paths are cut: each element of a list has one, however long
+// the keys above it are.
+const maxPath = 256
+
 func join(path, field string) string {
-	if path == "" {
-		return field
+	if path != "" {
+		path = cut(path) + "."
 	}
-	return path + "." + field
+	return cut(path + cut(field))
+}
+
+func element(path string, i int) string { return cut(path) + "[" + strconv.Itoa(i) + "]" }
+
+func cut(path string) string {
+	if len(path) > maxPath && !strings.HasSuffix(path, "…") {
+		return strings.ToValidUTF8(path[:maxPath], "") + "…"
+	}
+	return path
 }

@@ -32,17 +32,24 @@ type Client struct {
 // Dial opens a client connection under cfg on worker 0.
 func (h *Host) Dial(cfg *Config) *Client { return h.DialOn(cfg, 0) }
 
+// DialAt is Dial to that address of the host; others go to 10.0.0.1:20880.
+func (h *Host) DialAt(cfg *Config, address string) *Client {
+	return h.dial(cfg, 0, "10.0.0.2", address)
+}
+
 // DialOn opens a client connection under cfg on a worker.
-func (h *Host) DialOn(cfg *Config, worker int) *Client { return h.dial(cfg, worker, "10.0.0.2") }
+func (h *Host) DialOn(cfg *Config, worker int) *Client { return h.dial(cfg, worker, "10.0.0.2", usual) }
 
 // DialFrom is Dial from that IP address; others come from 10.0.0.2.
-func (h *Host) DialFrom(cfg *Config, ip string) *Client { return h.dial(cfg, 0, ip) }
+func (h *Host) DialFrom(cfg *Config, ip string) *Client { return h.dial(cfg, 0, ip, usual) }
 
-func (h *Host) dial(cfg *Config, worker int, ip string) *Client {
+const usual = "10.0.0.1:20880"
+
+func (h *Host) dial(cfg *Config, worker int, ip, local string) *Client {
 	w := h.workers[worker]
 	h.lastID++
 	c := &Client{h: h, w: w, cfg: cfg}
-	c.d = &downstream{c: c, id: h.lastID, ip: ip, limit: h.limit}
+	c.d = &downstream{c: c, id: h.lastID, ip: ip, local: local, limit: h.limit}
 	w.clients = append(w.clients, c)
 	w.event(c, func() { c.ev = w.shard.Accept(cfg.fc, c.d) })
 	h.Settle()
@@ -171,10 +178,10 @@ func (c *Client) fail() {
 
 // downstream implements host.Downstream.
 type downstream struct {
-	c  *Client
-	id uint64
-	ip string
-
+	c     *Client
+	id    uint64
+	ip    string
+	local string
 	limit int
 }
 
@@ -236,7 +243,7 @@ func (d *downstream) BufferLimit() int { return d.limit }
 func (d *downstream) ID() uint64 { return d.id }
 
 // LocalAddress implements host.Downstream.
-func (d *downstream) LocalAddress() string { return "10.0.0.1:20880" }
+func (d *downstream) LocalAddress() string { return d.local }
 
 // RemoteAddress implements host.Downstream.
 func (d *downstream) RemoteAddress() string {

@@ -26,6 +26,13 @@ type Slot struct {
 	versions []*Version // in the order in which they came
 }
 
+// NewSlot returns a slot of its own for one table, which stays valid in it.
+func NewSlot(t *Table) *Slot {
+	s := &Slot{}
+	s.table.Store(t)
+	return s
+}
+
 // Load returns the table that is valid now, nil if there is none. Any thread.
 func (s *Slot) Load() *Table { return s.table.Load() }
 

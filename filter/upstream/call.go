@@ -19,7 +19,9 @@ type Call struct {
 	oneway bool
 	// absent: it stands in for a call that nobody waits for any more, and keeps
 	// its place in the order of answers.
-	absent   bool
+	absent bool
+	// released: its connection takes others meanwhile; see Release.
+	released bool
 	sent     time.Duration
 	due      time.Duration
 	deadline timer.Timer
@@ -86,6 +88,23 @@ func (c *Call) Forget() {
 	}
 	cn.giveUp(c)
 	c.pool.freed(cn)
+}
+
+// Release frees the connection of a call that most likely gets no answer: others
+// are sent on it. Should the answer come before the deadline, the owner gets it. It
+// reports false where answers have no ids by which they could be told apart, or the
+// call is not under way.
+func (c *Call) Release() bool {
+	cn := c.conn
+	if cn == nil || !c.pool.byID() {
+		return false
+	}
+	c.released = true
+	cn.inFlight--
+	c.pool.inFlight--
+	cn.rest()
+	c.pool.freed(cn)
+	return true
 }
 
 // Waiting reports whether the call still waits for a connection.
@@ -168,8 +187,11 @@ func (c *Call) end() {
 		return
 	}
 	c.list.remove(c)
-	cn.inFlight--
-	p.inFlight--
+	if !c.released {
+		cn.inFlight--
+		p.inFlight--
+	}
+	c.released = false
 	if p.byID() {
 		p.ids.drop(c.id)
 	}

@@ -391,12 +391,9 @@ func (cn *conn) message(md *codecs.Metadata) {
 				}
 			}
 			buf := cn.buffer(md.HeaderSize + md.BodySize)
-			n := len(buf.B)
-			b, err := hb.EncodeHeartbeat(buf.B, md)
-			if err != nil {
-				b = b[:n]
+			if b, err := hb.EncodeHeartbeat(buf.B, md); err == nil {
+				buf.B = b
 			}
-			buf.B = b
 		}
 	case codecs.GoAway:
 		p.obs.Event()
@@ -535,14 +532,19 @@ func (cn *conn) retire() {
 }
 
 // closeIfDrained ends a drained connection, unless that is still too early: then
-// the pool's upkeep does.
+// the pool's upkeep does. Answers that nobody waits for are not waited for when
+// they are too many: they count as requests in flight.
 func (cn *conn) closeIfDrained() {
 	p := cn.pool
-	if cn.state == draining && cn.inFlight == 0 && len(cn.stalled) == 0 && p.m.now() >= cn.keepUntil {
+	if cn.state != draining || cn.inFlight > cn.absent || len(cn.stalled) > 0 {
+		return
+	}
+	if cn.absent > 0 && p.tooManyAbsent() || cn.absent == 0 && p.m.now() >= cn.keepUntil {
 		cn.flush()
 		cn.pause(false) // a server that cannot write may not read either
 		cn.leave()
 		cn.up.Close(true) // what was written last still arrives
+		cn.failCalls(codecs.Unspecified, "")
 		cn.lastTaken = p.m.now()
 		cn.linger.Fire = cn.lingers
 		p.lingering++
@@ -593,10 +595,10 @@ func (cn *conn) timedOut(c *Call) {
 	p := cn.pool
 	sent := c.sent
 	switch {
-	case p.byID() && p.opts.Shared:
+	case p.byID() && (p.opts.Shared || c.released):
 		cn.giveUp(c)
 		p.freed(cn)
-	case cn.calls.n == 1:
+	case p.byID() || cn.calls.n == 1:
 		cn.spoil(c)
 		cn.close(codecs.Unspecified, "")
 	default:
@@ -615,7 +617,7 @@ func (cn *conn) timedOut(c *Call) {
 func (cn *conn) abandon(c *Call) (ended bool) {
 	p := cn.pool
 	switch {
-	case p.byID() && p.opts.Shared:
+	case p.byID() && (p.opts.Shared || c.released):
 		if p.ids.scarce() {
 			return false
 		}
@@ -624,8 +626,8 @@ func (cn *conn) abandon(c *Call) (ended bool) {
 	case p.opts.Shared:
 		// Other clients lose nothing by it. Should the server hang at it, its
 		// deadline tells.
-		if cn.standIn(c); p.absent > p.opts.MaxRequests/4 {
-			cn.drain()
+		if cn.standIn(c); p.tooManyAbsent() {
+			cn.retire()
 		}
 	default:
 		cn.spoil(c)

@@ -2,7 +2,10 @@ package upstream
 
 // idleList are exclusive connections without a call, in the order in which they
 // became so: the first has been idle longest. Taken in turn, all hosts have theirs.
-type idleList struct{ first, last *conn }
+type idleList struct {
+	first, last *conn
+	n           int
+}
 
 func (l *idleList) push(cn *conn) {
 	cn.idle, cn.idlePrev, cn.idleNext = l, l.last, nil
@@ -12,6 +15,7 @@ func (l *idleList) push(cn *conn) {
 		l.last.idleNext = cn
 	}
 	l.last = cn
+	l.n++
 }
 
 func (l *idleList) remove(cn *conn) {
@@ -26,4 +30,5 @@ func (l *idleList) remove(cn *conn) {
 		cn.idleNext.idlePrev = cn.idlePrev
 	}
 	cn.idle, cn.idlePrev, cn.idleNext = nil, nil, nil
+	l.n--
 }

@@ -250,7 +250,11 @@ func (p *Pool) hostsWanted() int {
 // should have now.
 func (p *Pool) want() int {
 	if !p.opts.Shared {
-		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, p.inFlight+p.queue.n))
+		taken := len(p.ready) - p.idle.n - p.parting.n // by a call, or blocked
+		if p.opts.Streams {
+			taken = max(0, taken-p.old) // none is there for the next one
+		}
+		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, taken+p.queue.n))
 	}
 	n := max(p.opts.MinConnections, p.hostsWanted())
 	if p.hosts.Preferred > 1 && p.samples < p.opts.MaxConnections {
@@ -820,6 +824,10 @@ func (p *Pool) yield(now time.Duration) {
 	victim.drain()
 }
 
+// tooManyAbsent reports whether the answers that nobody waits for take a large
+// share of the requests that may be in flight.
+func (p *Pool) tooManyAbsent() bool { return p.absent > p.opts.MaxRequests/4 }
+
 // reap ends drained connections that wait for nothing any more, or for nothing
 // but answers nobody waits for.
 func (p *Pool) reap(now time.Duration) {
@@ -827,14 +835,7 @@ func (p *Pool) reap(now time.Duration) {
 		cn := p.drainers[i]
 		cn.resume()
 		cn.closeIfDrained()
-		if cn.absent == 0 || cn.absent < cn.inFlight {
-			continue
-		}
-		patience := p.opts.IdleTimeout
-		if p.absent > p.opts.MaxRequests/4 {
-			patience = min(patience, onewayTime)
-		}
-		if now-cn.calls.last.sent > patience {
+		if cn.absent > 0 && cn.absent == cn.inFlight && now-cn.calls.last.sent > p.opts.IdleTimeout {
 			cn.close(codecs.UpstreamReset, "upstream connection closed")
 		}
 	}

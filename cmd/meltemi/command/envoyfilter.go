@@ -45,7 +45,7 @@ func (f *serviceFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.headless, "headless", false, "clients connect to the endpoints themselves")
 	fs.StringVar(&f.server, "server", "", "`labels` of the workload behind it, such as app=greeter,tier=back")
 	fs.StringVar(&f.clients, "clients", "", "`labels` of the workloads that call it; default: all of the namespace")
-	fs.Var(&f.gateways, "gateway", "`namespace/labels:port[:servicePort]` of a gateway; may be repeated")
+	fs.Var(&f.gateways, "gateway", "`namespace/labels:port[:servicePort]` of a gateway, whose port leads to this service alone; may be repeated")
 	fs.StringVar(&f.delivery, "delivery", "", "ECDS (default) or LISTENER")
 }
 
@@ -79,7 +79,7 @@ func (f *serviceFlags) service() (map[string]any, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := map[string]any{"namespace": ns, "selector": selector}
+		m := map[string]any{"namespace": ns, "selector": selector, "sniHosts": []any{}}
 		if err := numbers(m, "-gateway", rest, "port", "servicePort"); err != nil {
 			return nil, err
 		}

@@ -183,12 +183,14 @@ func LoopbackOf(module, socket string) Resource {
 	}
 	return Resource{
 		"@type": types + "envoy.config.listener.v3.Listener", "name": "meltemi-loopback",
-		"address":                           M{"pipe": pipe},
-		"traffic_direction":                 "OUTBOUND",
-		"ignore_global_conn_limit":          true,
-		"bypass_overload_manager":           true,
-		"per_connection_buffer_limit_bytes": 1 << 20,
-		"connection_balance_config":         M{"exact_balance": M{}},
+		"address":                                    M{"pipe": pipe},
+		"traffic_direction":                          "OUTBOUND",
+		"ignore_global_conn_limit":                   true,
+		"bypass_overload_manager":                    true,
+		"per_connection_buffer_limit_bytes":          1 << 20,
+		"listener_filters_timeout":                   "0.5s",
+		"max_connections_to_accept_per_socket_event": 1,
+		"connection_balance_config":                  M{"exact_balance": M{}},
 		"listener_filters": []any{M{"name": "envoy.filters.listener.proxy_protocol", "typed_config": M{
 			"@type": types + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
 			"rules": []any{

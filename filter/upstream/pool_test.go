@@ -1,0 +1,75 @@
+package upstream
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestClientsThatWaitForRoomAreResumedInTurnUnlessTheyHaveLeft(t *testing.T) {
+	p := &Pool{opts: &Options{MaxPending: 4, MaxPendingBytes: 100}, pending: 4}
+	var resumed []int
+	ws := make([]Waiter, 6)
+	for i := range ws {
+		ws[i].Resume = func() { resumed = append(resumed, i) }
+		p.Wait(&ws[i], nil)
+	}
+	for _, i := range []int{0, 3, 5} { // the first, one between, the last
+		ws[i].Cancel()
+		ws[i].Cancel()
+	}
+	p.resumeWaiters()
+	require.Empty(t, resumed)
+	p.pending = 2
+	p.resumeWaiters()
+	p.resumeWaiters()
+	require.Equal(t, []int{1, 2, 4}, resumed)
+	require.Nil(t, p.waiters)
+	require.Nil(t, p.lastWaiter)
+	ws[1].Cancel()
+
+	l := &Line{pool: p}
+	p.Wait(&ws[0], l)
+	ws[0].Cancel()
+	require.Nil(t, l.waiter)
+}
+
+// TestAPoolGoesOnAfterAPanic while it sent what had waited.
+func TestAPoolGoesOnAfterAPanic(t *testing.T) {
+	p := &Pool{opts: &Options{Shared: true, MaxPending: 4, MaxPendingBytes: 100}}
+	p.ready = []*conn{{}} // it belongs to no pool
+	p.queue.push(&Call{pool: p})
+	p.pending = 1
+	require.Panics(t, p.kick)
+	require.Panics(t, func() { p.queue.push(&Call{pool: p}); p.kick() }, "it tries again")
+}
+
+// TestWhatIsKnownOfClustersGoes some time after the last pool to them.
+func TestWhatIsKnownOfClustersGoes(t *testing.T) {
+	s := NewShared()
+	kept := s.cluster("kept", 0)
+	for i := range 1000 {
+		now := time.Duration(i) * time.Second
+		name := fmt.Sprint(i)
+		ci := s.cluster(name, now)
+		require.Same(t, ci, s.cluster(name, now))
+		s.release(name, now)
+		s.release(name, now+time.Second)
+		require.Same(t, ci, s.cluster(name, now+2*time.Second), "it may be used again soon")
+		s.release(name, now+2*time.Second)
+		require.LessOrEqual(t, len(s.clusters), 100)
+	}
+	require.Same(t, kept, s.cluster("kept", time.Hour))
+}
+
+func TestIDsThatComeAgainSoon(t *testing.T) {
+	for maxID, scarce := range map[uint64]bool{
+		1<<64 - 1: false, 1<<32 - 1: false, 1<<31 - 1: false, 1<<24 - 1: true, 1<<16 - 1: true, 255: true, 0: true,
+	} {
+		var table ids
+		table.init(maxID)
+		require.Equal(t, scarce, table.scarce(), maxID)
+	}
+}
