@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -144,8 +145,8 @@ func TestStreamsAreBoundedAsExclusiveConnectionsAre(t *testing.T) {
 	require.Equal(t, "init 3 - a=2;ok\n", e.got())
 }
 
-// TestSoLongIsAFrame: max_frame_bytes. A longer one ends its connection, as soon
-// as its length is known.
+// TestSoLongIsAFrame: max_frame_bytes. A longer one costs itself, as soon as its
+// length is known.
 func TestSoLongIsAFrame(t *testing.T) {
 	request := func(size int) []byte {
 		b := dubbotest.Request{ID: 2}.Bytes()
@@ -161,20 +162,26 @@ func TestSoLongIsAFrame(t *testing.T) {
 		other := e.Dial(e.cfg)
 		other.Send(req(1))
 		e.c.Send(req(1))
-		e.c.Send(request(limit + 1)[:16])
-		require.False(t, e.c.Closed())
+		long := request(limit + 1)
+		e.c.Send(long[:16])
+		f := one(t, e.c)
+		require.EqualValues(t, 2, f.ID)
+		require.EqualValues(t, 40, f.Status)
+		require.Equal(t, "malformed request: a frame of 301 bytes is larger than the limit of 300", f.Text())
+		e.c.Send(long[16:], dubbotest.Frame(0xe2, 0, 8, make([]byte, limit)), dubbotest.Heartbeat(9), req(4))
+		require.EqualValues(t, 9, one(t, e.c).ID, "the other heartbeat's answer")
 		s := e.v1.Servers()[0]
 		for _, f := range parse(s.Take()) {
 			s.Send(dubbotest.Response(f.ID, "x"))
 		}
 		e.Settle()
-		require.EqualValues(t, 1, one(t, e.c).ID, "what was sent before it is answered")
-		require.True(t, e.c.Closed())
+		require.Len(t, replies(t, e.c), 2)
 		require.Len(t, replies(t, other), 1)
+		require.False(t, e.c.Closed())
 		require.False(t, other.Closed())
-		require.EqualValues(t, 1, e.count("request_decoding_error"))
-		require.EqualValues(t, 3, e.count("request_decoding_success"))
-		require.Contains(t, strings.Join(e.Log(), "\n"), "dubbo: frame of 301 bytes is larger than the limit of 300 at offset 12")
+		require.EqualValues(t, 2, e.count("request_decoding_error"))
+		require.EqualValues(t, 5, e.count("request_decoding_success"))
+		require.Contains(t, strings.Join(e.Log(), "\n"), "a frame of 301 bytes is larger than the limit of 300")
 	})
 	t.Run("of a server", func(t *testing.T) {
 		e := newEnv(t, `, "limits": {"max_frame_bytes": 300}`)
@@ -192,17 +199,20 @@ func TestSoLongIsAFrame(t *testing.T) {
 		s.Send(answer(fs[0].ID, limit))
 		e.Settle()
 		require.EqualValues(t, 20, one(t, e.c).Status)
-		s.Send(answer(fs[1].ID, limit+1)[:16])
+		long := answer(fs[1].ID, limit+1)
+		s.Send(long[:16])
 		e.Settle()
-		for _, c := range []*filtertest.Client{e.c, other} {
-			f := one(t, c)
-			require.EqualValues(t, 50, f.Status)
-			require.Equal(t, "undecodable response: dubbo: frame of 301 bytes is larger than the limit of 300 at offset 12", f.Text())
-			require.False(t, c.Closed())
-		}
-		require.False(t, s.Open())
-		require.EqualValues(t, 1, e.count("response_decoding_error"))
-		require.EqualValues(t, 1, e.count("response_error_caused_connection_close"))
-		require.EqualValues(t, 2, e.count("upstream_reset"))
+		f := one(t, e.c)
+		require.EqualValues(t, 2, f.ID)
+		require.EqualValues(t, 50, f.Status)
+		require.Equal(t, "response: a frame of 301 bytes is larger than the limit of 300", f.Text())
+		s.Send(slices.Concat(long[16:], dubbotest.Frame(0xe2, 0, 8, make([]byte, limit)), answer(fs[2].ID, limit)))
+		e.Settle()
+		require.EqualValues(t, 20, one(t, other).Status)
+		require.False(t, e.c.Closed())
+		require.True(t, s.Open())
+		require.EqualValues(t, 2, e.count("response_decoding_error"))
+		require.Zero(t, e.count("response_error_caused_connection_close"))
+		require.EqualValues(t, 1, e.count("upstream_reset"), "the one call")
 	})
 }

@@ -72,7 +72,9 @@ func suite() codectest.Suite {
 			{Key: "timeout_ms", Value: "1"},
 			{Key: "error_code", Value: "0"},
 		},
-		LooseIDs:   []string{"request without an id", "answer without an id"},
+		LooseIDs: []string{"request without an id", "answer without an id"},
+		// Answers that come in a stream, which has begun or not.
+		Stateful:   []string{"cpp-stream-failed.s2c.bin", "cpp-stream-refused.s2c.bin", "answer in a stream"},
 		OwnForeign: []string{"brpc"},
 	}
 }

@@ -14,7 +14,7 @@ func (c *check) allocations() {
 			return
 		}
 		w := where{stream: st, frame: len(st.frames) - 1}
-		j := c.job(w, st.dir, c.codec.NewDecoder(st.dir), 0)
+		j := c.job(w, st.dir, c.decoder(st), 0)
 		if j.mut != nil && !c.canMutate(st) {
 			j.mut = nil // errors may allocate
 		}
@@ -41,7 +41,7 @@ func (c *check) allocations() {
 
 // canMutate reports whether all messages of st take the suite's mutations.
 func (c *check) canMutate(st *stream) (ok bool) {
-	j := c.job(where{stream: st}, st.dir, c.codec.NewDecoder(st.dir), 0)
+	j := c.job(where{stream: st}, st.dir, c.decoder(st), 0)
 	for k := range st.frames {
 		j.m.Reset()
 		if _, err := j.dec.Decode(st.frame(k), j.m); err != nil {

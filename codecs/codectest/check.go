@@ -100,9 +100,19 @@ const maxFailures = 8
 
 // each runs f for every stream of the kinds, and goes on when one fails.
 func (c *check) each(kinds kind, f func(st *stream)) {
-	failures := 0
+	var sts []*stream
 	for _, st := range c.streams {
-		if st.kind&kinds != 0 && !c.attempt(func() { f(st) }) {
+		if st.kind&kinds != 0 {
+			sts = append(sts, st)
+		}
+	}
+	c.eachOf(sts, f)
+}
+
+func (c *check) eachOf(sts []*stream, f func(st *stream)) {
+	failures := 0
+	for _, st := range sts {
+		if !c.attempt(func() { f(st) }) {
 			if failures++; failures == maxFailures {
 				c.t.Errorf("too many failures, the rest is not looked at")
 				return

@@ -68,15 +68,21 @@ func (j *job) do(b []byte) {
 
 func (j *job) encode() {
 	m := j.m
-	j.out, _ = j.c.codec.Encode(j.out[:0], m, nil)
+	j.append(nil)
 	if must, _ := takesID(m); must && j.c.traits.Correlation == codecs.ByID {
 		id := m.ID
 		m.ID = j.c.traits.MaxID - id%2
-		j.out, _ = j.c.codec.Encode(j.out[:0], m, nil)
+		j.append(nil)
 		m.ID = id
 	}
 	if j.mut != nil && mutates(m.Type) {
-		j.out, _ = j.c.codec.Encode(j.out[:0], m, j.mut)
+		j.append(j.mut)
+	}
+}
+
+func (j *job) append(mut *codecs.Mutation) {
+	if out, err := j.c.codec.Encode(j.out[:0], j.m, mut); err == nil {
+		j.out = out
 	}
 }
 
@@ -94,7 +100,7 @@ func (j *job) inPieces(b []byte) {
 // hostile checks that no frame costs much more memory than it has bytes.
 func (c *check) hostile() {
 	c.each(all, func(st *stream) {
-		dec := c.codec.NewDecoder(st.dir)
+		dec := c.decoder(st)
 		for k := range st.frames {
 			c.frugal(where{stream: st, frame: k}, st.dir, func() codecs.Decoder { return dec }, st.frame(k))
 		}
@@ -118,7 +124,7 @@ func (c *check) eachHostile(f func(w where, hostile Frame)) {
 
 // after returns a decoder that has seen the frame's prelude.
 func (c *check) after(f Frame) codecs.Decoder {
-	dec := c.codec.NewDecoder(f.Direction)
+	dec := answering(c.codec.NewDecoder(f.Direction), f.Direction, nil)
 	var m codecs.Metadata
 	for b := f.Prelude; len(b) > 0; {
 		n, err := c.decode(where{name: f.Name, doing: "its prelude"}, dec, &m, b)
@@ -170,7 +176,7 @@ func (c *check) cost() {
 		}
 	}
 	c.each(all, func(st *stream) {
-		j := c.job(where{stream: st}, st.dir, c.codec.NewDecoder(st.dir), 0)
+		j := c.job(where{stream: st}, st.dir, c.decoder(st), 0)
 		for k := range st.frames {
 			j.w.frame = k
 			slow(j.w, st.frame(k), func() { j.do(st.frame(k)) })
@@ -196,7 +202,7 @@ func (c *check) normal() price {
 				continue
 			}
 			took := fastest(0, func() {
-				j := c.job(where{stream: st}, st.dir, c.codec.NewDecoder(st.dir), 0)
+				j := c.job(where{stream: st}, st.dir, c.decoder(st), 0)
 				for k := range n {
 					j.do(st.frame(k))
 				}

@@ -10,11 +10,11 @@ import (
 // coverage fails when a suite has nothing to check what the codec says it can
 // do: a check without messages would pass.
 func (c *check) coverage() {
-	var seen [2][codecs.Ignored + 1]bool
+	var seen [2][codecs.Goodbye + 1]bool
 	asks, c2s := false, false
 	for _, st := range c.streams {
 		for _, f := range st.frames[st.first:] {
-			if f.meta.Malformed == "" && f.meta.Type <= codecs.Ignored {
+			if f.meta.Malformed == "" && f.meta.Type <= codecs.Goodbye {
 				seen[st.dir][f.meta.Type] = true
 			}
 			asks = asks || f.meta.Type == codecs.Heartbeat && f.meta.ExpectsReply

@@ -25,7 +25,7 @@ func (c *check) decodeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent
 		c.failf(w, b, "Decode writes to the bytes that it is lent: they are now\n%s", dump(lent[:min(cap(lent), len(lent)+room)]))
 	}
 	if err != nil {
-		c.protocolError(w, b, err)
+		c.refusal(w, m, b, err)
 		return n, err
 	}
 	switch {
@@ -36,25 +36,50 @@ func (c *check) decodeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent
 		c.failf(w, b, "Raw is not the first %d bytes of what Decode was given, but %d others", n, len(m.Raw))
 	case m.HeaderSize < 0 || m.BodySize < 0 || m.HeaderSize+m.BodySize != n:
 		c.failf(w, b, "HeaderSize %d and BodySize %d are not together the length of %d", m.HeaderSize, m.BodySize, n)
-	case m.Type.String() == "unknown":
-		c.failf(w, b, "there is no message type %d", m.Type)
-	case m.Type == codecs.Error && m.Status != codecs.StatusError:
-		c.failf(w, b, "the message is an error, but its status is %d", m.Status)
+	default:
+		c.sane(w, b, m)
 	}
 	return n, nil
 }
 
-func (c *check) protocolError(w where, b []byte, err error) {
-	var fault *codecs.ProtocolError
+// sane checks what holds of every message.
+func (c *check) sane(w where, b []byte, m *codecs.Metadata) {
 	switch {
-	case isTooLarge(err):
+	case m.Type.String() == "unknown":
+		c.failf(w, b, "there is no message type %d", m.Type)
+	case m.Type == codecs.Error && m.Status != codecs.StatusError:
+		c.failf(w, b, "the message is an error, but its status is %d", m.Status)
+	case m.GoesAway && !isAnswer(m.Type):
+		c.failf(w, b, "GoesAway is set on a %s, which is no answer", m.Type)
+	case m.NotProcessed && m.Type != codecs.Error:
+		c.failf(w, b, "NotProcessed is set on a %s, which is no error", m.Type)
+	}
+}
+
+// refusal checks the error of a Decode.
+func (c *check) refusal(w where, m *codecs.Metadata, b []byte, err error) {
+	var fault *codecs.ProtocolError
+	var large *codecs.TooLarge
+	switch {
+	case errors.As(err, &large):
+		c.sane(w, b, m)
+		switch {
+		case large.Limit <= 0 || large.Size <= large.Limit:
+			c.failf(w, b, "it is said to be too large, but it is not: %v", err)
+		case m.Raw != nil || len(m.Properties()) > 0 || len(m.AppendOperation(nil)) > 0:
+			c.failf(w, b, "it is too large, but has a Raw, an operation or properties")
+		}
 	case !errors.As(err, &fault):
-		c.failf(w, b, "the error is no *codecs.ProtocolError but a %T: %v", err, err)
+		c.failf(w, b, "the error is no *codecs.ProtocolError nor *codecs.TooLarge but a %T: %v", err, err)
 	case fault.Protocol == "" || fault.Reason == "":
 		c.failf(w, b, "the error does not say its protocol and reason: %v", err)
 	case fault.Offset < 0 || fault.Offset > len(b):
 		c.failf(w, b, "the fault is said to be at offset %d of %d bytes: %v", fault.Offset, len(b), err)
 	}
+}
+
+func isStream(t codecs.MessageType) bool {
+	return t >= codecs.StreamInit && t <= codecs.StreamCloseTwoWay
 }
 
 // whole decodes b, which is a whole frame and perhaps more, and fails if Decode
@@ -76,11 +101,16 @@ func (c *check) wholeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent,
 	}
 }
 
+func tooLarge(err error) bool {
+	var large *codecs.TooLarge
+	return errors.As(err, &large)
+}
+
 // reads decodes b as a connection of its own that holds one frame and nothing
-// else, as of a reply.
-func (c *check) reads(w where, d codecs.Direction, m *codecs.Metadata, b []byte) {
+// else, as of a reply to one of requests, if there are any.
+func (c *check) reads(w where, d codecs.Direction, m *codecs.Metadata, b []byte, requests ...*codecs.Metadata) {
 	if len(b) == 0 {
 		c.failf(w, b, "nothing was encoded")
 	}
-	c.whole(w, c.codec.NewDecoder(d), m, b, len(b))
+	c.whole(w, answering(c.codec.NewDecoder(d), d, requests), m, b, len(b))
 }

@@ -27,6 +27,12 @@ func describe(m *codecs.Metadata, shown int) string {
 	if m.FixedID {
 		b.WriteString(" fixed")
 	}
+	if m.GoesAway {
+		b.WriteString(" goes_away")
+	}
+	if m.NotProcessed {
+		b.WriteString(" not_processed")
+	}
 	fmt.Fprintf(&b, " status=%d reply=%t size=%d+%d", m.Status, m.ExpectsReply, m.HeaderSize, m.BodySize)
 	if op := m.AppendOperation(nil); len(op) > 0 {
 		fmt.Fprintf(&b, " op=%s", op)
@@ -67,6 +73,10 @@ func difference(a, b *codecs.Metadata, but aspect) string {
 		return differ("ExpectsReply", a.ExpectsReply, b.ExpectsReply)
 	case a.FixedID != b.FixedID:
 		return differ("FixedID", a.FixedID, b.FixedID)
+	case a.GoesAway != b.GoesAway:
+		return differ("GoesAway", a.GoesAway, b.GoesAway)
+	case a.NotProcessed != b.NotProcessed:
+		return differ("NotProcessed", a.NotProcessed, b.NotProcessed)
 	case but&identity == 0 && a.ID != b.ID:
 		return differ("id", a.ID, b.ID)
 	case a.StreamID != b.StreamID:

@@ -132,7 +132,7 @@ func (c *check) firsts() (seeds []Invalid) {
 // behind them with the error that it causes.
 func (c *check) scan(name string, d codecs.Direction, b []byte) (st *stream, rest []byte, err error) {
 	st = &stream{name: name, kind: handMade, dir: d}
-	dec := c.codec.NewDecoder(d)
+	dec := answering(c.codec.NewDecoder(d), d, nil)
 	at := 0
 	for at < len(b) {
 		if len(st.frames) == maxFuzzedFrames {
@@ -178,7 +178,7 @@ func (c *check) fuzzDecode(name string, d codecs.Direction, b []byte, normal pri
 // if they were not as a whole.
 func (c *check) remainder(st *stream, rest []byte, whole error) {
 	w := where{name: st.name, doing: "in pieces"}
-	dec := c.codec.NewDecoder(st.dir)
+	dec := c.decoder(st)
 	var m codecs.Metadata
 	for k := range st.frames {
 		c.whole(w, dec, &m, st.frame(k), st.frames[k].n)
@@ -190,8 +190,8 @@ func (c *check) remainder(st *stream, rest []byte, whole error) {
 		}
 		n, err := c.decode(w, dec, &m, rest[:end])
 		switch {
-		case err != nil && whole == nil:
-			c.failf(w, rest[:end], "a part is refused, the whole is not: %v", err)
+		case err != nil && (whole == nil || tooLarge(err) != tooLarge(whole)):
+			c.failf(w, rest[:end], "a part is refused (%v), but of the whole the codec says %v", err, whole)
 		case err != nil:
 			return
 		case n <= end:
@@ -207,7 +207,7 @@ func (c *check) price(st *stream, rest []byte, normal price) {
 	w := where{name: st.name, doing: "priced"}
 	j := c.job(w, st.dir, nil, len(b))
 	run := func() {
-		j.dec, j.m, j.need = c.codec.NewDecoder(st.dir), new(codecs.Metadata), 0
+		j.dec, j.m, j.need = c.decoder(st), new(codecs.Metadata), 0
 		for k := range st.frames {
 			j.do(st.frame(k))
 		}
@@ -238,7 +238,7 @@ func (c *check) fuzzEncode(name string, d codecs.Direction, b []byte, mu Mutatio
 
 func (c *check) fuzzFrame(st *stream, k int, mu Mutation, text string, id uint64) {
 	w := where{stream: st, frame: k, doing: fmt.Sprintf("with %.40q set to %.40q and id %d", mu.Key, mu.Value, id)}
-	dec, back := c.codec.NewDecoder(st.dir), c.codec.NewDecoder(st.dir)
+	dec, back := c.decoder(st), c.decoder(st)
 	var m, o codecs.Metadata
 	for i := range k + 1 {
 		c.whole(w, dec, &m, st.frame(i), st.frames[i].n)

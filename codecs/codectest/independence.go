@@ -34,7 +34,7 @@ func (c *check) inTurns(streams [2]*stream) {
 	var held [2][2]message // by stream and round
 	var decs [2]codecs.Decoder
 	for i, st := range streams {
-		decs[i] = c.codec.NewDecoder(st.dir)
+		decs[i] = c.decoder(st)
 	}
 	each := func(k int, f func(w where, i int, st *stream)) {
 		for i, st := range streams {
@@ -84,7 +84,7 @@ func (c *check) concurrency() {
 func (c *check) work(worker int) {
 	for i := range c.streams {
 		st := c.streams[(i+worker)%len(c.streams)]
-		dec := c.codec.NewDecoder(st.dir)
+		dec := c.decoder(st)
 		var m codecs.Metadata
 		for k := range min(len(st.frames), manyFrames) {
 			w := where{stream: st, frame: k, doing: "while others use the codec"}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"weak"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
@@ -42,14 +44,12 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		c.failf(w, nil, "New: %v", err)
 	}
 	// The prefixes of growing length, as a slow peer sends them.
-	dec, free := codec.NewDecoder(st.dir), c.codec.NewDecoder(st.dir)
+	dec, free := c.decoderOf(codec, st), c.decoder(st)
 	var m codecs.Metadata
 	for i := range k {
 		c.whole(w, free, &m, st.frame(i), st.frames[i].n)
-		if st.frames[i].n <= limit {
-			_, _ = c.decode(w, dec, &m, st.frame(i))
-		}
 	}
+	c.upTo(w, dec, st, k, limit)
 	need, freeNeed, waits := 1, 1, 0
 	for i := 1; i <= len(b); i++ {
 		known := false
@@ -69,9 +69,10 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		case err != nil && within:
 			c.failf(w, b[:i], "the frame of %d bytes is refused: %v", len(b), err)
 		case err != nil:
-			if c.tooLarge(w, free, &m, b, limit, err); waits > 0 && !isTooLarge(err) {
+			if waits > 0 && !tooLarge(err) {
 				c.failf(w, b[:waits], "with %d bytes it is known that the frame has %d, but it is not refused", waits, len(b))
 			}
+			c.above(w, st, k, codec, dec, &m, err, i)
 			return
 		case !within && i == len(b):
 			c.failf(w, b, "the frame of %d bytes is not refused", len(b))
@@ -88,56 +89,113 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 	}
 }
 
-func isTooLarge(err error) bool {
-	var large *codecs.TooLarge
-	return errors.As(err, &large)
-}
-
-// tooLarge checks what is said of the frame b if err means that it costs but
-// itself. free decodes it without a limit.
-func (c *check) tooLarge(w where, free codecs.Decoder, m *codecs.Metadata, b []byte, limit int, err error) {
+// above checks what is said of frame k, which is above the limit of codec, when
+// dec has seen the first i bytes of it.
+func (c *check) above(w where, st *stream, k int, codec codecs.Codec, dec codecs.Decoder, m *codecs.Metadata, err error, i int) {
 	var large *codecs.TooLarge
 	if !errors.As(err, &large) {
 		return
 	}
-	var want codecs.Metadata
-	c.whole(w, free, &want, b, len(b))
-	switch {
-	case large.Size != len(b) || large.Limit != limit:
-		c.failf(w, b, "it is said to have %d bytes, with a limit of %d", large.Size, large.Limit)
-	case m.Raw != nil || len(m.Properties()) > 0:
-		c.failf(w, b, "what is too large has a frame or properties")
-	case m.Type != want.Type || m.ID != want.ID || m.Variant != want.Variant:
-		c.failf(w, b, "it is decoded as %s, without the limit as %s", Describe(m), Describe(&want))
-	case w.stream.dir == codecs.ClientToServer && m.Type == codecs.Request:
-		e := &codecs.LocalError{Type: codecs.BadRequest, Message: "too large"}
-		got, err := c.codec.EncodeError(nil, m, e)
-		if err != nil {
-			c.failf(w, b, "EncodeError: %v", err)
+	b, meta := st.frame(k), st.frames[k].meta
+	w.doing += fmt.Sprintf(", %d bytes of it there", i)
+	if large.Size != len(b) {
+		c.failf(w, b, "it is said to have %d bytes", large.Size)
+	}
+	c.sameHead(w, b, meta, m)
+	// However much of it is there.
+	for _, part := range [][]byte{b, append(slices.Clip(b), st.bytes[st.frames[k].at+len(b):]...), b[:i]} {
+		other := c.decoderOf(codec, st)
+		c.upTo(w, other, st, k, large.Limit)
+		var o codecs.Metadata
+		_, err := c.decode(w, other, &o, part)
+		var again *codecs.TooLarge
+		if !errors.As(err, &again) || *again != *large {
+			c.failf(w, part, "with %d bytes there Decode returns %v, with %d %v", i, large, len(part), err)
 		}
-		if full, err := c.codec.EncodeError(nil, &want, e); err != nil || !bytes.Equal(got, full) {
-			c.failf(w, got, "its error is another than that of the whole request (%v)", err)
+		if d := difference(m, &o, 0); d != "" {
+			c.failf(w, part, "with %d bytes there it is something else than with %d: %s", len(part), i, d)
 		}
 	}
+	if st.dir == codecs.ClientToServer && (m.Type == codecs.Request || m.Type == codecs.StreamInit) {
+		c.mem.poison()
+		e := &codecs.LocalError{Type: codecs.BadRequest, Message: texts[1].text}
+		out := c.errorReply(w, b, m, e)
+		c.isError(w, meta, out)
+		if whole := c.errorReply(w, b, meta, e); !bytes.Equal(out, whole) {
+			c.failf(w, out, "it is answered otherwise than if it had been whole:\n%s", dump(whole))
+		}
+	}
+	// What follows is read as if nothing had been.
+	for j := k + 1; j < min(len(st.frames), k+4); j++ {
+		if f := st.frames[j]; f.n <= large.Limit {
+			w := where{stream: st, frame: j, doing: "behind one that was too large"}
+			c.whole(w, dec, m, st.frame(j), f.n)
+			c.same(w, st.frame(j), f, m)
+		}
+	}
+	if k == st.first && !c.light {
+		c.keptOfLarge(w, st, k, codec, i)
+	}
+}
+
+// sameHead fails if m, of a frame that is too large, is not what meta says of
+// the whole: as much of it as a head tells.
+func (c *check) sameHead(w where, b []byte, meta, m *codecs.Metadata) {
+	unasked := func(t codecs.MessageType) bool {
+		return t == codecs.Heartbeat || t == codecs.GoAway || t == codecs.Ignored
+	}
+	switch {
+	case m.Type != meta.Type && !(isAnswer(m.Type) && isAnswer(meta.Type)) && !(m.Type == codecs.Ignored && unasked(meta.Type)):
+		c.failf(w, b, "it is said to be a %s, but is a %s", m.Type, meta.Type)
+	case m.Type == codecs.Ignored:
+	case m.ID != meta.ID:
+		c.failf(w, b, "it is said to have id %d, but has %d", m.ID, meta.ID)
+	case m.StreamID != meta.StreamID:
+		c.failf(w, b, "it is said to be of stream %d, but is of %d", m.StreamID, meta.StreamID)
+	case m.Variant != meta.Variant:
+		c.failf(w, b, "it is said to be of variant %d, but is of %d", m.Variant, meta.Variant)
+	case m.ExpectsReply && !meta.ExpectsReply:
+		c.failf(w, b, "ExpectsReply is set, but the whole does not expect one")
+	}
+}
+
+// keptOfLarge looks for memory that is kept of frame k, which is too large for
+// codec.
+func (c *check) keptOfLarge(w where, st *stream, k int, codec codecs.Codec, i int) {
+	dec := c.decoderOf(codec, st)
+	c.upTo(w, dec, st, k, i)
+	var m codecs.Metadata
+	lent := c.lendLarge(w, st.frame(k)[:i], dec, &m)
+	runtime.GC()
+	if lent.Value() != nil {
+		c.failf(w, st.frame(k), "its bytes are still referred to after it has been refused")
+	}
+	runtime.KeepAlive(dec)
+	runtime.KeepAlive(&m)
+}
+
+//go:noinline
+func (c *check) lendLarge(w where, part []byte, dec codecs.Decoder, m *codecs.Metadata) weak.Pointer[byte] {
+	b := append(make([]byte, 0, max(64, len(part))), part...)
+	c.guard(w, part, func() { _, _ = dec.Decode(b, m) })
+	m.Release()
+	return weak.Make(&b[0])
 }
 
 // grow checks that frame k of st, which is as large as its limit, does not
 // become larger with another id or with a mutation: whoever gets it has the same
 // limit, perhaps, and would end a connection that others share.
 func (c *check) grow(st *stream, k int) {
-	f := st.frames[k]
+	f, b := st.frames[k], st.frame(k)
 	w := where{stream: st, frame: k, doing: fmt.Sprintf("encoded with a limit of %d bytes", f.n)}
 	codec, err := c.s.New(codecs.Limits{MaxFrameBytes: f.n})
 	if err != nil {
 		c.failf(w, nil, "New: %v", err)
 	}
 	var m codecs.Metadata
-	dec := codec.NewDecoder(st.dir)
-	for i := range k + 1 {
-		if i == k || st.frames[i].n <= f.n {
-			_, _ = c.decode(w, dec, &m, st.frame(i))
-		}
-	}
+	dec := c.decoderOf(codec, st)
+	c.upTo(w, dec, st, k, f.n)
+	_, _ = c.decode(w, dec, &m, b)
 	_, mayChange := takesID(&m)
 	for _, mut := range []*codecs.Mutation{nil, c.everything(st.dir)} {
 		if mayChange {
@@ -165,7 +223,7 @@ func (c *check) invalid() {
 
 // refused feeds in to a decoder, in pieces of size bytes, until it is refused.
 func (c *check) refused(w where, in Invalid, size int) {
-	dec := c.codec.NewDecoder(in.Direction)
+	dec := answering(c.codec.NewDecoder(in.Direction), in.Direction, nil)
 	var m codecs.Metadata
 	at, end, need := 0, 0, 1
 	for {

@@ -77,7 +77,7 @@ func (c *check) mutate(st *stream, set []Mutation) (mutated int) {
 		keys = append(keys, fmt.Sprintf("%.40q", mu.Key))
 	}
 	doing := "with " + strings.Join(keys, ", ") + " set"
-	dec, back := c.codec.NewDecoder(st.dir), c.codec.NewDecoder(st.dir)
+	dec, back := c.decoder(st), c.decoder(st)
 	var m, o codecs.Metadata
 	var mem memory
 	for k, f := range st.frames {

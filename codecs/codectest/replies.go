@@ -38,7 +38,7 @@ func (c *check) errorReplies() {
 			return
 		}
 		var held memory
-		dec := c.codec.NewDecoder(st.dir)
+		dec := c.decoder(st)
 		var m codecs.Metadata
 		for k, f := range st.frames {
 			w := where{stream: st, frame: k}
@@ -86,9 +86,9 @@ func (c *check) errorReply(w where, b []byte, m *codecs.Metadata, e *codecs.Loca
 // isError checks that out is one whole answer to req that tells of an error.
 func (c *check) isError(w where, req *codecs.Metadata, out []byte) {
 	var m codecs.Metadata
-	c.reads(w, codecs.ServerToClient, &m, out)
+	c.reads(w, codecs.ServerToClient, &m, out, req)
 	switch {
-	case m.Type != codecs.Response && m.Type != codecs.Error:
+	case !isAnswer(m.Type):
 		c.failf(w, out, "the answer is decoded as a %s", m.Type)
 	case m.Status == codecs.StatusOK:
 		c.failf(w, out, "the answer is decoded as a success")

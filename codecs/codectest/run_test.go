@@ -79,6 +79,7 @@ type broken struct {
 	reply      func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error)
 	heartbeat  func(dst []byte, hb *codecs.Metadata) ([]byte, error)
 	reset      func(dst []byte, stream *codecs.Metadata) ([]byte, error)
+	leave      func(dst []byte) ([]byte, error)
 	sniff      func(b []byte) codecs.Guess
 	refuse     func(key string) error
 }
@@ -134,6 +135,13 @@ func (b *broken) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.Loca
 	return b.toy.EncodeReset(dst, stream, e)
 }
 
+func (b *broken) EncodeGoAway(dst []byte, variant uint8) ([]byte, error) {
+	if b.leave != nil {
+		return b.leave(dst)
+	}
+	return b.toy.EncodeGoAway(dst, variant)
+}
+
 func (b *broken) Sniff(first []byte) codecs.Guess {
 	if b.sniff != nil {
 		return b.sniff(first)
@@ -154,6 +162,18 @@ func whole(then func(buf []byte, m *codecs.Metadata)) func(*toy, []byte, *codecs
 		n, err := c.Decode(buf, m)
 		if err == nil && n <= len(buf) {
 			then(buf, m)
+		}
+		return n, err
+	}
+}
+
+// tooBig calls then with what the toy has found too large.
+func tooBig(then func(buf []byte, m *codecs.Metadata, e *codecs.TooLarge)) func(*toy, []byte, *codecs.Metadata) (int, error) {
+	return func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+		n, err := c.Decode(buf, m)
+		var large *codecs.TooLarge
+		if errors.As(err, &large) {
+			then(buf, m, large)
 		}
 		return n, err
 	}
@@ -262,7 +282,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 			codec: broken{decode: whole(func(buf []byte, m *codecs.Metadata) { m.Scratch[7] = uint32(len(buf)) })},
 		},
 		{
-			fault: "an error of another type", property: "splits", says: "no *codecs.ProtocolError", shows: theCall[:1],
+			fault: "an error of another type", property: "splits", says: "no *codecs.ProtocolError nor", shows: theCall[:1],
 			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
 				if len(buf) < 3 {
 					return 0, errors.New("too short")
@@ -466,6 +486,86 @@ func TestEveryFaultIsFound(t *testing.T) {
 			},
 		},
 		{
+			fault: "a frame that is too large, and its size another", property: "limits", says: "it is said to have 43 bytes", shows: theCall,
+			codec: broken{decode: tooBig(func(_ []byte, _ *codecs.Metadata, e *codecs.TooLarge) { e.Size += 9 })},
+		},
+		{
+			fault: "a frame that is too large, and within its limit", property: "limits", says: "but it is not", shows: theCall[:toyHead],
+			codec: broken{decode: tooBig(func(_ []byte, _ *codecs.Metadata, e *codecs.TooLarge) { e.Limit = e.Size })},
+		},
+		{
+			fault: "a frame that is too large, with what is there of it", property: "limits", says: "has a Raw", shows: theCall[:toyHead],
+			codec: broken{decode: tooBig(func(buf []byte, m *codecs.Metadata, _ *codecs.TooLarge) { m.Raw = buf })},
+		},
+		{
+			fault: "a frame that is too large, and of another type", property: "limits", says: "it is said to be a oneway, but is a request", shows: theCall,
+			codec: broken{decode: tooBig(func(_ []byte, m *codecs.Metadata, _ *codecs.TooLarge) { m.Type = codecs.Oneway })},
+		},
+		{
+			fault: "a frame that is too large, and of another stream", property: "limits", says: "it is said to be of stream 12, but is of 11", shows: theOpen,
+			codec: broken{decode: tooBig(func(_ []byte, m *codecs.Metadata, _ *codecs.TooLarge) {
+				if m.StreamID != 0 {
+					m.StreamID++
+				}
+			})},
+		},
+		{
+			fault: "a frame that is too large, and answered otherwise", property: "limits", says: "answered otherwise than if it had been whole", shows: toyFrame(toyError, 7, "", "")[:8],
+			codec: broken{
+				decode: tooBig(func(_ []byte, m *codecs.Metadata, _ *codecs.TooLarge) { m.Scratch[6] = 1 }),
+				reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+					return c.EncodeError(dst, req, &codecs.LocalError{Message: e.Message + "!"[:req.Scratch[6]]})
+				},
+			},
+		},
+		{
+			fault: "a frame that is too large, and waited for in vain", property: "limits", says: "it is known that the frame has", shows: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 3000))[:toyHead],
+			suite: func(s *Suite) {
+				s.New = func(l codecs.Limits) (codecs.Codec, error) {
+					return &broken{toy: newToy(l), decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+						n, err := c.Decode(buf, m)
+						if tooLarge(err) && len(buf) < toyHead+8 {
+							return len(buf) + 1, nil
+						} else if tooLarge(err) {
+							return toyFault(8, "too large")
+						}
+						return n, err
+					}}, nil
+				}
+			},
+		},
+		{
+			fault: "a frame that is too large, and without its id", property: "limits", says: "it is said to have id 0, but has 7", shows: theCall,
+			codec: broken{decode: tooBig(func(_ []byte, m *codecs.Metadata, _ *codecs.TooLarge) { m.ID = 0 })},
+		},
+		{
+			fault: "a frame that is too large, and depends on how it is cut", property: "limits", says: "there it is something else than", shows: theCall,
+			codec: broken{decode: tooBig(func(buf []byte, m *codecs.Metadata, _ *codecs.TooLarge) { m.Scratch[7] = uint32(len(buf)) })},
+		},
+		{
+			fault: "a frame that is too large, or no frame if all of it is there", property: "limits", says: "there Decode returns", shows: theCall,
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				n, err := c.Decode(buf, m)
+				if err != nil && len(buf) > toyHead {
+					return toyFault(0, "too large")
+				}
+				return n, err
+			}},
+		},
+		{
+			fault: "a frame that is too large, and cannot be answered", property: "limits", says: "the answer has id 0, its request 7", shows: toyFrame(toyError, 0, "", "")[:8],
+			codec: broken{
+				decode: whole(func(_ []byte, m *codecs.Metadata) { m.Scratch[3] = uint32(m.ID) }),
+				reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+					return c.EncodeError(dst, &codecs.Metadata{ID: uint64(req.Scratch[3])}, e)
+				},
+			},
+		},
+		{
+			fault: "a frame that is too large, and kept", property: "limits", says: "still referred to after it has been refused", shows: theCall,
+			codec: broken{decode: tooBig(func(buf []byte, _ *codecs.Metadata, _ *codecs.TooLarge) { kept = buf })},
+		},
+		{
 			fault: "a mutation above the limit", property: "limits", says: "encoded with a limit of", shows: theCall[:4],
 			suite: func(s *Suite) {
 				s.New = func(l codecs.Limits) (codecs.Codec, error) {
@@ -518,6 +618,93 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
+			fault: "a decoder that remembers the last message", property: "orders", says: "behind ping: the codec panics", shows: theCall,
+			codec: broken{newDecoder: func() codecs.Decoder {
+				var pinged bool
+				return decodeFunc(func(buf []byte, m *codecs.Metadata) (int, error) {
+					n, err := newToy(codecs.Limits{}).Decode(buf, m)
+					if err == nil && n <= len(buf) {
+						if pinged && m.Type == codecs.Request {
+							panic("the wrong turning")
+						}
+						pinged = m.Type == codecs.Heartbeat
+					}
+					return n, err
+				})
+			}},
+		},
+		{
+			fault: "a decoder that does not forget where it was", property: "orders", says: "behind ", shows: nil,
+			codec: broken{newDecoder: func() codecs.Decoder {
+				at := 0
+				return decodeFunc(func(buf []byte, m *codecs.Metadata) (int, error) {
+					n, err := newToy(codecs.Limits{}).Decode(buf[min(at, len(buf)-1):], m)
+					if m.Type == codecs.Response {
+						at = n
+					}
+					return n, err
+				})
+			}},
+		},
+		{
+			fault: "a third message that is another for the first two", property: "orders", says: "the order of lot", shows: nil,
+			codec: broken{newDecoder: func() codecs.Decoder {
+				seen := map[codecs.MessageType]bool{}
+				return decodeFunc(func(buf []byte, m *codecs.Metadata) (int, error) {
+					n, err := newToy(codecs.Limits{}).Decode(buf, m)
+					if err == nil && n <= len(buf) {
+						if seen[codecs.Oneway] && seen[codecs.Heartbeat] && m.Type == codecs.Request {
+							m.Status = codecs.StatusError
+						}
+						seen[m.Type] = true
+					}
+					return n, err
+				})
+			}},
+		},
+		{
+			fault: "a suite that excuses a connection's state that is not there", property: "orders", says: "but 0 of them",
+			suite: func(s *Suite) { s.Stateful = []string{"none of that name"} },
+		},
+		{
+			fault: "a request whose sender leaves", property: "splits", says: "GoesAway is set on a request", shows: theCall,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.GoesAway = true })},
+		},
+		{
+			fault: "a success that was not processed", property: "splits", says: "NotProcessed is set on a response", shows: theAnswer,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.NotProcessed = isAnswer(m.Type) })},
+		},
+		{
+			fault: "a goodbye of a server", property: "farewells", says: "a server's message is decoded as a goodbye", shows: toyFrame(toyQuits, 0, "", ""),
+			suite: func(s *Suite) {
+				s.Frames = append(s.Frames, Frame{Name: "server quits", Direction: codecs.ServerToClient, Bytes: toyFrame(toyQuits, 0, "", "")})
+			},
+		},
+		{
+			fault: "a client that answers, and leaves", property: "farewells", says: "a client's message has GoesAway", shows: toyFrame(toyAnswer, 7, "away=yes", ""),
+			suite: func(s *Suite) {
+				s.Frames = append(s.Frames, Frame{Name: "client answers", Direction: codecs.ClientToServer, Bytes: toyFrame(toyAnswer, 7, "away=yes", "")})
+			},
+		},
+		{
+			fault: "a farewell that is none", property: "farewells", says: "it is decoded as a heartbeat", shows: thePing,
+			codec: broken{leave: func(dst []byte) ([]byte, error) { return append(dst, thePing...), nil }},
+		},
+		{
+			fault: "a farewell in the place of what was before", property: "farewells", says: "what stood before is gone", shows: nil,
+			codec: broken{leave: func(dst []byte) ([]byte, error) { return append(dst[:0], toyFrame(toyLeaves, 0, "", "")...), nil }},
+		},
+		{
+			fault: "an error that spoils what was encoded before", property: "mutation", says: "what stood before is gone", shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if len(mut.Entries()) > 0 {
+					clear(dst)
+					return nil, codecs.ErrNoMutation
+				}
+				return c.Encode(dst, m, nil)
+			}},
+		},
+		{
 			fault: "an allocation", property: "allocations", says: "takes 1 allocations", shows: theCall,
 			codec: broken{decode: whole(func([]byte, *codecs.Metadata) { sink = make([]byte, 8) })},
 		},
@@ -529,7 +716,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 			})},
 		},
 		{
-			fault: "one decoder for all", property: "independence", says: "the frame is refused: toy: shrinks", shows: toyFrame(toyOpened, 11, "", ""),
+			fault: "one decoder for all", property: "independence", says: "the frame is refused: toy: shrinks", shows: toyFrame(toyQuits, 0, "", ""),
 			codec: broken{newDecoder: func() func() codecs.Decoder {
 				half := 0 // bytes that it has seen of the frame
 				return func() codecs.Decoder {
@@ -594,7 +781,9 @@ func TestEveryFaultIsFound(t *testing.T) {
 		},
 		{
 			fault: "a suite without errors", property: "coverage", says: "no error of a server",
-			suite: func(s *Suite) { s.Frames = slices.Delete(s.Frames, 4, 5) },
+			suite: func(s *Suite) {
+				s.Frames = slices.DeleteFunc(s.Frames, func(f Frame) bool { return f.Bytes[3] == toyError })
+			},
 		},
 		{
 			fault: "a suite without mutations", property: "coverage", says: "add Mutations",

@@ -52,7 +52,7 @@ func (c *check) splits() {
 func (c *check) cutInTwo(st *stream) {
 	var m codecs.Metadata
 	for _, cut := range st.cuts() {
-		dec := c.codec.NewDecoder(st.dir)
+		dec := c.decoder(st)
 		for k, f := range st.frames[:st.lastLonger(cut)+1] {
 			w := where{stream: st, frame: k, split: cut}
 			if cut < f.n {
@@ -131,7 +131,7 @@ func (st *stream) lastLonger(n int) int {
 // bring them, and calls Decode as the pipeline does: not before the bytes that
 // it asked for are there.
 func (c *check) inPieces(st *stream, doing string, next func() int) {
-	dec := c.codec.NewDecoder(st.dir)
+	dec := c.decoder(st)
 	var m codecs.Metadata
 	at, need, end := 0, 1, 0
 	for k := 0; k < len(st.frames); {
@@ -164,7 +164,7 @@ func (c *check) inPieces(st *stream, doing string, next func() int) {
 
 // followed hands every frame over with bytes behind it that are of no frame.
 func (c *check) followed(st *stream) {
-	dec := c.codec.NewDecoder(st.dir)
+	dec := c.decoder(st)
 	var m codecs.Metadata
 	for k, f := range st.frames {
 		b := append(slices.Clip(st.frame(k)), "\xdb\x00\xff bytes of nothing \x00\x00\x00\x00"...)

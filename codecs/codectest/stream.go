@@ -30,6 +30,8 @@ type stream struct {
 	bytes  []byte
 	first  int // the first frame behind the prelude
 	frames []frame
+	// requests that the answers belong to, where that matters.
+	requests []*codecs.Metadata
 }
 
 // frame is what it was found to be when the stream was decoded as a whole.
@@ -51,9 +53,10 @@ func (st *stream) frameName(k int) string {
 // load reads the suite's captures and frames and decodes each as a whole.
 func (c *check) load() (ok bool) {
 	ok = true
-	add := func(name string, k kind, d codecs.Direction, prelude, b []byte, want string) {
+	add := func(name string, k kind, d codecs.Direction, prelude, b []byte, want string, requests []byte) {
 		st := &stream{name: name, kind: k, dir: d, bytes: append(append([]byte(nil), prelude...), b...)}
 		fine := c.attempt(func() {
+			st.requests = c.requestsOf(name, requests)
 			if len(b) == 0 {
 				c.failf(where{name: name}, nil, "it is empty")
 			}
@@ -71,13 +74,18 @@ func (c *check) load() (ok bool) {
 			ok = false
 			continue
 		}
-		add(filepath.Base(file), captured, d, nil, b, "")
+		var requests []byte
+		if d == codecs.ServerToClient && c.seesRequests() {
+			// What the client has sent, if that was captured too.
+			requests, _ = os.ReadFile(strings.TrimSuffix(file, ".s2c.bin") + ".c2s.bin")
+		}
+		add(filepath.Base(file), captured, d, nil, b, "", requests)
 	}
 	for _, f := range c.s.Frames {
-		add(f.Name, handMade, f.Direction, f.Prelude, f.Bytes, f.Want)
+		add(f.Name, handMade, f.Direction, f.Prelude, f.Bytes, f.Want, f.Requests)
 	}
 	for _, f := range c.s.Malformed {
-		add(f.Name, malformed, f.Direction, f.Prelude, f.Bytes, f.Want)
+		add(f.Name, malformed, f.Direction, f.Prelude, f.Bytes, f.Want, f.Requests)
 	}
 	if len(c.streams) == 0 {
 		c.t.Errorf("the suite has neither captures nor frames")
@@ -118,7 +126,7 @@ func directionOf(file string) (d codecs.Direction, ok bool) {
 
 // decodeStream finds the frames of st.
 func (c *check) decodeStream(st *stream) {
-	dec := c.codec.NewDecoder(st.dir)
+	dec := c.decoder(st)
 	for at := 0; at < len(st.bytes); {
 		w := where{stream: st, frame: len(st.frames), doing: fmt.Sprintf("decoding from offset %d on", at)}
 		m := new(codecs.Metadata)
@@ -165,7 +173,7 @@ func (c *check) onlyOneFrame(st *stream, prelude int, want string) {
 // walk decodes st frame by frame and shows each that is not of the prelude, with
 // its metadata and its bytes in memory that is valid until visit returns.
 func (c *check) walk(st *stream, doing string, visit func(w where, k int, m *codecs.Metadata)) {
-	dec := c.codec.NewDecoder(st.dir)
+	dec := c.decoder(st)
 	var m codecs.Metadata
 	for k, f := range st.frames {
 		w := where{stream: st, frame: k, doing: doing}

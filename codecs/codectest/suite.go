@@ -20,7 +20,7 @@ type Suite struct {
 	Golden string
 	// Frames are single frames made by hand, of what captures lack.
 	Frames []Frame
-	// Invalid are bytes that must end their connection.
+	// Invalid are bytes that must be refused.
 	Invalid []Invalid
 	// Malformed are frames that are sound but whose content cannot be read:
 	// Decode sets Metadata.Malformed and the connection lives on.
@@ -42,6 +42,10 @@ type Suite struct {
 	// id and then their own again, need not have their old bytes again, but only
 	// mean the same: there are several ways to write an id, or to leave it out.
 	LooseIDs []string
+	// Stateful are the names of captures and frames that leave a connection in
+	// another state, or find it in one, though they are not of streams and have no
+	// prelude: they are not decoded behind others.
+	Stateful []string
 	// NoErrorText says that the text of a local error does not go onto the wire
 	// as it is.
 	NoErrorText bool
@@ -60,12 +64,16 @@ type Frame struct {
 	Bytes     []byte
 	// Prelude is what was sent before on the same connection, in whole frames.
 	Prelude []byte
+	// Requests are the frames whose answers Prelude and Bytes are, for a
+	// codecs.AnswerDecoder to see.
+	Requests []byte
 	// Want is what Describe says of the frame; "" if that does not matter.
 	Want string
 }
 
-// Invalid are bytes that Decode must refuse with a *codecs.ProtocolError. The
-// fault may stand behind whole frames.
+// Invalid are bytes that Decode must refuse: with a *codecs.ProtocolError, or a
+// *codecs.TooLarge if only their size is wrong. The fault may stand behind whole
+// frames.
 type Invalid struct {
 	Name      string
 	Direction codecs.Direction

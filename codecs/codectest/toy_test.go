@@ -31,6 +31,8 @@ const (
 	toyOpened = 'o'
 	toyData   = 'D'
 	toyReset  = 'R'
+	toyLeaves = 'L' // attributes away, undone of answers
+	toyQuits  = 'Q'
 )
 
 var toyOp = []byte("op")
@@ -39,6 +41,7 @@ var toyTypes = map[byte]codecs.MessageType{
 	toyCall: codecs.Request, toyTell: codecs.Oneway, toyAnswer: codecs.Response, toyError: codecs.Error,
 	toyPing: codecs.Heartbeat, toyPong: codecs.Heartbeat, toyOpen: codecs.StreamInit, toyOpened: codecs.StreamInit,
 	toyData: codecs.StreamData, toyReset: codecs.StreamCloseTwoWay,
+	toyLeaves: codecs.GoAway, toyQuits: codecs.Goodbye,
 }
 
 func newToy(l codecs.Limits) *toy {
@@ -81,21 +84,25 @@ func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	}
 	size := binary.BigEndian.Uint32(buf[8:])
 	n := toyHead + int(size)
-	if n > c.limit {
-		return toyFault(8, "too large")
-	}
-	if n > len(buf) {
-		return n, nil
-	}
-	m.Raw, m.Type, m.ID = buf[:n:n], t, uint64(binary.BigEndian.Uint32(buf[4:]))
-	m.HeaderSize, m.BodySize = toyHead, n-toyHead
-	m.ExpectsReply = buf[3] == toyPing
-	if t == codecs.StreamInit || t == codecs.StreamData || t == codecs.StreamCloseTwoWay {
-		m.StreamID = m.ID
-	}
+	m.Type, m.ID = t, uint64(binary.BigEndian.Uint32(buf[4:]))
 	if t == codecs.Error {
 		m.Status = codecs.StatusError
 	}
+	if isStream(t) {
+		m.StreamID = m.ID
+	}
+	switch {
+	case n > c.limit:
+		if t == codecs.Heartbeat {
+			m.Type = codecs.Ignored
+		}
+		return 0, &codecs.TooLarge{Size: n, Limit: c.limit}
+	case n > len(buf):
+		return n, nil
+	}
+	m.Raw = buf[:n:n]
+	m.HeaderSize, m.BodySize = toyHead, n-toyHead
+	m.ExpectsReply = buf[3] == toyPing
 	attributes, _, ok := bytes.Cut(m.Raw[toyHead:], []byte{0})
 	if !ok {
 		m.Malformed = "no end of the attributes"
@@ -121,6 +128,8 @@ func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		default:
 			m.Put(key, value)
 		}
+		m.GoesAway = m.GoesAway || isAnswer(t) && string(key) == "away"
+		m.NotProcessed = m.NotProcessed || t == codecs.Error && string(key) == "undone"
 		if t == codecs.Response && string(key) == "failed" {
 			m.Status = codecs.StatusBusinessException
 		}
@@ -200,6 +209,10 @@ func (*toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) 
 	return append(dst, toyFrame(toyError, uint32(req.ID), "", e.Message)...), nil
 }
 
+func (*toy) EncodeGoAway(dst []byte, _ uint8) ([]byte, error) {
+	return append(dst, toyFrame(toyLeaves, 0, "", "")...), nil
+}
+
 func (*toy) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
 	return append(dst, toyFrame(toyPong, uint32(hb.ID), "", "")...), nil
 }
@@ -245,6 +258,10 @@ func toySuite() Suite {
 			{Name: "opening", Direction: codecs.ClientToServer, Bytes: theOpen},
 			{Name: "opened", Direction: codecs.ServerToClient, Bytes: toyFrame(toyOpened, 11, "", "")},
 			{Name: "data", Direction: codecs.ServerToClient, Bytes: theData, Prelude: toyFrame(toyOpened, 11, "", "")},
+			{Name: "last answer", Direction: codecs.ServerToClient, Bytes: toyFrame(toyAnswer, 7, "away=yes", "3")},
+			{Name: "error of a server that leaves", Direction: codecs.ServerToClient, Bytes: toyFrame(toyError, 7, "away=yes\nundone=yes", "no")},
+			{Name: "farewell", Direction: codecs.ServerToClient, Bytes: toyFrame(toyLeaves, 0, "", "")},
+			{Name: "goodbye", Direction: codecs.ClientToServer, Bytes: toyFrame(toyQuits, 0, "", "")},
 			{Name: "large", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 3000))},
 		},
 		Invalid: []Invalid{

@@ -41,7 +41,7 @@ func (c *check) released(st *stream) {
 // retained looks for memory that the decoder, the codec or the released metadata
 // keep from being collected.
 func (c *check) retained(st *stream) {
-	dec := c.codec.NewDecoder(st.dir)
+	dec := c.decoder(st)
 	metas := make([]codecs.Metadata, len(st.frames))
 	lent := make([]weak.Pointer[byte], len(st.frames))
 	for k := range st.frames {

@@ -28,7 +28,9 @@ const (
 	flagEvent   = 0x20
 	maskSerial  = 0x1f
 
-	hessian2 = 2
+	// Serializations.
+	hessian2  = 2
+	fastjson2 = 23
 
 	// maxNull is the longest body of a heartbeat that is answered in kind.
 	maxNull = 64
@@ -143,6 +145,15 @@ func (c *codec) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error)
 	return append(dst, null...), nil
 }
 
+// EncodeGoAway implements codecs.Leaver: Dubbo's read-only event. Dubbo Java
+// sends its next calls elsewhere, dubbo-go answers it as it does a heartbeat.
+func (c *codec) EncodeGoAway(dst []byte, _ uint8) ([]byte, error) {
+	start := len(dst)
+	dst = append(appendHeader(dst, flagRequest|flagEvent|hessian2, 0, 0), "\x01R"...)
+	dst[start+headerSize-1] = byte(len(dst) - start - headerSize)
+	return dst, nil
+}
+
 func appendHeader(dst []byte, flags, status byte, id uint64) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, magic)
 	dst = append(dst, flags, status)
@@ -175,18 +186,8 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 	if err := codecs.CheckText(key, value); err != nil {
 		return err
 	}
-	if isCall(key) {
+	if isCall([]byte(key)) {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
-}
-
-// isCall reports whether an attachment says what is called. The body says the
-// same, and servers differ in which they believe.
-func isCall(key string) bool {
-	switch key {
-	case "path", "interface", "version", "group", "dubbo":
-		return true
-	}
-	return false
 }

@@ -1,7 +1,6 @@
 package dubbo
 
 import (
-	"bytes"
 	"encoding/binary"
 	"strconv"
 
@@ -28,15 +27,6 @@ var (
 	nameSerialization = []byte("serialization")
 )
 
-// names of the same, by number.
-var names = [...]string{"interface", "method", "path", "version", "dubbo", "serialization"}
-
-// maxAttachments of a message. Each becomes a property of 48 bytes at the cost
-// of two on the wire, and every look-up passes it.
-const maxAttachments = 1024
-
-const tooManyAttachments = "more than 1024 attachments"
-
 var serialText = func() (t [maskSerial + 1][]byte) {
 	for i := range t {
 		t[i] = strconv.AppendInt(nil, int64(i), 10)
@@ -62,26 +52,39 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if len(buf) < headerSize {
 		return headerSize, nil
 	}
-	body := binary.BigEndian.Uint32(buf[12:])
-	if int64(body)+headerSize > int64(d.codec.maxFrame) {
-		return 0, protocolError(12, "frame of "+strconv.FormatUint(uint64(body)+headerSize, 10)+
-			" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
-	}
-	n := headerSize + int(body)
-	if n > len(buf) {
-		return n, nil
-	}
-	m.Raw = buf[:n:n]
-	m.HeaderSize, m.BodySize = headerSize, int(body)
+	body := int(binary.BigEndian.Uint32(buf[12:]))
+	n := headerSize + body
+	m.HeaderSize, m.BodySize = headerSize, body
 	m.ID = binary.BigEndian.Uint64(buf[4:])
 	flags := buf[2]
 	m.Scratch[scratchSerial] = uint32(flags & maskSerial)
 	m.Scratch[scratchStatus] = uint32(buf[3])
 	switch {
 	case flags&flagEvent != 0:
+		m.Type = codecs.Ignored
+	case flags&flagRequest == 0:
+		m.Type = codecs.Response
+		if buf[3] != statusOK {
+			m.Type, m.Status = codecs.Error, codecs.StatusError
+		}
+	case flags&flagTwoWay == 0:
+		m.Type = codecs.Oneway
+	default:
+		m.Type = codecs.Request
+	}
+	if n > d.codec.maxFrame {
+		// An event of that size is none that anybody knows, and is not answered.
+		return 0, &codecs.TooLarge{Size: n, Limit: d.codec.maxFrame}
+	}
+	if n > len(buf) {
+		return n, nil
+	}
+	m.Raw = buf[:n:n]
+	switch {
+	case flags&flagEvent != 0:
 		d.event(m, flags)
 	case flags&flagRequest != 0:
-		d.request(m, flags)
+		d.request(m)
 	default:
 		d.response(m)
 	}
@@ -91,25 +94,30 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 // event tells heartbeats from the others: a heartbeat asks for an answer, or
 // is one; a server that is going to leave says "R" without asking.
 func (d *decoder) event(m *codecs.Metadata, flags byte) {
-	body := m.Raw[headerSize:]
 	switch {
 	case flags&flagRequest == 0:
 		m.Type = codecs.Heartbeat
 	case flags&flagTwoWay != 0:
 		m.Type, m.ExpectsReply = codecs.Heartbeat, true
-	case d.dir == codecs.ServerToClient && bytes.Equal(body, []byte{1, 'R'}):
+	case d.dir == codecs.ServerToClient && isReadOnly(flags&maskSerial, m.Raw[headerSize:]):
 		m.Type = codecs.GoAway
-	default:
-		m.Type = codecs.Ignored
 	}
 }
 
-func (d *decoder) request(m *codecs.Metadata, flags byte) {
-	m.Type = codecs.Request
-	if flags&flagTwoWay == 0 {
-		m.Type = codecs.Oneway
+// isReadOnly reports whether the body of an event is "R", in the serializations
+// that Dubbo's servers use unless they are told otherwise.
+func isReadOnly(serial byte, body []byte) bool {
+	switch serial {
+	case hessian2:
+		return string(body) == "\x01R"
+	case fastjson2: // behind the length of what it calls a value
+		return string(body) == "\x00\x00\x00\x02\x4aR"
 	}
-	serial := flags & maskSerial
+	return false
+}
+
+func (d *decoder) request(m *codecs.Metadata) {
+	serial := m.Scratch[scratchSerial]
 	if serial != hessian2 {
 		// Never misread: only that it is another serialization is known.
 		m.Put(nameSerialization, serialText[serial])
@@ -117,138 +125,107 @@ func (d *decoder) request(m *codecs.Metadata, flags byte) {
 	}
 	r := &d.r
 	r.Reset(m.Raw[headerSize:])
-	dubbo, path, version, method := r.String(), r.String(), r.String(), r.String()
-	skipArguments(r)
-	m.Put(nameInterface, path)
+	dubbo, service, version, method := r.String(), r.String(), r.String(), r.String()
+	args := skipArguments(r)
+	m.Put(nameInterface, service)
 	m.Put(nameMethod, method)
-	m.Put(namePath, path)
+	m.Put(namePath, service)
 	m.Put(nameVersion, version)
 	m.Put(nameDubbo, dubbo)
 	m.Put(nameSerialization, serialText[serial])
 	m.Scratch[scratchAttachments] = uint32(headerSize + r.Pos())
 	m.Scratch[scratchClasses] = uint32(r.Classes())
-	m.Malformed = d.attachments(m, true)
-	// Routing looks at the interface that the client names; a server finds its
-	// service by the path.
+	a := attachments{d: d, m: m, request: true, group: none}
+	switch m.Malformed = a.read(); {
+	case m.Malformed != "":
+	case service == nil || method == nil || args.untyped:
+		m.Malformed = "its service, its method or the types of its arguments are null"
+	default:
+		m.Malformed = a.resolve(args)
+	}
 	m.SetOperation(m.Properties()[propInterface].Value, method)
 	r.Reset(nil) // the frame is not the decoder's to keep
 }
 
-// skipArguments moves over the types of a call and the values that they stand
-// for.
-func skipArguments(r *hessian.Reader) {
-	for n := countTypes(r.String()); n > 0 && r.Err() == nil; n-- {
-		r.Skip()
-	}
+// arguments is what is odd about the arguments of a call.
+type arguments struct {
+	untyped bool // no types, not even an empty string
+	counted bool // their number comes first
+	maps    bool // there is a map among them
 }
 
-// countTypes counts the types of a method's descriptor, such as "ILjava/lang/String;[J".
-func countTypes(desc []byte) int {
-	n := 0
+// skipArguments moves over the types of a call and the values that they stand
+// for. Dubbox and clients of it have a number before the types: that of the
+// arguments, or -1.
+func skipArguments(r *hessian.Reader) (args arguments) {
+	if hessian.IsInt(r.Peek()) {
+		args.counted = r.Int() >= 0
+	}
+	types := r.String()
+	args.untyped = types == nil
+	for n := countTypes(types); n > 0 && r.Err() == nil; n-- {
+		args.maps = args.maps || r.Peek() == 'H' || r.Peek() == 'M'
+		r.Skip()
+	}
+	return args
+}
+
+// countTypes counts the types of a method's descriptor, such as
+// "ILjava/lang/String;[J", as servers find them: what is no type is passed over.
+func countTypes(desc []byte) (n int) {
+	broken := 0 // up to where no class ends properly
 	for i := 0; i < len(desc); i++ {
-		switch desc[i] {
-		case '[':
-			continue
-		case 'L':
-			j := bytes.IndexByte(desc[i:], ';')
-			if j < 0 {
-				return n + 1
+		switch c := desc[i]; {
+		case isPrimitive(c):
+			n++
+		case c == 'L' && i >= broken:
+			end, ok := classEnd(desc, i+1)
+			if !ok {
+				broken = end
+				continue
 			}
-			i += j
+			n++
+			i = end
 		}
-		n++
 	}
 	return n
 }
 
-// attachments puts the string attachments that the reader stands at, and says
-// what is wrong with them.
-func (d *decoder) attachments(m *codecs.Metadata, request bool) (fault string) {
-	r := &d.r
-	if noAttachments(r) {
-		return faultOf(r)
-	}
-	// Nothing but a map will do: a reference to one that stands among the
-	// arguments would be as good to a server, and hide what is in it.
-	r.Open()
-	for n := 0; r.More() && r.Peek() != 'Z'; n++ {
-		if n == maxAttachments {
-			return tooManyAttachments
-		}
-		if !hessian.IsString(r.Peek()) {
-			r.Skip()
-			r.Skip()
-			continue
-		}
-		key := r.String()
-		if !hessian.IsString(r.Peek()) {
-			r.Skip()
-			continue
-		}
-		value := r.String()
-		if r.Err() != nil {
-			break
-		}
-		if !request || !own(m, key, value) {
-			m.Put(key, value)
-		}
-	}
-	r.Close()
-	return faultOf(r)
-}
-
-func faultOf(r *hessian.Reader) string {
-	if err := r.Err(); err != nil {
-		return err.Error()
-	}
-	return ""
-}
-
-// noAttachments reports whether r stands at what takes the place of the map
-// when there are none, if anything does.
-func noAttachments(r *hessian.Reader) bool {
-	return !r.More() || r.Peek() == 'N' || r.Peek() == 0 // "" is what old clients send
-}
-
-// own reports whether an attachment of a request has the name of one of the
-// codec's own properties. It takes the place of what the body says, as it does
-// in a server, but for the method and the serialization. Servers tell case
-// apart, rules do not: one that differs in case is no property at all.
-func own(m *codecs.Metadata, key, value []byte) bool {
-	var prop int
-	switch len(key) {
-	case len("path"):
-		prop = propPath
-	case len("dubbo"):
-		prop = propDubbo
-	case len("method"):
-		prop = propMethod
-	case len("version"):
-		prop = propVersion
-	case len("interface"):
-		prop = propInterface
-	case len("serialization"):
-		prop = propSerialization
-	default:
-		return false
-	}
-	p := &m.Properties()[prop]
-	if string(p.Name) == string(key) {
-		if prop != propMethod && prop != propSerialization {
-			p.Value = value
-		}
+func isPrimitive(c byte) bool {
+	switch c {
+	case 'V', 'Z', 'B', 'C', 'D', 'F', 'I', 'J', 'S':
 		return true
 	}
-	return codecs.EqualFold(key, names[prop])
+	return false
+}
+
+// letters may begin an identifier, they and digits follow.
+var letters, digits = func() (letters, digits [256]bool) {
+	for c := range letters {
+		letters[c] = c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' || c == '$'
+		digits[c] = c >= '0' && c <= '9'
+	}
+	return letters, digits
+}()
+
+// classEnd returns where the semicolon is that ends the name of a class, or
+// where there is something else than one has.
+func classEnd(desc []byte, i int) (end int, ok bool) {
+	for {
+		if i == len(desc) || !letters[desc[i]] {
+			return i, false
+		}
+		for i++; i < len(desc) && (letters[desc[i]] || digits[desc[i]]); i++ {
+		}
+		if i == len(desc) || desc[i] != '/' {
+			return i, i < len(desc) && desc[i] == ';'
+		}
+		i++
+	}
 }
 
 func (d *decoder) response(m *codecs.Metadata) {
-	m.Type = codecs.Response
-	if m.Scratch[scratchStatus] != statusOK {
-		m.Type, m.Status = codecs.Error, codecs.StatusError
-		return
-	}
-	if m.Scratch[scratchSerial] != hessian2 {
+	if m.Type == codecs.Error || m.Scratch[scratchSerial] != hessian2 {
 		return
 	}
 	r := &d.r
@@ -268,7 +245,8 @@ func (d *decoder) response(m *codecs.Metadata) {
 // Load implements codecs.Loader: it puts a response's attachments.
 func (d *decoder) Load(m *codecs.Metadata) {
 	if attachmentsOf(&d.r, m) > 0 {
-		d.attachments(m, false)
+		a := attachments{d: d, m: m}
+		a.read()
 	}
 	d.r.Reset(nil)
 }

@@ -2,6 +2,8 @@ package dubbo
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -138,6 +140,23 @@ func TestOtherSerializationsAreNotRead(t *testing.T) {
 	}
 }
 
+// typePattern is by what servers find the types, in Java as in Go
+// (ReflectUtils.DESC_PATTERN, hessian2.DescRegex).
+var typePattern = regexp.MustCompile(`[VZBCDFIJS]|L[_$a-zA-Z][_$a-zA-Z0-9]*(?:/[_$a-zA-Z][_$a-zA-Z0-9]*)*;|` +
+	`\[+(?:[VZBCDFIJS]|L[_$a-zA-Z][_$a-zA-Z0-9]*(?:/[_$a-zA-Z][_$a-zA-Z0-9]*)*;)`)
+
+// TestTypesAreCountedAsServersDo, or an argument passes for the attachments.
+func TestTypesAreCountedAsServersDo(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 100_000 {
+		desc := make([]byte, rng.IntN(12))
+		for i := range desc {
+			desc[i] = "LL/;[IVax1$."[rng.IntN(12)]
+		}
+		require.Len(t, typePattern.FindAll(desc, -1), countTypes(desc), "%s", desc)
+	}
+}
+
 func TestArgumentsArePassedByTheirTypes(t *testing.T) {
 	for desc, n := range map[string]int{
 		"": 0, "I": 1, "V": 1, "ILjava/lang/String;J": 3, "[I": 1, "[[Ljava/lang/String;Z": 2,
@@ -145,6 +164,7 @@ func TestArgumentsArePassedByTheirTypes(t *testing.T) {
 		"[Ljava/util/Date": 1, // dubbo-go forgets the end
 	} {
 		require.Equal(t, n, countTypes([]byte(desc)), desc)
+		require.Len(t, typePattern.FindAllString(desc, -1), n, desc)
 		body := fmt.Sprintf("\x052.0.2\x01i\x00\x01m\x30%c%s%s", len(desc), desc, strings.Repeat("N", n)) + "H\x01k\x01vZ"
 		m := requestOf(t, body)
 		require.Empty(t, m.Malformed, desc)
@@ -168,6 +188,29 @@ var hidden = map[string]string{
 	"too many":                             call + "H" + strings.Repeat("\x01k\x01v", maxAttachments) + "\x04path\x09forbiddenZ",
 	"a path that is a number":              "\x052.0.2\x91\x00\x01m\x00N",
 	"no body":                              "",
+	"a path that is null":                  call + "H\x04pathNZ",
+	"a number for a path":                  call + "H\x04path\x91Z",
+	"a list for a path":                    call + "H\x04path\x71\x07[string\x09forbiddenZ",
+	"a number for a version":               call + "H\x07version\x91Z",
+	"a double for a version":               call + "H\x07version\\Z",
+	"a boolean for a group":                call + "H\x05groupTZ",
+	"a reference for a group":              call + "H\x05groupQ\x90Z",
+	"bytes for an interface":               call + "H\x09interface\x21iZ",
+	"an interface for a path":              call + "H\x09interface\x09forbiddenZ",
+	"a path with a version":                call + "H\x04path\x0di:2.0:\x00\x00\x00\x00\x00\x00\x00Z",
+	"a service that is null":               "\x052.0.2N\x031.0\x01m\x00HZ",
+	"a method that is null":                "\x052.0.2\x01i\x031.0N\x00HZ",
+	"a method that is a number":            "\x052.0.2\x01i\x031.0\x91\x00HZ",
+	"a version that is a number":           "\x052.0.2\x01i\x91\x01m\x00HZ",
+	"a Dubbo version that is a number":     "\x92\x01i\x031.0\x01m\x00HZ",
+	"types that are null":                  "\x052.0.2\x01i\x031.0\x01mNHZ",
+	"types that are a long":                "\x052.0.2\x01i\x031.0\x01m\xe0\x00HZ",
+	"a number in place of types":           "\x052.0.2\x01i\x031.0\x01m\x8fHZ",
+	"no types behind a number":             "\x052.0.2\x01i\x031.0\x01m\x8fNHZ",
+	"a map among counted arguments":        "\x052.8.4\x01i\x031.0\x01m\x91\x0fLjava/util/Map;H\x04path\x09forbiddenZHZ",
+	"a path behind counted arguments":      "\x052.8.4\x01i\x031.0\x01m\x90\x00H\x04path\x09forbiddenZ",
+	"a version behind counted arguments":   "\x052.8.4\x01i\x031.0\x01m\x90\x00H\x07version\x09forbiddenZ",
+	"a group behind counted arguments":     "\x052.8.4\x01i\x031.0\x01m\x90\x00H\x05group\x09forbiddenZ",
 	"nesting":                              "\x052.0.2\x01i\x00\x01m\x0fLjava/util/Map;" + strings.Repeat("\x79", 65) + "N",
 }
 
@@ -175,7 +218,7 @@ func TestWhatStandsForNoAttachments(t *testing.T) {
 	for name, rest := range map[string]string{"nothing": "", "null": "N", "an empty string": "\x00", "an empty map": "HZ", "a map with a type": "M\x01tZ"} {
 		m := requestOf(t, call+rest)
 		require.Empty(t, m.Malformed, name)
-		require.Len(t, m.Properties(), len(names), name)
+		require.Len(t, m.Properties(), propSerialization+1, name)
 	}
 }
 
@@ -186,15 +229,17 @@ func TestOwnPropertiesHaveNoDoubles(t *testing.T) {
 		"\x07version\x031.1\x07version\x031.2\x05Group\x01g\x05group\x01hZ")
 	require.Empty(t, m.Malformed)
 	_, got, _ := strings.Cut(codectest.Describe(m), " op=i/m ")
-	require.Equal(t, `interface="i" method="m" path="i" version="1.2" dubbo="2.0.2" serialization="2" Group="g" group="h"`, got)
+	require.Equal(t, `interface="i" method="m" path="i" version="1.2" dubbo="2.0.2" serialization="2" group="h"`, got)
 }
 
 func TestAnswersHaveTheirAttachmentsAsProperties(t *testing.T) {
 	for _, before := range []string{"\x93\x01e", "\x94\x7a\x91C\x01P\x91\x01f\x60N", "\x95"} {
 		m := answerOf(t, before+"H\x01k\x01v\x01n\x91\x06method\x01wZ")
-		require.Len(t, m.Properties(), 2)
-		v, _ := m.Get("k")
-		require.Equal(t, "v", string(v))
+		require.Len(t, m.Properties(), 3)
+		for name, want := range map[string]string{"k": "v", "n": "1", "method": "w"} {
+			v, _ := m.Get(name)
+			require.Equal(t, want, string(v))
+		}
 	}
 	for name, body := range map[string]string{
 		"unreadable value": "\x94@H\x01k\x01vZ", "no map": "\x95\x91", "nothing": "\x95", "kind without": "\x91\x01xH\x01k\x01vZ",

@@ -20,7 +20,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
 	for _, kv := range mut.Entries() {
-		if isCall(kv.Key) { // a filter's
+		if isCall([]byte(kv.Key)) { // a filter's
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
 		}
 	}

@@ -68,6 +68,10 @@ func suite() codectest.Suite {
 			{Key: "version"},
 			{Key: "group"},
 			{Key: "dubbo"},
+			{Key: "method"},
+			{Key: "serialization"},
+			{Key: "grouP"},
+			{Key: "Path"},
 		},
 		Immutable: func(_ string, m *codecs.Metadata) bool {
 			return m.Type == codecs.Error || m.Scratch[scratchSerial] != hessian2

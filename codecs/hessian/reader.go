@@ -386,6 +386,34 @@ func (r *Reader) Text() (text []byte, ok bool) {
 	return text, r.err == nil
 }
 
+// IsList reports whether a list begins with tag t.
+func IsList(t byte) bool { return t >= 0x70 && t <= 0x7f || t >= 'U' && t <= 'X' }
+
+// First moves over a list, whose tag was looked at, and returns its first
+// element if that is a string.
+func (r *Reader) First() (text []byte, ok bool) {
+	from := r.pos
+	r.Skip()
+	if r.err != nil {
+		return nil, false
+	}
+	list := Reader{b: r.b[from:r.pos]}
+	switch t := list.tag(); {
+	case t == 'V' || t == 'U' || t <= 0x77 && t >= 0x70:
+		list.skipType()
+		if t == 'V' {
+			list.Int()
+		}
+	case t == 'X':
+		list.Int()
+	}
+	if !list.More() || !IsString(list.Peek()) {
+		return nil, false
+	}
+	text = list.String()
+	return text, list.err == nil
+}
+
 // long reads a long (section 4.6), whose tag was looked at.
 func (r *Reader) long() int64 {
 	switch t := r.tag(); {

@@ -312,6 +312,31 @@ func TestManyClasses(t *testing.T) {
 	require.Equal(t, 40, r.Classes())
 }
 
+func TestFirstOfAList(t *testing.T) {
+	for in, want := range map[string]string{
+		"\x71\x07[string\x01a": "a", "\x72\x07[string\x01a\x01b": "a", "\x72\x90\x01a\x01b": "a", "\x79\x01a": "a",
+		"V\x07[string\x92\x01a\x01b": "a", "V\x90\x91\x01a": "a", "X\x91\x01a": "a", "U\x07[string\x01aZ": "a", "W\x01a\x91Z": "a",
+		"\x79\x00": "", "\x70\x07[string": "-", "\x78": "-", "X\x90": "-", "WZ": "-", "U\x90Z": "-", "\x7a\x91\x01a": "-", "\x79\x79\x01a": "-",
+		"\x7aC\x01P\x90\x60\x01a": "-",
+	} {
+		var r Reader
+		r.Reset([]byte(in + "N"))
+		require.True(t, IsList(r.Peek()))
+		text, ok := r.First()
+		require.NoError(t, r.Err(), "%x", in)
+		require.Equal(t, want != "-", ok, "%x", in)
+		if ok {
+			require.Equal(t, want, string(text), "%x", in)
+		}
+		require.Equal(t, len(in), r.Pos(), "%x", in)
+		for i := 1; i < len(in); i++ {
+			r.Reset([]byte(in[:i]))
+			_, ok := r.First()
+			require.False(t, ok, "%x", in[:i])
+		}
+	}
+}
+
 // TestTextIsWhatJavaShows by String.valueOf, in all encodings of a value.
 func TestTextIsWhatJavaShows(t *testing.T) {
 	for in, want := range map[string]string{

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,7 +86,12 @@ func capture(t *testing.T, file string, change func(b []byte) []byte) []byte {
 func TestOutput(t *testing.T) {
 	cut := func(b []byte) []byte { return b[:300] }
 	wrongMagic := func(b []byte) []byte { b[213] = 0; return b }
-	tooLarge := func(b []byte) []byte { b[212+12] = 0xff; return b }
+	tooLarge := func(b []byte) []byte {
+		const size = 17 << 20
+		first := append(bytes.Clone(b[:12]), 1, 0x10, 0, 0) // as many bytes of body
+		return slices.Concat(first, make([]byte, size), b)
+	}
+	tooLargeAndCut := func(b []byte) []byte { b[212+12] = 0xff; return b }
 	for name, tc := range map[string]struct {
 		args  string
 		stdin []byte
@@ -108,6 +114,7 @@ func TestOutput(t *testing.T) {
 		"cut":                     {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", cut)},
 		"wrong magic":             {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", wrongMagic)},
 		"too large":               {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", tooLarge)},
+		"too large and cut":       {args: "decode dubbo -", stdin: capture(t, "java-hello.c2s.bin", tooLargeAndCut)},
 		"nothing":                 {args: "decode dubbo -"},
 		"no such file":            {args: "decode dubbo nowhere"},
 		"no file":                 {args: "decode dubbo"},

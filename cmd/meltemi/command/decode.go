@@ -94,6 +94,11 @@ func (e *env) frames(file string, b []byte, dec codecs.Decoder, p *printer) (sta
 	for at < len(b) {
 		m.Reset()
 		n, err := dec.Decode(b[at:], &m)
+		var large *codecs.TooLarge
+		if errors.As(err, &large) && large.Size > 0 && large.Size <= len(b)-at {
+			// What its head tells is shown, and what follows is read.
+			n, err, m.Malformed = large.Size, nil, large.Error()
+		}
 		switch {
 		case err != nil:
 			return e.undecodable(file, b, at, err)

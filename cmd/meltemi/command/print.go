@@ -69,6 +69,12 @@ func (p *printer) text(offset int, m *codecs.Metadata, props []codecs.Property, 
 	if m.Type == codecs.Heartbeat && m.ExpectsReply {
 		s.WriteString(", expects a reply")
 	}
+	if m.GoesAway {
+		s.WriteString(", goes away")
+	}
+	if m.NotProcessed {
+		s.WriteString(", not processed")
+	}
 	if op := m.AppendOperation(nil); len(op) > 0 {
 		fmt.Fprintf(&s, ", operation %q", op)
 	}
@@ -108,6 +114,8 @@ type object struct {
 	Variant      uint8      `json:"variant,omitempty"`
 	Status       string     `json:"status,omitempty"`
 	ExpectsReply bool       `json:"expects_reply,omitempty"`
+	GoesAway     bool       `json:"goes_away,omitempty"`
+	NotProcessed bool       `json:"not_processed,omitempty"`
 	Operation    string     `json:"operation,omitempty"`
 	Malformed    string     `json:"malformed,omitempty"`
 	Properties   []property `json:"properties,omitempty"`
@@ -128,6 +136,7 @@ func (p *printer) object(offset int, m *codecs.Metadata, props []codecs.Property
 		Protocol: p.protocol, Offset: offset, Length: len(raw), HeaderSize: m.HeaderSize, BodySize: m.BodySize,
 		Type: m.Type.String(), Variant: m.Variant, Operation: string(m.AppendOperation(nil)), Malformed: m.Malformed,
 		ExpectsReply: m.Type == codecs.Heartbeat && m.ExpectsReply,
+		GoesAway:     m.GoesAway, NotProcessed: m.NotProcessed,
 	}
 	if p.ids {
 		o.ID = &m.ID
