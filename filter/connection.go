@@ -263,12 +263,13 @@ func (c *connection) tooLarge(m *Message, err error) int {
 	if !errors.As(err, &e) || e.Size <= e.Limit {
 		return 0
 	}
-	request := m.req.Type == codecs.Request || m.req.Type == codecs.Oneway
-	far := e.Size/maxOver > e.Limit
+	request := false // or what belongs to an open stream
 	switch m.req.Type {
-	case codecs.StreamInit, codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
-		return 0
+	case codecs.Request, codecs.Oneway, codecs.StreamInit,
+		codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
+		request = true
 	}
+	far := e.Size/maxOver > e.Limit
 	if far && !request {
 		return 0
 	}

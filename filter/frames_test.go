@@ -81,8 +81,8 @@ func TestAFrameThatIsTooLargeCostsItself(t *testing.T) {
 	})
 }
 
-// TestWhatIsTooLargeForItsConnection: much larger than the limit, a frame of a
-// stream, a frame whose rest does not come.
+// TestWhatIsTooLargeForItsConnection: much larger than the limit, a frame whose rest
+// does not come.
 func TestWhatIsTooLargeForItsConnection(t *testing.T) {
 	const text = "malformed request: a frame of %d bytes is larger than the limit of 40"
 	for name, tc := range map[string]struct {
@@ -94,7 +94,6 @@ func TestWhatIsTooLargeForItsConnection(t *testing.T) {
 			send: sized("req", 2, 41*16), want: "err 2 - " + fmt.Sprintf(text, 41*16) + "\n",
 			counts: map[string]int64{"request_decoding_error": 1},
 		},
-		"a stream": {send: sized("init", 2, 99), counts: map[string]int64{"request_decoding_error": 1}},
 		"one that stops": {
 			send: sized("req", 2, 99)[:60], want: "err 2 - " + fmt.Sprintf(text, 99) + "\n", wait: time.Second,
 			counts: map[string]int64{"request_decoding_error": 1, "partial_frame_timeout": 1},

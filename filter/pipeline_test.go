@@ -725,6 +725,7 @@ func TestAReplacedListenersConnectionsLeaveWhileIdle(t *testing.T) {
 	e.Advance(6 * time.Second)
 	require.True(t, idle.Closed())
 	require.False(t, e.c.Closed(), "it has a request in flight")
+	require.Equal(t, dubbotest.ReadOnly(0), e.c.Take(), "and is told to send no more")
 	s := e.v1.Servers()[0]
 	s.Send(dubbotest.Response(parse(s.Take())[0].ID, "x"))
 	e.Advance(2 * time.Second)

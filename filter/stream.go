@@ -232,7 +232,7 @@ func (st *stream) onIdle() {
 // nothing cost nothing.
 func (c *connection) pauseStreams(sender *stream) {
 	sender.pause()
-	if c.unread.since+len(c.out.B) > c.cfg.Limits.MaxWriteBufferBytes/2 && len(c.paused) < len(c.streams) {
+	if c.unread.size+len(c.out.B) > c.cfg.Limits.MaxWriteBufferBytes/2 && len(c.paused) < len(c.streams) {
 		for _, st := range c.streams {
 			st.pause()
 		}

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
@@ -239,6 +241,39 @@ func TestAMalformedFrameEndsItsStream(t *testing.T) {
 	require.True(t, b.Open())
 	require.False(t, c.Open())
 	e.counts(map[string]int64{"stream_active": 1, "stream_stray": 1, "stream_reset": 1, "request_decoding_error": 3})
+}
+
+// TestAFrameOfAStreamAboveTheLimitEndsThatStream, or refuses it; what is left of the
+// frame is passed over.
+func TestAFrameOfAStreamAboveTheLimitEndsThatStream(t *testing.T) {
+	h := filtertest.New(t)
+	up := h.Cluster("up", "h1")
+	c := h.Dial(h.MustLoad(`{"stat_prefix": "t", "limits": {"max_frame_bytes": 1000},
+		"protocol": {"name": "brpc", "codec": {"name": "aeraki.meta_protocol.codec.brpc"}},
+		"route_config": {"name": "r", "routes": [{"route": {"cluster": "up"}}]}}`))
+	open := func(id uint64) *filtertest.Server {
+		c.Send(brpctest.Request{ID: id, Stream: id}.Bytes())
+		s := up.Servers()[len(up.Servers())-1]
+		s.Send(brpctest.Response{ID: id, Stream: 100 + id}.InStream(id))
+		h.Settle()
+		return s
+	}
+	first, second := open(1), open(2)
+	got, _ := brpctest.Parse(c.Take())
+	require.Len(t, got, 2)
+	body := make([]byte, 2000)
+	c.SendSplit(brpctest.StreamFrame(101, 1, brpctest.Data, body), 5, 30, 1500)
+	c.SendSplit(brpctest.Request{ID: 3, Stream: 3, Body: body}.Bytes(), 5, 30, 1500)
+	c.Send(brpctest.StreamFrame(102, 2, brpctest.Data, []byte("on")))
+	got, _ = brpctest.Parse(c.Take())
+	require.Len(t, got, 2)
+	require.Equal(t, brpctest.Reset, got[0].Kind)
+	require.EqualValues(t, 1, got[0].To)
+	require.EqualValues(t, 1003, got[1].Code)
+	require.EqualValues(t, 3, got[1].ID)
+	require.False(t, first.Open())
+	require.Contains(t, string(second.Take()), "on")
+	require.False(t, c.Closed())
 }
 
 func TestEachStreamHasItsOwnConnection(t *testing.T) {
