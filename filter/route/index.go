@@ -113,21 +113,38 @@ func (s *search) walk(n *node, keys []int) {
 		return
 	}
 	k := keys[0]
-	var i uint16
-	var link uint8
-	// Each node is visited once, however often a value is repeated.
-	var visited [maxRepeats]*node
-	for j := range s.view.n[k] {
-		i, link = s.view.place(k, j, link)
-		value := s.view.props[i].Value
-		if len(value) > n.longest {
-			continue
-		}
-		if child := n.next[string(value)]; child != nil && !slices.Contains(visited[:j], child) {
+	if s.view.n[k] == 0 {
+		return
+	}
+	child := n.child(s.view.props[s.view.first[k]].Value)
+	if child != nil {
+		s.walk(child, keys[1:])
+	}
+	if s.view.n[k] > 1 {
+		s.walkAgain(n, keys, child)
+	}
+}
+
+// walkAgain walks on by the further values of the first key. Each node is visited
+// once, however often a value is repeated.
+func (s *search) walkAgain(n *node, keys []int, child *node) {
+	visited := [maxRepeats]*node{child}
+	j := 1
+	for at := s.view.again(keys[0]); at != nil; at = s.view.further(at) {
+		if child := n.child(s.view.props[at.at].Value); child != nil && !slices.Contains(visited[:j], child) {
 			visited[j] = child
+			j++
 			s.walk(child, keys[1:])
 		}
 	}
+}
+
+// child is the node behind n for a value, nil if there is none.
+func (n *node) child(value []byte) *node {
+	if len(value) > n.longest {
+		return nil
+	}
+	return n.next[string(value)]
 }
 
 // try looks for a match among routes, as long as it would be a better one.

@@ -176,7 +176,12 @@ const (
 // matches reports whether the rule holds. If that cannot be told it reports
 // true, and sets v.fault.
 func (m *matcher) matches(v *view) bool {
-	found := m.find(v)
+	var found outcome
+	if m.kind == contains || m.kind == regex {
+		found = m.find(v)
+	} else {
+		found = m.look(v)
+	}
 	if found == missing && m.missingEmpty {
 		if found = no; m.kind > absent {
 			found = m.value(v, nil)
@@ -197,12 +202,9 @@ func (m *matcher) matches(v *view) bool {
 	}
 }
 
-// find looks for a value that matches. What costs the more the longer values
-// are is done once for all rules that ask the same of the same key.
+// find is look for rules whose cost grows with the value: it is done once for all
+// that ask the same of the same key.
 func (m *matcher) find(v *view) (found outcome) {
-	if m.kind != contains && m.kind != regex {
-		return m.look(v)
-	}
 	w := v.work()
 	if o, known := w.known(m.test); known {
 		return o
@@ -212,13 +214,18 @@ func (m *matcher) find(v *view) (found outcome) {
 	return found
 }
 
+// look looks for a value that matches.
 func (m *matcher) look(v *view) (found outcome) {
 	if m.key != unnumbered {
-		var i uint16
-		var link uint8
-		for j := range v.n[m.key] {
-			i, link = v.place(m.key, j, link)
-			o := m.value(v, v.props[i].Value)
+		n := v.n[m.key]
+		if n == 0 {
+			return missing
+		}
+		if found = m.value(v, v.props[v.first[m.key]].Value); n == 1 || found == yes {
+			return found
+		}
+		for at := v.again(m.key); at != nil; at = v.further(at) {
+			o := m.value(v, v.props[at.at].Value)
 			if o == yes {
 				return yes
 			}
@@ -269,7 +276,7 @@ func (m *matcher) value(view *view, v []byte) outcome {
 
 // costly is value for rules whose cost grows with the value.
 func (m *matcher) costly(view *view, v []byte) outcome {
-	matched := false
+	var matched bool
 	switch {
 	case m.kind == regex:
 		w := &view.work().machine

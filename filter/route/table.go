@@ -151,11 +151,18 @@ func (r *Route) freezeClusters(a *routev1alpha.RouteAction) (field string, err e
 
 // freezeMutation keeps the last value of each key.
 func freezeMutation(kvs []*routev1alpha.KeyValue) []codecs.KeyValue {
-	var mu codecs.Mutation
+	var entries []codecs.KeyValue
+	at := map[string]int{}
 	for _, kv := range kvs {
-		mu.Set(kv.GetKey(), kv.GetValue())
+		i, twice := at[kv.GetKey()]
+		if !twice {
+			i = len(entries)
+			at[kv.GetKey()] = i
+			entries = append(entries, codecs.KeyValue{Key: kv.GetKey()})
+		}
+		entries[i].Value = kv.GetValue()
 	}
-	return mu.Entries()
+	return entries
 }
 
 // Match returns the first route that matches, nil if none does or Find cannot

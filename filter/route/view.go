@@ -25,6 +25,8 @@ const (
 	// maxRepeats bounds how often a message may repeat one of them, maxAgain how
 	// often it may repeat all of them together. Rules look at each value.
 	maxRepeats, maxAgain = 8, 64
+	// shortKey is a key that costs next to nothing to compare.
+	shortKey = 32
 	// unnumbered are the keys of a table that has more than maxKeys.
 	unnumbered = -1
 )
@@ -68,8 +70,10 @@ func (v *view) locate(keys []string, props []codecs.Property) error {
 			if len(name) != len(key) {
 				continue
 			}
-			if v.spent += linear(len(key)); v.spent > maxSteps {
-				return ErrTooMuch
+			if len(key) > shortKey {
+				if v.spent += linear(len(key)); v.spent > maxSteps {
+					return ErrTooMuch
+				}
 			}
 			if !codecs.EqualFold(name, key) {
 				continue
@@ -101,18 +105,15 @@ func (v *view) repeat(k int, i uint16) bool {
 	return true
 }
 
-// place is where key k is for the j-th time, and the link to where it is again.
-// link is that of the place before it.
-func (v *view) place(k int, j, link uint8) (i uint16, next uint8) {
-	if j == 0 {
-		i = v.first[k]
-		if v.n[k] > 1 {
-			next = v.run.again[k]
-		}
-		return i, next
+// again is where key k, which the message repeats, is for the second time.
+func (v *view) again(k int) *repeat { return &v.run.repeats[v.run.again[k]-1] }
+
+// further is the place behind r, nil if there is none.
+func (v *view) further(r *repeat) *repeat {
+	if r.next == 0 {
+		return nil
 	}
-	r := &v.run.repeats[link-1]
-	return r.at, r.next
+	return &v.run.repeats[r.next-1]
 }
 
 // work is what rules need and remember of the few messages of which more is to

@@ -95,7 +95,7 @@ func expensive(t testing.TB) map[string]struct {
 		"numbers with zeros before": {tableOf(t, thousand(func(int) *routev3.HeaderMatcher {
 			return newMatcher(5, "k", "", false, false, false)
 		})...), message("k", strings.Repeat("0", MaxValueBytes-2)+"99")},
-		"many attachments, and more keys than have numbers": {tableOf(t, thousand(func(i int) *routev3.HeaderMatcher { return matching(fmt.Sprintf("k%03d", i), "a.*") })...), message(many("k-00", "x")...)},
+		"many attachments, and more keys than have numbers": {tableOf(t, thousand(func(i int) *routev3.HeaderMatcher { return matching(fmt.Sprintf("k%03d", i), "a.*") })...), message(append(many("k-00", "x"), many("k-01", "x")...)...)},
 		"one key again and again":                           {tableOf(t, thousand(func(i int) *routev3.HeaderMatcher { return matching(fmt.Sprintf("k%03d", i), "a*b") })...), message(many("k999", strings.Repeat("a", 1000))...)},
 		"long names alike":                                  {tableOf(t, manyKeys()...), message(many(strings.Repeat("K", 250)+"99", "v")...)},
 	}
@@ -214,7 +214,7 @@ func TestProgramsAgreeWithPackageRegexp(t *testing.T) {
 	pieces := []string{"a", "b", "ab", ".", "[a-c]", "[^b]", `\d`, `\b`, `\B`, "^", "$", "(?i)a", "(?m)^", "(?m)$", "(?s).", "É", "\\x{FFFD}", "(a|b)", "(a*)*", "(|a)+", "a{2,3}", "(?:ab){0,2}", "-x", `\n`, "(?i)k"}
 	values := []string{"a", "b", "A", "ab", "\n", "É", "\xff", "\uFFFD", "-x", "1", " ", "", "c", "\u212A"}
 	tail := []string{"", "", "*", "+", "?", "*?", "{2}"}
-	for range 20_000 {
+	for range 4_000 {
 		var pattern, value strings.Builder
 		for range 1 + rng.IntN(4) {
 			fmt.Fprintf(&pattern, "(?:%s)%s", pieces[rng.IntN(len(pieces))], tail[rng.IntN(len(tail))])
