@@ -35,6 +35,7 @@ type connection struct {
 	ordered bool // answers go out in the order of their requests
 
 	// Of requests that may be oneways in disguise.
+	answers       uint64
 	parked        []*Message
 	withheld      []withheld
 	withheldBytes int
