@@ -280,6 +280,33 @@ func TestKitexMux(t *testing.T) {
 	})
 }
 
+// TestAKitexServerThatStopsIsLeft: it says so on every connection, and nothing is
+// sent to it from then on.
+func TestAKitexServerThatStopsIsLeft(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		for _, multiplexing := range []bool{false, true} {
+			t.Run(fmt.Sprintf("multiplexing %v", multiplexing), func(t *testing.T) {
+				stops, stays := peers.KitexServer(t, "stops", true), peers.KitexServer(t, "stays", true)
+				config := thriftTo("both")
+				config["protocol"].(envoytest.M)["multiplexing"] = multiplexing
+				e := v.start(t, config, envoytest.Cluster("both", envoytest.At(stops.Port, stays.Port)...))
+				c := peers.KitexClient(t, e.Port("thrift"), peers.KitexOptions{Connections: "mux"})
+				load := thriftCall("slow", 20)
+				load.DurationMS, load.Concurrency, load.Summary = 2000, 8, true
+				pending := c.Go(load)
+				e.WaitStat(thriftStats+"request_twoway", envoytest.AtLeast(50))
+				require.NoError(t, stops.Terminate(patience))
+				sum := pending.Summary()
+				require.Empty(t, sum.Errors)
+				require.Positive(t, sum.Values["stops"])
+				require.Positive(t, sum.Values["stays"])
+				require.Positive(t, e.Stat(thriftStats+"upstream_event"))
+				checkCountersOf(t, e, thriftStats)
+			})
+		}
+	})
+}
+
 // TestKitexLocalErrors: Meltemi's own errors are remote exceptions to Kitex
 // clients of every form.
 func TestKitexLocalErrors(t *testing.T) {

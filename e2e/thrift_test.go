@@ -275,8 +275,16 @@ func TestThriftLocalErrors(t *testing.T) {
 			c["request_timeout"] = "0.3s"
 			return c
 		})
+		multiplexed := func(cmd peers.Command) peers.Command {
+			cmd.Interface = "Echo"
+			return cmd
+		}
 		for _, w := range thriftWires {
-			for _, client := range thriftLibraries {
+			clients := thriftLibraries
+			if w.Transport != "header" {
+				clients = append(slices.Clip(clients), peers.ThriftNode)
+			}
+			for _, client := range clients {
 				t.Run(fmt.Sprintf("%s, %s", client, w), func(t *testing.T) {
 					const listeners = "listener.127.0.0.1_0.downstream_cx_total" // of all together
 					before := e.Stat(listeners)
@@ -286,16 +294,23 @@ func TestThriftLocalErrors(t *testing.T) {
 						text string
 					}{
 						{thriftCall("add", 1, 2), "no route"},
+						{multiplexed(thriftCall("add", 1, 2)), "no route"},
 						{thriftCall("echo", "x"), "never-defined"},
-						{thriftCall("slow", 2000), "timeout"},
+						{multiplexed(thriftCall("slow", 2000)), "timeout"},
 					} {
 						a := c.Call(tc.cmd)
 						require.True(t, strings.HasPrefix(a.ErrorType, "TApplicationException "), "%s: %s", a.ErrorType, a.Error)
 						require.Contains(t, a.Error, tc.text)
 						require.Less(t, a.LatencyUS, int64(1_500_000))
-						require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
+						who := thriftCall("who")
+						who.Interface = tc.cmd.Interface
+						require.Equal(t, "s1", c.Call(who).Value)
 					}
-					require.Equal(t, before+1, e.Stat(listeners), "still the first connection")
+					connections := before + 1
+					if client == peers.ThriftNode {
+						connections++ // one for each service
+					}
+					require.Equal(t, connections, e.Stat(listeners), "still the first connection")
 					checkCountersOf(t, e, "meta_protocol.thrift."+thriftName(w)+".")
 				})
 			}
@@ -503,6 +518,38 @@ func TestThriftOnewayLikeACall(t *testing.T) {
 				checkCountersOf(t, e, thriftStats)
 			})
 		}
+	})
+}
+
+// TestThriftPipelining: a client that sends many calls at once looks like one that
+// sends oneways as calls, and gets every answer and every error all the same.
+func TestThriftPipelining(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		w := thriftWires[0]
+		s := peers.ThriftGo.Server(t, "s1", w)
+		config := thriftTo("s1")
+		config["request_timeout"] = "1s"
+		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
+		c := peers.ThriftNode.Client(t, e.Port("thrift"), w, 10*time.Second)
+		require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
+		hangs := c.Go(thriftCall("slow", 1500))
+		many := thriftCall("who")
+		many.Count = 50
+		sum := c.Load(many)
+		require.Equal(t, map[string]int{"s1": 50}, sum.Values)
+		a := hangs.Answers()[0]
+		require.Equal(t, calls.ThriftInternalError, a.ErrorType, a.Error)
+		require.Contains(t, a.Error, "timeout")
+		// Others' calls of the method are what they were.
+		for _, lib := range []peers.Thrift{peers.ThriftGo, peers.ThriftPython, peers.ThriftNode} {
+			other := lib.Client(t, e.Port("thrift"), w, 10*time.Second)
+			slow, who := other.Go(thriftCall("slow", 50)), other.Go(thriftCall("who"))
+			require.Equal(t, "s1", slow.Answers()[0].Value)
+			require.Equal(t, "s1", who.Answers()[0].Value)
+		}
+		e.WaitStat(thriftStats+"request_timeout", envoytest.Exactly(1))
+		require.Zero(t, e.Stat(thriftStats+"oneway_presumed"))
+		checkCountersOf(t, e, thriftStats)
 	})
 }
 

@@ -50,6 +50,7 @@ type connection struct {
 	ordered bool // answers go out in the order of their requests
 
 	// Of requests that may be oneways in disguise.
+	answers       uint64     // that the client has got
 	aside         []*Message // known oneways that may still be answered
 	withheld      []withheld
 	withheldBytes int

@@ -47,6 +47,7 @@ type Message struct {
 	operation []byte
 	method    int
 	op        uint64
+	preceded  uint64 // by so many answers to its client
 	stream    *stream
 
 	pos     int

@@ -122,11 +122,12 @@ func (t *oneways) passed(op uint64) {
 // withheld is an error that may not be told: if its request was a oneway in
 // disguise the client would read it as the answer to the next one.
 type withheld struct {
-	op      uint64
-	counter int  // that it counts under if it is told; -1: none
-	timeout bool // there was no answer, for whatever reason otherwise
-	passed  bool // the client has gone on since
-	frame   []byte
+	op       uint64
+	counter  int    // that it counts under if it is told; -1: none
+	timeout  bool   // there was no answer, for whatever reason otherwise
+	passed   bool   // the client has gone on since
+	preceded uint64 // see Message
+	frame    []byte
 }
 
 // mayBeOneway reports whether a request that does not say so may be a oneway.
@@ -144,6 +145,9 @@ func (m *Message) identify() {
 	m.operation = m.req.AppendOperation(m.operation[:0])
 	m.method = len(m.req.Method())
 	m.op = m.cfg.mod.oneways.hash(m.cfg.oneways, m.operation)
+	if m.conn != nil {
+		m.preceded = m.conn.answers
+	}
 }
 
 // way is the state of the request's operation.
@@ -217,7 +221,11 @@ func (c *connection) takeBack(m *Message) {
 // wasAnswered notes what an answer tells of its operation and its client.
 func (m *Message) wasAnswered(md *codecs.Metadata) {
 	m.cfg.mod.oneways.answers(m.op, md)
-	if c := m.conn; c != nil && c.requests > m.number && !c.pipelines {
+	c := m.conn
+	if c == nil {
+		return
+	}
+	if c.answers++; c.requests > m.number && !c.pipelines {
 		// No client goes on before an answer that it reads next.
 		c.pipelines = true
 		c.tell(func(*withheld) bool { return true })
@@ -266,7 +274,7 @@ func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, cou
 		m.codecPanicked(err)
 		return
 	}
-	c.withheld = append(c.withheld, withheld{m.op, counter, e == codecs.Timeout, false, frame})
+	c.withheld = append(c.withheld, withheld{m.op, counter, e == codecs.Timeout, false, m.preceded, frame})
 	c.withheldBytes += len(frame)
 	for c.withheldBytes > maxWithheld {
 		c.withheldBytes -= len(c.withheld[0].frame)
@@ -302,8 +310,9 @@ func (c *connection) review() {
 		w := &c.withheld[i]
 		if w.timeout && !w.passed {
 			t.passed(w.op)
-			for j := range c.withheld[i:] { // once, however many there are
-				if o := &c.withheld[i+j]; o.op == w.op {
+			// Those that came with no answer between them are one sign.
+			for j := range c.withheld[i:] {
+				if o := &c.withheld[i+j]; o.op == w.op && o.preceded == w.preceded {
 					o.passed = true
 				}
 			}

@@ -113,6 +113,27 @@ func TestAKnownOnewayInDisguiseKeepsNothing(t *testing.T) {
 	e.counts(map[string]int64{"oneway_presumed": 104, "request_timeout": 0})
 }
 
+// TestOnewaysBetweenAnswersAreSignsOfTheirOwn: a busy client need not be waited
+// for twice.
+func TestOnewaysBetweenAnswersAreSignsOfTheirOwn(t *testing.T) {
+	for _, between := range []bool{false, true} {
+		e := newHiddenEnv(t)
+		e.serveOnly("mask")
+		e.say("req 1 mfire -")
+		if between {
+			e.say("req 2 mask -")
+		}
+		e.say("req 3 mfire -", "req 4 mask -")
+		e.Advance(late)
+		e.say("req 5 mask -")
+		e.got()
+		e.c = e.Dial(e.cfg)
+		e.say("req 1 mfire -")
+		e.Advance(late)
+		require.Equal(t, between, e.got() == "")
+	}
+}
+
 // TestAServerThatLeavesAfterAKnownOneway may have served it.
 func TestAServerThatLeavesAfterAKnownOneway(t *testing.T) {
 	for name, leave := range map[string]func(*filtertest.Server){"closes": (*filtertest.Server).Close, "resets": (*filtertest.Server).Reset} {

@@ -17,6 +17,9 @@ type Thrift string
 const (
 	ThriftGo     Thrift = "thrift-go"
 	ThriftPython Thrift = "thrift-python"
+	// ThriftNode is a client only, without headers. It sends all calls of a
+	// service over one connection at once.
+	ThriftNode Thrift = "thrift-node"
 )
 
 // Wire is the form that Thrift messages have.
@@ -77,9 +80,12 @@ func (l Thrift) Client(t testing.TB, port int, w Wire, timeout time.Duration) *C
 func (l Thrift) ClientIn(t testing.TB, p Place, port int, w Wire, timeout time.Duration) *Consumer {
 	t.Helper()
 	args := append(w.flags(), "-addr", p.address(port))
+	if timeout == 0 && l == ThriftNode {
+		timeout = 3 * time.Second
+	}
 	switch {
 	case timeout == 0:
-	case l == ThriftPython:
+	case l != ThriftGo:
 		args = append(args, "-timeout", strconv.FormatInt(timeout.Milliseconds(), 10))
 	default:
 		args = append(args, "-timeout", timeout.String())
@@ -100,6 +106,11 @@ func (l Thrift) command(t testing.TB, program string, args []string) (argv, env 
 		return append([]string{"python3", filepath.Join(thriftSource(), "python", program+".py")}, args...),
 			[]string{"PYTHONPATH=" + pythonThrift(), "PYTHONDONTWRITEBYTECODE=1"}
 	}
+	if l == ThriftNode {
+		needed(t, string(l), "Node with npm", fetchNodeThrift())
+		return append([]string{"node", filepath.Join(thriftSource(), "node", program+".js")}, args...),
+			[]string{"NODE_PATH=" + filepath.Join(nodeThrift(), "node_modules")}
+	}
 	needed(t, string(l), "Go", buildThrift())
 	return append([]string{filepath.Join(thriftBuild(), program)}, args...), nil
 }
@@ -108,32 +119,47 @@ var buildThrift = sync.OnceValue(func() error {
 	return run(thriftSource(), "go", "build", "-trimpath", "-o", thriftBuild()+"/", "./server", "./client")
 })
 
-const pythonThriftVersion = "0.25.0"
+const (
+	pythonThriftVersion = "0.25.0"
+	nodeThriftVersion   = "0.24.0"
+)
 
 func pythonThrift() string { return filepath.Join(thriftBuild(), "python-"+pythonThriftVersion) }
+func nodeThrift() string   { return filepath.Join(thriftBuild(), "node-"+nodeThriftVersion) }
 
 var fetchPythonThrift = sync.OnceValue(func() error {
-	if _, err := exec.LookPath("python3"); err != nil {
+	return fetchThrift(pythonThrift(), "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+		"--target", ".", "thrift=="+pythonThriftVersion)
+})
+
+var fetchNodeThrift = sync.OnceValue(func() error {
+	if _, err := exec.LookPath("node"); err != nil {
 		return err
 	}
-	if _, err := os.Stat(pythonThrift()); err == nil {
+	return fetchThrift(nodeThrift(), "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", ".", "thrift@"+nodeThriftVersion)
+})
+
+// fetchThrift makes a folder by a command that fills the one it runs in.
+func fetchThrift(to string, argv ...string) error {
+	if _, err := exec.LookPath(argv[0]); err != nil {
+		return err
+	}
+	if _, err := os.Stat(to); err == nil {
 		return nil
 	}
 	if err := os.MkdirAll(thriftBuild(), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(thriftBuild(), ".python-")
+	tmp, err := os.MkdirTemp(thriftBuild(), ".fetch-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	err = run(tmp, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-		"--target", tmp, "thrift=="+pythonThriftVersion)
-	if err != nil {
+	if err := run(tmp, argv...); err != nil {
 		return err
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	return os.Rename(tmp, pythonThrift())
-})
+	return os.Rename(tmp, to)
+}
