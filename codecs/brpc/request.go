@@ -56,7 +56,9 @@ func request(m *codecs.Metadata, meta *rpcMeta) {
 // readable reports whether b is a message of whatever schema.
 func readable(b []byte) bool {
 	var r pbwire.Reader
-	for r.Reset(b); r.Next(); {
+	r.Reset(b)
+	for more := true; more; {
+		more = r.Next()
 	}
 	return r.Err() == nil
 }
