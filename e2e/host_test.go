@@ -237,7 +237,7 @@ func TestAllCountersOfAListener(t *testing.T) {
 		idle_timeout request_active
 
 		connection_panic downstream_overflow drain_closed filter_panic mutation_skipped oneway_dropped oneway_presumed
-		partial_frame_timeout request_abandoned request_timeout request_unserved
+		partial_frame_overflow partial_frame_timeout partial_frame_wait request_abandoned request_timeout request_unserved
 		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
 		upstream_connect_fail upstream_event upstream_reset upstream_stray_response upstream_unserved`)
 	everywhere(t, func(t *testing.T, v variant) {
