@@ -238,10 +238,11 @@ func TestAllCountersOfAListener(t *testing.T) {
 		idle_timeout request_active
 
 		connection_panic downstream_overflow drain_closed filter_panic mutation_skipped oneway_dropped oneway_presumed
-		partial_frame_timeout passthrough_active passthrough_connect_fail passthrough_connection
-		request_abandoned request_timeout request_unserved
+		partial_frame_overflow partial_frame_timeout partial_frame_wait
+		passthrough_active passthrough_connect_fail passthrough_connection
+		request_abandoned request_overflow request_timeout request_unroutable request_unserved
 		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
-		upstream_connect_fail upstream_event upstream_reset upstream_stray_response upstream_unserved`)
+		upstream_abuse upstream_connect_fail upstream_event upstream_reset upstream_stray_response upstream_unserved`)
 	everywhere(t, func(t *testing.T, v variant) {
 		e := v.start(t, toOne("one"))
 		e.Port("dubbo")

@@ -55,7 +55,7 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 	e := newEnv(t, fmt.Sprintf(`, "limits": {"max_partial_bytes": %d}`, budget))
 	e.c.Send(req(1))
 	e.c.Take()
-	before := heap()
+	before := heapInUse()
 	frame := large(7, size)
 	hostile := dialMany(e, 20)
 	for _, c := range hostile {
@@ -69,7 +69,7 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 	}
 	require.Greater(t, waiting, 12)
 	// What the host keeps of them is the host's: less than a frame each here.
-	require.Less(t, heap()-before, budget+2*size+2*waiting*size)
+	require.Less(t, heapInUse()-before, budget+2*size+2*waiting*size)
 
 	e.c.Send(req(2))
 	require.EqualValues(t, 2, one(t, e.c).ID, "small frames go on")
@@ -86,7 +86,7 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 	require.False(t, e.c.Closed())
 	hostile = nil
 	frame = nil
-	require.Less(t, heap()-before, 5*size, "what the test's own server and client have got")
+	require.Less(t, heapInUse()-before, 5*size, "what the test's own server and client have got")
 
 	// Without others in the way nobody has to hurry.
 	slow := e.Dial(e.cfg)

@@ -21,37 +21,37 @@ func init() {
 			return c(toy{codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, ShareByDefault: true}, 'x'}), nil
 		})
 	}
-	register("toy.nil", func(t toy) codecs.Codec { return nilToy{t} })
-	register("toy.lazy", func(t toy) codecs.Codec { return lazyToy{t} })
+	register("toy.bare", func(t toy) codecs.Codec { return bareToy{t} })
+	register("toy.late", func(t toy) codecs.Codec { return lateToy{t} })
 	register("toy.bounded", func(t toy) codecs.Codec { return boundedToy{t} })
 	register("toy.leaver", func(t toy) codecs.Codec { return leaverToy{t} })
 }
 
-// nilToy returns nil with an error, over what is bad.
-type nilToy struct{ toy }
+// bareToy returns nil with an error, over what is bad.
+type bareToy struct{ toy }
 
 var errBad = errors.New("cannot be encoded")
 
-func (t nilToy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+func (t bareToy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if bytes.Contains(m.Raw, []byte("bad")) {
 		return nil, errBad
 	}
 	return t.toy.Encode(dst, m, mut)
 }
 
-func (t nilToy) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
+func (t bareToy) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
 	if bytes.Contains(hb.Raw, []byte("bad")) {
 		return nil, errBad
 	}
 	return t.toy.EncodeHeartbeat(dst, hb)
 }
 
-// lazyToy puts the property "first" when it is asked for.
-type lazyToy struct{ toy }
+// lateToy puts the property "first" when it is asked for.
+type lateToy struct{ toy }
 
-func (t lazyToy) NewDecoder(codecs.Direction) codecs.Decoder { return t }
+func (t lateToy) NewDecoder(codecs.Direction) codecs.Decoder { return t }
 
-func (t lazyToy) Decode(b []byte, m *codecs.Metadata) (int, error) {
+func (t lateToy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	n, err := t.toy.Decode(b, m)
 	if err == nil && n <= len(b) {
 		m.Defer(firstLoader{})

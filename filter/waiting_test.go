@@ -93,7 +93,7 @@ func TestAHookMayAskForPropertiesLate(t *testing.T) {
 			got = append(got, string(v))
 		},
 	}
-	e := newToyEnv(t, "toy.lazy", `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+	e := newToyEnv(t, "toy.late", `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
 	e.say("req 1 m -", "req 2 nowhere -", "one 3 m -")
 	require.Equal(t, []string{"err 1 - no", "err 2 - no healthy upstream in cluster none"}, lines(e.c.Take()))
 	require.Equal(t, []string{"req ", "req ", "one "}, got)
@@ -102,7 +102,7 @@ func TestAHookMayAskForPropertiesLate(t *testing.T) {
 
 // TestACodecMayReturnNilWithItsError: it is the usual thing in Go.
 func TestACodecMayReturnNilWithItsError(t *testing.T) {
-	e := newToyEnv(t, "toy.nil", "")
+	e := newToyEnv(t, "toy.bare", "")
 	e.say("req 1 m a", "req 2 m bad", "req 3 m b", "req 4 m c")
 	s := e.server(0)
 	got := ids(s)
@@ -118,7 +118,7 @@ func TestACodecMayReturnNilWithItsError(t *testing.T) {
 	require.Contains(t, strings.Join(e.Log(), "\n"), "its heartbeat cannot be answered: cannot be encoded")
 }
 
-func heap() int {
+func heapInUse() int {
 	runtime.GC()
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
@@ -136,12 +136,12 @@ func TestAnswersThatWaitForTheirTurn(t *testing.T) {
 		return s, ids(s)
 	}
 	s, got := ask(n)
-	before := heap()
+	before := heapInUse()
 	text := strings.Repeat("x", size)
 	for _, id := range got[1:] {
 		e.answer(s, "res "+id+" m "+text)
 	}
-	require.Less(t, heap()-before, 2*limit)
+	require.Less(t, heapInUse()-before, 2*limit)
 	require.Empty(t, e.got())
 	require.False(t, e.c.Closed())
 	e.answer(s, "res "+got[0]+" m first")
@@ -165,11 +165,11 @@ func TestAnswersThatWaitForTheirTurn(t *testing.T) {
 
 	// What is small costs little.
 	s, got = ask(4000)
-	before = heap()
+	before = heapInUse()
 	for _, id := range got[1:] {
 		e.answer(s, "res "+id+" m -")
 	}
-	require.Less(t, (heap()-before)/4000, 256)
+	require.Less(t, (heapInUse()-before)/4000, 256)
 	e.answer(s, "res "+got[0]+" m first")
 	require.Len(t, lines(e.c.Take()), 4000)
 }
