@@ -17,6 +17,10 @@ import (
 // lets lists and objects be nested.
 const maxNesting = 100
 
+// maxAliased bounds what aliases add to the nodes of a document, of which there
+// are no more than it has bytes.
+const maxAliased = 1 << 16
+
 // IsYAML tells whether Envoy reads a file of that name as YAML; if not, as JSON.
 func IsYAML(name string) bool {
 	name = strings.ToLower(name)
@@ -50,7 +54,7 @@ func Envoy(text []byte) (root *yaml.Node, notes Errors, fault *Error) {
 	if fault != nil || first == nil {
 		return nil, nil, fault
 	}
-	r := &reader{text: text, left: maxNodes, by: "Envoy", scalar: yamlCPP, ignores: true}
+	r := &reader{text: text, left: len(text) + maxAliased, by: "Envoy", scalar: yamlCPP, ignores: true}
 	root, fault = r.read(first, nil, 0)
 	if more, behind := document(d); more != nil {
 		r.note(more.Line, "", "Envoy reads the first document of a file only")

@@ -19,7 +19,7 @@ func Kubernetes(text []byte) (docs []*yaml.Node, notes Errors, fault *Error) {
 	if fault != nil {
 		return nil, nil, fault
 	}
-	r := &reader{text: text, left: maxNodes, by: "kubectl", scalar: yaml11, merges: true}
+	r := &reader{text: text, left: len(text) + maxAliased, by: "kubectl", scalar: yaml11, merges: true}
 	for _, n := range all {
 		d, fault := r.read(n, nil, 0)
 		if fault != nil {
