@@ -31,7 +31,7 @@ const (
 	maxOver = 16
 	// lingerTime is how long a client may take nothing of the answers behind which
 	// its connection is to be closed.
-	lingerTime = 5 * time.Second
+	lingerTime = 30 * time.Second
 )
 
 // connection is one client connection.

@@ -220,10 +220,10 @@ func TestAnswersWaitBehindThoseThatWait(t *testing.T) {
 			for i, id := range ids(s) {
 				e.answer(s, fmt.Sprintf("res %s m %d%s", id, i, strings.Repeat("x", 99_000)))
 			}
-			e.Advance(4 * time.Second) // so it is to be closed when it has read them
+			e.Advance(28 * time.Second) // so it is to be closed when it has read them
 			require.False(t, e.c.Closed())
 			if !reads {
-				e.Advance(2 * time.Second)
+				e.Advance(4 * time.Second)
 				require.True(t, e.c.Closed())
 				e.counts(map[string]int64{"idle_timeout": 1, "downstream_overflow": 0})
 				return
