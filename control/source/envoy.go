@@ -223,7 +223,7 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth
 	for i := 0; i < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		line := k.Line
-		if k.Kind == yaml.AliasNode && r.ignores && bytes.HasPrefix(r.from(k), []byte("*"+k.Value+":")) {
+		if k.Kind == yaml.AliasNode && r.ignores && bytes.HasPrefix(r.at(k), []byte("*"+k.Value+":")) {
 			return &Error{line, path.String(), fmt.Sprintf("unknown anchor '%s:' referenced", k.Value)}
 		}
 		for k.Kind == yaml.AliasNode {
@@ -232,7 +232,7 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth
 		switch {
 		case r.ignores && k.Tag == "!ignore":
 			continue
-		case r.ignores && n.Style&yaml.FlowStyle != 0 && k.Style == 0 && strings.HasPrefix(k.Value, "?"):
+		case r.ignores && n.Style&yaml.FlowStyle != 0 && bytes.HasSuffix(r.before(k), []byte("?")):
 			return &Error{line, path.String(), "a name in braces cannot begin with ?"}
 		case k.Kind != yaml.ScalarNode:
 			return &Error{line, path.String(), "want a name as the key"}
@@ -313,25 +313,37 @@ func (r *reader) isString(n *yaml.Node) bool {
 	return r.bang(n)
 }
 
-// from is the text from the beginning of a node to the end of the line.
-func (r *reader) from(n *yaml.Node) []byte {
+// at is the text from the beginning of a node to the end of the line.
+func (r *reader) at(n *yaml.Node) []byte {
+	_, behind := r.split(n)
+	return behind
+}
+
+// before is the text of its line before a node.
+func (r *reader) before(n *yaml.Node) []byte {
+	before, _ := r.split(n)
+	return before
+}
+
+// split cuts the line in which a node begins there.
+func (r *reader) split(n *yaml.Node) (before, behind []byte) {
 	if r.lines == nil {
 		r.lines = bytes.SplitAfter(r.text, []byte("\n"))
 	}
 	if n.Line < 1 || n.Line > len(r.lines) {
-		return nil
+		return nil, nil
 	}
-	s := r.lines[n.Line-1]
+	line, i := r.lines[n.Line-1], 0
 	for range n.Column - 1 {
-		_, size := utf8.DecodeRune(s)
-		s = s[size:]
+		_, size := utf8.DecodeRune(line[i:])
+		i += size
 	}
-	return s
+	return line[:i], line[i:]
 }
 
 // bang tells whether a scalar has the tag "!", which the parser does not tell.
 func (r *reader) bang(n *yaml.Node) bool {
-	s := r.from(n)
+	s := r.at(n)
 	if len(s) > 0 && s[0] == '&' {
 		end := bytes.IndexAny(s, " \t")
 		if end < 0 {
