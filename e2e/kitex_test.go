@@ -292,7 +292,7 @@ func TestAKitexServerThatStopsIsLeft(t *testing.T) {
 				e := v.start(t, config, envoytest.Cluster("both", envoytest.At(stops.Port, stays.Port)...))
 				c := peers.KitexClient(t, e.Port("thrift"), peers.KitexOptions{Connections: "mux"})
 				load := thriftCall("slow", 20)
-				load.DurationMS, load.Concurrency, load.Summary = 2000, 8, true
+				load.Count, load.Concurrency, load.Summary = 800, 8, true
 				pending := c.Go(load)
 				e.WaitStat(thriftStats+"request_twoway", envoytest.AtLeast(50))
 				require.NoError(t, stops.Terminate(patience))
