@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -330,7 +331,7 @@ func connect(path string) (*net.UnixConn, error) {
 		if err == nil {
 			break
 		}
-		if err != syscall.EINTR {
+		if !errors.Is(err, syscall.EINTR) {
 			return nil, os.NewSyscallError("connect", err)
 		}
 	}
