@@ -13,6 +13,15 @@ const (
 	pieceBytes = 1 << 20
 	// chunkBytes is what small answers are gathered into.
 	chunkBytes = 64 << 10
+	// slowTime is how long a client may take nothing while more than its limit comes
+	// for it: what is in the host's buffer already must be read first, which tells of
+	// itself only when it is almost all.
+	slowTime = 5 * time.Second
+	// stuckTime is the same for one of which the host alone holds bytes. It is closed
+	// only if too much waits on its worker.
+	stuckTime = 10 * time.Second
+	// hostBytes is what the host is taken to hold if it does not say.
+	hostBytes = 1 << 20
 )
 
 // backlog is what waits for a client that does not take bytes. It waits here and
@@ -21,6 +30,8 @@ type backlog struct {
 	chunks [][]byte
 	size   int
 	since  int           // bytes that came since the client has taken some
+	bound  int           // of since
+	inHost int           // bytes that the host holds besides, at the least
 	taken  time.Duration // when that was
 	timer  timer.Timer   // to hand over more, if the host says nothing
 }
@@ -55,15 +66,54 @@ func (q *backlog) next() (chunks [][]byte, size int) {
 }
 
 // keep takes b into the backlog. One write always fits; a client is closed when
-// more than the limit has come since it has taken anything.
+// more than the limit has come and it has taken nothing for a while.
 func (c *connection) keep(b []byte) {
-	c.unread.add(b)
+	q := &c.unread
+	q.add(b)
 	c.sh.held += len(b)
-	if c.unread.since > max(c.cfg.Limits.MaxWriteBufferBytes, len(b)) {
-		c.overflow("does not read its answers")
-		return
+	if q.bound = max(q.bound, c.cfg.Limits.MaxWriteBufferBytes, len(b)); q.since > q.bound {
+		if c.sh.w.Now() >= q.taken+slowTime {
+			c.doesNotRead()
+			return
+		}
+		c.arm(q.taken + slowTime)
 	}
 	c.sh.shed(max(c.cfg.Limits.MaxUnreadBytes, len(b)))
+}
+
+func (c *connection) doesNotRead() { c.overflow("does not read its answers") }
+
+// holds notes that the host holds as much for the client as it likes to, or that it
+// does no more.
+func (c *connection) holds(full bool) {
+	n := 0
+	if full {
+		if n = c.d.BufferLimit(); n == 0 {
+			n = hostBytes
+		}
+	}
+	s := c.sh
+	s.inHost += n - c.unread.inHost
+	c.unread.inHost = n
+	if full && !s.stuck.Running() {
+		s.timers.Start(&s.stuck, s.w.Now()+stuckTime)
+	}
+}
+
+// endStuck closes clients that have taken nothing for long, if too much waits on
+// the worker, the bytes in the host's buffers included.
+func (s *shard) endStuck() {
+	now := s.w.Now()
+	for _, cs := range s.configs {
+		for c := cs.conns; c != nil && s.held+s.inHost > cs.Limits.MaxUnreadBytes; c = c.next {
+			if c.unread.inHost > 0 && now >= c.unread.taken+stuckTime {
+				c.overflow("has taken nothing for long, with too much waiting on this worker")
+			}
+		}
+	}
+	if s.inHost > 0 {
+		s.timers.Start(&s.stuck, now+stuckTime/10)
+	}
 }
 
 // handOver gives the host some of the backlog, as the client takes bytes again.
@@ -73,7 +123,7 @@ func (c *connection) handOver() {
 	}
 	chunks, size := c.unread.next()
 	c.sh.held -= size
-	c.unread.since, c.unread.taken = 0, c.sh.w.Now()
+	c.unread.since, c.unread.bound, c.unread.taken = 0, 0, c.sh.w.Now()
 	buf := c.sh.w.Buffer(size)
 	for _, b := range chunks {
 		buf.B = append(buf.B, b...)
@@ -125,6 +175,7 @@ func (c *connection) drop() {
 
 func (c *connection) forgetUnread() {
 	c.sh.held -= c.unread.size
+	c.holds(false)
 	c.sh.timers.Stop(&c.unread.timer)
 	c.unread = backlog{}
 }

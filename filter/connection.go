@@ -490,6 +490,7 @@ func (c *connection) WriteBlocked(blocked bool) {
 		return
 	}
 	c.blocked = blocked
+	c.holds(blocked)
 	if blocked {
 		c.unread.taken = c.sh.w.Now()
 		c.d.ReadDisable(true)
@@ -611,6 +612,9 @@ func (c *connection) wakeAt() time.Duration {
 	if c.finishing && c.unread.size > 0 {
 		at = min(at, c.unread.taken+lingerTime)
 	}
+	if c.unread.since > c.unread.bound {
+		at = min(at, c.unread.taken+slowTime)
+	}
 	if c.draining && c.plain == nil {
 		at = min(at, c.leaveAfter)
 	}
@@ -631,6 +635,9 @@ func (c *connection) onTimer() {
 	idle := c.inFlight == 0
 	switch {
 	case c.closed || c.ending:
+		return
+	case c.unread.since > c.unread.bound && now >= c.unread.taken+slowTime:
+		c.doesNotRead()
 		return
 	case c.finishing:
 		if at := c.unread.taken + lingerTime; idle && c.unread.size > 0 {

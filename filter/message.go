@@ -423,14 +423,19 @@ func (m *Message) dropFrame() {
 // Sent implements upstream.Owner.
 func (m *Message) Sent() { m.end() }
 
+// Heard implements upstream.Owner.
+func (m *Message) Heard(resp *codecs.Metadata) {
+	if m.mayBeOneway() {
+		m.wasAnswered(resp)
+	}
+}
+
 // Answered implements upstream.Owner.
 func (m *Message) Answered(resp *codecs.Metadata) {
 	defer m.sh.barrier(m.conn)
 	c := m.cfg
 	c.count(responseDecodingSuccess, 1)
-	if m.mayBeOneway() {
-		m.wasAnswered(resp)
-	}
+	m.Heard(resp)
 	if m.conn == nil { // counted as abandoned
 		m.end()
 		return

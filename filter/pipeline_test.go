@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -432,7 +433,44 @@ func TestASlowReaderIsStoppedAndThenClosed(t *testing.T) {
 		all = append(all, req(uint64(i))...)
 	}
 	e.c.Send(all)
+	e.Advance(4 * time.Second)
+	require.False(t, e.c.Closed(), "it may be slow")
+	e.Advance(2 * time.Second)
 	require.True(t, e.c.Closed())
+	require.EqualValues(t, 1, e.count("downstream_overflow"))
+}
+
+// TestStuckClientsAreClosedIfTooMuchWaits, what the host holds for them included.
+func TestStuckClientsAreClosedIfTooMuchWaits(t *testing.T) {
+	for limit, closed := range map[string]bool{"3000000": true, "5000000": false} {
+		e := newEnv(t, `, "limits": {"max_unread_bytes": `+limit+`}`)
+		e.v1.Serve = func(s *filtertest.Server, b []byte) int {
+			for _, f := range parse(b) {
+				s.Send(dubbotest.Response(f.ID, strings.Repeat("x", 100_000)))
+			}
+			return len(b)
+		}
+		var clients []*filtertest.Client
+		for range 4 { // the host says nothing of its buffers: a mebibyte each
+			c := e.Dial(e.cfg)
+			c.Block(true)
+			c.Send(req(1))
+			clients = append(clients, c)
+		}
+		e.Advance(9 * time.Second)
+		clients[3].Block(false) // it reads after all, and stops again
+		clients[3].Block(true)
+		clients[3].Send(req(2))
+		e.Advance(2 * time.Second)
+		require.Equal(t, closed, slices.ContainsFunc(clients[:3], (*filtertest.Client).Closed))
+		require.False(t, clients[3].Closed())
+		e.Advance(9 * time.Second)
+		if n := e.count("downstream_overflow"); closed {
+			require.Less(t, n, int64(4), "no more than needed")
+		} else {
+			require.Zero(t, n)
+		}
+	}
 }
 
 func TestClientsAreNotReadWhileTooManyRequestsWait(t *testing.T) {

@@ -51,6 +51,8 @@ type shard struct {
 
 	stats   timer.Timer
 	sweep   timer.Timer   // see partials
+	inHost  int           // bytes for clients that take none, in the host's buffers
+	stuck   timer.Timer   // looks for those
 	armed   time.Duration // when Run has been asked for, 0: not
 	warned  warnings
 	mu      sync.Mutex
@@ -74,7 +76,7 @@ func newShard(mod *Module, w host.Worker) *shard {
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
 	s.stats.Fire = s.report
-	s.sweep.Fire = s.sweepPartials
+	s.sweep.Fire, s.stuck.Fire = s.sweepPartials, s.endStuck
 	return s
 }
 

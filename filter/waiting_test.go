@@ -204,6 +204,8 @@ func TestAClientThatReadsIsServed(t *testing.T) {
 	e.answer(s, "res "+got[1]+" m "+big)
 	require.False(t, e.c.Closed())
 	e.answer(s, "res "+got[2]+" m -")
+	require.False(t, e.c.Closed(), "the first must be read before anything tells")
+	e.Advance(6 * time.Second)
 	require.True(t, e.c.Closed(), "it reads nothing")
 	e.counts(map[string]int64{"downstream_overflow": 1, "request_active": 0})
 }

@@ -293,6 +293,7 @@ func (cn *conn) tooLarge(err error, md *codecs.Metadata) (size int) {
 	switch md.Type {
 	case codecs.Response, codecs.Error:
 		if c := cn.answer(md); c != nil {
+			c.owner.Heard(md)
 			c.owner.Failed(codecs.BadResponse, "response: "+err.Error())
 			p.freed(cn)
 		}
@@ -689,6 +690,7 @@ type absent struct {
 
 func (a *absent) Request() *codecs.Metadata     { return a.req }
 func (*absent) Answered(*codecs.Metadata)       {}
+func (*absent) Heard(*codecs.Metadata)          {}
 func (*absent) Failed(codecs.ErrorType, string) {}
 
 // WriteBlocked implements host.UpstreamEvents.

@@ -100,6 +100,8 @@ type Owner interface {
 	Sent()
 	// Answered ends a call. resp and its frame are valid during Answered only.
 	Answered(resp *codecs.Metadata)
+	// Heard tells of an answer that cannot be passed on; Failed follows.
+	Heard(resp *codecs.Metadata)
 	// Failed ends a call without an answer, or an open stream.
 	Failed(e codecs.ErrorType, reason string)
 	// Panicked ends a call whose Encode has panicked.

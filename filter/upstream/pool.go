@@ -292,8 +292,8 @@ func (p *Pool) grow() {
 		p.m.timers.Start(&p.retry, p.nextTry)
 		return
 	}
-	if p.backoff > 0 && p.pending == 0 && len(p.ready) == 0 {
-		return // there is nothing there, and nobody to need it: the next request tries
+	if p.backoff > 0 && p.pending == 0 && len(p.ready) == 0 && now-p.lastUse > 2*p.opts.BackoffMax {
+		return // nothing is there, and nobody needs it: the next request tries again
 	}
 	n := p.fresh()
 	want := p.want()

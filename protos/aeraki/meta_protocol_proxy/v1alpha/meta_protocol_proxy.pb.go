@@ -684,9 +684,10 @@ type Limits struct {
 	// 1048576; default 4096.
 	MaxRequestsInFlight *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests_in_flight,json=maxRequestsInFlight,proto3" json:"max_requests_in_flight,omitempty"`
 	// Bytes of answers that may come for a client beyond Envoy's own buffer without
-	// its having taken any of what waits: with more it is closed. Where answers have
-	// an order, also what may wait for the one before: an answer beyond it is
-	// replaced by an error. One answer always fits. 0 to 2^31-1; default 16 MiB.
+	// its having taken any of what waits: with more it is closed when it has taken
+	// nothing for 5 s. Where answers have an order, also what may wait for the one
+	// before: an answer beyond it is replaced by an error. One answer always fits. 0
+	// to 2^31-1; default 16 MiB.
 	MaxWriteBufferBytes *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_write_buffer_bytes,json=maxWriteBufferBytes,proto3" json:"max_write_buffer_bytes,omitempty"`
 	// A frame that has begun must be complete after it. Must be positive;
 	// default 30 s.
@@ -699,8 +700,9 @@ type Limits struct {
 	// positive; default 5 min.
 	StreamIdleTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=stream_idle_timeout,json=streamIdleTimeout,proto3" json:"stream_idle_timeout,omitempty"`
 	// The bytes of answers that wait on a worker, for whichever of its clients:
-	// with more the clients that take least are closed. One answer always fits. 0
-	// to 2^31-1; default 128 MiB.
+	// with more the clients that take least are closed. One answer always fits.
+	// Envoy's own buffers of clients that have taken nothing for 10 s count too, as
+	// far as such clients are concerned. 0 to 2^31-1; default 128 MiB.
 	MaxUnreadBytes *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=max_unread_bytes,json=maxUnreadBytes,proto3" json:"max_unread_bytes,omitempty"`
 	// The bytes of unfinished frames that a worker keeps, of whichever of its
 	// clients; up to 32 KiB of each stay in Envoy's own buffers and do not count.
