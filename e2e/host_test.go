@@ -242,7 +242,8 @@ func TestAllCountersOfAListener(t *testing.T) {
 		passthrough_active passthrough_connect_fail passthrough_connection
 		request_abandoned request_overflow request_timeout request_unroutable request_unserved
 		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
-		upstream_abuse upstream_connect_fail upstream_event upstream_reset upstream_stray_response upstream_unserved`)
+		upstream_abuse upstream_connect_fail upstream_event upstream_partial_frame_wait upstream_reset upstream_stray_response
+		upstream_unserved`)
 	everywhere(t, func(t *testing.T, v variant) {
 		e := v.start(t, toOne("one"))
 		e.Port("dubbo")

@@ -14,10 +14,6 @@ import (
 )
 
 const (
-	// leaveAt is how much of an unfinished frame stays in the host's buffer, if
-	// that holds as much. What is longer is taken out: the host stops reading when
-	// its buffer is full, and the frame would never be whole.
-	leaveAt = 32 << 10
 	// drainSpread is the time over which idle connections of a replaced
 	// listener are closed.
 	drainSpread = 5 * time.Second
@@ -39,11 +35,14 @@ type connection struct {
 	in  inbox.Inbox
 	out *host.Buffer
 
-	partial partial
+	partial inbox.Frame
 
 	proto   *protocol // nil until the first bytes have told
 	dec     codecs.Decoder
-	leaveAt int  // see the constant
+	// leaveAt is how long a frame may be of which what has come stays in the host's
+	// buffer. What is longer is taken out: the host stops reading when its buffer is
+	// full, and the frame would never be whole.
+	leaveAt int
 	ordered bool // answers go out in the order of their requests
 
 	// Of requests that may be oneways in disguise.
@@ -153,7 +152,7 @@ func (c *connection) checkEnd() {
 
 func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 	held := c.in.Buffered() > 0
-	if held && !c.eof && !c.mayKeep(c.in.Growth(total)) {
+	if held && !c.eof && !c.partial.MayGrow(c.in.Growth(total)) {
 		return 0
 	}
 	another := false // frame than the one that had begun
@@ -167,7 +166,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 		another = len(b) < before
 		switch {
-		case held || c.eof || (need > c.leaveAt || len(b) > c.leaveAt && !c.stopped()) && c.mayKeep(len(b)):
+		case held || c.eof || need > c.leaveAt && c.partial.MayGrow(len(b)):
 			c.in.Keep(b, need)
 			consumed = total
 		default:
@@ -176,11 +175,11 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		}
 	} else if held {
 		consumed = total
-	} else if c.eof || c.in.Need() > c.leaveAt && c.mayKeep(total) { // there was no room before
+	} else if c.eof || c.in.Need() > c.leaveAt && c.partial.MayGrow(total) { // there was no room before
 		c.in.Take(bufs)
 		consumed = total
 	}
-	if c.in.Size() > 0 || c.partial.kept > 0 || c.sh.partials.favoured == c {
+	if c.in.Size() > 0 || c.partial.Counted() {
 		c.keeps(another)
 	}
 	if c.in.Need() == 0 && !c.in.Skipping() {

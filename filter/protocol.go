@@ -111,6 +111,7 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 		IdleTimeout: u.IdleTimeout, TargetInFlight: u.TargetInFlight,
 		MaxPending: u.MaxPendingRequests, MaxPendingBytes: u.MaxPendingBytes,
 		BackoffMax: u.ConnectBackoffMax, MaxRequests: u.MaxRequests, Linger: cfg.Limits.StreamIdleTimeout,
+		MaxPartialBytes: cfg.Limits.MaxPartialBytes,
 	}
 	if u.OriginalSrc {
 		o.MinConnections = 0 // to each client's address, whoever called last

@@ -10,6 +10,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -45,11 +46,10 @@ type shard struct {
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request
-	partials     partials
+	partials     inbox.Budget    // of clients
 	held         int // bytes of answers that wait for clients or their turn
 
 	stats   timer.Timer
-	sweep   timer.Timer   // see partials
 	inHost  int           // bytes for clients that take none, in the host's buffers
 	stuck   timer.Timer   // looks for those
 	armed   time.Duration // when Run has been asked for, 0: not
@@ -75,7 +75,8 @@ func newShard(mod *Module, w host.Worker) *shard {
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
 	s.stats.Fire = s.report
-	s.sweep.Fire, s.stuck.Fire = s.sweepPartials, s.endStuck
+	s.partials.Init(stallTime, w.Now, s.timers)
+	s.stuck.Fire = s.endStuck
 	return s
 }
 
@@ -97,10 +98,11 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	c := &connection{
 		sh: s, cfg: cs, d: d,
 		lastUse: s.w.Now(),
-		leaveAt: leaveAt,
+		leaveAt: inbox.Small,
 	}
+	c.partial.Init(c, &c.in, &s.partials, cs.Limits.MaxPartialBytes)
 	if n := d.BufferLimit(); n > 0 {
-		c.leaveAt = min(leaveAt, n)
+		c.leaveAt = min(c.leaveAt, n)
 	}
 	if len(cs.protocols) == 1 && cs.Passthrough == "" {
 		c.speaks(cs.protocols[0])
@@ -480,6 +482,9 @@ func (cs *configShard) Closes(cluster, addr, reason string) {
 	cs.count(upstreamAbuse, 1)
 	cs.sh.warn(cs, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
 }
+
+// Starves implements upstream.Observer.
+func (cs *configShard) Starves() { cs.count(upstreamPartialFrameWait, 1) }
 
 // Panicked implements upstream.Observer.
 func (cs *configShard) Panicked(p *guard.Panic) {

@@ -54,6 +54,7 @@ const (
 	requestUnroutable
 	partialFrameWait
 	partialFrameOverflow
+	upstreamPartialFrameWait
 	counters
 )
 
@@ -106,6 +107,7 @@ var counterNames = [counters]string{
 	requestUnroutable:                  "request_unroutable",
 	partialFrameWait:                   "partial_frame_wait",
 	partialFrameOverflow:               "partial_frame_overflow",
+	upstreamPartialFrameWait:           "upstream_partial_frame_wait",
 }
 
 // The gauges, by their index.

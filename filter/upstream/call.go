@@ -137,7 +137,8 @@ func (c *Call) Write(frame []byte) {
 // is under way still comes. Each call needs its counterpart.
 func (c *Call) ReadDisable(disable bool) {
 	if c.conn != nil {
-		c.conn.pause(disable)
+		c.conn.pausedAt = c.pool.m.now()
+		c.conn.stop(&c.conn.paused, disable)
 	}
 }
 

@@ -26,6 +26,10 @@ const (
 	// maxStrays is how many more messages than it was asked for a server may send
 	// over a connection.
 	maxStrays = 1000
+	// stallTime is how long a server may send nothing of its unfinished frame while
+	// others are not read because of such frames. With its connection, others' calls
+	// may end.
+	stallTime = 3 * time.Second
 	// maxBeats is how many heartbeats of a server are answered that takes no bytes.
 	maxBeats = 64
 )
@@ -53,11 +57,14 @@ type conn struct {
 	inFlight int
 	absent   int // of the calls
 	in       inbox.Inbox
+	partial  inbox.Frame
 	out      *host.Buffer
 	spoilt   bool // owes an answer for which nothing stands in: gets no call at all
 	gone     bool // its host has said over it that it leaves
 	blocked  bool // the server does not take bytes
-	paused   bool // it is not read
+	paused   bool // it is not read, as its stream's client does not read …
+	pausedAt time.Duration
+	starved  bool // … as there is no room for more of its frame
 	trailing int  // bytes that it has sent behind our end of stream
 
 	stalled  []*Line // wait until it takes calls again
@@ -207,13 +214,11 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 	}
 	b, whole := cn.in.Add(bufs, total, &m.scratch)
 	if !whole {
-		if cn.in.Buffered() == 0 {
-			cn.in.Take(bufs)
-		}
+		cn.keeps(false)
 		return
 	}
 	defer cn.barrier() // one for all the frames
-	need := 0
+	need, before := 0, len(b)
 	for len(b) > 0 {
 		md := &m.resp
 		md.Reset()
@@ -241,7 +246,44 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 		b = b[n:]
 	}
 	cn.in.Keep(b, need)
+	cn.keeps(len(b) < before)
 	m.trimScratch()
+}
+
+// keeps notes what the inbox holds after an event. another says that the frame at
+// its start is not the one that was there before.
+func (cn *conn) keeps(another bool) {
+	f := &cn.partial
+	large := cn.in.Need() > inbox.Small
+	if (another || !large) && f.Counted() {
+		f.Forget()
+		cn.stop(&cn.starved, false)
+	}
+	if large {
+		f.MayGrow(cn.in.Size() - f.Size()) // if not, what has come is kept all the same
+		f.Kept(false)
+	}
+}
+
+// Starve implements inbox.Peer.
+func (cn *conn) Starve(starve bool) {
+	if starve {
+		cn.pool.obs.Starves()
+	}
+	cn.stop(&cn.starved, starve)
+}
+
+// Held implements inbox.Peer: for a client that does not read, the server of its
+// stream is not excused for long.
+func (cn *conn) Held() bool { return cn.paused && cn.pool.m.now() < cn.pausedAt+2*stallTime }
+
+// Stalled implements inbox.Peer.
+func (cn *conn) Stalled() {
+	p := cn.pool
+	defer cn.barrier()
+	p.obs.Closes(p.key.Cluster, cn.host, "it sends no more of a frame that has begun, with too many such frames on this worker")
+	cn.close(codecs.UpstreamReset, "upstream connection closed: the server sends no more of an answer that has begun")
+	p.kick()
 }
 
 func (cn *conn) decode(b []byte, md *codecs.Metadata) (int, error) {
@@ -439,6 +481,8 @@ func (cn *conn) leave() {
 	cn.unrest()
 	cn.pool.remove(cn)
 	cn.state = closed
+	cn.in.Wait(0)
+	cn.partial.Forget()
 	if cn.out != nil {
 		cn.out.Free()
 		cn.out = nil
@@ -517,7 +561,8 @@ func (cn *conn) closeIfDrained() {
 	}
 	if cn.absent > 0 && p.tooManyAbsent() || cn.absent == 0 && p.m.now() >= cn.keepUntil {
 		cn.flush()
-		cn.pause(false) // a server that cannot write may not read either
+		cn.stop(&cn.paused, false) // a server that cannot write may not read either
+		cn.stop(&cn.starved, false)
 		cn.leave()
 		cn.up.Close(true) // what was written last still arrives
 		cn.failCalls(codecs.Unspecified, "")
@@ -558,11 +603,12 @@ func (cn *conn) lingered() {
 	}
 }
 
-// pause stops or resumes the reading of the server.
-func (cn *conn) pause(pause bool) {
-	if cn.paused != pause {
-		cn.paused = pause
-		cn.up.ReadDisable(pause)
+// stop stops the reading of the server for a reason, or ends the reason.
+func (cn *conn) stop(reason *bool, stop bool) {
+	was := cn.paused || cn.starved
+	*reason = stop
+	if is := cn.paused || cn.starved; is != was {
+		cn.up.ReadDisable(is)
 	}
 }
 

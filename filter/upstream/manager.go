@@ -9,6 +9,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -25,15 +26,19 @@ type Manager struct {
 	pools   map[Key]*Pool
 	touched []*conn // have bytes to hand over
 
+	partials inbox.Budget
+
 	resp    codecs.Metadata
 	scratch []byte
 }
 
 // NewManager makes the upstream side of a worker.
 func NewManager(w host.Worker, timers *timer.Wheel, shared *Shared, rng *rand.Rand) *Manager {
-	return &Manager{
+	m := &Manager{
 		w: w, timers: timers, shared: shared, rand: rng, Gone: func(*Pool) {}, pools: map[Key]*Pool{},
 	}
+	m.partials.Init(stallTime, w.Now, timers)
+	return m
 }
 
 func (m *Manager) now() time.Duration { return m.w.Now() }

@@ -44,6 +44,9 @@ type Options struct {
 	// connection before clients are no longer read; twice as much is refused.
 	MaxPending      int
 	MaxPendingBytes int
+	// MaxPartialBytes of unfinished frames of all the worker's servers may be kept
+	// before this pool's servers have to wait with theirs. One always fits.
+	MaxPartialBytes int
 	// BackoffMax bounds the pause between failed attempts to connect.
 	BackoffMax time.Duration
 }
@@ -75,6 +78,9 @@ type Observer interface {
 	DecodingError(cluster, host string, err error, closes bool)
 	// Closes: a connection is closed for what its server does.
 	Closes(cluster, host, reason string)
+	// Starves: a server is not read for now, as too much is kept of unfinished
+	// frames.
+	Starves()
 	// Panicked: there was a panic over a message to or of a server, p, or one that
 	// the host has logged, nil.
 	Panicked(p *guard.Panic)

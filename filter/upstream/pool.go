@@ -306,6 +306,7 @@ func (p *Pool) connect(now time.Duration) {
 	if p.traits.Correlation != codecs.ByID {
 		cn.answers, _ = cn.dec.(codecs.AnswerDecoder)
 	}
+	cn.partial.Init(cn, &cn.in, &p.m.partials, p.opts.MaxPartialBytes)
 	p.trying++
 	p.conns = append(p.conns, cn)
 	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}, cn)
@@ -638,6 +639,9 @@ func (p *Pool) onTick() {
 		}
 		for _, cn := range p.conns {
 			cn.resume() // oneways count as read after a while
+			if cn.in.Buffered() == 0 && now-cn.lastData > time.Second {
+				cn.in.Wait(0) // an idle connection keeps nothing
+			}
 		}
 		p.rotate(now)
 		p.sample(now)
