@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,6 +137,49 @@ func TestIdleConnectionsOfADrainingListenerLeaveOneByOne(t *testing.T) {
 		}
 		e.WaitStat(stats+"drain_closed", envoytest.Exactly(n))
 		require.EqualValues(t, 1, e.Stat("listener_manager.total_filter_chains_draining"), "Envoy's own time is not over")
+		checkCounters(t, e)
+	})
+}
+
+// TestClientsThatHeedTheReadOnlyEventLoseNothing: they are told that their listener
+// is replaced, and go elsewhere, however busy they are.
+func TestClientsThatHeedTheReadOnlyEventLoseNothing(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		const event = 0x20
+		s := scripted.Serve(t, scripted.Answer("here"))
+		e, port, replace := startDraining(t, v, time.Minute, envoytest.Cluster("one", envoytest.At(s.Port)...))
+		var clients sync.WaitGroup
+		var answered, moved atomic.Int64
+		for range 16 {
+			c := scripted.Dial(t, port)
+			clients.Go(func() {
+				leaves := false
+				for id := uint64(1); !leaves; id++ {
+					c.Ask(id, dubbotest.Request{})
+					f := c.Read()
+					if f.Flags&event != 0 { // before the answer, or in its place in the stream
+						require.Equal(t, dubbotest.ReadOnly(0), dubbotest.Frame(f.Flags, f.Status, f.ID, f.Body))
+						leaves = true
+						f = c.Read()
+					}
+					require.Equal(t, id, f.ID)
+					require.Equal(t, "here", f.Text())
+					answered.Add(1)
+				}
+				require.Empty(t, c.Closed(), "all has been answered")
+				next := scripted.Dial(t, port)
+				next.Ask(1, dubbotest.Request{})
+				require.Equal(t, "here", next.Read().Text())
+				moved.Add(1)
+			})
+		}
+		e.WaitStat(stats+"response", envoytest.AtLeast(500))
+		replace()
+		clients.Wait()
+		t.Logf("%d calls before %d clients went elsewhere", answered.Load(), moved.Load())
+		require.EqualValues(t, 16, moved.Load())
+		require.Zero(t, e.Stat(stats+"cx_destroy_local_with_active_rq"))
 		checkCounters(t, e)
 	})
 }

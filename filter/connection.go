@@ -479,9 +479,7 @@ func (c *connection) takeUp() {
 		c.data(nil, 0)
 	}
 	c.checkEnd()
-	if c.draining && c.sh.w.Now() >= c.leaveAfter {
-		c.depart()
-	}
+	c.takeTurn(true)
 }
 
 // WriteBlocked implements host.DownstreamEvents.
@@ -657,13 +655,8 @@ func (c *connection) onTimer() {
 		c.cfg.count(idleTimeout, 1)
 		c.finish()
 		return
-	case c.draining && c.plain == nil && now >= c.leaveAfter:
-		if c.sayGoAway() {
-			c.leaveAfter = now + goAwayTime
-		} else if now >= c.lastUse+quietTime {
-			c.depart()
-		}
 	}
+	c.takeTurn(now >= c.lastUse+quietTime)
 	if next := c.wakeAt(); next < 1<<63-1 && !c.finishing {
 		// What cannot be acted on yet, as requests are in flight or reading is
 		// stopped, is looked at again, but not all the time.
@@ -678,6 +671,20 @@ func (c *connection) drain() {
 		c.draining = true
 		c.leaveAfter = c.sh.w.Now() + time.Duration(c.sh.rand.Int64N(int64(drainSpread)))
 		c.arm(c.leaveAfter)
+	}
+}
+
+// takeTurn has a draining connection leave if its turn has come. The client is told
+// first, and has a while; behind that the moment must be good.
+func (c *connection) takeTurn(good bool) {
+	now := c.sh.w.Now()
+	switch {
+	case !c.draining || c.plain != nil || now < c.leaveAfter:
+	case c.sayGoAway():
+		c.leaveAfter = now + goAwayTime
+		c.arm(c.leaveAfter)
+	case good:
+		c.depart()
 	}
 }
 
