@@ -385,7 +385,7 @@ func TestBRPCGarbage(t *testing.T) {
 	whole := brpctest.Request{ID: 1}.Bytes()
 	garbage := map[string][]byte{
 		"HTTP":                     []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-		"two gigabytes":            []byte("PRPC\x7f\xff\xff\xff\x00\x00\x00\x10"),
+		"two gigabytes":            []byte("PRPC\x7f\xff\xff\xff\x00\x00\x00\x10" + strings.Repeat("\x00", 16)), // whose meta tells no id
 		"a meta larger than all":   []byte("PRPC\x00\x00\x00\x10\x00\x00\x00\x11"),
 		"a frame of no stream":     brpctest.Frame("STRM", nil, nil),
 		"a frame and then garbage": append(slices.Clone(whole), []byte(strings.Repeat("x", 100))...),

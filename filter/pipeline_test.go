@@ -438,6 +438,11 @@ func TestASlowReaderIsStoppedAndThenClosed(t *testing.T) {
 	e.Advance(2 * time.Second)
 	require.True(t, e.c.Closed())
 	require.EqualValues(t, 1, e.count("downstream_overflow"))
+
+	fast := e.Dial(e.cfg)
+	fast.Block(true)
+	fast.Send(append(all, all...))
+	require.True(t, fast.Closed(), "four times the limit")
 }
 
 // TestStuckClientsAreClosedIfTooMuchWaits, what the host holds for them included.

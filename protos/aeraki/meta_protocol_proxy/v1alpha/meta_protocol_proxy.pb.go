@@ -685,7 +685,7 @@ type Limits struct {
 	MaxRequestsInFlight *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests_in_flight,json=maxRequestsInFlight,proto3" json:"max_requests_in_flight,omitempty"`
 	// Bytes of answers that may come for a client beyond Envoy's own buffer without
 	// its having taken any of what waits: with more it is closed when it has taken
-	// nothing for 5 s. Where answers have an order, also what may wait for the one
+	// nothing for 5 s, with four times as much at once. Where answers have an order, also what may wait for the one
 	// before: an answer beyond it is replaced by an error. One answer always fits. 0
 	// to 2^31-1; default 16 MiB.
 	MaxWriteBufferBytes *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_write_buffer_bytes,json=maxWriteBufferBytes,proto3" json:"max_write_buffer_bytes,omitempty"`
