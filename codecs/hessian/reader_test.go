@@ -2,6 +2,7 @@ package hessian
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -376,5 +377,89 @@ func TestTextIsWhatJavaShows(t *testing.T) {
 		require.False(t, ok, name)
 		require.NoError(t, r.Err(), name)
 		require.Equal(t, len(in), r.Pos(), name)
+	}
+}
+
+// TestAMessageHasSoManyValues: no kind of value is moved over more often.
+func TestAMessageHasSoManyValues(t *testing.T) {
+	list := func(n int) []byte { return binary.BigEndian.AppendUint32([]byte("XI"), uint32(n)) }
+	const n = MaxValues - 1 // beside the list itself
+	for name, value := range map[string][]byte{
+		"ints":           {0x90},
+		"longer ints":    []byte("I\x00\x00\x00\x01"),
+		"nulls":          []byte("N"),
+		"strings":        []byte("\x03abc"),
+		"longer strings": append([]byte{0x30, 40}, bytes.Repeat([]byte("x"), 40)...),
+		"lists":          {0x78},
+		"maps":           []byte("HZ"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Reader
+			r.Reset(append(list(n), bytes.Repeat(value, n)...))
+			r.Skip()
+			require.NoError(t, r.Err())
+			require.False(t, r.More())
+			r.Reset(append(list(n+1), bytes.Repeat(value, n+1)...))
+			r.Skip()
+			require.ErrorIs(t, r.Err(), ErrValues)
+		})
+	}
+	for name, b := range map[string][]byte{
+		"values":       bytes.Repeat([]byte("N"), MaxValues+1),
+		"a map":        append([]byte("H"), bytes.Repeat([]byte("N"), MaxValues+1)...),
+		"chunks":       bytes.Repeat([]byte("R\x00\x00"), MaxValues+1),
+		"binary":       bytes.Repeat([]byte("A\x00\x00"), MaxValues+1),
+		"classes":      bytes.Repeat([]byte("C\x01P\x91\x01f"), MaxValues+1),
+		"of one class": append(binary.BigEndian.AppendUint32([]byte("C\x01PI"), MaxValues+1), bytes.Repeat([]byte{0}, MaxValues+1)...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Reader
+			for r.Reset(b); r.More(); {
+				r.Skip()
+			}
+			require.ErrorIs(t, r.Err(), ErrValues)
+		})
+	}
+	var r Reader
+	r.Reset(bytes.Repeat([]byte("R\x00\x00"), MaxValues+2))
+	r.String()
+	require.ErrorIs(t, r.Err(), ErrValues, "one that is read")
+}
+
+// BenchmarkCostly skips the worst that 16 MiB can have. It has the shortest time,
+// as the machine may have other work.
+func BenchmarkCostly(b *testing.B) {
+	const n = 16 << 20
+	for name, s := range map[string]string{
+		"ints":              "W" + strings.Repeat("\x90", n),
+		"ints of all sizes": "W" + strings.Repeat("\x90\xc8\x00I\x00\x00\x00\x01N\xd4\x00\x00", n/12),
+		"empty strings":     "W" + strings.Repeat("\x00", n),
+		"strings":           "W" + strings.Repeat("\x0caccount-0001", n/13),
+		"longer strings":    "W" + strings.Repeat("\x30\x28"+strings.Repeat("x", 40), n/42),
+		"strings and ints":  "W" + strings.Repeat("\x90\x01x", n/3),
+		"lists":             "W" + strings.Repeat("\x78", n),
+		"lists of an int":   "W" + strings.Repeat("\x79\x90", n/2),
+		"deep lists":        "W" + strings.Repeat(strings.Repeat("\x79", 50)+"\x90", n/51),
+		"maps":              "W" + strings.Repeat("HZ", n/2),
+		"objects":           "WC\x01P\x91\x01f" + strings.Repeat("\x60\x90", n/2),
+		"classes":           "W" + strings.Repeat("C\x01P\x90\x60", n/5),
+		"chunks":            strings.Repeat("R\x00\x00", n/3),
+		"UTF-8 of 2":        strings.Repeat("R\x80\x00"+strings.Repeat("ü", 0x8000), n/0x10003) + "\x00",
+		"UTF-8 of 3":        strings.Repeat("R\x80\x00"+strings.Repeat("转", 0x8000), n/0x18003) + "\x00",
+		"UTF-8 of 4":        strings.Repeat("R\x80\x00"+strings.Repeat("😀", 0x4000), n/0x10003) + "\x00",
+		"UTF-8 of all":      strings.Repeat("R\x80\x00"+strings.Repeat("转aüb", 0x2000), n/0xe003) + "\x00",
+		"ASCII":             strings.Repeat("R\x80\x00"+strings.Repeat("a", 0x8000), n/0x8003) + "\x00",
+	} {
+		b.Run(name, func(b *testing.B) {
+			var r Reader
+			best := time.Hour
+			for b.Loop() {
+				r.Reset([]byte(s)[:len(s):len(s)])
+				start := time.Now()
+				r.Skip()
+				best = min(best, time.Since(start))
+			}
+			b.ReportMetric(float64(best.Microseconds())/1e3, "ms/best")
+		})
 	}
 }
