@@ -235,9 +235,11 @@ func (r *Reader) chars(n int) (surrogates bool) {
 		return false
 	}
 	for n > 0 && r.err == nil {
-		if n >= 8 && len(b) >= 8 && binary.LittleEndian.Uint64(b)&highBits == 0 {
-			b, n = b[8:], n-8
-			continue
+		if n >= 8 && len(b) >= 8 {
+			if bytes, units := alike(binary.LittleEndian.Uint64(b)); units > 0 {
+				b, n = b[bytes:], n-units
+				continue
+			}
 		}
 		size, units, half := r.char(b)
 		surrogates = surrogates || half
@@ -251,6 +253,26 @@ func (r *Reader) chars(n int) (surrogates bool) {
 	}
 	r.pos = len(r.b) - len(b)
 	return surrogates
+}
+
+// alike measures what most texts have in a row: eight characters of one byte,
+// four of two, or two of three. It returns 0 of others, and of those that are
+// written with too many bytes or may be surrogates.
+func alike(w uint64) (bytes, units int) {
+	switch {
+	case w&highBits == 0:
+		return 8, 8
+	case w&0xc0c0f0c0c0f0 == 0x8080e08080e0:
+		if (1<<(w&0xf)|1<<(w>>24&0xf))&(1<<0x0|1<<0xd) == 0 {
+			return 6, 2
+		}
+	case w&0xc0e0c0e0c0e0c0e0 == 0x80c080c080c080c0:
+		const high = 0x1e001e001e001e // of the bits of the first bytes, one must be set
+		if (w&high+high)&0x20002000200020 == 0x20002000200020 {
+			return 8, 4
+		}
+	}
+	return 0, 0
 }
 
 // char measures the character at the start of b. One that could be written

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -461,5 +464,47 @@ func BenchmarkCostly(b *testing.B) {
 			}
 			b.ReportMetric(float64(best.Microseconds())/1e3, "ms/best")
 		})
+	}
+}
+
+// TestTextsOfAllScripts: characters are counted one by one and several at a time.
+func TestTextsOfAllScripts(t *testing.T) {
+	chars := []string{"a", "\u007f", "\u0080", "\u00bf", "\u00c0", "ü", "\u07ff", "\u0800", "ก", "\u0fff", "\u1000", "转", "\ucfff", "\ud000", "\ud7ff", "\ue000", "\uffff", "😀"}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 5000 {
+		var b strings.Builder
+		for b.Len() < 60 {
+			b.WriteString(strings.Repeat(chars[rnd.IntN(len(chars))], 1+rnd.IntN(10)))
+		}
+		text := b.String()
+		var r Reader
+		r.Reset(append(AppendString(nil, text), 'N'))
+		require.Equal(t, text, string(r.String()))
+		require.NoError(t, r.Err())
+		require.EqualValues(t, 'N', r.Peek())
+
+		// One byte that is another: it is as it was, or what remains is UTF-8 too.
+		broken := []byte(text)
+		broken[rnd.IntN(len(broken))] = byte(rnd.Uint32())
+		units := len(utf16.Encode([]rune(string(broken))))
+		r.Reset(append([]byte{'S', byte(units >> 8), byte(units)}, broken...))
+		got := r.String()
+		if utf8.Valid(broken) {
+			require.Equal(t, string(broken), string(got))
+		} else if r.Err() == nil {
+			require.True(t, utf8.Valid(got), "%x", broken)
+		}
+	}
+	for _, bad := range []string{"\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "ü\xc1\xbf", "转\xe0\x9f\xbf"} {
+		for before := range 9 {
+			text := strings.Repeat("ü", before) + bad + strings.Repeat("ü", 20)
+			if bad[0]&0xf0 == 0xe0 {
+				text = strings.ReplaceAll(text, "ü", "转")
+			}
+			var r Reader
+			r.Reset(append([]byte{20}, text...))
+			r.Skip()
+			require.ErrorIs(t, r.Err(), ErrUTF8, "%x", text)
+		}
 	}
 }
