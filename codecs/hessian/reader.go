@@ -8,6 +8,7 @@ package hessian
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -18,6 +19,11 @@ import (
 // MaxDepth is how deeply values may be nested.
 const MaxDepth = 64
 
+// MaxValues is how many values are moved over between two calls of Reset, their
+// elements, names of fields and parts of strings included: it bounds what a
+// message costs.
+const MaxValues = 1 << 20
+
 // Faults of a value.
 var (
 	ErrTruncated = errors.New("hessian: value is cut off")
@@ -25,6 +31,7 @@ var (
 	ErrDepth     = errors.New("hessian: nested too deeply")
 	ErrClass     = errors.New("hessian: object of a class that was not defined")
 	ErrUTF8      = errors.New("hessian: string is not UTF-8")
+	ErrValues    = fmt.Errorf("hessian: more than %d values", MaxValues)
 )
 
 // Reader reads values one after the other. After the first error all methods
@@ -34,6 +41,8 @@ type Reader struct {
 	b   []byte
 	pos int
 	err error
+	// values may still come.
+	values int
 	// The number of fields of each class defined so far: of the first ones, of
 	// which a message seldom has more, and of the others.
 	classes int
@@ -44,7 +53,7 @@ type Reader struct {
 // Reset makes r read b, which r keeps until the next Reset: Reset(nil) lets go
 // of it.
 func (r *Reader) Reset(b []byte) {
-	r.b, r.pos, r.err, r.classes, r.others = b, 0, nil, 0, r.others[:0]
+	r.b, r.pos, r.err, r.values, r.classes, r.others = b, 0, nil, MaxValues, 0, r.others[:0]
 	if cap(r.others) > 1024 {
 		r.others = nil
 	}
@@ -78,6 +87,16 @@ func (r *Reader) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
+}
+
+// another counts a value.
+func (r *Reader) another() bool {
+	if r.values == 0 {
+		r.fail(ErrValues)
+		return false
+	}
+	r.values--
+	return true
 }
 
 // advance moves over n bytes.
@@ -148,7 +167,7 @@ func (r *Reader) string() []byte {
 		return b
 	}
 	all := append([]byte(nil), b...)
-	for !final && r.err == nil {
+	for !final && r.another() && r.err == nil {
 		var s bool
 		b, s, final = r.chunk()
 		surrogates = surrogates || s
@@ -216,9 +235,11 @@ func (r *Reader) chars(n int) (surrogates bool) {
 		return false
 	}
 	for n > 0 && r.err == nil {
-		if n >= 8 && len(b) >= 8 && binary.LittleEndian.Uint64(b)&highBits == 0 {
-			b, n = b[8:], n-8
-			continue
+		if n >= 8 && len(b) >= 8 {
+			if bytes, units := alike(binary.LittleEndian.Uint64(b)); units > 0 {
+				b, n = b[bytes:], n-units
+				continue
+			}
 		}
 		size, units, half := r.char(b)
 		surrogates = surrogates || half
@@ -232,6 +253,26 @@ func (r *Reader) chars(n int) (surrogates bool) {
 	}
 	r.pos = len(r.b) - len(b)
 	return surrogates
+}
+
+// alike measures what most texts have in a row: eight characters of one byte,
+// four of two, or two of three. It returns 0 of others, and of those that are
+// written with too many bytes or may be surrogates.
+func alike(w uint64) (bytes, units int) {
+	switch {
+	case w&highBits == 0:
+		return 8, 8
+	case w&0xc0c0f0c0c0f0 == 0x8080e08080e0:
+		if (1<<(w&0xf)|1<<(w>>24&0xf))&(1<<0x0|1<<0xd) == 0 {
+			return 6, 2
+		}
+	case w&0xc0e0c0e0c0e0c0e0 == 0x80c080c080c080c0:
+		const high = 0x1e001e001e001e // of the bits of the first bytes, one must be set
+		if (w&high+high)&0x20002000200020 == 0x20002000200020 {
+			return 8, 4
+		}
+	}
+	return 0, 0
 }
 
 // char measures the character at the start of b. One that could be written
@@ -397,7 +438,7 @@ func (r *Reader) First() (text []byte, ok bool) {
 	if r.err != nil {
 		return nil, false
 	}
-	list := Reader{b: r.b[from:r.pos]}
+	list := Reader{b: r.b[from:r.pos], values: MaxValues}
 	switch t := list.tag(); {
 	case t == 'V' || t == 'U' || t <= 0x77 && t >= 0x70:
 		list.skipType()
@@ -510,14 +551,14 @@ func (r *Reader) skipString() {
 		return
 	}
 	for {
-		if _, _, final := r.chunk(); final {
+		if _, _, final := r.chunk(); final || !r.another() {
 			return
 		}
 	}
 }
 
 func (r *Reader) skipBinary(t byte) {
-	for ; t == 'A' && r.err == nil; t = r.tag() {
+	for ; t == 'A' && r.another() && r.err == nil; t = r.tag() {
 		r.advance(r.be16())
 	}
 	switch {
@@ -537,7 +578,7 @@ func (r *Reader) skipBinary(t byte) {
 func (r *Reader) skipClass() {
 	r.skipString()
 	n := r.count()
-	for i := int32(0); i < n && r.err == nil; i++ {
+	for i := int32(0); i < n && r.another() && r.err == nil; i++ {
 		r.skipString()
 	}
 	if r.classes < len(r.first) {
@@ -581,7 +622,9 @@ func (r *Reader) skipElements(n int32) {
 	var left [MaxDepth]int32
 	left[0] = n
 	for depth := 1; depth > 0 && r.err == nil; {
-		switch top := &left[depth-1]; {
+		top := &left[depth-1]
+		*top = r.skipFixed(*top)
+		switch {
 		case *top == untilZ && r.Peek() == 'Z':
 			r.pos++
 			depth--
@@ -605,13 +648,60 @@ func (r *Reader) skipElements(n int32) {
 	}
 }
 
+// sizes of the values that have the same always, by their tags.
+var sizes = func() (t [256]uint8) {
+	for _, s := range []struct {
+		from, to int
+		size     uint8
+	}{
+		{0x38, 0x3f, 3}, {0x80, 0xbf, 1}, {0xc0, 0xcf, 2}, {0xd0, 0xd7, 3}, {0xd8, 0xef, 1}, {0xf0, 0xff, 2}, // ints and longs
+		{'N', 'N', 1}, {'T', 'T', 1}, {'F', 'F', 1}, {'[', '\\', 1}, {']', ']', 2}, {'^', '^', 3},
+		{'I', 'I', 5}, {'_', '_', 5}, {'K', 'K', 5}, {'Y', 'Y', 5}, {'D', 'D', 9}, {'J', 'J', 9}, {'L', 'L', 9},
+	} {
+		for tag := s.from; tag <= s.to; tag++ {
+			t[tag] = s.size
+		}
+	}
+	return t
+}()
+
+// skipFixed moves over values of that kind, n at most or those up to something
+// else, and returns how many of n are left.
+func (r *Reader) skipFixed(n int32) int32 {
+	pos, most := r.pos, r.values
+	if n != untilZ {
+		most = min(most, int(n))
+	}
+	done := 0
+	for ; done < most && pos < len(r.b); done++ {
+		size := int(sizes[r.b[pos]])
+		if size == 0 {
+			break
+		}
+		pos += size
+	}
+	r.values -= done
+	r.advance(pos - r.pos)
+	if n == untilZ {
+		return n
+	}
+	return n - int32(done)
+}
+
 // none is what skipOne returns for a value without elements of its own.
 const none = -2
 
 // skipOne moves over a value's own bytes and returns how many values follow
 // that belong to it.
 func (r *Reader) skipOne() int32 {
+	if !r.another() {
+		return none
+	}
 	t := r.tag()
+	if n := int(sizes[t]); n > 0 {
+		r.advance(n - 1)
+		return none
+	}
 	if t == 'C' {
 		for t == 'C' && r.err == nil {
 			r.skipClass()
@@ -632,8 +722,6 @@ func (r *Reader) skipOne() int32 {
 		r.skipString()
 	case t <= 0x2f || t >= 0x34 && t <= 0x37 || t == 'A' || t == 'B':
 		r.skipBinary(t)
-	case t >= 0x38 && t <= 0x3f: // long, 3 bytes
-		r.advance(2)
 	case t >= 0x60 && t <= 0x6f: // object of one of the first classes
 		return r.fieldsOf(int32(t) - 0x60)
 	case t >= 0x70 && t <= 0x77: // short list with a type
@@ -641,14 +729,6 @@ func (r *Reader) skipOne() int32 {
 		return int32(t) - 0x70
 	case t >= 0x78 && t <= 0x7f: // short list
 		return int32(t) - 0x78
-	case t >= 0x80 && t <= 0xbf: // int, 1 byte
-	case t >= 0xc0 && t <= 0xcf: // int, 2 bytes
-		r.advance(1)
-	case t >= 0xd0 && t <= 0xd7: // int, 3 bytes
-		r.advance(2)
-	case t >= 0xd8 && t <= 0xef: // long, 1 byte
-	case t >= 0xf0: // long, 2 bytes
-		r.advance(1)
 	default:
 		return r.skipLetter(t)
 	}
@@ -657,15 +737,6 @@ func (r *Reader) skipOne() int32 {
 
 func (r *Reader) skipLetter(t byte) int32 {
 	switch t {
-	case 'N', 'T', 'F', '[', '\\': // null, booleans, 0.0, 1.0
-	case ']': // double, 1 byte
-		r.advance(1)
-	case '^': // double, 2 bytes
-		r.advance(2)
-	case 'I', '_', 'K', 'Y': // int, double of 4 bytes, date in minutes, long of 4
-		r.advance(4)
-	case 'D', 'J', 'L': // double, date, long
-		r.advance(8)
 	case 'Q': // reference
 		r.Int()
 	case 'H': // map
