@@ -157,6 +157,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		return 0
 	}
 	another := false // frame than the one that had begun
+	favoured := c.sh.partials.favoured == c
 	b, whole := c.in.Add(bufs, total, &c.sh.scratch)
 	if whole {
 		before := len(b)
@@ -165,7 +166,9 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		if c.closed || c.finishing {
 			return total
 		}
-		another = len(b) < before
+		if another = len(b) < before; another && favoured {
+			c.sh.partials.favoured = nil // that frame has had its turn
+		}
 		switch {
 		case held || c.eof || (need > c.leaveAt || len(b) > c.leaveAt && !c.stopped()) && c.mayKeep(len(b)):
 			c.in.Keep(b, need)
@@ -180,7 +183,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		c.in.Take(bufs)
 		consumed = total
 	}
-	if c.in.Size() > 0 || c.partial.kept > 0 || c.sh.partials.favoured == c {
+	if c.in.Size() > 0 || c.partial.kept > 0 || favoured {
 		c.keeps(another)
 	}
 	if c.in.Need() == 0 && c.skip == 0 {

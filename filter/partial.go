@@ -74,7 +74,7 @@ func (c *connection) keeps(another bool) {
 	if have := c.in.Buffered(); another || have-p.marked >= min(stepBytes, c.in.Need()/32+1) {
 		p.marked, p.since = have, s.w.Now()
 	}
-	if s.partials.favoured == c && (another || c.in.Need() == 0) {
+	if s.partials.favoured == c && c.in.Need() == 0 {
 		s.partials.favoured = nil
 	}
 	s.feed()

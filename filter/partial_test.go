@@ -100,6 +100,32 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 	require.EqualValues(t, 4, one(t, slow).ID, "one frame always fits")
 }
 
+// TestFramesBehindOthersHaveTheBudgetToo: it makes no difference that one begins
+// right behind another.
+func TestFramesBehindOthersHaveTheBudgetToo(t *testing.T) {
+	e := newEnv(t, `, "limits": {"max_partial_bytes": 100000}`)
+	const n = 20
+	cs := dialMany(e, n)
+	frame := large(7, 1<<20)
+	for _, c := range cs {
+		c.Send(append(req(1), frame[:60<<10]...))
+		require.EqualValues(t, 1, one(t, c).ID)
+	}
+	waiting := 0
+	for _, c := range cs {
+		if c.ReadDisabled() {
+			waiting++
+		}
+	}
+	require.Equal(t, n-2, waiting, "but for one within the budget and one beyond")
+	for _, c := range cs {
+		sendSlowly(c, frame[60<<10:])
+	}
+	for _, c := range cs {
+		require.EqualValues(t, 7, one(t, c).ID)
+	}
+}
+
 // TestLargeFramesAreNotInEachOthersWay: many that are sent at the same time come
 // through, one after the other if need be.
 func TestLargeFramesAreNotInEachOthersWay(t *testing.T) {
