@@ -102,3 +102,22 @@ func TestGoAwayIsForClientsThatShareConnections(t *testing.T) {
 		require.Empty(t, goAway(b))
 	}
 }
+
+// TestErrorsForClientsThatShareConnectionsAreOfTheirVariant: Kitex's clients take
+// no notice of the flag in an answer.
+func TestErrorsForClientsThatShareConnectionsAreOfTheirVariant(t *testing.T) {
+	c := newCodec(t)
+	for _, flags := range []byte{0, outOfOrder} {
+		b := []byte(inHeader(kitexHeader, 5, "\x00\x00", call(typeCall, "hello", 5, "\x00")))
+		b[flagsAt+1] = flags
+		var req codecs.Metadata
+		_, err := c.NewDecoder(c2s).Decode(b, &req)
+		require.NoError(t, err)
+		out, err := c.EncodeError(nil, &req, &codecs.LocalError{Type: codecs.Timeout, Message: "too late"})
+		require.NoError(t, err)
+		require.Equal(t, flags, out[flagsAt+1])
+		answer := decodeAnswer(t, string(out))
+		require.Equal(t, codecs.Error, answer.Type)
+		require.Equal(t, req.Variant, answer.Variant)
+	}
+}
