@@ -79,7 +79,7 @@ var (
 func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err error) {
 	end, err := headerEnd(b)
 	if err != nil {
-		return 0, d.refuseHeader(sizeAt, err)
+		return 0, d.refuseHeader(min(sizeAt, len(b)), err)
 	}
 	if end < headerFixed+wordSize {
 		return 0, d.refuseHeader(sizeAt, errHeader)

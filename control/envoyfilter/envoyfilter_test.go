@@ -147,6 +147,7 @@ func TestRefused(t *testing.T) {
 		"addresses that are not": {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address and no range\n6: addresses[2]: given twice"},
 		"an address of nobody":   {host + ports + "addresses:\n- 0.0.0.0\n- '::'\n- 0.0.0.0/0\n", "4: addresses[0]: " + shared + "\n5: addresses[1]: " + shared + "\n6: addresses[2]: " + shared},
 		"no range":               {host + ports + "addresses: [10.1.1.1/24]\n", "3: addresses[0]: is not the first address of its range, which is 10.1.1.0/24"},
+		"IPv4 within IPv6":       {host + ports + "addresses: ['::ffff:10.1.0.0/112']\n", "3: addresses[0]: connections to IPv4 addresses are in no range of IPv6: want one of IPv4"},
 		"another spelling":       {host + ports + "addresses: ['2001:DB8::1', '2001:db8:0::1']\n", "3: addresses[1]: given twice"},
 		"ports out of range":     {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
 		"ports twice":            {host + vip + "protocol: dubbo\nports:\n- port: 1\n- port: 1\n  protocol: thrift\n", "6: ports[1].port: given twice\n6: ports[1].targetPort: ports[0] leads there too, with another protocol"},
@@ -250,4 +251,41 @@ func TestKindsOfProxies(t *testing.T) {
 		names[name] = true
 	}
 	require.Contains(t, names, "meltemi-loopback")
+}
+
+// TestEmptyFieldsAreNone: a name with nothing behind its colon is no field.
+func TestEmptyFieldsAreNone(t *testing.T) {
+	const server = "server: {selector: {a: b}}\n"
+	want, err := generate(host + vip + ports + server)
+	require.NoError(t, err)
+	for _, empty := range []string{"inbound:\n", "outbound:\n", "outbound: ~\nroutes:\n"} {
+		got, err := generate(host + vip + ports + server + empty)
+		require.NoError(t, err, empty)
+		require.Equal(t, want, got, empty)
+	}
+	_, err = generate(host + vip + "ports:\n- port: 1\n  codec:\n")
+	require.ErrorContains(t, err, "ports[0].protocol: required")
+	_, err = generate(host + vip + ports + "outbound: {a: 1, a: 2}\n")
+	require.ErrorContains(t, err, "outbound.a: given twice")
+}
+
+// TestRangesAreNotCutIntoEqualOnes: Envoy would refuse the listener, which other
+// services share.
+func TestRangesAreNotCutIntoEqualOnes(t *testing.T) {
+	got, err := generate(host + ports + "addresses: [10.1.1.0/31, 10.1.1.1/32, 10.1.1.0/30, 10.1.1.2/31]\n")
+	require.NoError(t, err)
+	for _, address := range []string{"10.1.1.0", "10.1.1.1", "10.1.1.2", "10.1.1.3"} {
+		one := regexp.MustCompile("address_prefix: " + regexp.QuoteMeta(address) + "\n *prefix_len: 32\n")
+		require.Len(t, one.FindAllString(got, -1), 1, address)
+	}
+}
+
+// TestARangeOfOneAddressIsAnAddressToo: Istio names the listener of a ServiceEntry
+// that has one by the address, and those without share theirs.
+func TestARangeOfOneAddressIsAnAddressToo(t *testing.T) {
+	got, err := generate(host + ports + "addresses: [10.1.1.1/32, '2001:DB8::1/128']\n")
+	require.NoError(t, err)
+	for _, name := range []string{"10.1.1.1_1", "2001:db8::1_1", "0.0.0.0_1"} {
+		require.Regexp(t, "name: \"?"+regexp.QuoteMeta(name)+"\"?\n", got)
+	}
 }

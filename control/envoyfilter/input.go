@@ -291,8 +291,13 @@ func (f *faults) addresses() {
 			f.refuse(path, "is not the first address of its range, which is %v", r.Masked())
 		case seen[r]:
 			f.refuse(path, "given twice")
+		case isRange && r.Addr().Is4In6():
+			f.refuse(path, "connections to IPv4 addresses are in no range of IPv6: want one of IPv4")
 		case isRange:
 			s.ranges = append(s.ranges, r)
+			if r.IsSingleIP() { // Istio takes that of a ServiceEntry for the address
+				names = append(names, r.Addr().String())
+			}
 		default:
 			// Istio has the spelling of a ServiceEntry in its listener's name, and
 			// Kubernetes the usual one.
