@@ -116,7 +116,7 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 			m.Type = codecs.GoAway
 		}
 	default:
-		m.GoesAway = told.leaves
+		m.GoesAway = told.leaves && (m.Type == codecs.Response || m.Type == codecs.Error)
 		if told.failed && m.Type == codecs.Response {
 			m.Status = codecs.StatusBusinessException
 		}

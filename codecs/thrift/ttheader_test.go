@@ -43,6 +43,9 @@ func TestAKitexServerThatLeaves(t *testing.T) {
 		require.Contains(t, []codecs.MessageType{codecs.Response, codecs.Error}, m.Type)
 		require.False(t, decodeAnswer(t, inHeader(kitexHeader, 5, "\x00\x00"+strings16("crrst", ""), message)).GoesAway)
 	}
+	for _, kind := range []byte{typeCall, typeOneway} { // no answers
+		require.False(t, decodeAnswer(t, inHeader(kitexHeader, 5, leaving, call(kind, "hello", 5, "\x00"))).GoesAway)
+	}
 }
 
 // TestOnlyTheServerLeaves: a client of the proxy need not, and is not told.
