@@ -110,7 +110,7 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 	}
 	switch {
 	case d.dir == codecs.ClientToServer:
-	case m.ID == 0 && string(m.Method()) == controlName && binary.BigEndian.Uint32(b[seqidAt:]) == 0:
+	case m.ID == 0 && string(m.Method()) == controlName:
 		// The server's own (netpollmux, control_frame.go), answers nothing.
 		if m.Type = codecs.Ignored; told.leaves {
 			m.Type = codecs.GoAway
