@@ -175,6 +175,14 @@ func TestRefused(t *testing.T) {
 		"what is generated":      {host + vip + ports + "outbound:\n  stat_prefix: x\n  protocol: {name: y}\n", "5: outbound.stat_prefix: is generated\n6: outbound.protocol.name: is generated"},
 		"an impossible option":   {host + vip + ports + "outbound:\n  idle_timeout: 1s\n  request_timeout: -1s\n", "6: outbound.request_timeout: must be at least 1ms, is -1s"},
 		"an unknown option":      {host + vip + ports + "inbound: {requestTimeout: 1s, x: 1}\nserver: {selector: {a: b}}\n", "4: inbound.x: unknown field"},
+		"hosts of two": {
+			host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n" +
+				"- {port: 1, servicePort: 1, namespace: i, selector: {a: b}, sniHosts: [a.b, c.d]}\n" +
+				"- {name: x, port: 1, servicePort: 2, namespace: i, selector: {a: b}, sniHosts: [e.f, c.d]}\n" +
+				"- {name: y, port: 1, servicePort: 2, namespace: i, selector: {a: c}, sniHosts: [c.d]}\n" +
+				"- {name: z, port: 1, servicePort: 2, namespace: i, selector: {a: c}, sniHosts: []}\n",
+			"7: gateways[1].sniHosts: gateways[0] has the same connections\n9: gateways[3].sniHosts: gateways[2] has the same connections",
+		},
 		"routes": {
 			host + vip + ports + "routes:\n- match: {metadata: [{name: x, string_match: {safe_regex: {regex: '('}}}]}\n",
 			"5: routes[0].match.metadata[0].string_match.safe_regex.regex: error parsing regexp: missing closing ): `(`",
