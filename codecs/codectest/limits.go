@@ -69,7 +69,8 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		case err != nil && within:
 			c.failf(w, b[:i], "the frame of %d bytes is refused: %v", len(b), err)
 		case err != nil:
-			if waits > 0 && !tooLarge(err) {
+			// Only what is beyond the limit may be what tells whose it is.
+			if waits > 0 && i < limit && !tooLarge(err) {
 				c.failf(w, b[:waits], "with %d bytes it is known that the frame has %d, but it is not refused", waits, len(b))
 			}
 			c.above(w, st, k, codec, dec, &m, err, i)

@@ -82,6 +82,9 @@ func (d *decoder) tooLarge(b []byte, n, transport int, m *codecs.Metadata) (int,
 		}
 		head += wordSize * int(binary.BigEndian.Uint16(b[sizeAt:]))
 	}
+	if transport != header { // of whose compressed bytes a part may tell nothing
+		head = min(head, d.maxFrame)
+	}
 	switch {
 	case head > d.maxFrame:
 		return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit", n))
