@@ -26,9 +26,6 @@ const (
 	quietTime = 100 * time.Millisecond
 	// goAwayTime is how long a client has to go elsewhere when it has been told.
 	goAwayTime = 500 * time.Millisecond
-	// maxOver is how many times the limit a frame may be too large for its
-	// connection to go on behind it.
-	maxOver = 16
 	// lingerTime is how long a client may take nothing of the answers behind which
 	// its connection is to be closed.
 	lingerTime = 30 * time.Second
@@ -86,7 +83,6 @@ type connection struct {
 	lines upstream.Lines
 	room  upstream.Waiter
 
-	skip         int         // bytes still to be passed over, of a frame that is too large
 	timer        timer.Timer // see wakeAt
 	armed        time.Duration
 	frameStarted time.Duration
@@ -118,8 +114,12 @@ func (c *connection) Data(bufs [][]byte, total int, end bool) int {
 	c.lastUse = c.sh.w.Now()
 	c.eof = c.eof || end
 	consumed := 0
-	if c.skip > 0 {
-		bufs, consumed = c.passOver(bufs, total)
+	if c.in.Skipping() {
+		var left int
+		if bufs, left = c.in.Skipped(bufs, total); !c.in.Skipping() {
+			c.frameStarted = 0
+		}
+		consumed = total - left
 	}
 	switch {
 	case c.plain != nil:
@@ -144,7 +144,7 @@ func (c *connection) checkEnd() {
 	if !c.eof || c.stopped() || c.closed || c.finishing || c.plain != nil {
 		return
 	}
-	if c.in.Buffered() > 0 || c.skip > 0 {
+	if c.in.Buffered() > 0 || c.in.Skipping() {
 		c.cfg.count(requestDecodingError, 1)
 		c.sh.warn(c.cfg, "client %s ended in the middle of a frame", c.d.RemoteAddress())
 	}
@@ -186,7 +186,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 	if c.in.Size() > 0 || c.partial.kept > 0 || favoured {
 		c.keeps(another)
 	}
-	if c.in.Need() == 0 && c.skip == 0 {
+	if c.in.Need() == 0 && !c.in.Skipping() {
 		c.frameStarted = 0
 	} else if c.frameStarted == 0 || another {
 		c.frameStarted = c.lastUse
@@ -228,7 +228,7 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 				if c.closed || c.finishing {
 					return nil, 0
 				}
-				c.skip = max(0, size-len(b))
+				c.in.Skip(size - len(b))
 				b = b[min(size, len(b)):]
 				continue
 			}
@@ -273,7 +273,7 @@ func (c *connection) tooLarge(m *Message, err error) int {
 		codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
 		request = true
 	}
-	far := e.Size/maxOver > e.Limit
+	far := e.Size/inbox.MaxOver > e.Limit
 	if far && !request {
 		return 0
 	}
@@ -289,23 +289,6 @@ func (c *connection) tooLarge(m *Message, err error) int {
 		c.finish()
 	}
 	return e.Size
-}
-
-// passOver drops what has come of a frame that is too large.
-func (c *connection) passOver(bufs [][]byte, total int) (rest [][]byte, n int) {
-	n = min(c.skip, total)
-	if c.skip -= n; c.skip == 0 {
-		c.frameStarted = 0
-	}
-	over := n
-	for over > 0 && over >= len(bufs[0]) {
-		over -= len(bufs[0])
-		bufs = bufs[1:]
-	}
-	if over > 0 {
-		bufs = append([][]byte{bufs[0][over:]}, bufs[1:]...)
-	}
-	return bufs, n
 }
 
 func (c *connection) message(m *Message) {

@@ -28,9 +28,6 @@ const (
 	maxStrays = 1000
 	// maxBeats is how many heartbeats of a server are answered that takes no bytes.
 	maxBeats = 64
-	// maxSkip is how much of an answer above the limit is read and dropped, in
-	// multiples of the limit.
-	maxSkip = 16
 )
 
 const (
@@ -56,7 +53,6 @@ type conn struct {
 	inFlight int
 	absent   int // of the calls
 	in       inbox.Inbox
-	skip     int // bytes of an answer that is not kept
 	out      *host.Buffer
 	spoilt   bool // owes an answer for which nothing stands in: gets no call at all
 	gone     bool // its host has said over it that it leaves
@@ -204,8 +200,8 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 		}
 		return
 	}
-	if cn.skip > 0 {
-		if bufs, total = cn.skipped(bufs, total); total == 0 {
+	if cn.in.Skipping() {
+		if bufs, total = cn.in.Skipped(bufs, total); total == 0 {
 			return
 		}
 	}
@@ -230,10 +226,8 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 			if cn.state == closed {
 				return
 			}
-			if n > len(b) {
-				cn.skip, n = n-len(b), len(b)
-			}
-			b = b[n:]
+			cn.in.Skip(n - len(b))
+			b = b[min(n, len(b)):]
 			continue
 		}
 		if n > len(b) {
@@ -261,32 +255,13 @@ func (cn *conn) decode(b []byte, md *codecs.Metadata) (int, error) {
 	return guard.Took(cn.answers.DecodeAnswer(b, md, req))
 }
 
-// skipped drops what the bytes that have come have of an answer that is not kept,
-// and returns the rest.
-func (cn *conn) skipped(bufs [][]byte, total int) ([][]byte, int) {
-	if cn.skip >= total {
-		cn.skip -= total
-		return nil, 0
-	}
-	total -= cn.skip
-	rest := make([][]byte, 0, len(bufs))
-	for _, b := range bufs {
-		n := min(cn.skip, len(b))
-		cn.skip -= n
-		if n < len(b) {
-			rest = append(rest, b[n:])
-		}
-	}
-	return rest, total
-}
-
 // tooLarge fails the call whose answer md is if err says that it is above the
 // limit, and returns how many bytes are to be skipped: 0 if that is no way to go
 // on.
 func (cn *conn) tooLarge(err error, md *codecs.Metadata) (size int) {
 	p := cn.pool
 	var e *codecs.TooLarge
-	if !errors.As(err, &e) || p.opts.Streams || e.Size <= 0 || e.Size/maxSkip > e.Limit {
+	if !errors.As(err, &e) || p.opts.Streams || e.Size <= 0 || e.Size/inbox.MaxOver > e.Limit {
 		return 0
 	}
 	p.obs.DecodingError(p.key.Cluster, cn.host, err, false)

@@ -2,8 +2,13 @@
 // decoder sees its frame in one stretch, and copies only what it must.
 package inbox
 
-// keepBytes is what an empty inbox may keep of its memory.
-const keepBytes = 64 << 10
+const (
+	// MaxOver is how many times the limit a frame may be too large for its
+	// connection to go on behind it.
+	MaxOver = 16
+	// keepBytes is what an empty inbox may keep of its memory.
+	keepBytes = 64 << 10
+)
 
 // Inbox belongs to one direction of one connection.
 type Inbox struct {
@@ -12,6 +17,30 @@ type Inbox struct {
 	// need is how long the frame at the start has to become before it is worth
 	// decoding again.
 	need int
+	skip int // bytes still to be passed over
+}
+
+// Skip has the next n bytes passed over: what is to come of a frame that is too
+// large.
+func (in *Inbox) Skip(n int) { in.skip = max(0, n) }
+
+// Skipping reports whether there are bytes still to be passed over.
+func (in *Inbox) Skipping() bool { return in.skip > 0 }
+
+// Skipped passes over what is to be passed over at the start of bufs, total bytes
+// together. It returns what is left of them, and how much that is.
+func (in *Inbox) Skipped(bufs [][]byte, total int) (rest [][]byte, left int) {
+	n := min(in.skip, total)
+	in.skip -= n
+	total -= n
+	for n > 0 && n >= len(bufs[0]) {
+		n -= len(bufs[0])
+		bufs = bufs[1:]
+	}
+	if n > 0 {
+		bufs = append([][]byte{bufs[0][n:]}, bufs[1:]...)
+	}
+	return bufs, total
 }
 
 // Add takes bufs, total bytes together, behind what is kept. ready says that

@@ -40,3 +40,26 @@ func TestMemoryFollowsWhatCame(t *testing.T) {
 	in.Keep(nil, 0)
 	require.Zero(t, in.Buffered())
 }
+
+// TestWhatIsPassedOver may end anywhere in the pieces in which bytes come.
+func TestWhatIsPassedOver(t *testing.T) {
+	const text = "abcdefghij"
+	for n := range 2 * len(text) {
+		for cut := range len(text) {
+			var in Inbox
+			in.Skip(n)
+			var rest []byte
+			for range 2 {
+				bufs, left := in.Skipped([][]byte{[]byte(text[:cut]), nil, []byte(text[cut:])}, len(text))
+				got := bytes.Join(bufs, nil)
+				require.Len(t, got, left)
+				rest = append(rest, got...)
+			}
+			require.Equal(t, (text + text)[n:], string(rest))
+			require.False(t, in.Skipping())
+		}
+	}
+	var in Inbox
+	in.Skip(-1)
+	require.False(t, in.Skipping())
+}
