@@ -42,7 +42,11 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 			id = protocolCompact
 		}
 		dst = append(dst, 0, 0, 0, 0)
-		dst = binary.BigEndian.AppendUint32(dst, magic<<16)
+		magic <<= 16
+		if req.Variant&muxed != 0 {
+			magic |= outOfOrder
+		}
+		dst = binary.BigEndian.AppendUint32(dst, magic)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(req.ID))
 		dst = binary.BigEndian.AppendUint16(dst, 1)
 		dst = append(dst, id, 0, 0, 0) // no transforms, and zeros up to a word

@@ -63,7 +63,7 @@ func headerEnd(b []byte) (int, error) {
 func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 	end, err := headerEnd(b)
 	if err != nil {
-		return d.refuseHeader(sizeAt, err)
+		return d.refuseHeader(min(sizeAt, len(b)), err)
 	}
 	r := infoReader{b: b[:end], at: headerFixed}
 	r.uvarint() // the protocol: the message tells it itself

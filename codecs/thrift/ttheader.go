@@ -79,10 +79,10 @@ var (
 func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err error) {
 	end, err := headerEnd(b)
 	if err != nil {
-		return 0, d.refuseHeader(sizeAt, err)
+		return 0, d.refuseHeader(min(sizeAt, len(b)), err)
 	}
 	if end < headerFixed+wordSize {
-		return 0, d.refuseHeader(sizeAt, errHeader)
+		return 0, d.refuseHeader(min(sizeAt, len(b)), errHeader)
 	}
 	if id := b[headerFixed]; id != protocolBinary && id != protocolCompact {
 		return 0, d.refuseHeader(headerFixed, errProtocolID)
@@ -105,18 +105,18 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 		m.Scratch[scratchInner] = uint32(end)
 	}
 	m.ExpectsReply = m.Type == codecs.Request // Kitex tells oneways apart
+	if binary.BigEndian.Uint16(b[flagsAt:])&outOfOrder != 0 {
+		m.Variant |= muxed
+	}
 	switch {
 	case d.dir == codecs.ClientToServer:
-		if binary.BigEndian.Uint16(b[flagsAt:])&outOfOrder != 0 {
-			m.Variant |= muxed
-		}
 	case m.ID == 0 && string(m.Method()) == controlName && binary.BigEndian.Uint32(b[seqidAt:]) == 0:
 		// The server's own (netpollmux, control_frame.go), answers nothing.
 		if m.Type = codecs.Ignored; told.leaves {
 			m.Type = codecs.GoAway
 		}
 	default:
-		m.GoesAway = told.leaves
+		m.GoesAway = told.leaves && (m.Type == codecs.Response || m.Type == codecs.Error)
 		if told.failed && m.Type == codecs.Response {
 			m.Status = codecs.StatusBusinessException
 		}
