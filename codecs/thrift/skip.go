@@ -12,7 +12,7 @@ import (
 const maxDepth = 64
 
 // maxValues is how many values the arguments of a call may have, fields and
-// elements: it bounds what one costs, to some 5 ms. Containers of elements that
+// elements: it bounds what one costs, to 5 to 10 ms. Containers of elements that
 // have the same size always count as one value, and so do those of more than
 // manyVarints integers of the compact protocol: they cost next to nothing.
 const (
