@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -20,7 +21,7 @@ import (
 const MaxDepth = 64
 
 // MaxValues is how many values are moved over between two calls of Reset, their
-// elements, names of fields and parts of strings included: it bounds what a
+// elements, classes, names of fields and parts of strings included: it bounds what a
 // message costs.
 const MaxValues = 1 << 20
 
@@ -234,12 +235,15 @@ func (r *Reader) chars(n int) (surrogates bool) {
 		r.pos += n
 		return false
 	}
+	if n > 8 {
+		var bytes, units int
+		bytes, units, surrogates = words(b, n)
+		b, n = b[bytes:], n-units
+	}
 	for n > 0 && r.err == nil {
-		if n >= 8 && len(b) >= 8 {
-			if bytes, units := alike(binary.LittleEndian.Uint64(b)); units > 0 {
-				b, n = b[bytes:], n-units
-				continue
-			}
+		if len(b) > 2 && b[0] > 0xe0 && b[0] < 0xed && b[1]>>6 == 2 && b[2]>>6 == 2 {
+			b, n = b[3:], n-1
+			continue
 		}
 		size, units, half := r.char(b)
 		surrogates = surrogates || half
@@ -255,24 +259,46 @@ func (r *Reader) chars(n int) (surrogates bool) {
 	return surrogates
 }
 
-// alike measures what most texts have in a row: eight characters of one byte,
-// four of two, or two of three. It returns 0 of others, and of those that are
-// written with too many bytes or may be surrogates.
-func alike(w uint64) (bytes, units int) {
-	switch {
-	case w&highBits == 0:
-		return 8, 8
-	case w&0xc0c0f0c0c0f0 == 0x8080e08080e0:
-		if (1<<(w&0xf)|1<<(w>>24&0xf))&(1<<0x0|1<<0xd) == 0 {
-			return 6, 2
+// words moves over whole words of the n units at the start of b, as long as they
+// are UTF-8 and more than a word is left, and stops before a character: eight
+// bytes at a time, as a text of many scripts would cost too much by the character.
+// Each mask has the highest bit of the bytes that it means.
+func words(b []byte, n int) (bytes, units int, surrogates bool) {
+	var over, halves uint64 // what the characters before the word need of it; halves of surrogates
+	for ; n-units > 8 && len(b)-bytes > 8; bytes += 8 {
+		w, next := binary.LittleEndian.Uint64(b[bytes:]), binary.LittleEndian.Uint64(b[bytes+1:])
+		high := w & highBits
+		if high|over == 0 {
+			units += 8
+			continue
 		}
-	case w&0xc0e0c0e0c0e0c0e0 == 0x80c080c080c080c0:
-		const high = 0x1e001e001e001e // of the bits of the first bytes, one must be set
-		if (w&high+high)&0x20002000200020 == 0x20002000200020 {
-			return 8, 4
+		// Characters of two bytes and more, of three and more, of four begin.
+		two := high & (w << 1)
+		three := two & (w << 2)
+		four := three & (w << 3)
+		follow := high &^ (w << 1)
+		zero := three &^ (w<<4 | w<<5 | w<<6 | w<<7) // E0 or F0
+		n5, n54 := next<<2, next<<2|next<<3          // of the second byte
+		wrong := follow ^ (two<<8 | three<<16 | four<<24 | over)
+		wrong |= two &^ three &^ (w<<3 | w<<4 | w<<5 | w<<6) // C0, C1
+		wrong |= zero &^ four &^ n5 & highBits               // E0 before less than A0
+		wrong |= zero & four &^ n54                          // F0 before less than 90
+		wrong |= four & (w<<4 | w<<5&(w<<6|w<<7|n54))        // above F4 8F
+		if wrong != 0 {
+			break
+		}
+		halves |= three &^ four & (w << 4) & (w << 5) &^ (w << 6) & (w << 7) & n5 // ED before A0 and more
+		units += bits.OnesCount64(highBits&^follow | four>>1)
+		over = two>>56 | three>>48 | four>>40
+	}
+	if over != 0 { // back to where the last one begins
+		for bytes--; b[bytes]>>6 == 2; bytes-- {
+		}
+		if units--; b[bytes] >= 0xf0 {
+			units--
 		}
 	}
-	return 0, 0
+	return bytes, units, halves != 0
 }
 
 // char measures the character at the start of b. One that could be written
@@ -547,7 +573,9 @@ func (r *Reader) skipType() {
 }
 
 func (r *Reader) skipString() {
-	if r.short() != nil {
+	if r.More() && r.b[r.pos] <= 0x1f {
+		r.pos++
+		r.chars(int(r.b[r.pos-1]))
 		return
 	}
 	for {
@@ -576,6 +604,9 @@ func (r *Reader) skipBinary(t byte) {
 
 // skipClass moves over a class definition, behind its 'C'.
 func (r *Reader) skipClass() {
+	if !r.another() {
+		return
+	}
 	r.skipString()
 	n := r.count()
 	for i := int32(0); i < n && r.another() && r.err == nil; i++ {
@@ -665,8 +696,8 @@ var sizes = func() (t [256]uint8) {
 	return t
 }()
 
-// skipFixed moves over values of that kind, n at most or those up to something
-// else, and returns how many of n are left.
+// skipFixed moves over values of that kind and short ASCII strings, n at most or
+// those up to something else, and returns how many of n are left.
 func (r *Reader) skipFixed(n int32) int32 {
 	pos, most := r.pos, r.values
 	if n != untilZ {
@@ -676,7 +707,10 @@ func (r *Reader) skipFixed(n int32) int32 {
 	for ; done < most && pos < len(r.b); done++ {
 		size := int(sizes[r.b[pos]])
 		if size == 0 {
-			break
+			size = int(r.b[pos]) + 1
+			if size > 0x20 || size > len(r.b)-pos || !ascii(r.b[pos+1:pos+size]) {
+				break
+			}
 		}
 		pos += size
 	}

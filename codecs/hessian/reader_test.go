@@ -413,6 +413,7 @@ func TestAMessageHasSoManyValues(t *testing.T) {
 		"chunks":       bytes.Repeat([]byte("R\x00\x00"), MaxValues+1),
 		"binary":       bytes.Repeat([]byte("A\x00\x00"), MaxValues+1),
 		"classes":      bytes.Repeat([]byte("C\x01P\x91\x01f"), MaxValues+1),
+		"bare classes": bytes.Repeat([]byte("C\x01P\x90"), MaxValues+1),
 		"of one class": append(binary.BigEndian.AppendUint32([]byte("C\x01PI"), MaxValues+1), bytes.Repeat([]byte{0}, MaxValues+1)...),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -451,6 +452,8 @@ func BenchmarkCostly(b *testing.B) {
 		"UTF-8 of 3":        strings.Repeat("R\x80\x00"+strings.Repeat("转", 0x8000), n/0x18003) + "\x00",
 		"UTF-8 of 4":        strings.Repeat("R\x80\x00"+strings.Repeat("😀", 0x4000), n/0x10003) + "\x00",
 		"UTF-8 of all":      strings.Repeat("R\x80\x00"+strings.Repeat("转aüb", 0x2000), n/0xe003) + "\x00",
+		"Chinese names":     "W" + strings.Repeat("\x03"+"转转转", n/10),
+		"UTF-8 of CESU":     strings.Repeat("R\x80\x00"+strings.Repeat("\xed\xa0\xbd\xed\xb8\x80", 0x4000), n/0x18003) + "\x00",
 		"ASCII":             strings.Repeat("R\x80\x00"+strings.Repeat("a", 0x8000), n/0x8003) + "\x00",
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -469,7 +472,7 @@ func BenchmarkCostly(b *testing.B) {
 
 // TestTextsOfAllScripts: characters are counted one by one and several at a time.
 func TestTextsOfAllScripts(t *testing.T) {
-	chars := []string{"a", "\u007f", "\u0080", "\u00bf", "\u00c0", "ü", "\u07ff", "\u0800", "ก", "\u0fff", "\u1000", "转", "\ucfff", "\ud000", "\ud7ff", "\ue000", "\uffff", "😀"}
+	chars := []string{"a", "\u007f", "\u0080", "\u00bf", "\u00c0", "ü", "\u07ff", "\U00010000", "\U0003ffff", "\U00040000", "\U0010ffff", "\u0800", "ก", "\u0fff", "\u1000", "转", "\ucfff", "\ud000", "\ud7ff", "\ue000", "\uffff", "😀"}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for range 5000 {
 		var b strings.Builder
@@ -495,10 +498,10 @@ func TestTextsOfAllScripts(t *testing.T) {
 			require.True(t, utf8.Valid(got), "%x", broken)
 		}
 	}
-	for _, bad := range []string{"\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "ü\xc1\xbf", "转\xe0\x9f\xbf"} {
+	for _, bad := range []string{"\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xf8\x88\x80\x80", "\x80", "转\x80", "转\xbf", "\xe8\xbd", "\xf0\x9f\x98", "\xc3", "ü\xc1\xbf", "转\xe0\x9f\xbf"} {
 		for before := range 9 {
-			text := strings.Repeat("ü", before) + bad + strings.Repeat("ü", 20)
-			if bad[0]&0xf0 == 0xe0 {
+			text := strings.Repeat("ü", before) + bad + strings.Repeat("z", 30)
+			if before%2 == 1 {
 				text = strings.ReplaceAll(text, "ü", "转")
 			}
 			var r Reader

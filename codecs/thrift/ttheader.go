@@ -82,7 +82,7 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 		return 0, d.refuseHeader(min(sizeAt, len(b)), err)
 	}
 	if end < headerFixed+wordSize {
-		return 0, d.refuseHeader(sizeAt, errHeader)
+		return 0, d.refuseHeader(min(sizeAt, len(b)), errHeader)
 	}
 	if id := b[headerFixed]; id != protocolBinary && id != protocolCompact {
 		return 0, d.refuseHeader(headerFixed, errProtocolID)
