@@ -2,7 +2,6 @@ package filter
 
 import (
 	"errors"
-	"runtime/debug"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -223,8 +222,7 @@ func (m *Message) guard(hook func() Verdict) (v Verdict) {
 
 func (m *Message) panicked(r any) Verdict {
 	m.cfg.count(filterPanic, 1)
-	m.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic in filter %s: %v\n%s",
-		m.cfg.StatPrefix, m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, r, debug.Stack())
+	m.sh.logPanic(m.cfg.StatPrefix, " in filter "+m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, guard.New(r))
 	return m.Reply(codecs.Unspecified, guard.Text)
 }
 

@@ -308,6 +308,7 @@ func TestAPanicOverAStream(t *testing.T) {
 	require.True(t, first.Ended())
 	e.panicked(2)
 
+	e.Advance(time.Second) // another panic at the same place is another line
 	e.c = e.Dial(e.cfg)
 	e.say("init 5 m -")
 	s := e.serverWith("init 5 ")

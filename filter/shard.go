@@ -4,7 +4,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -161,7 +160,7 @@ func (s *shard) barrier(c *connection) {
 	if r == nil {
 		return
 	}
-	s.w.Logf(host.Error, "meltemi: panic: %v\n%s", r, debug.Stack())
+	s.logPanic("", "", guard.New(r))
 	if c != nil && !c.closed {
 		c.Failed()
 		c.d.Close(false)
@@ -489,21 +488,15 @@ func (cs *configShard) Panicked(p *guard.Panic) {
 			return
 		}
 		p.Logged = true
-		cs.sh.w.Logf(host.Error, "meltemi: stat_prefix %q: panic: %v\n%s", cs.StatPrefix, p.Value, p.Stack)
+		cs.sh.logPanic(cs.StatPrefix, "", p)
 	}
 	cs.count(connectionPanic, 1)
 }
 
 // ConnectFailed implements upstream.Observer.
-func (cs *configShard) ConnectFailed(cluster, reason string, say int) {
+func (cs *configShard) ConnectFailed(cluster string, r host.CloseReason) {
 	cs.count(upstreamConnectFail, 1)
-	switch say {
-	case 0:
-	case 1:
-		cs.sh.warnOf(cluster, cs, "cluster %s: no connection: %s", cluster, reason)
-	default:
-		cs.sh.warnOf(cluster, cs, "cluster %s: no connection, in %d attempts: %s", cluster, say, reason)
-	}
+	cs.sh.warnOf(cluster+" "+r.String(), cs, "cluster %s: no connection: %s", cluster, r)
 }
 
 // dropPool forgets a pool that has been given up.

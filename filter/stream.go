@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
-	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
@@ -206,7 +205,7 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 	if err != nil {
 		m.codecPanicked(err)
 		buf.B = b[:n]
-		m.sh.w.Logf(host.Warn, "meltemi: stat_prefix %q: reset of a stream cannot be encoded: %v", cfg.StatPrefix, err)
+		m.sh.warn(cfg, "reset of a stream cannot be encoded: %v", err)
 		m.end()
 		c.finish() // the client would wait for ever
 		return

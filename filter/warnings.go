@@ -4,18 +4,21 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
 const (
 	// Peers can do wrong as often as they like. Lines of the same kind come a
-	// second apart at first, and with pauses that double up to the longest.
+	// second apart at first, and with pauses that double up to the longest. What
+	// has not happened for a while begins anew.
 	firstPause = time.Second
-	maxPause   = time.Minute
+	maxPause   = 5 * time.Minute
+	forgetTime = time.Minute
 	// maxWarnings bounds the kinds that are told apart.
 	maxWarnings = 256
 )
 
-// warnings is what has been logged of a worker's peers, by its kind.
+// warnings is what a worker has logged of what can happen often, by its kind.
 type warnings map[warning]*said
 
 // warning is a kind of lines. They do not hide those of another.
@@ -24,6 +27,7 @@ type warning struct {
 }
 
 type said struct {
+	last   time.Duration // when it happened
 	until  time.Duration // from when the next is said
 	pause  time.Duration
 	unsaid int
@@ -36,8 +40,18 @@ func (s *shard) warn(cs *configShard, format string, args ...any) {
 
 // warnOf is warn of a subject that does not come from peers, such as a cluster.
 func (s *shard) warnOf(subject string, cs *configShard, format string, args ...any) {
+	s.log(host.Warn, cs.StatPrefix, subject, format, args...)
+}
+
+// logPanic logs a panic; those at other places do not hide it. what is where it was
+// caught, and statPrefix may be "".
+func (s *shard) logPanic(statPrefix, what string, p *guard.Panic) {
+	s.log(host.Error, statPrefix, p.Site, "panic%s: %v\n%s", what, p.Value, p.Stack)
+}
+
+func (s *shard) log(level host.Level, statPrefix, subject, format string, args ...any) {
 	now := s.w.Now()
-	k := warning{cs.StatPrefix, format, subject}
+	k := warning{statPrefix, format, subject}
 	w := s.warned[k]
 	if w == nil {
 		if s.warned == nil {
@@ -54,30 +68,32 @@ func (s *shard) warnOf(subject string, cs *configShard, format string, args ...a
 			s.warned[k] = w
 		}
 	}
+	if now >= w.last+forgetTime {
+		w.pause, w.until = 0, now
+	}
+	w.last = now
 	if now < w.until {
 		w.unsaid++
 		return
 	}
-	if now < w.until+w.pause {
-		w.pause = min(2*w.pause, maxPause)
-	} else { // it had been quiet
-		w.pause = firstPause
-	}
+	w.pause = min(max(2*w.pause, firstPause), maxPause)
 	w.until = now + w.pause
-	format = "meltemi: stat_prefix %q: " + format
-	args = append([]any{cs.StatPrefix}, args...)
+	if statPrefix != "" {
+		format = "stat_prefix %q: " + format
+		args = append([]any{statPrefix}, args...)
+	}
 	if w.unsaid > 0 {
 		format += " (%d more such lines left out)"
 		args = append(args, w.unsaid)
 		w.unsaid = 0
 	}
-	s.w.Logf(host.Warn, format, args...)
+	s.w.Logf(level, "meltemi: "+format, args...)
 }
 
-// prune forgets what has not been said for long.
+// prune forgets what has not happened for long.
 func (ws warnings) prune(now time.Duration) {
 	for k, w := range ws {
-		if now >= w.until+maxPause {
+		if now >= w.last+forgetTime {
 			delete(ws, k)
 		}
 	}

@@ -73,3 +73,39 @@ func TestAClusterThatIsDownIsLoggedAHandfulOfTimes(t *testing.T) {
 	}
 	require.InDelta(t, 5, n, 3, fmt.Sprint(e.Log()))
 }
+
+// TestANewOutageIsToldAtOnce, also soon after one that was long.
+func TestANewOutageIsToldAtOnce(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", `, "upstream": {"connect_backoff_max": "1s"}`)
+	logged := func() int { return strings.Count(strings.Join(e.Log(), "\n"), "cluster up: no connection") }
+	e.failing(host.ConnectFailed)
+	for range 3600 {
+		e.say("req 1 m -")
+		e.Advance(time.Second)
+	}
+	require.InDelta(t, 18, logged(), 4)
+	e.up.Fail = nil
+	e.Advance(time.Minute)
+	before := logged()
+	e.failing(host.ConnectFailed)
+	e.say("req 1 m -")
+	require.Equal(t, before+1, logged())
+}
+
+// TestAPanicIsLoggedAHandfulOfTimes with its stack, and hides none at another place.
+func TestAPanicIsLoggedAHandfulOfTimes(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", "")
+	for range 100 {
+		for _, line := range []string{"req 2 m boom-decode\n", "req 2 m boom-encode\n"} {
+			c := e.Dial(e.cfg)
+			c.Send([]byte(line))
+			require.True(t, c.Closed())
+		}
+		e.Advance(100 * time.Millisecond)
+	}
+	e.counts(map[string]int64{"connection_panic": 200})
+	log := strings.Join(e.Log(), "\n")
+	require.Equal(t, 4, strings.Count(log, "panic: boom: Decode"), "at 0, 1, 3 and 7 s")
+	require.Equal(t, 4, strings.Count(log, "panic: boom: Encode"))
+	require.Equal(t, 8, strings.Count(log, "[running]"))
+}

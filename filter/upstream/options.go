@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
@@ -81,9 +82,8 @@ type Observer interface {
 	Event()
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
-	// ConnectFailed: an attempt to connect failed. say is the number of those that
-	// have failed since it was last worth a line in the log, 0 where this is none.
-	ConnectFailed(cluster, reason string, say int)
+	// ConnectFailed: an attempt to connect failed.
+	ConnectFailed(cluster string, r host.CloseReason)
 }
 
 // Owner is the message on whose behalf a Call is made.

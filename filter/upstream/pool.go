@@ -32,12 +32,6 @@ const (
 	goneTime = time.Second
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
-	// Of an outage the first failure is worth a line in the log, and others with
-	// pauses from the first to the second of these. It has ended when nothing has
-	// failed for a minute.
-	firstSayPause = 10 * time.Second
-	maxSayPause   = 5 * time.Minute
-	outageEnds    = time.Minute
 )
 
 // Pool spreads the calls of one worker over connections to one cluster. The
@@ -96,11 +90,6 @@ type Pool struct {
 	granted     time.Duration // when the first connection became ready
 	noGrowth    time.Duration // a circuit breaker forbids growth until then
 	limited     bool          // it did at the last attempt, which nobody waited for
-	failedAt    time.Duration // when an attempt failed last
-	unsaid      int           // failures since the log has heard of one
-	saidReason  host.CloseReason
-	nextSay     time.Duration
-	sayPause    time.Duration
 	perHost     map[string]int
 	dispatching bool
 	gone        bool
@@ -550,7 +539,7 @@ func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
 // made together count as one.
 func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	now := p.m.now()
-	p.obs.ConnectFailed(p.key.Cluster, r.String(), p.failures(r, now))
+	p.obs.ConnectFailed(p.key.Cluster, r)
 	switch {
 	case p.backoff == 0:
 		p.backoff, p.failed = firstBackoff, p.attempts
@@ -591,23 +580,6 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 	if p.queue.n > 0 {
 		p.m.timers.Start(&p.retry, p.nextTry)
 	}
-}
-
-// failures counts a failed attempt, and returns how many there were since the log
-// has heard of one, if it is time that it does.
-func (p *Pool) failures(r host.CloseReason, now time.Duration) (say int) {
-	p.unsaid++
-	if p.sayPause == 0 || r != p.saidReason || now-p.failedAt > outageEnds {
-		p.sayPause, p.nextSay = firstSayPause/2, now
-	}
-	p.failedAt = now
-	if now < p.nextSay {
-		return 0
-	}
-	say, p.unsaid, p.saidReason = p.unsaid, 0, r
-	p.sayPause = min(2*p.sayPause, maxSayPause)
-	p.nextSay = now + p.sayPause
-	return say
 }
 
 // look asks for the cluster's membership and reports whether it changed.

@@ -5,7 +5,10 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
@@ -17,6 +20,8 @@ const Text = "internal error"
 type Panic struct {
 	Value any
 	Stack []byte
+	// Site is the file and line that panicked.
+	Site string
 	// Logged is for those that pass it on.
 	Logged bool
 }
@@ -35,7 +40,28 @@ func In(err error) *Panic {
 
 // New returns what recover returned, which must not be nil, as an error. It is to
 // be called where the panic was caught.
-func New(value any) *Panic { return &Panic{Value: value, Stack: debug.Stack()} }
+func New(value any) *Panic {
+	return &Panic{Value: value, Stack: debug.Stack(), Site: site()}
+}
+
+// site returns what called panic, or made the runtime do so.
+func site() string {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs[:])])
+	panicking := false
+	for {
+		f, more := frames.Next()
+		switch {
+		case f.Function == "runtime.gopanic":
+			panicking = true
+		case panicking && !strings.HasPrefix(f.Function, "runtime."):
+			return f.File + ":" + strconv.Itoa(f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
 
 // Catch is deferred. It turns a panic into err.
 func Catch(err *error) {
