@@ -83,7 +83,7 @@ func (t modelToy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) (
 	return t.boundedToy.Encode(dst, m, mut)
 }
 
-func (modelToy) EncodeGoAway(dst []byte, variant uint8) ([]byte, error) {
+func (modelToy) EncodeGoAway(dst []byte, _ uint8) ([]byte, error) {
 	return append(dst, "away 0 - -\n"...), nil
 }
 
@@ -616,7 +616,7 @@ func (w *model) worldStep() {
 
 // read checks what a client has got.
 func (w *model) read(c *modelClient) {
-	b := append(c.rest, c.Take()...)
+	b := slices.Concat(c.rest, c.Take())
 	c.rest = nil
 	if c.plain {
 		return

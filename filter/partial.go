@@ -128,7 +128,7 @@ func (s *shard) sweepPartials() {
 	for _, cs := range s.configs {
 		for c := cs.conns; c != nil && len(ps.starved) > 0; c = c.next {
 			p := &c.partial
-			waits := c.stopped() && !(c.blocked && now >= c.unread.taken+5*stallTime)
+			waits := c.stopped() && (!c.blocked || now < c.unread.taken+5*stallTime)
 			if p.kept > 0 && !p.starved && !waits && now >= p.since+stallTime {
 				cs.count(partialFrameOverflow, 1)
 				s.warn(cs, "client %s sends no more of a frame of which it has sent %d bytes, with too many such frames on this worker",

@@ -84,8 +84,6 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 	require.EqualValues(t, 20, e.count("partial_frame_overflow")+e.count("partial_frame_timeout"))
 	require.NotZero(t, e.count("partial_frame_wait"))
 	require.False(t, e.c.Closed())
-	hostile = nil
-	frame = nil
 	require.Less(t, heapInUse()-before, 5*size, "what the test's own server and client have got")
 
 	// Without others in the way nobody has to hurry.

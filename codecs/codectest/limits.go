@@ -146,7 +146,7 @@ func (c *check) sameHead(w where, b []byte, meta, m *codecs.Metadata) {
 		return t == codecs.Heartbeat || t == codecs.GoAway || t == codecs.Ignored
 	}
 	switch {
-	case m.Type != meta.Type && !(isAnswer(m.Type) && isAnswer(meta.Type)) && !(m.Type == codecs.Ignored && unasked(meta.Type)):
+	case m.Type != meta.Type && (!isAnswer(m.Type) || !isAnswer(meta.Type)) && (m.Type != codecs.Ignored || !unasked(meta.Type)):
 		c.failf(w, b, "it is said to be a %s, but is a %s", m.Type, meta.Type)
 	case m.Type == codecs.Ignored:
 	case m.ID != meta.ID:

@@ -176,16 +176,17 @@ func (i *inflater) tail(h *message, limit int) error {
 	s.start(h.protocol == compact, h.body, limit, maxValues)
 	for {
 		need, err := s.run(i.bytes[:i.n])
+		eof := errors.Is(i.err, io.EOF)
 		switch {
 		case err != nil:
 			return err
 		case need == 0 && s.pos < i.n:
 			return errBehind
-		case i.err == io.EOF && need > 0:
+		case eof && need > 0:
 			return errEnds
-		case i.err == io.EOF && i.src.Len() != adler:
+		case eof && i.src.Len() != adler:
 			return errZlib
-		case i.err == io.EOF:
+		case eof:
 			return nil
 		case i.err != nil:
 			return i.err

@@ -58,7 +58,8 @@ func (s *skipper) start(compact bool, at, limit, values int) {
 // bytes there must be at least.
 func (s *skipper) run(b []byte) (need int, err error) {
 	b = b[:min(len(b), s.limit)]
-	for whole := true; s.depth > 0; {
+	for s.depth > 0 {
+		var whole bool
 		switch top := &s.stack[s.depth-1]; {
 		case top.elements:
 			whole, err = s.elements(b, top)
@@ -84,10 +85,7 @@ func (s *skipper) run(b []byte) (need int, err error) {
 // nested in it, or the end of the struct. whole is false when b is too short.
 func (s *skipper) fields(b []byte) (whole bool, err error) {
 	pos, values := s.pos, s.values
-	for {
-		if pos >= len(b) {
-			break
-		}
+	for pos < len(b) {
 		t := b[pos]
 		if t == 0 {
 			s.pos, s.values = pos+1, values
@@ -127,10 +125,7 @@ func (s *skipper) fields(b []byte) (whole bool, err error) {
 // compactFields is fields for the compact protocol.
 func (s *skipper) compactFields(b []byte) (whole bool, err error) {
 	pos, values := s.pos, s.values
-	for {
-		if pos >= len(b) {
-			break
-		}
+	for pos < len(b) {
 		c := b[pos]
 		if c == 0 {
 			s.pos, s.values = pos+1, values

@@ -140,7 +140,8 @@ func TestTheEndOfAStruct(t *testing.T) {
 			require.LessOrEqual(t, need, n, "seed %d", seed)
 		}
 		require.NoError(t, err, "seed %d", seed)
-		require.Equal(t, whole, skipper{cut.compact, maxFrame, cut.pos, cut.values, cut.depth, whole.stack}, "seed %d", seed)
+		got := skipper{cut.compact, maxFrame, cut.pos, cut.values, cut.depth, whole.stack}
+		require.Equal(t, whole, got, "seed %d", seed)
 	}
 }
 
