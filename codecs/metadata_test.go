@@ -85,7 +85,7 @@ func TestWhatMessagesHold(t *testing.T) {
 	}
 	frame := 5 * props
 	require.Less(t, held(func(m, _ *codecs.Metadata) { m.Detach() }), 4*frame)
-	require.Less(t, held(func(m, spare *codecs.Metadata) { m.Detach(); m.Properties(); m.Detach() }), 4*frame)
+	require.Less(t, held(func(m, _ *codecs.Metadata) { m.Detach(); m.Properties(); m.Detach() }), 4*frame)
 	require.Less(t, held(func(m, spare *codecs.Metadata) { m.Release(); m.Return(spare) }), 256)
 	require.Less(t, held(func(m, spare *codecs.Metadata) { m.Detach(); m.Properties(); m.Reset(); m.Return(spare) }), 4<<10)
 	require.Less(t, held(func(m, _ *codecs.Metadata) {

@@ -385,9 +385,8 @@ func TestBRPCGarbage(t *testing.T) {
 	whole := brpctest.Request{ID: 1}.Bytes()
 	garbage := map[string][]byte{
 		"HTTP":                     []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-		"two gigabytes":            []byte("PRPC\x7f\xff\xff\xff\x00\x00\x00\x10"),
+		"two gigabytes":            []byte("PRPC\x7f\xff\xff\xff\x00\x00\x00\x10" + strings.Repeat("\x00", 16)), // whose meta tells no id
 		"a meta larger than all":   []byte("PRPC\x00\x00\x00\x10\x00\x00\x00\x11"),
-		"a frame of no stream":     brpctest.Frame("STRM", nil, nil),
 		"a frame and then garbage": append(slices.Clone(whole), []byte(strings.Repeat("x", 100))...),
 	}
 	once(t, func(t *testing.T, v variant) {
@@ -410,6 +409,10 @@ func TestBRPCGarbage(t *testing.T) {
 				require.EqualValues(t, 1, honest.Read().ID)
 			})
 		}
+		before := e.Stat(brpcStats + "request_decoding_error")
+		honest.Send(append(brpctest.Frame("STRM", nil, nil), whole...)) // of no stream, but it has an end
+		require.EqualValues(t, 1, honest.Read().ID)
+		e.WaitStat(brpcStats+"request_decoding_error", envoytest.Exactly(before+1))
 		checkCountersOf(t, e, brpcStats)
 	})
 }

@@ -183,7 +183,9 @@ const mib = 1 << 20
 func TestClientThatDoesNotReadIsClosed(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
-		e := v.start(t, toOne("big"), envoytest.Cluster("big", envoytest.At(s.Port)...))
+		config := toOne("big")
+		config["limits"] = envoytest.M{"max_write_buffer_bytes": 4 * mib}
+		e := v.start(t, config, envoytest.Cluster("big", envoytest.At(s.Port)...))
 		honest := scripted.Dial(t, e.Port("dubbo"))
 		honest.Ask(1, dubbotest.Request{})
 		honest.Read()

@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +38,16 @@ func startDraining(t *testing.T, v variant, drain time.Duration, cluster envoyte
 	}
 }
 
+// isEvent reports whether a frame is one that tells of the server, the read-only
+// event for instance.
+func isEvent(f dubbotest.Parsed) bool { return f.Flags&0x20 != 0 }
+
+// answers leaves out the events, which it counts.
+func answers(frames []dubbotest.Parsed) (rest []dubbotest.Parsed, events int) {
+	rest = slices.DeleteFunc(slices.Clone(frames), isEvent)
+	return rest, len(frames) - len(rest)
+}
+
 // TestARequestIsAnsweredWhileItsListenerDrains, and its connection is closed
 // only then.
 func TestARequestIsAnsweredWhileItsListenerDrains(t *testing.T) {
@@ -50,7 +63,8 @@ func TestARequestIsAnsweredWhileItsListenerDrains(t *testing.T) {
 		e.WaitStat(stats+"drain_closed", envoytest.Exactly(1))
 		require.EqualValues(t, 1, e.Stat(stats+"request_active"))
 		close(h.release)
-		frames := busy.Closed()
+		frames, told := answers(busy.Closed())
+		require.Equal(t, 1, told)
 		require.Len(t, frames, 1)
 		require.EqualValues(t, statusOK, frames[0].Status)
 		require.Equal(t, "held", frames[0].Text())
@@ -76,7 +90,8 @@ func TestARequestThatOutlastsTheDrainEndsWithIt(t *testing.T) {
 		<-h.arrived
 		begin := time.Now()
 		replace()
-		require.Empty(t, c.Closed())
+		frames, _ := answers(c.Closed())
+		require.Empty(t, frames)
 		require.Greater(t, time.Since(begin), time.Second)
 		e.WaitStat(stats+"cx_destroy_local_with_active_rq", envoytest.Exactly(1))
 		e.WaitStat(stats+"request_abandoned", envoytest.Exactly(1))
@@ -135,6 +150,48 @@ func TestIdleConnectionsOfADrainingListenerLeaveOneByOne(t *testing.T) {
 		}
 		e.WaitStat(stats+"drain_closed", envoytest.Exactly(n))
 		require.EqualValues(t, 1, e.Stat("listener_manager.total_filter_chains_draining"), "Envoy's own time is not over")
+		checkCounters(t, e)
+	})
+}
+
+// TestClientsThatHeedTheReadOnlyEventLoseNothing: they are told that their listener
+// is replaced, and go elsewhere, however busy they are.
+func TestClientsThatHeedTheReadOnlyEventLoseNothing(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		s := scripted.Serve(t, scripted.Answer("here"))
+		e, port, replace := startDraining(t, v, time.Minute, envoytest.Cluster("one", envoytest.At(s.Port)...))
+		var clients sync.WaitGroup
+		var answered, moved atomic.Int64
+		for range 16 {
+			c := scripted.Dial(t, port)
+			clients.Go(func() {
+				leaves := false
+				for id := uint64(1); !leaves; id++ {
+					c.Ask(id, dubbotest.Request{})
+					f := c.Read()
+					if isEvent(f) { // before the answer, or in its place in the stream
+						require.Equal(t, dubbotest.ReadOnly(0), dubbotest.Frame(f.Flags, f.Status, f.ID, f.Body))
+						leaves = true
+						f = c.Read()
+					}
+					require.Equal(t, id, f.ID)
+					require.Equal(t, "here", f.Text())
+					answered.Add(1)
+				}
+				require.Empty(t, c.Closed(), "all has been answered")
+				next := scripted.Dial(t, port)
+				next.Ask(1, dubbotest.Request{})
+				require.Equal(t, "here", next.Read().Text())
+				moved.Add(1)
+			})
+		}
+		e.WaitStat(stats+"response", envoytest.AtLeast(500))
+		replace()
+		clients.Wait()
+		t.Logf("%d calls before %d clients went elsewhere", answered.Load(), moved.Load())
+		require.EqualValues(t, 16, moved.Load())
+		require.Zero(t, e.Stat(stats+"cx_destroy_local_with_active_rq"))
 		checkCounters(t, e)
 	})
 }

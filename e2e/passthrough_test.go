@@ -84,7 +84,10 @@ func TestPassthrough(t *testing.T) {
 			e.WaitStat(stats+"request_decoding_error", envoytest.Exactly(0))
 		}
 
-		_, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/health", e.Port("none")))
+		r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/health", e.Port("none")))
+		if err == nil {
+			r.Body.Close()
+		}
 		require.Error(t, err)
 		e.WaitStat("meta_protocol.brpc.none.passthrough_connect_fail", envoytest.AtLeast(1))
 	})

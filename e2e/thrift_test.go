@@ -282,7 +282,7 @@ func TestThriftLocalErrors(t *testing.T) {
 		for _, w := range thriftWires {
 			clients := thriftLibraries
 			if w.Transport != "header" {
-				clients = append(slices.Clip(clients), peers.ThriftNode)
+				clients = append(slices.Clip(clients), peers.ThriftNode, peers.ThriftJava)
 			}
 			for _, client := range clients {
 				t.Run(fmt.Sprintf("%s, %s", client, w), func(t *testing.T) {
@@ -304,7 +304,11 @@ func TestThriftLocalErrors(t *testing.T) {
 						require.Less(t, a.LatencyUS, int64(1_500_000))
 						who := thriftCall("who")
 						who.Interface = tc.cmd.Interface
-						require.Equal(t, "s1", c.Call(who).Value)
+						next := c.Call(who)
+						for strings.Contains(next.Error, "timeout") { // a busy machine
+							next = c.Call(who)
+						}
+						require.Equal(t, "s1", next.Value, next.Error)
 					}
 					connections := before + 1
 					if client == peers.ThriftNode {

@@ -17,6 +17,8 @@ const (
 	// for it: what is in the host's buffer already must be read first, which tells of
 	// itself only when it is almost all.
 	slowTime = 5 * time.Second
+	// atOnce is how many times its limit may come for it in that time.
+	atOnce = 4
 	// stuckTime is the same for one of which the host alone holds bytes. It is closed
 	// only if too much waits on its worker.
 	stuckTime = 10 * time.Second
@@ -72,7 +74,7 @@ func (c *connection) keep(b []byte) {
 	q.add(b)
 	c.sh.held += len(b)
 	if q.bound = max(q.bound, c.cfg.Limits.MaxWriteBufferBytes, len(b)); q.since > q.bound {
-		if c.sh.w.Now() >= q.taken+slowTime {
+		if q.since > atOnce*q.bound || c.sh.w.Now() >= q.taken+slowTime {
 			c.doesNotRead()
 			return
 		}

@@ -37,8 +37,8 @@ type connection struct {
 
 	partial inbox.Frame
 
-	proto   *protocol // nil until the first bytes have told
-	dec     codecs.Decoder
+	proto *protocol // nil until the first bytes have told
+	dec   codecs.Decoder
 	// leaveAt is how long a frame may be of which what has come stays in the host's
 	// buffer. What is longer is taken out: the host stops reading when its buffer is
 	// full, and the frame would never be whole.
@@ -156,6 +156,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		return 0
 	}
 	another := false // frame than the one that had begun
+	counted := c.partial.Counted()
 	b, whole := c.in.Add(bufs, total, &c.sh.scratch)
 	if whole {
 		before := len(b)
@@ -164,7 +165,9 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		if c.closed || c.finishing {
 			return total
 		}
-		another = len(b) < before
+		if another = len(b) < before; another {
+			c.partial.Passed()
+		}
 		switch {
 		case held || c.eof || need > c.leaveAt && c.partial.MayGrow(len(b)):
 			c.in.Keep(b, need)
@@ -179,7 +182,7 @@ func (c *connection) data(bufs [][]byte, total int) (consumed int) {
 		c.in.Take(bufs)
 		consumed = total
 	}
-	if c.in.Size() > 0 || c.partial.Counted() {
+	if c.in.Size() > 0 || counted || c.partial.Counted() {
 		c.keeps(another)
 	}
 	if c.in.Need() == 0 && !c.in.Skipping() {
@@ -461,9 +464,7 @@ func (c *connection) takeUp() {
 		c.data(nil, 0)
 	}
 	c.checkEnd()
-	if c.draining && c.sh.w.Now() >= c.leaveAfter {
-		c.depart()
-	}
+	c.takeTurn(true)
 }
 
 // WriteBlocked implements host.DownstreamEvents.
@@ -639,13 +640,8 @@ func (c *connection) onTimer() {
 		c.cfg.count(idleTimeout, 1)
 		c.finish()
 		return
-	case c.draining && c.plain == nil && now >= c.leaveAfter:
-		if c.sayGoAway() {
-			c.leaveAfter = now + goAwayTime
-		} else if now >= c.lastUse+quietTime {
-			c.depart()
-		}
 	}
+	c.takeTurn(now >= c.lastUse+quietTime)
 	if next := c.wakeAt(); next < 1<<63-1 && !c.finishing {
 		// What cannot be acted on yet, as requests are in flight or reading is
 		// stopped, is looked at again, but not all the time.
@@ -660,6 +656,20 @@ func (c *connection) drain() {
 		c.draining = true
 		c.leaveAfter = c.sh.w.Now() + time.Duration(c.sh.rand.Int64N(int64(drainSpread)))
 		c.arm(c.leaveAfter)
+	}
+}
+
+// takeTurn has a draining connection leave if its turn has come. The client is told
+// first, and has a while; behind that the moment must be good.
+func (c *connection) takeTurn(good bool) {
+	now := c.sh.w.Now()
+	switch {
+	case !c.draining || c.plain != nil || now < c.leaveAfter:
+	case c.sayGoAway():
+		c.leaveAfter = now + goAwayTime
+		c.arm(c.leaveAfter)
+	case good:
+		c.depart()
 	}
 }
 

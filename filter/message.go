@@ -577,6 +577,9 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 		return
 	}
 	if !inTurn {
+		if m.ownResp != nil && !m.held {
+			m.ownResp.Raw = nil // gone when hooks see it
+		}
 		m.sh.answer = b[:0]
 		m.phase = answered
 		c.park(m, b)

@@ -131,7 +131,9 @@ type withheld struct {
 }
 
 // mayBeOneway reports whether a request that does not say so may be a oneway.
-func (m *Message) mayBeOneway() bool { return m.proto.hiddenOneway && !m.req.ExpectsReply }
+func (m *Message) mayBeOneway() bool {
+	return m.proto.hiddenOneway && !m.req.ExpectsReply && m.stream == nil
+}
 
 // sameID reports whether the answers to both could not be told apart by their
 // ids. Where oneways are hidden, answers may wait for one that never comes: only
@@ -187,20 +189,18 @@ func (cs *configShard) late(md *codecs.Metadata) {
 // waits for one, and a connection upstream is free for the next request.
 func (m *Message) wentOn() (over bool) {
 	c := m.conn
-	if !m.mayBeOneway() || m.oneway || m.stream != nil || m.phase != inUpstream || m.call.Waiting() ||
+	if !m.mayBeOneway() || m.oneway || m.phase != inUpstream || m.call.Waiting() ||
 		c.pipelines || m.way() != onewayWay {
 		return false
 	}
 	m.cfg.count(onewayPresumed, 1)
-	if c.finishing || c.ordered || !m.call.Release() {
-		m.call.Forget()
-		m.end()
-		return true
-	}
 	m.cfg.gauge(requestActive, -1)
 	c.unlink(m)
 	m.aside = true
-	if c.aside = append(c.aside, m); len(c.aside) > maxAside {
+	c.aside = append(c.aside, m)
+	if c.finishing || c.ordered || !m.call.Release() {
+		m.discard()
+	} else if len(c.aside) > maxAside {
 		c.aside[0].discard()
 	}
 	return true
@@ -235,13 +235,15 @@ func (m *Message) wasAnswered(md *codecs.Metadata) {
 // silent ends m without a word if its client may not be told an error, or not yet.
 // counter is the one of the error.
 func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
-	if !m.mayBeOneway() || m.conn == nil || m.stream != nil {
+	if !m.mayBeOneway() || m.conn == nil {
 		return false
 	}
 	c := m.conn
 	switch way := m.way(); {
+	case c.pipelines || way == answeredWay:
+		return false
 	case m.aside: // and counted
-	case c.pipelines || c.eof || way == answeredWay:
+	case c.eof:
 		return false
 	case way == onewayWay:
 		m.cfg.count(onewayPresumed, 1)

@@ -180,6 +180,58 @@ func TestAPresumedOnewayIsAnsweredAfterAll(t *testing.T) {
 	e.counts(map[string]int64{"oneway_presumed": 3, "upstream_stray_response": 0, "request_active": 0})
 }
 
+// TestAKnownOnewayOnAConnectionThatDrains: it may not have been read yet, and it may
+// be answered.
+func TestAKnownOnewayOnAConnectionThatDrains(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.learn()
+	e.say("req 4 mfire -")
+	s, id := e.asked("mfire")
+	e.answer(s, "away 0 - -")
+	e.say("req 5 mask -")
+	require.Zero(t, e.Panics())
+	e.counts(map[string]int64{"oneway_presumed": 3, "request_active": 1, "connection_panic": 0})
+	e.answer(s, "res "+id+" mfire at last")
+	require.Equal(t, "res 4 mfire a=2;at last\n", e.got())
+	require.True(t, s.Open())
+	e.Advance(5100 * time.Millisecond)
+	require.False(t, s.Open())
+	e.counts(map[string]int64{"request_active": 0})
+}
+
+// TestAPresumedOnewayFailsAfterAll: its client hears of it if it turns out to
+// pipeline, or the operation to be answered.
+func TestAPresumedOnewayFailsAfterAll(t *testing.T) {
+	for what, then := range map[string]func(e *toyEnv){
+		"pipelines": func(e *toyEnv) {
+			e.say("req 5 mask -")
+			s, id := e.asked("mask")
+			e.say("req 6 mask -")
+			e.answer(s, "res "+id+" mask yes")
+			require.Equal(t, "res 5 mask a=2;yes\n", e.got())
+		},
+		"answered": func(e *toyEnv) {
+			e.say("req 5 mask -")
+			o := e.Dial(e.cfg)
+			e.serveOnly("mfire")
+			o.Send([]byte("req 1 mfire -\n"))
+			require.Equal(t, "res 1 mfire a=2;yes\n", string(o.Take()))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			e := newHiddenEnv(t)
+			e.learn()
+			e.say("req 4 mfire -")
+			_, id := e.asked("mfire")
+			require.NotEmpty(t, id)
+			then(e)
+			e.Advance(late)
+			require.Contains(t, e.got(), "err 4 - upstream request timeout\n")
+			e.counts(map[string]int64{"request_active": 0})
+		})
+	}
+}
+
 // TestAClientThatPipelinesGetsItsErrors: one that has sent a call before the answer
 // to another one waits for both.
 func TestAClientThatPipelinesGetsItsErrors(t *testing.T) {

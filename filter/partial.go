@@ -19,7 +19,7 @@ func (c *connection) Starve(starve bool) {
 // Held implements inbox.Peer: a client is not read for many reasons, and for its
 // own not reading it is not excused for long.
 func (c *connection) Held() bool {
-	return c.stopped() && !(c.blocked && c.sh.w.Now() >= c.unread.taken+4*stallTime)
+	return c.stopped() && (!c.blocked || c.sh.w.Now() < c.unread.taken+4*stallTime)
 }
 
 // Stalled implements inbox.Peer.

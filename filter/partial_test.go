@@ -84,8 +84,6 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 	require.EqualValues(t, 20, e.count("partial_frame_overflow")+e.count("partial_frame_timeout"))
 	require.NotZero(t, e.count("partial_frame_wait"))
 	require.False(t, e.c.Closed())
-	hostile = nil
-	frame = nil
 	require.Less(t, heapInUse()-before, 5*size, "what the test's own server and client have got")
 
 	// Without others in the way nobody has to hurry.
@@ -98,6 +96,32 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 		e.Advance(1100 * time.Millisecond)
 	}
 	require.EqualValues(t, 4, one(t, slow).ID, "one frame always fits")
+}
+
+// TestFramesBehindOthersHaveTheBudgetToo: it makes no difference that one begins
+// right behind another.
+func TestFramesBehindOthersHaveTheBudgetToo(t *testing.T) {
+	e := newEnv(t, `, "limits": {"max_partial_bytes": 100000}`)
+	const n = 20
+	cs := dialMany(e, n)
+	frame := large(7, 1<<20)
+	for _, c := range cs {
+		c.Send(append(req(1), frame[:60<<10]...))
+		require.EqualValues(t, 1, one(t, c).ID)
+	}
+	waiting := 0
+	for _, c := range cs {
+		if c.ReadDisabled() {
+			waiting++
+		}
+	}
+	require.Equal(t, n-2, waiting, "but for one within the budget and one beyond")
+	for _, c := range cs {
+		sendSlowly(c, frame[60<<10:])
+	}
+	for _, c := range cs {
+		require.EqualValues(t, 7, one(t, c).ID)
+	}
 }
 
 // TestLargeFramesAreNotInEachOthersWay: many that are sent at the same time come
@@ -159,4 +183,61 @@ func TestAClientThatWaitsForRoomMayEnd(t *testing.T) {
 	e.Advance(time.Second)
 	require.Equal(t, 1, open(cs))
 	require.EqualValues(t, 2, e.count("partial_frame_timeout")+e.count("request_decoding_error"))
+}
+
+// TestUnfinishedAnswersHaveABudget over all servers of a worker: max_partial_bytes.
+// Those that send the rest are read to the end, small answers always; those that do
+// not are given up.
+func TestUnfinishedAnswersHaveABudget(t *testing.T) {
+	const n, size, budget = 20, 512 << 10, 2 << 20
+	e := newToyEnv(t, "toy.exclusive", fmt.Sprintf(`, "limits": {"max_partial_bytes": %d}`, budget))
+	e.sayMany(n)
+	servers := e.up.Servers()
+	require.Len(t, servers, n)
+	for _, s := range servers {
+		s.Take()
+	}
+	before := heapInUse()
+	sendSlowly := func(s *filtertest.Server, b []byte) {
+		const piece = 64 << 10
+		for len(b) > 0 {
+			k := min(piece, len(b))
+			s.Send(b[:k])
+			e.Settle()
+			b = b[k:]
+		}
+	}
+	text := []byte("res 0 m " + strings.Repeat("x", size))
+	for _, s := range servers {
+		sendSlowly(s, text)
+	}
+	unread := 0
+	for _, s := range servers {
+		unread += s.Unread()
+	}
+	require.Greater(t, unread, n*size/2)
+	require.NotZero(t, e.count("upstream_partial_frame_wait"))
+	// What is not read is with the test's servers.
+	require.Less(t, heapInUse()-before-unread, 2*(budget+size)+n*(64<<10))
+
+	other := e.Dial(e.cfg)
+	say(other, "req 77 m -") // a small one passes
+	e.answer(e.serverWith("req 77"), "res 0 m small")
+	require.Contains(t, string(other.Take()), "small")
+
+	for _, s := range servers[n/2:] {
+		s.Send([]byte("\n"))
+	}
+	e.Advance(10 * time.Second) // the others have sent nothing more
+	require.NotZero(t, e.count("upstream_abuse"))
+	open := 0
+	for _, s := range servers[:n/2] {
+		if s.Open() {
+			open++
+		}
+	}
+	require.LessOrEqual(t, open, budget/size, "there is room for those")
+	e.Advance(20 * time.Second)
+	require.Zero(t, e.count("request_active"))
+	require.Equal(t, n/2, strings.Count(e.got(), "res "), "those that went on have been read to the end")
 }

@@ -438,6 +438,11 @@ func TestASlowReaderIsStoppedAndThenClosed(t *testing.T) {
 	e.Advance(2 * time.Second)
 	require.True(t, e.c.Closed())
 	require.EqualValues(t, 1, e.count("downstream_overflow"))
+
+	fast := e.Dial(e.cfg)
+	fast.Block(true)
+	fast.Send(append(all, all...))
+	require.True(t, fast.Closed(), "four times the limit")
 }
 
 // TestStuckClientsAreClosedIfTooMuchWaits, what the host holds for them included.
@@ -769,6 +774,31 @@ func TestAReplacedListenersConnectionsLeaveWhileIdle(t *testing.T) {
 	e.Advance(2 * time.Second)
 	require.Len(t, replies(t, e.c), 1)
 	require.True(t, e.c.Closed())
+}
+
+// TestABusyClientIsToldFirst: there are good moments to close its connection all
+// the time.
+func TestABusyClientIsToldFirst(t *testing.T) {
+	e := newToyEnv(t, "toy.leaver", "")
+	e.up.Serve = serveToys
+	e.say("req 1 m -")
+	e.MustLoad(toyConfig(`"codec": {"name": "toy.leaver"}`, ""))
+	told := 0
+	for id := 2; !e.c.Closed(); id++ {
+		require.Less(t, id, 7000)
+		e.say(fmt.Sprintf("req %d m -", id))
+		if strings.Contains(e.got(), "away 0 - -\n") {
+			told = id
+		}
+		e.Advance(time.Millisecond)
+		if told == 0 {
+			require.False(t, e.c.Closed(), "without a word")
+		} else if id < told+450 {
+			require.False(t, e.c.Closed(), "it has half a second")
+		}
+	}
+	require.NotZero(t, told)
+	e.counts(map[string]int64{"cx_destroy_local_with_active_rq": 0, "drain_closed": 1})
 }
 
 // TestAClientIsToldThatItsListenerIsReplaced before its connection is closed, if

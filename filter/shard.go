@@ -47,7 +47,7 @@ type shard struct {
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
-	held         int // bytes of answers that wait for clients or their turn
+	held         int             // bytes of answers that wait for clients or their turn
 
 	stats   timer.Timer
 	inHost  int           // bytes for clients that take none, in the host's buffers

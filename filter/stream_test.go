@@ -516,6 +516,23 @@ func TestAClientThatSendsNoMoreLeavesItsStreams(t *testing.T) {
 	}
 }
 
+// TestAStreamIsNoOneway: one that waits for a connection leaves with its client.
+func TestAStreamIsNoOneway(t *testing.T) {
+	for _, leave := range []func(*filtertest.Client){(*filtertest.Client).Close, (*filtertest.Client).CloseWrite} {
+		e := newToyEnv(t, "toy.hidden", "")
+		e.up.Hang = true
+		e.say("init 5 m a")
+		leave(e.c)
+		e.up.Admit()
+		require.Zero(t, e.Panics())
+		for _, s := range e.up.Servers() {
+			require.Empty(t, s.Take())
+		}
+		e.c = e.Dial(e.cfg)
+		e.counts(map[string]int64{"request_abandoned": 1, "stream_active": 0, "request_active": 0})
+	}
+}
+
 func TestASlowClientHoldsUpItsStreamsServerOnly(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", "")
 	e.say("init 5 m a")

@@ -32,6 +32,9 @@ func TestHooksSeeTheirOwnMessage(t *testing.T) {
 			if l := m.LocalError(); l != nil {
 				end += l.Message
 			} else {
+				if raw := m.Response().Raw; raw != nil { // none if they have gone
+					require.Equal(t, []byte{0xda, 0xbb}, raw[:2])
+				}
 				by, _ := m.Response().Get("by")
 				end += fmt.Sprintf("status %d by %q", m.Response().Status, by)
 			}

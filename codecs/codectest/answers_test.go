@@ -162,7 +162,7 @@ func TestFaultsOfAnAnswerDecoderAreFound(t *testing.T) {
 			m.Scratch[1] = req.Scratch[0]
 			return nil
 		}},
-		{"a request that is kept", "loading", "ok behind lines", func(m, req *codecs.Metadata) error {
+		{"a request that is kept", "loading", "ok behind lines", func(_, req *codecs.Metadata) error {
 			if last != nil && last.Type == 0xff {
 				return errors.New("it has gone")
 			}

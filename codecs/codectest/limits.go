@@ -69,7 +69,8 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		case err != nil && within:
 			c.failf(w, b[:i], "the frame of %d bytes is refused: %v", len(b), err)
 		case err != nil:
-			if waits > 0 && !tooLarge(err) {
+			// Only what is beyond the limit may be what tells whose it is.
+			if waits > 0 && i < limit && !tooLarge(err) {
 				c.failf(w, b[:waits], "with %d bytes it is known that the frame has %d, but it is not refused", waits, len(b))
 			}
 			c.above(w, st, k, codec, dec, &m, err, i)
@@ -145,7 +146,7 @@ func (c *check) sameHead(w where, b []byte, meta, m *codecs.Metadata) {
 		return t == codecs.Heartbeat || t == codecs.GoAway || t == codecs.Ignored
 	}
 	switch {
-	case m.Type != meta.Type && !(isAnswer(m.Type) && isAnswer(meta.Type)) && !(m.Type == codecs.Ignored && unasked(meta.Type)):
+	case m.Type != meta.Type && (!isAnswer(m.Type) || !isAnswer(meta.Type)) && (m.Type != codecs.Ignored || !unasked(meta.Type)):
 		c.failf(w, b, "it is said to be a %s, but is a %s", m.Type, meta.Type)
 	case m.Type == codecs.Ignored:
 	case m.ID != meta.ID:

@@ -125,7 +125,7 @@ func (a *attachments) own(key []byte) (is bool, fault string) {
 // isCall reports whether an attachment says what is called, or rules would take
 // it for a property that does.
 func isCall(key []byte) bool {
-	name := ""
+	var name string
 	switch len(key) {
 	case len("path"):
 		name = "path"

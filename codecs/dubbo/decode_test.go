@@ -1,6 +1,7 @@
 package dubbo
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
@@ -249,4 +250,18 @@ func TestAnswersHaveTheirAttachmentsAsProperties(t *testing.T) {
 	require.NotEmpty(t, answerOf(t, "").Malformed)
 	require.NotEmpty(t, answerOf(t, "\x96").Malformed)
 	require.NotEmpty(t, answerOf(t, "\x01x").Malformed)
+}
+
+// TestARequestHasSoManyValues: of more than are looked at it is not known where
+// the attachments begin.
+func TestARequestHasSoManyValues(t *testing.T) {
+	of := func(n int) *codecs.Metadata {
+		args := "\x10Ljava/util/List;" + string(binary.BigEndian.AppendUint32([]byte("XI"), uint32(n))) + strings.Repeat("\x02ab", n)
+		return requestOf(t, call[:len(call)-1]+args+"H\x06tenant\x04acmeZ")
+	}
+	m := of(1_000_000)
+	require.Empty(t, m.Malformed)
+	tenant, _ := m.Get("tenant")
+	require.Equal(t, "acme", string(tenant))
+	require.Equal(t, "hessian: more than 1048576 values", of(1<<20).Malformed)
 }

@@ -8,7 +8,9 @@ package hessian
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -18,6 +20,11 @@ import (
 // MaxDepth is how deeply values may be nested.
 const MaxDepth = 64
 
+// MaxValues is how many values are moved over between two calls of Reset, their
+// elements, classes, names of fields and parts of strings included: it bounds what a
+// message costs.
+const MaxValues = 1 << 20
+
 // Faults of a value.
 var (
 	ErrTruncated = errors.New("hessian: value is cut off")
@@ -25,6 +32,7 @@ var (
 	ErrDepth     = errors.New("hessian: nested too deeply")
 	ErrClass     = errors.New("hessian: object of a class that was not defined")
 	ErrUTF8      = errors.New("hessian: string is not UTF-8")
+	ErrValues    = fmt.Errorf("hessian: more than %d values", MaxValues)
 )
 
 // Reader reads values one after the other. After the first error all methods
@@ -34,6 +42,8 @@ type Reader struct {
 	b   []byte
 	pos int
 	err error
+	// values may still come.
+	values int
 	// The number of fields of each class defined so far: of the first ones, of
 	// which a message seldom has more, and of the others.
 	classes int
@@ -44,7 +54,7 @@ type Reader struct {
 // Reset makes r read b, which r keeps until the next Reset: Reset(nil) lets go
 // of it.
 func (r *Reader) Reset(b []byte) {
-	r.b, r.pos, r.err, r.classes, r.others = b, 0, nil, 0, r.others[:0]
+	r.b, r.pos, r.err, r.values, r.classes, r.others = b, 0, nil, MaxValues, 0, r.others[:0]
 	if cap(r.others) > 1024 {
 		r.others = nil
 	}
@@ -78,6 +88,16 @@ func (r *Reader) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
+}
+
+// another counts a value.
+func (r *Reader) another() bool {
+	if r.values == 0 {
+		r.fail(ErrValues)
+		return false
+	}
+	r.values--
+	return true
 }
 
 // advance moves over n bytes.
@@ -148,7 +168,7 @@ func (r *Reader) string() []byte {
 		return b
 	}
 	all := append([]byte(nil), b...)
-	for !final && r.err == nil {
+	for !final && r.another() && r.err == nil {
 		var s bool
 		b, s, final = r.chunk()
 		surrogates = surrogates || s
@@ -215,9 +235,14 @@ func (r *Reader) chars(n int) (surrogates bool) {
 		r.pos += n
 		return false
 	}
+	if n > 8 {
+		var bytes, units int
+		bytes, units, surrogates = words(b, n)
+		b, n = b[bytes:], n-units
+	}
 	for n > 0 && r.err == nil {
-		if n >= 8 && len(b) >= 8 && binary.LittleEndian.Uint64(b)&highBits == 0 {
-			b, n = b[8:], n-8
+		if len(b) > 2 && b[0] > 0xe0 && b[0] < 0xed && b[1]>>6 == 2 && b[2]>>6 == 2 {
+			b, n = b[3:], n-1
 			continue
 		}
 		size, units, half := r.char(b)
@@ -232,6 +257,48 @@ func (r *Reader) chars(n int) (surrogates bool) {
 	}
 	r.pos = len(r.b) - len(b)
 	return surrogates
+}
+
+// words moves over whole words of the n units at the start of b, as long as they
+// are UTF-8 and more than a word is left, and stops before a character: eight
+// bytes at a time, as a text of many scripts would cost too much by the character.
+// Each mask has the highest bit of the bytes that it means.
+func words(b []byte, n int) (bytes, units int, surrogates bool) {
+	var over, halves uint64 // what the characters before the word need of it; halves of surrogates
+	for ; n-units > 8 && len(b)-bytes > 8; bytes += 8 {
+		w, next := binary.LittleEndian.Uint64(b[bytes:]), binary.LittleEndian.Uint64(b[bytes+1:])
+		high := w & highBits
+		if high|over == 0 {
+			units += 8
+			continue
+		}
+		// Characters of two bytes and more, of three and more, of four begin.
+		two := high & (w << 1)
+		three := two & (w << 2)
+		four := three & (w << 3)
+		follow := high &^ (w << 1)
+		zero := three &^ (w<<4 | w<<5 | w<<6 | w<<7) // E0 or F0
+		n5, n54 := next<<2, next<<2|next<<3          // of the second byte
+		wrong := follow ^ (two<<8 | three<<16 | four<<24 | over)
+		wrong |= two &^ three &^ (w<<3 | w<<4 | w<<5 | w<<6) // C0, C1
+		wrong |= zero &^ four &^ n5 & highBits               // E0 before less than A0
+		wrong |= zero & four &^ n54                          // F0 before less than 90
+		wrong |= four & (w<<4 | w<<5&(w<<6|w<<7|n54))        // above F4 8F
+		if wrong != 0 {
+			break
+		}
+		halves |= three &^ four & (w << 4) & (w << 5) &^ (w << 6) & (w << 7) & n5 // ED before A0 and more
+		units += bits.OnesCount64(highBits&^follow | four>>1)
+		over = two>>56 | three>>48 | four>>40
+	}
+	if over != 0 { // back to where the last one begins
+		for bytes--; b[bytes]>>6 == 2; bytes-- {
+		}
+		if units--; b[bytes] >= 0xf0 {
+			units--
+		}
+	}
+	return bytes, units, halves != 0
 }
 
 // char measures the character at the start of b. One that could be written
@@ -397,7 +464,7 @@ func (r *Reader) First() (text []byte, ok bool) {
 	if r.err != nil {
 		return nil, false
 	}
-	list := Reader{b: r.b[from:r.pos]}
+	list := Reader{b: r.b[from:r.pos], values: MaxValues}
 	switch t := list.tag(); {
 	case t == 'V' || t == 'U' || t <= 0x77 && t >= 0x70:
 		list.skipType()
@@ -506,18 +573,20 @@ func (r *Reader) skipType() {
 }
 
 func (r *Reader) skipString() {
-	if r.short() != nil {
+	if r.More() && r.b[r.pos] <= 0x1f {
+		r.pos++
+		r.chars(int(r.b[r.pos-1]))
 		return
 	}
 	for {
-		if _, _, final := r.chunk(); final {
+		if _, _, final := r.chunk(); final || !r.another() {
 			return
 		}
 	}
 }
 
 func (r *Reader) skipBinary(t byte) {
-	for ; t == 'A' && r.err == nil; t = r.tag() {
+	for ; t == 'A' && r.another() && r.err == nil; t = r.tag() {
 		r.advance(r.be16())
 	}
 	switch {
@@ -535,9 +604,12 @@ func (r *Reader) skipBinary(t byte) {
 
 // skipClass moves over a class definition, behind its 'C'.
 func (r *Reader) skipClass() {
+	if !r.another() {
+		return
+	}
 	r.skipString()
 	n := r.count()
-	for i := int32(0); i < n && r.err == nil; i++ {
+	for i := int32(0); i < n && r.another() && r.err == nil; i++ {
 		r.skipString()
 	}
 	if r.classes < len(r.first) {
@@ -581,7 +653,9 @@ func (r *Reader) skipElements(n int32) {
 	var left [MaxDepth]int32
 	left[0] = n
 	for depth := 1; depth > 0 && r.err == nil; {
-		switch top := &left[depth-1]; {
+		top := &left[depth-1]
+		*top = r.skipFixed(*top)
+		switch {
 		case *top == untilZ && r.Peek() == 'Z':
 			r.pos++
 			depth--
@@ -605,13 +679,79 @@ func (r *Reader) skipElements(n int32) {
 	}
 }
 
+// sizes of the values that have the same always, by their tags.
+var sizes = func() (t [256]uint8) {
+	for _, s := range []struct {
+		from, to int
+		size     uint8
+	}{
+		{0x38, 0x3f, 3},
+		{0x80, 0xbf, 1},
+		{0xc0, 0xcf, 2},
+		{0xd0, 0xd7, 3},
+		{0xd8, 0xef, 1},
+		{0xf0, 0xff, 2}, // ints and longs
+		{'N', 'N', 1},
+		{'T', 'T', 1},
+		{'F', 'F', 1},
+		{'[', '\\', 1},
+		{']', ']', 2},
+		{'^', '^', 3},
+		{'I', 'I', 5},
+		{'_', '_', 5},
+		{'K', 'K', 5},
+		{'Y', 'Y', 5},
+		{'D', 'D', 9},
+		{'J', 'J', 9},
+		{'L', 'L', 9},
+	} {
+		for tag := s.from; tag <= s.to; tag++ {
+			t[tag] = s.size
+		}
+	}
+	return t
+}()
+
+// skipFixed moves over values of that kind and short ASCII strings, n at most or
+// those up to something else, and returns how many of n are left.
+func (r *Reader) skipFixed(n int32) int32 {
+	pos, most := r.pos, r.values
+	if n != untilZ {
+		most = min(most, int(n))
+	}
+	done := 0
+	for ; done < most && pos < len(r.b); done++ {
+		size := int(sizes[r.b[pos]])
+		if size == 0 {
+			size = int(r.b[pos]) + 1
+			if size > 0x20 || size > len(r.b)-pos || !ascii(r.b[pos+1:pos+size]) {
+				break
+			}
+		}
+		pos += size
+	}
+	r.values -= done
+	r.advance(pos - r.pos)
+	if n == untilZ {
+		return n
+	}
+	return n - int32(done)
+}
+
 // none is what skipOne returns for a value without elements of its own.
 const none = -2
 
 // skipOne moves over a value's own bytes and returns how many values follow
 // that belong to it.
 func (r *Reader) skipOne() int32 {
+	if !r.another() {
+		return none
+	}
 	t := r.tag()
+	if n := int(sizes[t]); n > 0 {
+		r.advance(n - 1)
+		return none
+	}
 	if t == 'C' {
 		for t == 'C' && r.err == nil {
 			r.skipClass()
@@ -632,8 +772,6 @@ func (r *Reader) skipOne() int32 {
 		r.skipString()
 	case t <= 0x2f || t >= 0x34 && t <= 0x37 || t == 'A' || t == 'B':
 		r.skipBinary(t)
-	case t >= 0x38 && t <= 0x3f: // long, 3 bytes
-		r.advance(2)
 	case t >= 0x60 && t <= 0x6f: // object of one of the first classes
 		return r.fieldsOf(int32(t) - 0x60)
 	case t >= 0x70 && t <= 0x77: // short list with a type
@@ -641,14 +779,6 @@ func (r *Reader) skipOne() int32 {
 		return int32(t) - 0x70
 	case t >= 0x78 && t <= 0x7f: // short list
 		return int32(t) - 0x78
-	case t >= 0x80 && t <= 0xbf: // int, 1 byte
-	case t >= 0xc0 && t <= 0xcf: // int, 2 bytes
-		r.advance(1)
-	case t >= 0xd0 && t <= 0xd7: // int, 3 bytes
-		r.advance(2)
-	case t >= 0xd8 && t <= 0xef: // long, 1 byte
-	case t >= 0xf0: // long, 2 bytes
-		r.advance(1)
 	default:
 		return r.skipLetter(t)
 	}
@@ -657,15 +787,6 @@ func (r *Reader) skipOne() int32 {
 
 func (r *Reader) skipLetter(t byte) int32 {
 	switch t {
-	case 'N', 'T', 'F', '[', '\\': // null, booleans, 0.0, 1.0
-	case ']': // double, 1 byte
-		r.advance(1)
-	case '^': // double, 2 bytes
-		r.advance(2)
-	case 'I', '_', 'K', 'Y': // int, double of 4 bytes, date in minutes, long of 4
-		r.advance(4)
-	case 'D', 'J', 'L': // double, date, long
-		r.advance(8)
 	case 'Q': // reference
 		r.Int()
 	case 'H': // map

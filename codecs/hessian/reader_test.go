@@ -2,10 +2,14 @@ package hessian
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -376,5 +380,134 @@ func TestTextIsWhatJavaShows(t *testing.T) {
 		require.False(t, ok, name)
 		require.NoError(t, r.Err(), name)
 		require.Equal(t, len(in), r.Pos(), name)
+	}
+}
+
+// TestAMessageHasSoManyValues: no kind of value is moved over more often.
+func TestAMessageHasSoManyValues(t *testing.T) {
+	list := func(n int) []byte { return binary.BigEndian.AppendUint32([]byte("XI"), uint32(n)) }
+	const n = MaxValues - 1 // beside the list itself
+	for name, value := range map[string][]byte{
+		"ints":           {0x90},
+		"longer ints":    []byte("I\x00\x00\x00\x01"),
+		"nulls":          []byte("N"),
+		"strings":        []byte("\x03abc"),
+		"longer strings": append([]byte{0x30, 40}, bytes.Repeat([]byte("x"), 40)...),
+		"lists":          {0x78},
+		"maps":           []byte("HZ"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Reader
+			r.Reset(append(list(n), bytes.Repeat(value, n)...))
+			r.Skip()
+			require.NoError(t, r.Err())
+			require.False(t, r.More())
+			r.Reset(append(list(n+1), bytes.Repeat(value, n+1)...))
+			r.Skip()
+			require.ErrorIs(t, r.Err(), ErrValues)
+		})
+	}
+	for name, b := range map[string][]byte{
+		"values":       bytes.Repeat([]byte("N"), MaxValues+1),
+		"a map":        append([]byte("H"), bytes.Repeat([]byte("N"), MaxValues+1)...),
+		"chunks":       bytes.Repeat([]byte("R\x00\x00"), MaxValues+1),
+		"binary":       bytes.Repeat([]byte("A\x00\x00"), MaxValues+1),
+		"classes":      bytes.Repeat([]byte("C\x01P\x91\x01f"), MaxValues+1),
+		"bare classes": bytes.Repeat([]byte("C\x01P\x90"), MaxValues+1),
+		"of one class": append(binary.BigEndian.AppendUint32([]byte("C\x01PI"), MaxValues+1), bytes.Repeat([]byte{0}, MaxValues+1)...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r Reader
+			for r.Reset(b); r.More(); {
+				r.Skip()
+			}
+			require.ErrorIs(t, r.Err(), ErrValues)
+		})
+	}
+	var r Reader
+	r.Reset(bytes.Repeat([]byte("R\x00\x00"), MaxValues+2))
+	r.String()
+	require.ErrorIs(t, r.Err(), ErrValues, "one that is read")
+}
+
+// BenchmarkCostly skips the worst that 16 MiB can have. It has the shortest time,
+// as the machine may have other work.
+func BenchmarkCostly(b *testing.B) {
+	const n = 16 << 20
+	for name, s := range map[string]string{
+		"ints":              "W" + strings.Repeat("\x90", n),
+		"ints of all sizes": "W" + strings.Repeat("\x90\xc8\x00I\x00\x00\x00\x01N\xd4\x00\x00", n/12),
+		"empty strings":     "W" + strings.Repeat("\x00", n),
+		"strings":           "W" + strings.Repeat("\x0caccount-0001", n/13),
+		"longer strings":    "W" + strings.Repeat("\x30\x28"+strings.Repeat("x", 40), n/42),
+		"strings and ints":  "W" + strings.Repeat("\x90\x01x", n/3),
+		"lists":             "W" + strings.Repeat("\x78", n),
+		"lists of an int":   "W" + strings.Repeat("\x79\x90", n/2),
+		"deep lists":        "W" + strings.Repeat(strings.Repeat("\x79", 50)+"\x90", n/51),
+		"maps":              "W" + strings.Repeat("HZ", n/2),
+		"objects":           "WC\x01P\x91\x01f" + strings.Repeat("\x60\x90", n/2),
+		"classes":           "W" + strings.Repeat("C\x01P\x90\x60", n/5),
+		"chunks":            strings.Repeat("R\x00\x00", n/3),
+		"UTF-8 of 2":        strings.Repeat("R\x80\x00"+strings.Repeat("ü", 0x8000), n/0x10003) + "\x00",
+		"UTF-8 of 3":        strings.Repeat("R\x80\x00"+strings.Repeat("转", 0x8000), n/0x18003) + "\x00",
+		"UTF-8 of 4":        strings.Repeat("R\x80\x00"+strings.Repeat("😀", 0x4000), n/0x10003) + "\x00",
+		"UTF-8 of all":      strings.Repeat("R\x80\x00"+strings.Repeat("转aüb", 0x2000), n/0xe003) + "\x00",
+		"Chinese names":     "W" + strings.Repeat("\x03"+"转转转", n/10),
+		"UTF-8 of CESU":     strings.Repeat("R\x80\x00"+strings.Repeat("\xed\xa0\xbd\xed\xb8\x80", 0x4000), n/0x18003) + "\x00",
+		"ASCII":             strings.Repeat("R\x80\x00"+strings.Repeat("a", 0x8000), n/0x8003) + "\x00",
+	} {
+		b.Run(name, func(b *testing.B) {
+			var r Reader
+			best := time.Hour
+			for b.Loop() {
+				r.Reset([]byte(s)[:len(s):len(s)])
+				start := time.Now()
+				r.Skip()
+				best = min(best, time.Since(start))
+			}
+			b.ReportMetric(float64(best.Microseconds())/1e3, "ms/best")
+		})
+	}
+}
+
+// TestTextsOfAllScripts: characters are counted one by one and several at a time.
+func TestTextsOfAllScripts(t *testing.T) {
+	chars := []string{"a", "\u007f", "\u0080", "\u00bf", "\u00c0", "ü", "\u07ff", "\U00010000", "\U0003ffff", "\U00040000", "\U0010ffff", "\u0800", "ก", "\u0fff", "\u1000", "转", "\ucfff", "\ud000", "\ud7ff", "\ue000", "\uffff", "😀"}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 5000 {
+		var b strings.Builder
+		for b.Len() < 60 {
+			b.WriteString(strings.Repeat(chars[rnd.IntN(len(chars))], 1+rnd.IntN(10)))
+		}
+		text := b.String()
+		var r Reader
+		r.Reset(append(AppendString(nil, text), 'N'))
+		require.Equal(t, text, string(r.String()))
+		require.NoError(t, r.Err())
+		require.EqualValues(t, 'N', r.Peek())
+
+		// One byte that is another: it is as it was, or what remains is UTF-8 too.
+		broken := []byte(text)
+		broken[rnd.IntN(len(broken))] = byte(rnd.Uint32())
+		units := len(utf16.Encode([]rune(string(broken))))
+		r.Reset(append([]byte{'S', byte(units >> 8), byte(units)}, broken...))
+		got := r.String()
+		if utf8.Valid(broken) {
+			require.Equal(t, string(broken), string(got))
+		} else if r.Err() == nil {
+			require.True(t, utf8.Valid(got), "%x", broken)
+		}
+	}
+	for _, bad := range []string{"\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xf8\x88\x80\x80", "\x80", "转\x80", "转\xbf", "\xe8\xbd", "\xf0\x9f\x98", "\xc3", "ü\xc1\xbf", "转\xe0\x9f\xbf"} {
+		for before := range 9 {
+			text := strings.Repeat("ü", before) + bad + strings.Repeat("z", 30)
+			if before%2 == 1 {
+				text = strings.ReplaceAll(text, "ü", "转")
+			}
+			var r Reader
+			r.Reset(append([]byte{20}, text...))
+			r.Skip()
+			require.ErrorIs(t, r.Err(), ErrUTF8, "%x", text)
+		}
 	}
 }

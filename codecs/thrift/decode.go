@@ -82,6 +82,9 @@ func (d *decoder) tooLarge(b []byte, n, transport int, m *codecs.Metadata) (int,
 		}
 		head += wordSize * int(binary.BigEndian.Uint16(b[sizeAt:]))
 	}
+	if transport != header { // of whose compressed bytes a part may tell nothing
+		head = min(head, d.maxFrame)
+	}
 	switch {
 	case head > d.maxFrame:
 		return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit", n))
@@ -117,7 +120,11 @@ func (d *decoder) unframed(b []byte, m *codecs.Metadata) (int, error) {
 		if err != nil {
 			return d.refuse(0, err.Error())
 		}
-		d.skip.start(d.head.protocol == compact, d.head.body, d.maxFrame)
+		values := maxValues
+		if d.dir == codecs.ServerToClient {
+			values = d.maxFrame // answers come bit by bit
+		}
+		d.skip.start(d.head.protocol == compact, d.head.body, d.maxFrame, values)
 		d.skipping, d.head.name = true, nil // it is a view of b
 	}
 	need, err := d.skip.run(b)
@@ -158,10 +165,16 @@ func (d *decoder) message(b []byte, at, transport int, service []byte, m *codecs
 	m.Scratch[scratchSeqid] = uint32(at + h.seqAt)
 	m.Scratch[scratchSeqLen] = uint32(h.seqLen)
 	d.describe(h.name, service, f, m)
-	if d.dir == codecs.ClientToServer && transport != unframed && transport <= header && m.Malformed == "" {
+	if (transport == framed || transport == header) && m.Malformed == "" && d.isCall(b) {
 		m.Malformed = h.tail(b[at:], d.maxFrame)
 	}
 	return nil
+}
+
+// isCall reports whether b is the whole frame of a call, not only its head: one
+// that has to be skipped through.
+func (d *decoder) isCall(b []byte) bool {
+	return d.dir == codecs.ClientToServer && len(b) == 4+int(binary.BigEndian.Uint32(b))
 }
 
 var (

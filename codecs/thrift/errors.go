@@ -34,15 +34,18 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	case framed:
 		dst = append(dst, 0, 0, 0, 0)
 	case header, ttheader, ttheaderFramed:
-		magic, id := uint32(headerMagic), byte(protocolBinary)
+		magic, id := uint32(headerMagic<<16), byte(protocolBinary)
 		if f.transport() != header {
-			magic = ttheaderMagic
+			magic = ttheaderMagic << 16
 		}
 		if f.protocol() == compact {
 			id = protocolCompact
 		}
+		if req.Variant&muxed != 0 {
+			magic |= outOfOrder
+		}
 		dst = append(dst, 0, 0, 0, 0)
-		dst = binary.BigEndian.AppendUint32(dst, magic<<16)
+		dst = binary.BigEndian.AppendUint32(dst, magic)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(req.ID))
 		dst = binary.BigEndian.AppendUint16(dst, 1)
 		dst = append(dst, id, 0, 0, 0) // no transforms, and zeros up to a word

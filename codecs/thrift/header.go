@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync/atomic"
@@ -38,6 +39,8 @@ var (
 	errHeader  = errors.New("header ends too early")
 	errHeaders = errors.New("too many headers")
 	errZlib    = errors.New("no zlib")
+
+	errInflated = fmt.Errorf("it has more than %d bytes inflated", maxInflated)
 )
 
 func (d *decoder) refuseHeader(at int, err error) error {
@@ -60,7 +63,7 @@ func headerEnd(b []byte) (int, error) {
 func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 	end, err := headerEnd(b)
 	if err != nil {
-		return d.refuseHeader(sizeAt, err)
+		return d.refuseHeader(min(sizeAt, len(b)), err)
 	}
 	r := infoReader{b: b[:end], at: headerFixed}
 	r.uvarint() // the protocol: the message tells it itself
@@ -112,12 +115,22 @@ func (d *decoder) unreadable(b []byte, why string, m *codecs.Metadata) {
 // first field of a result.
 const maxHead = maxName + 32
 
-// inflater reads the heads of compressed messages. It is as large as hundreds of
-// them, so it is used again.
+// maxInflated is how many bytes of a compressed call are inflated at most, which
+// takes some 5 ms.
+const maxInflated = 1 << 20
+
+// adler is the length of the checksum behind what is compressed (RFC 1950).
+const adler = 4
+
+// inflater reads compressed messages. It is as large as hundreds of them, so it
+// is used again.
 type inflater struct {
-	src  bytes.Reader
-	z    io.ReadCloser
-	head [maxHead]byte
+	src   bytes.Reader
+	z     io.ReadCloser
+	bytes [maxHead]byte // the start of the message, later a part of its rest
+	n     int           // how many they are
+	all   int           // how many bytes there have been
+	err   error         // behind them; io.EOF: the message ends
 }
 
 // spare is an inflater that nobody uses.
@@ -140,11 +153,52 @@ func (i *inflater) read(b []byte) (head []byte, err error) {
 	if err := i.z.(flate.Resetter).Reset(&i.src, nil); err != nil {
 		return nil, err
 	}
-	n, err := io.ReadFull(i.z, i.head[:])
-	if n > 0 {
-		err = nil // as far as it goes
+	i.n, i.all, i.err = 0, 0, nil
+	if i.fill(); i.n == 0 {
+		return nil, i.err
 	}
-	return i.head[:n], err
+	return i.bytes[:i.n], nil // as far as it goes
+}
+
+// fill inflates what is behind the bytes that are there.
+func (i *inflater) fill() {
+	for i.n < len(i.bytes) && i.err == nil {
+		var n int
+		n, i.err = i.z.Read(i.bytes[i.n:])
+		i.n += n
+		i.all += n
+	}
+}
+
+// tail is message.tail for the message that was read, whose head is h.
+func (i *inflater) tail(h *message, limit int) error {
+	var s skipper
+	s.start(h.protocol == compact, h.body, limit, maxValues)
+	for {
+		need, err := s.run(i.bytes[:i.n])
+		eof := errors.Is(i.err, io.EOF)
+		switch {
+		case err != nil:
+			return err
+		case need == 0 && s.pos < i.n:
+			return errBehind
+		case eof && need > 0:
+			return errEnds
+		case eof && i.src.Len() != adler:
+			return errZlib
+		case eof:
+			return nil
+		case i.err != nil:
+			return i.err
+		case i.all > maxInflated:
+			return errInflated
+		}
+		gone := min(s.pos, i.n)
+		i.n = copy(i.bytes[:], i.bytes[gone:i.n])
+		s.pos -= gone
+		s.limit -= gone
+		i.fill()
+	}
 }
 
 func (i *inflater) done() {
@@ -178,4 +232,9 @@ func (d *decoder) inflated(b []byte, at int, m *codecs.Metadata) {
 	m.FixedID = d.dir == codecs.ClientToServer
 	m.ReplyInfo = append(m.ReplyInfo[:0], h.name...) // as head is used again
 	d.describe(m.ReplyInfo, nil, f, m)
+	if m.Malformed == "" && d.isCall(b) {
+		if err := inflater.tail(&h, d.maxFrame); err != nil {
+			m.Malformed = "compressed message: " + err.Error()
+		}
+	}
 }

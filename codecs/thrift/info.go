@@ -245,7 +245,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 
 // stays reports whether a header of m goes out as it is.
 func stays(m *codecs.Metadata, mut *codecs.Mutation, key []byte) bool {
-	return !sets(mut, key) && !(m.GoesAway && string(key) == keyLeaves)
+	return !sets(mut, key) && (!m.GoesAway || string(key) != keyLeaves)
 }
 
 func sets(mut *codecs.Mutation, key []byte) bool {

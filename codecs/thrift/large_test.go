@@ -1,6 +1,7 @@
 package thrift
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,7 +14,12 @@ import (
 // TestAFrameAboveTheLimitCostsOneCall: its head is enough for an error that the
 // client takes for the answer, and its length for the next message.
 func TestAFrameAboveTheLimitCostsOneCall(t *testing.T) {
-	const limit = 32 << 10
+	for _, limit := range []int{128, 4 << 10, 32 << 10} {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) { aFrameAboveTheLimit(t, limit) })
+	}
+}
+
+func aFrameAboveTheLimit(t *testing.T, limit int) {
 	c, err := New(nil, codecs.Limits{MaxFrameBytes: limit})
 	require.NoError(t, err)
 	body := "\x0b\x00\x01\x00\x01\x00\x00" + strings.Repeat("x", 64<<10) + "\x00"
@@ -31,6 +37,9 @@ func TestAFrameAboveTheLimitCostsOneCall(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if limit < 16<<10 && strings.HasPrefix(name, "header") {
+				t.Skip("a part of what may be compressed tells nothing")
+			}
 			for _, tc := range []struct {
 				dir  codecs.Direction
 				kind byte
@@ -48,7 +57,7 @@ func TestAFrameAboveTheLimitCostsOneCall(t *testing.T) {
 						break
 					}
 					require.Greater(t, n, need)
-					require.LessOrEqual(t, n, 16<<10, "no more than the head")
+					require.LessOrEqual(t, n, min(16<<10, limit), "no more than the head")
 					need = n
 				}
 				require.Equal(t, tc.want, m.Type)

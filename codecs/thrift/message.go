@@ -173,18 +173,23 @@ func (m *message) fill(md *codecs.Metadata, d codecs.Direction, body []byte) err
 // which nobody would have seen.
 func (m *message) tail(b []byte, limit int) string {
 	var s skipper
-	s.start(m.protocol == compact, m.body, limit)
+	s.start(m.protocol == compact, m.body, limit, maxValues)
 	need, err := s.run(b)
 	switch {
 	case err != nil:
 		return err.Error()
 	case need > 0:
-		return "message ends before its arguments do"
+		return errEnds.Error()
 	case s.pos < len(b):
-		return "there are bytes behind the message"
+		return errBehind.Error()
 	}
 	return ""
 }
+
+var (
+	errEnds   = errors.New("message ends before its arguments do")
+	errBehind = errors.New("there are bytes behind the message")
+)
 
 // errOperation: libraries do not agree on what such a name calls. C++ leaves out
 // what is empty, Node what is behind a second colon.

@@ -63,8 +63,8 @@ const (
 	// outOfOrder is the flag of clients that share a connection among calls
 	// (HeaderFlagSupportOutOfOrder).
 	outOfOrder = 1
-	// muxed is set in the variant of their requests. They alone understand
-	// control frames.
+	// muxed is set in the variant of their requests, and of local errors for them:
+	// Kitex's servers do not repeat the flag. They alone understand control frames.
 	muxed = 1 << 7
 	// controlName is the method of control frames.
 	controlName = "none"
@@ -79,10 +79,10 @@ var (
 func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err error) {
 	end, err := headerEnd(b)
 	if err != nil {
-		return 0, d.refuseHeader(sizeAt, err)
+		return 0, d.refuseHeader(min(sizeAt, len(b)), err)
 	}
 	if end < headerFixed+wordSize {
-		return 0, d.refuseHeader(sizeAt, errHeader)
+		return 0, d.refuseHeader(min(sizeAt, len(b)), errHeader)
 	}
 	if id := b[headerFixed]; id != protocolBinary && id != protocolCompact {
 		return 0, d.refuseHeader(headerFixed, errProtocolID)
@@ -105,18 +105,18 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 		m.Scratch[scratchInner] = uint32(end)
 	}
 	m.ExpectsReply = m.Type == codecs.Request // Kitex tells oneways apart
+	if binary.BigEndian.Uint16(b[flagsAt:])&outOfOrder != 0 {
+		m.Variant |= muxed
+	}
 	switch {
 	case d.dir == codecs.ClientToServer:
-		if binary.BigEndian.Uint16(b[flagsAt:])&outOfOrder != 0 {
-			m.Variant |= muxed
-		}
-	case m.ID == 0 && string(m.Method()) == controlName && binary.BigEndian.Uint32(b[seqidAt:]) == 0:
+	case m.ID == 0 && string(m.Method()) == controlName:
 		// The server's own (netpollmux, control_frame.go), answers nothing.
 		if m.Type = codecs.Ignored; told.leaves {
 			m.Type = codecs.GoAway
 		}
 	default:
-		m.GoesAway = told.leaves
+		m.GoesAway = told.leaves && (m.Type == codecs.Response || m.Type == codecs.Error)
 		if told.failed && m.Type == codecs.Response {
 			m.Status = codecs.StatusBusinessException
 		}

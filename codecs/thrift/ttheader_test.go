@@ -43,6 +43,9 @@ func TestAKitexServerThatLeaves(t *testing.T) {
 		require.Contains(t, []codecs.MessageType{codecs.Response, codecs.Error}, m.Type)
 		require.False(t, decodeAnswer(t, inHeader(kitexHeader, 5, "\x00\x00"+strings16("crrst", ""), message)).GoesAway)
 	}
+	for _, kind := range []byte{typeCall, typeOneway} { // no answers
+		require.False(t, decodeAnswer(t, inHeader(kitexHeader, 5, leaving, call(kind, "hello", 5, "\x00"))).GoesAway)
+	}
 }
 
 // TestOnlyTheServerLeaves: a client of the proxy need not, and is not told.
@@ -100,5 +103,24 @@ func TestGoAwayIsForClientsThatShareConnections(t *testing.T) {
 	require.Equal(t, inHeader(kitexHeader, 0, "\x00\x00"+strings16("crrst", "1"), call(typeReply, "none", 0, "\x00")), string(frame))
 	for _, b := range everyForm("hello", 5) {
 		require.Empty(t, goAway(b))
+	}
+}
+
+// TestErrorsForClientsThatShareConnectionsAreOfTheirVariant: Kitex's clients take
+// no notice of the flag in an answer.
+func TestErrorsForClientsThatShareConnectionsAreOfTheirVariant(t *testing.T) {
+	c := newCodec(t)
+	for _, flags := range []byte{0, outOfOrder} {
+		b := []byte(inHeader(kitexHeader, 5, "\x00\x00", call(typeCall, "hello", 5, "\x00")))
+		b[flagsAt+1] = flags
+		var req codecs.Metadata
+		_, err := c.NewDecoder(c2s).Decode(b, &req)
+		require.NoError(t, err)
+		out, err := c.EncodeError(nil, &req, &codecs.LocalError{Type: codecs.Timeout, Message: "too late"})
+		require.NoError(t, err)
+		require.Equal(t, flags, out[flagsAt+1])
+		answer := decodeAnswer(t, string(out))
+		require.Equal(t, codecs.Error, answer.Type)
+		require.Equal(t, req.Variant, answer.Variant)
 	}
 }

@@ -124,6 +124,7 @@ func opened(m *codecs.Metadata) {
 	m.Malformed = fault
 	if ret != 0 || fault != "" {
 		m.Type, m.Status = codecs.Error, codecs.StatusError
+		m.FixedID = true // it is the stream's
 	} else {
 		m.Type = codecs.StreamInit
 	}

@@ -50,7 +50,7 @@ func frames() []codectest.Frame {
 		frame("opened", s2c, trpctest.Response{ID: 100, Window: 65535}.Init(),
 			`stream_init id=100 stream=100 status=0 reply=false size=16+6 ret="0"`),
 		frame("refused", s2c, trpctest.Response{ID: 100, Ret: 12, ErrorMsg: "no"}.Init(),
-			`error id=100 stream=100 status=2 reply=false size=16+8 ret="12" error_msg="no"`),
+			`error id=100 stream=100 fixed status=2 reply=false size=16+8 ret="12" error_msg="no"`),
 		frame("data", c2s, trpctest.StreamFrame(trpctest.Data, 100, []byte("data")), "stream_data id=100 stream=100 status=0 reply=false size=16+4"),
 		frame("feedback", s2c, trpctest.FeedbackFrame(100, 5), "stream_data id=100 stream=100 status=0 reply=false size=16+2"),
 		frame("half close", c2s, trpctest.CloseFrame(100, false, 0, ""), "stream_close_one_way id=100 stream=100 status=0 reply=false size=16+0"),

@@ -147,6 +147,7 @@ func TestRefused(t *testing.T) {
 		"addresses that are not": {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address and no range\n6: addresses[2]: given twice"},
 		"an address of nobody":   {host + ports + "addresses:\n- 0.0.0.0\n- '::'\n- 0.0.0.0/0\n", "4: addresses[0]: " + shared + "\n5: addresses[1]: " + shared + "\n6: addresses[2]: " + shared},
 		"no range":               {host + ports + "addresses: [10.1.1.1/24]\n", "3: addresses[0]: is not the first address of its range, which is 10.1.1.0/24"},
+		"IPv4 within IPv6":       {host + ports + "addresses: ['::ffff:10.1.0.0/112']\n", "3: addresses[0]: connections to IPv4 addresses are in no range of IPv6: want one of IPv4"},
 		"another spelling":       {host + ports + "addresses: ['2001:DB8::1', '2001:db8:0::1']\n", "3: addresses[1]: given twice"},
 		"ports out of range":     {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
 		"ports twice":            {host + vip + "protocol: dubbo\nports:\n- port: 1\n- port: 1\n  protocol: thrift\n", "6: ports[1].port: given twice\n6: ports[1].targetPort: ports[0] leads there too, with another protocol"},
@@ -174,6 +175,14 @@ func TestRefused(t *testing.T) {
 		"what is generated":      {host + vip + ports + "outbound:\n  stat_prefix: x\n  protocol: {name: y}\n", "5: outbound.stat_prefix: is generated\n6: outbound.protocol.name: is generated"},
 		"an impossible option":   {host + vip + ports + "outbound:\n  idle_timeout: 1s\n  request_timeout: -1s\n", "6: outbound.request_timeout: must be at least 1ms, is -1s"},
 		"an unknown option":      {host + vip + ports + "inbound: {requestTimeout: 1s, x: 1}\nserver: {selector: {a: b}}\n", "4: inbound.x: unknown field"},
+		"hosts of two": {
+			host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n" +
+				"- {port: 1, servicePort: 1, namespace: i, selector: {a: b}, sniHosts: [a.b, c.d]}\n" +
+				"- {name: x, port: 1, servicePort: 2, namespace: i, selector: {a: b}, sniHosts: [e.f, c.d]}\n" +
+				"- {name: y, port: 1, servicePort: 2, namespace: i, selector: {a: c}, sniHosts: [c.d]}\n" +
+				"- {name: z, port: 1, servicePort: 2, namespace: i, selector: {a: c}, sniHosts: []}\n",
+			"7: gateways[1].sniHosts: gateways[0] has the same connections\n9: gateways[3].sniHosts: gateways[2] has the same connections",
+		},
 		"routes": {
 			host + vip + ports + "routes:\n- match: {metadata: [{name: x, string_match: {safe_regex: {regex: '('}}}]}\n",
 			"5: routes[0].match.metadata[0].string_match.safe_regex.regex: error parsing regexp: missing closing ): `(`",
@@ -250,4 +259,41 @@ func TestKindsOfProxies(t *testing.T) {
 		names[name] = true
 	}
 	require.Contains(t, names, "meltemi-loopback")
+}
+
+// TestEmptyFieldsAreNone: a name with nothing behind its colon is no field.
+func TestEmptyFieldsAreNone(t *testing.T) {
+	const server = "server: {selector: {a: b}}\n"
+	want, err := generate(host + vip + ports + server)
+	require.NoError(t, err)
+	for _, empty := range []string{"inbound:\n", "outbound:\n", "outbound: ~\nroutes:\n"} {
+		got, err := generate(host + vip + ports + server + empty)
+		require.NoError(t, err, empty)
+		require.Equal(t, want, got, empty)
+	}
+	_, err = generate(host + vip + "ports:\n- port: 1\n  codec:\n")
+	require.ErrorContains(t, err, "ports[0].protocol: required")
+	_, err = generate(host + vip + ports + "outbound: {a: 1, a: 2}\n")
+	require.ErrorContains(t, err, "outbound.a: given twice")
+}
+
+// TestRangesAreNotCutIntoEqualOnes: Envoy would refuse the listener, which other
+// services share.
+func TestRangesAreNotCutIntoEqualOnes(t *testing.T) {
+	got, err := generate(host + ports + "addresses: [10.1.1.0/31, 10.1.1.1/32, 10.1.1.0/30, 10.1.1.2/31]\n")
+	require.NoError(t, err)
+	for _, address := range []string{"10.1.1.0", "10.1.1.1", "10.1.1.2", "10.1.1.3"} {
+		one := regexp.MustCompile("address_prefix: " + regexp.QuoteMeta(address) + "\n *prefix_len: 32\n")
+		require.Len(t, one.FindAllString(got, -1), 1, address)
+	}
+}
+
+// TestARangeOfOneAddressIsAnAddressToo: Istio names the listener of a ServiceEntry
+// that has one by the address, and those without share theirs.
+func TestARangeOfOneAddressIsAnAddressToo(t *testing.T) {
+	got, err := generate(host + ports + "addresses: [10.1.1.1/32, '2001:DB8::1/128']\n")
+	require.NoError(t, err)
+	for _, name := range []string{"10.1.1.1_1", "2001:db8::1_1", "0.0.0.0_1"} {
+		require.Regexp(t, "name: \"?"+regexp.QuoteMeta(name)+"\"?\n", got)
+	}
 }

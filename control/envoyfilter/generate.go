@@ -178,8 +178,13 @@ func (g *generator) outbound(p *Port, path string, c Workloads) {
 // Istio's chain of the same range comes before it.
 func (g *generator) chains(f *Filter, name, cluster string, port int) (of []*networking.EnvoyFilter_ListenerMatch) {
 	var four, all []any
+	seen := map[netip.Prefix]bool{} // Envoy refuses a listener that has one twice
 	for _, r := range g.s.ranges {
 		for _, half := range halves(r) {
+			if seen[half] {
+				continue
+			}
+			seen[half] = true
 			entry := object{"address_prefix": half.Addr().String(), "prefix_len": half.Bits()}
 			all = append(all, entry)
 			if half.Addr().Is4() {

@@ -291,8 +291,13 @@ func (f *faults) addresses() {
 			f.refuse(path, "is not the first address of its range, which is %v", r.Masked())
 		case seen[r]:
 			f.refuse(path, "given twice")
+		case isRange && r.Addr().Is4In6():
+			f.refuse(path, "connections to IPv4 addresses are in no range of IPv6: want one of IPv4")
 		case isRange:
 			s.ranges = append(s.ranges, r)
+			if r.IsSingleIP() { // Istio takes that of a ServiceEntry for the address
+				names = append(names, r.Addr().String())
+			}
 		default:
 			// Istio has the spelling of a ServiceEntry in its listener's name, and
 			// Kubernetes the usual one.
@@ -388,6 +393,11 @@ func (f *faults) workloads() {
 		}
 		f.port(path+".port", g.Port)
 		f.sniHosts(path+".sniHosts", g.SNIHosts)
+		for j, o := range s.Gateways[:i] {
+			if o.Namespace == g.Namespace && o.Port == g.Port && o.Name != g.Name && maps.Equal(o.Selector, g.Selector) && shareHosts(o.SNIHosts, g.SNIHosts) {
+				f.refuse(path+".sniHosts", "gateways[%d] has the same connections", j)
+			}
+		}
 		distinct(path, Workloads{Namespace: g.Namespace, Name: g.Name}, g.Port)
 		switch {
 		case g.ServicePort == 0 && len(s.Ports) == 1:
@@ -417,6 +427,12 @@ func (f *faults) sniHosts(path string, hosts []string) {
 		}
 		seen[h] = true
 	}
+}
+
+// shareHosts tells whether a connection may be to one of a and to one of b: no
+// hosts are all.
+func shareHosts(a, b []string) bool {
+	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(h string) bool { return slices.Contains(b, h) })
 }
 
 func (f *faults) rest() {

@@ -149,8 +149,11 @@ func (f *faults) object(n *yaml.Node, path string) object {
 	}
 	v := f.value(n, path)
 	o, ok := v.(object)
-	if !ok && v != nil {
+	switch {
+	case ok:
+		return o
+	case v != nil:
 		f.refuse(path, "want an object")
 	}
-	return o
+	return object{} // others write into it
 }

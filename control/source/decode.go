@@ -12,7 +12,7 @@ import (
 // Decode fills the struct to which v points with the fields of a mapping by
 // their yaml tags, and refuses all that v does not know. Fields are structs,
 // pointers to structs, slices, maps of strings, strings, integers, booleans,
-// and *yaml.Node for what is read later.
+// and *yaml.Node for what is read later, nil for a null.
 func Decode(n *yaml.Node, v any) Errors {
 	var d decoder
 	d.decode(n, "", reflect.ValueOf(v).Elem())
@@ -30,7 +30,9 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 		n = n.Alias
 	}
 	if v.Type() == reflect.TypeFor[*yaml.Node]() {
-		v.Set(reflect.ValueOf(n))
+		if n.ShortTag() != "!!null" {
+			v.Set(reflect.ValueOf(n))
+		}
 		return
 	}
 	switch v.Kind() {

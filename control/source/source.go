@@ -94,19 +94,22 @@ const maxNodes = 1 << 20
 // with that of the node.
 func Value(n *yaml.Node, path string) (any, *Error) {
 	left := maxNodes
-	return value(n, path, &left)
+	return value(n, path, &left, 0)
 }
 
-func value(n *yaml.Node, path string, left *int) (any, *Error) {
+func value(n *yaml.Node, path string, left *int, depth int) (any, *Error) {
 	refuse := func(format string, args ...any) (any, *Error) {
 		return nil, &Error{n.Line, path, fmt.Sprintf(format, args...)}
 	}
 	if *left--; *left < 0 {
 		return refuse("the document is too large")
 	}
+	if depth > maxNesting { // of an alias within what it stands for there is no end
+		return refuse("nested too deeply")
+	}
 	switch n.Kind {
 	case yaml.AliasNode:
-		return value(n.Alias, path, left)
+		return value(n.Alias, path, left, depth)
 	case yaml.MappingNode:
 		m := map[string]any{}
 		for i := 0; i < len(n.Content); i += 2 {
@@ -120,7 +123,7 @@ func value(n *yaml.Node, path string, left *int) (any, *Error) {
 			case twice:
 				return nil, &Error{k.Line, at, "given twice"}
 			}
-			v, err := value(n.Content[i+1], at, left)
+			v, err := value(n.Content[i+1], at, left, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -130,7 +133,7 @@ func value(n *yaml.Node, path string, left *int) (any, *Error) {
 	case yaml.SequenceNode:
 		s := make([]any, len(n.Content))
 		for i, c := range n.Content {
-			v, err := value(c, fmt.Sprintf("%s[%d]", path, i), left)
+			v, err := value(c, fmt.Sprintf("%s[%d]", path, i), left, depth+1)
 			if err != nil {
 				return nil, err
 			}

@@ -167,6 +167,19 @@ func TestEnvoysJSON(t *testing.T) {
 	}
 }
 
+// TestWhatIsWithinItselfIsNestedTooDeeply: its paths alone would take all memory.
+func TestWhatIsWithinItselfIsNestedTooDeeply(t *testing.T) {
+	for _, text := range []string{"&x {a: *x}", "a: &x [[], *x]", "&x [&y [*y, *x]]", strings.Repeat("[", 200) + strings.Repeat("]", 200)} {
+		docs, fault := Parse([]byte(text))
+		require.Nil(t, fault)
+		_, fault = Value(docs[0], "")
+		require.ErrorContains(t, fault, "nested too deeply", text)
+	}
+	docs, _ := Parse([]byte(strings.Repeat("[", maxNesting) + strings.Repeat("]", maxNesting)))
+	_, fault := Value(docs[0], "")
+	require.Nil(t, fault)
+}
+
 // FuzzRead: nothing makes a reader panic, or go on for ever.
 func FuzzRead(f *testing.F) {
 	for _, s := range []string{"a: &b [*b]", "{<<: {<<: x}}", "a: ! 5", "{\"a\": \"\\ud83d\\ude00\"}", "%YAML 1.2\n---\n", "a: |\n  b", "{? x : y}", "\xff\xfea\x00", "*x: y", "- - -\t- a"} {

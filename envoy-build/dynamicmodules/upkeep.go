@@ -35,7 +35,7 @@ func upkeep() {
 		}
 		for i := range workers {
 			if w := workers[i].Load(); w != nil {
-				w.carriers.post(w.buffers.trim)
+				w.carriers.post(w.trim)
 			}
 		}
 		runtime.GC() // what is garbage is known now only

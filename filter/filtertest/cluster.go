@@ -138,7 +138,7 @@ func (s *Server) Block(block bool) {
 			s.finish()
 			return
 		}
-		s.c.h.todo = append(s.c.h.todo, func() {
+		s.c.h.todo = append(s.c.h.todo, s.serve, func() {
 			if s.state == serverReady {
 				s.w.event(s, func() { s.ev.WriteBlocked(false) })
 			}

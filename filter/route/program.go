@@ -129,7 +129,7 @@ func (p *program) run(m *machine, v []byte) (matched, ok bool) {
 		r, size = decode(v)
 	}
 	p.add(m, &m.now, p.start, p.flags(before, r))
-	for len(v) > 0 && len(m.now.list) > 0 && m.left > 0 {
+	for len(v) > 0 && len(m.now.list) > 0 && m.left >= 0 {
 		v = v[size:]
 		before, r, size = r, -1, 0
 		if len(v) > 0 {

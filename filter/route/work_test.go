@@ -240,6 +240,28 @@ func TestProgramsAgreeWithPackageRegexp(t *testing.T) {
 	}
 }
 
+// TestWhatHasNotBeenReadToItsEndIsNotToldToMatchOrNot, however many steps are
+// left when a program begins.
+func TestWhatHasNotBeenReadToItsEndIsNotToldToMatchOrNot(t *testing.T) {
+	for pattern, value := range map[string]string{
+		".": "b", ".*a.{3}b": "xxaaaab", "(a|b)*c?": "ababab", `(?i)ab\b.*`: "aB c", "a.*xyz": "ab xyz", "abc": "abd",
+	} {
+		p, err := compileRegex(&matcherv3.RegexMatcher{Regex: pattern})
+		require.NoError(t, err)
+		m := &machine{left: maxSteps}
+		want, _ := p.run(m, []byte(value))
+		used := maxSteps - m.left
+		for left := range used + 2 {
+			m.left = left
+			got, ok := p.run(m, []byte(value))
+			require.Equal(t, left >= used, ok, "%s: %d of %d steps", pattern, left, used)
+			if ok {
+				require.Equal(t, want, got, "%s: %d of %d steps", pattern, left, used)
+			}
+		}
+	}
+}
+
 // BenchmarkMatchExpensive is how long a worker is held at most: TestWorkPer-
 // MessageIsBounded's messages.
 func BenchmarkMatchExpensive(b *testing.B) {

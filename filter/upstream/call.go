@@ -100,6 +100,7 @@ func (c *Call) Release() bool {
 		return false
 	}
 	c.released = true
+	cn.keepUntil = c.pool.m.now() + onewayTime
 	cn.inFlight--
 	c.pool.inFlight--
 	cn.rest()

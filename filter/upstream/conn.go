@@ -577,7 +577,7 @@ func (cn *conn) closeIfDrained() {
 // server closes it, or nothing moves any more.
 func (cn *conn) lingers() {
 	p := cn.pool
-	limit := time.Duration(lingerTime)
+	limit := lingerTime
 	if (p.opts.Streams || cn.blocked) && p.lingering <= p.opts.MaxExclusive {
 		limit = max(limit, p.opts.Linger)
 	}

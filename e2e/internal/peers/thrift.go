@@ -20,6 +20,9 @@ const (
 	// ThriftNode is a client only, without headers. It sends all calls of a
 	// service over one connection at once.
 	ThriftNode Thrift = "thrift-node"
+	// ThriftJava is a client only, without headers, of calls with strings and
+	// numbers.
+	ThriftJava Thrift = "thrift-java"
 )
 
 // Wire is the form that Thrift messages have.
@@ -111,12 +114,22 @@ func (l Thrift) command(t testing.TB, program string, args []string) (argv, env 
 		return append([]string{"node", filepath.Join(thriftSource(), "node", program+".js")}, args...),
 			[]string{"NODE_PATH=" + filepath.Join(nodeThrift(), "node_modules")}
 	}
+	if l == ThriftJava {
+		needed(t, string(l), "a JDK and Maven", buildJavaThrift())
+		return java(javaThrift(), "org.meltemi.test.thrift.Client", args), nil
+	}
 	needed(t, string(l), "Go", buildThrift())
 	return append([]string{filepath.Join(thriftBuild(), program)}, args...), nil
 }
 
 var buildThrift = sync.OnceValue(func() error {
 	return run(thriftSource(), "go", "build", "-trimpath", "-o", thriftBuild()+"/", "./server", "./client")
+})
+
+func javaThrift() string { return filepath.Join(thriftBuild(), "java") }
+
+var buildJavaThrift = sync.OnceValue(func() error {
+	return maven("thrift/java", javaThrift(), "dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(javaThrift(), "lib"))
 })
 
 const (

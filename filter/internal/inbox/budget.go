@@ -38,6 +38,15 @@ func (b *Budget) Init(stall time.Duration, now func() time.Duration, timers *tim
 	b.timer.Fire = b.sweep
 }
 
+// Held returns the memory that is counted, and how many peers are under way beyond
+// the limit or wait.
+func (b *Budget) Held() (bytes, peers int) {
+	if peers = len(b.starved); b.favoured != nil {
+		peers++
+	}
+	return b.bytes, peers
+}
+
 // Peer is the connection to a peer that sends frames.
 type Peer interface {
 	// Starve(true) has the peer not read, as there is no room for more of its
@@ -112,10 +121,18 @@ func (f *Frame) Kept(another bool) {
 	if another || have-f.marked >= min(stepBytes, need/32+1) {
 		f.marked, f.since = have, b.now()
 	}
-	if b.favoured == f && (another || need == 0) {
+	if b.favoured == f && need == 0 {
 		b.favoured = nil
 	}
 	b.feed()
+}
+
+// Passed tells that the frame is whole: it has had its turn, and one that begins
+// right behind it has none yet.
+func (f *Frame) Passed() {
+	if b := f.budget; b.favoured == f {
+		b.favoured = nil
+	}
 }
 
 // Forget gives up the frame that has begun. Its peer is starved no more, without

@@ -685,7 +685,7 @@ type Limits struct {
 	MaxRequestsInFlight *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests_in_flight,json=maxRequestsInFlight,proto3" json:"max_requests_in_flight,omitempty"`
 	// Bytes of answers that may come for a client beyond Envoy's own buffer without
 	// its having taken any of what waits: with more it is closed when it has taken
-	// nothing for 5 s. Where answers have an order, also what may wait for the one
+	// nothing for 5 s, with four times as much at once. Where answers have an order, also what may wait for the one
 	// before: an answer beyond it is replaced by an error. One answer always fits. 0
 	// to 2^31-1; default 16 MiB.
 	MaxWriteBufferBytes *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_write_buffer_bytes,json=maxWriteBufferBytes,proto3" json:"max_write_buffer_bytes,omitempty"`
@@ -708,7 +708,8 @@ type Limits struct {
 	// clients; up to 32 KiB of each stay in Envoy's own buffers and do not count.
 	// With more, one client's frame goes on, other clients with such frames are not
 	// read for now, and those that have sent nothing of theirs for a second are
-	// closed. 0 to 2^31-1; default 64 MiB.
+	// closed. As much again for its servers, of which each may have 32 KiB besides,
+	// and 3 s. 0 to 2^31-1; default 64 MiB.
 	MaxPartialBytes *wrapperspb.UInt32Value `protobuf:"bytes,8,opt,name=max_partial_bytes,json=maxPartialBytes,proto3" json:"max_partial_bytes,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
