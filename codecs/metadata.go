@@ -222,8 +222,8 @@ func (m *Metadata) Get(name string) (value []byte, ok bool) {
 }
 
 // Properties returns all properties in the order in which they were put. A
-// name can occur more than once when the message repeats it. The slice is a
-// view.
+// name can occur more than once when a message has it in several cases, or when
+// its protocol keeps repeats. The slice is a view.
 func (m *Metadata) Properties() []Property {
 	m.load()
 	return m.props

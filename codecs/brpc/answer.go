@@ -3,6 +3,7 @@ package brpc
 import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // answer fills in how a call has ended. The properties, which are seldom asked
@@ -59,6 +60,8 @@ func (answerLoader) Load(m *codecs.Metadata) {
 	propCompressType.PutNumber(m, int64(meta.compressType))
 	propAttachmentSize.PutNumber(m, int64(meta.attachmentSize))
 	if meta.userFields > 0 {
-		putEntries(m, meta.bytes, fieldUserFields)
+		entries := property.EntriesOf(m)
+		putUserFields(&entries, m, meta.bytes)
+		entries.Close()
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // Name is the codec's config name.
@@ -34,10 +35,8 @@ const (
 	// maxMeta is the longest meta, in bytes. It holds names, credentials and
 	// attributes; what is large travels in the rest of the body.
 	maxMeta = 1 << 20
-	// maxFields is how many user and extension fields a message may have. Each
-	// becomes a property of 48 bytes at the cost of six on the wire, and every
-	// look-up passes it.
-	maxFields = 1024
+	// maxFields is how many user and extension fields a message may have.
+	maxFields = property.MaxEntries
 )
 
 func init() { codecs.Register(Name, New) }

@@ -53,8 +53,13 @@ func TestPropertiesOfRequests(t *testing.T) {
 		{
 			"extension fields", brpctest.Request{
 				Service: "s", Method: "m", LogID: 256, ExtFields: [][2]string{{"a", "b"}, {"c", ""}, {"a", "d"}},
-				UserFields: [][2]string{{"a", "e"}},
-			}, [][2]string{{"log_id", "256"}, {"a", "b"}, {"c", ""}, {"a", "d"}, {"a", "e"}},
+				UserFields: [][2]string{{"a", "d"}, {"A", "e"}},
+			}, [][2]string{{"log_id", "256"}, {"a", "d"}, {"c", ""}, {"A", "e"}},
+		},
+		{
+			"repeated user fields", brpctest.Request{
+				Service: "s", Method: "m", UserFields: [][2]string{{"a", "1"}, {"b", "2"}, {"A", "3"}, {"a", "4"}, {"b", ""}},
+			}, [][2]string{{"a", "4"}, {"b", ""}, {"A", "3"}},
 		},
 		{
 			"names of the codec's own", brpctest.Request{
@@ -71,6 +76,80 @@ func TestPropertiesOfRequests(t *testing.T) {
 			want := [][2]string{{"service", "s"}, {"method", "m"}, {"compress_type", "0"}, {"attachment_size", "0"}}
 			require.Equal(t, append(want, tc.want...), properties(m))
 		})
+	}
+}
+
+// TestRepeatedFieldsAsProtobufSeesThem: of all the orders of a few keys, in all
+// numbers, protobuf takes the last.
+func TestRepeatedFieldsAsProtobufSeesThem(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{2, 10, 100, maxFields} {
+		var fields [][2]string
+		for i := range n {
+			fields = append(fields, [2]string{fmt.Sprint("key", rnd.IntN(n/2)), fmt.Sprint(i)})
+		}
+		check := func(m *codecs.Metadata, own int) {
+			require.Empty(t, m.Malformed)
+			_, b, _ := sections(t, m.Raw)
+			meta, err := parse(brpcMeta, b)
+			require.NoError(t, err)
+			want := map[string]string{}
+			meta.get("user_fields").Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+				want[k.String()] = v.String()
+				return true
+			})
+			got := map[string]string{}
+			for _, p := range m.Properties()[own:] {
+				got[string(p.Name)] = string(p.Value)
+			}
+			require.Equal(t, want, got)
+			require.Len(t, m.Properties(), own+len(want))
+
+			mut := mutation(fields[0][0], "new")
+			out, err := newCodec(t).Encode(nil, m, mut)
+			require.NoError(t, err)
+			after := decodeOne(t, codecs.ClientToServer, out)
+			sameBut(t, m, after, m.ID, mut)
+			for _, p := range after.Properties() {
+				if string(p.Name) == fields[0][0] {
+					require.Equal(t, "new", string(p.Value))
+				}
+			}
+		}
+		check(requestOf(t, brpctest.Request{ID: 1, UserFields: fields}.Bytes()), 4)
+		check(answerOf(t, brpctest.Response{ID: 1, UserFields: fields}.Bytes()), 3)
+	}
+}
+
+// TestAFieldThatSaysTwoThings to servers in C++ and in Java.
+func TestAFieldThatSaysTwoThings(t *testing.T) {
+	old, other := [2]string{"k", "old"}, [2]string{"k", "other"}
+	for _, tc := range []struct {
+		ext, user [][2]string
+		want      string
+	}{
+		{[][2]string{old}, [][2]string{old}, ""},
+		{[][2]string{other, old}, [][2]string{old}, ""},
+		{[][2]string{old}, [][2]string{other}, faultDiffer},
+		{[][2]string{old, other}, [][2]string{old}, faultDiffer},
+		{[][2]string{old}, [][2]string{old, other}, faultDiffer},
+		{[][2]string{old}, [][2]string{{"l", ""}, {"K", "other"}}, ""},
+	} {
+		m := requestOf(t, brpctest.Request{ID: 1, ExtFields: tc.ext, UserFields: tc.user}.Bytes())
+		require.Equal(t, tc.want, m.Malformed)
+		if tc.want != "" {
+			continue
+		}
+		v, _ := m.Get("k")
+		require.Equal(t, "old", string(v))
+		mut := mutation("k", "new", "z", "")
+		out, err := newCodec(t).Encode(nil, m, mut)
+		require.NoError(t, err)
+		after := requestOf(t, out)
+		require.Empty(t, after.Malformed)
+		sameBut(t, m, after, 1, mut)
+		v, _ = after.Get("k")
+		require.Equal(t, "new", string(v))
 	}
 }
 

@@ -48,6 +48,7 @@ const (
 	faultResponse = "response meta that cannot be read"
 	faultNames    = "no service or no method"
 	faultFields   = "more than 1024 user fields"
+	faultDiffer   = "user field that differs from the extension field of its name"
 	faultStream   = "no id in the settings of a stream"
 	faultStreams  = "several streams at once are not supported"
 	faultChunks   = "messages in chunks are not supported"

@@ -1,6 +1,8 @@
 package brpc
 
 import (
+	"bytes"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
@@ -26,20 +28,30 @@ var own = property.Set{
 	propParentSpanID, propRequestID, propTimeout, propErrorCode, propErrorText,
 }
 
-// putEntries puts the entries that are the fields of a message with a number.
-// It returns what is wrong with one that cannot be read.
-func putEntries(m *codecs.Metadata, b []byte, number int32) (fault string) {
+// putUserFields puts the user fields of a message's meta. It returns what is wrong
+// with one that cannot be read, or that is not what the extension field says which
+// has its name: servers in C++ go by the one, servers in Java by the other.
+func putUserFields(entries *property.Entries, m *codecs.Metadata, b []byte) (fault string) {
+	ext := len(m.Properties()) // behind the extension fields
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
-		if !r.Is(number, pbwire.Bytes) {
+		if !r.Is(fieldUserFields, pbwire.Bytes) {
 			continue
 		}
 		key, value, err := pbwire.Entry(r.Bytes)
 		if err != nil {
 			return err.Error()
 		}
-		if !own.Has(key) {
+		if own.Has(key) {
+			continue
+		}
+		switch i := entries.Find(key, true); {
+		case i == property.None:
 			m.Put(key, value)
+		case i >= ext:
+			m.Properties()[i].Value = value
+		case !bytes.Equal(m.Properties()[i].Value, value):
+			return faultDiffer
 		}
 	}
 	return ""

@@ -44,12 +44,14 @@ func request(m *codecs.Metadata, meta *rpcMeta) {
 	case m.Scratch[scratchFields] > maxFields:
 		m.Malformed = faultFields
 	default:
+		entries := property.EntriesOf(m)
 		if req.extFields > 0 {
-			putExtFields(m, meta.request)
+			putExtFields(&entries, meta.request)
 		}
 		if meta.userFields > 0 {
-			m.Malformed = putEntries(m, meta.bytes, fieldUserFields)
+			m.Malformed = putUserFields(&entries, m, meta.bytes)
 		}
+		entries.Close()
 	}
 }
 
@@ -139,14 +141,14 @@ func (req *requestMeta) put(m *codecs.Metadata, meta *rpcMeta) {
 
 // putExtFields puts the extension fields of a request's meta, which can be
 // read.
-func putExtFields(m *codecs.Metadata, b []byte) {
+func putExtFields(entries *property.Entries, b []byte) {
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
 		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
 			continue
 		}
 		if key, value, ok := extField(r.Bytes); ok && !own.Has(key) {
-			m.Put(key, value)
+			entries.Put(key, value)
 		}
 	}
 }

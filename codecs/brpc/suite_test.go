@@ -2,6 +2,7 @@ package brpc
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -79,6 +80,15 @@ func suite() codectest.Suite {
 	}
 }
 
+// longFields are keys that can hardly be told apart.
+func longFields() (s string) {
+	half := strings.Repeat("x", 500)
+	for i := range 1000 {
+		s += string(brpctest.Bytes(nil, 9, string(brpctest.Bytes(nil, 1, fmt.Sprintf("%s%03d%s", half, i, half)))))
+	}
+	return s
+}
+
 // hostile are metas of a megabyte.
 func hostile() (frames []codectest.Frame) {
 	request := string(brpctest.Request{}.Meta()) + "\x20\x01"
@@ -92,6 +102,7 @@ func hostile() (frames []codectest.Frame) {
 		"ids":                    request + repeated("\x20\x01"),
 		"groups within groups":   request + repeated("\x7b"),
 		"groups":                 request + repeated("\x7b\x7c"),
+		"long user fields":       request + longFields(),
 		"a user field of a name": request + string(brpctest.Bytes(nil, 9, "\x0a\x80\x80\x20"+strings.Repeat("x", 1<<19))),
 	} {
 		for _, d := range directions {

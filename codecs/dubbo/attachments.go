@@ -2,16 +2,14 @@ package dubbo
 
 import (
 	"bytes"
-	"hash/maphash"
-	"sync"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/hessian"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
-// maxAttachments of a message. Each becomes a property of 48 bytes at the cost
-// of two on the wire, and every look-up passes it.
-const maxAttachments = 1024
+// maxAttachments of a message.
+const maxAttachments = property.MaxEntries
 
 const tooManyAttachments = "more than 1024 attachments"
 
@@ -23,11 +21,9 @@ type attachments struct {
 	// What says which service is called; nil: nothing.
 	path, iface, version []byte
 	group                int // where the property is, or none
-	seen                 seen
 }
 
-// none is no index of a property.
-const none = -1
+const none = property.None
 
 // read puts those that the decoder's reader stands at, and says what is wrong
 // with them. Of two with one key the later wins, in Java as in Go.
@@ -36,7 +32,8 @@ func (a *attachments) read() (fault string) {
 	if noAttachments(r) {
 		return faultOf(r)
 	}
-	defer a.seen.free()
+	entries := property.EntriesOf(a.m)
+	defer entries.Close()
 	// Nothing but a map will do: a reference to one that stands among the
 	// arguments would be as good to a server, and hide what is in it.
 	r.Open()
@@ -72,10 +69,9 @@ func (a *attachments) read() (fault string) {
 		if r.Err() != nil {
 			break
 		}
-		props := a.m.Properties()
-		switch i := a.seen.find(props, key, ok); {
+		switch i := entries.Find(key, ok); {
 		case i != none:
-			props[i].Value = value // nil: what took its place has no text
+			a.m.Properties()[i].Value = value // nil: what took its place has no text
 		case ok:
 			a.m.Put(key, value)
 		}
@@ -195,83 +191,6 @@ func (a *attachments) resolve(args arguments) (fault string) {
 }
 
 var slash = []byte("/")
-
-// seen finds the attachments that a message has twice.
-type seen struct {
-	bits  uint64 // a Bloom filter of the first few
-	n     int    // how many were put
-	first int    // property that is the first of them
-	table *table // of more than few
-}
-
-// few attachments are compared with each other.
-const few = 32
-
-// table has, by the hash of a name, the number of a property and one; 0: none.
-type table [2 * maxAttachments]uint16
-
-var (
-	tables    = sync.Pool{New: func() any { return new(table) }}
-	tableSeed = maphash.MakeSeed()
-)
-
-func (s *seen) free() {
-	if s.table != nil {
-		clear(s.table[:])
-		tables.Put(s.table)
-	}
-}
-
-// find returns the property that key has among props, or none. It is taken for
-// the next property from then on if put is set.
-func (s *seen) find(props []codecs.Property, key []byte, put bool) int {
-	if s.n == 0 {
-		s.first = len(props)
-	}
-	if s.n == few && s.table == nil {
-		s.table = tables.Get().(*table)
-		for i := s.first; i < len(props); i++ {
-			*s.slot(props, props[i].Name) = uint16(i + 1)
-		}
-	}
-	if s.table != nil {
-		slot := s.slot(props, key)
-		if *slot != 0 {
-			return int(*slot) - 1
-		}
-		if put {
-			*slot = uint16(len(props) + 1)
-			s.n++
-		}
-		return none
-	}
-	bit := uint64(1)
-	if n := len(key); n > 0 {
-		bit <<= (uint(n) + 7*uint(key[0]) + 13*uint(key[n-1])) % 64
-	}
-	if s.bits&bit != 0 {
-		for i := s.first; i < len(props); i++ {
-			if string(props[i].Name) == string(key) {
-				return i
-			}
-		}
-	}
-	if put {
-		s.bits |= bit
-		s.n++
-	}
-	return none
-}
-
-// slot is where the table has the number of name, or where it belongs.
-func (s *seen) slot(props []codecs.Property, name []byte) *uint16 {
-	for h := maphash.Bytes(tableSeed, name); ; h++ {
-		slot := &s.table[h%uint64(len(s.table))]
-		if *slot == 0 || string(props[*slot-1].Name) == string(name) {
-			return slot
-		}
-	}
-}
 
 func faultOf(r *hessian.Reader) string {
 	if err := r.Err(); err != nil {

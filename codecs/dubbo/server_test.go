@@ -162,7 +162,7 @@ func TestANumberBeforeTheTypes(t *testing.T) {
 
 // TestRepeatedKeysAmongMany: as many attachments as there may be.
 func TestRepeatedKeysAmongMany(t *testing.T) {
-	for _, n := range []int{few - 1, few, few + 1, maxAttachments / 2} {
+	for _, n := range []int{31, 32, 33, maxAttachments / 2} {
 		var b strings.Builder
 		b.WriteString(call + "H\x05group\x01g")
 		for round := range 2 {

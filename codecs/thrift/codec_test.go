@@ -72,5 +72,78 @@ func TestAHeaderCannotPoseAsTheMethod(t *testing.T) {
 	require.Equal(t, `request id=1 variant=7 status=0 reply=false size=58+1 op=svc/real method="real" service="svc" transport="header" protocol="binary" key="v"`, codectest.Describe(&m))
 }
 
+// TestRepeatedHeaders: rules see what servers see, before a mutation and behind it.
+// Apache's and Kitex's take the last of a name over all parts. Kitex's keep numbers
+// apart from names, and go by the numbers; its token is a name.
+func TestRepeatedHeaders(t *testing.T) {
+	const (
+		tenants = "\x01\x03\x06tenant\x01a\x06Tenant\x01b\x06tenant\x01c"
+		tenant  = "\x01\x01\x06tenant\x01d"
+		token   = "RPC_TRANSIT_gdpr-token"
+	)
+	env := func(s string) string { return "\x10\x00\x01\x00\x0a\x00" + string(rune(len(s))) + s }
+	acl := func(s string) string { return "\x11\x00" + string(rune(len(s))) + s }
+	for _, tc := range []struct {
+		name, magic, parts, want string
+		key, mutated             string // what there is with key set to new
+		malformed                string
+	}{
+		{name: "of a part", magic: theader, parts: tenants, want: `tenant="c" Tenant="b"`, key: "tenant", mutated: `Tenant="b" tenant="new"`},
+		{name: "of two parts", magic: theader, parts: tenants + tenant, want: `tenant="d" Tenant="b"`, key: "tenant", mutated: `Tenant="b" tenant="new"`},
+		{name: "behind the padding", magic: theader, parts: tenant + "\x00" + tenants, want: `tenant="d"`, key: "tenant", mutated: `tenant="new"`},
+		{name: "behind a part that is not known", magic: theader, parts: tenant + "\x02" + tenants[1:], want: `tenant="d"`},
+		{name: "of a part of Kitex", magic: kitexHeader, parts: strings16("tenant", "a", "tenant", "b"), want: `tenant="b"`, key: "tenant", mutated: `tenant="new"`},
+		{
+			name: "of two parts of Kitex, and padding", magic: kitexHeader,
+			parts: strings16("tenant", "a") + "\x00\x00" + strings16("Tenant", "b", "tenant", "c"),
+			want:  `tenant="c" Tenant="b"`, key: "tenant", mutated: `Tenant="b" tenant="new"`,
+		},
+		{name: "of numbers", magic: kitexHeader, parts: env("a") + env("b"), want: `env="b"`, key: "env", mutated: `env="new"`},
+		{name: "of a number, then a name", magic: kitexHeader, parts: env("a") + strings16("env", "b"), want: `env="a"`, key: "env", mutated: `env="new"`},
+		{name: "of a name, then a number", magic: kitexHeader, parts: strings16("env", "b") + env("a"), want: `env="a"`, key: "env", mutated: `env="new"`},
+		{
+			name: "of a name, a number and a name", magic: kitexHeader,
+			parts: strings16("env", "a") + env("a") + strings16("env", "b"), want: `env="a"`, key: "env", mutated: `env="new"`,
+		},
+		{name: "of names that are numbers'", magic: kitexHeader, parts: strings16("env", "a", "env", "b"), want: `env="b"`, key: "env", mutated: `env="new"`},
+		{name: "a token", magic: kitexHeader, parts: acl("a"), want: token + `="a"`, key: token, mutated: token + `="new"`},
+		{name: "a name that is the token's", magic: kitexHeader, parts: strings16(token, "a", token, "b"), want: token + `="b"`, key: token, mutated: token + `="new"`},
+		{name: "a token, then its name", magic: kitexHeader, parts: acl("a") + strings16(token, "b"), malformed: errToken},
+		{name: "a name, then the token", magic: kitexHeader, parts: strings16(token, "b") + acl("a"), malformed: errToken},
+		{name: "two tokens", magic: kitexHeader, parts: acl("a") + acl("b"), malformed: errToken},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCodec(t)
+			decode := func(b []byte) (*codecs.Metadata, string) {
+				m := new(codecs.Metadata)
+				n, err := c.NewDecoder(c2s).Decode(b, m)
+				require.NoError(t, err)
+				require.Equal(t, len(b), n)
+				_, properties, _ := strings.Cut(codectest.Describe(m), `protocol="binary"`)
+				return m, strings.TrimSpace(properties)
+			}
+			m, got := decode([]byte(inHeader(tc.magic, 1, "\x00\x00"+tc.parts, call(typeCall, "hello", 1, "\x00"))))
+			require.Equal(t, tc.malformed, m.Malformed)
+			if tc.malformed != "" {
+				return
+			}
+			require.Equal(t, tc.want, got)
+			for key, want := range map[string]string{tc.key: tc.mutated, "other": tc.want + ` other="new"`} {
+				var mut codecs.Mutation
+				mut.Set(key, "new")
+				b, err := c.Encode(nil, m, &mut)
+				if tc.key == "" {
+					require.ErrorIs(t, err, codecs.ErrNoMutation)
+					continue
+				}
+				require.NoError(t, err)
+				after, got := decode(b)
+				require.Empty(t, after.Malformed)
+				require.Equal(t, want, got)
+			}
+		})
+	}
+}
+
 // TestManyPiecesCostWhatTheWholeCosts: an unframed message is not read from its
 // start again for each piece.

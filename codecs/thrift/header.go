@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // Apache Thrift's header transport (doc/specs/HeaderFormat.md), behind the
@@ -33,7 +34,7 @@ const (
 )
 
 // maxHeaders bounds the headers that become properties of a message.
-const maxHeaders = 1024
+const maxHeaders = property.MaxEntries
 
 var (
 	errHeader  = errors.New("header ends too early")

@@ -3,8 +3,10 @@ package thrift
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // The headers proper: both header transports have them as key-value parts,
@@ -65,7 +67,7 @@ const (
 	partEnd      = iota
 	partHeaders  // names and values
 	partNumbered // numbers and values (TTHeader)
-	partOther    // carried along
+	partToken    // the value of one name (TTHeader)
 	partUnknown  // cannot be read, nor what is behind it
 )
 
@@ -86,12 +88,13 @@ func (r *infoReader) next() (kind int, n uint64) {
 			id = r.uvarint()
 		}
 		switch {
-		case id == 0: // padding
+		case id == 0 && !r.kitex: // padding, behind which servers read nothing
+			return partEnd, 0
+		case id == 0: // padding, behind which Kitex reads on
 		case r.kitex && id == infoTTNumbered:
 			return partNumbered, r.u16()
 		case r.kitex && id == infoTTToken:
-			r.bytes(r.u16())
-			return partOther, 0
+			return partToken, 1
 		case id == infoKeyValue:
 			return partHeaders, r.number()
 		default:
@@ -102,16 +105,23 @@ func (r *infoReader) next() (kind int, n uint64) {
 }
 
 func (r *infoReader) pair(kind int) (key, value []byte) {
-	if kind == partNumbered {
+	switch kind {
+	case partNumbered:
 		key = r.bytes(2)
-	} else {
+	case partToken:
+		key = nameToken
+	default:
 		key = r.bytes(r.number())
 	}
 	return key, r.bytes(r.number())
 }
 
-// putHeaders puts the headers of m as properties.
+// putHeaders puts the headers of m as properties. Of two with one name servers
+// take the later, over all parts of a kind.
 func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
+	entries := property.EntriesOf(m)
+	defer entries.Close()
+	var has kinds
 	for count := 0; ; {
 		kind, n := r.next()
 		if kind == partEnd || r.err != nil {
@@ -129,11 +139,25 @@ func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
 			if count++; count > maxHeaders {
 				return d.refuseHeader(r.at, errHeaders)
 			}
-			if kind == partNumbered {
+			switch kind {
+			case partNumbered:
+				has.number(key)
 				key = numberedName(key)
+			case partToken:
+				has.token = true
 			}
-			if key != nil && !ownName(key) {
+			if key == nil || ownName(key) {
+				continue
+			}
+			switch i := entries.Find(key, true); {
+			case i == property.None:
 				m.Put(key, value)
+			case kind == partHeaders && has.numbered(key):
+				// Kitex keeps numbers and names apart, and goes by the numbers.
+			case has.token && string(key) == string(nameToken) && d.dir == codecs.ClientToServer && m.Malformed == "":
+				m.Malformed = errToken
+			default:
+				m.Properties()[i].Value = value
 			}
 		}
 	}
@@ -141,6 +165,28 @@ func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
 		return d.refuseHeader(r.at, r.err)
 	}
 	return nil
+}
+
+// errToken: Kitex takes the later of the two, others may keep the token apart.
+const errToken = "its token occurs twice"
+
+// kinds is which names the headers of a message have that are no names there.
+type kinds struct {
+	numbers uint32 // a bit for each
+	token   bool
+}
+
+// number notes a numbered header.
+func (k *kinds) number(key []byte) { k.numbers |= 1 << binary.BigEndian.Uint16(key) }
+
+// numbered reports whether there was a numbered header of that name.
+func (k *kinds) numbered(name []byte) bool {
+	for n := k.numbers; n != 0; n &= n - 1 {
+		if i := bits.TrailingZeros32(n); i < len(numbered) && string(numbered[i]) == string(name) {
+			return true
+		}
+	}
+	return false
 }
 
 // ownName reports whether a header has the name of a property of the protocol
@@ -166,8 +212,8 @@ func isCall(key string) bool {
 }
 
 // mutate appends the frame with other headers: parts of other kinds stay as
-// they are but for numbered headers of a name that is set; names and values come
-// in one part behind them.
+// they are but for numbered headers and the token of a name that is set; names and
+// values come in one part behind them.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	f := form(m.Scratch[scratchForm] & 0xff)
 	if !f.hasHeader() {
@@ -197,7 +243,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		if kind == partEnd {
 			break
 		}
-		if kind != partHeaders {
+		if kind == partNumbered {
 			dst = append(dst, raw[at:r.at]...)
 		}
 		for ; n > 0 && r.err == nil; n-- {
@@ -208,6 +254,8 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 				count++
 			case kind == partNumbered:
 				dst = w.numbered(dst, raw[at:r.at], mut)
+			case kind == partToken && !sets(mut, key): // else a header takes its place
+				dst = append(append(dst, infoTTToken), raw[at:r.at]...)
 			}
 		}
 	}

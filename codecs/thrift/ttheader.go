@@ -43,6 +43,9 @@ var numbered = [...][]byte{
 
 const numberToService = 6
 
+// nameToken is the name under which Kitex keeps the token, a part of its own.
+var nameToken = []byte("RPC_TRANSIT_gdpr-token")
+
 // numberedName is the name of a numbered header, nil if it has none.
 func numberedName(key []byte) []byte {
 	if n := int(binary.BigEndian.Uint16(key)); n < len(numbered) {

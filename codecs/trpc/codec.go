@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // Name is the codec's config name.
@@ -24,10 +25,8 @@ const (
 	// maxHeader is the longest header of a unary frame, in bytes: its length
 	// has 16 bits.
 	maxHeader = 1<<16 - 1
-	// maxEntries is how many entries a message's trans_info may have. Each
-	// becomes a property of 48 bytes at the cost of two on the wire, and every
-	// look-up passes it.
-	maxEntries = 1024
+	// maxEntries is how many entries a message's trans_info may have.
+	maxEntries = property.MaxEntries
 )
 
 func init() { codecs.Register(Name, New) }

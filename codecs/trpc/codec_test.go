@@ -3,12 +3,15 @@ package trpc
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -379,5 +382,56 @@ func benchmark(b *testing.B, mut *codecs.Mutation) {
 		}
 		m.ID = 1 << 30
 		out, _ = c.Encode(out[:0], &m, mut)
+	}
+}
+
+// TestRepeatedEntriesAsProtobufSeesThem: of all with one key protobuf takes the last.
+func TestRepeatedEntriesAsProtobufSeesThem(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{2, 10, 100, maxEntries} {
+		entries := [][2]string{{"K0", "differs in case"}}
+		for i := range n - 1 {
+			entries = append(entries, [2]string{fmt.Sprint("k", rnd.IntN(n/2)), fmt.Sprint(i)})
+		}
+		for _, tc := range []struct {
+			dir   codecs.Direction
+			frame []byte
+			own   int
+		}{
+			{codecs.ClientToServer, trpctest.Request{ID: 1, TransInfo: entries}.Bytes(), 7},
+			{codecs.ClientToServer, trpctest.Request{ID: 1, TransInfo: entries}.Init(), 6},
+			{codecs.ServerToClient, trpctest.Response{ID: 1, TransInfo: entries}.Bytes(), 2},
+		} {
+			m := decodeOne(t, tc.dir, tc.frame)
+			require.Empty(t, m.Malformed)
+			b, _ := sections(t, m.Raw)
+			message, err := parse(schemaOf(tc.dir, m.Raw), b)
+			require.NoError(t, err)
+			if message.Descriptor() == initSchema {
+				message = message.at("request_meta")
+			}
+			want := map[string]string{}
+			message.get("trans_info").Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+				want[k.String()] = string(v.Bytes())
+				return true
+			})
+			got := map[string]string{}
+			for _, p := range m.Properties()[tc.own:] {
+				got[string(p.Name)] = string(p.Value)
+			}
+			require.Equal(t, want, got)
+			require.Len(t, m.Properties(), tc.own+len(want))
+
+			mut := mutation(entries[1][0], "new")
+			out, err := newCodec(t).Encode(nil, m, mut)
+			require.NoError(t, err)
+			after := decodeOne(t, tc.dir, out)
+			sameBut(t, tc.dir, m, after, 1, mut)
+			for _, p := range after.Properties() {
+				if string(p.Name) == entries[1][0] {
+					require.Equal(t, "new", string(p.Value))
+				}
+			}
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
 )
 
 // What is wrong with headers.
@@ -75,20 +76,22 @@ func (t *transInfo) put(m *codecs.Metadata, b []byte, number int32) (fault strin
 	if t.entries == 0 {
 		return ""
 	}
+	entries := property.EntriesOf(m)
 	var r pbwire.Reader
-	for r.Reset(b[t.first:]); r.Next(); {
+	for r.Reset(b[t.first:]); fault == "" && r.Next(); {
 		if !r.Is(number, pbwire.Bytes) {
 			continue
 		}
 		key, value, err := pbwire.Entry(r.Bytes)
 		switch {
 		case err != nil:
-			return err.Error()
+			fault = err.Error()
 		case !utf8.Valid(key):
-			return faultKey
+			fault = faultKey
 		case !own.Has(key):
-			m.Put(key, value)
+			entries.Put(key, value)
 		}
 	}
-	return ""
+	entries.Close()
+	return fault
 }
