@@ -116,6 +116,7 @@ func (b *Budget) favour(f *Frame) {
 // its start is not the one that was there before.
 func (f *Frame) Kept(another bool) {
 	b := f.budget
+	another = another || f.kept == 0
 	f.count(f.in.Size())
 	have, need := f.in.Buffered(), f.in.Need()
 	if another || have-f.marked >= min(stepBytes, need/32+1) {
