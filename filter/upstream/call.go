@@ -135,7 +135,8 @@ func (c *Call) Write(frame []byte) {
 }
 
 // ReadDisable(true) asks the server of a stream to send no more for now: what
-// is under way still comes. Each call needs its counterpart.
+// is under way still comes. ReadDisable(false) has it go on, however often it was
+// asked before.
 func (c *Call) ReadDisable(disable bool) {
 	if c.conn != nil {
 		c.conn.pausedAt = c.pool.m.now()
