@@ -117,9 +117,35 @@ type Decoder interface {
 type AnswerDecoder interface {
 	// DecodeAnswer is Decode for the answer to req, the first request that waits
 	// on the connection, nil if none does. Of req only the scalar fields, Scratch
-	// and ReplyInfo are valid. An error, also one that says that the answer does
-	// not belong to req, ends the connection before anybody gets it.
+	// and ReplyInfo are valid. It is called anew for each event, with the req of
+	// that moment. An error, also one that says that the answer does not belong to
+	// req, ends the connection before anybody gets it; but for [ErrUnanswered].
 	DecodeAnswer(buf []byte, m, req *Metadata) (n int, err error)
+}
+
+// Prefacer is implemented by codecs whose servers want to hear something on a new
+// connection before its first request: a handshake, credentials, a database.
+type Prefacer interface {
+	// AppendPreface appends requests in the wire form variant, which are sent at
+	// once. The connection is used when all of them have been answered; a Oneway
+	// among them is not waited for. Nothing appended: there is none.
+	AppendPreface(dst []byte, variant uint8) ([]byte, error)
+	// CheckPreface looks at the answer to req, one of those requests; the answer's
+	// frame is valid, and of req what outlives its own. An error closes the
+	// connection as one that could not be made, and is told to those who wait
+	// for it: it holds no secret.
+	CheckPreface(req, answer *Metadata) error
+}
+
+// Resetter is implemented by codecs that can make a leased connection as good as
+// new; see [Lease].
+type Resetter interface {
+	// AppendReset appends requests in the wire form variant after which nothing is
+	// left of what the last client did. They are answered as those of a preface,
+	// looked at by CheckReset.
+	AppendReset(dst []byte, variant uint8) ([]byte, error)
+	// CheckReset is CheckPreface for the answers.
+	CheckReset(req, answer *Metadata) error
 }
 
 // Leaver is implemented by codecs in whose protocol a server can say that it
@@ -131,8 +157,9 @@ type Leaver interface {
 	EncodeGoAway(dst []byte, variant uint8) ([]byte, error)
 }
 
-// Heartbeater is implemented by codecs whose protocol has heartbeats. The
-// pipeline answers them where they arrive, in both directions.
+// Heartbeater is implemented by codecs whose protocol has heartbeats, or other
+// requests that the proxy itself answers with success. The pipeline answers them
+// where they arrive, in both directions.
 type Heartbeater interface {
 	// EncodeHeartbeat appends the answer to the heartbeat hb, whose frame is
 	// valid. Only called when hb.ExpectsReply.

@@ -9,6 +9,11 @@ import (
 // carry the changes that are asked for. It is sent unchanged and counted.
 var ErrNoMutation = errors.New("the message cannot be changed")
 
+// ErrUnanswered is returned by DecodeAnswer when the Quiet request that it was shown
+// gets no answer: what has come is that to a request behind it, which is shown next.
+// It is an error of the protocol if the request was not Quiet, or is the last.
+var ErrUnanswered = errors.New("the request has no answer")
+
 // ErrorType is why a request got a local reply. The first six numbers are
 // those of the C++ MetaProtocol Proxy.
 type ErrorType uint8

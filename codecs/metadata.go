@@ -21,7 +21,9 @@ const (
 	StreamCloseOneWay
 	// StreamCloseTwoWay ends a stream.
 	StreamCloseTwoWay
-	// Heartbeat is answered, or swallowed, on the connection on which it came.
+	// Heartbeat is answered, or swallowed, on the connection on which it came: by
+	// the proxy, whatever it asks (PING, version). Where answers have no ids that
+	// happens in its turn.
 	Heartbeat
 	// Error is a Response that carries a failure of the protocol, not of the
 	// application.
@@ -32,13 +34,27 @@ const (
 	// Ignored is a well-formed message that asks for nothing.
 	Ignored
 	// Goodbye is a client's last message (memcached's quit): its connection is
-	// closed behind the last answer.
+	// closed behind the last answer. If it ExpectsReply the codec's Heartbeater
+	// gives that (Redis's QUIT).
 	Goodbye
+	// Quiet is a Request to which the server answers in some cases only. Answers
+	// have no ids then, and the codec's [AnswerDecoder] tells by what comes next
+	// that there was none (see [ErrUnanswered]). Where the wire can ask for an
+	// answer in all cases, Encode should do so, and the answer be Silent: what
+	// comes next may come late, or never.
+	Quiet
+	// Muted is a Oneway that the server answers all the same. The answer is waited
+	// for upstream, so that it is nobody else's, and dropped.
+	Muted
+	// Push is a server's message that answers no request (that of a subscription).
+	// It goes to the client that its connection is leased to (see [Lease]).
+	Push
 )
 
 var messageTypeNames = [...]string{
 	"request", "response", "oneway", "stream_init", "stream_data",
 	"stream_close_one_way", "stream_close_two_way", "heartbeat", "error", "go_away", "ignored", "goodbye",
+	"quiet", "muted", "push",
 }
 
 func (t MessageType) String() string {
@@ -47,6 +63,23 @@ func (t MessageType) String() string {
 	}
 	return "unknown"
 }
+
+// Lease is what a request does with an upstream connection that belongs to its
+// client for a while, as the server keeps state by it: a transaction, a command
+// that blocks, a subscription. Only looked at where answers come in order.
+type Lease uint8
+
+const (
+	// NotLeased: any connection will do.
+	NotLeased Lease = iota
+	// LeaseHeld: the request goes over the client's own connection to its cluster,
+	// one is taken if it has none, and it stays the client's behind the answer.
+	LeaseHeld
+	// LeaseEnds: as LeaseHeld, but the connection is given back behind the answer
+	// (EXEC; BLPOP outside a transaction). If the client leaves before, it is made
+	// clean by a [Resetter], or closed.
+	LeaseEnds
+)
 
 // Status is a response's outcome as its protocol tells it.
 type Status uint8
@@ -92,6 +125,13 @@ type Metadata struct {
 	// the request, as it leaves (bRPC's ELOGOFF): the request may go elsewhere,
 	// and the client must not take the proxy for the one that leaves.
 	NotProcessed bool
+	// Silent is set on an answer that its client does not get: the request was
+	// quiet, and this is what it did not want to hear (memcached's miss, when the
+	// command says q).
+	Silent bool
+	// Lease says what a request of a protocol without ids does with a connection of
+	// its client's own; see [Lease].
+	Lease Lease
 	// Variant tells which of its protocol's incompatible wire forms a message
 	// has (Thrift: the transport and protocol), the codec's own numbers; 0
 	// where there is one form. Requests of different variants never share an
