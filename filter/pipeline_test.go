@@ -1042,6 +1042,12 @@ func TestBadConfigurationsAreRefusedByField(t *testing.T) {
 		_, err := h.Load(tc.cfg)
 		require.ErrorContains(t, err, tc.want)
 	}
+	// Routes are judged though other fields are refused.
+	var faults []string
+	for _, e := range filter.Check([]byte(listener(`{"routes": [{}]}`, `, "request_timeout": "0s"`))) {
+		faults = append(faults, e.Error())
+	}
+	require.Equal(t, []string{`stat_prefix "t": request_timeout: must be at least 1ms, is 0s`, `stat_prefix "t": route_config.routes[0].route: required`}, faults)
 }
 
 func TestManyClientsAndServersInAnyOrder(t *testing.T) {
