@@ -75,6 +75,7 @@ func TestAllFormsLoadAlike(t *testing.T) {
 			require.True(t, proto.Equal(m, got))
 			p, err := Load(raw)
 			require.NoError(t, err)
+			require.True(t, proto.Equal(m.GetRouteConfig(), p.RouteConfig))
 			require.Equal(t, Shared, p.ConnectionMode)
 			require.Equal(t, time.Minute, p.IdleTimeout)
 			require.Equal(t, 15*time.Second, p.RequestTimeout)
@@ -254,7 +255,24 @@ func FuzzLoad(f *testing.F) {
 		if p, err := Load(raw); err == nil {
 			again, err := Load(b)
 			require.NoError(t, err)
-			require.Equal(t, p.StatPrefix, again.StatPrefix)
+			requireSame(t, p, again)
 		}
 	})
+}
+
+// requireSame compares all of two configurations, and leaves them without their
+// messages.
+func requireSame(t *testing.T, want, got *Proxy) {
+	t.Helper()
+	require.True(t, proto.Equal(want.RouteConfig, got.RouteConfig), "%v\n%v", want.RouteConfig, got.RouteConfig)
+	want.RouteConfig, got.RouteConfig = nil, nil
+	for _, part := range []struct{ want, got []Extension }{{want.Codecs, got.Codecs}, {want.Filters, got.Filters}} {
+		require.Len(t, part.got, len(part.want))
+		for i := range part.want {
+			w, g := &part.want[i], &part.got[i]
+			require.True(t, proto.Equal(w.Config, g.Config), "%v\n%v", w.Config, g.Config)
+			w.Config, g.Config = nil, nil
+		}
+	}
+	require.Equal(t, want, got)
 }
