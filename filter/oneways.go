@@ -147,9 +147,7 @@ func (m *Message) identify() {
 	m.operation = m.req.AppendOperation(m.operation[:0])
 	m.method = len(m.req.Method())
 	m.op = m.cfg.mod.oneways.hash(m.cfg.oneways, m.operation)
-	if m.conn != nil {
-		m.preceded = m.conn.answers
-	}
+	m.preceded = m.conn.answers
 }
 
 // way is the state of the request's operation.
@@ -189,7 +187,7 @@ func (cs *configShard) late(md *codecs.Metadata) {
 // waits for one, and a connection upstream is free for the next request.
 func (m *Message) wentOn() (over bool) {
 	c := m.conn
-	if !m.mayBeOneway() || m.oneway || m.phase != inUpstream || m.call.Waiting() ||
+	if !m.mayBeOneway() || m.oneway || m.phase != inUpstream || m.exchange.Waiting() ||
 		c.pipelines || m.way() != onewayWay {
 		return false
 	}
@@ -198,7 +196,7 @@ func (m *Message) wentOn() (over bool) {
 	c.unlink(m)
 	m.aside = true
 	c.aside = append(c.aside, m)
-	if c.finishing || c.ordered || !m.call.Release() {
+	if c.finishing || c.ordered || !m.exchange.Call().Release() {
 		m.discard()
 	} else if len(c.aside) > maxAside {
 		c.aside[0].discard()
@@ -208,7 +206,7 @@ func (m *Message) wentOn() (over bool) {
 
 // discard ends a message that was set aside without a word.
 func (m *Message) discard() {
-	m.call.Forget()
+	m.exchange.Call().Forget()
 	m.end()
 }
 
@@ -222,7 +220,7 @@ func (c *connection) takeBack(m *Message) {
 func (m *Message) wasAnswered(md *codecs.Metadata) {
 	m.cfg.mod.oneways.answers(m.op, md)
 	c := m.conn
-	if c == nil {
+	if c.closed {
 		return
 	}
 	if c.answers++; c.requests > m.number && !c.pipelines {
@@ -235,10 +233,10 @@ func (m *Message) wasAnswered(md *codecs.Metadata) {
 // silent ends m without a word if its client may not be told an error, or not yet.
 // counter is the one of the error.
 func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
-	if !m.mayBeOneway() || m.conn == nil {
+	c := m.conn
+	if !m.mayBeOneway() || c.closed {
 		return false
 	}
-	c := m.conn
 	switch way := m.way(); {
 	case c.pipelines || way == answeredWay:
 		return false

@@ -3,7 +3,6 @@ package filter
 import (
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -225,7 +224,7 @@ func (s *shard) newMessage(c *connection) *Message {
 		s.freeMessages = s.freeMessages[:n-1]
 	} else {
 		m = &Message{sh: s}
-		m.call.Init(m)
+		m.exchange.Init((*caller)(m))
 	}
 	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
 	m.req.Borrow(&s.spare)
@@ -237,27 +236,22 @@ func (s *shard) freeMessage(m *Message) {
 	m.req.Reset()
 	m.req.Return(&s.spare)
 	if md := m.ownResp; md != nil {
-		m.ownResp = nil
 		md.Reset()
 		md.Return(&s.spare)
 		if len(s.freeMetadata) < maxFree {
 			s.freeMetadata = append(s.freeMetadata, md)
 		}
 	}
-	m.reply = nil
 	m.reqMut.Reset()
 	m.respMut.Reset()
 	clear(m.states)
+	m.states = m.states[:0]
 	m.dropFrame()
 	if cap(m.operation) > maxOperationKept {
 		m.operation = nil
 	}
-	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
-	m.stream = nil
-	m.pos, m.seen, m.phase = 0, 0, inRequest
-	m.aside, m.sent = false, false
-	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
-	m.local, m.cluster = codecs.LocalError{}, ""
+	m.exchange.Reset()
+	m.use = use{}
 	if len(s.freeMessages) < maxFree {
 		s.freeMessages = append(s.freeMessages, m)
 	}
@@ -417,18 +411,20 @@ type poolKey struct {
 	cluster string
 	proto   *protocol
 	variant uint8
-	keepIDs bool
-	streams bool
+	mode    upstream.Mode
 }
 
 // pool returns the pool for m.
 func (cs *configShard) pool(m *Message) *upstream.Pool {
-	k := poolKey{m.cluster, m.proto, m.req.Variant, m.req.FixedID && m.stream == nil, m.stream != nil}
-	dst := ""
-	var src netip.Addr
-	if m.conn != nil {
-		dst, src = cs.addresses(m.conn, m.cluster)
+	opts := &m.proto.requests
+	switch {
+	case m.stream != nil:
+		opts = &m.proto.streams
+	case m.req.FixedID:
+		opts = &m.proto.fixed
 	}
+	k := poolKey{m.cluster, m.proto, m.req.Variant, opts.Mode}
+	dst, src := cs.addresses(m.conn, m.cluster)
 	common := dst == "" && !src.IsValid()
 	if common {
 		if cs.last.pool == nil || cs.last.key != k {
@@ -439,16 +435,9 @@ func (cs *configShard) pool(m *Message) *upstream.Pool {
 			return p
 		}
 	}
-	opts := &m.proto.requests
-	switch {
-	case k.streams:
-		opts = &m.proto.streams
-	case k.keepIDs:
-		opts = &m.proto.fixed
-	}
 	p := cs.sh.up.Pool(upstream.Key{
 		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
-		Profile: m.proto.profile, Variant: k.variant, KeepIDs: k.keepIDs, Streams: k.streams,
+		Profile: m.proto.profile, Variant: k.variant, Mode: k.mode,
 	}, m.proto.codec, opts, cs)
 	if common {
 		cs.pools[k], cs.last.pool = p, p

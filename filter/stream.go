@@ -6,6 +6,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 // maxEarlyBytes is what a client may send of a stream before the stream has a
@@ -87,7 +88,7 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		st.hold(md.Raw)
 		return
 	}
-	st.m.call.Write(md.Raw)
+	st.m.exchange.Call().Write(md.Raw)
 	if st.done() {
 		st.m.end()
 	}
@@ -104,9 +105,9 @@ func (st *stream) done() bool {
 // not read.
 func (st *stream) hold(frame []byte) {
 	m, c := st.m, st.m.conn
-	waiting := m.call.Waiting()
-	if len(st.early)+len(frame) > maxEarlyBytes || waiting && !m.call.Grow(len(frame)) {
-		m.call.Abandon()
+	waiting := m.exchange.Call().Waiting()
+	if len(st.early)+len(frame) > maxEarlyBytes || waiting && !m.exchange.Call().Grow(len(frame)) {
+		m.exchange.Cancel()
 		m.Reply(codecs.OverLimit, "too much was sent before the stream was open")
 		m.answerLocally()
 		return
@@ -114,7 +115,7 @@ func (st *stream) hold(frame []byte) {
 	st.early = append(st.early, frame...)
 	if !waiting {
 		st.stall(true)
-	} else if p := m.call.Pool(); p.Full(nil) {
+	} else if p := m.exchange.Call().Pool(); p.Full(nil) {
 		c.stopFor(p, nil)
 	}
 }
@@ -127,16 +128,16 @@ func (st *stream) size() int {
 	return len(st.early)
 }
 
-// opening appends what the client has sent behind the opening frame.
-func (st *stream) opening(dst []byte) []byte {
-	dst = append(dst, st.early...)
+// opening is called when the opening frame has gone to the server, and what the
+// client has sent behind it.
+func (st *stream) opening() {
 	st.sent, st.early = true, nil
 	st.stall(false)
-	return dst
 }
 
-// Streamed implements upstream.Owner: a frame of the server.
-func (m *Message) Streamed(md *codecs.Metadata) {
+// Streamed implements forward.Owner: a frame of the server.
+func (o *caller) Streamed(md *codecs.Metadata) {
+	m := (*Message)(o)
 	st, c, cfg := m.stream, m.conn, m.cfg
 	defer m.sh.barrier(c)
 	answer := md.Type == codecs.Response || md.Type == codecs.Error
@@ -147,30 +148,24 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 	st.last = m.sh.w.Now()
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)
-	n := len(buf.B)
 	if st.open || !answer && md.Type != codecs.StreamInit {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(responseDecodingSuccess, 1)
 		m.mutateByRoute()
-		mut := &m.respMut
-		if len(mut.Entries()) == 0 {
-			mut = nil
-		}
-		b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, mut) })
+		var err error
+		buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, &m.respMut) })
 		if err != nil {
 			m.codecPanicked(err)
-			buf.B = buf.B[:n]
-			m.call.EndStream()
+			m.exchange.Call().EndStream()
 			m.Reply(cannotEncode(err))
 			m.answerLocally()
 			return
 		}
-		buf.B = b
 		cfg.countResponse(md)
 		if !answer {
 			st.open = true
-			m.call.Opened()
+			m.exchange.Call().Opened()
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
@@ -186,8 +181,8 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 // refuse ends a stream over a frame of the client that cannot be passed on.
 func (st *stream) refuse(reason string) {
 	m := st.m
-	m.call.EndStream()
-	m.Failed(codecs.BadRequest, reason)
+	m.exchange.Call().EndStream()
+	(*caller)(m).Failed(&upstream.Failure{Type: codecs.BadRequest, Reason: reason})
 }
 
 // lost ends an open stream that cannot go on, and tells the client.
@@ -198,19 +193,17 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 	m.local, m.replied = codecs.LocalError{Type: e, Message: reason}, true
 	c := m.conn
 	buf := c.buffer(256 + len(reason))
-	n := len(buf.B)
-	b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) {
+	var err error
+	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) {
 		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)
 	})
 	if err != nil {
 		m.codecPanicked(err)
-		buf.B = b[:n]
 		m.sh.warn(cfg, "reset of a stream cannot be encoded: %v", err)
 		m.end()
 		c.finish() // the client would wait for ever
 		return
 	}
-	buf.B = b
 	m.end()
 }
 
@@ -222,7 +215,7 @@ func (st *stream) onIdle() {
 	}
 	defer st.m.sh.barrier(st.m.conn)
 	st.m.cfg.count(streamIdleTimeout, 1)
-	st.m.call.EndStream()
+	st.m.exchange.Call().EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")
 }
 
@@ -241,7 +234,7 @@ func (c *connection) pauseStreams(sender *stream) {
 func (st *stream) pause() {
 	if st.sent && !st.paused {
 		st.paused = true
-		st.m.call.ReadDisable(true)
+		st.m.exchange.Call().ReadDisable(true)
 		st.m.conn.paused = append(st.m.conn.paused, st)
 	}
 }
@@ -251,15 +244,11 @@ func (c *connection) resumeStreams() {
 	for _, st := range c.paused {
 		if st.paused { // else it has ended
 			st.paused = false
-			st.m.call.ReadDisable(false)
+			st.m.exchange.Call().ReadDisable(false)
 		}
 	}
 	c.paused = nil
 }
-
-// Blocked implements upstream.Owner: the server does not take bytes, or does
-// again. Meanwhile its client is not read.
-func (m *Message) Blocked(blocked bool) { m.stream.stall(blocked) }
 
 // stall stops or resumes the reading of the client.
 func (st *stream) stall(stall bool) {
@@ -283,7 +272,7 @@ func (st *stream) end() {
 	m := st.m
 	c := m.conn
 	m.sh.timers.Stop(&st.idle)
-	m.call.EndStream()
+	m.exchange.Call().EndStream()
 	if c.streams[m.req.StreamID] == st {
 		delete(c.streams, m.req.StreamID)
 		m.cfg.gauge(streamActive, -1)

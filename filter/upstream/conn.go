@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -105,7 +106,7 @@ func (cn *conn) send(c *Call) {
 		if id, ok = p.ids.take(c); !ok {
 			cn.rest()
 			m.timers.Stop(&c.deadline)
-			c.owner.Failed(codecs.OverLimit, "no request id is free")
+			c.fail(codecs.OverLimit, "no request id is free")
 			return
 		}
 		if c.oneway {
@@ -118,14 +119,15 @@ func (cn *conn) send(c *Call) {
 		}
 		cn.rest()
 		m.timers.Stop(&c.deadline)
-		if pc := guard.In(err); pc != nil {
-			c.owner.Panicked(pc)
-		} else {
-			c.owner.Failed(codecs.BadRequest, err.Error())
+		f := Failure{Type: codecs.BadRequest, Reason: err.Error()}
+		if f.Panic = guard.In(err); f.Panic != nil {
+			f.Type, f.Reason = codecs.Unspecified, guard.Text
 		}
+		c.owner.Failed(&f)
 		return
 	}
 	cn.lastCall = m.now()
+	c.written, c.host, c.sent = true, cn.host, cn.lastCall
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
 		cn.keepUntil = m.now() + onewayTime
@@ -136,7 +138,7 @@ func (cn *conn) send(c *Call) {
 		c.owner.Sent()
 		return
 	}
-	c.conn, c.id, c.sent = cn, id, m.now()
+	c.conn, c.id = cn, id
 	cn.calls.push(c)
 	cn.inFlight++
 	p.inFlight++
@@ -303,15 +305,14 @@ func (cn *conn) decode(b []byte, md *codecs.Metadata) (int, error) {
 func (cn *conn) tooLarge(err error, md *codecs.Metadata) (size int) {
 	p := cn.pool
 	var e *codecs.TooLarge
-	if !errors.As(err, &e) || p.opts.Streams || e.Size <= 0 || e.Size/inbox.MaxOver > e.Limit {
+	if !errors.As(err, &e) || p.opts.Mode == Streams || e.Size <= 0 || e.Size/inbox.MaxOver > e.Limit {
 		return 0
 	}
 	p.obs.DecodingError(p.key.Cluster, cn.host, err, false)
 	switch md.Type {
 	case codecs.Response, codecs.Error:
 		if c := cn.answer(md); c != nil {
-			c.owner.Heard(md)
-			c.owner.Failed(codecs.BadResponse, "response: "+err.Error())
+			c.owner.Failed(&Failure{Type: codecs.BadResponse, Reason: "response: " + err.Error(), Written: true, Answer: md})
 			p.freed(cn)
 		}
 	default:
@@ -377,13 +378,13 @@ func (cn *conn) message(md *codecs.Metadata) {
 	p := cn.pool
 	switch md.Type {
 	case codecs.StreamInit, codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
-		if p.opts.Streams {
+		if p.opts.Mode == Streams {
 			cn.streamed(md)
 		} else {
 			cn.stray(md)
 		}
 	case codecs.Response, codecs.Error:
-		if p.opts.Streams {
+		if p.opts.Mode == Streams {
 			cn.streamed(md)
 			return
 		}
@@ -392,7 +393,7 @@ func (cn *conn) message(md *codecs.Metadata) {
 			return
 		}
 		if md.NotProcessed {
-			c.owner.Failed(codecs.UpstreamReset, notProcessed)
+			c.notProcessed()
 		} else {
 			c.owner.Answered(md)
 		}
@@ -409,9 +410,12 @@ func (cn *conn) message(md *codecs.Metadata) {
 				}
 			}
 			buf := cn.buffer(md.HeaderSize + md.BodySize)
-			if b, err := hb.EncodeHeartbeat(buf.B, md); err == nil {
-				buf.B = b
+			b, err := hb.EncodeHeartbeat(buf.B, md)
+			if err != nil {
+				p.obs.DecodingError(p.key.Cluster, cn.host, fmt.Errorf("its heartbeat cannot be answered: %w", err), false)
+				return
 			}
+			buf.B = b
 		}
 	case codecs.GoAway:
 		p.obs.Event()
@@ -424,7 +428,13 @@ func (cn *conn) message(md *codecs.Metadata) {
 	}
 }
 
-const notProcessed = "the server leaves and has not processed the request"
+// notProcessed fails a call of which the server says that it has not looked at it.
+func (c *Call) notProcessed() {
+	c.owner.Failed(&Failure{
+		Type: codecs.UpstreamReset, Reason: "the server leaves and has not processed the request",
+		Written: true, NotProcessed: true,
+	})
+}
 
 // streamed hands a frame to the stream whose connection this is.
 func (cn *conn) streamed(md *codecs.Metadata) {
@@ -438,7 +448,7 @@ func (cn *conn) streamed(md *codecs.Metadata) {
 	case md.NotProcessed:
 		c.end()
 		cn.retire()
-		c.owner.Failed(codecs.UpstreamReset, notProcessed)
+		c.notProcessed()
 	default:
 		c.owner.Streamed(md)
 	}
@@ -493,7 +503,7 @@ func (cn *conn) leave() {
 func (cn *conn) failCalls(e codecs.ErrorType, reason string) {
 	for c := cn.calls.first; c != nil; c = cn.calls.first {
 		c.end()
-		c.owner.Failed(e, reason)
+		c.fail(e, reason)
 	}
 }
 
@@ -578,7 +588,7 @@ func (cn *conn) closeIfDrained() {
 func (cn *conn) lingers() {
 	p := cn.pool
 	limit := lingerTime
-	if (p.opts.Streams || cn.blocked) && p.lingering <= p.opts.MaxExclusive {
+	if (p.opts.Mode == Streams || cn.blocked) && p.lingering <= p.opts.MaxExclusive {
 		limit = max(limit, p.opts.Linger)
 	}
 	if at := max(cn.lastData, cn.lastTaken) + limit; p.m.now() < at {
@@ -634,16 +644,16 @@ func (cn *conn) timedOut(c *Call) {
 	p.kick()
 }
 
-// abandon ends a call whose client has gone and whose answer is still owed. It
-// returns false, and does nothing, where ids would come again too soon.
-func (cn *conn) abandon(c *Call) (ended bool) {
+// cancel ends a call that nobody waits for and whose answer is still owed.
+func (cn *conn) cancel(c *Call) {
 	p := cn.pool
 	switch {
 	case p.byID() && (p.opts.Shared || c.released):
-		if p.ids.scarce() {
-			return false
+		if p.ids.scarce() { // its id must not come again before the answer
+			cn.standIn(c)
+		} else {
+			cn.giveUp(c)
 		}
-		cn.giveUp(c)
 		p.freed(cn)
 	case p.opts.Shared:
 		// Other clients lose nothing by it. Should the server hang at it, its
@@ -656,7 +666,6 @@ func (cn *conn) abandon(c *Call) (ended bool) {
 		cn.retire() // the server still gets what was written
 	}
 	p.kick()
-	return true
 }
 
 // giveUp ends a call that has an id of its own. Its answer will find nobody.
@@ -685,6 +694,11 @@ func (cn *conn) standIn(c *Call) {
 	if c.absent { // it was one
 		return
 	}
+	if c.released { // its answer is waited for again
+		c.released = false
+		cn.inFlight++
+		p.inFlight++
+	}
 	owed := &Call{pool: p, conn: cn, absent: true, sent: c.sent, due: c.due, id: c.id}
 	owner := &absent{}
 	if cn.answers != nil {
@@ -695,6 +709,9 @@ func (cn *conn) standIn(c *Call) {
 		m.timers.Start(&owed.deadline, c.due)
 	}
 	cn.calls.replace(c, owed)
+	if p.byID() {
+		p.ids.replace(c.id, owed)
+	}
 	cn.absent++
 	p.absent++
 	c.conn = nil
@@ -709,15 +726,14 @@ type absent struct {
 	req   *codecs.Metadata
 }
 
-func (a *absent) Request() *codecs.Metadata     { return a.req }
-func (*absent) Answered(*codecs.Metadata)       {}
-func (*absent) Heard(*codecs.Metadata)          {}
-func (*absent) Failed(codecs.ErrorType, string) {}
+func (a *absent) Request() *codecs.Metadata { return a.req }
+func (*absent) Answered(*codecs.Metadata)   {}
+func (*absent) Failed(*Failure)             {}
 
 // WriteBlocked implements host.UpstreamEvents.
 func (cn *conn) WriteBlocked(blocked bool) {
 	cn.blocked, cn.lastTaken = blocked, cn.pool.m.now()
-	if c := cn.calls.first; cn.pool.opts.Streams && c != nil && !c.absent {
+	if c := cn.calls.first; cn.pool.opts.Mode == Streams && c != nil && !c.absent {
 		c.owner.Blocked(blocked)
 	}
 	if blocked {

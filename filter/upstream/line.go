@@ -36,7 +36,7 @@ type Lines struct{ all []*Line }
 
 // To returns the line to a pool, nil if its answers have ids.
 func (ls *Lines) To(p *Pool) *Line {
-	if !p.inOrder {
+	if p.opts.Mode != InOrder {
 		return nil
 	}
 	now := p.m.now()

@@ -46,9 +46,6 @@ type Pool struct {
 	obs    Observer
 	info   *clusterInfo
 	hunger *hunger
-	// inOrder: answers come in the order of requests, and a client's requests go
-	// to servers in their order.
-	inOrder bool
 
 	conns    []*conn // connecting and ready
 	ready    []*conn
@@ -104,7 +101,6 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
 		p.info = newClusterInfo()
 	}
-	p.inOrder = p.traits.Correlation == codecs.InOrder && !opts.Streams
 	p.ids.init(p.traits.MaxID)
 	p.tick.Fire = p.onTick
 	p.retry.Fire = p.kick
@@ -112,25 +108,36 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 }
 
 // byID reports whether answers find their calls by ids that the pool gives.
-func (p *Pool) byID() bool {
-	return p.traits.Correlation == codecs.ByID && !p.opts.KeepIDs && !p.opts.Streams
-}
+func (p *Pool) byID() bool { return p.opts.Mode == ByID }
 
 // Observe has o hear of the pool from now on.
 func (p *Pool) Observe(o Observer) { p.obs = o }
 
-// Send takes a call of about size bytes; l is its client's line to the pool, if it
-// has one. It ends by one of the Owner's methods, at the latest when timeout has
-// passed; oneway calls by Sent.
-func (p *Pool) Send(c *Call, l *Line, size int, oneway bool, timeout time.Duration) {
+// Send is what a pool is told of a call.
+type Send struct {
+	// Line is that of the client to the pool, nil if it has none.
+	Line *Line
+	// Size of the encoded call, in bytes, about.
+	Size int
+	// Oneway: no answer is expected.
+	Oneway bool
+	// Timeout after which the call fails, the time included that it waits.
+	Timeout time.Duration
+}
+
+// Send takes a call. It ends by one of the Owner's methods, at the latest when its
+// timeout has passed; oneway calls by Sent.
+func (p *Pool) Send(c *Call, s Send) {
+	l, size, oneway := s.Line, s.Size, s.Oneway
 	now := p.m.now()
 	p.lastUse = now
 	if !p.tick.Running() {
 		p.m.timers.Start(&p.tick, now+tickTime)
 	}
-	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+timeout
+	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
+	c.written, c.host, c.sent = false, "", 0
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
-		c.owner.Failed(codecs.OverLimit, "too many requests are in flight")
+		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
 	}
 	var cn *conn
@@ -150,7 +157,7 @@ func (p *Pool) Send(c *Call, l *Line, size int, oneway bool, timeout time.Durati
 		return
 	}
 	if e, reason, refused := p.refuse(); refused {
-		c.owner.Failed(e, reason)
+		c.fail(e, reason)
 		return
 	}
 	c.owner.Hold()
@@ -240,7 +247,7 @@ func (p *Pool) hostsWanted() int {
 func (p *Pool) want() int {
 	if !p.opts.Shared {
 		taken := len(p.ready) - p.idle.n - p.parting.n // by a call, or blocked
-		if p.opts.Streams {
+		if p.opts.Mode == Streams {
 			taken = max(0, taken-p.old) // none is there for the next one
 		}
 		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, taken+p.queue.n))
@@ -532,7 +539,7 @@ func (p *Pool) dispatch() {
 func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
 	for c := p.queue.first; c != nil; c = p.queue.first {
 		c.end()
-		c.owner.Failed(e, reason)
+		c.fail(e, reason)
 	}
 }
 
