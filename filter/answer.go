@@ -6,6 +6,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 // encode appends md with the changes of mut, if there are any, or without them,
@@ -16,7 +17,7 @@ func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) 
 	}
 	b, err := m.proto.codec.Encode(dst, md, mut)
 	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
-		m.cfg.count(mutationSkipped, 1)
+		m.cfg.count(metrics.MutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
 		b, err = m.proto.codec.Encode(dst, md, nil)
 	}
@@ -46,7 +47,7 @@ func (m *Message) mutateByRoute() {
 // answerLocally ends the message with its local reply.
 func (m *Message) answerLocally() {
 	if m.oneway || !m.conn.closed && m.phase == inRequest && m.knownOneway() {
-		m.cfg.count(onewayDropped, 1)
+		m.cfg.count(metrics.OnewayDropped, 1)
 		m.end()
 		return
 	}
@@ -59,7 +60,7 @@ func (m *Message) answerLocally() {
 	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
 		b, err := m.proto.codec.EncodeError(dst, &m.req, &m.local)
 		if err == nil {
-			m.cfg.count(localResponseBusinessException, 1)
+			m.cfg.count(metrics.LocalResponseBusinessException, 1)
 		}
 		return b, err
 	})
@@ -95,7 +96,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	}
 	b, err := guard.Append(dst, encode)
 	if err == nil && !inTurn && !m.replied && !c.mayPark(len(b)) {
-		c.cfg.count(downstreamOverflow, 1)
+		c.cfg.count(metrics.DownstreamOverflow, 1)
 		m.Reply(codecs.OverLimit, "too many bytes of answers wait for the one before")
 		m.answerLocally()
 		return
@@ -108,7 +109,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 			return
 		}
 		// Not even that: without an answer the client would hang.
-		m.cfg.count(localResponseError, 1)
+		m.cfg.count(metrics.LocalResponseError, 1)
 		m.sh.warn(m.cfg, "local reply cannot be encoded: %v", err)
 		m.end()
 		c.finish()

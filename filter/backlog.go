@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 const (
@@ -106,7 +107,7 @@ func (c *connection) holds(full bool) {
 // the worker, the bytes in the host's buffers included.
 func (s *shard) endStuck() {
 	now := s.w.Now()
-	for _, cs := range s.configs {
+	for _, cs := range s.listeners {
 		for c := cs.conns; c != nil && s.held+s.inHost > cs.Limits.MaxUnreadBytes; c = c.next {
 			if c.unread.inHost > 0 && now >= c.unread.taken+stuckTime {
 				c.overflow("has taken nothing for long, with too much waiting on this worker")
@@ -158,7 +159,7 @@ func (c *connection) park(m *Message, b []byte) {
 
 // overflow closes a connection for which too much waits.
 func (c *connection) overflow(why string) {
-	c.cfg.count(downstreamOverflow, 1)
+	c.cfg.count(metrics.DownstreamOverflow, 1)
 	c.sh.warn(c.cfg, "client %s %s: closed with %d bytes waiting", c.d.RemoteAddress(), why, c.unread.size+c.parked)
 	c.drop()
 }
@@ -189,7 +190,7 @@ func (s *shard) shed(limit int) {
 		now := s.w.Now()
 		var worst *connection
 		var most float64
-		for _, cs := range s.configs {
+		for _, cs := range s.listeners {
 			for c := cs.conns; c != nil; c = c.next {
 				n := c.unread.size + c.parked
 				if n == 0 {

@@ -3,6 +3,7 @@ package filter
 import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 // guard runs a hook; a panic in it ends this message only.
@@ -16,7 +17,7 @@ func (m *Message) guard(hook func() Verdict) (v Verdict) {
 }
 
 func (m *Message) panicked(r any) Verdict {
-	m.cfg.count(filterPanic, 1)
+	m.cfg.count(metrics.FilterPanic, 1)
 	m.sh.logPanic(m.cfg.StatPrefix, " in filter "+m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, guard.New(r))
 	return m.Reply(codecs.Unspecified, guard.Text)
 }
@@ -107,7 +108,7 @@ func (m *Message) end() {
 	case m.aside:
 		m.conn.takeBack(m)
 	case !m.left:
-		c.gauge(requestActive, -1)
+		c.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
 	}
 	m.sh.freeMessage(m)

@@ -10,6 +10,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -30,7 +31,7 @@ const (
 // connection is one client connection.
 type connection struct {
 	sh  *shard
-	cfg *configShard
+	cfg *workerListener
 	d   host.Downstream
 	in  inbox.Inbox
 	out *host.Buffer
@@ -86,7 +87,7 @@ type connection struct {
 	armed        time.Duration
 	frameStarted time.Duration
 
-	next, prev *connection // all of the configShard
+	next, prev *connection // all of the workerListener
 }
 
 // source is the client's IP address, the zero value if it has none.
@@ -144,7 +145,7 @@ func (c *connection) checkEnd() {
 		return
 	}
 	if c.in.Buffered() > 0 || c.in.Skipping() {
-		c.cfg.count(requestDecodingError, 1)
+		c.cfg.count(metrics.RequestDecodingError, 1)
 		c.sh.warn(c.cfg, "client %s ended in the middle of a frame", c.d.RemoteAddress())
 	}
 	c.finish()
@@ -213,7 +214,7 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			c.passOn(b)
 			return nil, 0
 		default:
-			c.cfg.count(requestDecodingError, 1)
+			c.cfg.count(metrics.RequestDecodingError, 1)
 			c.sh.warn(c.cfg, "client %s: no codec recognises the protocol that starts with %q", c.d.RemoteAddress(), b[:min(len(b), 16)])
 			c.finish()
 			return nil, 0
@@ -235,7 +236,7 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			if c.panicked(err) {
 				return b, 0
 			}
-			c.cfg.count(requestDecodingError, 1)
+			c.cfg.count(metrics.RequestDecodingError, 1)
 			c.sh.warn(c.cfg, "client %s: %v", c.d.RemoteAddress(), err)
 			c.finish()
 			return nil, 0
@@ -245,9 +246,9 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			return b, n
 		}
 		if m.req.Malformed == "" {
-			c.cfg.count(requestDecodingSuccess, 1)
+			c.cfg.count(metrics.RequestDecodingSuccess, 1)
 		} else {
-			c.cfg.count(requestDecodingError, 1)
+			c.cfg.count(metrics.RequestDecodingError, 1)
 			c.sh.warn(c.cfg, "client %s: %s", c.d.RemoteAddress(), m.req.Malformed)
 		}
 		c.message(m)
@@ -276,7 +277,7 @@ func (c *connection) tooLarge(m *Message, err error) int {
 	if far && !request {
 		return 0
 	}
-	c.cfg.count(requestDecodingError, 1)
+	c.cfg.count(metrics.RequestDecodingError, 1)
 	c.sh.warn(c.cfg, "client %s: %v", c.d.RemoteAddress(), err)
 	if !request {
 		c.sh.freeMessage(m)
@@ -299,11 +300,11 @@ func (c *connection) message(m *Message) {
 	case codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
 		c.streamFrame(&m.req)
 	case codecs.Request, codecs.Oneway:
-		cfg.count(request, 1)
+		cfg.count(metrics.Request, 1)
 		if m.oneway = m.req.Type == codecs.Oneway; m.oneway {
-			cfg.count(requestOneway, 1)
+			cfg.count(metrics.RequestOneway, 1)
 		} else {
-			cfg.count(requestTwoway, 1)
+			cfg.count(metrics.RequestTwoway, 1)
 		}
 		if len(c.withheld) > 0 {
 			c.review()
@@ -321,30 +322,30 @@ func (c *connection) message(m *Message) {
 		m.runRequest()
 		return
 	case codecs.Heartbeat:
-		cfg.count(requestEvent, 1)
+		cfg.count(metrics.RequestEvent, 1)
 		if hb, ok := c.proto.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
 			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
 			var err error
 			buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
 			if err != nil && !c.panicked(err) {
-				cfg.count(localResponseError, 1)
+				cfg.count(metrics.LocalResponseError, 1)
 				c.sh.warn(cfg, "client %s: its heartbeat cannot be answered: %v", c.d.RemoteAddress(), err)
 			}
 		}
 	case codecs.GoAway, codecs.Ignored:
-		cfg.count(requestEvent, 1)
+		cfg.count(metrics.RequestEvent, 1)
 	case codecs.Goodbye:
-		cfg.count(requestEvent, 1)
+		cfg.count(metrics.RequestEvent, 1)
 		c.finish()
 	default:
-		cfg.count(requestUnserved, 1)
+		cfg.count(metrics.RequestUnserved, 1)
 	}
 	c.sh.freeMessage(m)
 }
 
 // link takes m on: it is in flight from now on.
 func (c *connection) link(m *Message) {
-	c.cfg.gauge(requestActive, 1)
+	c.cfg.gauge(metrics.RequestActive, 1)
 	c.requests++
 	c.variant = m.req.Variant
 	m.number = c.requests
@@ -632,12 +633,12 @@ func (c *connection) onTimer() {
 		}
 		return
 	case c.frameStarted > 0 && now >= c.frameStarted+c.cfg.Limits.PartialFrameTimeout && !c.stopped():
-		c.cfg.count(partialFrameTimeout, 1)
+		c.cfg.count(metrics.PartialFrameTimeout, 1)
 		c.sh.warn(c.cfg, "client %s: a frame was not complete after %v", c.d.RemoteAddress(), c.cfg.Limits.PartialFrameTimeout)
 		c.finish()
 		return
 	case c.idleTimeout() > 0 && idle && now >= c.lastUse+c.idleTimeout():
-		c.cfg.count(idleTimeout, 1)
+		c.cfg.count(metrics.IdleTimeout, 1)
 		c.finish()
 		return
 	}
@@ -700,7 +701,7 @@ func (c *connection) sayGoAway() bool {
 // may be on its way.
 func (c *connection) depart() {
 	if c.inFlight == 0 && c.frameStarted == 0 && !c.stopped() && !c.finishing && !c.closed {
-		c.cfg.count(drainClosed, 1)
+		c.cfg.count(metrics.DrainClosed, 1)
 		c.finish()
 	}
 }
@@ -712,9 +713,9 @@ func (c *connection) Closed(remote bool) {
 	}
 	if c.inFlight > 0 {
 		if remote {
-			c.cfg.count(cxDestroyRemoteWithActiveRq, 1)
+			c.cfg.count(metrics.CxDestroyRemoteWithActiveRq, 1)
 		} else {
-			c.cfg.count(cxDestroyLocalWithActiveRq, 1)
+			c.cfg.count(metrics.CxDestroyLocalWithActiveRq, 1)
 		}
 	}
 	c.leave()
@@ -742,7 +743,7 @@ func (c *connection) Failed() {
 	}
 	c.cfg.Panicked(nil)
 	if c.inFlight > 0 {
-		c.cfg.count(cxDestroyLocalWithActiveRq, 1)
+		c.cfg.count(metrics.CxDestroyLocalWithActiveRq, 1)
 	}
 	c.leave()
 }

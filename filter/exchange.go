@@ -3,6 +3,7 @@ package filter
 import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -87,7 +88,7 @@ func (o *caller) Sent() { (*Message)(o).end() }
 func (o *caller) Answered(resp *codecs.Metadata) {
 	m := (*Message)(o)
 	defer m.sh.barrier(m.conn)
-	m.cfg.count(responseDecodingSuccess, 1)
+	m.cfg.count(metrics.ResponseDecodingSuccess, 1)
 	m.heard(resp)
 	if m.conn.closed { // counted as abandoned
 		m.end()
@@ -125,19 +126,19 @@ func (o *caller) Failed(f *upstream.Failure) {
 		m.stream.lost(f.Type, f.Reason)
 		return
 	}
-	counter := -1
+	counter := metrics.Counters // none
 	switch f.Type {
 	case codecs.Timeout:
-		counter = requestTimeout
+		counter = metrics.RequestTimeout
 	case codecs.UpstreamReset, codecs.BadResponse:
-		counter = upstreamReset
+		counter = metrics.UpstreamReset
 	case codecs.OverLimit:
-		counter = requestOverflow
+		counter = metrics.RequestOverflow
 	}
 	if m.silent(f.Type, f.Reason, counter) {
 		return
 	}
-	if counter >= 0 {
+	if counter < metrics.Counters {
 		m.cfg.count(counter, 1)
 	}
 	m.Reply(f.Type, f.Reason)
@@ -157,20 +158,20 @@ func (m *Message) clientGone() {
 		// no more: when it ends, no connection may be left by which a gauge
 		// could be told.
 		if !m.oneway {
-			m.cfg.count(requestAbandoned, 1)
+			m.cfg.count(metrics.RequestAbandoned, 1)
 		}
-		m.cfg.gauge(requestActive, -1)
+		m.cfg.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
 		m.left = true
 		return
 	case m.oneway:
-		m.cfg.count(onewayDropped, 1)
+		m.cfg.count(metrics.OnewayDropped, 1)
 	case m.phase == answered: // and counted
 	default:
 		if m.stream != nil && m.stream.open { // it has had its answer
-			m.cfg.count(streamAbandoned, 1)
+			m.cfg.count(metrics.StreamAbandoned, 1)
 		} else {
-			m.cfg.count(requestAbandoned, 1)
+			m.cfg.count(metrics.RequestAbandoned, 1)
 		}
 		m.exchange.Cancel()
 	}

@@ -8,7 +8,7 @@ import (
 
 // Pools returns how many pools the configurations of the first worker know.
 func (mod *Module) Pools() (n int) {
-	for _, cs := range mod.shards[0].configs {
+	for _, cs := range mod.shards[0].listeners {
 		n += len(cs.pools)
 	}
 	return n
@@ -31,7 +31,7 @@ func (mod *Module) Books() (wrong string) {
 				wrong += fmt.Sprintf("%s is %d, not %d\n", what, got, should)
 			}
 		}
-		for _, cs := range s.configs {
+		for _, cs := range s.listeners {
 			active, streams, plain := 0, 0, 0
 			for c := cs.conns; c != nil; c = c.next {
 				parked, n, stalled := 0, 0, 0

@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 )
 
@@ -37,7 +38,7 @@ type Message struct {
 
 // use is what a Message knows of the one request that it is now.
 type use struct {
-	cfg   *configShard
+	cfg   *workerListener
 	conn  *connection // may be closed
 	proto *protocol
 	start time.Duration
@@ -98,7 +99,7 @@ func (m *Message) Route() *route.Route {
 		m.routed, m.noRoute = true, nil
 		if t := m.cfg.table.Load().Load(); t != nil {
 			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
-				m.cfg.count(requestUnroutable, 1)
+				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
 			}
 		}

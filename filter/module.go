@@ -11,6 +11,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
@@ -56,7 +57,7 @@ type listener struct {
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
 	protocols []*protocol
-	metrics   metrics
+	metrics   metrics.Set
 	chain     []link
 	// respFilters and endFilters count the links that have such hooks.
 	respFilters, endFilters int
@@ -92,7 +93,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	l.mod = mod
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	var err error
-	if l.metrics, err = defineMetrics(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
 		return nil, l.refuse("stat_prefix", err)
 	}
 
@@ -261,7 +262,7 @@ func (l *listener) Destroy() {
 }
 
 func (s *shard) drain(l *listener) {
-	if cs := s.configs[l]; cs != nil {
+	if cs := s.listeners[l]; cs != nil {
 		for c := cs.conns; c != nil; c = c.next {
 			c.drain()
 		}
@@ -269,10 +270,10 @@ func (s *shard) drain(l *listener) {
 }
 
 func (s *shard) forget(l *listener) {
-	if cs := s.configs[l]; cs != nil && cs.conns == nil {
-		delete(s.configs, l)
+	if cs := s.listeners[l]; cs != nil && cs.conns == nil {
+		delete(s.listeners, l)
 		cs.gone = true
 		s.adoptPools()
-		s.dirty = slices.DeleteFunc(s.dirty, func(o *configShard) bool { return o == cs })
+		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == cs })
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 const (
@@ -123,10 +124,10 @@ func (t *oneways) passed(op uint64) {
 // disguise the client would read it as the answer to the next one.
 type withheld struct {
 	op       uint64
-	counter  int    // that it counts under if it is told; -1: none
-	timeout  bool   // there was no answer, for whatever reason otherwise
-	passed   bool   // the client has gone on since
-	preceded uint64 // see Message
+	counter  metrics.Counter // that it counts under if it is told; Counters: none
+	timeout  bool            // there was no answer, for whatever reason otherwise
+	passed   bool            // the client has gone on since
+	preceded uint64          // see Message
 	frame    []byte
 }
 
@@ -175,7 +176,7 @@ func (m *Message) knownOneway() bool {
 }
 
 // late notes an answer that nobody waited for.
-func (cs *configShard) late(md *codecs.Metadata) {
+func (cs *workerListener) late(md *codecs.Metadata) {
 	if md.Type == codecs.Response {
 		t := cs.mod.oneways
 		t.answers(t.hash(cs.oneways^lateSalt, md.Method()), md)
@@ -191,8 +192,8 @@ func (m *Message) wentOn() (over bool) {
 		c.pipelines || m.way() != onewayWay {
 		return false
 	}
-	m.cfg.count(onewayPresumed, 1)
-	m.cfg.gauge(requestActive, -1)
+	m.cfg.count(metrics.OnewayPresumed, 1)
+	m.cfg.gauge(metrics.RequestActive, -1)
 	c.unlink(m)
 	m.aside = true
 	c.aside = append(c.aside, m)
@@ -231,8 +232,8 @@ func (m *Message) wasAnswered(md *codecs.Metadata) {
 }
 
 // silent ends m without a word if its client may not be told an error, or not yet.
-// counter is the one of the error.
-func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
+// counter is that of the error.
+func (m *Message) silent(e codecs.ErrorType, reason string, counter metrics.Counter) bool {
 	c := m.conn
 	if !m.mayBeOneway() || c.closed {
 		return false
@@ -244,9 +245,9 @@ func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
 	case c.eof:
 		return false
 	case way == onewayWay:
-		m.cfg.count(onewayPresumed, 1)
+		m.cfg.count(metrics.OnewayPresumed, 1)
 	case m.sent && (c.requests > m.number || c.hasPassed(m.op)):
-		m.cfg.count(onewayPresumed, 1)
+		m.cfg.count(metrics.OnewayPresumed, 1)
 		if !c.ordered {
 			c.withhold(m, e, reason, counter)
 		}
@@ -265,7 +266,7 @@ func (c *connection) hasPassed(op uint64) bool {
 }
 
 // withhold keeps the error of m until its client has shown of which kind it is.
-func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, counter int) {
+func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, counter metrics.Counter) {
 	m.local = codecs.LocalError{Type: e, Message: reason}
 	frame, err := guard.Append(nil, func(dst []byte) ([]byte, error) {
 		return m.proto.codec.EncodeError(dst, &m.req, &m.local)
@@ -292,10 +293,10 @@ func (c *connection) tell(chosen func(*withheld) bool) {
 		if !c.closed && !c.ending {
 			buf := c.buffer(len(w.frame))
 			buf.B = append(buf.B, w.frame...)
-			if w.counter >= 0 {
+			if w.counter < metrics.Counters {
 				c.cfg.count(w.counter, 1)
 			}
-			c.cfg.count(localResponseBusinessException, 1)
+			c.cfg.count(metrics.LocalResponseBusinessException, 1)
 		}
 		return true
 	})

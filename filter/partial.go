@@ -1,6 +1,10 @@
 package filter
 
-import "time"
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+)
 
 // stallTime is how long a client may send nothing of its unfinished frame while
 // others are not read because of such frames.
@@ -12,7 +16,7 @@ func (c *connection) Starve(starve bool) {
 		c.goOn()
 		return
 	}
-	c.cfg.count(partialFrameWait, 1)
+	c.cfg.count(metrics.PartialFrameWait, 1)
 	c.d.ReadDisable(true)
 }
 
@@ -24,7 +28,7 @@ func (c *connection) Held() bool {
 
 // Stalled implements inbox.Peer.
 func (c *connection) Stalled() {
-	c.cfg.count(partialFrameOverflow, 1)
+	c.cfg.count(metrics.PartialFrameOverflow, 1)
 	c.sh.warn(c.cfg, "client %s sends no more of a frame of which it has sent %d bytes, with too many such frames on this worker",
 		c.d.RemoteAddress(), c.in.Buffered())
 	c.finish()

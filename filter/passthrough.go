@@ -6,6 +6,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 const (
@@ -34,8 +35,8 @@ type passthrough struct {
 // passOn makes c one that is carried plainly; first are its bytes so far.
 func (c *connection) passOn(first []byte) {
 	cs := c.cfg
-	cs.count(passthroughConnection, 1)
-	cs.gauge(passthroughActive, 1)
+	cs.count(metrics.PassthroughConnection, 1)
+	cs.gauge(metrics.PassthroughActive, 1)
 	p := &passthrough{c: c, early: append([]byte(nil), first...)}
 	c.plain = p
 	p.stop(true)
@@ -46,7 +47,7 @@ func (c *connection) passOn(first []byte) {
 
 // addresses are those by which the upstream connections for c to cluster differ
 // from others to it, each the zero value if it does not count.
-func (cs *configShard) addresses(c *connection, cluster string) (dst string, src netip.Addr) {
+func (cs *workerListener) addresses(c *connection, cluster string) (dst string, src netip.Addr) {
 	if cs.byOriginalDst(cluster) {
 		dst = c.d.LocalAddress()
 	}
@@ -97,7 +98,7 @@ func (p *passthrough) resume() {
 // clientGone ends the upstream connection of a client that has gone. What it has
 // sent still arrives.
 func (p *passthrough) clientGone() {
-	p.c.cfg.gauge(passthroughActive, -1)
+	p.c.cfg.gauge(metrics.PassthroughActive, -1)
 	p.early = nil
 	switch {
 	case p.over:
@@ -157,7 +158,7 @@ func (p *passthrough) Closed(r host.CloseReason) {
 		return
 	}
 	if !p.ready {
-		c.cfg.count(passthroughConnectFail, 1)
+		c.cfg.count(metrics.PassthroughConnectFail, 1)
 		c.sh.warn(c.cfg, "client %s: no connection to cluster %s, to which unrecognised bytes are carried: %s",
 			c.d.RemoteAddress(), c.cfg.Passthrough, r)
 	}

@@ -37,7 +37,7 @@ func (l *listener) keyField() string {
 func (s *shard) supersede(l *listener) { s.config(l).superseded = max(s.w.Now(), 1) }
 
 // took tells that a connection has come under the configuration.
-func (cs *configShard) took(d host.Downstream) {
+func (cs *workerListener) took(d host.Downstream) {
 	l, now := cs.listener, cs.sh.w.Now()
 	if l.accepted.Load() && (cs.superseded == 0 || now < cs.superseded+grace) {
 		return

@@ -33,8 +33,8 @@ type shard struct {
 	rand   *rand.Rand
 	up     *upstream.Manager
 
-	configs map[*listener]*configShard
-	dirty   []*configShard // have metrics to report
+	listeners map[*listener]*workerListener
+	dirty     []*workerListener // have metrics to report
 
 	touched []*connection // have bytes to hand over
 	later   []*connection // have bytes to decode
@@ -68,8 +68,8 @@ type posted struct {
 func newShard(mod *Module, w host.Worker) *shard {
 	s := &shard{
 		mod: mod, w: w, timers: timer.New(w.Now()),
-		rand:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		configs: map[*listener]*configShard{},
+		rand:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		listeners: map[*listener]*workerListener{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
@@ -114,11 +114,11 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	return c
 }
 
-func (s *shard) config(l *listener) *configShard {
-	cs := s.configs[l]
+func (s *shard) config(l *listener) *workerListener {
+	cs := s.listeners[l]
 	if cs == nil {
-		cs = &configShard{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
-		s.configs[l] = cs
+		cs = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
+		s.listeners[l] = cs
 	}
 	return cs
 }
@@ -267,6 +267,12 @@ func (s *shard) newMetadata() *codecs.Metadata {
 	return md
 }
 
+func (s *shard) startStats() {
+	if !s.stats.Running() {
+		s.timers.Start(&s.stats, s.w.Now()+statsTime)
+	}
+}
+
 // report hands the gathered metrics to the host.
 func (s *shard) report() {
 	left := s.dirty[:0]
@@ -279,223 +285,9 @@ func (s *shard) report() {
 	s.dirty = left
 }
 
-// configShard is a listener's configuration on one worker.
-type configShard struct {
-	*listener
-	sh         *shard
-	superseded time.Duration // when a newer version was published, 0: not
-	pools      map[poolKey]*upstream.Pool
-	last       struct { // that was found in pools: the next is often the same
-		key  poolKey
-		pool *upstream.Pool
-	}
-	conns *connection
-
-	counts  [counters]int64
-	gauges  [gauges]int64
-	times   []uint64
-	isDirty bool
-	listed  bool // in the shard's dirty
-	gone    bool // the host has forgotten it; late answers may still come
-}
-
-func (cs *configShard) add(c *connection) {
-	if c.next = cs.conns; c.next != nil {
-		c.next.prev = c
-	}
-	cs.conns = c
-	if cs.isDirty { // metrics that had nobody to report them
-		cs.sh.startStats()
-	}
-}
-
-func (cs *configShard) remove(c *connection) {
-	if cs.conns == c && c.next == nil && cs.isDirty {
-		cs.report() // the last one that can
-	}
-	if c.prev == nil {
-		cs.conns = c.next
-	} else {
-		c.prev.next = c.next
-	}
-	if c.next != nil {
-		c.next.prev = c.prev
-	}
-	c.next, c.prev = nil, nil
-}
-
-func (cs *configShard) count(i int, n int64) {
-	cs.counts[i] += n
-	cs.mark()
-}
-
-func (cs *configShard) gauge(i int, n int64) {
-	cs.gauges[i] += n
-	cs.mark()
-}
-
-func (cs *configShard) countResponse(resp *codecs.Metadata) {
-	cs.count(response, 1)
-	switch resp.Status {
-	case codecs.StatusOK:
-		cs.count(responseSuccess, 1)
-	case codecs.StatusBusinessException:
-		cs.count(responseBusinessException, 1)
-	default:
-		cs.count(responseError, 1)
-	}
-}
-
-func (cs *configShard) record(ms uint64) {
-	cs.times = append(cs.times, ms)
-	if len(cs.times) >= 1024 && cs.report() {
-		return
-	}
-	cs.mark()
-}
-
-func (cs *configShard) mark() {
-	if !cs.isDirty && !cs.gone {
-		cs.isDirty = true
-		if !cs.listed {
-			cs.listed = true
-			cs.sh.dirty = append(cs.sh.dirty, cs)
-		}
-		cs.sh.startStats()
-	}
-}
-
-func (s *shard) startStats() {
-	if !s.stats.Running() {
-		s.timers.Start(&s.stats, s.w.Now()+statsTime)
-	}
-}
-
-// report hands the metrics over by one of the connections, false when there
-// is none. Metrics of a configuration without connections wait for the next.
-func (cs *configShard) report() bool {
-	if !cs.isDirty {
-		return true
-	}
-	if cs.conns == nil {
-		if len(cs.times) > 1<<16 {
-			cs.times = cs.times[:0]
-		}
-		return false
-	}
-	d := cs.conns.d
-	for i, n := range cs.counts {
-		if n != 0 {
-			d.Count(cs.metrics.counters[i], n)
-			cs.counts[i] = 0
-		}
-	}
-	for i, n := range cs.gauges {
-		if n != 0 {
-			d.Add(cs.metrics.gauges[i], n)
-			cs.gauges[i] = 0
-		}
-	}
-	if len(cs.times) > 0 {
-		d.Record(cs.metrics.time, cs.times)
-		if cs.times = cs.times[:0]; cap(cs.times) > maxFree {
-			cs.times = nil
-		}
-	}
-	cs.isDirty = false
-	return true
-}
-
-// poolKey says which messages of a listener share a pool.
-type poolKey struct {
-	cluster string
-	proto   *protocol
-	variant uint8
-	mode    upstream.Mode
-}
-
-// pool returns the pool for m.
-func (cs *configShard) pool(m *Message) *upstream.Pool {
-	opts := &m.proto.requests
-	switch {
-	case m.stream != nil:
-		opts = &m.proto.streams
-	case m.req.FixedID:
-		opts = &m.proto.fixed
-	}
-	k := poolKey{m.cluster, m.proto, m.req.Variant, opts.Mode}
-	dst, src := cs.addresses(m.conn, m.cluster)
-	common := dst == "" && !src.IsValid()
-	if common {
-		if cs.last.pool == nil || cs.last.key != k {
-			cs.last.key, cs.last.pool = k, cs.pools[k]
-		}
-		if p := cs.last.pool; p != nil && !p.Gone() {
-			p.Observe(cs)
-			return p
-		}
-	}
-	p := cs.sh.up.Pool(upstream.Key{
-		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
-		Profile: m.proto.profile, Variant: k.variant, Mode: k.mode,
-	}, m.proto.codec, opts, cs)
-	if common {
-		cs.pools[k], cs.last.pool = p, p
-	}
-	return p
-}
-
-// Stray implements upstream.Observer.
-func (cs *configShard) Stray(md *codecs.Metadata) {
-	cs.count(upstreamStrayResponse, 1)
-	cs.late(md)
-}
-
-// Event implements upstream.Observer.
-func (cs *configShard) Event() { cs.count(upstreamEvent, 1) }
-
-// Unserved implements upstream.Observer.
-func (cs *configShard) Unserved() { cs.count(upstreamUnserved, 1) }
-
-// DecodingError implements upstream.Observer.
-func (cs *configShard) DecodingError(cluster, addr string, err error, closes bool) {
-	cs.count(responseDecodingError, 1)
-	if closes {
-		cs.count(responseErrorCausedConnectionClose, 1)
-	}
-	cs.sh.warnOf(cluster, cs, "cluster %s: host %s: %v", cluster, addr, err)
-}
-
-// Closes implements upstream.Observer.
-func (cs *configShard) Closes(cluster, addr, reason string) {
-	cs.count(upstreamAbuse, 1)
-	cs.sh.warn(cs, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
-}
-
-// Starves implements upstream.Observer.
-func (cs *configShard) Starves() { cs.count(upstreamPartialFrameWait, 1) }
-
-// Panicked implements upstream.Observer.
-func (cs *configShard) Panicked(p *guard.Panic) {
-	if p != nil {
-		if p.Logged {
-			return
-		}
-		p.Logged = true
-		cs.sh.logPanic(cs.StatPrefix, "", p)
-	}
-	cs.count(connectionPanic, 1)
-}
-
-// ConnectFailed implements upstream.Observer.
-func (cs *configShard) ConnectFailed(cluster string, r host.CloseReason) {
-	cs.count(upstreamConnectFail, 1)
-	cs.sh.warnOf(cluster+" "+r.String(), cs, "cluster %s: no connection: %s", cluster, r)
-}
-
 // dropPool forgets a pool that has been given up.
 func (s *shard) dropPool(p *upstream.Pool) {
-	for _, cs := range s.configs {
+	for _, cs := range s.listeners {
 		maps.DeleteFunc(cs.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
 		if cs.last.pool == p {
 			cs.last.pool = nil
@@ -506,7 +298,7 @@ func (s *shard) dropPool(p *upstream.Pool) {
 // adoptPools has live configurations hear of the pools that one observed which is
 // gone.
 func (s *shard) adoptPools() {
-	for _, cs := range s.configs {
+	for _, cs := range s.listeners {
 		for _, p := range cs.pools {
 			p.Observe(cs)
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -37,18 +38,18 @@ type stream struct {
 func (c *connection) openStream(m *Message) {
 	cfg := c.cfg
 	if c.proto.streamer == nil {
-		cfg.count(requestUnserved, 1)
+		cfg.count(metrics.RequestUnserved, 1)
 		c.sh.freeMessage(m)
 		return
 	}
-	cfg.count(request, 1)
-	cfg.count(requestStream, 1)
+	cfg.count(metrics.Request, 1)
+	cfg.count(metrics.RequestStream, 1)
 	st := &stream{m: m, last: c.lastUse}
 	st.idle.Fire = st.onIdle
 	m.stream = st
 	c.link(m)
 	refuse := func(e codecs.ErrorType, reason string) {
-		cfg.count(streamRefused, 1)
+		cfg.count(metrics.StreamRefused, 1)
 		m.Reply(e, reason)
 		m.answerLocally()
 	}
@@ -64,7 +65,7 @@ func (c *connection) openStream(m *Message) {
 			c.streams = map[uint64]*stream{}
 		}
 		c.streams[m.req.StreamID] = st
-		cfg.gauge(streamActive, 1)
+		cfg.gauge(metrics.StreamActive, 1)
 		m.runRequest()
 	}
 }
@@ -74,7 +75,7 @@ func (c *connection) openStream(m *Message) {
 func (c *connection) streamFrame(md *codecs.Metadata) {
 	st := c.streams[md.StreamID]
 	if st == nil {
-		c.cfg.count(streamStray, 1)
+		c.cfg.count(metrics.StreamStray, 1)
 		return
 	}
 	if md.Malformed != "" {
@@ -142,7 +143,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 	defer m.sh.barrier(c)
 	answer := md.Type == codecs.Response || md.Type == codecs.Error
 	if answer && md.ID != m.req.ID || !answer && md.StreamID != m.req.StreamID {
-		cfg.count(streamStray, 1)
+		cfg.count(metrics.StreamStray, 1)
 		return
 	}
 	st.last = m.sh.w.Now()
@@ -151,7 +152,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 	if st.open || !answer && md.Type != codecs.StreamInit {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
-		cfg.count(responseDecodingSuccess, 1)
+		cfg.count(metrics.ResponseDecodingSuccess, 1)
 		m.mutateByRoute()
 		var err error
 		buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, &m.respMut) })
@@ -189,7 +190,7 @@ func (st *stream) refuse(reason string) {
 func (st *stream) lost(e codecs.ErrorType, reason string) {
 	m := st.m
 	cfg := m.cfg
-	cfg.count(streamReset, 1)
+	cfg.count(metrics.StreamReset, 1)
 	m.local, m.replied = codecs.LocalError{Type: e, Message: reason}, true
 	c := m.conn
 	buf := c.buffer(256 + len(reason))
@@ -214,7 +215,7 @@ func (st *stream) onIdle() {
 		return
 	}
 	defer st.m.sh.barrier(st.m.conn)
-	st.m.cfg.count(streamIdleTimeout, 1)
+	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
 	st.m.exchange.Call().EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")
 }
@@ -275,7 +276,7 @@ func (st *stream) end() {
 	m.exchange.Call().EndStream()
 	if c.streams[m.req.StreamID] == st {
 		delete(c.streams, m.req.StreamID)
-		m.cfg.gauge(streamActive, -1)
+		m.cfg.gauge(metrics.StreamActive, -1)
 	}
 	st.paused, st.early = false, nil
 	st.stall(false)

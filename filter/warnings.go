@@ -34,12 +34,12 @@ type said struct {
 }
 
 // warn logs what a peer did wrong.
-func (s *shard) warn(cs *configShard, format string, args ...any) {
+func (s *shard) warn(cs *workerListener, format string, args ...any) {
 	s.warnOf("", cs, format, args...)
 }
 
 // warnOf is warn of a subject that does not come from peers, such as a cluster.
-func (s *shard) warnOf(subject string, cs *configShard, format string, args ...any) {
+func (s *shard) warnOf(subject string, cs *workerListener, format string, args ...any) {
 	s.log(host.Warn, cs.StatPrefix, subject, format, args...)
 }
 
