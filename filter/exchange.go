@@ -95,6 +95,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 		return
 	}
 	m.resp, m.phase = resp, inResponse
+	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
 	m.held = false
 	m.mutateByRoute()
 	m.pos = len(m.cfg.chain) - 1
@@ -152,6 +153,9 @@ func (o *caller) Blocked(blocked bool) { o.stream.stall(blocked) }
 // clientGone is called when the client's connection has ended, or its stream may
 // not go on.
 func (m *Message) clientGone() {
+	if m.phase != answered {
+		m.flags |= DownstreamConnectionTermination
+	}
 	switch {
 	case m.phase == inUpstream && (m.oneway || m.mayBeOneway() && m.exchange.Waiting()):
 		// It waits for a connection, and is delivered all the same. It is active

@@ -43,11 +43,15 @@ type use struct {
 	proto *protocol
 	start time.Duration
 
+	answeredAt  time.Duration
+	answerBytes int
+
 	resp     *codecs.Metadata
 	ownResp  *codecs.Metadata // resp when it is held
 	route    *route.Route
 	noRoute  error // why it is nil although one might match
 	cluster  string
+	flags    Flags
 	local    codecs.LocalError
 	reply    []byte // waits for its turn
 	clientID uint64
@@ -163,6 +167,9 @@ func (m *Message) SetState(v any) {
 // filter returns what it returns. A oneway message ends without a word.
 func (m *Message) Reply(t codecs.ErrorType, text string) Verdict {
 	m.local, m.replied = codecs.LocalError{Type: t, Message: text}, true
+	if int(t) < len(flagOf) {
+		m.flags |= flagOf[t]
+	}
 	return stopped
 }
 

@@ -164,6 +164,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 			return
 		}
 		cfg.countResponse(md)
+		m.answeredAt, m.answerBytes = st.last, size
 		if !answer {
 			st.open = true
 			m.exchange.Call().Opened()
@@ -191,7 +192,7 @@ func (st *stream) lost(e codecs.ErrorType, reason string) {
 	m := st.m
 	cfg := m.cfg
 	cfg.count(metrics.StreamReset, 1)
-	m.local, m.replied = codecs.LocalError{Type: e, Message: reason}, true
+	m.Reply(e, reason)
 	c := m.conn
 	buf := c.buffer(256 + len(reason))
 	var err error
@@ -216,6 +217,7 @@ func (st *stream) onIdle() {
 	}
 	defer st.m.sh.barrier(st.m.conn)
 	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
+	st.m.flags |= StreamIdleTimeout
 	st.m.exchange.Call().EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")
 }
