@@ -107,8 +107,8 @@ func (c *connection) holds(full bool) {
 // the worker, the bytes in the host's buffers included.
 func (s *shard) endStuck() {
 	now := s.w.Now()
-	for _, cs := range s.listeners {
-		for c := cs.conns; c != nil && s.held+s.inHost > cs.Limits.MaxUnreadBytes; c = c.next {
+	for _, wl := range s.listeners {
+		for c := wl.conns; c != nil && s.held+s.inHost > wl.Limits.MaxUnreadBytes; c = c.next {
 			if c.unread.inHost > 0 && now >= c.unread.taken+stuckTime {
 				c.overflow("has taken nothing for long, with too much waiting on this worker")
 			}
@@ -190,8 +190,8 @@ func (s *shard) shed(limit int) {
 		now := s.w.Now()
 		var worst *connection
 		var most float64
-		for _, cs := range s.listeners {
-			for c := cs.conns; c != nil; c = c.next {
+		for _, wl := range s.listeners {
+			for c := wl.conns; c != nil; c = c.next {
 				n := c.unread.size + c.parked
 				if n == 0 {
 					continue

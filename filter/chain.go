@@ -55,6 +55,8 @@ func (m *Message) after(v Verdict) bool {
 			m.paused = false
 			m.Reply(codecs.Unspecified, guard.Text)
 			m.answerLocally()
+		} else if m.phase == inRequest {
+			m.conn.halt()
 		}
 	default:
 		return true
@@ -80,8 +82,10 @@ func (m *Message) runResponse() {
 		}
 	}
 	m.resp.ID = m.clientID
-	m.write(m.resp.HeaderSize+m.resp.BodySize, func(dst []byte) ([]byte, error) {
-		b, err := m.encode(dst, m.resp, &m.respMut)
+	m.write(m.resp.HeaderSize+m.resp.BodySize, func(b []byte) (_ []byte, err error) {
+		if !m.resp.Silent {
+			b, err = m.encode(b, m.resp, &m.respMut)
+		}
 		if err == nil {
 			m.cfg.countResponse(m.resp)
 		}
@@ -100,7 +104,7 @@ func (m *Message) end() {
 	}
 	if m.stream != nil {
 		m.stream.end()
-	} else if !m.oneway && (!m.aside || m.resp != nil) {
+	} else if !m.oneway && !m.beat && (!m.aside || m.resp != nil) {
 		ms := (m.sh.w.Now() - m.start).Milliseconds()
 		c.record(uint64(ms))
 	}

@@ -71,6 +71,7 @@ type connection struct {
 	saidGoAway bool
 	leaveAfter time.Duration // when it drains
 	waiting    bool          // for room in a pool or its line
+	halted     bool          // a request has not gone upstream that must not be overtaken
 	crowded    bool          // has too many requests in flight
 	broken     bool          // a panic is about to end it
 	pipelines  bool          // has sent a request before the answer to another
@@ -81,7 +82,8 @@ type connection struct {
 	parked     int // bytes of answers that wait for their turn
 
 	lines upstream.Lines
-	room  upstream.Waiter
+	room  upstream.Waiter // in a pool
+	turn  upstream.Waiter // of the request that halts
 
 	timer        timer.Timer // see wakeAt
 	armed        time.Duration
@@ -269,7 +271,7 @@ func (c *connection) tooLarge(m *Message, err error) int {
 	}
 	request := false // or what belongs to an open stream
 	switch m.req.Type {
-	case codecs.Request, codecs.Oneway, codecs.StreamInit,
+	case codecs.Request, codecs.Oneway, codecs.Quiet, codecs.Muted, codecs.StreamInit,
 		codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
 		request = true
 	}
@@ -299,9 +301,9 @@ func (c *connection) message(m *Message) {
 		return
 	case codecs.StreamData, codecs.StreamCloseOneWay, codecs.StreamCloseTwoWay:
 		c.streamFrame(&m.req)
-	case codecs.Request, codecs.Oneway:
+	case codecs.Request, codecs.Oneway, codecs.Quiet, codecs.Muted:
 		cfg.count(metrics.Request, 1)
-		if m.oneway = m.req.Type == codecs.Oneway; m.oneway {
+		if m.oneway = m.req.Type == codecs.Oneway || m.req.Type == codecs.Muted; m.oneway {
 			cfg.count(metrics.RequestOneway, 1)
 		} else {
 			cfg.count(metrics.RequestTwoway, 1)
@@ -323,22 +325,42 @@ func (c *connection) message(m *Message) {
 		return
 	case codecs.Heartbeat:
 		cfg.count(metrics.RequestEvent, 1)
-		if hb, ok := c.proto.codec.(codecs.Heartbeater); ok && m.req.ExpectsReply {
-			buf := c.buffer(m.req.HeaderSize + m.req.BodySize)
-			var err error
-			buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) })
-			if err != nil && !c.panicked(err) {
-				cfg.count(metrics.LocalResponseError, 1)
-				c.sh.warn(cfg, "client %s: its heartbeat cannot be answered: %v", c.d.RemoteAddress(), err)
-			}
-		}
+		c.heartbeat(m)
+		return
 	case codecs.GoAway, codecs.Ignored:
 		cfg.count(metrics.RequestEvent, 1)
 	case codecs.Goodbye:
 		cfg.count(metrics.RequestEvent, 1)
+		c.heartbeat(m)
 		c.finish()
+		return
 	default:
 		cfg.count(metrics.RequestUnserved, 1)
+	}
+	c.sh.freeMessage(m)
+}
+
+// heartbeat answers m, if it wants to be: at once, or, where answers are told by
+// their order, in its turn.
+func (c *connection) heartbeat(m *Message) {
+	hb, ok := c.proto.codec.(codecs.Heartbeater)
+	if !ok || !m.req.ExpectsReply {
+		c.sh.freeMessage(m)
+		return
+	}
+	size := m.req.HeaderSize + m.req.BodySize
+	encode := func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) }
+	if c.ordered && c.oldest() != nil {
+		m.beat = true
+		c.link(m)
+		m.write(size, encode)
+		return
+	}
+	buf := c.buffer(size)
+	var err error
+	if buf.B, err = guard.Append(buf.B, encode); err != nil && !c.panicked(err) {
+		c.cfg.count(metrics.LocalResponseError, 1)
+		c.sh.warn(c.cfg, "client %s: its heartbeat cannot be answered: %v", c.d.RemoteAddress(), err)
 	}
 	c.sh.freeMessage(m)
 }
@@ -426,7 +448,7 @@ func (c *connection) release() {
 // stopped reports whether no more requests are taken for now. Reading is
 // disabled once for each reason.
 func (c *connection) stopped() bool {
-	return c.waiting || c.crowded || c.blocked || c.stalled > 0 || c.broken
+	return c.waiting || c.halted || c.crowded || c.blocked || c.stalled > 0 || c.broken
 }
 
 // stopFor stops reading until p, or the client's line to it, has room again.
@@ -441,6 +463,43 @@ func (c *connection) stopFor(p *upstream.Pool, l *upstream.Line) {
 		c.goOn()
 	}
 	p.Wait(&c.room, l)
+}
+
+// halt takes no more requests, as others would overtake the one that halts here,
+// where servers are to get them in their order.
+func (c *connection) halt() {
+	if c.proto.requests.Mode == upstream.InOrder && !c.halted {
+		c.halted = true
+		c.d.ReadDisable(true)
+	}
+}
+
+// unhalt has the request that halts go on, by f. It may have to halt again.
+func (c *connection) unhalt(f func()) {
+	halted := c.halted
+	c.halted = false
+	f()
+	if halted && !c.closed {
+		c.goOn()
+	}
+}
+
+// LeaseLost implements upstream.Client. What the server kept of the client it cannot
+// go on with; it is told as by a server whose connection ends.
+func (c *connection) LeaseLost() {
+	c.sh.warn(c.cfg, "client %s: closed, as the upstream connection that it had leased has ended", c.d.RemoteAddress())
+	c.finish()
+}
+
+// Pushed implements upstream.Client.
+func (c *connection) Pushed(md *codecs.Metadata) {
+	buf := c.buffer(md.HeaderSize + md.BodySize)
+	var err error
+	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return c.proto.codec.Encode(dst, md, nil) })
+	if err != nil && !c.panicked(err) {
+		c.cfg.count(metrics.LocalResponseError, 1)
+		c.sh.warn(c.cfg, "client %s: what a server has pushed cannot be encoded: %v", c.d.RemoteAddress(), err)
+	}
 }
 
 // goOn takes up reading again after one reason to stop has gone.
@@ -751,12 +810,14 @@ func (c *connection) Failed() {
 func (c *connection) leave() {
 	c.closed = true
 	c.room.Cancel()
+	c.turn.Cancel()
 	for m := c.first; m != nil; m = c.first {
 		m.clientGone()
 	}
 	if c.plain != nil {
 		c.plain.clientGone()
 	}
+	c.lines.Leave()
 	for len(c.aside) > 0 {
 		c.aside[0].discard()
 	}

@@ -28,10 +28,18 @@ func (m *Message) send() {
 		m.identify()
 	}
 	p := m.cfg.pool(m)
+	if c.lines.Wait(p, &c.turn) {
+		m.phase = inRequest
+		m.hold()
+		c.turn.Resume = func() { c.unhalt(m.send) }
+		c.halt()
+		return
+	}
 	line := c.lines.To(p)
 	m.exchange.Start(p, upstream.Send{
 		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
-		Oneway: m.oneway, Timeout: m.cfg.RequestTimeout,
+		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
+		Timeout: m.cfg.RequestTimeout,
 	})
 	// The message may have ended by now.
 	if p.Full(line) {
@@ -82,7 +90,13 @@ func (o *caller) Release() {
 }
 
 // Sent implements forward.Owner.
-func (o *caller) Sent() { (*Message)(o).end() }
+func (o *caller) Sent() {
+	m := (*Message)(o)
+	if m.req.Type == codecs.Quiet {
+		m.cfg.count(metrics.RequestUnanswered, 1)
+	}
+	m.end()
+}
 
 // Answered implements forward.Owner.
 func (o *caller) Answered(resp *codecs.Metadata) {
@@ -125,6 +139,10 @@ func (o *caller) Failed(f *upstream.Failure) {
 	}
 	if m.stream != nil && m.stream.open {
 		m.stream.lost(f.Type, f.Reason)
+		return
+	}
+	if m.req.Type == codecs.Quiet && f.Type == codecs.Timeout { // as it may be
+		(*caller)(m).Sent()
 		return
 	}
 	counter := metrics.Counters // none

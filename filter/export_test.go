@@ -8,8 +8,8 @@ import (
 
 // Pools returns how many pools the configurations of the first worker know.
 func (mod *Module) Pools() (n int) {
-	for _, cs := range mod.shards[0].listeners {
-		n += len(cs.pools)
+	for _, wl := range mod.shards[0].listeners {
+		n += len(wl.pools)
 	}
 	return n
 }
@@ -31,9 +31,9 @@ func (mod *Module) Books() (wrong string) {
 				wrong += fmt.Sprintf("%s is %d, not %d\n", what, got, should)
 			}
 		}
-		for _, cs := range s.listeners {
+		for _, wl := range s.listeners {
 			active, streams, plain := 0, 0, 0
-			for c := cs.conns; c != nil; c = c.next {
+			for c := wl.conns; c != nil; c = c.next {
 				parked, n, stalled := 0, 0, 0
 				for m := c.first; m != nil; m = m.next {
 					parked += len(m.reply)

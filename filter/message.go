@@ -73,6 +73,7 @@ type use struct {
 	routed  bool
 	replied bool
 	forward bool
+	beat    bool // a heartbeat that waits for its turn
 
 	next, prev *Message // in the connection's list, in the order of arrival
 }
@@ -216,8 +217,12 @@ func (r Resumer) run(do func(m *Message) Verdict) {
 			m.pos--
 			m.runResponse()
 		}
-	} else if m.after(v) {
-		m.pos++
-		m.runRequest()
+		return
 	}
+	m.conn.unhalt(func() {
+		if m.after(v) {
+			m.pos++
+			m.runRequest()
+		}
+	})
 }

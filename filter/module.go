@@ -262,18 +262,18 @@ func (l *listener) Destroy() {
 }
 
 func (s *shard) drain(l *listener) {
-	if cs := s.listeners[l]; cs != nil {
-		for c := cs.conns; c != nil; c = c.next {
+	if wl := s.listeners[l]; wl != nil {
+		for c := wl.conns; c != nil; c = c.next {
 			c.drain()
 		}
 	}
 }
 
 func (s *shard) forget(l *listener) {
-	if cs := s.listeners[l]; cs != nil && cs.conns == nil {
+	if wl := s.listeners[l]; wl != nil && wl.conns == nil {
 		delete(s.listeners, l)
-		cs.gone = true
+		wl.gone = true
 		s.adoptPools()
-		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == cs })
+		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
 	}
 }

@@ -176,10 +176,10 @@ func (m *Message) knownOneway() bool {
 }
 
 // late notes an answer that nobody waited for.
-func (cs *workerListener) late(md *codecs.Metadata) {
+func (wl *workerListener) late(md *codecs.Metadata) {
 	if md.Type == codecs.Response {
-		t := cs.mod.oneways
-		t.answers(t.hash(cs.oneways^lateSalt, md.Method()), md)
+		t := wl.mod.oneways
+		t.answers(t.hash(wl.oneways^lateSalt, md.Method()), md)
 	}
 }
 

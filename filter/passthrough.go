@@ -34,24 +34,24 @@ type passthrough struct {
 
 // passOn makes c one that is carried plainly; first are its bytes so far.
 func (c *connection) passOn(first []byte) {
-	cs := c.cfg
-	cs.count(metrics.PassthroughConnection, 1)
-	cs.gauge(metrics.PassthroughActive, 1)
+	wl := c.cfg
+	wl.count(metrics.PassthroughConnection, 1)
+	wl.gauge(metrics.PassthroughActive, 1)
 	p := &passthrough{c: c, early: append([]byte(nil), first...)}
 	c.plain = p
 	p.stop(true)
-	dst, src := cs.addresses(c, cs.Passthrough)
-	p.up = c.sh.w.Connect(host.Target{Cluster: cs.Passthrough, OriginalDst: dst, Source: src}, p)
+	dst, src := wl.addresses(c, wl.Passthrough)
+	p.up = c.sh.w.Connect(host.Target{Cluster: wl.Passthrough, OriginalDst: dst, Source: src}, p)
 	c.arm(c.wakeAt())
 }
 
 // addresses are those by which the upstream connections for c to cluster differ
 // from others to it, each the zero value if it does not count.
-func (cs *workerListener) addresses(c *connection, cluster string) (dst string, src netip.Addr) {
-	if cs.byOriginalDst(cluster) {
+func (wl *workerListener) addresses(c *connection, cluster string) (dst string, src netip.Addr) {
+	if wl.byOriginalDst(cluster) {
 		dst = c.d.LocalAddress()
 	}
-	if cs.Upstream.OriginalSrc {
+	if wl.Upstream.OriginalSrc {
 		src = c.source()
 	}
 	return dst, src

@@ -17,80 +17,82 @@ type poolKey struct {
 }
 
 // pool returns the pool for m.
-func (cs *workerListener) pool(m *Message) *upstream.Pool {
+func (wl *workerListener) pool(m *Message) *upstream.Pool {
 	opts := &m.proto.requests
 	switch {
 	case m.stream != nil:
 		opts = &m.proto.streams
+	case m.req.Lease != codecs.NotLeased && opts.Mode == upstream.InOrder:
+		opts = &m.proto.leased
 	case m.req.FixedID:
 		opts = &m.proto.fixed
 	}
 	k := poolKey{m.cluster, m.proto, m.req.Variant, opts.Mode}
-	dst, src := cs.addresses(m.conn, m.cluster)
+	dst, src := wl.addresses(m.conn, m.cluster)
 	common := dst == "" && !src.IsValid()
 	if common {
-		if cs.last.pool == nil || cs.last.key != k {
-			cs.last.key, cs.last.pool = k, cs.pools[k]
+		if wl.last.pool == nil || wl.last.key != k {
+			wl.last.key, wl.last.pool = k, wl.pools[k]
 		}
-		if p := cs.last.pool; p != nil && !p.Gone() {
-			p.Observe(cs)
+		if p := wl.last.pool; p != nil && !p.Gone() {
+			p.Observe(wl)
 			return p
 		}
 	}
-	p := cs.sh.up.Pool(upstream.Key{
-		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
+	p := wl.sh.up.Pool(upstream.Key{
+		Scope: wl.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
 		Profile: m.proto.profile, Variant: k.variant, Mode: k.mode,
-	}, m.proto.codec, opts, cs)
+	}, m.proto.codec, opts, wl)
 	if common {
-		cs.pools[k], cs.last.pool = p, p
+		wl.pools[k], wl.last.pool = p, p
 	}
 	return p
 }
 
 // Stray implements upstream.Observer.
-func (cs *workerListener) Stray(md *codecs.Metadata) {
-	cs.count(metrics.UpstreamStrayResponse, 1)
-	cs.late(md)
+func (wl *workerListener) Stray(md *codecs.Metadata) {
+	wl.count(metrics.UpstreamStrayResponse, 1)
+	wl.late(md)
 }
 
 // Event implements upstream.Observer.
-func (cs *workerListener) Event() { cs.count(metrics.UpstreamEvent, 1) }
+func (wl *workerListener) Event() { wl.count(metrics.UpstreamEvent, 1) }
 
 // Unserved implements upstream.Observer.
-func (cs *workerListener) Unserved() { cs.count(metrics.UpstreamUnserved, 1) }
+func (wl *workerListener) Unserved() { wl.count(metrics.UpstreamUnserved, 1) }
 
 // DecodingError implements upstream.Observer.
-func (cs *workerListener) DecodingError(cluster, addr string, err error, closes bool) {
-	cs.count(metrics.ResponseDecodingError, 1)
+func (wl *workerListener) DecodingError(cluster, addr string, err error, closes bool) {
+	wl.count(metrics.ResponseDecodingError, 1)
 	if closes {
-		cs.count(metrics.ResponseErrorCausedConnectionClose, 1)
+		wl.count(metrics.ResponseErrorCausedConnectionClose, 1)
 	}
-	cs.sh.warnOf(cluster, cs, "cluster %s: host %s: %v", cluster, addr, err)
+	wl.sh.warnOf(cluster, wl, "cluster %s: host %s: %v", cluster, addr, err)
 }
 
 // Closes implements upstream.Observer.
-func (cs *workerListener) Closes(cluster, addr, reason string) {
-	cs.count(metrics.UpstreamAbuse, 1)
-	cs.sh.warn(cs, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
+func (wl *workerListener) Closes(cluster, addr, reason string) {
+	wl.count(metrics.UpstreamAbuse, 1)
+	wl.sh.warn(wl, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
 }
 
 // Starves implements upstream.Observer.
-func (cs *workerListener) Starves() { cs.count(metrics.UpstreamPartialFrameWait, 1) }
+func (wl *workerListener) Starves() { wl.count(metrics.UpstreamPartialFrameWait, 1) }
 
 // Panicked implements upstream.Observer.
-func (cs *workerListener) Panicked(p *guard.Panic) {
+func (wl *workerListener) Panicked(p *guard.Panic) {
 	if p != nil {
 		if p.Logged {
 			return
 		}
 		p.Logged = true
-		cs.sh.logPanic(cs.StatPrefix, "", p)
+		wl.sh.logPanic(wl.StatPrefix, "", p)
 	}
-	cs.count(metrics.ConnectionPanic, 1)
+	wl.count(metrics.ConnectionPanic, 1)
 }
 
 // ConnectFailed implements upstream.Observer.
-func (cs *workerListener) ConnectFailed(cluster string, r host.CloseReason) {
-	cs.count(metrics.UpstreamConnectFail, 1)
-	cs.sh.warnOf(cluster+" "+r.String(), cs, "cluster %s: no connection: %s", cluster, r)
+func (wl *workerListener) ConnectFailed(cluster string, r host.CloseReason, why string) {
+	wl.count(metrics.UpstreamConnectFail, 1)
+	wl.sh.warnOf(cluster+" "+r.String(), wl, "cluster %s: no connection: %s", cluster, why)
 }

@@ -28,8 +28,9 @@ type protocol struct {
 	sniffer codecs.Sniffer // set where first bytes decide
 	profile unique.Handle[profile]
 
-	// Of requests whose ids can be changed and cannot, and of streams.
-	requests, fixed, streams upstream.Options
+	// Of requests whose ids can be changed and cannot, of those that lease a
+	// connection, and of streams.
+	requests, fixed, leased, streams upstream.Options
 
 	rewritesIDs  bool
 	ordered      bool // clients get their answers in the order of their requests
@@ -106,6 +107,8 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.requests = poolOptions(cfg, traits)
 	p.fixed = p.requests
 	p.fixed.Mode, p.fixed.Shared = upstream.OneByOne, false
+	p.leased = p.requests
+	p.leased.Mode, p.leased.Shared, p.leased.MinConnections = upstream.Leased, false, 0
 	p.streams = p.requests
 	p.streams.Mode, p.streams.Shared = upstream.Streams, false
 	p.streams.MinConnections = 0 // none is used twice

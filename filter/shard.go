@@ -92,35 +92,36 @@ func (s *shard) post(p posted) {
 
 // Accept implements host.Shard.
 func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.DownstreamEvents {
-	cs := s.config(cfg.(*listener))
-	cs.took(d)
+	wl := s.config(cfg.(*listener))
+	wl.took(d)
 	c := &connection{
-		sh: s, cfg: cs, d: d,
+		sh: s, cfg: wl, d: d,
 		lastUse: s.w.Now(),
 		leaveAt: inbox.Small,
 	}
-	c.partial.Init(c, &c.in, &s.partials, cs.Limits.MaxPartialBytes)
+	c.partial.Init(c, &c.in, &s.partials, wl.Limits.MaxPartialBytes)
 	if n := d.BufferLimit(); n > 0 {
 		c.leaveAt = min(c.leaveAt, n)
 	}
-	if len(cs.protocols) == 1 && cs.Passthrough == "" {
-		c.speaks(cs.protocols[0])
+	if len(wl.protocols) == 1 && wl.Passthrough == "" {
+		c.speaks(wl.protocols[0])
 	}
 	c.timer.Fire = c.onTimer
-	cs.add(c)
-	if cs.IdleTimeout > 0 {
-		c.arm(c.lastUse + cs.IdleTimeout)
+	c.lines.Client = c
+	wl.add(c)
+	if wl.IdleTimeout > 0 {
+		c.arm(c.lastUse + wl.IdleTimeout)
 	}
 	return c
 }
 
 func (s *shard) config(l *listener) *workerListener {
-	cs := s.listeners[l]
-	if cs == nil {
-		cs = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
-		s.listeners[l] = cs
+	wl := s.listeners[l]
+	if wl == nil {
+		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
+		s.listeners[l] = wl
 	}
-	return cs
+	return wl
 }
 
 // Run implements host.Shard.
@@ -276,9 +277,9 @@ func (s *shard) startStats() {
 // report hands the gathered metrics to the host.
 func (s *shard) report() {
 	left := s.dirty[:0]
-	for _, cs := range s.dirty {
-		if cs.listed = !cs.report(); cs.listed {
-			left = append(left, cs)
+	for _, wl := range s.dirty {
+		if wl.listed = !wl.report(); wl.listed {
+			left = append(left, wl)
 		}
 	}
 	clear(s.dirty[len(left):])
@@ -287,10 +288,10 @@ func (s *shard) report() {
 
 // dropPool forgets a pool that has been given up.
 func (s *shard) dropPool(p *upstream.Pool) {
-	for _, cs := range s.listeners {
-		maps.DeleteFunc(cs.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
-		if cs.last.pool == p {
-			cs.last.pool = nil
+	for _, wl := range s.listeners {
+		maps.DeleteFunc(wl.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		if wl.last.pool == p {
+			wl.last.pool = nil
 		}
 	}
 }
@@ -298,9 +299,9 @@ func (s *shard) dropPool(p *upstream.Pool) {
 // adoptPools has live configurations hear of the pools that one observed which is
 // gone.
 func (s *shard) adoptPools() {
-	for _, cs := range s.listeners {
-		for _, p := range cs.pools {
-			p.Observe(cs)
+	for _, wl := range s.listeners {
+		for _, p := range wl.pools {
+			p.Observe(wl)
 		}
 	}
 }

@@ -110,6 +110,9 @@ const (
 	// UpstreamPartialFrameWait: servers not read for a while, for the same.
 	UpstreamPartialFrameWait
 
+	// RequestUnanswered: quiet requests to which there was no answer.
+	RequestUnanswered
+
 	// Counters is how many there are.
 	Counters
 )
@@ -164,6 +167,7 @@ var counterNames = [Counters]string{
 	PartialFrameWait:                   "partial_frame_wait",
 	PartialFrameOverflow:               "partial_frame_overflow",
 	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
+	RequestUnanswered:                  "request_unanswered",
 }
 
 func (c Counter) String() string { return counterNames[c] }

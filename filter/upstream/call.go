@@ -17,6 +17,8 @@ type Call struct {
 	id     uint64
 	size   int
 	oneway bool
+	muted  bool // its answer is for nobody
+	lease  codecs.Lease
 	// absent: it stands in for a call that nobody waits for any more, and keeps
 	// its place in the order of answers.
 	absent bool

@@ -37,6 +37,7 @@ const (
 
 const (
 	connecting connState = iota
+	greeting             // its preface is not answered yet
 	ready
 	draining // gets no new call, closed when the last one has ended
 	closed
@@ -60,10 +61,12 @@ type conn struct {
 	in       inbox.Inbox
 	partial  inbox.Frame
 	out      *host.Buffer
-	spoilt   bool // owes an answer for which nothing stands in: gets no call at all
-	gone     bool // its host has said over it that it leaves
-	blocked  bool // the server does not take bytes
-	paused   bool // it is not read, as its stream's client does not read …
+	rite     *rite // it does not serve meanwhile; nil: it does
+	lease    *Line // that has had it last, of a client's own connections
+	spoilt   bool  // owes an answer for which nothing stands in: gets no call at all
+	gone     bool  // its host has said over it that it leaves
+	blocked  bool  // the server does not take bytes
+	paused   bool  // it is not read, as its stream's client does not read …
 	pausedAt time.Duration
 	starved  bool // … as there is no room for more of its frame
 	trailing int  // bytes that it has sent behind our end of stream
@@ -100,10 +103,15 @@ func (cn *conn) send(c *Call) {
 	m := p.m
 	c.unlist()
 	cn.unrest()
+	answered := c // the call that gets the answer
+	if c.muted {
+		answered = cn.owed(c)
+		answered.line = c.line
+	}
 	var id uint64
 	if p.byID() {
 		var ok bool
-		if id, ok = p.ids.take(c); !ok {
+		if id, ok = p.ids.take(answered); !ok {
 			cn.rest()
 			m.timers.Stop(&c.deadline)
 			c.fail(codecs.OverLimit, "no request id is free")
@@ -132,18 +140,23 @@ func (cn *conn) send(c *Call) {
 		m.timers.Stop(&c.deadline)
 		cn.keepUntil = m.now() + onewayTime
 		if c.line != nil {
-			c.line.sent(cn, true)
+			c.line.sent(c, cn, true)
 		}
 		cn.rest()
 		c.owner.Sent()
 		return
 	}
-	c.conn, c.id = cn, id
-	cn.calls.push(c)
+	answered.conn, answered.id = cn, id
+	cn.calls.push(answered)
 	cn.inFlight++
 	p.inFlight++
 	if c.line != nil {
-		c.line.sent(cn, false)
+		c.line.sent(c, cn, false)
+	}
+	if c.muted {
+		m.timers.Stop(&c.deadline)
+		cn.awaits(answered)
+		c.owner.Sent()
 	}
 }
 
@@ -187,10 +200,18 @@ func (cn *conn) Ready(addr string) {
 	if cn.state != connecting {
 		return
 	}
-	cn.host, cn.state = addr, ready
+	p := cn.pool
+	cn.host, cn.lastData = addr, p.m.now()
+	if !cn.greet() {
+		cn.begin()
+	}
+}
+
+// begin takes the connection into use.
+func (cn *conn) begin() {
 	p := cn.pool
 	now := p.m.now()
-	cn.lastData = now
+	cn.state = ready
 	age := p.opts.MaxAge
 	// The last fifth of its life is for finding a successor at the same host.
 	// Jitter of ±20 % keeps connections that were made together apart.
@@ -292,11 +313,23 @@ func (cn *conn) decode(b []byte, md *codecs.Metadata) (int, error) {
 	if cn.answers == nil {
 		return guard.Took(cn.dec.Decode(b, md))
 	}
-	var req *codecs.Metadata
-	if c := cn.calls.first; c != nil {
-		req = c.owner.Request()
+	for {
+		var req *codecs.Metadata
+		c := cn.calls.first
+		switch {
+		case cn.rite != nil:
+			req = cn.rite.awaited[0]
+		case c != nil:
+			req = c.owner.Request()
+		}
+		n, err := cn.answers.DecodeAnswer(b, md, req)
+		if err == nil || !errors.Is(err, codecs.ErrUnanswered) || c == nil || req.Type != codecs.Quiet || c.next == nil {
+			return guard.Took(n, err)
+		}
+		c.end()
+		c.owner.Sent()
+		md.Reset()
 	}
-	return guard.Took(cn.answers.DecodeAnswer(b, md, req))
 }
 
 // tooLarge fails the call whose answer md is if err says that it is above the
@@ -388,6 +421,10 @@ func (cn *conn) message(md *codecs.Metadata) {
 			cn.streamed(md)
 			return
 		}
+		if cn.rite != nil {
+			cn.rite.answered(md)
+			return
+		}
 		c := cn.answer(md)
 		if c == nil {
 			return
@@ -416,6 +453,13 @@ func (cn *conn) message(md *codecs.Metadata) {
 				return
 			}
 			buf.B = b
+		}
+	case codecs.Push:
+		if l := cn.lease; l != nil && l.conn == cn && l.client != nil && (l.held || l.open > 0) {
+			p.obs.Event()
+			l.client.Pushed(md)
+		} else {
+			cn.stray(md)
 		}
 	case codecs.GoAway:
 		p.obs.Event()
@@ -478,12 +522,15 @@ func (cn *conn) panicked(p *guard.Panic) {
 
 // close ends the connection now and its calls with e.
 func (cn *conn) close(e codecs.ErrorType, reason string) {
-	if cn.state == closed {
-		return
+	switch cn.state {
+	case closed:
+	case greeting:
+		cn.refused(reason)
+	default:
+		cn.leave()
+		cn.up.Close(false)
+		cn.failCalls(e, reason)
 	}
-	cn.leave()
-	cn.up.Close(false)
-	cn.failCalls(e, reason)
 }
 
 // leave takes the connection out of its pool.
@@ -491,6 +538,9 @@ func (cn *conn) leave() {
 	cn.unrest()
 	cn.pool.remove(cn)
 	cn.state = closed
+	if cn.rite != nil {
+		cn.rite.end()
+	}
 	cn.in.Wait(0)
 	cn.partial.Forget()
 	if cn.out != nil {
@@ -505,13 +555,17 @@ func (cn *conn) failCalls(e codecs.ErrorType, reason string) {
 		c.end()
 		c.fail(e, reason)
 	}
+	if l := cn.lease; l != nil && l.conn == cn && l.held {
+		l.held = false
+		l.client.LeaseLost()
+	}
 }
 
 // rest makes an exclusive connection without a call ready for the next: first for
 // the lines that wait for it, then for anybody.
 func (cn *conn) rest() {
 	p := cn.pool
-	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed {
+	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() {
 		return
 	}
 	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil {
@@ -542,7 +596,7 @@ func (cn *conn) unrest() {
 // drain lets the connection finish its calls and closes it then.
 func (cn *conn) drain() {
 	switch cn.state {
-	case connecting:
+	case connecting, greeting:
 		cn.leave()
 		cn.up.Close(false)
 	case ready:
@@ -566,7 +620,7 @@ func (cn *conn) retire() {
 // they are too many: they count as requests in flight.
 func (cn *conn) closeIfDrained() {
 	p := cn.pool
-	if cn.state != draining || cn.inFlight > cn.absent || len(cn.stalled) > 0 {
+	if cn.state != draining || cn.inFlight > cn.absent || len(cn.stalled) > 0 || cn.leased() {
 		return
 	}
 	if cn.absent > 0 && p.tooManyAbsent() || cn.absent == 0 && p.m.now() >= cn.keepUntil {
@@ -630,6 +684,9 @@ func (cn *conn) timedOut(c *Call) {
 	case p.byID() && (p.opts.Shared || c.released):
 		cn.giveUp(c)
 		p.freed(cn)
+	case p.opts.Mode == Leased: // what its client says next may depend on the answer
+		cn.spoil(c)
+		cn.close(codecs.UpstreamReset, "upstream connection closed: a request before has timed out")
 	case p.byID() || cn.calls.n == 1:
 		cn.spoil(c)
 		cn.close(codecs.Unspecified, "")
@@ -699,25 +756,38 @@ func (cn *conn) standIn(c *Call) {
 		cn.inFlight++
 		p.inFlight++
 	}
-	owed := &Call{pool: p, conn: cn, absent: true, sent: c.sent, due: c.due, id: c.id}
+	owed := cn.owed(c)
+	owed.conn, owed.id = cn, c.id
+	cn.calls.replace(c, owed)
+	if p.byID() {
+		p.ids.replace(c.id, owed)
+	}
+	cn.awaits(owed)
+	c.conn = nil
+	if c.line != nil {
+		c.line.ended(cn)
+	}
+}
+
+// owed returns a call that can stand in for c.
+func (cn *conn) owed(c *Call) *Call {
+	owed := &Call{pool: cn.pool, absent: true, sent: c.sent, due: c.due}
 	owner := &absent{}
 	if cn.answers != nil {
 		owner.req = c.owner.Request().Outline()
 	}
 	owed.Init(owner)
-	if c.due > m.now() {
-		m.timers.Start(&owed.deadline, c.due)
-	}
-	cn.calls.replace(c, owed)
-	if p.byID() {
-		p.ids.replace(c.id, owed)
+	return owed
+}
+
+// awaits counts an owed call that is in the list.
+func (cn *conn) awaits(owed *Call) {
+	p := cn.pool
+	if owed.due > p.m.now() {
+		p.m.timers.Start(&owed.deadline, owed.due)
 	}
 	cn.absent++
 	p.absent++
-	c.conn = nil
-	if c.line != nil {
-		c.line.ended(cn)
-	}
 }
 
 // absent is the owner of a call that stands in for another.
@@ -729,6 +799,7 @@ type absent struct {
 func (a *absent) Request() *codecs.Metadata { return a.req }
 func (*absent) Answered(*codecs.Metadata)   {}
 func (*absent) Failed(*Failure)             {}
+func (*absent) Sent()                       {}
 
 // WriteBlocked implements host.UpstreamEvents.
 func (cn *conn) WriteBlocked(blocked bool) {
@@ -757,7 +828,11 @@ func (cn *conn) Closed(r host.CloseReason) {
 		return
 	case connecting:
 		cn.leave()
-		p.connectFailed(cn.attempt, r)
+		p.connectFailed(cn.attempt, r, r.String())
+		return
+	case greeting:
+		cn.leave()
+		p.connectFailed(cn.attempt, host.ConnectFailed, "its preface has failed: connection "+r.String())
 		return
 	case ready, draining:
 		cn.leave()
@@ -775,6 +850,10 @@ func (cn *conn) Failed() {
 		return
 	}
 	cn.pool.obs.Panicked(nil)
+	if cn.state == greeting {
+		cn.refused(guard.Text)
+		return
+	}
 	cn.leave()
 	cn.failCalls(codecs.Unspecified, guard.Text)
 	cn.pool.kick()

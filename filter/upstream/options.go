@@ -18,6 +18,9 @@ const (
 	// InOrder: answers come in the order of the calls on a connection, and a
 	// client's calls reach servers in their order (see [Line]).
 	InOrder
+	// Leased: as InOrder, but a connection is a client's own, for as long as the
+	// client holds it (see codecs.Lease).
+	Leased
 	// OneByOne: a connection has one call at a time, which keeps its id.
 	OneByOne
 	// Streams: each call is a stream. It has a connection of its own, keeps its
@@ -100,8 +103,9 @@ type Observer interface {
 	Event()
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
-	// ConnectFailed: an attempt to connect failed.
-	ConnectFailed(cluster string, r host.CloseReason)
+	// ConnectFailed: an attempt to connect failed, or a server did not answer the
+	// preface as the codec wants it.
+	ConnectFailed(cluster string, r host.CloseReason, why string)
 }
 
 // Owner is what a Call is made for: an attempt to serve a request.
@@ -115,7 +119,8 @@ type Owner interface {
 	// Encode appends the request to dst, with id in place of its own. It changes
 	// nothing: it may be called again, for another call.
 	Encode(dst []byte, id uint64) ([]byte, error)
-	// Sent ends a call that expects no answer: it has been handed over.
+	// Sent ends a call whose owner awaits no answer: it has been handed over, or,
+	// if it was quiet, it has turned out that there is none.
 	Sent()
 	// Answered ends a call. resp and its frame are valid during Answered only.
 	Answered(resp *codecs.Metadata)

@@ -119,8 +119,12 @@ type Send struct {
 	Line *Line
 	// Size of the encoded call, in bytes, about.
 	Size int
-	// Oneway: no answer is expected.
-	Oneway bool
+	// Oneway: no answer is expected. Muted: none is wanted, but the server gives
+	// one.
+	Oneway, Muted bool
+	// Lease is what the call does with the connection of its own that its client
+	// has, where the pool is one of such.
+	Lease codecs.Lease
 	// Timeout after which the call fails, the time included that it waits.
 	Timeout time.Duration
 }
@@ -135,7 +139,7 @@ func (p *Pool) Send(c *Call, s Send) {
 		p.m.timers.Start(&p.tick, now+tickTime)
 	}
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
-	c.written, c.host, c.sent = false, "", 0
+	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
@@ -388,7 +392,7 @@ func (p *Pool) remove(cn *conn) {
 			if cn.outdated() {
 				p.old--
 			}
-			if cn.state == connecting {
+			if cn.state == connecting || cn.state == greeting {
 				p.trying--
 			}
 		}
@@ -545,9 +549,9 @@ func (p *Pool) failQueue(e codecs.ErrorType, reason string) {
 
 // connectFailed draws the consequences of a failed attempt. Attempts that were
 // made together count as one.
-func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
+func (p *Pool) connectFailed(attempt int, r host.CloseReason, why string) {
 	now := p.m.now()
-	p.obs.ConnectFailed(p.key.Cluster, r)
+	p.obs.ConnectFailed(p.key.Cluster, r, why)
 	switch {
 	case p.backoff == 0:
 		p.backoff, p.failed = firstBackoff, p.attempts
@@ -582,7 +586,11 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason) {
 			// The way upstream itself is being replaced: the next attempt
 			// goes over the new one.
 		default:
-			p.failQueue(codecs.ConnectFailure, "upstream connect failure in cluster "+p.key.Cluster)
+			reason := "upstream connect failure in cluster " + p.key.Cluster
+			if why != r.String() {
+				reason += ": " + why
+			}
+			p.failQueue(codecs.ConnectFailure, reason)
 		}
 	}
 	if p.queue.n > 0 {
