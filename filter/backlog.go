@@ -143,20 +143,6 @@ func (c *connection) handOver() {
 	}
 }
 
-// mayPark reports whether an answer of n bytes may wait for its turn.
-func (c *connection) mayPark(n int) bool {
-	return c.parked == 0 || c.parked+n <= c.cfg.Limits.MaxWriteBufferBytes
-}
-
-// park keeps the answer to m until its turn has come.
-func (c *connection) park(m *Message, b []byte) {
-	m.reply = make([]byte, len(b))
-	copy(m.reply, b)
-	c.parked += len(b)
-	c.sh.held += len(b)
-	c.sh.shed(max(c.cfg.Limits.MaxUnreadBytes, len(b)))
-}
-
 // overflow closes a connection for which too much waits.
 func (c *connection) overflow(why string) {
 	c.cfg.count(metrics.DownstreamOverflow, 1)

@@ -131,6 +131,16 @@ type withheld struct {
 	frame    []byte
 }
 
+// suspicion is what a connection knows of its requests that may be oneways in
+// disguise.
+type suspicion struct {
+	answers       uint64     // that the client has got
+	pipelines     bool       // has sent a request before the answer to another
+	aside         []*Message // known oneways that may still be answered
+	withheld      []withheld
+	withheldBytes int
+}
+
 // mayBeOneway reports whether a request that does not say so may be a oneway.
 func (m *Message) mayBeOneway() bool {
 	return m.proto.hiddenOneway && !m.req.ExpectsReply && m.stream == nil

@@ -97,8 +97,8 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	c := &connection{
 		sh: s, cfg: wl, d: d,
 		lastUse: s.w.Now(),
-		leaveAt: inbox.Small,
 	}
+	c.leaveAt = inbox.Small
 	c.partial.Init(c, &c.in, &s.partials, wl.Limits.MaxPartialBytes)
 	if n := d.BufferLimit(); n > 0 {
 		c.leaveAt = min(c.leaveAt, n)
