@@ -2,7 +2,6 @@ package filter
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 )
 
@@ -12,13 +11,6 @@ func (mod *Module) Pools() (n int) {
 		n += len(wl.pools)
 	}
 	return n
-}
-
-// Seed makes the workers' random numbers the same each time.
-func (mod *Module) Seed(seed uint64) {
-	for _, s := range mod.shards {
-		*s.rand = *rand.New(rand.NewPCG(seed, 2))
-	}
 }
 
 // Books tells what is wrong with what the workers count, "" if nothing. What pools

@@ -3,6 +3,7 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ type Module struct {
 
 	mu     sync.Mutex
 	shards []*shard
+	seed   uint64 // 0: none
 	// Configurations that were loaded between two publications came together;
 	// those of an earlier batch are replaced by those of a later one.
 	batch     int
@@ -40,11 +42,19 @@ func NewModule() *Module {
 	}
 }
 
+// Seed makes the random decisions of the workers that are made from now on the same
+// each time: a test that passes once passes always.
+func (mod *Module) Seed(seed uint64) { mod.seed = seed }
+
 // NewWorker implements host.Module.
 func (mod *Module) NewWorker(w host.Worker) host.Shard {
-	s := newShard(mod, w)
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
+	seed := mod.seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	s := newShard(mod, w, rand.New(rand.NewPCG(seed, uint64(len(mod.shards)))))
 	mod.shards = append(mod.shards, s)
 	return s
 }

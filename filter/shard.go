@@ -65,10 +65,10 @@ type posted struct {
 	call func(s *shard)
 }
 
-func newShard(mod *Module, w host.Worker) *shard {
+func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s := &shard{
 		mod: mod, w: w, timers: timer.New(w.Now()),
-		rand:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		rand:      rng,
 		listeners: map[*listener]*workerListener{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
