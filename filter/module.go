@@ -3,6 +3,7 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -23,6 +25,7 @@ type Module struct {
 
 	mu     sync.Mutex
 	shards []*shard
+	seed   uint64 // 0: none
 	// Configurations that were loaded between two publications came together;
 	// those of an earlier batch are replaced by those of a later one.
 	batch     int
@@ -38,11 +41,19 @@ func NewModule() *Module {
 	}
 }
 
+// Seed makes the random decisions of the workers that are made from now on the same
+// each time: a test that passes once passes always.
+func (mod *Module) Seed(seed uint64) { mod.seed = seed }
+
 // NewWorker implements host.Module.
 func (mod *Module) NewWorker(w host.Worker) host.Shard {
-	s := newShard(mod, w)
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
+	seed := mod.seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	s := newShard(mod, w, rand.New(rand.NewPCG(seed, uint64(len(mod.shards)))))
 	mod.shards = append(mod.shards, s)
 	return s
 }
@@ -55,7 +66,7 @@ type listener struct {
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
 	protocols []*protocol
-	metrics   metrics
+	metrics   metrics.Set
 	chain     []link
 	// respFilters and endFilters count the links that have such hooks.
 	respFilters, endFilters int
@@ -91,7 +102,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	l.mod = mod
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	var err error
-	if l.metrics, err = defineMetrics(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
 		return nil, l.refuse("stat_prefix", err)
 	}
 
@@ -236,18 +247,18 @@ func (l *listener) Destroy() {
 }
 
 func (s *shard) drain(l *listener) {
-	if cs := s.configs[l]; cs != nil {
-		for c := cs.conns; c != nil; c = c.next {
+	if wl := s.listeners[l]; wl != nil {
+		for c := wl.conns; c != nil; c = c.next {
 			c.drain()
 		}
 	}
 }
 
 func (s *shard) forget(l *listener) {
-	if cs := s.configs[l]; cs != nil && cs.conns == nil {
-		delete(s.configs, l)
-		cs.gone = true
+	if wl := s.listeners[l]; wl != nil && wl.conns == nil {
+		delete(s.listeners, l)
+		wl.gone = true
 		s.adoptPools()
-		s.dirty = slices.DeleteFunc(s.dirty, func(o *configShard) bool { return o == cs })
+		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
 	}
 }
