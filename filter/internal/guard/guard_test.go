@@ -3,7 +3,6 @@ package guard
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -43,7 +42,7 @@ func TestWhatPanicsComesBackAsAnErrorWithItsSite(t *testing.T) {
 				p := In(fmt.Errorf("a caller's words: %w", err))
 				require.NotNil(t, p, call)
 				require.NotNil(t, p.Value, call)
-				require.Regexp(t, regexp.MustCompile(`/guard_test\.go:\d+$`), p.Site, call)
+				require.Regexp(t, `/guard_test\.go:\d+$`, p.Site, call)
 				require.Contains(t, string(p.Stack), "guard_test.go", call)
 				require.False(t, p.Logged, call)
 			}
@@ -56,7 +55,7 @@ func TestErrorsThatAreNoPanics(t *testing.T) {
 	require.Nil(t, In(errOwn))
 	require.NoError(t, Do(func() {}))
 	for _, want := range []int{1, 5, 100} {
-		n, err := Decode(decoder(func(b []byte, _ *codecs.Metadata) (int, error) { return want, nil }), nil, nil)
+		n, err := Decode(decoder(func([]byte, *codecs.Metadata) (int, error) { return want, nil }), nil, nil)
 		require.NoError(t, err)
 		require.Equal(t, want, n)
 	}
