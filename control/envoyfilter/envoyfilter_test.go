@@ -41,12 +41,29 @@ func filters(t *testing.T, text string) []*Filter {
 	return fs
 }
 
+// inputs are the descriptions of testdata. Every file there is one of them, or
+// what comes of one: a golden file whose input has gone tests nothing.
+func inputs(t *testing.T) (inputs []string) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*")
+	require.NoError(t, err)
+	for _, file := range files {
+		if strings.HasSuffix(file, ".in.yaml") {
+			inputs = append(inputs, file)
+			continue
+		}
+		name, ok := strings.CutSuffix(file, ".out.yaml")
+		require.True(t, ok, "no test reads %s", file)
+		require.FileExists(t, name+".in.yaml", "%s is stale", file)
+	}
+	require.NotEmpty(t, inputs)
+	return inputs
+}
+
 // TestNothingIsLostByItsName: kubectl would let the second of two EnvoyFilters
 // of one name replace the first.
 func TestNothingIsLostByItsName(t *testing.T) {
-	inputs, err := filepath.Glob("testdata/*.in.yaml")
-	require.NoError(t, err)
-	for _, in := range inputs {
+	for _, in := range inputs(t) {
 		text, err := os.ReadFile(in)
 		require.NoError(t, err)
 		seen := map[string]bool{}
@@ -55,6 +72,7 @@ func TestNothingIsLostByItsName(t *testing.T) {
 			require.False(t, seen[name], "%s: %s", in, name)
 			seen[name] = true
 		}
+		require.NotEmpty(t, seen, in)
 	}
 }
 
@@ -85,10 +103,7 @@ func TestServicesShareTheLoopbackListener(t *testing.T) {
 // TestGenerate: what comes of each testdata/*.in.yaml is its .out.yaml, every
 // time. Istio's own validation of these is a test of e2e/istio.
 func TestGenerate(t *testing.T) {
-	inputs, err := filepath.Glob("testdata/*.in.yaml")
-	require.NoError(t, err)
-	require.NotEmpty(t, inputs)
-	for _, in := range inputs {
+	for _, in := range inputs(t) {
 		t.Run(filepath.Base(in), func(t *testing.T) {
 			text, err := os.ReadFile(in)
 			require.NoError(t, err)
