@@ -5,7 +5,6 @@ package check
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -17,8 +16,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/input"
 	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
@@ -33,7 +34,7 @@ type Found struct {
 // Report is what a file is, has, and is refused for.
 type Report struct {
 	// Kind is what the file was judged as, and by whose rules it was read; "" for
-	// the input of package envoyfilter, which its own line in Found names.
+	// the input of package input, which its own line in Found names.
 	Kind  string
 	Found []Found
 	// Notes tell of what is ignored without a word by those who read the file.
@@ -42,7 +43,7 @@ type Report struct {
 
 // File validates the configurations in a file of that name: an Envoy bootstrap
 // or any part of one, EnvoyFilters, a MetaProtocolProxy by itself, or the input
-// of package envoyfilter. What is for Envoy is read as Envoy reads it, which goes
+// of package input. What is for Envoy is read as Envoy reads it, which goes
 // by the name: YAML if it ends in .yaml or .yml, else JSON; "-" may be either.
 // Kubernetes objects are read as kubectl and istiod do. It knows the codecs and
 // filters that the program links.
@@ -150,11 +151,11 @@ func (p place) at(name string) (value place, line int) {
 	if p.Node != nil && p.Kind == yaml.MappingNode {
 		for i := len(p.Content) - 2; i >= 0; i -= 2 {
 			if k := p.Content[i]; source.SameName(k.Value, name) && p.Content[i+1].ShortTag() != "!!null" {
-				return place{p.Content[i+1], source.Join(p.path, k.Value)}, k.Line
+				return place{p.Content[i+1], fault.Join(p.path, k.Value)}, k.Line
 			}
 		}
 	}
-	return place{nil, source.Join(p.path, name)}, p.line()
+	return place{nil, fault.Join(p.path, name)}, p.line()
 }
 
 // elements are those of a list.
@@ -194,11 +195,11 @@ func (p place) text(name string) string {
 }
 
 func (c *checker) refuse(line int, path, format string, args ...any) {
-	c.errs = append(c.errs, &source.Error{Line: line, Path: path, Reason: fmt.Sprintf(format, args...)})
+	c.errs = append(c.errs, source.Errorf(line, path, format, args...))
 }
 
 func (c *checker) note(line int, path, format string, args ...any) {
-	c.notes = append(c.notes, &source.Error{Line: line, Path: path, Reason: fmt.Sprintf(format, args...)})
+	c.notes = append(c.notes, source.Errorf(line, path, format, args...))
 }
 
 func (c *checker) finds(line int, format string, args ...any) {
@@ -264,14 +265,12 @@ func (r *libprotobuf) parts(p place) {
 // service is the generator's input.
 func (c *checker) service() {
 	c.finds(c.root.Line, "service %s", place{Node: c.root}.text("host"))
-	s, err := envoyfilter.New(c.root)
-	if err == nil {
-		_, err = s.Generate()
+	s, places, errs := input.New(c.root)
+	if len(errs) == 0 {
+		_, faults := envoyfilter.Generate(s)
+		errs = places.Locate(faults)
 	}
-	var errs source.Errors
-	if errors.As(err, &errs) {
-		c.errs = append(c.errs, errs...)
-	}
+	c.errs = append(c.errs, errs...)
 }
 
 // walk looks for filters of dynamic modules at p and below.

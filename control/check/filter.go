@@ -8,6 +8,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/source"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -55,7 +56,7 @@ func (c *checker) module(p place) {
 	default:
 		if dm.text("name") == moduleName {
 			c.finds(p.Line, "filter %q", name)
-			c.refuse(nameLine, source.Join(p.path, "filter_name"), "want %s or %s", proxyFilter, carrierFilter)
+			c.refuse(nameLine, fault.Join(p.path, "filter_name"), "want %s or %s", proxyFilter, carrierFilter)
 		}
 	}
 }
@@ -105,14 +106,14 @@ func (c *checker) filterConfig(p place) (loaded, bool) {
 		return loaded{raw: raw, where: place{path: value.path}, first: value.Line}, ok
 	case isProxy(url):
 		if c.kubernetes { // else it has been refused
-			c.refuse(typeLine, source.Join(a.path, "@type"), unknownToEnvoy)
+			c.refuse(typeLine, fault.Join(a.path, "@type"), unknownToEnvoy)
 		}
 	case name == "":
-		c.refuse(typeLine, source.Join(a.path, "@type"), "required")
+		c.refuse(typeLine, fault.Join(a.path, "@type"), "required")
 	case value.Node == nil:
 		c.refuse(typeLine, value.path, "required")
 	default:
-		c.refuse(typeLine, source.Join(a.path, "@type"), "want google.protobuf.Struct, google.protobuf.StringValue or a TypedStruct")
+		c.refuse(typeLine, fault.Join(a.path, "@type"), "want google.protobuf.Struct, google.protobuf.StringValue or a TypedStruct")
 	}
 	return loaded{}, false
 }

@@ -4,7 +4,6 @@ import (
 	"flag"
 
 	"github.com/meltemi-mesh/meltemi/control/check"
-	"github.com/meltemi-mesh/meltemi/control/source"
 	_ "github.com/meltemi-mesh/meltemi/filter/router" // as in every shared object
 )
 
@@ -45,7 +44,7 @@ func (e *env) check(args []string) int {
 		e.printf("%s:%d: %s\n", file, f.Line, f.What)
 	}
 	for _, n := range r.Notes {
-		e.printf("%s:%d: note: %v\n", file, n.Line, (&source.Error{Path: n.Path, Reason: n.Reason}).Error())
+		e.printf("%s:%d: note: %v\n", file, n.Line, n.Fault)
 	}
 	switch {
 	case len(r.Faults) > 0:

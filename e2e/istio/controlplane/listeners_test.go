@@ -70,9 +70,9 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 		for _, oursAreNewer := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%t", tc.golden, oursAreNewer), func(t *testing.T) {
 				now := time.Unix(1_800_000_000, 0)
-				theirs, ours := parse(t, tc.mesh, now), parse(t, read(t, "../../../control/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(-time.Hour))
+				theirs, ours := parse(t, tc.mesh, now), parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(-time.Hour))
 				if oursAreNewer {
-					ours = parse(t, read(t, "../../../control/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
+					ours = parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
 				}
 				got := chains(t, append(theirs, ours...), tc.gateway, tc.port)
 				if !slices.Equal(got, tc.want) {
