@@ -37,7 +37,8 @@ type Report struct {
 	// the input of package input, which its own line in Found names.
 	Kind  string
 	Found []Found
-	// Notes tell of what is ignored without a word by those who read the file.
+	// Notes tell of what those who read the file ignore, or do without, and say
+	// nothing.
 	Notes, Faults source.Errors
 }
 
@@ -135,8 +136,8 @@ type checker struct {
 
 // listener is one of a document.
 type listener struct {
-	path   string
-	socket string // the pipe to which it is bound
+	socket  string // the pipe to which it is bound
+	carrier bool   // there is one among its filters
 }
 
 // place is a node with its path.
@@ -293,10 +294,16 @@ func (c *checker) walk(p place) {
 		return
 	}
 	if p.has("filter_chains") {
-		defer func(outer *listener) { c.listener = outer }(c.listener)
 		address, _ := p.at("address")
 		pipe, _ := address.at("pipe")
-		c.listener = &listener{p.path, pipe.text("path")}
+		outer := c.listener
+		c.listener = &listener{socket: pipe.text("path")}
+		defer func() {
+			if c.listener.carrier {
+				c.loopback(p)
+			}
+			c.listener = outer
+		}()
 	}
 	if filters, _ := p.at("filters"); filters.Node != nil {
 		c.order(filters.elements())

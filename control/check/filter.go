@@ -1,7 +1,6 @@
 package check
 
 import (
-	"errors"
 	"strings"
 
 	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
@@ -46,6 +45,9 @@ func (c *checker) module(p place) {
 		}
 	case carrierFilter:
 		c.carrier = true
+		if c.listener != nil {
+			c.listener.carrier = true
+		}
 		if terminal.Node != nil && terminal.Value != "false" {
 			c.refuse(terminalLine, terminal.path, "must not be set: tcp_proxy ends the chain")
 		}
@@ -233,20 +235,4 @@ func (c *checker) shares(l loaded, prefix string) {
 		return
 	}
 	c.tables = append(c.tables, t)
-}
-
-// carrierConfig checks that the carriers are dialled where their listener is.
-func (c *checker) carrierConfig(l loaded) {
-	socket, err := config.LoadCarrier(l.raw)
-	var fault *config.Error
-	switch {
-	case errors.As(err, &fault):
-		c.refuse(l.line(fault.Path), behind(l.where.path, fault.Path), "%s", fault.Reason)
-	case err != nil:
-		c.refuse(l.first, l.where.path, "%v", err)
-	case c.listener != nil && c.listener.socket == "":
-		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is not bound to a pipe")
-	case c.listener != nil && c.listener.socket != socket:
-		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", c.listener.socket)
-	}
 }

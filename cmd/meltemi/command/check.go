@@ -20,7 +20,7 @@ as kubectl and istiod do. The two differ in what is a boolean or a number, in
 merge keys and more; the first line says which it was.
 
 Each fault is printed with its line and field, and notes tell of what is ignored
-without a word. The status is 0 if there are configurations and no faults, else 1.
+without a word, or missing from the loopback listener. The status is 0 if there are configurations and no faults, else 1.
 
 `
 
