@@ -45,11 +45,17 @@ type Report struct {
 // File validates the configurations in a file of that name: an Envoy bootstrap
 // or any part of one, EnvoyFilters, a MetaProtocolProxy by itself, or the input
 // of package input. What is for Envoy is read as Envoy reads it, which goes
-// by the name: YAML if it ends in .yaml or .yml, else JSON; "-" may be either.
+// by the name: YAML if it ends in .yaml or .yml, protobuf's binary form or text if
+// in .pb or .pb_text, else JSON; "-" may be YAML or JSON.
 // Kubernetes objects are read as kubectl and istiod do. It knows the codecs and
 // filters that the program links.
 func File(name string, text []byte) *Report {
 	r := new(Report)
+	lower := strings.ToLower(name)
+	if binary := strings.HasSuffix(lower, ".pb"); binary || strings.HasSuffix(lower, ".pb_text") {
+		r.serialized(text, binary)
+		return r
+	}
 	docs, fault := source.Parse(text)
 	switch {
 	case fault != nil && kubernetesObject.Match(text), slices.ContainsFunc(docs, func(n *yaml.Node) bool { return place{Node: n}.has("apiVersion") }):
@@ -123,8 +129,9 @@ type checker struct {
 	root        *yaml.Node
 	found       []Found
 	errs, notes source.Errors
-	// kubernetes: Envoy gets what is here from istiod.
-	kubernetes bool
+	// kubernetes: Envoy gets what is here from istiod. serialized: it does not need
+	// to know each type.
+	kubernetes, serialized bool
 
 	// listener is where walk is, nil outside of one.
 	listener *listener

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"strings"
 
 	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
@@ -106,6 +107,8 @@ func (c *checker) filterConfig(p place) (loaded, bool) {
 			c.refuse(value.Line, value.path, "want base64")
 		}
 		return loaded{raw: raw, where: place{path: value.path}, first: value.Line}, ok
+	case isProxy(url) && c.serialized: // the module gets the message as it is
+		return c.json(a)
 	case isProxy(url):
 		if c.kubernetes { // else it has been refused
 			c.refuse(typeLine, fault.Join(a.path, "@type"), unknownToEnvoy)
@@ -126,8 +129,8 @@ func (c *checker) json(p place) (loaded, bool) {
 		c.errs = append(c.errs, fault)
 		return loaded{}, false
 	}
-	if o, ok := v.(map[string]any); ok && o["type_url"] != nil {
-		delete(o, "@type") // a TypedStruct's own
+	if o, ok := v.(map[string]any); ok {
+		delete(o, "@type") // of an Any that has the message
 	}
 	raw, ok := c.marshal(doubles(v), p)
 	return loaded{raw: raw, where: p, first: p.Line}, ok
@@ -209,6 +212,14 @@ type table struct {
 	statPrefix, scope, name string
 	routes                  proto.Message
 	line                    int
+	path                    string
+}
+
+func (t table) String() string {
+	if t.line == 0 {
+		return t.path
+	}
+	return fmt.Sprintf("line %d", t.line)
 }
 
 // shares refuses what another listener of the document calls its own.
@@ -220,15 +231,15 @@ func (c *checker) shares(l loaded, prefix string) {
 	if len(errs) > 0 {
 		return
 	}
-	t := table{c.listener, p.StatPrefix, p.TableScope, p.RouteConfig.GetName(), p.RouteConfig, l.line(prefix + "stat_prefix")}
+	t := table{c.listener, p.StatPrefix, p.TableScope, p.RouteConfig.GetName(), p.RouteConfig, l.line(prefix + "stat_prefix"), behind(l.where.path, prefix+"stat_prefix")}
 	for _, o := range c.tables {
 		same := o.listener == t.listener
 		switch {
 		case o.statPrefix == t.statPrefix && !same:
-			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at line %d: each needs its own", t.statPrefix, o.line)
+			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at %v: each needs its own", t.statPrefix, o)
 		case o.scope == t.scope && o.name == t.name && (!same || !proto.Equal(o.routes, t.routes)):
 			c.refuse(l.line(prefix+"route_config.name"), behind(l.where.path, prefix+"route_config.name"),
-				"the route table %q of the scope %q is also that of the configuration at line %d: each needs its own", t.name, t.scope, o.line)
+				"the route table %q of the scope %q is also that of the configuration at %v: each needs its own", t.name, t.scope, o)
 		default:
 			continue
 		}

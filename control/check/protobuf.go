@@ -506,7 +506,9 @@ func (r *libprotobuf) any(p place, m protoreflect.Message) {
 	defer func() { proto.Merge(m.Interface(), a) }()
 	name := protoreflect.FullName(typeName(t.Value))
 	if isProxy(t.Value) {
-		r.refuseAt(t, unknownToEnvoy)
+		if !r.serialized {
+			r.refuseAt(t, unknownToEnvoy)
+		}
 		return
 	}
 	mt, err := protoregistry.GlobalTypes.FindMessageByName(name)

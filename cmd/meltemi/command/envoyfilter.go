@@ -207,15 +207,11 @@ func generated(text []byte) (*ir.Service, []*envoyfilter.Filter, source.Errors) 
 func (e *env) faults(file string, errs source.Errors) int {
 	_ = e.stdout.Flush() // Main reports it
 	for _, fault := range errs {
-		f := *fault
+		line := fault.Line
 		if file == "flags" {
-			f.Line = 0
+			line = 0
 		}
-		if f.Line > 0 {
-			e.complain("%s:%s\n", file, &f)
-		} else {
-			e.complain("%s: %s\n", file, &f)
-		}
+		e.complain("%s: %v\n", at(file, line), fault.Fault)
 	}
 	return statusFault
 }
