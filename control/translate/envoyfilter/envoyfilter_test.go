@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
@@ -219,6 +221,29 @@ func TestARangeOfOneAddressIsAnAddressToo(t *testing.T) {
 	got := generate(t, host+ports+"addresses: [10.1.1.1/32, '2001:DB8::1/128']\n")
 	for _, name := range []string{"10.1.1.1_1", "2001:db8::1_1", "0.0.0.0_1"} {
 		require.Regexp(t, "name: \"?"+regexp.QuoteMeta(name)+"\"?\n", got)
+	}
+}
+
+// TestWhatAListenerCanBeFoundBy: the endpoints of a headless service have
+// listeners that differ from others at its port by their names alone, see
+// DESIGN.md. When Istio can match by something else the filter can leave those
+// others alone.
+func TestWhatAListenerCanBeFoundBy(t *testing.T) {
+	for _, tc := range []struct {
+		match proto.Message
+		known []string
+	}{
+		{&networking.EnvoyFilter_ListenerMatch{}, []string{"filter_chain", "listener_filter", "name", "port_name", "port_number"}},
+		{&networking.EnvoyFilter_ListenerMatch_FilterChainMatch{}, []string{"application_protocols", "destination_port", "filter", "name", "sni", "transport_protocol"}},
+		{&networking.EnvoyFilter_ListenerMatch_FilterMatch{}, []string{"name", "sub_filter"}},
+		{&networking.EnvoyFilter_ProxyMatch{}, []string{"metadata", "proxy_version"}},
+	} {
+		var got []string
+		fields := tc.match.ProtoReflect().Descriptor().Fields()
+		for i := range fields.Len() {
+			got = append(got, string(fields.Get(i).Name()))
+		}
+		require.ElementsMatch(t, tc.known, got)
 	}
 }
 
