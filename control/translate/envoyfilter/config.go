@@ -17,7 +17,7 @@ import (
 
 // config makes a MetaProtocolProxy of what is generated and what the service has
 // under side.
-func (g *generator) config(p *ir.Port, path, side, statPrefix string, routes []any) object {
+func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) object {
 	extra := g.s.Outbound
 	if side == "inbound" {
 		extra = g.s.Inbound

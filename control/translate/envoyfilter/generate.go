@@ -154,7 +154,7 @@ func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	}
 	before := len(g.faults)
 	routes, to := g.routes(p)
-	cfg := g.config(p, path, "outbound", cluster, routes)
+	cfg := g.config(p, "outbound", cluster, routes)
 	if g.s.Headless {
 		upstream(cfg)["original_dst"] = "ALWAYS"
 	}
@@ -256,7 +256,7 @@ func (g *generator) inbound(p *ir.Port, path string) {
 	f := g.add("inbound", name, g.s.Server.Namespace, g.s.Server.Selector)
 	before := len(g.faults)
 	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
-	cfg := g.config(p, path, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
+	cfg := g.config(p, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
 	if g.s.Server.PreserveSource {
 		g.preserveSource(cfg, p)
 		// Under REDIRECT nothing would come back to the proxy.
@@ -275,7 +275,7 @@ func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 	f := g.add("gateway", suffixed(name, w.Name), w.Namespace, w.Selector)
 	before := len(g.faults)
 	routes, to := g.routes(p)
-	cfg := g.config(p, path, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
+	cfg := g.config(p, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
 	g.check(before, cfg, p, path, "outbound")
 	var listeners []*networking.EnvoyFilter_ListenerMatch
 	for _, h := range w.SNIHosts {
