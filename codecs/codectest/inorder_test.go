@@ -259,7 +259,7 @@ func (c *till) Encode(dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byt
 	return append(append(dst, "sure "...), rest...), nil
 }
 
-func (c *till) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+func (c *till) EncodeError(dst []byte, _ *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 	text := strings.Map(func(r rune) rune {
 		if r < ' ' {
 			return ' '
