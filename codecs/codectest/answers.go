@@ -188,8 +188,8 @@ func (c *check) others() (others []*codecs.Metadata) {
 const maxAnswers = 16
 
 // answers checks that what an answer is depends on its own request only: parts of
-// it may have been there when another was the first to wait, or none. A Push
-// answers none, and is one whoever waits.
+// it may have been there when one that is quiet was the first to wait, or none. A Push
+// answers none of them.
 func (c *check) answers() {
 	if !c.seesRequests() {
 		c.skipped = "the codec is no AnswerDecoder"
@@ -217,7 +217,9 @@ func (c *check) answers() {
 				}
 			}
 			if st.frames[k].meta.Type == codecs.Push {
-				c.pushed(st, k)
+				for _, other := range quiet {
+					c.pushed(st, k, other)
+				}
 			}
 		}
 	})
@@ -273,16 +275,24 @@ func (c *check) sameAnswer(w where, dec codecs.Decoder, b []byte, f frame, m *co
 	}
 }
 
-// pushed shows frame k, which is a Push, to the decoder when nobody waits.
-func (c *check) pushed(st *stream, k int) {
+// pushed shows frame k, which is a Push, to the decoder when nobody waits, or quiet.
+func (c *check) pushed(st *stream, k int, quiet *codecs.Metadata) {
 	f := st.frames[k]
 	w := where{stream: st, frame: k, doing: "when nobody waits"}
-	dec := c.decoder(st)
+	dec, ok := c.decoder(st).(*answers)
+	if !ok {
+		return
+	}
 	c.upTo(w, dec, st, k, math.MaxInt)
-	rewind(dec, len(st.requests))
+	dec.requests, dec.taken = nil, 0
+	if quiet != nil {
+		w.doing = "when one waits that is quiet: " + Describe(quiet)
+		dec.requests = []*codecs.Metadata{quiet}
+	}
 	var m codecs.Metadata
 	c.whole(w, dec, &m, st.frame(k), f.n)
-	c.same(w, st.frame(k), f, &m)
+	f.taken = 0
+	c.sameAnswer(w, dec, st.frame(k), f, &m)
 }
 
 // unasked checks that answers for which nobody has asked cause no panic, whatever

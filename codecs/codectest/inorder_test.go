@@ -188,6 +188,8 @@ func (d *tillServer) DecodeAnswer(buf []byte, m, req *codecs.Metadata) (int, err
 			m.Type = codecs.Response
 		case d.broken == "a push that needs a request" && req == nil:
 			return tillFault("nobody waits")
+		case d.broken == "a push behind a quiet request" && req != nil && req.Type == codecs.Quiet:
+			return 0, codecs.ErrUnanswered
 		}
 		return n, nil
 	case bytes.HasPrefix(line, []byte("NO ")):
@@ -428,6 +430,7 @@ func TestEveryFaultOfACodecWithoutIDsIsFound(t *testing.T) {
 		{"a lease of a server", "splits", "Lease is set on a response, which is no request", nil},
 		{"a push that answers", "loading", "", nil},
 		{"a push that needs a request", "answers", "when nobody waits: the frame is refused", without("push", "answer behind a push")},
+		{"a push behind a quiet request", "answers", "when one waits that is quiet: quiet", nil},
 		{"no answer to a request", "invalid", "ErrUnanswered is returned though the request is a request, not quiet", nil},
 		{"no answer to nobody", "unasked", "ErrUnanswered is returned though no request waits", nil},
 		{"an answer for anybody", "invalid", "another's answer: it is not refused", nil},

@@ -157,8 +157,10 @@ func (m *newModule) requireRelease() error {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
 		for _, d := range info.Deps {
-			if d.Path == module {
+			if d.Path == module && d.Replace == nil {
 				version = d.Version
+			} else if d.Path == module {
+				version = "" // of a folder
 			}
 		}
 	}
