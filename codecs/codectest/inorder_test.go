@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -48,12 +51,16 @@ var tillCommands = map[string]struct {
 // tillOrder numbers the commands, as they go into Scratch.
 var tillOrder = slices.Sorted(maps.Keys(tillCommands))
 
+var tillKeyName = []byte("key")
+
 const (
 	tillCommand = iota // 1 + the place in tillOrder
 	tillKey            // the hash of the key
 )
 
-func (*till) Traits() codecs.Traits { return codecs.Traits{Correlation: codecs.InOrder} }
+func (*till) Traits() codecs.Traits {
+	return codecs.Traits{Correlation: codecs.InOrder, Attributes: []string{"key"}}
+}
 
 func (c *till) NewDecoder(d codecs.Direction) codecs.Decoder {
 	if d == codecs.ServerToClient {
@@ -98,6 +105,8 @@ func (d *tillClient) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return n, nil
 	}
 	m.Type, m.Lease = cmd.means, cmd.lease
+	m.SetOperation(nil, key)
+	m.Put(tillKeyName, key)
 	m.ExpectsReply = m.Type == codecs.Heartbeat || m.Type == codecs.Goodbye
 	m.Scratch[tillCommand] = uint32(1 + slices.Index(tillOrder, string(name)))
 	m.Scratch[tillKey] = crc32.ChecksumIEEE(key)
@@ -160,9 +169,16 @@ func (d *tillServer) DecodeAnswer(buf []byte, m, req *codecs.Metadata) (int, err
 		name = tillOrder[req.Scratch[tillCommand]-1]
 	}
 	n, err := d.lines(buf, name == "list" && buf[0] == '-')
+	if err == nil && n <= len(buf) && name == "get" && bytes.HasPrefix(buf, []byte("BLOB ")) {
+		size, _ := strconv.ParseUint(string(buf[len("BLOB "):n-1]), 10, 16)
+		n += int(size)
+	}
 	switch {
 	case err != nil:
 		return n, err
+	case n > d.limit:
+		m.Type = codecs.Response
+		return 0, &codecs.TooLarge{Size: n, Limit: d.limit}
 	case n > len(buf):
 		if d.broken == "the first request that waited" && d.last == 0 && req != nil {
 			d.last = req.Scratch[tillKey]
@@ -172,7 +188,7 @@ func (d *tillServer) DecodeAnswer(buf []byte, m, req *codecs.Metadata) (int, err
 		}
 		return n, nil
 	}
-	line := buf[:n-1]
+	line := buf[:bytes.IndexByte(buf, '\n')]
 	m.Type, m.Raw, m.HeaderSize = codecs.Response, buf[:n:n], n
 	quiet := req != nil && req.Type == codecs.Quiet
 	belongs := req != nil && strings.HasPrefix(string(line), tillCommands[name].ok) && name != ""
@@ -194,6 +210,7 @@ func (d *tillServer) DecodeAnswer(buf []byte, m, req *codecs.Metadata) (int, err
 		return n, nil
 	case bytes.HasPrefix(line, []byte("NO ")):
 		m.Type, m.Status = codecs.Error, codecs.StatusError
+	case bytes.HasPrefix(line, []byte("BLOB ")) && name == "get":
 	case string(line) == "MISS" && (name == "get" || name == "sure"):
 	case string(line) == "MISS" && name == "soft":
 		m.Silent = true
@@ -257,6 +274,9 @@ func (c *till) Encode(dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byt
 		return append(append(dst, "note "...), rest...), nil
 	case c.broken == "a quiet request that changes each time":
 		return append(append(dst, "soft "...), append([]byte("x"), rest...)...), nil
+	}
+	if c.broken == "a quiet request that gets another key" {
+		return append(append(dst, "sure x"...), rest...), nil
 	}
 	return append(append(dst, "sure "...), rest...), nil
 }
@@ -369,7 +389,7 @@ func tillSuite(broken string) Suite {
 		Frames: []Frame{
 			ask("get k"), ask("list"), ask("if k"), ask("soft k"), ask("sure k"), ask("drop k"), ask("note k"), ask("ping"), ask("quit"),
 			ask("user joe"), ask("open", session), ask("close"),
-			{Name: "get in a session", Direction: c2s, Prelude: []byte("open\n"), Bytes: []byte("get k\n"), Want: "request id=0 lease=1 status=0 reply=false size=6+0"},
+			{Name: "get in a session", Direction: c2s, Prelude: []byte("open\n"), Bytes: []byte("get k\n"), Want: "request id=0 lease=1 status=0 reply=false size=6+0 op=k key=\"k\""},
 			answer("hit", "get k\n", "VALUE k v\n"),
 			answer("miss", "get k\n", "MISS\n"),
 			answer("error", "get k\n", "NO way\n"),
@@ -409,6 +429,22 @@ func tillSuite(broken string) Suite {
 
 func TestASoundCodecWithoutIDsPasses(t *testing.T) { Run(t, tillSuite("")) }
 
+// TestCapturesOfACodecWithoutIDs: what frames are left out, as they are too large,
+// leaves the others with their own requests.
+func TestCapturesOfACodecWithoutIDs(t *testing.T) {
+	dir := t.TempDir()
+	blob := func(n int) string { return fmt.Sprintf("BLOB %d\n%s", n, strings.Repeat("x", n)) }
+	for name, b := range map[string]string{
+		"a.c2s.bin": "get a\nget b\nlist\nif i\nget c\nping\nget d\ndrop d\nquit\n",
+		"a.s2c.bin": blob(300) + blob(200) + "- a\n- .\nVALUE c 1\nPONG\nMISS\nOK\nBYE\n",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(b), 0o600))
+	}
+	s := tillSuite("")
+	s.Captures = []string{filepath.Join(dir, "*.bin")}
+	Run(t, s)
+}
+
 func FuzzDecodeOfACodecWithoutIDs(f *testing.F) { FuzzDecode(f, tillSuite("")) }
 
 func FuzzEncodeOfACodecWithoutIDs(f *testing.F) { FuzzEncode(f, tillSuite("")) }
@@ -445,6 +481,7 @@ func TestEveryFaultOfACodecWithoutIDsIsFound(t *testing.T) {
 		{"nobody remembered", "answers", "its begin shown when nobody waited", nil},
 		{"the frame of the request", "loading", "the codec panics: runtime error: index out of range", nil},
 		{"a quiet request that becomes another", "round_trip", `as given out it has changed: Malformed is "no command"`, nil},
+		{"a quiet request that gets another key", "round_trip", `attribute "key" has changed from ["k"] to ["xk"]`, nil},
 		{"a quiet request that becomes a oneway", "round_trip", "as given out it has changed: type is oneway, not quiet", nil},
 		{"a quiet request that changes each time", "round_trip", "given out once more it becomes", nil},
 		{"an error that is a push", "error_replies", "the answer is decoded as a push", nil},

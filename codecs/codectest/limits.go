@@ -131,7 +131,9 @@ func (c *check) above(w where, st *stream, k int, codec codecs.Codec, dec codecs
 		if f := st.frames[j]; f.n <= large.Limit {
 			w := where{stream: st, frame: j, doing: "behind one that was too large"}
 			c.whole(w, dec, m, st.frame(j), f.n)
-			c.same(w, st.frame(j), f, m)
+			c.sameAnswer(w, dec, st.frame(j), f, m)
+		} else {
+			rewind(dec, f.taken)
 		}
 	}
 	if k == st.first && !c.light {

@@ -86,6 +86,9 @@ func outspoken(m, as *codecs.Metadata) *codecs.Metadata {
 // sameRequest checks that m, which is frame k and has become out, is the same
 // request.
 func (c *check) sameRequest(w where, st *stream, k int, m *codecs.Metadata, out []byte) {
+	own := *c
+	own.mem = memory{} // m is in that of c
+	c = &own
 	if !reserved(m.Type) {
 		c.failf(w, m.Raw, "it becomes\n%s", dump(out))
 	}
