@@ -75,15 +75,17 @@ func (c *check) opening(w where, out []byte, v uint8) (requests []*codecs.Metada
 		switch {
 		case err != nil || n > len(out)-at:
 			c.failf(w, out[at:], "it is not of whole frames: Decode returns %d, %v", n, err)
-		case m.Type != codecs.Request && m.Type != codecs.Oneway:
+		case m.Type == codecs.Oneway:
+		case m.Type == codecs.Request, m.Type == codecs.Muted, m.Type == codecs.Heartbeat && m.ExpectsReply:
+			requests = append(requests, m.Outline())
+		default:
 			c.failf(w, out[at:at+n], "it is decoded as a %s, want a request or a oneway", m.Type)
+		}
+		switch {
 		case m.Malformed != "":
 			c.failf(w, out[at:at+n], "it is malformed: %s", m.Malformed)
 		case m.Variant != v:
 			c.failf(w, out[at:at+n], "it is of variant %d", m.Variant)
-		}
-		if m.Type == codecs.Request {
-			requests = append(requests, m.Outline())
 		}
 		at += n
 	}
