@@ -309,7 +309,7 @@ func (c *till) AppendPreface(dst []byte, _ uint8) ([]byte, error) {
 	case "a preface that is cut off":
 		return append(dst, "user joe\nuser"...), nil
 	case "a preface that is none of requests":
-		return append(dst, "ping\n"...), nil
+		return append(dst, "quit\n"...), nil
 	case "a preface that is malformed":
 		return append(dst, "login joe\n"...), nil
 	case "a preface that changes":
@@ -488,7 +488,7 @@ func TestEveryFaultOfACodecWithoutIDsIsFound(t *testing.T) {
 		{"a goodbye that is answered as a ping", "heartbeats", "it is the answer to another request", nil},
 		{"a heartbeat that is answered by an error", "heartbeats", "the answer is decoded as a error", nil},
 		{"a preface that is cut off", "preface", "it is not of whole frames", nil},
-		{"a preface that is none of requests", "preface", "it is decoded as a heartbeat, want a request or a oneway", nil},
+		{"a preface that is none of requests", "preface", "it is decoded as a goodbye, want a request or a oneway", nil},
 		{"a preface that is malformed", "preface", "it is malformed: no command", nil},
 		{"a preface that changes", "preface", "it is encoded differently a second time", nil},
 		{"a preface in the place of what was before", "preface", "what stood before is gone", nil},
