@@ -23,7 +23,7 @@ const MaxDepth = 64
 // MaxValues is how many values are moved over between two calls of Reset, their
 // elements, classes, names of fields and parts of strings included: it bounds what a
 // message costs.
-const MaxValues = 1 << 20
+const MaxValues = 1 << 19
 
 // Faults of a value.
 var (
