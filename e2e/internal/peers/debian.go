@@ -31,7 +31,7 @@ func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
 	t.Helper()
 	needed(t, d.program, "Debian's packages", d.unpack())
 	cmd := exec.Command(filepath.Join(d.folder, "usr", "bin", d.program), args...)
-	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) //nolint:errcheck // the pattern is sound
+	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) // the pattern is sound
 	for _, l := range libs {
 		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+l)
 	}
@@ -45,13 +45,13 @@ func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // it may have ended
-		cmd.Wait()         //nolint:errcheck // killed
+		cmd.Process.Kill()
+		cmd.Wait()
 		out.Close()
 	})
 	for end := time.Now().Add(30 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			log, _ := os.ReadFile(out.Name()) //nolint:errcheck // then it is empty
+			log, _ := os.ReadFile(out.Name()) // if not, it is empty
 			t.Fatalf("%s did not get ready:\n%s", d.program, log)
 		}
 	}
