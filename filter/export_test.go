@@ -99,7 +99,13 @@ func (mod *Module) Books() (wrong string) {
 // Left tells what the workers still have, "" if nothing.
 func (mod *Module) Left() (left string) {
 	for _, s := range mod.shards {
-		pools := reflect.ValueOf(s.up).Elem().FieldByName("pools").Len()
+		all := reflect.ValueOf(s.up).Elem().FieldByName("pools")
+		pools := all.Len()
+		for _, k := range all.MapKeys() {
+			p := all.MapIndex(k).Elem()
+			left += fmt.Sprintf("a pool %v: %d connections, %d that drain, %v in flight, %v wait\n",
+				k, p.FieldByName("conns").Len(), p.FieldByName("drainers").Len(), p.FieldByName("inFlight"), p.FieldByName("pending"))
+		}
 		if at, ok := s.timers.Next(); ok {
 			left += fmt.Sprintf("a timer for %v\n", at)
 		}

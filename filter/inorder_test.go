@@ -492,3 +492,205 @@ func TestAPausedRequestIsNotOvertaken(t *testing.T) {
 	require.Equal(t, []string{"2", "slow3", "4"}, texts(c.Take()))
 	require.False(t, c.ReadDisabled())
 }
+
+// leaseEnv is one whose servers say what they get and answer nothing by themselves.
+func leaseEnv(t *testing.T, codec, more string) (e *toyEnv, seen func() []string) {
+	e = newToyEnv(t, codec, "")
+	e.cfg = e.MustLoad(toyConfig(`"codec": {"name": "`+codec+`"}`, more))
+	var got []string
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		got = append(got, texts(b)...)
+		return len(b)
+	}
+	return e, func() []string {
+		e.Settle()
+		s := got
+		got = nil
+		return s
+	}
+}
+
+// TestALeaseThatAOnewayBegins is a lease also when no answer is behind it.
+func TestALeaseThatAOnewayBegins(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", "")
+	c, other := e.Dial(e.cfg), e.Dial(e.cfg)
+	c.Send([]byte("req 0 mlast a:1\none 0 mhold a:2\n"))
+	require.Equal(t, []string{"a:1"}, seen())
+	s := e.up.Servers()[0]
+	s.Send([]byte("res 0 - a:1\n"))
+	require.Equal(t, []string{"a:2"}, seen())
+	other.Send([]byte("req 0 mlast b:1\n"))
+	require.Equal(t, []string{"b:1"}, seen())
+	require.Len(t, e.up.Servers(), 2, "it goes over another connection")
+}
+
+// TestALeaseIsNotEnteredBehindAOneway by the client whose oneway went over the
+// connection before.
+func TestALeaseIsNotEnteredBehindAOneway(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", "")
+	c, other := e.Dial(e.cfg), e.Dial(e.cfg)
+	other.Send([]byte("one 0 mlast b:1\n"))
+	require.Equal(t, []string{"b:1"}, seen())
+	c.Send([]byte("req 0 mhold a:1\n"))
+	require.Equal(t, []string{"a:1"}, seen())
+	s := e.up.Servers()
+	require.Len(t, s, 1)
+	s[0].Send([]byte("res 0 - a:1\n"))
+	e.Settle()
+	other.Send([]byte("req 0 mlast b:2\n"))
+	require.Empty(t, seen(), "the oneway may not have been read, and the connection is another's")
+	e.Advance(6 * time.Second)
+	require.Equal(t, []string{"b:2"}, seen())
+	require.Len(t, e.up.Servers(), 2)
+}
+
+// TestNothingOfALostLeaseIsServedElsewhere, neither what waits for its connection nor
+// what filters hold.
+func TestNothingOfALostLeaseIsServedElsewhere(t *testing.T) {
+	t.Run("that waits", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", "")
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\n"))
+		require.Equal(t, []string{"1"}, seen())
+		s := e.up.Servers()[0]
+		s.Block(true)
+		c.Send([]byte("req 0 mhold 2\n")) // which it does not take
+		c.Send([]byte("req 0 mhold 3\none 0 mhold 4\nreq 0 mlast 5\n"))
+		s.Reset()
+		e.Advance(time.Second)
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 4, "each is told")
+		require.True(t, c.Closed())
+		e.counts(map[string]int64{"request_active": 0, "oneway_dropped": 1})
+	})
+	t.Run("that is paused", func(t *testing.T) {
+		var paused []filter.Resumer
+		current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+			if bytes.Contains(m.Request().Raw, []byte("slow")) {
+				paused = append(paused, m.Resumer())
+				return filter.Pause
+			}
+			return filter.Continue
+		}}
+		e, seen := leaseEnv(t, "toy.db", `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\nreq 0 mhold slow2\n"))
+		require.Equal(t, []string{"1"}, seen())
+		e.up.Servers()[0].Close()
+		e.Settle()
+		require.False(t, c.Closed())
+		paused[0].Continue()
+		e.Advance(time.Second)
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 2)
+		require.True(t, c.Closed())
+	})
+	t.Run("that halts", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", "")
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\nreq 0 m 2\n"))
+		require.Equal(t, []string{"1"}, seen())
+		e.up.Servers()[0].Close()
+		require.Equal(t, []string{"2"}, seen(), "it has nothing to do with the lease")
+		e.up.Servers()[0].Send([]byte("res 0 - 2\n"))
+		e.Settle()
+		require.Len(t, lines(c.Take()), 2)
+		require.True(t, c.Closed(), "the loss is told though the client's line had another use already")
+	})
+}
+
+// TestOnewaysOfALeaseGoWithTheirClient: outside of it they would do something else.
+func TestOnewaysOfALeaseGoWithTheirClient(t *testing.T) {
+	for name, send := range map[string]string{
+		"behind a call": "req 0 mhold 1\nreq 0 mhold 2\none 0 mhold 3\n",
+		"alone":         "one 0 mhold 1\none 0 mhold 2\none 0 mhold 3\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, seen := leaseEnv(t, "toy.db", "")
+			e.up.Hang = true
+			c := e.Dial(e.cfg)
+			l := strings.SplitAfter(send, "\n")
+			c.Send([]byte(l[0]))
+			e.up.Hang = false
+			e.up.Admit()
+			require.Equal(t, []string{"1"}, seen())
+			e.up.Servers()[0].Block(true)
+			c.Send([]byte(l[1]))
+			c.Send([]byte(l[2]))
+			c.Close()
+			e.Advance(time.Second)
+			require.Empty(t, seen())
+			e.counts(map[string]int64{"request_active": 0, "oneway_dropped": 1})
+			// The connection is nobody's.
+			e.Dial(e.cfg).Send([]byte("req 0 mhold b:1\n"))
+			require.Equal(t, []string{"b:1"}, seen())
+			for _, s := range e.up.Servers() {
+				s.Reset()
+			}
+			e.Settle()
+			require.Zero(t, e.Panics())
+		})
+	}
+}
+
+// TestAClientThatLeavesCostsOneConnection at most, however much it has sent.
+func TestAClientThatLeavesCostsOneConnection(t *testing.T) {
+	e := newToyEnv(t, "toy.inorder", "")
+	e.cfg = e.MustLoad(toyConfig(`"connection_mode": "EXCLUSIVE", "codec": {"name": "toy.inorder"}`, ""))
+	for i := range 4 { // connections that rest
+		c := e.Dial(e.cfg)
+		c.Send(fmt.Appendf(nil, "req 0 m first%d\n", i))
+		defer c.Close()
+	}
+	servers := e.up.Servers()
+	require.Len(t, servers, 4)
+	for _, s := range servers {
+		s.Take()
+		s.Send([]byte("res 0 - x\n"))
+	}
+	e.Settle()
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 m 1\nreq 0 m 2\nreq 0 m 3\none 0 m 4\n"))
+	c.Close()
+	e.Settle()
+	var got []string
+	ended := 0
+	for _, s := range servers {
+		got = append(got, texts(s.Take())...)
+		if s.Ended() {
+			ended++
+		}
+	}
+	require.Equal(t, []string{"1", "4"}, got, "what nobody waits for is not sent")
+	require.Equal(t, 1, ended)
+}
+
+// TestAPoolThatIsNeverUsedGoes, as the client that waited for its turn has left.
+func TestAPoolThatIsNeverUsedGoes(t *testing.T) {
+	mod := filter.NewModule()
+	h := filtertest.NewWith(t, mod, 1)
+	h.Cluster("up", "h1")
+	c := h.Dial(h.MustLoad(toyConfig(`"codec": {"name": "toy.db"}`, "")))
+	c.Send([]byte("req 0 m 1\nreq 0 mhold 2\n"))
+	require.True(t, c.ReadDisabled())
+	c.Close()
+	h.Advance(time.Hour)
+	require.Empty(t, mod.Left())
+}
+
+// TestPushesKeepTheirClient from being taken for idle.
+func TestPushesKeepTheirClient(t *testing.T) {
+	e, _ := leaseEnv(t, "toy.db", `, "idle_timeout": "10s"`)
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 mhold 1\n"))
+	s := e.up.Servers()[0]
+	s.Send([]byte("res 0 - 1\n"))
+	for range 5 {
+		e.Advance(4 * time.Second)
+		s.Send([]byte("push 0 - news\n"))
+		e.Settle()
+	}
+	require.False(t, c.Closed())
+	e.Advance(11 * time.Second)
+	require.True(t, c.Closed())
+}

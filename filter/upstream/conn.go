@@ -253,9 +253,8 @@ func (cn *conn) failCalls(e codecs.ErrorType, reason string) {
 		c.end()
 		c.fail(e, reason)
 	}
-	if l := cn.lease; l != nil && l.conn == cn && l.held {
-		l.held = false
-		l.client.LeaseLost()
+	if cn.leased() {
+		cn.lease.lost(e, reason)
 	}
 }
 

@@ -67,7 +67,7 @@ func (ls *Lines) To(p *Pool) *Line {
 		switch {
 		case l.pool == p:
 			return l
-		case !l.bound(now) && l.head == nil && l.waiting.n == 0:
+		case !l.bound(now) && !l.held && l.head == nil && l.waiting.n == 0:
 			free = l
 		}
 	}
@@ -123,7 +123,7 @@ func (l *Line) bound(now time.Duration) bool {
 // takes reports whether a call of l, which is bound, may go to its connection.
 func (l *Line) takes() bool {
 	cn := l.conn
-	if cn.rite != nil || cn.blocked {
+	if cn.rite != nil || cn.blocked || cn.leased() && cn.lease != l {
 		return false
 	}
 	return l.held || (l.open == 0 || cn.state == ready) && (cn.pool.opts.Shared || cn.inFlight == 0)
@@ -211,6 +211,18 @@ func (l *Line) next() {
 		return
 	}
 	l.resume()
+}
+
+// lost ends the lease of a connection that is lost. What waits for it fails as well:
+// over another it would be out of its context.
+func (l *Line) lost(e codecs.ErrorType, reason string) {
+	l.held = false
+	l.next()
+	for c := l.head; c != nil; c = l.head {
+		c.end()
+		c.fail(e, reason)
+	}
+	l.client.LeaseLost()
 }
 
 // stall has the connection call next when it takes calls again.
