@@ -52,6 +52,7 @@ func (t dbToy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	m.ExpectsReply = m.ExpectsReply || m.Type == codecs.Goodbye
 	m.Silent = strings.HasSuffix(f[3], "silent")
+	m.GoesAway = strings.HasSuffix(f[3], "leaving")
 	m.ReplyInfo = append(m.ReplyInfo[:0], f[3]...)
 	return n, nil
 }
@@ -693,4 +694,128 @@ func TestPushesKeepTheirClient(t *testing.T) {
 	require.False(t, c.Closed())
 	e.Advance(11 * time.Second)
 	require.True(t, c.Closed())
+}
+
+// TestALeaseThatDoesNotBegin is lost with all that the client has sent behind it.
+func TestALeaseThatDoesNotBegin(t *testing.T) {
+	t.Run("in time", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", `, "request_timeout": "2s"`)
+		e.up.Hang = true
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\n"))
+		e.Advance(time.Second)
+		c.Send([]byte("req 0 mhold 2\nreq 0 mlast 3\n"))
+		e.Advance(1500 * time.Millisecond)
+		e.up.Hang = false
+		e.up.Admit()
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 3)
+		require.True(t, c.Closed())
+	})
+	t.Run("as it is not encoded", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", "")
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\nreq 0 mhold boom-encode\nreq 0 mlast 3\n"))
+		require.Empty(t, seen(), "what has begun does not go on without a part of it")
+		require.Len(t, lines(c.Take()), 3)
+		require.True(t, c.Closed())
+		require.Empty(t, e.up.Servers())
+	})
+	t.Run("or end", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", `, "request_timeout": "2s"`)
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\n"))
+		s := e.up.Servers()[0]
+		s.Send([]byte("res 0 - 1\n"))
+		require.Equal(t, []string{"1"}, seen())
+		s.Block(true)
+		c.Send([]byte("one 0 mhold 2\n")) // which it does not take
+		c.Send([]byte("req 0 mlast 3\n"))
+		e.Advance(3 * time.Second)
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 2)
+		require.True(t, c.Closed())
+		require.Empty(t, e.up.Servers())
+	})
+}
+
+// TestAServerThatLeavesAtOnce is not asked again at once.
+func TestAServerThatLeavesAtOnce(t *testing.T) {
+	for name, text := range map[string]string{"with a word": "away 0 - -\n", "with its answer": "res 0 - secret welcome leaving\n"} {
+		t.Run(name, func(t *testing.T) {
+			e := newToyEnv(t, "toy.db.preface", "")
+			greeted := 0
+			e.up.Serve = func(s *filtertest.Server, b []byte) int {
+				if greeted++; greeted < 1000 {
+					s.Send([]byte(text))
+				}
+				return len(b)
+			}
+			e.c.Send([]byte("req 0 m 1\n"))
+			require.Contains(t, string(e.c.Take()), "the server leaves")
+			for range 10 {
+				e.c.Send([]byte("req 0 m 2\n"))
+			}
+			require.Less(t, greeted, 4)
+			e.Advance(time.Second)
+			require.Less(t, greeted, 12)
+		})
+	}
+}
+
+// TestAPrefaceOverAWayThatIsReplaced fails nobody, as a connect does not.
+func TestAPrefaceOverAWayThatIsReplaced(t *testing.T) {
+	e := newToyEnv(t, "toy.db.preface", "")
+	e.c.Send([]byte("req 0 m a\n"))
+	s := e.up.Servers()[0]
+	require.Contains(t, string(s.Take()), "secret")
+	s.Drain()
+	e.Advance(time.Second)
+	require.Empty(t, e.c.Take())
+	s = e.up.Servers()[0]
+	require.Contains(t, string(s.Take()), "secret")
+	s.Send([]byte("res 0 - secret welcome\n"))
+	e.Settle()
+	require.Equal(t, []string{"a"}, texts(s.Take()))
+}
+
+// TestOneClientsMutedRequestsAreBounded, though it waits for none of their answers.
+func TestOneClientsMutedRequestsAreBounded(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", `, "upstream": {"max_connections": 1}`)
+	c, other := e.Dial(e.cfg), e.Dial(e.cfg)
+	c.Send(bytes.Repeat([]byte("muted 0 m a\n"), 10_000))
+	require.Len(t, seen(), 4096)
+	require.True(t, c.ReadDisabled())
+	other.Send([]byte("req 0 m b\n"))
+	require.Equal(t, []string{"b"}, seen())
+	s := e.up.Servers()[0]
+	got, owed := 4096, 4096
+	for got < 10_000 {
+		s.Send(bytes.Repeat([]byte("res 0 - a\n"), owed))
+		s.Send([]byte("res 0 - b\n"))
+		owed = len(seen())
+		require.Equal(t, []string{"b"}, texts(other.Take()))
+		require.Positive(t, owed)
+		require.LessOrEqual(t, owed, 4096)
+		got += owed
+		other.Send([]byte("req 0 m b\n"))
+		require.Equal(t, []string{"b"}, seen())
+	}
+	require.False(t, c.ReadDisabled())
+}
+
+// TestAClientThatLeavesItsLeaseIsNoFaultOfTheServer, whose answers nobody can tell
+// apart any more.
+func TestAClientThatLeavesItsLeaseIsNoFaultOfTheServer(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", "")
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 mhold 1\nmuted 0 mhold 2\n"))
+	require.Equal(t, []string{"1", "2"}, seen())
+	s := e.up.Servers()[0]
+	c.Close()
+	s.Send([]byte("res 0 - 1\nres 0 - 2\n"))
+	e.Settle()
+	require.True(t, s.Ended())
+	e.Dial(e.cfg)
+	e.counts(map[string]int64{"response_decoding_error": 0, "upstream_stray_response": 0})
 }

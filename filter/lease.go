@@ -16,8 +16,10 @@ func (m *Message) leases() bool {
 // go on with; it is told as by a server whose connection ends.
 func (c *connection) LeaseLost() {
 	c.unleased = true
-	c.sh.warn(c.cfg, "client %s: closed, as the upstream connection that it had leased has ended", c.d.RemoteAddress())
-	c.finish()
+	if !c.finishing && !c.closed {
+		c.sh.warn(c.cfg, "client %s: closed, as the upstream connection that it had leased has ended", c.d.RemoteAddress())
+		c.finish()
+	}
 }
 
 // Pushed implements upstream.Client.

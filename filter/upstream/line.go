@@ -10,6 +10,10 @@ import (
 // before that client is no longer read.
 const crowded = 64
 
+// maxOpen is how many calls of one client may be under way over a connection. Of those
+// that nobody waits for the client's own limits know nothing.
+const maxOpen = 4096
+
 // Line keeps the calls of one client to one pool in their order, where answers
 // have no ids. On one connection a server serves them in order; so a client's
 // calls go to the one where its last ones are, for as long as one of those is not
@@ -49,7 +53,8 @@ type Lines struct {
 // Client is one that leases connections.
 type Client interface {
 	// LeaseLost: a connection has ended that the client held, and with it what the
-	// server kept of it. Its calls have failed before.
+	// server kept of it; or it was to hold one, and the call has failed. It may be
+	// told so more than once.
 	LeaseLost()
 	// Pushed hands over what the server sent over it that answers nothing. It is
 	// valid during Pushed only.
@@ -123,7 +128,7 @@ func (l *Line) bound(now time.Duration) bool {
 // takes reports whether a call of l, which is bound, may go to its connection.
 func (l *Line) takes() bool {
 	cn := l.conn
-	if cn.rite != nil || cn.blocked || cn.leased() && cn.lease != l {
+	if cn.rite != nil || cn.blocked || l.open >= maxOpen || cn.leased() && cn.lease != l {
 		return false
 	}
 	return l.held || (l.open == 0 || cn.state == ready) && (cn.pool.opts.Shared || cn.inFlight == 0)
@@ -176,7 +181,7 @@ func (l *Line) ended(cn *conn) {
 	if l.conn != cn {
 		return
 	}
-	if l.open--; l.open == 0 && (l.stalled > 0 || l.idle != nil) {
+	if l.open--; (l.open == 0 || l.open == maxOpen/2) && (l.stalled > 0 || l.idle != nil) {
 		l.next()
 	}
 }
@@ -213,16 +218,21 @@ func (l *Line) next() {
 	l.resume()
 }
 
-// lost ends the lease of a connection that is lost. What waits for it fails as well:
-// over another it would be out of its context.
+// lost ends a lease before its time, and its connection. What waits for it fails as
+// well: over another connection it would be out of its context.
 func (l *Line) lost(e codecs.ErrorType, reason string) {
-	l.held = false
+	if l.held {
+		l.held = false
+		l.conn.close(e, reason)
+	}
 	l.next()
 	for c := l.head; c != nil; c = l.head {
 		c.end()
-		c.fail(e, reason)
+		c.owner.Failed(&Failure{Type: e, Reason: reason, Written: c.written})
 	}
-	l.client.LeaseLost()
+	if l.client != nil {
+		l.client.LeaseLost()
+	}
 }
 
 // stall has the connection call next when it takes calls again.
