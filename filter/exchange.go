@@ -36,7 +36,10 @@ func (m *Message) send() {
 	if c.lines.Wait(p, &c.turn) {
 		m.phase = inRequest
 		m.hold()
-		c.turn.Resume = func() { c.unhalt(m.send) }
+		c.turn.Resume = func() {
+			defer c.sh.barrier(c)
+			c.unhalt(m.send)
+		}
 		c.halt()
 		return
 	}
