@@ -739,20 +739,26 @@ func TestALeaseThatDoesNotBegin(t *testing.T) {
 	})
 }
 
-// TestAServerThatLeavesAtOnce is not asked again at once.
-func TestAServerThatLeavesAtOnce(t *testing.T) {
-	for name, text := range map[string]string{"with a word": "away 0 - -\n", "with its answer": "res 0 - secret welcome leaving\n"} {
+// TestAServerThatDoesNotStay is not asked again at once.
+func TestAServerThatDoesNotStay(t *testing.T) {
+	for name, tt := range map[string]struct{ text, says string }{
+		"as it leaves":          {"away 0 - -\n", "the server leaves"},
+		"as its answer says":    {"res 0 - secret welcome leaving\n", "the server leaves"},
+		"as it refuses":         {"res 0 - secret go away\n", "the server does not know us"},
+		"as the codec panics":   {"res 0 - boom-decode\n", "internal error"},
+		"as it speaks too much": {"push 0 - x\nwhat?\n", "not a line of it"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			e := newToyEnv(t, "toy.db.preface", "")
 			greeted := 0
 			e.up.Serve = func(s *filtertest.Server, b []byte) int {
 				if greeted++; greeted < 1000 {
-					s.Send([]byte(text))
+					s.Send([]byte(tt.text))
 				}
 				return len(b)
 			}
 			e.c.Send([]byte("req 0 m 1\n"))
-			require.Contains(t, string(e.c.Take()), "the server leaves")
+			require.Contains(t, string(e.c.Take()), tt.says)
 			for range 10 {
 				e.c.Send([]byte("req 0 m 2\n"))
 			}
