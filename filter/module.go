@@ -15,7 +15,6 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
-	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 // Module is the pipeline of one process. It implements host.Module.
@@ -138,22 +137,25 @@ func Check(raw []byte) []*config.Error {
 // load makes everything of a configuration that needs no host.
 func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 	cfg, errs := config.LoadAll(raw)
-	if len(errs) > 0 {
+	if cfg == nil {
 		return nil, nil, errs
 	}
 	l := &listener{Proxy: cfg}
 	refuse := func(path string, err error) { errs = append(errs, l.refuse(path, err)) }
-	var path string
-	var err error
-	if l.protocols, path, err = makeProtocols(cfg); err != nil {
-		refuse(path, err)
-	} else {
-		l.makeChain(refuse)
-		l.checkMutations(refuse)
+	var mutator codecs.Mutator // what routes set needs the codecs
+	if len(errs) == 0 {
+		var path string
+		var err error
+		if l.protocols, path, err = makeProtocols(cfg); err != nil {
+			refuse(path, err)
+		} else {
+			l.makeChain(refuse)
+			mutator = anyOf(l.protocols)
+		}
 	}
-	table, bad := route.CompileAll(cfg.RouteConfig)
-	for _, e := range bad {
-		refuse("route_config."+e.Path, e.Err)
+	table, faults := route.Compile(cfg.RouteConfig, mutator)
+	for _, f := range faults {
+		refuse("route_config."+f.Path, errors.New(f.Reason))
 	}
 	return l, table, errs
 }
@@ -189,33 +191,6 @@ func (l *listener) makeChain(refuse func(string, error)) {
 		l.chain = append(l.chain, k)
 	}
 	l.keepsRequest = l.respFilters+l.endFilters > 0
-}
-
-// checkMutations refuses mutations that cannot be made.
-func (l *listener) checkMutations(refuse func(string, error)) {
-	for i, r := range l.RouteConfig.GetRoutes() {
-		for _, part := range []struct {
-			field string
-			dir   codecs.Direction
-			kvs   []*routev1alpha.KeyValue
-		}{
-			{"request_mutation", codecs.ClientToServer, r.GetRequestMutation()},
-			{"response_mutation", codecs.ServerToClient, r.GetResponseMutation()},
-		} {
-			for j, kv := range part.kvs {
-				err := l.checkMutation(part.dir, kv.GetKey(), kv.GetValue())
-				if err == nil {
-					continue
-				}
-				path := fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j)
-				// Codecs say which of the two it is.
-				if field, reason, ok := strings.Cut(err.Error(), ": "); ok && (field == "key" || field == "value") {
-					path, err = path+"."+field, errors.New(reason)
-				}
-				refuse(path, err)
-			}
-		}
-	}
 }
 
 // byOriginalDst reports whether a cluster goes where its client wanted to go.

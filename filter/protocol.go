@@ -165,10 +165,14 @@ func (l *listener) sniff(b []byte) (p *protocol, more bool) {
 	return nil, more
 }
 
-// checkMutation refuses what none of the codecs can change.
-func (l *listener) checkMutation(d codecs.Direction, key, value string) error {
+// anyOf are a listener's protocols, one of which has to be able to make a
+// mutation.
+type anyOf []*protocol
+
+// CheckMutation implements codecs.Mutator.
+func (ps anyOf) CheckMutation(d codecs.Direction, key, value string) error {
 	var first error
-	for _, p := range l.protocols {
+	for _, p := range ps {
 		err := fmt.Errorf("codec %s cannot change messages", p.name)
 		if m, ok := p.codec.(codecs.Mutator); ok {
 			err = m.CheckMutation(d, key, value)

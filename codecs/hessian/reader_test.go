@@ -232,28 +232,34 @@ func TestAppendStringIsReadBack(t *testing.T) {
 	}
 }
 
+// TestHostileValuesCostWhatTheyWeigh: what the reader does is counted in values, and
+// none of them is moved over that has no byte, however many are announced.
 func TestHostileValuesCostWhatTheyWeigh(t *testing.T) {
-	const n = 1 << 20
-	for name, b := range map[string][]byte{
-		"lists in lists":         bytes.Repeat([]byte{0x79}, n),
-		"maps in maps":           bytes.Repeat([]byte("H"), n),
-		"list of 100 million":    []byte("X\x49\x05\xf5\xe1\x00"),
-		"class of 100 million":   []byte("C\x01PI\x05\xf5\xe1\x00"),
-		"class definitions":      bytes.Repeat([]byte("C\x01P\x90"), n/4),
-		"objects without fields": append([]byte("X\x49\x00\x20\x00\x00C\x01P\x90"), bytes.Repeat([]byte{0x60}, n)...),
-		"map of nulls":           append([]byte("H"), bytes.Repeat([]byte("N"), n)...),
-		"endless chunks":         bytes.Repeat([]byte("R\x00\x00"), n/3),
-		"unknown class":          []byte("O\x95"),
-		"negative length":        []byte("X\x8f"),
+	const n = MaxValues / 2
+	for name, tc := range map[string]struct {
+		b      []byte
+		want   error
+		values int // that are moved over
+		allocs float64
+	}{
+		"lists in lists":          {bytes.Repeat([]byte{0x79}, n), ErrDepth, MaxDepth + 1, 0},
+		"maps in maps":            {bytes.Repeat([]byte("H"), n), ErrDepth, MaxDepth + 1, 0},
+		"list of 100 million":     {[]byte("X\x49\x05\xf5\xe1\x00"), ErrTruncated, 1, 0},
+		"class of 100 million":    {[]byte("C\x01PI\x05\xf5\xe1\x00"), ErrTruncated, 2, 0},
+		"class definitions":       {bytes.Repeat([]byte("C\x01P\x90"), n/4), ErrTruncated, n/4 + 1, 40}, // the slice that grows
+		"objects without fields":  {append([]byte("X\x49\x00\x08\x00\x00C\x01P\x90"), bytes.Repeat([]byte{0x60}, n)...), nil, n + 2, 0},
+		"map of nulls":            {append([]byte("H"), bytes.Repeat([]byte("N"), n)...), ErrTruncated, n + 2, 0},
+		"more than a message has": {append([]byte("H"), bytes.Repeat([]byte("N"), 2*n)...), ErrValues, 2 * n, 0},
+		"endless chunks":          {bytes.Repeat([]byte("R\x00\x00"), n/3), ErrTruncated, n/3 + 1, 0},
+		"unknown class":           {[]byte("O\x95"), ErrClass, 1, 0},
+		"negative length":         {[]byte("X\x8f"), ErrTruncated, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r Reader
-			r.Reset(b)
-			begin := time.Now()
-			allocated := testing.AllocsPerRun(1, func() { r.Reset(b); r.Skip() })
-			require.Less(t, time.Since(begin), 5*time.Second)
-			require.Less(t, allocated, 100.0)
-			require.Error(t, r.Err())
+			allocs := testing.AllocsPerRun(1, func() { r.Reset(tc.b); r.Skip() })
+			require.LessOrEqual(t, allocs, tc.allocs)
+			require.ErrorIs(t, r.Err(), tc.want)
+			require.Equal(t, tc.values, MaxValues-r.values)
 		})
 	}
 }
@@ -508,6 +514,48 @@ func TestTextsOfAllScripts(t *testing.T) {
 			r.Reset(append([]byte{20}, text...))
 			r.Skip()
 			require.ErrorIs(t, r.Err(), ErrUTF8, "%x", text)
+		}
+	}
+}
+
+// TestWordsAgreeWithCharacters: several at a time are judged as one by one, whatever
+// the bytes.
+func TestWordsAgreeWithCharacters(t *testing.T) {
+	pieces := []string{
+		"a", "\x00", "\x7f", "\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2\x80", "\xd0\x90", "\xdf\xbf", "\xe0\x9f\xbf", "\xe0\xa0\x80", "\xe1\x80\x80",
+		"\xec\xbf\xbf", "\xed\x9f\xbf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf0\x90\x80\x80",
+		"\xf1\x80\x80\x80", "\xf4\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xe8\xbd", "\xf0\x9f",
+	}
+	sound := []int{0, 1, 2, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22}
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for range 100_000 {
+		var b []byte
+		for len(b) < 50 {
+			p := pieces[sound[rnd.IntN(len(sound))]]
+			if rnd.IntN(40) == 0 {
+				p = pieces[rnd.IntN(len(pieces))]
+			}
+			b = append(b, p...)
+		}
+		n := rnd.IntN(40)
+		var r, one Reader
+		r.Reset(b)
+		one.Reset(b)
+		surrogates := r.chars(n)
+		want := false
+		left, rest := n, b
+		for left > 0 && one.err == nil {
+			size, units, half := one.char(rest)
+			want = want || half
+			rest, left = rest[size:], left-units
+		}
+		if left < 0 {
+			one.fail(ErrUTF8)
+		}
+		require.Equal(t, one.err, r.err, "%d of %x", n, b)
+		if one.err == nil {
+			require.Equal(t, len(b)-len(rest), r.pos, "%d of %x", n, b)
+			require.Equal(t, want, surrogates, "%d of %x", n, b)
 		}
 	}
 }
