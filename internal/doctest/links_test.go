@@ -51,3 +51,28 @@ func anchors(text string) (all []string) {
 	}
 	return all
 }
+
+var (
+	testName = regexp.MustCompile("`((?:Test|Benchmark|Fuzz)[A-Z]\\w*)`")
+	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)\(`)
+)
+
+// TestTestsThatDocumentsNameExist.
+func TestTestsThatDocumentsNameExist(t *testing.T) {
+	there := map[string]bool{}
+	for _, f := range files() {
+		if strings.HasSuffix(f, "_test.go") || strings.HasPrefix(f, "codecs/codectest/") && path.Ext(f) == ".go" {
+			for _, m := range testFunc.FindAllStringSubmatch(read(t, f), -1) {
+				there[m[1]] = true
+			}
+		}
+	}
+	for _, f := range files() {
+		if path.Ext(f) != ".md" {
+			continue
+		}
+		for _, m := range testName.FindAllStringSubmatch(read(t, f), -1) {
+			require.True(t, there[m[1]], "%s: there is no %s", f, m[1])
+		}
+	}
+}

@@ -137,7 +137,7 @@ type code struct {
 	strings []string
 }
 
-var cFunction = regexp.MustCompile(`(?m)^(?:static |MT_HOOK )*[a-z][\w ]*\*? ?(?:MT_ON\((\w+)\)|(\w+))\([^;{]*\) \{`)
+var cFunction = regexp.MustCompile(`(?m)^(?:static |MT_HOOK )*[a-z][\w ]*\*? ?\b(?:MT_ON\((\w+)\)|(\w+))\([^;{]*\) \{`)
 
 // declared reads the sources of filter/ and envoy-build/.
 var declared = sync.OnceValue(func() *code {
