@@ -49,23 +49,13 @@ func newClient(w *worker, f *filter, cfg host.FilterConfig) {
 }
 
 // Write implements host.Downstream.
-func (c *client) Write(b *host.Buffer, end bool) {
-	arg := uint32(C.MT_MORE)
-	if end {
-		arg = C.MT_END
-	}
-	if b == nil {
-		if !c.gone {
-			c.f.op(C.MT_SEND_DOWN, arg)
-		}
-		return
-	}
+func (c *client) Write(b *host.Buffer) {
 	if c.gone {
 		b.Free()
 		return
 	}
 	p, n := c.w.take(b)
-	c.w.record(c.f, C.MT_SEND_DOWN, arg, p, n)
+	c.w.record(c.f, C.MT_SEND_DOWN, 0, p, n)
 }
 
 // Close implements host.Downstream.

@@ -87,7 +87,7 @@ static void carry_out(mt_op* op) {
     }
     break;
   case MT_SEND_DOWN:
-    MT_CALL(network_filter_inject_write_data)(f->envoy, data, op->arg == MT_END);
+    MT_CALL(network_filter_inject_write_data)(f->envoy, data, false);
     break;
   case MT_CLOSE:
     MT_CALL(network_filter_close)(f->envoy, (int)op->arg);

@@ -38,7 +38,7 @@ typedef struct {
 // What the Go side wants done once it has returned.
 enum { MT_SEND_UP, MT_SEND_DOWN, MT_CLOSE, MT_CONTINUE, MT_PAUSE };
 
-// Whether an end of stream is behind what is sent.
+// Whether an end of stream is behind what is sent to a server.
 enum { MT_MORE = 0, MT_END = 1 };
 
 typedef struct {
@@ -46,7 +46,7 @@ typedef struct {
   const char* ptr;
   size_t length;
   uint32_t kind;
-  uint32_t arg; // MT_SEND_*: MT_MORE or MT_END; MT_CLOSE: the type
+  uint32_t arg; // MT_SEND_UP: MT_MORE or MT_END; MT_CLOSE: the type
 } mt_op;
 
 typedef struct {

@@ -176,7 +176,6 @@ func (l loading) DefineGauge(name string) (host.MetricID, error) { return l.defi
 func (l loading) DefineHistogram(name string) (host.MetricID, error) {
 	return l.define(C.MT_HISTOGRAM, name)
 }
-func (l loading) Logf(level host.Level, format string, args ...any) { logf(level, format, args...) }
 
 // logf logs with Envoy's logger; any thread may call it.
 func logf(level host.Level, format string, args ...any) {
