@@ -33,7 +33,6 @@ func (h *bareHost) DefineCounter(string) (host.MetricID, error)   { return 0, ni
 func (h *bareHost) DefineGauge(string) (host.MetricID, error)     { return 0, nil }
 func (h *bareHost) DefineHistogram(string) (host.MetricID, error) { return 0, nil }
 func (h *bareHost) Logf(host.Level, string, ...any)               {}
-func (h *bareHost) Index() int                                    { return 0 }
 func (h *bareHost) Now() time.Duration                            { return h.now }
 func (h *bareHost) SetTimer(time.Duration)                        {}
 func (h *bareHost) Wake()                                         {}
@@ -71,7 +70,7 @@ func (u bareUpstream) Close(bool)           {}
 
 type bareDownstream struct{ h *bareHost }
 
-func (d bareDownstream) Write(b *host.Buffer, _ bool) {
+func (d bareDownstream) Write(b *host.Buffer) {
 	d.h.got = append(d.h.got[:0], b.B...)
 	d.h.Recycle(b)
 }
