@@ -93,6 +93,7 @@ func states(t *testing.T, heading string) []string {
 func TestTheStateDiagramsHaveTheStatesOfTheCode(t *testing.T) {
 	for heading, typ := range map[string]string{
 		"### An upstream connection": "filter/upstream.connState",
+		"### A carrier":              "envoy-build/internal/carrier.state",
 	} {
 		require.Equal(t, slices.Sorted(slices.Values(declared().consts[typ])), states(t, heading), heading)
 	}
