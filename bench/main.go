@@ -18,6 +18,7 @@ import (
 var (
 	envoyPath  = flag.String("envoy", "../build/envoy-1.40.0/envoy", "Envoy's binary")
 	soPath     = flag.String("so", "../build/libmeltemi.so", "Meltemi's shared object")
+	beforePath = flag.String("before", "", "another libmeltemi.so, of the commit before, to be measured beside; empty: none")
 	workers    = flag.Int("workers", 1, "workers of each proxy")
 	runs       = flag.Int("runs", 7, "interleaved runs of each scenario")
 	duration   = flag.Duration("duration", 2*time.Second, "what is measured of each run")
@@ -28,6 +29,9 @@ var (
 	jsonPath   = flag.String("json", "", "file to write the results to")
 	idleConns  = flag.Int("idle", 5000, "idle connections whose memory is measured")
 )
+
+// beforeSuffix tells what runs the shared object of the commit before.
+const beforeSuffix = "-before"
 
 type scenario struct {
 	name               string
@@ -109,7 +113,15 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 
 	fmt.Printf("\n# %s\n", pr.name)
 	var proxies []*proxy
-	for _, t := range pr.targets {
+	targets := pr.targets
+	if *beforePath != "" {
+		for _, t := range pr.targets {
+			if strings.HasPrefix(t, "meltemi") {
+				targets = append(targets[:len(targets):len(targets)], t+beforeSuffix)
+			}
+		}
+	}
+	for _, t := range targets {
 		if !chosen(*only, t) {
 			continue
 		}
@@ -232,6 +244,17 @@ func report(pr *protocol, sc scenario, rows []row) (missed []string) {
 		if r.Target == sc.ours || sc.ours == "" && r.Target == "meltemi" {
 			ours = &rows[i]
 		}
+	}
+	for _, r := range rows {
+		i := slices.IndexFunc(rows, func(o row) bool { return o.Target == r.Target+beforeSuffix })
+		if i < 0 {
+			continue
+		}
+		what, ratio := "CPU", r.CPU/rows[i].CPU
+		if sc.open {
+			what, ratio = "p99", r.P99/rows[i].P99
+		}
+		fmt.Printf("%s %s: %s of %s %.3f of the commit before\n", pr.name, sc.name, what, r.Target, ratio)
 	}
 	if ours == nil {
 		return nil

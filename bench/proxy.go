@@ -138,11 +138,15 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	case "haproxy":
 		return startHAProxy(port, workers, dir)
 	}
-	loopback, filter := "", filters[target]
+	loopback, filter, so := "", filters[target], *soPath
 	if strings.HasPrefix(target, "meltemi") {
-		filter = fmt.Sprintf(meltemiYAML, pr.name, target == "meltemi-shared", matches[pr.name])
-		if _, err := os.Stat(*soPath); err != nil {
-			return nil, fmt.Errorf("%w: %s", errNotInstalled, *soPath)
+		name, before := strings.CutSuffix(target, beforeSuffix)
+		if before {
+			so = *beforePath
+		}
+		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name])
+		if _, err := os.Stat(so); err != nil {
+			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}
 		loopback = fmt.Sprintf(loopbackYAML, fmt.Sprintf("%s-bench-%d", target, os.Getpid()))
 	}
@@ -166,13 +170,13 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	if err != nil {
 		return nil, err
 	}
-	so, err := filepath.Abs(filepath.Dir(*soPath))
+	modules, err := filepath.Abs(filepath.Dir(so))
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(*envoyPath, "-c", conf, "--concurrency", strconv.Itoa(workers),
 		"--disable-hot-restart", "--admin-address-path", adminFile, "-l", "warning")
-	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+so)
+	cmd.Env = append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+modules)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return nil, err

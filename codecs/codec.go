@@ -120,6 +120,8 @@ type AnswerDecoder interface {
 	// and ReplyInfo are valid. It is called anew for each event, with the req of
 	// that moment. An error, also one that says that the answer does not belong to
 	// req, ends the connection before anybody gets it; but for [ErrUnanswered].
+	// What Encode, which has the answer only, must know of the request it leaves in
+	// m's Scratch or ReplyInfo.
 	DecodeAnswer(buf []byte, m, req *Metadata) (n int, err error)
 }
 

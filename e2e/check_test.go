@@ -11,11 +11,22 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	"github.com/meltemi-mesh/meltemi/control/check"
+	"github.com/meltemi-mesh/meltemi/filter/config"
 	_ "github.com/meltemi-mesh/meltemi/filter/router"
 )
 
@@ -406,6 +417,24 @@ func probes(every int) (all []probe) {
 			add(form+", "+e.name, "probe.json", edited(probedJSON, structJSON, config))
 		}
 	}
+	for name, m := range serialized() {
+		binary, err := proto.Marshal(m)
+		if err != nil {
+			panic(err)
+		}
+		inText, err := prototext.Marshal(m)
+		if err != nil {
+			panic(err)
+		}
+		add("binary, "+name, "probe.pb", string(binary))
+		add("binary in capitals, "+name, "probe.PB", string(binary))
+		add("binary called JSON, "+name, "probe.pb_length_delimited", string(binary))
+		add("text, "+name, "probe.pb_text", string(inText))
+		add("text with an unknown field, "+name, "probe.pb_text", "nonsense: 1 "+string(inText))
+		add("binary with an unknown field, "+name, "probe.pb", string(protowire.AppendVarint(protowire.AppendTag(binary, 2015, protowire.VarintType), 1)))
+	}
+	add("YAML called binary", "probe.pb", probed)
+	add("YAML called text", "probe.pb_text", probed)
 	i := 0
 	sample := func(name, text string) {
 		if i++; i%every == 0 {
@@ -421,6 +450,63 @@ func probes(every int) (all []probe) {
 			sample(s.name+": "+v, edited(probed, s.old, fmt.Sprintf(s.new, v)))
 		}
 	}
+	return all
+}
+
+// serialized are variants of probedJSON as messages.
+func serialized() map[string]*bootstrapv3.Bootstrap {
+	all := map[string]*bootstrapv3.Bootstrap{}
+	vary := func(name string, change func(m *bootstrapv3.Bootstrap, filter *modulesv3.DynamicModuleNetworkFilter)) {
+		m, filter := new(bootstrapv3.Bootstrap), new(modulesv3.DynamicModuleNetworkFilter)
+		if err := protojson.Unmarshal([]byte(probedJSON), m); err != nil {
+			panic(err)
+		}
+		typed := m.StaticResources.Listeners[0].FilterChains[0].Filters[0].GetTypedConfig()
+		if err := typed.UnmarshalTo(filter); err != nil {
+			panic(err)
+		}
+		change(m, filter)
+		if err := typed.MarshalFrom(filter); err != nil {
+			panic(err)
+		}
+		all[name] = m
+	}
+	in := func(v proto.Message) *anypb.Any {
+		a, err := anypb.New(v)
+		if err != nil {
+			panic(err)
+		}
+		return a
+	}
+	type (
+		bootstrap = bootstrapv3.Bootstrap
+		module    = modulesv3.DynamicModuleNetworkFilter
+	)
+	vary("as it is", func(*bootstrap, *module) {})
+	vary("a cluster without a name", func(m *bootstrap, _ *module) { m.StaticResources.Clusters[0].Name = "" })
+	vary("a filter that is none", func(_ *bootstrap, f *module) { f.FilterName = "x" })
+	vary("JSON in a string", func(_ *bootstrap, f *module) { f.FilterConfig = in(wrapperspb.String(configJSON)) })
+	vary("something else in a string", func(_ *bootstrap, f *module) { f.FilterConfig = in(wrapperspb.String("x")) })
+	vary("JSON in bytes", func(_ *bootstrap, f *module) { f.FilterConfig = in(wrapperspb.Bytes([]byte(configJSON))) })
+	vary("a type that the module does not know", func(_ *bootstrap, f *module) { f.FilterConfig = in(durationpb.New(time.Second)) })
+	vary("no type of a filter", func(m *bootstrap, _ *module) {
+		m.StaticResources.Listeners[1].FilterChains[0].Filters[0].GetTypedConfig().TypeUrl = ""
+	})
+	vary("the module's message", func(_ *bootstrap, f *module) {
+		p, err := config.Parse([]byte(configJSON))
+		if err != nil {
+			panic(err)
+		}
+		f.FilterConfig = in(p)
+	})
+	vary("the module's message, wrong", func(_ *bootstrap, f *module) {
+		p, err := config.Parse([]byte(configJSON))
+		if err != nil {
+			panic(err)
+		}
+		p.StatPrefix = ""
+		f.FilterConfig = in(p)
+	})
 	return all
 }
 

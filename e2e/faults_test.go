@@ -242,7 +242,12 @@ func TestProviderKilledUnderLoad(t *testing.T) {
 		b.Kill()
 		one := pending.Summary()
 		require.Equal(t, one.Calls, one.Succeeded()+one.Failed())
-		require.Less(t, one.Failed(), one.Calls/10, "%v", one.Errors)
+		// What was on its way to b is lost: a call of each caller, on each worker that
+		// still had a connection to it. a serves whatever comes later.
+		require.LessOrEqual(t, one.Failed(), v.workers*load.Concurrency, "%v", one.Errors)
+		for text := range one.Errors {
+			require.Contains(t, text, "upstream connection ended before the answer")
+		}
 		require.NotZero(t, one.Values["a"])
 		require.Less(t, one.LatencyUS["max"], int64(2_900_000), "nobody waits for the client's own timeout")
 
@@ -252,9 +257,14 @@ func TestProviderKilledUnderLoad(t *testing.T) {
 		require.Less(t, down.LatencyUS["max"], int64(2_900_000), "%v", down.Errors)
 
 		peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "b", Port: b.Port})
-		require.Eventually(t, func() bool { return c.Call(peers.Command{Method: "who"}).Value == "b" }, patience, tick)
+		// Each worker finds out for itself that it is back.
+		require.Eventually(t, func() bool {
+			return c.Load(peers.Command{Method: "who", Count: 100, Concurrency: load.Concurrency}).Failed() == 0
+		}, patience, tick)
 		again := c.Load(load)
-		require.Less(t, again.Failed(), again.Calls/10, "%v", again.Errors)
+		require.Empty(t, again.Errors)
+		require.Len(t, again.Values, 1, "%v", again.Values)
+		require.NotZero(t, again.Values["b"])
 		checkCounters(t, e)
 	})
 }

@@ -8,7 +8,8 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
-	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/control/input"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 
@@ -27,15 +28,15 @@ const (
 // the loopback listener, the filter of clients and its configuration.
 func generated(t *testing.T, more string) (loopback envoytest.Resource, filter, extension envoytest.M) {
 	t.Helper()
-	s, err := envoyfilter.Load(fmt.Appendf(nil, `
+	s, _, errs := input.Load(fmt.Appendf(nil, `
 host: %s
 addresses: [10.96.0.50]
 ports: [{port: 20880, protocol: dubbo}]
 socket: %q
 %s`, greeter, envoytest.Socket(), more))
-	require.NoError(t, err)
-	filters, err := s.Generate()
-	require.NoError(t, err)
+	require.Empty(t, errs)
+	filters, faults := envoyfilter.Generate(s)
+	require.Empty(t, faults)
 	for _, f := range filters {
 		for _, p := range f.Spec.ConfigPatches {
 			switch value := p.Patch.Value.AsMap(); p.ApplyTo {

@@ -8,11 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -105,7 +103,9 @@ func checkSharedObject(t *testing.T, path, arch string) {
 }
 
 // TestGosRuntimeIsOurs: the container's GOMAXPROCS and GOMEMLIMIT are not
-// meant for the workers, and busy goroutines make none of them wait.
+// meant for the workers, and busy goroutines make none of them wait. They are not
+// interrupted here, so that who waits for one waits for ever; as the garbage
+// collector would, it is off.
 func TestGosRuntimeIsOurs(t *testing.T) {
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
@@ -122,7 +122,9 @@ func TestGosRuntimeIsOurs(t *testing.T) {
 				config["meta_protocol_filters"] = []any{envoytest.M{"name": "test.busy"}, envoytest.M{"name": "aeraki.meta_protocol.filters.router"}}
 				o := v.options()
 				o.Modules = filterSO()
-				o.Env = append([]string{"GOMAXPROCS=" + strconv.Itoa(v.workers), "GOMEMLIMIT=10MiB"}, tc.env...)
+				o.Env = append([]string{
+					"GOMAXPROCS=" + strconv.Itoa(v.workers), "GOMEMLIMIT=10MiB", "GODEBUG=asyncpreemptoff=1", "GOGC=off",
+				}, tc.env...)
 				o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...)}
 				o.Listeners = []envoytest.Resource{
 					envoytest.LoopbackOf("custom", envoytest.Socket()),
@@ -133,18 +135,10 @@ func TestGosRuntimeIsOurs(t *testing.T) {
 				c := scripted.Dial(t, e.Port("dubbo"))
 				c.Ask(1, dubbotest.Request{Method: "runtime"})
 				require.Equal(t, fmt.Sprintf("GOMAXPROCS %d, memory limit %d", v.workers+2, tc.limit), c.Read().Text())
-				var took []time.Duration
 				for id := range uint64(300) {
-					begin := time.Now()
 					c.Ask(id, dubbotest.Request{})
 					require.Equal(t, "here", c.Read().Text())
-					took = append(took, time.Since(begin))
 				}
-				slices.Sort(took)
-				// A worker that had to wait for a processor would wait for Go's
-				// preemption, 10 ms, on every request. A busy machine delays many,
-				// and not all.
-				require.Less(t, took[len(took)/10], 5*time.Millisecond)
 			})
 		}
 	})

@@ -19,7 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
-	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/missing"
@@ -321,7 +321,7 @@ func TestThePatchesOfPods(t *testing.T) {
 		return p, c
 	}
 	env := image(t, "proxy", t.TempDir())
-	patch, err := (*envoyfilter.Service)(nil).PodPatch()
+	patch, err := envoyfilter.PodPatch(nil)
 	require.NoError(t, err)
 	_, asked := read(string(patch))
 

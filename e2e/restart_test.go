@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,17 +11,9 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
-
-// freePort is a port that nobody uses at the moment. A hot restart hands over
-// sockets by their address, so it cannot be left to Envoy to choose one.
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
 
 // load are clients that ask one request after the other, and dial again when
 // their connection has ended.
@@ -89,7 +80,7 @@ func TestAHotRestart(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
-		port := freePort(t)
+		port := peers.RestartPort(t) // sockets are handed over by their address
 		o := v.options()
 		o.HotRestart = true
 		// More clusters than there are parked carriers.

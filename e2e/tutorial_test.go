@@ -98,7 +98,7 @@ func newReader(t *testing.T, v variant) *reader {
 	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
 	back := []string{r.dir + "/envoy.yaml", tutorial + "/envoy.yaml", r.dir, dir}
 	for _, port := range []int{7700, 7701, 7702, 9901} {
-		own := freePort(t)
+		own := peers.RestartPort(t)
 		said, is := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", own)
 		there, back = append(there, said, is), append(back, is, said)
 		config = strings.ReplaceAll(config, fmt.Sprintf("port_value: %d}", port), fmt.Sprintf("port_value: %d}", own))

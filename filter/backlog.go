@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 const (
@@ -106,8 +107,8 @@ func (c *connection) holds(full bool) {
 // the worker, the bytes in the host's buffers included.
 func (s *shard) endStuck() {
 	now := s.w.Now()
-	for _, cs := range s.configs {
-		for c := cs.conns; c != nil && s.held+s.inHost > cs.Limits.MaxUnreadBytes; c = c.next {
+	for _, wl := range s.listeners {
+		for c := wl.conns; c != nil && s.held+s.inHost > wl.Limits.MaxUnreadBytes; c = c.next {
 			if c.unread.inHost > 0 && now >= c.unread.taken+stuckTime {
 				c.overflow("has taken nothing for long, with too much waiting on this worker")
 			}
@@ -142,23 +143,9 @@ func (c *connection) handOver() {
 	}
 }
 
-// mayPark reports whether an answer of n bytes may wait for its turn.
-func (c *connection) mayPark(n int) bool {
-	return c.parked == 0 || c.parked+n <= c.cfg.Limits.MaxWriteBufferBytes
-}
-
-// park keeps the answer to m until its turn has come.
-func (c *connection) park(m *Message, b []byte) {
-	m.reply = make([]byte, len(b))
-	copy(m.reply, b)
-	c.parked += len(b)
-	c.sh.held += len(b)
-	c.sh.shed(max(c.cfg.Limits.MaxUnreadBytes, len(b)))
-}
-
 // overflow closes a connection for which too much waits.
 func (c *connection) overflow(why string) {
-	c.cfg.count(downstreamOverflow, 1)
+	c.cfg.count(metrics.DownstreamOverflow, 1)
 	c.sh.warn(c.cfg, "client %s %s: closed with %d bytes waiting", c.d.RemoteAddress(), why, c.unread.size+c.parked)
 	c.drop()
 }
@@ -189,8 +176,8 @@ func (s *shard) shed(limit int) {
 		now := s.w.Now()
 		var worst *connection
 		var most float64
-		for _, cs := range s.configs {
-			for c := cs.conns; c != nil; c = c.next {
+		for _, wl := range s.listeners {
+			for c := wl.conns; c != nil; c = c.next {
 				n := c.unread.size + c.parked
 				if n == 0 {
 					continue

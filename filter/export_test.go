@@ -2,23 +2,15 @@ package filter
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 )
 
 // Pools returns how many pools the configurations of the first worker know.
 func (mod *Module) Pools() (n int) {
-	for _, cs := range mod.shards[0].configs {
-		n += len(cs.pools)
+	for _, wl := range mod.shards[0].listeners {
+		n += len(wl.pools)
 	}
 	return n
-}
-
-// Seed makes the workers' random numbers the same each time.
-func (mod *Module) Seed(seed uint64) {
-	for _, s := range mod.shards {
-		*s.rand = *rand.New(rand.NewPCG(seed, 2))
-	}
 }
 
 // Books tells what is wrong with what the workers count, "" if nothing. What pools
@@ -31,9 +23,9 @@ func (mod *Module) Books() (wrong string) {
 				wrong += fmt.Sprintf("%s is %d, not %d\n", what, got, should)
 			}
 		}
-		for _, cs := range s.configs {
+		for _, wl := range s.listeners {
 			active, streams, plain := 0, 0, 0
-			for c := cs.conns; c != nil; c = c.next {
+			for c := wl.conns; c != nil; c = c.next {
 				parked, n, stalled := 0, 0, 0
 				for m := c.first; m != nil; m = m.next {
 					parked += len(m.reply)

@@ -813,11 +813,11 @@ func (w *model) retire(cfg *filtertest.Config) {
 
 func runModel(t *testing.T, seed uint64) {
 	mod := filter.NewModule()
+	mod.Seed(seed)
 	w := &model{
 		Host: filtertest.NewWith(t, mod, 2), t: t, mod: mod, rng: rand.New(rand.NewPCG(seed, 1)),
 		servers: map[*filtertest.Server]*modelServer{}, keys: map[string]*asked{}, ends: map[string]int{}, seen: map[string]bool{},
 	}
-	mod.Seed(seed)
 	w.codec = pickOf(w, "byid", "byid", "scarce", "hidden", "hidden", "inorder", "inorder", "exclusive")
 	w.ordered = w.codec == "inorder" || w.codec == "exclusive"
 	w.hidden = w.codec == "hidden"

@@ -3,6 +3,7 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -11,9 +12,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
-	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 // Module is the pipeline of one process. It implements host.Module.
@@ -24,6 +25,7 @@ type Module struct {
 
 	mu     sync.Mutex
 	shards []*shard
+	seed   uint64 // 0: none
 	// Configurations that were loaded between two publications came together;
 	// those of an earlier batch are replaced by those of a later one.
 	batch     int
@@ -39,11 +41,19 @@ func NewModule() *Module {
 	}
 }
 
+// Seed makes the random decisions of the workers that are made from now on the same
+// each time: a test that passes once passes always.
+func (mod *Module) Seed(seed uint64) { mod.seed = seed }
+
 // NewWorker implements host.Module.
 func (mod *Module) NewWorker(w host.Worker) host.Shard {
-	s := newShard(mod, w)
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
+	seed := mod.seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	s := newShard(mod, w, rand.New(rand.NewPCG(seed, uint64(len(mod.shards)))))
 	mod.shards = append(mod.shards, s)
 	return s
 }
@@ -56,7 +66,7 @@ type listener struct {
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
 	protocols []*protocol
-	metrics   metrics
+	metrics   metrics.Set
 	chain     []link
 	// respFilters and endFilters count the links that have such hooks.
 	respFilters, endFilters int
@@ -92,7 +102,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	l.mod = mod
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	var err error
-	if l.metrics, err = defineMetrics(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
 		return nil, l.refuse("stat_prefix", err)
 	}
 
@@ -127,22 +137,25 @@ func Check(raw []byte) []*config.Error {
 // load makes everything of a configuration that needs no host.
 func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 	cfg, errs := config.LoadAll(raw)
-	if len(errs) > 0 {
+	if cfg == nil {
 		return nil, nil, errs
 	}
 	l := &listener{Proxy: cfg}
 	refuse := func(path string, err error) { errs = append(errs, l.refuse(path, err)) }
-	var path string
-	var err error
-	if l.protocols, path, err = makeProtocols(cfg); err != nil {
-		refuse(path, err)
-	} else {
-		l.makeChain(refuse)
-		l.checkMutations(refuse)
+	var mutator codecs.Mutator // what routes set needs the codecs
+	if len(errs) == 0 {
+		var path string
+		var err error
+		if l.protocols, path, err = makeProtocols(cfg); err != nil {
+			refuse(path, err)
+		} else {
+			l.makeChain(refuse)
+			mutator = anyOf(l.protocols)
+		}
 	}
-	table, bad := route.CompileAll(cfg.RouteConfig)
-	for _, e := range bad {
-		refuse("route_config."+e.Path, e.Err)
+	table, faults := route.Compile(cfg.RouteConfig, mutator)
+	for _, f := range faults {
+		refuse("route_config."+f.Path, errors.New(f.Reason))
 	}
 	return l, table, errs
 }
@@ -178,33 +191,6 @@ func (l *listener) makeChain(refuse func(string, error)) {
 		l.chain = append(l.chain, k)
 	}
 	l.keepsRequest = l.respFilters+l.endFilters > 0
-}
-
-// checkMutations refuses mutations that cannot be made.
-func (l *listener) checkMutations(refuse func(string, error)) {
-	for i, r := range l.RouteConfig.GetRoutes() {
-		for _, part := range []struct {
-			field string
-			dir   codecs.Direction
-			kvs   []*routev1alpha.KeyValue
-		}{
-			{"request_mutation", codecs.ClientToServer, r.GetRequestMutation()},
-			{"response_mutation", codecs.ServerToClient, r.GetResponseMutation()},
-		} {
-			for j, kv := range part.kvs {
-				err := l.checkMutation(part.dir, kv.GetKey(), kv.GetValue())
-				if err == nil {
-					continue
-				}
-				path := fmt.Sprintf("route_config.routes[%d].%s[%d]", i, part.field, j)
-				// Codecs say which of the two it is.
-				if field, reason, ok := strings.Cut(err.Error(), ": "); ok && (field == "key" || field == "value") {
-					path, err = path+"."+field, errors.New(reason)
-				}
-				refuse(path, err)
-			}
-		}
-	}
 }
 
 // byOriginalDst reports whether a cluster goes where its client wanted to go.
@@ -261,18 +247,18 @@ func (l *listener) Destroy() {
 }
 
 func (s *shard) drain(l *listener) {
-	if cs := s.configs[l]; cs != nil {
-		for c := cs.conns; c != nil; c = c.next {
+	if wl := s.listeners[l]; wl != nil {
+		for c := wl.conns; c != nil; c = c.next {
 			c.drain()
 		}
 	}
 }
 
 func (s *shard) forget(l *listener) {
-	if cs := s.configs[l]; cs != nil && cs.conns == nil {
-		delete(s.configs, l)
-		cs.gone = true
+	if wl := s.listeners[l]; wl != nil && wl.conns == nil {
+		delete(s.listeners, l)
+		wl.gone = true
 		s.adoptPools()
-		s.dirty = slices.DeleteFunc(s.dirty, func(o *configShard) bool { return o == cs })
+		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 const (
@@ -123,11 +124,21 @@ func (t *oneways) passed(op uint64) {
 // disguise the client would read it as the answer to the next one.
 type withheld struct {
 	op       uint64
-	counter  int    // that it counts under if it is told; -1: none
-	timeout  bool   // there was no answer, for whatever reason otherwise
-	passed   bool   // the client has gone on since
-	preceded uint64 // see Message
+	counter  metrics.Counter // that it counts under if it is told; Counters: none
+	timeout  bool            // there was no answer, for whatever reason otherwise
+	passed   bool            // the client has gone on since
+	preceded uint64          // see Message
 	frame    []byte
+}
+
+// suspicion is what a connection knows of its requests that may be oneways in
+// disguise.
+type suspicion struct {
+	answers       uint64     // that the client has got
+	pipelines     bool       // has sent a request before the answer to another
+	aside         []*Message // known oneways that may still be answered
+	withheld      []withheld
+	withheldBytes int
 }
 
 // mayBeOneway reports whether a request that does not say so may be a oneway.
@@ -147,9 +158,7 @@ func (m *Message) identify() {
 	m.operation = m.req.AppendOperation(m.operation[:0])
 	m.method = len(m.req.Method())
 	m.op = m.cfg.mod.oneways.hash(m.cfg.oneways, m.operation)
-	if m.conn != nil {
-		m.preceded = m.conn.answers
-	}
+	m.preceded = m.conn.answers
 }
 
 // way is the state of the request's operation.
@@ -177,10 +186,10 @@ func (m *Message) knownOneway() bool {
 }
 
 // late notes an answer that nobody waited for.
-func (cs *configShard) late(md *codecs.Metadata) {
+func (wl *workerListener) late(md *codecs.Metadata) {
 	if md.Type == codecs.Response {
-		t := cs.mod.oneways
-		t.answers(t.hash(cs.oneways^lateSalt, md.Method()), md)
+		t := wl.mod.oneways
+		t.answers(t.hash(wl.oneways^lateSalt, md.Method()), md)
 	}
 }
 
@@ -189,16 +198,16 @@ func (cs *configShard) late(md *codecs.Metadata) {
 // waits for one, and a connection upstream is free for the next request.
 func (m *Message) wentOn() (over bool) {
 	c := m.conn
-	if !m.mayBeOneway() || m.oneway || m.phase != inUpstream || m.call.Waiting() ||
+	if !m.mayBeOneway() || m.oneway || m.phase != inUpstream || m.exchange.Waiting() ||
 		c.pipelines || m.way() != onewayWay {
 		return false
 	}
-	m.cfg.count(onewayPresumed, 1)
-	m.cfg.gauge(requestActive, -1)
+	m.cfg.count(metrics.OnewayPresumed, 1)
+	m.cfg.gauge(metrics.RequestActive, -1)
 	c.unlink(m)
 	m.aside = true
 	c.aside = append(c.aside, m)
-	if c.finishing || c.ordered || !m.call.Release() {
+	if c.finishing || c.ordered || !m.exchange.Call().Release() {
 		m.discard()
 	} else if len(c.aside) > maxAside {
 		c.aside[0].discard()
@@ -208,7 +217,7 @@ func (m *Message) wentOn() (over bool) {
 
 // discard ends a message that was set aside without a word.
 func (m *Message) discard() {
-	m.call.Forget()
+	m.exchange.Call().Forget()
 	m.end()
 }
 
@@ -222,7 +231,7 @@ func (c *connection) takeBack(m *Message) {
 func (m *Message) wasAnswered(md *codecs.Metadata) {
 	m.cfg.mod.oneways.answers(m.op, md)
 	c := m.conn
-	if c == nil {
+	if c.closed {
 		return
 	}
 	if c.answers++; c.requests > m.number && !c.pipelines {
@@ -233,12 +242,12 @@ func (m *Message) wasAnswered(md *codecs.Metadata) {
 }
 
 // silent ends m without a word if its client may not be told an error, or not yet.
-// counter is the one of the error.
-func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
-	if !m.mayBeOneway() || m.conn == nil {
+// counter is that of the error.
+func (m *Message) silent(e codecs.ErrorType, reason string, counter metrics.Counter) bool {
+	c := m.conn
+	if !m.mayBeOneway() || c.closed {
 		return false
 	}
-	c := m.conn
 	switch way := m.way(); {
 	case c.pipelines || way == answeredWay:
 		return false
@@ -246,9 +255,9 @@ func (m *Message) silent(e codecs.ErrorType, reason string, counter int) bool {
 	case c.eof:
 		return false
 	case way == onewayWay:
-		m.cfg.count(onewayPresumed, 1)
+		m.cfg.count(metrics.OnewayPresumed, 1)
 	case m.sent && (c.requests > m.number || c.hasPassed(m.op)):
-		m.cfg.count(onewayPresumed, 1)
+		m.cfg.count(metrics.OnewayPresumed, 1)
 		if !c.ordered {
 			c.withhold(m, e, reason, counter)
 		}
@@ -267,7 +276,7 @@ func (c *connection) hasPassed(op uint64) bool {
 }
 
 // withhold keeps the error of m until its client has shown of which kind it is.
-func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, counter int) {
+func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, counter metrics.Counter) {
 	m.local = codecs.LocalError{Type: e, Message: reason}
 	frame, err := guard.Append(nil, func(dst []byte) ([]byte, error) {
 		return m.proto.codec.EncodeError(dst, &m.req, &m.local)
@@ -294,10 +303,10 @@ func (c *connection) tell(chosen func(*withheld) bool) {
 		if !c.closed && !c.ending {
 			buf := c.buffer(len(w.frame))
 			buf.B = append(buf.B, w.frame...)
-			if w.counter >= 0 {
+			if w.counter < metrics.Counters {
 				c.cfg.count(w.counter, 1)
 			}
-			c.cfg.count(localResponseBusinessException, 1)
+			c.cfg.count(metrics.LocalResponseBusinessException, 1)
 		}
 		return true
 	})

@@ -31,15 +31,15 @@ func sendSlowly(c *filtertest.Client, b []byte) {
 	}
 }
 
-func dialMany(e *env, n int) (cs []*filtertest.Client) {
+func dialMany(e *env, n int) (wl []*filtertest.Client) {
 	for range n {
-		cs = append(cs, e.Dial(e.cfg))
+		wl = append(wl, e.Dial(e.cfg))
 	}
-	return cs
+	return wl
 }
 
-func open(cs []*filtertest.Client) (n int) {
-	for _, c := range cs {
+func open(wl []*filtertest.Client) (n int) {
+	for _, c := range wl {
 		if !c.Closed() {
 			n++
 		}
@@ -103,23 +103,23 @@ func TestUnfinishedFramesHaveABudget(t *testing.T) {
 func TestFramesBehindOthersHaveTheBudgetToo(t *testing.T) {
 	e := newEnv(t, `, "limits": {"max_partial_bytes": 100000}`)
 	const n = 20
-	cs := dialMany(e, n)
+	wl := dialMany(e, n)
 	frame := large(7, 1<<20)
-	for _, c := range cs {
+	for _, c := range wl {
 		c.Send(append(req(1), frame[:60<<10]...))
 		require.EqualValues(t, 1, one(t, c).ID)
 	}
 	waiting := 0
-	for _, c := range cs {
+	for _, c := range wl {
 		if c.ReadDisabled() {
 			waiting++
 		}
 	}
 	require.Equal(t, n-2, waiting, "but for one within the budget and one beyond")
-	for _, c := range cs {
+	for _, c := range wl {
 		sendSlowly(c, frame[60<<10:])
 	}
-	for _, c := range cs {
+	for _, c := range wl {
 		require.EqualValues(t, 7, one(t, c).ID)
 	}
 }
@@ -131,14 +131,14 @@ func TestLargeFramesAreNotInEachOthersWay(t *testing.T) {
 		t.Run(fmt.Sprint(budget), func(t *testing.T) {
 			e := newEnv(t, fmt.Sprintf(`, "limits": {"max_partial_bytes": %d}`, budget))
 			const n, size = 8, 300 << 10
-			cs := dialMany(e, n)
+			wl := dialMany(e, n)
 			frames := make([][]byte, n)
 			for i := range frames {
 				frames[i] = append(large(uint64(i), size), req(1000)...)
 			}
 			for left := n; left > 0; {
 				left = 0
-				for i, c := range cs {
+				for i, c := range wl {
 					k := min(len(frames[i]), 70<<10)
 					if c.ReadDisabled() {
 						k = 0
@@ -150,7 +150,7 @@ func TestLargeFramesAreNotInEachOthersWay(t *testing.T) {
 				}
 				e.Advance(20 * time.Millisecond)
 			}
-			for i, c := range cs {
+			for i, c := range wl {
 				fs := replies(t, c)
 				require.Len(t, fs, 2, "client %d", i)
 				require.EqualValues(t, i, fs[0].ID)
@@ -168,20 +168,20 @@ func TestAClientThatWaitsForRoomMayEnd(t *testing.T) {
 	frame := large(7, 1<<20)
 	first := e.Dial(e.cfg)
 	sendSlowly(first, frame[:len(frame)/2])
-	cs := dialMany(e, 4)
-	for _, c := range cs {
+	wl := dialMany(e, 4)
+	for _, c := range wl {
 		sendSlowly(c, frame[:len(frame)/2])
 		require.True(t, c.ReadDisabled())
 	}
-	cs[0].Close()
-	cs[1].CloseWrite()
+	wl[0].Close()
+	wl[1].CloseWrite()
 	sendSlowly(first, frame[len(frame)/2:])
 	require.EqualValues(t, 7, one(t, first).ID)
-	require.False(t, cs[2].ReadDisabled(), "the next one")
-	sendSlowly(cs[2], frame[len(frame)/2:])
-	require.EqualValues(t, 7, one(t, cs[2]).ID)
+	require.False(t, wl[2].ReadDisabled(), "the next one")
+	sendSlowly(wl[2], frame[len(frame)/2:])
+	require.EqualValues(t, 7, one(t, wl[2]).ID)
 	e.Advance(time.Second)
-	require.Equal(t, 1, open(cs))
+	require.Equal(t, 1, open(wl))
 	require.EqualValues(t, 2, e.count("partial_frame_timeout")+e.count("request_decoding_error"))
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 const (
@@ -33,24 +34,24 @@ type passthrough struct {
 
 // passOn makes c one that is carried plainly; first are its bytes so far.
 func (c *connection) passOn(first []byte) {
-	cs := c.cfg
-	cs.count(passthroughConnection, 1)
-	cs.gauge(passthroughActive, 1)
+	wl := c.cfg
+	wl.count(metrics.PassthroughConnection, 1)
+	wl.gauge(metrics.PassthroughActive, 1)
 	p := &passthrough{c: c, early: append([]byte(nil), first...)}
 	c.plain = p
 	p.stop(true)
-	dst, src := cs.addresses(c, cs.Passthrough)
-	p.up = c.sh.w.Connect(host.Target{Cluster: cs.Passthrough, OriginalDst: dst, Source: src}, p)
+	dst, src := wl.addresses(c, wl.Passthrough)
+	p.up = c.sh.w.Connect(host.Target{Cluster: wl.Passthrough, OriginalDst: dst, Source: src}, p)
 	c.arm(c.wakeAt())
 }
 
 // addresses are those by which the upstream connections for c to cluster differ
 // from others to it, each the zero value if it does not count.
-func (cs *configShard) addresses(c *connection, cluster string) (dst string, src netip.Addr) {
-	if cs.byOriginalDst(cluster) {
+func (wl *workerListener) addresses(c *connection, cluster string) (dst string, src netip.Addr) {
+	if wl.byOriginalDst(cluster) {
 		dst = c.d.LocalAddress()
 	}
-	if cs.Upstream.OriginalSrc {
+	if wl.Upstream.OriginalSrc {
 		src = c.source()
 	}
 	return dst, src
@@ -97,7 +98,7 @@ func (p *passthrough) resume() {
 // clientGone ends the upstream connection of a client that has gone. What it has
 // sent still arrives.
 func (p *passthrough) clientGone() {
-	p.c.cfg.gauge(passthroughActive, -1)
+	p.c.cfg.gauge(metrics.PassthroughActive, -1)
 	p.early = nil
 	switch {
 	case p.over:
@@ -157,7 +158,7 @@ func (p *passthrough) Closed(r host.CloseReason) {
 		return
 	}
 	if !p.ready {
-		c.cfg.count(passthroughConnectFail, 1)
+		c.cfg.count(metrics.PassthroughConnectFail, 1)
 		c.sh.warn(c.cfg, "client %s: no connection to cluster %s, to which unrecognised bytes are carried: %s",
 			c.d.RemoteAddress(), c.cfg.Passthrough, r)
 	}

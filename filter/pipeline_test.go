@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -964,11 +965,11 @@ func TestAFilterMayPauseAndResumeFromAnyGoroutine(t *testing.T) {
 }
 
 func TestAResumeAfterTheClientLeftIsHarmless(t *testing.T) {
-	var r filter.Resumer
+	var rs []filter.Resumer
 	ended := 0
 	e := withFilter(t, &testFilter{
 		onRequest: func(m *filter.Message) filter.Verdict {
-			r = m.Resumer()
+			rs = append(rs, m.Resumer())
 			return filter.Pause
 		},
 		onEnd: func(*filter.Message) { ended++ },
@@ -977,10 +978,17 @@ func TestAResumeAfterTheClientLeftIsHarmless(t *testing.T) {
 	c.Send(req(1))
 	c.Close()
 	require.Equal(t, 1, ended)
-	r.Continue()
-	r.Continue()
+	e.c.Send(req(1)) // may be where the other one was
+	rs[0].Continue()
+	rs[0].Continue()
 	e.Settle()
 	require.Empty(t, e.v1.Servers())
+	require.Equal(t, 1, ended)
+	rs[1].Continue()
+	e.Settle()
+	require.Equal(t, "h1", one(t, e.c).Text())
+	require.Equal(t, 2, ended)
+	require.Zero(t, e.Panics())
 }
 
 func TestAFilterMayReply(t *testing.T) {
@@ -1002,10 +1010,14 @@ func TestAFilterMayReplaceAnAnswer(t *testing.T) {
 }
 
 func TestAPanicInAFilterEndsOneMessageOnly(t *testing.T) {
-	for _, where := range []string{"request", "response", "end"} {
+	for where, told := range map[string]string{
+		"request":  "internal error",
+		"response": "internal error",
+		"end":      "h1", // its answer has gone out before
+	} {
 		t.Run(where, func(t *testing.T) {
 			boom := func(m *filter.Message) filter.Verdict {
-				if m.Rand(); strings.Contains(string(m.Request().AppendOperation(nil)), "Boom") {
+				if string(m.Request().AppendOperation(nil)) == "org.example.Greeter/sayBoom" {
 					panic("boom")
 				}
 				return filter.Continue
@@ -1020,13 +1032,21 @@ func TestAPanicInAFilterEndsOneMessageOnly(t *testing.T) {
 				f.onEnd = func(m *filter.Message) { boom(m) }
 			}
 			e := withFilter(t, f)
+			texts := func() map[uint64]string {
+				texts := map[uint64]string{}
+				for _, f := range replies(t, e.c) {
+					texts[f.ID] += f.Text()
+				}
+				return texts
+			}
 			e.c.Send(dubbotest.Request{ID: 1, Method: "sayBoom"}.Bytes(), req(2))
-			got := replies(t, e.c)
-			require.Len(t, got, 2)
+			require.Equal(t, map[uint64]string{1: told, 2: "h1"}, texts())
 			require.EqualValues(t, 1, e.count("filter_panic"))
 			require.Zero(t, e.Panics())
 			e.c.Send(req(3))
-			require.Len(t, replies(t, e.c), 1)
+			require.Equal(t, map[uint64]string{3: "h1"}, texts())
+			require.EqualValues(t, 1, e.count("filter_panic"))
+			require.Zero(t, e.count("request_active"))
 		})
 	}
 }
@@ -1042,35 +1062,53 @@ func TestBadConfigurationsAreRefusedByField(t *testing.T) {
 		_, err := h.Load(tc.cfg)
 		require.ErrorContains(t, err, tc.want)
 	}
+	// Routes are judged though other fields are refused.
+	var faults []string
+	for _, e := range filter.Check([]byte(listener(`{"routes": [{}]}`, `, "request_timeout": "0s"`))) {
+		faults = append(faults, e.Error())
+	}
+	require.Equal(t, []string{`stat_prefix "t": request_timeout: must be at least 1ms, is 0s`, `stat_prefix "t": route_config.routes[0].route: required`}, faults)
 }
 
+// TestManyClientsAndServersInAnyOrder: answers come to those who have asked,
+// though all number alike and each server answers the last one first.
 func TestManyClientsAndServersInAnyOrder(t *testing.T) {
+	const clients, rounds = 20, 20
 	e := newEnv(t, "")
 	e.v1.SetHosts("a", "b", "c")
-	held := map[*filtertest.Server][]uint64{}
+	held := map[*filtertest.Server][]dubbotest.Parsed{}
 	e.v1.Serve = func(s *filtertest.Server, b []byte) int {
-		for _, f := range parse(b) {
-			held[s] = append(held[s], f.ID)
+		frames, rest := dubbotest.Parse(b)
+		for _, f := range frames {
+			f.Body = slices.Clone(f.Body)
+			held[s] = append(held[s], f)
 		}
-		return len(b)
+		return len(b) - len(rest)
 	}
-	var clients []*filtertest.Client
-	for range 20 {
-		clients = append(clients, e.Dial(e.cfg))
+	argument := regexp.MustCompile(`by \d+ in \d+`)
+	cs := make([]*filtertest.Client, clients)
+	for i := range cs {
+		cs[i] = e.Dial(e.cfg)
 	}
-	for round := range 20 {
-		for i, c := range clients {
-			c.Send(req(uint64(round*100 + i)))
+	for round := range rounds {
+		for i, c := range cs {
+			c.Send(dubbotest.Request{ID: uint64(round), Argument: fmt.Sprintf("by %d in %d", i, round)}.Bytes())
 		}
-		for s, ids := range held {
-			for i := len(ids) - 1; i >= 0; i-- {
-				s.Send(dubbotest.Response(ids[i], fmt.Sprint(ids[i])))
+		asked := map[string]int{}
+		for _, s := range e.v1.Servers() {
+			asked[s.Host] += len(held[s])
+			for _, f := range slices.Backward(held[s]) {
+				s.Send(dubbotest.Response(f.ID, string(argument.Find(f.Body))))
 			}
-			delete(held, s)
 		}
+		require.Len(t, asked, 3)
+		require.Equal(t, clients, asked["a"]+asked["b"]+asked["c"])
+		clear(held)
 		e.Settle()
-		for i, c := range clients {
-			require.EqualValues(t, round*100+i, one(t, c).ID)
+		for i, c := range cs {
+			f := one(t, c)
+			require.EqualValues(t, round, f.ID)
+			require.Equal(t, fmt.Sprintf("by %d in %d", i, round), f.Text())
 		}
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unique"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -23,15 +26,24 @@ type protocol struct {
 	name    string
 	codec   codecs.Codec
 	sniffer codecs.Sniffer // set where first bytes decide
-	profile string
+	profile unique.Handle[profile]
 
-	// Of requests whose ids can be changed and cannot, and of streams.
-	requests, fixed, streams upstream.Options
+	// Of requests whose ids can be changed and cannot, of those that lease a
+	// connection, and of streams.
+	requests, fixed, leased, streams upstream.Options
 
 	rewritesIDs  bool
 	ordered      bool // clients get their answers in the order of their requests
 	hiddenOneway bool
 	streamer     codecs.Streamer // nil: no streams
+}
+
+// profile is what must be equal for two versions of a listener to go on with the
+// same connections upstream.
+type profile struct {
+	codec, options string
+	limits         config.Limits
+	requests       upstream.Options
 }
 
 // makeProtocols makes the codecs of a configuration.
@@ -94,12 +106,15 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	}
 	p.requests = poolOptions(cfg, traits)
 	p.fixed = p.requests
-	p.fixed.Shared, p.fixed.KeepIDs = false, true
+	p.fixed.Mode, p.fixed.Shared = upstream.OneByOne, false
+	p.leased = p.requests
+	p.leased.Mode, p.leased.Shared, p.leased.MinConnections = upstream.Leased, false, 0
 	p.streams = p.requests
-	p.streams.Shared, p.streams.Streams = false, true
+	p.streams.Mode, p.streams.Shared = upstream.Streams, false
 	p.streams.MinConnections = 0 // none is used twice
 	p.streamer, _ = codec.(codecs.Streamer)
-	p.profile = fmt.Sprintf("%s %v %+v %+v", ext.Name, ext.Config, cfg.Limits, p.requests)
+	options, _ := proto.MarshalOptions{Deterministic: true}.Marshal(ext.Config) // what was read can be written
+	p.profile = unique.Make(profile{ext.Name, string(options), cfg.Limits, p.requests})
 	return p
 }
 
@@ -115,6 +130,14 @@ func poolOptions(cfg *config.Proxy, traits codecs.Traits) upstream.Options {
 	}
 	if u.OriginalSrc {
 		o.MinConnections = 0 // to each client's address, whoever called last
+	}
+	switch traits.Correlation {
+	case codecs.ByID:
+		o.Mode = upstream.ByID
+	case codecs.InOrder:
+		o.Mode = upstream.InOrder
+	default:
+		o.Mode = upstream.OneByOne
 	}
 	switch cfg.ConnectionMode {
 	case config.Shared:
@@ -142,10 +165,14 @@ func (l *listener) sniff(b []byte) (p *protocol, more bool) {
 	return nil, more
 }
 
-// checkMutation refuses what none of the codecs can change.
-func (l *listener) checkMutation(d codecs.Direction, key, value string) error {
+// anyOf are a listener's protocols, one of which has to be able to make a
+// mutation.
+type anyOf []*protocol
+
+// CheckMutation implements codecs.Mutator.
+func (ps anyOf) CheckMutation(d codecs.Direction, key, value string) error {
 	var first error
-	for _, p := range l.protocols {
+	for _, p := range ps {
 		err := fmt.Errorf("codec %s cannot change messages", p.name)
 		if m, ok := p.codec.(codecs.Mutator); ok {
 			err = m.CheckMutation(d, key, value)

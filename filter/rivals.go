@@ -37,9 +37,9 @@ func (l *listener) keyField() string {
 func (s *shard) supersede(l *listener) { s.config(l).superseded = max(s.w.Now(), 1) }
 
 // took tells that a connection has come under the configuration.
-func (cs *configShard) took(d host.Downstream) {
-	l, now := cs.listener, cs.sh.w.Now()
-	if l.accepted.Load() && (cs.superseded == 0 || now < cs.superseded+grace) {
+func (wl *workerListener) took(d host.Downstream) {
+	l, now := wl.listener, wl.sh.w.Now()
+	if l.accepted.Load() && (wl.superseded == 0 || now < wl.superseded+grace) {
 		return
 	}
 	l.mod.mu.Lock()
@@ -47,10 +47,10 @@ func (cs *configShard) took(d host.Downstream) {
 	if !l.accepted.Load() {
 		l.address = d.LocalAddress()
 		l.accepted.Store(true)
-		l.rejoin(cs.sh)
+		l.rejoin(wl.sh)
 	}
-	if cs.superseded != 0 && now >= cs.superseded+grace {
-		l.leave(cs.sh)
+	if wl.superseded != 0 && now >= wl.superseded+grace {
+		l.leave(wl.sh)
 	}
 }
 

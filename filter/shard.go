@@ -3,7 +3,6 @@ package filter
 import (
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -34,8 +33,8 @@ type shard struct {
 	rand   *rand.Rand
 	up     *upstream.Manager
 
-	configs map[*listener]*configShard
-	dirty   []*configShard // have metrics to report
+	listeners map[*listener]*workerListener
+	dirty     []*workerListener // have metrics to report
 
 	touched []*connection // have bytes to hand over
 	later   []*connection // have bytes to decode
@@ -66,11 +65,11 @@ type posted struct {
 	call func(s *shard)
 }
 
-func newShard(mod *Module, w host.Worker) *shard {
+func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s := &shard{
 		mod: mod, w: w, timers: timer.New(w.Now()),
-		rand:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		configs: map[*listener]*configShard{},
+		rand:      rng,
+		listeners: map[*listener]*workerListener{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
@@ -93,35 +92,36 @@ func (s *shard) post(p posted) {
 
 // Accept implements host.Shard.
 func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.DownstreamEvents {
-	cs := s.config(cfg.(*listener))
-	cs.took(d)
+	wl := s.config(cfg.(*listener))
+	wl.took(d)
 	c := &connection{
-		sh: s, cfg: cs, d: d,
+		sh: s, cfg: wl, d: d,
 		lastUse: s.w.Now(),
-		leaveAt: inbox.Small,
 	}
-	c.partial.Init(c, &c.in, &s.partials, cs.Limits.MaxPartialBytes)
+	c.leaveAt = inbox.Small
+	c.partial.Init(c, &c.in, &s.partials, wl.Limits.MaxPartialBytes)
 	if n := d.BufferLimit(); n > 0 {
 		c.leaveAt = min(c.leaveAt, n)
 	}
-	if len(cs.protocols) == 1 && cs.Passthrough == "" {
-		c.speaks(cs.protocols[0])
+	if len(wl.protocols) == 1 && wl.Passthrough == "" {
+		c.speaks(wl.protocols[0])
 	}
 	c.timer.Fire = c.onTimer
-	cs.add(c)
-	if cs.IdleTimeout > 0 {
-		c.arm(c.lastUse + cs.IdleTimeout)
+	c.lines.Client = c
+	wl.add(c)
+	if wl.IdleTimeout > 0 {
+		c.arm(c.lastUse + wl.IdleTimeout)
 	}
 	return c
 }
 
-func (s *shard) config(l *listener) *configShard {
-	cs := s.configs[l]
-	if cs == nil {
-		cs = &configShard{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
-		s.configs[l] = cs
+func (s *shard) config(l *listener) *workerListener {
+	wl := s.listeners[l]
+	if wl == nil {
+		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
+		s.listeners[l] = wl
 	}
-	return cs
+	return wl
 }
 
 // Run implements host.Shard.
@@ -225,7 +225,7 @@ func (s *shard) newMessage(c *connection) *Message {
 		s.freeMessages = s.freeMessages[:n-1]
 	} else {
 		m = &Message{sh: s}
-		m.call.Init(m)
+		m.exchange.Init((*caller)(m))
 	}
 	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
 	m.req.Borrow(&s.spare)
@@ -237,27 +237,22 @@ func (s *shard) freeMessage(m *Message) {
 	m.req.Reset()
 	m.req.Return(&s.spare)
 	if md := m.ownResp; md != nil {
-		m.ownResp = nil
 		md.Reset()
 		md.Return(&s.spare)
 		if len(s.freeMetadata) < maxFree {
 			s.freeMetadata = append(s.freeMetadata, md)
 		}
 	}
-	m.reply = nil
 	m.reqMut.Reset()
 	m.respMut.Reset()
 	clear(m.states)
+	m.states = m.states[:0]
 	m.dropFrame()
 	if cap(m.operation) > maxOperationKept {
 		m.operation = nil
 	}
-	m.conn, m.cfg, m.proto, m.resp, m.route, m.states = nil, nil, nil, nil, nil, m.states[:0]
-	m.stream = nil
-	m.pos, m.seen, m.phase = 0, 0, inRequest
-	m.aside, m.sent = false, false
-	m.oneway, m.paused, m.routed, m.replied, m.forward = false, false, false, false, false
-	m.local, m.cluster = codecs.LocalError{}, ""
+	m.exchange.Reset()
+	m.use = use{}
 	if len(s.freeMessages) < maxFree {
 		s.freeMessages = append(s.freeMessages, m)
 	}
@@ -273,243 +268,30 @@ func (s *shard) newMetadata() *codecs.Metadata {
 	return md
 }
 
-// report hands the gathered metrics to the host.
-func (s *shard) report() {
-	left := s.dirty[:0]
-	for _, cs := range s.dirty {
-		if cs.listed = !cs.report(); cs.listed {
-			left = append(left, cs)
-		}
-	}
-	clear(s.dirty[len(left):])
-	s.dirty = left
-}
-
-// configShard is a listener's configuration on one worker.
-type configShard struct {
-	*listener
-	sh         *shard
-	superseded time.Duration // when a newer version was published, 0: not
-	pools      map[poolKey]*upstream.Pool
-	last       struct { // that was found in pools: the next is often the same
-		key  poolKey
-		pool *upstream.Pool
-	}
-	conns *connection
-
-	counts  [counters]int64
-	gauges  [gauges]int64
-	times   []uint64
-	isDirty bool
-	listed  bool // in the shard's dirty
-	gone    bool // the host has forgotten it; late answers may still come
-}
-
-func (cs *configShard) add(c *connection) {
-	if c.next = cs.conns; c.next != nil {
-		c.next.prev = c
-	}
-	cs.conns = c
-	if cs.isDirty { // metrics that had nobody to report them
-		cs.sh.startStats()
-	}
-}
-
-func (cs *configShard) remove(c *connection) {
-	if cs.conns == c && c.next == nil && cs.isDirty {
-		cs.report() // the last one that can
-	}
-	if c.prev == nil {
-		cs.conns = c.next
-	} else {
-		c.prev.next = c.next
-	}
-	if c.next != nil {
-		c.next.prev = c.prev
-	}
-	c.next, c.prev = nil, nil
-}
-
-func (cs *configShard) count(i int, n int64) {
-	cs.counts[i] += n
-	cs.mark()
-}
-
-func (cs *configShard) gauge(i int, n int64) {
-	cs.gauges[i] += n
-	cs.mark()
-}
-
-func (cs *configShard) countResponse(resp *codecs.Metadata) {
-	cs.count(response, 1)
-	switch resp.Status {
-	case codecs.StatusOK:
-		cs.count(responseSuccess, 1)
-	case codecs.StatusBusinessException:
-		cs.count(responseBusinessException, 1)
-	default:
-		cs.count(responseError, 1)
-	}
-}
-
-func (cs *configShard) record(ms uint64) {
-	cs.times = append(cs.times, ms)
-	if len(cs.times) >= 1024 && cs.report() {
-		return
-	}
-	cs.mark()
-}
-
-func (cs *configShard) mark() {
-	if !cs.isDirty && !cs.gone {
-		cs.isDirty = true
-		if !cs.listed {
-			cs.listed = true
-			cs.sh.dirty = append(cs.sh.dirty, cs)
-		}
-		cs.sh.startStats()
-	}
-}
-
 func (s *shard) startStats() {
 	if !s.stats.Running() {
 		s.timers.Start(&s.stats, s.w.Now()+statsTime)
 	}
 }
 
-// report hands the metrics over by one of the connections, false when there
-// is none. Metrics of a configuration without connections wait for the next.
-func (cs *configShard) report() bool {
-	if !cs.isDirty {
-		return true
-	}
-	if cs.conns == nil {
-		if len(cs.times) > 1<<16 {
-			cs.times = cs.times[:0]
-		}
-		return false
-	}
-	d := cs.conns.d
-	for i, n := range cs.counts {
-		if n != 0 {
-			d.Count(cs.metrics.counters[i], n)
-			cs.counts[i] = 0
+// report hands the gathered metrics to the host.
+func (s *shard) report() {
+	left := s.dirty[:0]
+	for _, wl := range s.dirty {
+		if wl.listed = !wl.report(); wl.listed {
+			left = append(left, wl)
 		}
 	}
-	for i, n := range cs.gauges {
-		if n != 0 {
-			d.Add(cs.metrics.gauges[i], n)
-			cs.gauges[i] = 0
-		}
-	}
-	if len(cs.times) > 0 {
-		d.Record(cs.metrics.time, cs.times)
-		if cs.times = cs.times[:0]; cap(cs.times) > maxFree {
-			cs.times = nil
-		}
-	}
-	cs.isDirty = false
-	return true
-}
-
-// poolKey says which messages of a listener share a pool.
-type poolKey struct {
-	cluster string
-	proto   *protocol
-	variant uint8
-	keepIDs bool
-	streams bool
-}
-
-// pool returns the pool for m.
-func (cs *configShard) pool(m *Message) *upstream.Pool {
-	k := poolKey{m.cluster, m.proto, m.req.Variant, m.req.FixedID && m.stream == nil, m.stream != nil}
-	dst := ""
-	var src netip.Addr
-	if m.conn != nil {
-		dst, src = cs.addresses(m.conn, m.cluster)
-	}
-	common := dst == "" && !src.IsValid()
-	if common {
-		if cs.last.pool == nil || cs.last.key != k {
-			cs.last.key, cs.last.pool = k, cs.pools[k]
-		}
-		if p := cs.last.pool; p != nil && !p.Gone() {
-			p.Observe(cs)
-			return p
-		}
-	}
-	opts := &m.proto.requests
-	switch {
-	case k.streams:
-		opts = &m.proto.streams
-	case k.keepIDs:
-		opts = &m.proto.fixed
-	}
-	p := cs.sh.up.Pool(upstream.Key{
-		Scope: cs.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
-		Profile: m.proto.profile, Variant: k.variant, KeepIDs: k.keepIDs, Streams: k.streams,
-	}, m.proto.codec, opts, cs)
-	if common {
-		cs.pools[k], cs.last.pool = p, p
-	}
-	return p
-}
-
-// Stray implements upstream.Observer.
-func (cs *configShard) Stray(md *codecs.Metadata) {
-	cs.count(upstreamStrayResponse, 1)
-	cs.late(md)
-}
-
-// Event implements upstream.Observer.
-func (cs *configShard) Event() { cs.count(upstreamEvent, 1) }
-
-// Unserved implements upstream.Observer.
-func (cs *configShard) Unserved() { cs.count(upstreamUnserved, 1) }
-
-// DecodingError implements upstream.Observer.
-func (cs *configShard) DecodingError(cluster, addr string, err error, closes bool) {
-	cs.count(responseDecodingError, 1)
-	if closes {
-		cs.count(responseErrorCausedConnectionClose, 1)
-	}
-	cs.sh.warnOf(cluster, cs, "cluster %s: host %s: %v", cluster, addr, err)
-}
-
-// Closes implements upstream.Observer.
-func (cs *configShard) Closes(cluster, addr, reason string) {
-	cs.count(upstreamAbuse, 1)
-	cs.sh.warn(cs, "cluster %s: host %s: connection closed: %s", cluster, addr, reason)
-}
-
-// Starves implements upstream.Observer.
-func (cs *configShard) Starves() { cs.count(upstreamPartialFrameWait, 1) }
-
-// Panicked implements upstream.Observer.
-func (cs *configShard) Panicked(p *guard.Panic) {
-	if p != nil {
-		if p.Logged {
-			return
-		}
-		p.Logged = true
-		cs.sh.logPanic(cs.StatPrefix, "", p)
-	}
-	cs.count(connectionPanic, 1)
-}
-
-// ConnectFailed implements upstream.Observer.
-func (cs *configShard) ConnectFailed(cluster string, r host.CloseReason) {
-	cs.count(upstreamConnectFail, 1)
-	cs.sh.warnOf(cluster+" "+r.String(), cs, "cluster %s: no connection: %s", cluster, r)
+	clear(s.dirty[len(left):])
+	s.dirty = left
 }
 
 // dropPool forgets a pool that has been given up.
 func (s *shard) dropPool(p *upstream.Pool) {
-	for _, cs := range s.configs {
-		maps.DeleteFunc(cs.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
-		if cs.last.pool == p {
-			cs.last.pool = nil
+	for _, wl := range s.listeners {
+		maps.DeleteFunc(wl.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		if wl.last.pool == p {
+			wl.last.pool = nil
 		}
 	}
 }
@@ -517,9 +299,9 @@ func (s *shard) dropPool(p *upstream.Pool) {
 // adoptPools has live configurations hear of the pools that one observed which is
 // gone.
 func (s *shard) adoptPools() {
-	for _, cs := range s.configs {
-		for _, p := range cs.pools {
-			p.Observe(cs)
+	for _, wl := range s.listeners {
+		for _, p := range wl.pools {
+			p.Observe(wl)
 		}
 	}
 }

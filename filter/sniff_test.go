@@ -64,3 +64,32 @@ func TestCodecsThatCannotBeSeveral(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+// TestOneOfSeveralCodecsHasToMakeAMutation, and the first one tells why none can.
+func TestOneOfSeveralCodecsHasToMakeAMutation(t *testing.T) {
+	h := filtertest.New(t)
+	const dubbo = "aeraki.meta_protocol.codec.dubbo"
+	for _, tc := range []struct {
+		codecs []string
+		key    string
+		want   string // "" if the configuration is accepted
+	}{
+		{[]string{"toy.mute"}, "zone", "request_mutation[0]: codec toy.mute cannot change messages"},
+		{[]string{"toy.mute", dubbo}, "path", "request_mutation[0]: codec toy.mute cannot change messages"},
+		{[]string{dubbo, "toy.mute"}, "path", `request_mutation[0].key: "path" belongs to the call itself and cannot be changed`},
+		{[]string{"toy.mute", dubbo}, "zone", ""},
+		{[]string{dubbo, "toy.byid"}, "path", ""},
+	} {
+		var list []string
+		for _, name := range tc.codecs {
+			list = append(list, `{"name": "`+name+`"}`)
+		}
+		_, err := h.Load(`{"stat_prefix": "t", "protocol": {"name": "p", "codecs": [` + strings.Join(list, ", ") + `]},
+			"route_config": {"routes": [{"route": {"cluster": "c"}, "request_mutation": [{"key": "` + tc.key + `", "value": "a"}]}]}}`)
+		if tc.want == "" {
+			require.NoError(t, err)
+		} else {
+			require.EqualError(t, err, `stat_prefix "t": route_config.routes[0].`+tc.want)
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 // maxEarlyBytes is what a client may send of a stream before the stream has a
@@ -36,18 +38,18 @@ type stream struct {
 func (c *connection) openStream(m *Message) {
 	cfg := c.cfg
 	if c.proto.streamer == nil {
-		cfg.count(requestUnserved, 1)
+		cfg.count(metrics.RequestUnserved, 1)
 		c.sh.freeMessage(m)
 		return
 	}
-	cfg.count(request, 1)
-	cfg.count(requestStream, 1)
+	cfg.count(metrics.Request, 1)
+	cfg.count(metrics.RequestStream, 1)
 	st := &stream{m: m, last: c.lastUse}
 	st.idle.Fire = st.onIdle
 	m.stream = st
 	c.link(m)
 	refuse := func(e codecs.ErrorType, reason string) {
-		cfg.count(streamRefused, 1)
+		cfg.count(metrics.StreamRefused, 1)
 		m.Reply(e, reason)
 		m.answerLocally()
 	}
@@ -63,7 +65,7 @@ func (c *connection) openStream(m *Message) {
 			c.streams = map[uint64]*stream{}
 		}
 		c.streams[m.req.StreamID] = st
-		cfg.gauge(streamActive, 1)
+		cfg.gauge(metrics.StreamActive, 1)
 		m.runRequest()
 	}
 }
@@ -73,7 +75,7 @@ func (c *connection) openStream(m *Message) {
 func (c *connection) streamFrame(md *codecs.Metadata) {
 	st := c.streams[md.StreamID]
 	if st == nil {
-		c.cfg.count(streamStray, 1)
+		c.cfg.count(metrics.StreamStray, 1)
 		return
 	}
 	if md.Malformed != "" {
@@ -87,7 +89,7 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		st.hold(md.Raw)
 		return
 	}
-	st.m.call.Write(md.Raw)
+	st.m.exchange.Call().Write(md.Raw)
 	if st.done() {
 		st.m.end()
 	}
@@ -104,9 +106,9 @@ func (st *stream) done() bool {
 // not read.
 func (st *stream) hold(frame []byte) {
 	m, c := st.m, st.m.conn
-	waiting := m.call.Waiting()
-	if len(st.early)+len(frame) > maxEarlyBytes || waiting && !m.call.Grow(len(frame)) {
-		m.call.Abandon()
+	waiting := m.exchange.Call().Waiting()
+	if len(st.early)+len(frame) > maxEarlyBytes || waiting && !m.exchange.Call().Grow(len(frame)) {
+		m.exchange.Cancel()
 		m.Reply(codecs.OverLimit, "too much was sent before the stream was open")
 		m.answerLocally()
 		return
@@ -114,7 +116,7 @@ func (st *stream) hold(frame []byte) {
 	st.early = append(st.early, frame...)
 	if !waiting {
 		st.stall(true)
-	} else if p := m.call.Pool(); p.Full(nil) {
+	} else if p := m.exchange.Call().Pool(); p.Full(nil) {
 		c.stopFor(p, nil)
 	}
 }
@@ -127,50 +129,45 @@ func (st *stream) size() int {
 	return len(st.early)
 }
 
-// opening appends what the client has sent behind the opening frame.
-func (st *stream) opening(dst []byte) []byte {
-	dst = append(dst, st.early...)
+// opening is called when the opening frame has gone to the server, and what the
+// client has sent behind it.
+func (st *stream) opening() {
 	st.sent, st.early = true, nil
 	st.stall(false)
-	return dst
 }
 
-// Streamed implements upstream.Owner: a frame of the server.
-func (m *Message) Streamed(md *codecs.Metadata) {
+// Streamed implements forward.Owner: a frame of the server.
+func (o *caller) Streamed(md *codecs.Metadata) {
+	m := (*Message)(o)
 	st, c, cfg := m.stream, m.conn, m.cfg
 	defer m.sh.barrier(c)
 	answer := md.Type == codecs.Response || md.Type == codecs.Error
 	if answer && md.ID != m.req.ID || !answer && md.StreamID != m.req.StreamID {
-		cfg.count(streamStray, 1)
+		cfg.count(metrics.StreamStray, 1)
 		return
 	}
 	st.last = m.sh.w.Now()
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)
-	n := len(buf.B)
 	if st.open || !answer && md.Type != codecs.StreamInit {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
-		cfg.count(responseDecodingSuccess, 1)
+		cfg.count(metrics.ResponseDecodingSuccess, 1)
 		m.mutateByRoute()
-		mut := &m.respMut
-		if len(mut.Entries()) == 0 {
-			mut = nil
-		}
-		b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, mut) })
+		var err error
+		buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, &m.respMut) })
 		if err != nil {
 			m.codecPanicked(err)
-			buf.B = buf.B[:n]
-			m.call.EndStream()
+			m.exchange.Call().EndStream()
 			m.Reply(cannotEncode(err))
 			m.answerLocally()
 			return
 		}
-		buf.B = b
 		cfg.countResponse(md)
+		m.answeredAt, m.answerBytes = st.last, size
 		if !answer {
 			st.open = true
-			m.call.Opened()
+			m.exchange.Call().Opened()
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
@@ -186,31 +183,29 @@ func (m *Message) Streamed(md *codecs.Metadata) {
 // refuse ends a stream over a frame of the client that cannot be passed on.
 func (st *stream) refuse(reason string) {
 	m := st.m
-	m.call.EndStream()
-	m.Failed(codecs.BadRequest, reason)
+	m.exchange.Call().EndStream()
+	(*caller)(m).Failed(&upstream.Failure{Type: codecs.BadRequest, Reason: reason})
 }
 
 // lost ends an open stream that cannot go on, and tells the client.
 func (st *stream) lost(e codecs.ErrorType, reason string) {
 	m := st.m
 	cfg := m.cfg
-	cfg.count(streamReset, 1)
-	m.local, m.replied = codecs.LocalError{Type: e, Message: reason}, true
+	cfg.count(metrics.StreamReset, 1)
+	m.Reply(e, reason)
 	c := m.conn
 	buf := c.buffer(256 + len(reason))
-	n := len(buf.B)
-	b, err := guard.Append(buf.B, func(dst []byte) ([]byte, error) {
+	var err error
+	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) {
 		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)
 	})
 	if err != nil {
 		m.codecPanicked(err)
-		buf.B = b[:n]
 		m.sh.warn(cfg, "reset of a stream cannot be encoded: %v", err)
 		m.end()
 		c.finish() // the client would wait for ever
 		return
 	}
-	buf.B = b
 	m.end()
 }
 
@@ -221,8 +216,9 @@ func (st *stream) onIdle() {
 		return
 	}
 	defer st.m.sh.barrier(st.m.conn)
-	st.m.cfg.count(streamIdleTimeout, 1)
-	st.m.call.EndStream()
+	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
+	st.m.flags |= StreamIdleTimeout
+	st.m.exchange.Call().EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")
 }
 
@@ -241,7 +237,7 @@ func (c *connection) pauseStreams(sender *stream) {
 func (st *stream) pause() {
 	if st.sent && !st.paused {
 		st.paused = true
-		st.m.call.ReadDisable(true)
+		st.m.exchange.Call().ReadDisable(true)
 		st.m.conn.paused = append(st.m.conn.paused, st)
 	}
 }
@@ -251,15 +247,11 @@ func (c *connection) resumeStreams() {
 	for _, st := range c.paused {
 		if st.paused { // else it has ended
 			st.paused = false
-			st.m.call.ReadDisable(false)
+			st.m.exchange.Call().ReadDisable(false)
 		}
 	}
 	c.paused = nil
 }
-
-// Blocked implements upstream.Owner: the server does not take bytes, or does
-// again. Meanwhile its client is not read.
-func (m *Message) Blocked(blocked bool) { m.stream.stall(blocked) }
 
 // stall stops or resumes the reading of the client.
 func (st *stream) stall(stall bool) {
@@ -283,10 +275,10 @@ func (st *stream) end() {
 	m := st.m
 	c := m.conn
 	m.sh.timers.Stop(&st.idle)
-	m.call.EndStream()
+	m.exchange.Call().EndStream()
 	if c.streams[m.req.StreamID] == st {
 		delete(c.streams, m.req.StreamID)
-		m.cfg.gauge(streamActive, -1)
+		m.cfg.gauge(metrics.StreamActive, -1)
 	}
 	st.paused, st.early = false, nil
 	st.stall(false)

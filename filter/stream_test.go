@@ -369,14 +369,14 @@ func TestEarlyFramesCountAsPending(t *testing.T) {
 	t.Run("too much of many clients", func(t *testing.T) {
 		e := newToyEnv(t, "toy.byid", `, "upstream": {"max_pending_bytes": 1000000}`)
 		e.up.Hang = true
-		var cs []*filtertest.Client
+		var wl []*filtertest.Client
 		for range 30 { // none of which is stopped before its early frame
 			c := e.Dial(e.cfg)
 			say(c, "init 1 m -")
-			cs = append(cs, c)
+			wl = append(wl, c)
 		}
 		refused := 0
-		for _, c := range cs {
+		for _, c := range wl {
 			say(c, "data 1 - "+text)
 			if string(c.Take()) == "err 1 - too much was sent before the stream was open\n" {
 				refused++

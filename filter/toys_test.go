@@ -22,6 +22,12 @@ func init() {
 		})
 	}
 	register("toy.bare", func(t toy) codecs.Codec { return bareToy{t} })
+	register("toy.mute", func(t toy) codecs.Codec {
+		return struct { // and no Mutator
+			codecs.Codec
+			codecs.Sniffer
+		}{t, t}
+	})
 	register("toy.late", func(t toy) codecs.Codec { return lateToy{t} })
 	register("toy.bounded", func(t toy) codecs.Codec { return boundedToy{t} })
 	register("toy.leaver", func(t toy) codecs.Codec { return leaverToy{t} })

@@ -34,13 +34,13 @@ type said struct {
 }
 
 // warn logs what a peer did wrong.
-func (s *shard) warn(cs *configShard, format string, args ...any) {
-	s.warnOf("", cs, format, args...)
+func (s *shard) warn(wl *workerListener, format string, args ...any) {
+	s.warnOf("", wl, format, args...)
 }
 
 // warnOf is warn of a subject that does not come from peers, such as a cluster.
-func (s *shard) warnOf(subject string, cs *configShard, format string, args ...any) {
-	s.log(host.Warn, cs.StatPrefix, subject, format, args...)
+func (s *shard) warnOf(subject string, wl *workerListener, format string, args ...any) {
+	s.log(host.Warn, wl.StatPrefix, subject, format, args...)
 }
 
 // logPanic logs a panic; those at other places do not hide it. what is where it was

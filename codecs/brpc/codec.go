@@ -78,7 +78,7 @@ const (
 )
 
 // errTooLarge: the server would end the connection, which others share.
-var errTooLarge = errors.New("with the server's id it would become larger than the limit")
+var errTooLarge = errors.New("with another id it would become larger than the limits")
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
@@ -177,7 +177,7 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return err
 	}
 	if own.Has([]byte(key)) {
-		return fmt.Errorf("key: %q is a field of the protocol itself and cannot be changed", key)
+		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
 }

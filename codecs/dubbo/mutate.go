@@ -60,7 +60,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	dst, err := appendAttachments(dst, &r, m.Raw[headerSize:], mut.Entries())
 	if err == nil && len(dst)-start > c.maxFrame {
-		err = errors.New("it would become larger than the limit") // which ends connections
+		err = errors.New("it would become larger than the limits") // which ends connections
 	}
 	if err != nil {
 		return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)

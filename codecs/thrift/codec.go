@@ -147,7 +147,7 @@ func idOf(m *codecs.Metadata) uint64 {
 }
 
 // errTooLarge: the server would end the connection, which others may share.
-var errTooLarge = errors.New("with another sequence id it may be larger than the limit")
+var errTooLarge = errors.New("with another id it may become larger than the limits")
 
 // room is by how much m grows with the longest of sequence ids, so that whoever
 // is next says the same.

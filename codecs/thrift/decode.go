@@ -87,7 +87,7 @@ func (d *decoder) tooLarge(b []byte, n, transport int, m *codecs.Metadata) (int,
 	}
 	switch {
 	case head > d.maxFrame:
-		return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit", n))
+		return d.refuse(0, fmt.Sprintf("frame of %d bytes is larger than the limit of %d", n, d.maxFrame))
 	case head > len(b):
 		return head, nil
 	}

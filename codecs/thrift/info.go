@@ -284,7 +284,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	size := len(dst) - start - headerFixed
 	dst = append(dst, raw[end:]...)
 	if size > maxHeader || len(dst)-start+room(m) > c.maxFrame || w.tooLong || w.kitex && count > 1<<16-1 {
-		return dst, fmt.Errorf("%w: the header or the frame would be too large", codecs.ErrNoMutation)
+		return dst, fmt.Errorf("%w: it would become larger than the limits", codecs.ErrNoMutation)
 	}
 	binary.BigEndian.PutUint16(dst[start+sizeAt:], uint16(size/wordSize))
 	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))

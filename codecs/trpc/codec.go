@@ -104,7 +104,7 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return err
 	}
 	if own.Has([]byte(key)) {
-		return fmt.Errorf("key: %q is a field of the protocol itself and cannot be changed", key)
+		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
 }

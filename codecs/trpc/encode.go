@@ -12,7 +12,7 @@ import (
 const maxID = 5
 
 // errTooLarge: the server would end the connection, which others share.
-var errTooLarge = errors.New("with another id it may be larger than the limits")
+var errTooLarge = errors.New("with another id it may become larger than the limits")
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {

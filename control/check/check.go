@@ -5,7 +5,6 @@ package check
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -17,8 +16,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/input"
 	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
@@ -33,21 +34,28 @@ type Found struct {
 // Report is what a file is, has, and is refused for.
 type Report struct {
 	// Kind is what the file was judged as, and by whose rules it was read; "" for
-	// the input of package envoyfilter, which its own line in Found names.
+	// the input of package input, which its own line in Found names.
 	Kind  string
 	Found []Found
-	// Notes tell of what is ignored without a word by those who read the file.
+	// Notes tell of what those who read the file ignore, or do without, and say
+	// nothing.
 	Notes, Faults source.Errors
 }
 
 // File validates the configurations in a file of that name: an Envoy bootstrap
 // or any part of one, EnvoyFilters, a MetaProtocolProxy by itself, or the input
-// of package envoyfilter. What is for Envoy is read as Envoy reads it, which goes
-// by the name: YAML if it ends in .yaml or .yml, else JSON; "-" may be either.
+// of package input. What is for Envoy is read as Envoy reads it, which goes
+// by the name: YAML if it ends in .yaml or .yml, protobuf's binary form or text if
+// in .pb or .pb_text, else JSON; "-" may be YAML or JSON.
 // Kubernetes objects are read as kubectl and istiod do. It knows the codecs and
 // filters that the program links.
 func File(name string, text []byte) *Report {
 	r := new(Report)
+	lower := strings.ToLower(name)
+	if binary := strings.HasSuffix(lower, ".pb"); binary || strings.HasSuffix(lower, ".pb_text") {
+		r.serialized(text, binary)
+		return r
+	}
 	docs, fault := source.Parse(text)
 	switch {
 	case fault != nil && kubernetesObject.Match(text), slices.ContainsFunc(docs, func(n *yaml.Node) bool { return place{Node: n}.has("apiVersion") }):
@@ -121,8 +129,9 @@ type checker struct {
 	root        *yaml.Node
 	found       []Found
 	errs, notes source.Errors
-	// kubernetes: Envoy gets what is here from istiod.
-	kubernetes bool
+	// kubernetes: Envoy gets what is here from istiod. serialized: it does not need
+	// to know each type.
+	kubernetes, serialized bool
 
 	// listener is where walk is, nil outside of one.
 	listener *listener
@@ -134,8 +143,8 @@ type checker struct {
 
 // listener is one of a document.
 type listener struct {
-	path   string
-	socket string // the pipe to which it is bound
+	socket  string // the pipe to which it is bound
+	carrier bool   // there is one among its filters
 }
 
 // place is a node with its path.
@@ -150,11 +159,11 @@ func (p place) at(name string) (value place, line int) {
 	if p.Node != nil && p.Kind == yaml.MappingNode {
 		for i := len(p.Content) - 2; i >= 0; i -= 2 {
 			if k := p.Content[i]; source.SameName(k.Value, name) && p.Content[i+1].ShortTag() != "!!null" {
-				return place{p.Content[i+1], source.Join(p.path, k.Value)}, k.Line
+				return place{p.Content[i+1], fault.Join(p.path, k.Value)}, k.Line
 			}
 		}
 	}
-	return place{nil, source.Join(p.path, name)}, p.line()
+	return place{nil, fault.Join(p.path, name)}, p.line()
 }
 
 // elements are those of a list.
@@ -194,11 +203,11 @@ func (p place) text(name string) string {
 }
 
 func (c *checker) refuse(line int, path, format string, args ...any) {
-	c.errs = append(c.errs, &source.Error{Line: line, Path: path, Reason: fmt.Sprintf(format, args...)})
+	c.errs = append(c.errs, source.Errorf(line, path, format, args...))
 }
 
 func (c *checker) note(line int, path, format string, args ...any) {
-	c.notes = append(c.notes, &source.Error{Line: line, Path: path, Reason: fmt.Sprintf(format, args...)})
+	c.notes = append(c.notes, source.Errorf(line, path, format, args...))
 }
 
 func (c *checker) finds(line int, format string, args ...any) {
@@ -264,14 +273,12 @@ func (r *libprotobuf) parts(p place) {
 // service is the generator's input.
 func (c *checker) service() {
 	c.finds(c.root.Line, "service %s", place{Node: c.root}.text("host"))
-	s, err := envoyfilter.New(c.root)
-	if err == nil {
-		_, err = s.Generate()
+	s, places, errs := input.New(c.root)
+	if len(errs) == 0 {
+		_, faults := envoyfilter.Generate(s)
+		errs = places.Locate(faults)
 	}
-	var errs source.Errors
-	if errors.As(err, &errs) {
-		c.errs = append(c.errs, errs...)
-	}
+	c.errs = append(c.errs, errs...)
 }
 
 // walk looks for filters of dynamic modules at p and below.
@@ -294,10 +301,16 @@ func (c *checker) walk(p place) {
 		return
 	}
 	if p.has("filter_chains") {
-		defer func(outer *listener) { c.listener = outer }(c.listener)
 		address, _ := p.at("address")
 		pipe, _ := address.at("pipe")
-		c.listener = &listener{p.path, pipe.text("path")}
+		outer := c.listener
+		c.listener = &listener{socket: pipe.text("path")}
+		defer func() {
+			if c.listener.carrier {
+				c.loopback(p)
+			}
+			c.listener = outer
+		}()
 	}
 	if filters, _ := p.at("filters"); filters.Node != nil {
 		c.order(filters.elements())

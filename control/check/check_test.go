@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,9 +23,21 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestFile: what is found in each file of testdata, and what is wrong with it.
 func TestFile(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.[yj]*")
+	all, err := filepath.Glob("testdata/*")
 	require.NoError(t, err)
+	golden := func(file string) string { return strings.TrimSuffix(file, filepath.Ext(file)) + ".golden" }
+	var files, goldens []string
+	for _, file := range all {
+		if filepath.Ext(file) == ".golden" {
+			goldens = append(goldens, file)
+		} else {
+			files = append(files, file)
+		}
+	}
 	require.NotEmpty(t, files)
+	for _, g := range goldens {
+		require.True(t, slices.ContainsFunc(files, func(file string) bool { return golden(file) == g }), "%s is stale", g)
+	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			text, err := os.ReadFile(file)
@@ -39,11 +52,10 @@ func TestFile(t *testing.T) {
 			if len(r.Notes) > 0 {
 				fmt.Fprintf(&got, "---\n%v\n", r.Notes)
 			}
-			golden := strings.TrimSuffix(file, filepath.Ext(file)) + ".golden"
 			if *update {
-				require.NoError(t, os.WriteFile(golden, []byte(got.String()), 0o600))
+				require.NoError(t, os.WriteFile(golden(file), []byte(got.String()), 0o600))
 			}
-			want, err := os.ReadFile(golden)
+			want, err := os.ReadFile(golden(file))
 			require.NoError(t, err)
 			require.Equal(t, string(want), got.String())
 			for _, e := range append(r.Faults, r.Notes...) {
@@ -55,7 +67,7 @@ func TestFile(t *testing.T) {
 
 // TestTheExamplesAreRight: whoever copies them begins with something that works.
 func TestTheExamplesAreRight(t *testing.T) {
-	for _, pattern := range []string{"../../examples/*/envoy.yaml", "../../examples/istio/greeter.yaml", "../envoyfilter/testdata/*.out.yaml"} {
+	for _, pattern := range []string{"../../examples/*/envoy.yaml", "../../examples/istio/greeter.yaml", "../translate/envoyfilter/testdata/*.out.yaml"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files)

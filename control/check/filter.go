@@ -1,13 +1,14 @@
 package check
 
 import (
-	"errors"
+	"fmt"
 	"strings"
 
 	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/source"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -45,6 +46,9 @@ func (c *checker) module(p place) {
 		}
 	case carrierFilter:
 		c.carrier = true
+		if c.listener != nil {
+			c.listener.carrier = true
+		}
 		if terminal.Node != nil && terminal.Value != "false" {
 			c.refuse(terminalLine, terminal.path, "must not be set: tcp_proxy ends the chain")
 		}
@@ -55,7 +59,7 @@ func (c *checker) module(p place) {
 	default:
 		if dm.text("name") == moduleName {
 			c.finds(p.Line, "filter %q", name)
-			c.refuse(nameLine, source.Join(p.path, "filter_name"), "want %s or %s", proxyFilter, carrierFilter)
+			c.refuse(nameLine, fault.Join(p.path, "filter_name"), "want %s or %s", proxyFilter, carrierFilter)
 		}
 	}
 }
@@ -103,16 +107,18 @@ func (c *checker) filterConfig(p place) (loaded, bool) {
 			c.refuse(value.Line, value.path, "want base64")
 		}
 		return loaded{raw: raw, where: place{path: value.path}, first: value.Line}, ok
+	case isProxy(url) && c.serialized: // the module gets the message as it is
+		return c.json(a)
 	case isProxy(url):
 		if c.kubernetes { // else it has been refused
-			c.refuse(typeLine, source.Join(a.path, "@type"), unknownToEnvoy)
+			c.refuse(typeLine, fault.Join(a.path, "@type"), unknownToEnvoy)
 		}
 	case name == "":
-		c.refuse(typeLine, source.Join(a.path, "@type"), "required")
+		c.refuse(typeLine, fault.Join(a.path, "@type"), "required")
 	case value.Node == nil:
 		c.refuse(typeLine, value.path, "required")
 	default:
-		c.refuse(typeLine, source.Join(a.path, "@type"), "want google.protobuf.Struct, google.protobuf.StringValue or a TypedStruct")
+		c.refuse(typeLine, fault.Join(a.path, "@type"), "want google.protobuf.Struct, google.protobuf.StringValue or a TypedStruct")
 	}
 	return loaded{}, false
 }
@@ -123,8 +129,8 @@ func (c *checker) json(p place) (loaded, bool) {
 		c.errs = append(c.errs, fault)
 		return loaded{}, false
 	}
-	if o, ok := v.(map[string]any); ok && o["type_url"] != nil {
-		delete(o, "@type") // a TypedStruct's own
+	if o, ok := v.(map[string]any); ok {
+		delete(o, "@type") // of an Any that has the message
 	}
 	raw, ok := c.marshal(doubles(v), p)
 	return loaded{raw: raw, where: p, first: p.Line}, ok
@@ -206,6 +212,14 @@ type table struct {
 	statPrefix, scope, name string
 	routes                  proto.Message
 	line                    int
+	path                    string
+}
+
+func (t table) String() string {
+	if t.line == 0 {
+		return t.path
+	}
+	return fmt.Sprintf("line %d", t.line)
 }
 
 // shares refuses what another listener of the document calls its own.
@@ -217,35 +231,19 @@ func (c *checker) shares(l loaded, prefix string) {
 	if len(errs) > 0 {
 		return
 	}
-	t := table{c.listener, p.StatPrefix, p.TableScope, p.RouteConfig.GetName(), p.RouteConfig, l.line(prefix + "stat_prefix")}
+	t := table{c.listener, p.StatPrefix, p.TableScope, p.RouteConfig.GetName(), p.RouteConfig, l.line(prefix + "stat_prefix"), behind(l.where.path, prefix+"stat_prefix")}
 	for _, o := range c.tables {
 		same := o.listener == t.listener
 		switch {
 		case o.statPrefix == t.statPrefix && !same:
-			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at line %d: each needs its own", t.statPrefix, o.line)
+			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at %v: each needs its own", t.statPrefix, o)
 		case o.scope == t.scope && o.name == t.name && (!same || !proto.Equal(o.routes, t.routes)):
 			c.refuse(l.line(prefix+"route_config.name"), behind(l.where.path, prefix+"route_config.name"),
-				"the route table %q of the scope %q is also that of the configuration at line %d: each needs its own", t.name, t.scope, o.line)
+				"the route table %q of the scope %q is also that of the configuration at %v: each needs its own", t.name, t.scope, o)
 		default:
 			continue
 		}
 		return
 	}
 	c.tables = append(c.tables, t)
-}
-
-// carrierConfig checks that the carriers are dialled where their listener is.
-func (c *checker) carrierConfig(l loaded) {
-	socket, err := config.LoadCarrier(l.raw)
-	var fault *config.Error
-	switch {
-	case errors.As(err, &fault):
-		c.refuse(l.line(fault.Path), behind(l.where.path, fault.Path), "%s", fault.Reason)
-	case err != nil:
-		c.refuse(l.first, l.where.path, "%v", err)
-	case c.listener != nil && c.listener.socket == "":
-		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is not bound to a pipe")
-	case c.listener != nil && c.listener.socket != socket:
-		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", c.listener.socket)
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/source"
 )
 
@@ -41,7 +42,7 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!
 func (p place) fields(each func(key *yaml.Node, value place)) {
 	for i := 0; i+1 < len(p.Content); i += 2 {
 		k := p.Content[i]
-		each(k, place{p.Content[i+1], source.Join(p.path, k.Value)})
+		each(k, place{p.Content[i+1], fault.Join(p.path, k.Value)})
 	}
 }
 
@@ -486,7 +487,7 @@ func (r *libprotobuf) any(p place, m protoreflect.Message) {
 	case len(types) == 0 && len(p.Content) == 0:
 		return
 	case len(types) == 0:
-		r.refuse(p.Line, source.Join(p.path, "@type"), "required")
+		r.refuse(p.Line, fault.Join(p.path, "@type"), "required")
 		return
 	case len(types) > 1:
 		r.refuseAt(types[1], "given twice")
@@ -505,7 +506,9 @@ func (r *libprotobuf) any(p place, m protoreflect.Message) {
 	defer func() { proto.Merge(m.Interface(), a) }()
 	name := protoreflect.FullName(typeName(t.Value))
 	if isProxy(t.Value) {
-		r.refuseAt(t, unknownToEnvoy)
+		if !r.serialized {
+			r.refuseAt(t, unknownToEnvoy)
+		}
 		return
 	}
 	mt, err := protoregistry.GlobalTypes.FindMessageByName(name)
@@ -577,7 +580,7 @@ func (r *libprotobuf) violations(p place, md protoreflect.MessageDescriptor, pat
 			}
 		}
 	}
-	at := source.Join(path, field)
+	at := fault.Join(path, field)
 	if index != "" {
 		at += "[" + index
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/meltemi-mesh/meltemi/control/fault"
 )
 
 // Decode fills the struct to which v points with the fields of a mapping by
@@ -22,7 +24,7 @@ func Decode(n *yaml.Node, v any) Errors {
 type decoder struct{ errs Errors }
 
 func (d *decoder) refuse(n *yaml.Node, path, format string, args ...any) {
-	d.errs = append(d.errs, &Error{n.Line, path, fmt.Sprintf(format, args...)})
+	d.errs = append(d.errs, Errorf(n.Line, path, format, args...))
 }
 
 func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
@@ -97,7 +99,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, each func(k, v *yaml.Node, 
 	seen := map[string]bool{}
 	for i := 0; i < len(n.Content); i += 2 {
 		k := n.Content[i]
-		at := Join(path, k.Value)
+		at := fault.Join(path, k.Value)
 		if seen[k.Value] {
 			d.refuse(k, at, "given twice")
 			continue

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/meltemi-mesh/meltemi/control/fault"
 )
 
 // maxNesting is how deeply Envoy's JSON parser, through which its YAML goes too,
@@ -39,7 +41,7 @@ func IsYAML(name string) bool {
 // !ignore are dropped, and the last of equal keys counts.
 func Envoy(text []byte) (root *yaml.Node, notes Errors, fault *Error) {
 	if i := bytes.IndexByte(text, 0); i >= 0 && !isUTF16(text) {
-		return nil, nil, &Error{Line: 1 + bytes.Count(text[:i], []byte("\n")), Reason: "a null character"}
+		return nil, nil, Errorf(1+bytes.Count(text[:i], []byte("\n")), "", "a null character")
 	}
 	text = printable(text)
 	d := yaml.NewDecoder(bytes.NewReader(text))
@@ -148,7 +150,7 @@ func (s *step) String() string {
 	case s.name == nil:
 		return fmt.Sprintf("%s[%d]", s.up, s.index)
 	}
-	return Join(s.up.String(), s.name.Value)
+	return fault.Join(s.up.String(), s.name.Value)
 }
 
 // reader copies a document, with every scalar as somebody else reads it.
@@ -168,7 +170,7 @@ type reader struct {
 }
 
 func (r *reader) note(line int, path, format string, args ...any) {
-	r.notes = append(r.notes, &Error{line, path, fmt.Sprintf(format, args...)})
+	r.notes = append(r.notes, Errorf(line, path, format, args...))
 }
 
 func (r *reader) read(n *yaml.Node, path *step, depth int) (*yaml.Node, *Error) {
@@ -177,7 +179,7 @@ func (r *reader) read(n *yaml.Node, path *step, depth int) (*yaml.Node, *Error) 
 		n = n.Alias
 	}
 	if r.left--; r.left < 0 {
-		return nil, &Error{line, path.String(), "the document is too large"}
+		return nil, Errorf(line, path.String(), "the document is too large")
 	}
 	c := &yaml.Node{Kind: n.Kind, Style: n.Style, Line: line, Column: n.Column}
 	if n.Kind == yaml.ScalarNode {
@@ -187,12 +189,12 @@ func (r *reader) read(n *yaml.Node, path *step, depth int) (*yaml.Node, *Error) 
 			c.Tag, c.Value, reason = r.scalar(n)
 		}
 		if reason != "" {
-			return nil, &Error{line, path.String(), reason}
+			return nil, Errorf(line, path.String(), "%s", reason)
 		}
 		return c, nil
 	}
 	if depth++; depth > maxNesting {
-		return nil, &Error{line, path.String(), "nested too deeply"}
+		return nil, Errorf(line, path.String(), "nested too deeply")
 	}
 	if n.Kind == yaml.SequenceNode {
 		c.Tag = "!!seq"
@@ -218,13 +220,13 @@ type known struct {
 // mapping adds the fields of n to those of c, whose places are in at.
 func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth int, merged bool) *Error {
 	if r.left--; r.left < 0 {
-		return &Error{n.Line, path.String(), "the document is too large"}
+		return Errorf(n.Line, path.String(), "the document is too large")
 	}
 	for i := 0; i < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		line := k.Line
 		if k.Kind == yaml.AliasNode && r.ignores && bytes.HasPrefix(r.at(k), []byte("*"+k.Value+":")) {
-			return &Error{line, path.String(), fmt.Sprintf("unknown anchor '%s:' referenced", k.Value)}
+			return Errorf(line, path.String(), "unknown anchor '%s:' referenced", k.Value)
 		}
 		for k.Kind == yaml.AliasNode {
 			k = k.Alias
@@ -233,9 +235,9 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth
 		case r.ignores && k.Tag == "!ignore":
 			continue
 		case r.ignores && n.Style&yaml.FlowStyle != 0 && bytes.HasSuffix(r.before(k), []byte("?")):
-			return &Error{line, path.String(), "a name in braces cannot begin with ?"}
+			return Errorf(line, path.String(), "a name in braces cannot begin with ?")
 		case k.Kind != yaml.ScalarNode:
-			return &Error{line, path.String(), "want a name as the key"}
+			return Errorf(line, path.String(), "want a name as the key")
 		case r.merges && k.Tag == "!!merge":
 			if fault := r.merge(v, c, at, path, depth); fault != nil {
 				return fault
@@ -250,7 +252,7 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth
 				reason = "want a name as the key"
 			}
 			if reason != "" {
-				return &Error{line, Join(path.String(), name), reason}
+				return Errorf(line, fault.Join(path.String(), name), "%s", reason)
 			}
 			name = value
 		case k.Tag == "!!null" && k.Style == 0:
@@ -268,7 +270,7 @@ func (r *reader) mapping(n, c *yaml.Node, at map[string]known, path *step, depth
 			continue
 		}
 		if !merged && !old.merged {
-			r.note(line, Join(path.String(), name), "given twice: %s takes the last", r.by)
+			r.note(line, (&step{up: path, name: key}).String(), "given twice: %s takes the last", r.by)
 		}
 		at[name] = known{old.index, merged}
 		c.Content[old.index], c.Content[old.index+1] = key, value
@@ -282,7 +284,7 @@ func (r *reader) merge(v, c *yaml.Node, at map[string]known, path *step, depth i
 		v = v.Alias
 	}
 	if depth > maxNesting {
-		return &Error{v.Line, path.String(), "nested too deeply"}
+		return Errorf(v.Line, path.String(), "nested too deeply")
 	}
 	switch v.Kind {
 	case yaml.MappingNode:
@@ -298,7 +300,7 @@ func (r *reader) merge(v, c *yaml.Node, at map[string]known, path *step, depth i
 		}
 		return nil
 	}
-	return &Error{v.Line, path.String(), "a merge key wants an object or a list of objects"}
+	return Errorf(v.Line, path.String(), "a merge key wants an object or a list of objects")
 }
 
 // isString tells whether a scalar is a string whatever it looks like: it is

@@ -32,7 +32,7 @@ type lexer struct {
 	line int
 }
 
-func (l *lexer) refuse(reason string) *Error { return &Error{Line: l.line, Reason: "JSON: " + reason} }
+func (l *lexer) refuse(reason string) *Error { return Errorf(l.line, "", "JSON: %s", reason) }
 
 // skip goes to the next token, and tells whether there is one.
 func (l *lexer) skip() bool {

@@ -13,26 +13,27 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/meltemi-mesh/meltemi/control/fault"
 )
 
 // Error is a fault at a place.
 type Error struct {
 	// Line counts from 1; 0: nothing is known of it.
 	Line int
-	// Path of the field, such as "ports[1].targetPort".
-	Path   string
-	Reason string
+	fault.Fault
 }
 
 func (e *Error) Error() string {
-	var s strings.Builder
 	if e.Line > 0 {
-		fmt.Fprintf(&s, "%d: ", e.Line)
+		return fmt.Sprintf("%d: %v", e.Line, e.Fault)
 	}
-	if e.Path != "" {
-		s.WriteString(e.Path + ": ")
-	}
-	return s.String() + e.Reason
+	return e.Fault.Error()
+}
+
+// Errorf is a fault in a line, of the field at a path.
+func Errorf(line int, path, format string, args ...any) *Error {
+	return &Error{line, fault.Fault{Path: path, Reason: fmt.Sprintf(format, args...)}}
 }
 
 // Errors are faults in the order of their finding.
@@ -77,7 +78,7 @@ func document(d *yaml.Decoder) (*yaml.Node, *Error) {
 	case errors.Is(err, io.EOF) || err == nil && len(n.Content) == 0:
 		return nil, nil
 	case err != nil:
-		e := &Error{Line: 1, Reason: syntaxError.ReplaceAllString(err.Error(), "")}
+		e := Errorf(1, "", "%s", syntaxError.ReplaceAllString(err.Error(), ""))
 		if m := syntaxError.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
 			e.Line, _ = strconv.Atoi(m[1])
 		}
@@ -99,7 +100,7 @@ func Value(n *yaml.Node, path string) (any, *Error) {
 
 func value(n *yaml.Node, path string, left *int, depth int) (any, *Error) {
 	refuse := func(format string, args ...any) (any, *Error) {
-		return nil, &Error{n.Line, path, fmt.Sprintf(format, args...)}
+		return nil, Errorf(n.Line, path, format, args...)
 	}
 	if *left--; *left < 0 {
 		return refuse("the document is too large")
@@ -114,14 +115,14 @@ func value(n *yaml.Node, path string, left *int, depth int) (any, *Error) {
 		m := map[string]any{}
 		for i := 0; i < len(n.Content); i += 2 {
 			k := n.Content[i]
-			at := Join(path, k.Value)
+			at := fault.Join(path, k.Value)
 			switch _, twice := m[k.Value]; {
 			case k.Kind != yaml.ScalarNode:
-				return nil, &Error{k.Line, path, "want a name as the key"}
+				return nil, Errorf(k.Line, path, "want a name as the key")
 			case k.ShortTag() == "!!merge":
-				return nil, &Error{k.Line, path, "merge keys are not supported"}
+				return nil, Errorf(k.Line, path, "merge keys are not supported")
 			case twice:
-				return nil, &Error{k.Line, at, "given twice"}
+				return nil, Errorf(k.Line, at, "given twice")
 			}
 			v, err := value(n.Content[i+1], at, left, depth+1)
 			if err != nil {
@@ -161,17 +162,6 @@ func value(n *yaml.Node, path string, left *int, depth int) (any, *Error) {
 	default:
 		return refuse("unknown tag %s", n.Tag)
 	}
-}
-
-// Join appends a field's name to a path.
-func Join(path, field string) string {
-	if strings.ContainsAny(field, ".[]\"") || field == "" {
-		return fmt.Sprintf("%s[%q]", path, field)
-	}
-	if path == "" {
-		return field
-	}
-	return path + "." + field
 }
 
 // Line finds the line of the field at a path below n; of what is not there,

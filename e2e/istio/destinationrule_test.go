@@ -151,7 +151,7 @@ func TestMaxConnectionsTakesEffect(t *testing.T) {
 
 	s.rule("  trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}\n")
 	s.clusters("one connection", func(dump string) bool { return strings.Contains(dump, `"max_connections": 1,`) })
-	time.Sleep(maxAge + time.Second) // connections made before the limit have ended
+	s.Eventually("end of the connections made before", func() bool { return s.clusterStat("upstream_cx_active") <= 1 })
 	pending := c.Go(cmd)
 	most := int64(0)
 	s.Eventually("an overflow", func() bool {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/envoy-build/filterso/resp"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/tenant"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/zone"

@@ -19,8 +19,9 @@ type Proxy struct {
 	Protocol string
 	// Codecs has one entry, or several of which the first bytes of a connection
 	// choose.
-	Codecs      []Extension
-	Filters     []Extension // at least the router
+	Codecs  []Extension
+	Filters []Extension // at least the router
+	// RouteConfig is as it came: package route validates it.
 	RouteConfig *routev1alpha.RouteConfiguration
 	TableScope  string
 	// RequestTimeout is positive. IdleTimeout is 0 when there is none.
@@ -124,7 +125,8 @@ func Load(raw []byte) (*Proxy, error) {
 }
 
 // LoadAll is Load for people: it goes on after an error as long as what follows
-// can still be judged.
+// can still be judged. What it returns beside errors is what could be read, nil
+// if nothing could.
 func LoadAll(raw []byte) (*Proxy, []*Error) {
 	m, errs := parse(raw)
 	if len(errs) > 0 {

@@ -5,19 +5,15 @@ import (
 	"math"
 	"time"
 
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
 const (
 	routerName = "aeraki.meta_protocol.filters.router"
 	notBuilt   = "not built yet"
-	maxKey     = 16384
 	// longest is what a longer duration counts as: later than any process ends,
 	// and far from where sums of durations overflow.
 	longest = 10 * 365 * 24 * time.Hour
@@ -71,7 +67,6 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	switch rs := m.GetRouteSpecifier().(type) {
 	case *proxyv1alpha.MetaProtocolProxy_RouteConfig:
 		p.RouteConfig = rs.RouteConfig
-		c.routes(rs.RouteConfig)
 	case *proxyv1alpha.MetaProtocolProxy_Rds:
 		c.refuse("rds", notBuilt)
 	default:
@@ -170,91 +165,6 @@ func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	if len(fs) == 0 {
 		p.Filters = []Extension{{Name: routerName}}
 	}
-}
-
-func (c *checker) routes(rc *routev1alpha.RouteConfiguration) {
-	for i, r := range rc.GetRoutes() {
-		path := fmt.Sprintf("route_config.routes[%d]", i)
-		c.action(r.GetRoute(), path+".route")
-		c.mutations(r.GetRequestMutation(), path+".request_mutation")
-		c.mutations(r.GetResponseMutation(), path+".response_mutation")
-	}
-}
-
-func (c *checker) mutations(kvs []*routev1alpha.KeyValue, path string) {
-	if len(kvs) > 1000 {
-		c.refuse(path, "at most 1000 entries, has %d", len(kvs))
-	}
-	for i, kv := range kvs {
-		if n := len(kv.GetKey()); n == 0 || n > maxKey {
-			c.refuse(fmt.Sprintf("%s[%d].key", path, i), "must have 1 to %d bytes, has %d", maxKey, n)
-		}
-		if n := len(kv.GetValue()); n > maxKey {
-			c.refuse(fmt.Sprintf("%s[%d].value", path, i), "must have at most %d bytes, has %d", maxKey, n)
-		}
-	}
-}
-
-func (c *checker) action(a *routev1alpha.RouteAction, path string) {
-	if a == nil {
-		c.refuse(path, "required")
-		return
-	}
-	if len(a.GetHashPolicy()) > 0 {
-		c.refuse(path+".hash_policy", notBuilt)
-	}
-	if len(a.GetRequestMirrorPolicies()) > 0 {
-		c.refuse(path+".request_mirror_policies", notBuilt)
-	}
-	switch cs := a.GetClusterSpecifier().(type) {
-	case *routev1alpha.RouteAction_Cluster:
-		if cs.Cluster == "" {
-			c.refuse(path+".cluster", "required")
-		}
-	case *routev1alpha.RouteAction_WeightedClusters:
-		c.weighted(cs.WeightedClusters, path+".weighted_clusters")
-	default:
-		c.refuse(path+".cluster", "required")
-	}
-}
-
-func (c *checker) weighted(wc *routev3.WeightedCluster, path string) {
-	c.only(wc.ProtoReflect(), path, "clusters")
-	var sum uint64
-	complete := true
-	for i, w := range wc.GetClusters() {
-		at := fmt.Sprintf("%s.clusters[%d]", path, i)
-		c.only(w.ProtoReflect(), at, "name", "weight")
-		if w.GetName() == "" {
-			c.refuse(at+".name", "required")
-		}
-		if w.GetWeight() == nil {
-			c.refuse(at+".weight", "required")
-			complete = false
-		}
-		sum += uint64(w.GetWeight().GetValue())
-	}
-	switch {
-	case len(wc.GetClusters()) == 0:
-		c.refuse(path+".clusters", "required")
-	case sum == 0 && complete:
-		c.refuse(path+".clusters", "the weights add up to 0")
-	case sum > math.MaxUint32:
-		c.refuse(path+".clusters", "the weights add up to more than %d", uint32(math.MaxUint32))
-	}
-}
-
-// only refuses the fields of m that are set and not named.
-func (c *checker) only(m protoreflect.Message, path string, names ...protoreflect.Name) {
-	m.Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		for _, n := range names {
-			if fd.Name() == n {
-				return true
-			}
-		}
-		c.refuse(join(path, string(fd.Name())), "not supported")
-		return false
-	})
 }
 
 func (c *checker) upstream(u *proxyv1alpha.UpstreamOptions, p *Proxy) {

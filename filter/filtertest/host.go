@@ -51,7 +51,11 @@ type Host struct {
 // New returns a host with one worker that runs the pipeline of package filter.
 // When the test ends it checks that every buffer has come back, and prints the
 // log if the test has failed.
-func New(t testing.TB) *Host { return NewWith(t, filter.NewModule(), 1) }
+func New(t testing.TB) *Host {
+	mod := filter.NewModule()
+	mod.Seed(1)
+	return NewWith(t, mod, 1)
+}
 
 // NewWith returns a host with n workers that runs m.
 func NewWith(t testing.TB, m host.Module, n int) *Host {

@@ -1,8 +1,10 @@
 package route
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,7 +18,11 @@ func compile(t testing.TB, json string) (*Table, error) {
 	t.Helper()
 	rc := new(routev1alpha.RouteConfiguration)
 	require.NoError(t, protojson.Unmarshal([]byte(json), rc))
-	return Compile(rc)
+	table, faults := Compile(rc, nil)
+	if len(faults) > 0 {
+		return nil, faults[0]
+	}
+	return table, nil
 }
 
 func mustCompile(t testing.TB, json string) *Table {
@@ -106,16 +112,98 @@ func TestImpossibleMatchersAreRefusedWithTheirPath(t *testing.T) {
 }
 
 func TestRoutesThatLeadNowhereAreRefusedWithTheirPath(t *testing.T) {
+	weighted := func(clusters string) string {
+		return `"route": {"weighted_clusters": {"clusters": [` + clusters + `]}}`
+	}
 	for action, want := range map[string]string{
-		``:                                   "routes[1].route.cluster: required",
-		`"route": {"cluster": ""}`:           "routes[1].route.cluster: required",
-		`"route": {"weighted_clusters": {}}`: "routes[1].route.weighted_clusters.clusters: the weights add up to 0",
-		`"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 0}]}}`:                "routes[1].route.weighted_clusters.clusters: the weights add up to 0",
-		`"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1}, {"weight": 1}]}}`: "routes[1].route.weighted_clusters.clusters[1].name: required",
+		``:                         "routes[1].route: required",
+		`"route": {}`:              "routes[1].route.cluster: required",
+		`"route": {"cluster": ""}`: "routes[1].route.cluster: required",
+		`"route": {"cluster": "c", "hash_policy": ["k"]}`:                          "routes[1].route.hash_policy: not built yet",
+		`"route": {"cluster": "c", "request_mirror_policies": [{"cluster": "m"}]}`: "routes[1].route.request_mirror_policies: not built yet",
+		weighted(``):                                          "routes[1].route.weighted_clusters.clusters: required",
+		weighted(`{"name": "a", "weight": 0}`):                "routes[1].route.weighted_clusters.clusters: the weights add up to 0",
+		weighted(`{"name": "a", "weight": 1}, {"weight": 1}`): "routes[1].route.weighted_clusters.clusters[1].name: required",
+		weighted(`{"name": "a"}`):                             "routes[1].route.weighted_clusters.clusters[0].weight: required",
+		weighted(`{"name": "a", "weight": 4294967295}, {"name": "b", "weight": 1}`):                             "routes[1].route.weighted_clusters.clusters: the weights add up to more than 4294967295",
+		weighted(`{"name": "a", "weight": 1, "metadata_match": {}}`):                                            "routes[1].route.weighted_clusters.clusters[0].metadata_match: not supported",
+		`"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1}], "runtime_key_prefix": "k"}}`: "routes[1].route.weighted_clusters.runtime_key_prefix: not supported",
 	} {
 		_, err := compile(t, `{"routes": [{"route": {"cluster": "c"}}, {`+action+`}]}`)
-		require.EqualError(t, err, want)
+		require.EqualError(t, err, want, action)
 	}
+	_, err := compile(t, `{"routes": [{"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 4294967294}, {"name": "b", "weight": 1}]}}}]}`)
+	require.NoError(t, err, "as much as fits")
+}
+
+// picky is a codec that sets x in requests and y in answers only, and no value
+// but v.
+type picky struct{}
+
+func (picky) CheckMutation(d codecs.Direction, key, value string) error {
+	switch {
+	case key == "odd":
+		return errors.New("rather: not")
+	case key != map[codecs.Direction]string{codecs.ClientToServer: "x", codecs.ServerToClient: "y"}[d]:
+		return fmt.Errorf("key: %.10q is not mine", key)
+	case value != "v":
+		return errors.New("value: is not v: at all")
+	}
+	return nil
+}
+
+func TestImpossibleMutationsAreRefusedWithTheirPath(t *testing.T) {
+	const set = `[{"key": "x", "value": "v"}, {"key": "y", "value": "v"}, {"key": "odd"}]`
+	long := strings.Repeat("x", codecs.MaxText+1)
+	many := strings.Repeat(`{"key": "x", "value": "v"}, `, 1000) + `{"key": "x", "value": "v"}`
+	for _, tc := range []struct {
+		route   string
+		mutator codecs.Mutator
+		want    []string
+	}{
+		{`"request_mutation": ` + set, picky{}, []string{`request_mutation[1].key: "y" is not mine`, `request_mutation[2]: rather: not`}},
+		{`"response_mutation": ` + set, picky{}, []string{`response_mutation[0].key: "x" is not mine`, `response_mutation[2]: rather: not`}},
+		{`"request_mutation": ` + set + `, "response_mutation": ` + set, nil, nil},
+		{`"request_mutation": [{"key": "x", "value": "w"}]`, picky{}, []string{`request_mutation[0].value: is not v: at all`}},
+		// The codec is not asked for what none can set.
+		{`"request_mutation": [{"value": "v"}]`, picky{}, []string{"request_mutation[0].key: must have 1 to 16384 bytes, has 0"}},
+		{`"response_mutation": [{"key": "` + long + `", "value": "` + long + `"}]`, picky{}, []string{
+			"response_mutation[0].key: must have 1 to 16384 bytes, has 16385", "response_mutation[0].value: must have at most 16384 bytes, has 16385",
+		}},
+		{`"request_mutation": [{"key": "` + long[1:] + `", "value": "` + long[1:] + `"}]`, nil, nil},
+		{`"request_mutation": [` + many + `]`, picky{}, []string{"request_mutation: at most 1000 entries, has 1001"}},
+	} {
+		rc := new(routev1alpha.RouteConfiguration)
+		require.NoError(t, protojson.Unmarshal([]byte(`{"routes": [{"route": {"cluster": "c"}}, {"route": {"cluster": "c"}, `+tc.route+`}]}`), rc))
+		table, faults := Compile(rc, tc.mutator)
+		require.Equal(t, len(tc.want) == 0, table != nil)
+		var got []string
+		for _, f := range faults {
+			path, below := strings.CutPrefix(f.Error(), "routes[1].")
+			require.True(t, below, f.Path)
+			got = append(got, path)
+		}
+		require.Equal(t, tc.want, got)
+	}
+}
+
+// TestAllFaultsAreTold, in the order of the routes.
+func TestAllFaultsAreTold(t *testing.T) {
+	rc := new(routev1alpha.RouteConfiguration)
+	require.NoError(t, protojson.Unmarshal([]byte(`{"routes": [
+		{"match": {"metadata": [{}, {"name": "k", "prefix_match": ""}]}, "request_mutation": [{}]},
+		{"route": {"cluster": "c"}},
+		{"route": {"weighted_clusters": {"clusters": [{"weight": 1}, {"name": "a", "metadata_match": {}}]}}}]}`), rc))
+	_, faults := Compile(rc, nil)
+	var paths []string
+	for _, f := range faults {
+		paths = append(paths, f.Path)
+	}
+	require.Equal(t, []string{
+		"routes[0].match.metadata[0].name", "routes[0].match.metadata[1].prefix_match", "routes[0].route", "routes[0].request_mutation[0].key",
+		"routes[2].route.weighted_clusters.clusters[0].name",
+		"routes[2].route.weighted_clusters.clusters[1].metadata_match", "routes[2].route.weighted_clusters.clusters[1].weight",
+	}, paths)
 }
 
 func TestTheFirstMatchWins(t *testing.T) {
@@ -174,8 +262,8 @@ func TestTablesThatLookAtManyKeysMatchAll(t *testing.T) {
 		r.Name = fmt.Sprint(i)
 		rc.Routes = append(rc.Routes, r)
 	}
-	table, err := Compile(rc)
-	require.NoError(t, err)
+	table, faults := Compile(rc, nil)
+	require.Empty(t, faults)
 	for i := range rc.Routes {
 		require.Equal(t, fmt.Sprint(i), table.Match(message("method", "getX", fmt.Sprintf("K%d", i), "x", fmt.Sprintf("k%d", i), "v")).Name)
 	}

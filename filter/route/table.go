@@ -3,12 +3,7 @@
 // the registry in which tables are replaced while connections use them.
 package route
 
-import (
-	"fmt"
-
-	"github.com/meltemi-mesh/meltemi/codecs"
-	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
-)
+import "github.com/meltemi-mesh/meltemi/codecs"
 
 // Route is one frozen route.
 type Route struct {
@@ -69,100 +64,6 @@ type Table struct {
 	routes []Route
 	keys   []string // the names that rules look at, in the order of rank
 	index  index
-}
-
-// Error is why a table is refused.
-type Error struct {
-	// Path of the field in the RouteConfiguration.
-	Path string
-	Err  error
-}
-
-func (e *Error) Error() string { return e.Path + ": " + e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
-
-// Compile makes a table. It refuses impossible matchers and routes that lead
-// nowhere; the rest of rc is package config's to check. A returned error is an
-// *Error, the first of those that CompileAll returns.
-func Compile(rc *routev1alpha.RouteConfiguration) (*Table, error) {
-	t, errs := CompileAll(rc)
-	if len(errs) > 0 {
-		return nil, errs[0]
-	}
-	return t, nil
-}
-
-// CompileAll is Compile for people: it returns all that is wrong.
-func CompileAll(rc *routev1alpha.RouteConfiguration) (*Table, []*Error) {
-	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
-	var errs []*Error
-	for i, pr := range rc.GetRoutes() {
-		r := &t.routes[i]
-		r.Name = pr.GetName()
-		r.RequestMutation = freezeMutation(pr.GetRequestMutation())
-		r.ResponseMutation = freezeMutation(pr.GetResponseMutation())
-		for j, h := range pr.GetMatch().GetMetadata() {
-			m, field, err := compileMatcher(h)
-			if err != nil {
-				path := fmt.Sprintf("routes[%d].match.metadata[%d]", i, j)
-				if field != "" {
-					path += "." + field
-				}
-				errs = append(errs, &Error{path, err})
-			}
-			r.matchers = append(r.matchers, m)
-		}
-		if field, err := r.freezeClusters(pr.GetRoute()); err != nil {
-			errs = append(errs, &Error{fmt.Sprintf("routes[%d].route.%s", i, field), err})
-		}
-	}
-	if len(errs) > 0 {
-		return nil, errs
-	}
-	t.keys = rank(t.routes)
-	number(t.routes)
-	t.index.build(t.routes, fewRoutes)
-	return t, nil
-}
-
-func (r *Route) freezeClusters(a *routev1alpha.RouteAction) (field string, err error) {
-	wc := a.GetWeightedClusters()
-	if wc == nil {
-		if a.GetCluster() == "" {
-			return "cluster", fmt.Errorf("required")
-		}
-		r.clusters = []weighted{{a.GetCluster(), 1}}
-		return "", nil
-	}
-	for i, c := range wc.GetClusters() {
-		if c.GetName() == "" {
-			return fmt.Sprintf("weighted_clusters.clusters[%d].name", i), fmt.Errorf("required")
-		}
-		r.sum += uint64(c.GetWeight().GetValue())
-		r.clusters = append(r.clusters, weighted{c.GetName(), r.sum})
-	}
-	if r.sum == 0 {
-		return "weighted_clusters.clusters", fmt.Errorf("the weights add up to 0")
-	}
-	return "", nil
-}
-
-// freezeMutation keeps the last value of each key.
-func freezeMutation(kvs []*routev1alpha.KeyValue) []codecs.KeyValue {
-	var entries []codecs.KeyValue
-	at := map[string]int{}
-	for _, kv := range kvs {
-		i, twice := at[kv.GetKey()]
-		if !twice {
-			i = len(entries)
-			at[kv.GetKey()] = i
-			entries = append(entries, codecs.KeyValue{Key: kv.GetKey()})
-		}
-		entries[i].Value = kv.GetValue()
-	}
-	return entries
 }
 
 // Match returns the first route that matches, nil if none does or Find cannot

@@ -17,11 +17,15 @@ type Call struct {
 	id     uint64
 	size   int
 	oneway bool
+	muted  bool // its answer is for nobody
+	lease  codecs.Lease
 	// absent: it stands in for a call that nobody waits for any more, and keeps
 	// its place in the order of answers.
 	absent bool
 	// released: its connection takes others meanwhile; see Release.
 	released bool
+	written  bool   // it has been handed to a connection
+	host     string // that it was sent to last
 	sent     time.Duration
 	due      time.Duration
 	deadline timer.Timer
@@ -39,42 +43,40 @@ func (c *Call) Init(o Owner) {
 // Active reports whether the call has been sent to a pool and has not ended.
 func (c *Call) Active() bool { return c.list != nil }
 
-// Upstream returns the address of the host that the call was sent to, "" as
-// long as there is none.
-func (c *Call) Upstream() string {
-	if c.conn == nil {
-		return ""
-	}
-	return c.conn.host
+// Host returns the address of the host that the call was sent to last, "" if it
+// was sent to none, or that is unknown.
+func (c *Call) Host() string { return c.host }
+
+// SentAt returns when it was sent there, on the worker's clock.
+func (c *Call) SentAt() time.Duration { return c.sent }
+
+// fail ends what the call was made for.
+func (c *Call) fail(e codecs.ErrorType, reason string) {
+	c.owner.Failed(&Failure{Type: e, Reason: reason, Written: c.written})
 }
 
 func (c *Call) expire() {
 	p, cn := c.pool, c.conn
 	if cn == nil {
 		c.end()
-		c.owner.Failed(codecs.Timeout, "timeout while waiting for an upstream connection")
+		c.fail(codecs.Timeout, "timeout while waiting for an upstream connection")
 		p.kick()
 		return
 	}
-	owner := c.owner
 	cn.timedOut(c)
-	owner.Failed(codecs.Timeout, "upstream request timeout")
+	c.fail(codecs.Timeout, "upstream request timeout")
 }
 
-// Abandon is called when the client has gone and nobody wants the answer. It
-// reports whether the call has ended: then the owner hears no more of it. Only
-// where ids are so few that they soon come again a call keeps its own until the
-// answer or the deadline, and the owner hears of that.
-func (c *Call) Abandon() (ended bool) {
+// Cancel ends a call whose answer nobody wants any more. Its owner hears no more of
+// it.
+func (c *Call) Cancel() {
 	switch cn := c.conn; {
 	case !c.Active():
-		return true
 	case cn == nil:
 		c.end()
 		c.pool.kick()
-		return true
 	default:
-		return cn.abandon(c)
+		cn.cancel(c)
 	}
 }
 
@@ -83,7 +85,7 @@ func (c *Call) Abandon() (ended bool) {
 func (c *Call) Forget() {
 	cn := c.conn
 	if cn == nil || !c.pool.byID() {
-		c.Abandon()
+		c.Cancel()
 		return
 	}
 	cn.giveUp(c)

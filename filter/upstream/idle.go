@@ -1,5 +1,9 @@
 package upstream
 
+import (
+	"time"
+)
+
 // idleList are exclusive connections without a call, in the order in which they
 // became so: the first has been idle longest. Taken in turn, all hosts have theirs.
 type idleList struct {
@@ -31,4 +35,36 @@ func (l *idleList) remove(cn *conn) {
 	}
 	cn.idle, cn.idlePrev, cn.idleNext = nil, nil, nil
 	l.n--
+}
+
+// rest makes an exclusive connection without a call ready for the next: first for
+// the lines that wait for it, then for anybody.
+func (cn *conn) rest() {
+	p := cn.pool
+	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() {
+		return
+	}
+	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil {
+		if cn.leaving() {
+			p.parting.push(cn)
+		} else {
+			p.idle.push(cn)
+		}
+	}
+}
+
+// leavesUntil notes until when the connection's host is taken to leave, 0: it stays.
+func (cn *conn) leavesUntil(t time.Duration) {
+	cn.leavingUntil = t
+	if cn.idle != nil {
+		cn.unrest()
+		cn.rest()
+	}
+}
+
+// unrest takes an exclusive connection off those that are idle.
+func (cn *conn) unrest() {
+	if cn.idle != nil {
+		cn.idle.remove(cn)
+	}
 }

@@ -96,5 +96,8 @@ func (t *ids) find(id uint64, cn *conn) *Call {
 	return s.call
 }
 
+// replace puts c into the place of the call that has id.
+func (t *ids) replace(id uint64, c *Call) { t.slots[id&(1<<t.bits-1)].call = c }
+
 // drop frees the slot of id.
 func (t *ids) drop(id uint64) { t.push(int32(id&(1<<t.bits-1)), false) }

@@ -1,6 +1,10 @@
 package upstream
 
-import "time"
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
 
 // crowded is how many calls may wait for those before them of their own client
 // before that client is no longer read.
@@ -29,14 +33,32 @@ type Line struct {
 	head    *Call    // waits in the pool's queue, for any connection
 	stalled int      // 1 + the place in conn.stalled; 0: none
 	waiter  *Waiter  // the client, if it is not read because of the line
+	idle    *Waiter  // the client, if it is not read until the line is idle
+
+	client Client
+	held   bool // conn stays the client's behind its calls, see codecs.Lease
 }
 
 // Lines are those of one client.
-type Lines struct{ all []*Line }
+type Lines struct {
+	// Client hears of the connections that it has leased.
+	Client Client
+	all    []*Line
+}
+
+// Client is one that leases connections.
+type Client interface {
+	// LeaseLost: a connection has ended that the client held, and with it what the
+	// server kept of it. Its calls have failed before.
+	LeaseLost()
+	// Pushed hands over what the server sent over it that answers nothing. It is
+	// valid during Pushed only.
+	Pushed(m *codecs.Metadata)
+}
 
 // To returns the line to a pool, nil if its answers have ids.
 func (ls *Lines) To(p *Pool) *Line {
-	if !p.inOrder {
+	if p.opts.Mode != InOrder && p.opts.Mode != Leased {
 		return nil
 	}
 	now := p.m.now()
@@ -53,19 +75,58 @@ func (ls *Lines) To(p *Pool) *Line {
 		free = &Line{}
 		ls.all = append(ls.all, free)
 	}
-	*free = Line{pool: p}
+	*free = Line{pool: p, client: ls.Client}
 	return free
+}
+
+// Wait reports whether calls of the client to p's cluster are under way over other
+// connections than p's, so that one to p would overtake them. w is resumed when
+// they are not.
+func (ls *Lines) Wait(p *Pool, w *Waiter) bool {
+	if p.opts.Mode != InOrder && p.opts.Mode != Leased {
+		return false
+	}
+	for _, l := range ls.all {
+		if l.pool != p && l.pool.key.Cluster == p.key.Cluster && l.busy() {
+			l.idle, w.line = w, l
+			if l.waiting.n == 0 && l.open == 0 && l.head == nil {
+				l.stall() // for oneways
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// Leave gives back what the client, which has gone, holds.
+func (ls *Lines) Leave() {
+	for _, l := range ls.all {
+		if l.client = nil; l.held {
+			l.held = false
+			l.conn.giveBack()
+		}
+	}
+}
+
+// busy reports whether a call is under way, or may not have been read. What is held
+// and idle is in nobody's way.
+func (l *Line) busy() bool {
+	return l.head != nil || l.waiting.n > 0 ||
+		l.conn != nil && l.conn.state != closed && !l.conn.spoilt && (l.open > 0 || l.pool.m.now() < l.unread)
 }
 
 // bound reports whether the next call must go where the last ones are.
 func (l *Line) bound(now time.Duration) bool {
-	return l.conn != nil && l.conn.state != closed && !l.conn.spoilt && (l.open > 0 || now < l.unread)
+	return l.conn != nil && l.conn.state != closed && !l.conn.spoilt && (l.open > 0 || l.held || now < l.unread)
 }
 
 // takes reports whether a call of l, which is bound, may go to its connection.
 func (l *Line) takes() bool {
 	cn := l.conn
-	return !cn.blocked && (l.open == 0 || cn.state == ready) && (cn.pool.opts.Shared || cn.inFlight == 0)
+	if cn.rite != nil || cn.blocked {
+		return false
+	}
+	return l.held || (l.open == 0 || cn.state == ready) && (cn.pool.opts.Shared || cn.inFlight == 0)
 }
 
 // pick chooses the connection for the client's next call, nil if it has to wait.
@@ -94,9 +155,13 @@ func (l *Line) free() *conn {
 }
 
 // sent notes that c has gone to cn.
-func (l *Line) sent(cn *conn, oneway bool) {
+func (l *Line) sent(c *Call, cn *conn, oneway bool) {
 	if l.conn != cn {
 		l.conn, l.open = cn, 0
+	}
+	if cn.pool.opts.Mode == Leased {
+		cn.lease = l
+		l.held = c.lease == codecs.LeaseHeld
 	}
 	if oneway {
 		l.unread = cn.keepUntil
@@ -111,7 +176,7 @@ func (l *Line) ended(cn *conn) {
 	if l.conn != cn {
 		return
 	}
-	if l.open--; l.open == 0 && l.stalled > 0 {
+	if l.open--; l.open == 0 && (l.stalled > 0 || l.idle != nil) {
 		l.next()
 	}
 }
@@ -133,6 +198,17 @@ func (l *Line) next() {
 			return
 		}
 		l.conn.send(c)
+	}
+	if l.idle != nil {
+		if l.busy() {
+			if l.open == 0 && l.head == nil {
+				l.stall()
+			}
+			return
+		}
+		l.resume()
+		l.idle.resume()
+		return
 	}
 	l.resume()
 }

@@ -9,17 +9,32 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
+// Mode is how the calls of a pool use its connections, and find their answers.
+type Mode uint8
+
+const (
+	// ByID: each call has an id that the pool gives.
+	ByID Mode = iota
+	// InOrder: answers come in the order of the calls on a connection, and a
+	// client's calls reach servers in their order (see [Line]).
+	InOrder
+	// Leased: as InOrder, but a connection is a client's own, for as long as the
+	// client holds it (see codecs.Lease).
+	Leased
+	// OneByOne: a connection has one call at a time, which keeps its id.
+	OneByOne
+	// Streams: each call is a stream. It has a connection of its own, keeps its
+	// ids, and goes on after the first answer until Call.EndStream.
+	Streams
+)
+
 // Options are the limits of a pool. All counts are per worker and cluster.
 type Options struct {
+	// Mode is how calls use connections.
+	Mode Mode
 	// Shared lets many requests share a connection; otherwise a connection
 	// serves one request at a time.
 	Shared bool
-	// KeepIDs leaves requests their own ids, which then tell nothing: answers
-	// are told by their order.
-	KeepIDs bool
-	// Streams makes each call a stream: it has a connection of its own, keeps
-	// its ids, and goes on after the first answer until Call.EndStream.
-	Streams bool
 	// Linger is how long a connection whose calls have all ended is kept without
 	// a sign that its server still takes what was written.
 	Linger time.Duration
@@ -61,11 +76,11 @@ type Key struct {
 	Source      netip.Addr
 	// Variant of the codec's wire form.
 	Variant uint8
-	// KeepIDs and Streams are those of the options.
-	KeepIDs, Streams bool
-	// Profile is the codec's name, its config, and the options: what must be
-	// equal for two versions of a listener to go on with the same connections.
-	Profile string
+	// Mode is that of the options.
+	Mode Mode
+	// Profile is what else must be equal for two versions of a listener to go on
+	// with the same connections.
+	Profile any
 }
 
 // Observer hears what happens on a pool's connections beyond the fate of
@@ -88,11 +103,12 @@ type Observer interface {
 	Event()
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
-	// ConnectFailed: an attempt to connect failed.
-	ConnectFailed(cluster string, r host.CloseReason)
+	// ConnectFailed: an attempt to connect failed, or a server did not answer the
+	// preface as the codec wants it.
+	ConnectFailed(cluster string, r host.CloseReason, why string)
 }
 
-// Owner is the message on whose behalf a Call is made.
+// Owner is what a Call is made for: an attempt to serve a request.
 type Owner interface {
 	// Hold is called when the request has to wait: its frame must outlive the
 	// event in which it came.
@@ -100,21 +116,34 @@ type Owner interface {
 	// Request returns the request's metadata, of which the scalar fields, Scratch
 	// and ReplyInfo are valid until the call has ended.
 	Request() *codecs.Metadata
-	// Encode appends the request to dst, with id in place of its own.
+	// Encode appends the request to dst, with id in place of its own. It changes
+	// nothing: it may be called again, for another call.
 	Encode(dst []byte, id uint64) ([]byte, error)
-	// Sent ends a call that expects no answer: it has been handed over.
+	// Sent ends a call whose owner awaits no answer: it has been handed over, or,
+	// if it was quiet, it has turned out that there is none.
 	Sent()
 	// Answered ends a call. resp and its frame are valid during Answered only.
 	Answered(resp *codecs.Metadata)
-	// Heard tells of an answer that cannot be passed on; Failed follows.
-	Heard(resp *codecs.Metadata)
 	// Failed ends a call without an answer, or an open stream.
-	Failed(e codecs.ErrorType, reason string)
-	// Panicked ends a call whose Encode has panicked.
-	Panicked(p *guard.Panic)
+	Failed(f *Failure)
 	// Streamed hands over a frame of a stream. It and its metadata are valid
 	// during Streamed only. The deadline ends with Call.Opened or the call.
 	Streamed(m *codecs.Metadata)
 	// Blocked tells whether the server of a stream has stopped taking bytes.
 	Blocked(blocked bool)
+}
+
+// Failure is why a call has ended without an answer.
+type Failure struct {
+	Type codecs.ErrorType
+	// Reason is shown to the client.
+	Reason string
+	// Written says that the request has been handed to a connection, so that a
+	// server may have seen it, NotProcessed that the server has said it has not.
+	Written, NotProcessed bool
+	// Answer is one that came and cannot be passed on, nil if none did. It has no
+	// frame, and is valid during Failed only.
+	Answer *codecs.Metadata
+	// Panic is that of Encode, nil if there was none.
+	Panic *guard.Panic
 }

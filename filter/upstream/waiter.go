@@ -1,7 +1,7 @@
 package upstream
 
 // Waiter is a client that is not read until a pool, or its own line to it, has room
-// again. It belongs to the client.
+// again, or the line is idle. It belongs to the client.
 type Waiter struct {
 	// Resume is called once.
 	Resume func()
@@ -15,7 +15,12 @@ type Waiter struct {
 func (w *Waiter) Cancel() {
 	switch p := w.pool; {
 	case w.line != nil:
-		w.line.waiter, w.line = nil, nil
+		if w.line.idle == w {
+			w.line.idle = nil
+		} else {
+			w.line.waiter = nil
+		}
+		w.line = nil
 	case p != nil:
 		if w.prev == nil {
 			p.waiters = w.next

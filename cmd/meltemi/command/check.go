@@ -2,9 +2,9 @@ package command
 
 import (
 	"flag"
+	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/control/check"
-	"github.com/meltemi-mesh/meltemi/control/source"
 	_ "github.com/meltemi-mesh/meltemi/filter/router" // as in every shared object
 )
 
@@ -16,12 +16,13 @@ The file is YAML or JSON: an Envoy bootstrap or a part of one, EnvoyFilters, a
 MetaProtocolProxy by itself, or what "meltemi envoyfilter" is given.
 
 What is for Envoy is read as Envoy reads it: as YAML if the file's name ends in
-.yaml or .yml, else as JSON, and - by what it begins with. EnvoyFilters are read
+.yaml or .yml, as a serialized bootstrap or the text of one if in .pb or .pb_text,
+else as JSON, and - by what it begins with. EnvoyFilters are read
 as kubectl and istiod do. The two differ in what is a boolean or a number, in
 merge keys and more; the first line says which it was.
 
 Each fault is printed with its line and field, and notes tell of what is ignored
-without a word. The status is 0 if there are configurations and no faults, else 1.
+without a word, or missing from the loopback listener. The status is 0 if there are configurations and no faults, else 1.
 
 `
 
@@ -42,10 +43,10 @@ func (e *env) check(args []string) int {
 		e.printf("%s: %s\n", file, r.Kind)
 	}
 	for _, f := range r.Found {
-		e.printf("%s:%d: %s\n", file, f.Line, f.What)
+		e.printf("%s: %s\n", at(file, f.Line), f.What)
 	}
 	for _, n := range r.Notes {
-		e.printf("%s:%d: note: %v\n", file, n.Line, (&source.Error{Path: n.Path, Reason: n.Reason}).Error())
+		e.printf("%s: note: %v\n", at(file, n.Line), n.Fault)
 	}
 	switch {
 	case len(r.Faults) > 0:
@@ -54,4 +55,12 @@ func (e *env) check(args []string) int {
 		return e.fail(statusFault, "%s configures nothing of Meltemi", file)
 	}
 	return statusOK
+}
+
+// at is a line of a file, or the file if there is none.
+func at(file string, line int) string {
+	if line == 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, line)
 }

@@ -92,6 +92,8 @@ func TestOutput(t *testing.T) {
 		return slices.Concat(first, make([]byte, size), b)
 	}
 	tooLargeAndCut := func(b []byte) []byte { b[212+12] = 0xff; return b }
+	stale, err := filepath.Glob("testdata/*.golden")
+	require.NoError(t, err)
 	for name, tc := range map[string]struct {
 		args  string
 		stdin []byte
@@ -148,6 +150,8 @@ func TestOutput(t *testing.T) {
 		"unknown command":         {args: "unknown"},
 		"no command":              {args: ""},
 	} {
+		golden := filepath.Join("testdata", strings.ReplaceAll(name, " ", "_")+".golden")
+		stale = slices.DeleteFunc(stale, func(file string) bool { return file == golden })
 		t.Run(name, func(t *testing.T) {
 			args := strings.Fields(tc.args)
 			for i, arg := range args {
@@ -159,7 +163,6 @@ func TestOutput(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			status := Main(args, bytes.NewReader(tc.stdin), &stdout, &stderr)
 			got := fmt.Sprintf("status %d\n--- stdout\n%s--- stderr\n%s", status, &stdout, &stderr)
-			golden := filepath.Join("testdata", strings.ReplaceAll(name, " ", "_")+".golden")
 			if *update {
 				require.NoError(t, os.MkdirAll("testdata", 0o755))
 				require.NoError(t, os.WriteFile(golden, []byte(got), 0o600))
@@ -169,6 +172,7 @@ func TestOutput(t *testing.T) {
 			require.Equal(t, string(want), got)
 		})
 	}
+	require.Empty(t, stale, "no test has these")
 }
 
 func TestAPanicOfTheCodecIsLocated(t *testing.T) {

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"strconv"
@@ -9,8 +8,10 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/meltemi-mesh/meltemi/control/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/control/input"
+	"github.com/meltemi-mesh/meltemi/control/ir"
 	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 )
 
 const envoyfilterUsage = `usage: meltemi envoyfilter [FLAGS] [FILE|-]
@@ -171,19 +172,17 @@ func (e *env) envoyfilter(args []string) int {
 	if err != nil {
 		return e.fail(statusFault, "%v", err)
 	}
-	var service *envoyfilter.Service
+	var service *ir.Service
 	var filters []*envoyfilter.Filter
 	if text != nil {
-		if service, err = envoyfilter.Load(text); err == nil {
-			filters, err = service.Generate()
+		var errs source.Errors
+		if service, filters, errs = generated(text); len(errs) > 0 {
+			return e.faults(file, errs)
 		}
-	}
-	if err != nil {
-		return e.faults(file, err)
 	}
 	var out []byte
 	if *pods {
-		out, err = service.PodPatch()
+		out, err = envoyfilter.PodPatch(service)
 	} else {
 		out, err = envoyfilter.YAML(filters)
 	}
@@ -194,23 +193,25 @@ func (e *env) envoyfilter(args []string) int {
 	return statusOK
 }
 
-// faults complains of each fault in a file.
-func (e *env) faults(file string, err error) int {
-	var many source.Errors
-	if !errors.As(err, &many) {
-		return e.fail(statusFault, "%s: %v", file, err)
+// generated are the EnvoyFilters of a service's description.
+func generated(text []byte) (*ir.Service, []*envoyfilter.Filter, source.Errors) {
+	service, places, errs := input.Load(text)
+	if len(errs) > 0 {
+		return nil, nil, errs
 	}
+	filters, faults := envoyfilter.Generate(service)
+	return service, filters, places.Locate(faults)
+}
+
+// faults complains of each fault in a file.
+func (e *env) faults(file string, errs source.Errors) int {
 	_ = e.stdout.Flush() // Main reports it
-	for _, fault := range many {
-		f := *fault
+	for _, fault := range errs {
+		line := fault.Line
 		if file == "flags" {
-			f.Line = 0
+			line = 0
 		}
-		if f.Line > 0 {
-			e.complain("%s:%s\n", file, &f)
-		} else {
-			e.complain("%s: %s\n", file, &f)
-		}
+		e.complain("%s: %v\n", at(file, line), fault.Fault)
 	}
 	return statusFault
 }

@@ -142,7 +142,7 @@ func Start(t testing.TB, o Options) *Envoy {
 		return err == nil && strings.Contains(e.admin, ":")
 	})
 	e.until("readiness", func() bool {
-		r, err := http.Get("http://" + e.admin + "/ready")
+		r, err := admin.Get("http://" + e.admin + "/ready")
 		if err != nil {
 			return false
 		}
@@ -249,10 +249,13 @@ func (e *Envoy) RSS() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
+// admin asks Envoys, also one that hangs.
+var admin = http.Client{Timeout: patience}
+
 // Admin asks the admin interface.
 func (e *Envoy) Admin(path string) string {
 	e.t.Helper()
-	r, err := http.Get("http://" + e.admin + path)
+	r, err := admin.Get("http://" + e.admin + path)
 	require.NoError(e.t, err)
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)

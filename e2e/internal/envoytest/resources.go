@@ -18,8 +18,9 @@ func socketAddress(host string, port int) M {
 	return M{"socket_address": M{"address": host, "port_value": port}}
 }
 
-// Endpoint of a cluster, at 127.0.0.1 unless Host is set.
+// Endpoint of a cluster, at 127.0.0.1 unless Host is set, or at a Unix socket.
 type Endpoint struct {
+	Pipe     string
 	Host     string
 	Port     int
 	Weight   int
@@ -53,6 +54,9 @@ func assignment(cluster string, endpoints []Endpoint) Resource {
 				host = "127.0.0.1"
 			}
 			endpoint := M{"address": socketAddress(host, ep.Port)}
+			if ep.Pipe != "" {
+				endpoint["address"] = M{"pipe": M{"path": ep.Pipe}}
+			}
 			if ep.HealthPort != 0 {
 				endpoint["health_check_config"] = M{"port_value": ep.HealthPort}
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"testing"
 	"time"
 )
@@ -64,16 +65,24 @@ func startProvider(t testing.TB, name string, argv, env []string) *Provider {
 	return p
 }
 
-// RestartPort is a free port for a provider that is to come back at the same
-// one. It lies outside of the range from which the kernel serves port 0 and
-// outgoing connections, so nobody gets it in between.
+// given are the ports that RestartPort has returned.
+var given sync.Map
+
+// RestartPort is a free port for somebody who is told where to listen, such as a
+// provider that is to come back at the same one. It lies outside of the range from
+// which the kernel serves port 0 and outgoing connections, and no other test gets
+// it, so it is free until it is used.
 func RestartPort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
-		if err == nil {
-			l.Close()
-			return l.Addr().(*net.TCPAddr).Port
+		if err != nil {
+			continue
+		}
+		l.Close()
+		port := l.Addr().(*net.TCPAddr).Port
+		if _, taken := given.LoadOrStore(port, true); !taken {
+			return port
 		}
 	}
 	t.Fatal("no free port")

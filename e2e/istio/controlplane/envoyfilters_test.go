@@ -21,7 +21,7 @@ const always = "EnvoyFilter exposes internal implementation details"
 // TestIstioAcceptsWhatIsGenerated: Istio's own validation has nothing against
 // any of the generator's golden files, not even a warning of an unknown field.
 func TestIstioAcceptsWhatIsGenerated(t *testing.T) {
-	files, err := filepath.Glob("../../../control/envoyfilter/testdata/*.out.yaml")
+	files, err := filepath.Glob("../../../control/translate/envoyfilter/testdata/*.out.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -66,13 +67,28 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 			"10.123.16.192/28: meltemi-outbound-nodes.demo-20880",
 			"PassthroughFilterChain: tcp_proxy",
 		}},
+		// Headless services have a listener for each endpoint, and these differ in
+		// nothing but their names, for which a match wants equality.
+		{golden: "headless", mesh: headless("nodes", "10.9.0.1") + headless("others", "10.9.0.2"), port: 20880, want: []string{
+			"10.9.0.1_20880",
+			": meltemi-outbound-nodes.demo-20880",
+			"10.9.0.2_20880",
+			": meltemi-outbound-nodes.demo-20880",
+		}},
+		// Where an endpoint's address is known it tells them apart.
+		{golden: "smallest", mesh: headless("greeter", "10.96.0.50") + headless("others", "10.9.0.2"), port: 20880, want: []string{
+			"10.9.0.2_20880",
+			": tcp_proxy",
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
 	} {
 		for _, oursAreNewer := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%t", tc.golden, oursAreNewer), func(t *testing.T) {
 				now := time.Unix(1_800_000_000, 0)
-				theirs, ours := parse(t, tc.mesh, now), parse(t, read(t, "../../../control/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(-time.Hour))
+				theirs, ours := parse(t, tc.mesh, now), parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(-time.Hour))
 				if oursAreNewer {
-					ours = parse(t, read(t, "../../../control/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
+					ours = parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
 				}
 				got := chains(t, append(theirs, ours...), tc.gateway, tc.port)
 				if !slices.Equal(got, tc.want) {
@@ -93,7 +109,8 @@ func parse(t *testing.T, text string, created time.Time) []config.Config {
 	return all
 }
 
-// chains are those that a proxy which has the shared object gets for a port.
+// chains are those that a proxy which has the shared object gets for a port, by
+// the names of their listeners.
 func chains(t *testing.T, all []config.Config, gateway bool, port uint32) (got []string) {
 	t.Helper()
 	role, ns := model.SidecarProxy, "demo"
@@ -107,11 +124,12 @@ func chains(t *testing.T, all []config.Config, gateway bool, port uint32) (got [
 	p := g.SetupProxy(&model.Proxy{Type: role, ConfigNamespace: ns, Labels: labels, Metadata: &model.NodeMetadata{
 		Namespace: ns, Labels: labels, IstioVersion: "1.31.0", Raw: map[string]any{"MELTEMI": "true", "NAMESPACE": ns, "ISTIO_VERSION": "1.31.0"},
 	}})
+	listeners := map[string][]string{}
 	for _, l := range g.Listeners(p) {
 		if l.GetAddress().GetSocketAddress().GetPortValue() != port {
 			continue
 		}
-		got = append(got, l.GetName())
+		got := []string{l.GetName()}
 		for _, fc := range append(l.GetFilterChains(), l.GetDefaultFilterChain()) {
 			if fc == nil {
 				continue
@@ -129,6 +147,10 @@ func chains(t *testing.T, all []config.Config, gateway bool, port uint32) (got [
 			}
 			got = append(got, line)
 		}
+		listeners[l.GetName()] = got
+	}
+	for _, name := range slices.Sorted(maps.Keys(listeners)) {
+		got = append(got, listeners[name]...)
 	}
 	return got
 }
@@ -147,6 +169,29 @@ spec:
   ports: [{number: %[3]d, name: tcp-x, protocol: TCP}]
   endpoints: [{address: 10.1.1.1}]
 `, host, address, port)
+}
+
+// headless is a service whose clients connect to its endpoint.
+func headless(name, endpoint string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: %[1]s, namespace: demo}
+spec:
+  hosts: [%[1]s.demo.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: NONE
+  ports: [{number: 20880, name: tcp-x, protocol: TCP}]
+  workloadSelector: {labels: {app: %[1]s}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: %[1]s, namespace: demo}
+spec:
+  address: %[2]s
+  labels: {app: %[1]s}
+`, name, endpoint)
 }
 
 // addressless is a service whose addresses are those, beside one with a range.

@@ -93,7 +93,7 @@ func (f *Frame) MayGrow(n int) bool {
 	switch {
 	case n <= 0 || b.favoured == f || b.bytes+n <= f.limit:
 		return true
-	case b.favoured == nil:
+	case b.favoured == nil && len(b.starved) == 0: // else it is another's turn
 		b.favour(f)
 		return true
 	case !f.starved:

@@ -1,114 +1,16 @@
-package envoyfilter
+package input
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
-	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
-	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
-	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
-	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/ir"
+	"github.com/meltemi-mesh/meltemi/control/source"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func generate(text string) (string, error) {
-	s, err := Load([]byte(text))
-	if err != nil {
-		return "", err
-	}
-	filters, err := s.Generate()
-	if err != nil {
-		return "", err
-	}
-	b, err := YAML(filters)
-	return string(b), err
-}
-
-func filters(t *testing.T, text string) []*Filter {
-	t.Helper()
-	s, err := Load([]byte(text))
-	require.NoError(t, err)
-	fs, err := s.Generate()
-	require.NoError(t, err)
-	return fs
-}
-
-// TestNothingIsLostByItsName: kubectl would let the second of two EnvoyFilters
-// of one name replace the first.
-func TestNothingIsLostByItsName(t *testing.T) {
-	inputs, err := filepath.Glob("testdata/*.in.yaml")
-	require.NoError(t, err)
-	for _, in := range inputs {
-		text, err := os.ReadFile(in)
-		require.NoError(t, err)
-		seen := map[string]bool{}
-		for _, f := range filters(t, string(text)) {
-			name := f.Namespace + "/" + f.Name
-			require.False(t, seen[name], "%s: %s", in, name)
-			seen[name] = true
-		}
-	}
-}
-
-// TestServicesShareTheLoopbackListener: whichever comes last, what is applied
-// is the same, and every other filter is a service's own.
-func TestServicesShareTheLoopbackListener(t *testing.T) {
-	own := map[string]bool{}
-	var loopback string
-	for _, host := range []string{"a", "b", "c"} {
-		for _, f := range filters(t, "host: "+host+".demo.svc.cluster.local\naddresses: [10.0.0.1]\nserver: {selector: {app: "+host+"}}\n"+ports) {
-			if f.Name != "meltemi-loopback" {
-				require.False(t, own[f.Name], f.Name)
-				own[f.Name] = true
-				continue
-			}
-			doc, err := YAML([]*Filter{f})
-			require.NoError(t, err)
-			if loopback == "" {
-				loopback = string(doc)
-			}
-			require.Equal(t, loopback, string(doc))
-		}
-	}
-	require.Len(t, own, 6)
-	require.NotEmpty(t, loopback)
-}
-
-// TestGenerate: what comes of each testdata/*.in.yaml is its .out.yaml, every
-// time. Istio's own validation of these is a test of e2e/istio.
-func TestGenerate(t *testing.T) {
-	inputs, err := filepath.Glob("testdata/*.in.yaml")
-	require.NoError(t, err)
-	require.NotEmpty(t, inputs)
-	for _, in := range inputs {
-		t.Run(filepath.Base(in), func(t *testing.T) {
-			text, err := os.ReadFile(in)
-			require.NoError(t, err)
-			got, err := generate(string(text))
-			require.NoError(t, err)
-			golden := strings.TrimSuffix(in, ".in.yaml") + ".out.yaml"
-			if *update {
-				require.NoError(t, os.WriteFile(golden, []byte(got), 0o600))
-			}
-			want, err := os.ReadFile(golden)
-			require.NoError(t, err)
-			require.Equal(t, string(want), got)
-			for range 5 {
-				again, err := generate(string(text))
-				require.NoError(t, err)
-				require.Equal(t, got, again, "not the same every time")
-			}
-		})
-	}
-}
 
 const (
 	host  = "host: a.b.svc.cluster.local\n"
@@ -122,6 +24,7 @@ const (
 	sni = "required: those by which TLS connections to the service are told from others at this port, or [] if it leads to this service alone"
 )
 
+// TestRefused: what is no description is told, field by field, with its line.
 func TestRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text string
@@ -149,12 +52,14 @@ func TestRefused(t *testing.T) {
 		"no range":               {host + ports + "addresses: [10.1.1.1/24]\n", "3: addresses[0]: is not the first address of its range, which is 10.1.1.0/24"},
 		"IPv4 within IPv6":       {host + ports + "addresses: ['::ffff:10.1.0.0/112']\n", "3: addresses[0]: connections to IPv4 addresses are in no range of IPv6: want one of IPv4"},
 		"another spelling":       {host + ports + "addresses: ['2001:DB8::1', '2001:db8:0::1']\n", "3: addresses[1]: given twice"},
+		"a key twice":            {host + vip + ports + "outbound: {a: 1, a: 2}\n", "4: outbound.a: given twice"},
+		"an empty codec":         {host + vip + "ports:\n- port: 1\n  codec:\n", "4: ports[0].protocol: required"},
+		"another kind of thing":  {host + vip + "ports:\n- port: 1\n  codec: 5\nroutes: {}\noutbound: []\n", "5: ports[0].codec: want an object\n6: routes: want a list\n7: outbound: want an object"},
+		"all at once":            {"host: x\n" + vip + ports + "namespace: b\nroutes: [{route: {subset: ''}}]\ninbound: {a: {b: 1, b: 2}}\n", "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local\n5: routes[0].route.subset: want the name of a subset\n6: inbound.a.b: given twice"},
 		"ports out of range":     {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
 		"ports twice":            {host + vip + "protocol: dubbo\nports:\n- port: 1\n- port: 1\n  protocol: thrift\n", "6: ports[1].port: given twice\n6: ports[1].targetPort: ports[0] leads there too, with another protocol"},
 		"no protocol":            {host + vip + "ports:\n- port: 1\n", "4: ports[0].protocol: required"},
 		"protocol and codec":     {host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  codec: {name: x}\n", "6: ports[0].codec: there is protocol too"},
-		"an unknown codec":       {host + vip + "ports:\n- port: 1\n  protocol: dubo\n", "5: ports[0].protocol: unknown codec \"aeraki.meta_protocol.codec.dubo\" (built in: aeraki.meta_protocol.codec.brpc, aeraki.meta_protocol.codec.dubbo, aeraki.meta_protocol.codec.thrift, aeraki.meta_protocol.codec.trpc)"},
-		"an unknown default":     {host + vip + "protocol: x.y\nports:\n- port: 1\n", "3: protocol: unknown codec \"x.y\" (built in: aeraki.meta_protocol.codec.brpc, aeraki.meta_protocol.codec.dubbo, aeraki.meta_protocol.codec.thrift, aeraki.meta_protocol.codec.trpc)"},
 		"a headless targetPort":  {host + "headless: true\nports: [{port: 1, targetPort: 2, protocol: dubbo}]\n", "3: ports[0].targetPort: clients of a headless service connect to its endpoints at the service's port: it must be the same"},
 		"a headless subset":      {host + "headless: true\n" + ports + "routes:\n- route:\n    subset: v1\n", "6: routes[0].route.subset: a headless service has none: its clients have chosen the endpoint. Name the host of one with an address"},
 		"labels that are none":   {host + vip + ports + "server: {selector: {'a b': c, d: 'e f'}}\n", "4: server.selector.a b: \"a b\" is no label\n4: server.selector.d: \"e f\" is no label's value"},
@@ -171,10 +76,6 @@ func TestRefused(t *testing.T) {
 		"no expression":          {host + vip + ports + "proxyVersion: '('\n", "4: proxyVersion: error parsing regexp: missing closing ): `(`"},
 		"a long expression":      {host + vip + ports + "proxyVersion: " + strings.Repeat("1", 1025) + "\n", "4: proxyVersion: may have at most 1024 bytes"},
 		"a module's path":        {host + vip + ports + "module: /lib/x.so\nsocket: x\n", "4: module: want a name, not a path\n5: socket: want an abstract socket, such as @meltemi, or an absolute path"},
-		"TPROXY and sharing":     {host + vip + ports + "server:\n  selector: {a: b}\n  preserveSource: true\n", "6: server.preserveSource: needs connections of which each serves one client (inbound: {protocol: {connection_mode: EXCLUSIVE}}), and those to port 1 are shared: the workload sees the proxy's address, as it does in Istio under REDIRECT"},
-		"what is generated":      {host + vip + ports + "outbound:\n  stat_prefix: x\n  protocol: {name: y}\n", "5: outbound.stat_prefix: is generated\n6: outbound.protocol.name: is generated"},
-		"an impossible option":   {host + vip + ports + "outbound:\n  idle_timeout: 1s\n  request_timeout: -1s\n", "6: outbound.request_timeout: must be at least 1ms, is -1s"},
-		"an unknown option":      {host + vip + ports + "inbound: {requestTimeout: 1s, x: 1}\nserver: {selector: {a: b}}\n", "4: inbound.x: unknown field"},
 		"hosts of two": {
 			host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n" +
 				"- {port: 1, servicePort: 1, namespace: i, selector: {a: b}, sniHosts: [a.b, c.d]}\n" +
@@ -183,117 +84,100 @@ func TestRefused(t *testing.T) {
 				"- {name: z, port: 1, servicePort: 2, namespace: i, selector: {a: c}, sniHosts: []}\n",
 			"7: gateways[1].sniHosts: gateways[0] has the same connections\n9: gateways[3].sniHosts: gateways[2] has the same connections",
 		},
-		"routes": {
-			host + vip + ports + "routes:\n- match: {metadata: [{name: x, string_match: {safe_regex: {regex: '('}}}]}\n",
-			"5: routes[0].match.metadata[0].string_match.safe_regex.regex: error parsing regexp: missing closing ): `(`",
-		},
-		"routes of a port": {
-			host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  routes:\n  - name: a\n  - name: b\n    route:\n      weighted_clusters:\n        clusters:\n        - {subset: v1}\n",
-			"12: ports[0].routes[1].route.weighted_clusters.clusters[0].weight: required",
-		},
 		"routes to nowhere": {
 			host + vip + ports + "routes:\n- route: {cluster: x, subset: v1}\n- route: {host: short}\n- route: {subset: ''}\n- route: {port: 65536}\n- 1\n- route: 1\n",
 			"5: routes[0].route.subset: there is cluster too\n6: routes[1].route.host: want the full name of one service, such as greeter.demo.svc.cluster.local\n7: routes[2].route.subset: want the name of a subset\n8: routes[3].route.port: want a port between 1 and 65535\n9: routes[4]: want an object\n10: routes[5].route: want an object",
 		},
-		"a mutation": {
-			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",
-			"6: routes[0].request_mutation[0].key: \"path\" belongs to the call itself and cannot be changed",
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := generate(tc.text)
-			require.Error(t, err)
-			require.Equal(t, tc.want, err.Error())
+			_, _, errs := Load([]byte(tc.text))
+			require.Equal(t, tc.want, errs.Error())
 		})
 	}
-}
-
-func TestWhatPodsNeed(t *testing.T) {
-	patch, err := (*Service)(nil).PodPatch()
-	require.NoError(t, err)
-	require.Equal(t, `spec:
-  template:
-    metadata:
-      annotations:
-        proxy.istio.io/config: |
-          proxyMetadata:
-            ISTIO_META_MELTEMI: "true"
-          proxyStatsMatcher:
-            inclusionPrefixes:
-              - meta_protocol
-`, string(patch))
-	s, err := Load([]byte(host + vip + ports + "proxyMetadata: {X: y}\n"))
-	require.NoError(t, err)
-	patch, err = s.PodPatch()
-	require.NoError(t, err)
-	require.Contains(t, string(patch), "ISTIO_META_X: \"y\"\n")
-}
-
-// TestVersionsOfProxies: those before 1.31 would refuse whole listeners.
-func TestVersionsOfProxies(t *testing.T) {
-	fits := regexp.MustCompile(defaultVersion).MatchString
-	for _, v := range []string{"1.31", "1.31.0", "1.31-dev", "1.31.2-vendor.1", "1.39.1", "1.40.0", "1.99", "1.100.0", "2.0.0", "10.1"} {
-		require.True(t, fits(v), v)
-	}
-	for _, v := range []string{"1.30.9", "1.3", "1.3.1", "1.4.10", "1.29.0-vendor.31", "1.03.1", "0.31", "unknown", "x1.31.0", ""} {
-		require.False(t, fits(v), v)
-	}
-}
-
-// TestKindsOfProxies: those of one namespace that are told by other signs have a
-// loopback listener of their own, whichever service brings it.
-func TestKindsOfProxies(t *testing.T) {
-	names := map[string]bool{}
-	for _, other := range []string{"", "proxyMetadata: {MELTEMI: v2}\n", "proxyMetadata: {MELTEMI: v3}\n", "proxyMetadata: {A: b, MELTEMI: v2}\n", "proxyVersion: ^vendor\n"} {
-		var name string
-		for _, h := range []string{host, "host: c.b.svc.cluster.local\n"} {
-			s, err := Load([]byte(h + vip + ports + other))
-			require.NoError(t, err)
-			filters, err := s.Generate()
-			require.NoError(t, err)
-			require.Equal(t, "loopback", filters[0].Labels["app.kubernetes.io/component"])
-			require.True(t, name == "" || name == filters[0].Name, "the same for all services")
-			name = filters[0].Name
-		}
-		require.False(t, names[name], other)
-		names[name] = true
-	}
-	require.Contains(t, names, "meltemi-loopback")
 }
 
 // TestEmptyFieldsAreNone: a name with nothing behind its colon is no field.
 func TestEmptyFieldsAreNone(t *testing.T) {
 	const server = "server: {selector: {a: b}}\n"
-	want, err := generate(host + vip + ports + server)
-	require.NoError(t, err)
+	want, _, errs := Load([]byte(host + vip + ports + server))
+	require.Empty(t, errs)
 	for _, empty := range []string{"inbound:\n", "outbound:\n", "outbound: ~\nroutes:\n"} {
-		got, err := generate(host + vip + ports + server + empty)
-		require.NoError(t, err, empty)
+		got, _, errs := Load([]byte(host + vip + ports + server + empty))
+		require.Empty(t, errs, empty)
 		require.Equal(t, want, got, empty)
 	}
-	_, err = generate(host + vip + "ports:\n- port: 1\n  codec:\n")
-	require.ErrorContains(t, err, "ports[0].protocol: required")
-	_, err = generate(host + vip + ports + "outbound: {a: 1, a: 2}\n")
-	require.ErrorContains(t, err, "outbound.a: given twice")
 }
 
-// TestRangesAreNotCutIntoEqualOnes: Envoy would refuse the listener, which other
-// services share.
-func TestRangesAreNotCutIntoEqualOnes(t *testing.T) {
-	got, err := generate(host + ports + "addresses: [10.1.1.0/31, 10.1.1.1/32, 10.1.1.0/30, 10.1.1.2/31]\n")
-	require.NoError(t, err)
-	for _, address := range []string{"10.1.1.0", "10.1.1.1", "10.1.1.2", "10.1.1.3"} {
-		one := regexp.MustCompile("address_prefix: " + regexp.QuoteMeta(address) + "\n *prefix_len: 32\n")
-		require.Len(t, one.FindAllString(got, -1), 1, address)
-	}
+// TestWhatIsWritten: every field comes to the service, destinations typed and the
+// rest as it is; what ports have of the service they have each.
+func TestWhatIsWritten(t *testing.T) {
+	s, _, errs := Load([]byte(`
+host: a.example.com
+name: a
+namespace: b
+addresses: [10.0.0.1, 10.1.0.0/16]
+ports:
+- {port: 1, targetPort: 2, protocol: "x , y.z"}
+- {port: 3, codec: {name: c}, routes: [{route: {host: d.example.com, subset: s, port: 5}}, {name: only}]}
+- {port: 4}
+protocol: auto
+routes:
+- route: {weightedClusters: {clusters: [{subset: v1, weight: 1.5}, {name: outbound|1||d.example.com}]}}
+server: {namespace: sn, selector: {k: v}, preserveSource: true}
+clients: [{namespace: cn, selector: {k: w}, name: n}]
+gateways: [{namespace: gn, selector: {g: g}, name: gg, port: 7, servicePort: 3, sniHosts: ["*.h"]}]
+outbound: {requestTimeout: 5s}
+inbound: {limits: {x: [~, true, -1, 18446744073709551615]}}
+delivery: LISTENER
+initialFetchTimeout: 1m
+proxyMetadata: {M: "1"}
+proxyVersion: ^2
+module: m
+socket: /s
+`))
+	require.Empty(t, errs)
+	routes := []ir.Object{{"route": ir.Object{"weightedClusters": ir.Object{"clusters": []any{
+		ir.Object{"name": ir.Destination{Subset: "v1"}, "weight": 1.5}, ir.Object{"name": "outbound|1||d.example.com"},
+	}}}}}
+	require.Equal(t, &ir.Service{
+		Host: "a.example.com", Name: "a", Namespace: "b",
+		Addresses: []string{"10.0.0.1", "10.1.0.0/16"},
+		Ports: []ir.Port{
+			{Port: 1, TargetPort: 2, Protocol: []string{"x", "y.z"}, Routes: routes},
+			{Port: 3, TargetPort: 3, Codec: ir.Object{"name": "c"}, Routes: []ir.Object{
+				{"route": ir.Object{"cluster": ir.Destination{Host: "d.example.com", Subset: "s", Port: 5}}}, {"name": "only"},
+			}},
+			{Port: 4, TargetPort: 4, Protocol: []string{"auto"}, Routes: routes},
+		},
+		Server:              &ir.Server{Namespace: "sn", Selector: map[string]string{"k": "v"}, PreserveSource: true},
+		Clients:             []ir.Workloads{{Namespace: "cn", Selector: map[string]string{"k": "w"}, Name: "n"}},
+		Gateways:            []ir.Gateway{{Namespace: "gn", Selector: map[string]string{"g": "g"}, Name: "gg", Port: 7, ServicePort: 3, SNIHosts: []string{"*.h"}}},
+		Outbound:            ir.Object{"requestTimeout": "5s"},
+		Inbound:             ir.Object{"limits": ir.Object{"x": []any{nil, true, int64(-1), uint64(18446744073709551615)}}},
+		Delivery:            ir.Listener,
+		InitialFetchTimeout: time.Minute,
+		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2", Module: "m", Socket: "/s",
+	}, s)
 }
 
-// TestARangeOfOneAddressIsAnAddressToo: Istio names the listener of a ServiceEntry
-// that has one by the address, and those without share theirs.
-func TestARangeOfOneAddressIsAnAddressToo(t *testing.T) {
-	got, err := generate(host + ports + "addresses: [10.1.1.1/32, '2001:DB8::1/128']\n")
-	require.NoError(t, err)
-	for _, name := range []string{"10.1.1.1_1", "2001:db8::1_1", "0.0.0.0_1"} {
-		require.Regexp(t, "name: \"?"+regexp.QuoteMeta(name)+"\"?\n", got)
+// TestFaultsAreLocated: at the field, at what is around one that is not written,
+// and once at the service's that several ports have.
+func TestFaultsAreLocated(t *testing.T) {
+	_, places, errs := Load([]byte("host: a.b.svc.cluster.local\naddresses: [10.0.0.1]\nprotocol: dubbo\nports:\n- port: 1\n- port: 2\n  routes:\n  - name: x\n- port: 3\nroutes:\n- name: y\n"))
+	require.Empty(t, errs)
+	var faults fault.List
+	faults.Add("inbound.limits", "not written")
+	for _, path := range []string{"ports[0]", "ports[1]", "ports[2]"} {
+		faults.Add(path+".routes[0].name", "bad")
+		faults.Add(path+".protocol", "bad")
+		faults.Add(path+".targetPort", "bad")
 	}
+	require.Equal(t, `1: inbound.limits: not written
+3: protocol: bad
+5: ports[0].targetPort: bad
+6: ports[1].targetPort: bad
+8: ports[1].routes[0].name: bad
+9: ports[2].targetPort: bad
+11: routes[0].name: bad`, places.Locate(faults).Error())
+	require.Equal(t, source.Errors(nil), places.Locate(nil))
 }

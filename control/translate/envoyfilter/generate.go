@@ -19,18 +19,18 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 
-	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/ir"
 )
 
 // object is a JSON object.
-type object = map[string]any
+type object = ir.Object
 
 const (
 	types       = "type.googleapis.com/"
@@ -58,11 +58,13 @@ type Filter struct {
 	only map[string]string // further metadata that its proxies must have
 }
 
-// Generate makes the EnvoyFilters of a service, always the same and in the same
-// order. The loopback listener of a namespace, which is the same for all
-// services, comes first. A returned error is source.Errors.
-func (s *Service) Generate() ([]*Filter, error) {
-	g := &generator{faults: faults{s: s}}
+// Generate makes the EnvoyFilters of a service that is complete and without a
+// fault, always the same and in the same order. The loopback listener of a
+// namespace, which is the same for all services, comes first. The service stays
+// as it is. What it is refused for may be told more than once, as several of its
+// proxies have it in common.
+func Generate(s *ir.Service) ([]*Filter, fault.List) {
+	g := &generator{s: s}
 	g.loopbacks()
 	for i := range s.Ports {
 		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)
@@ -78,30 +80,19 @@ func (s *Service) Generate() ([]*Filter, error) {
 			}
 		}
 	}
-	if len(g.errs) > 0 {
-		return nil, g.distinct()
+	if len(g.faults) > 0 {
+		return nil, g.faults
 	}
 	return g.filters, nil
 }
 
 type generator struct {
-	faults
+	s       *ir.Service
 	filters []*Filter
+	faults  fault.List
 }
 
-// distinct are the faults in the order of their lines, without those that several
-// filters have in common.
-func (g *generator) distinct() (errs source.Errors) {
-	seen := map[source.Error]bool{}
-	for _, e := range g.errs {
-		if !seen[*e] {
-			errs = append(errs, e)
-		}
-		seen[*e] = true
-	}
-	slices.SortStableFunc(errs, func(a, b *source.Error) int { return a.Line - b.Line })
-	return errs
-}
+func (g *generator) refuse(path, format string, args ...any) { g.faults.Add(path, format, args...) }
 
 func (g *generator) add(component, name, ns string, selector map[string]string) *Filter {
 	f := &Filter{
@@ -128,7 +119,7 @@ func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op netwo
 	if value != nil {
 		var err error
 		if v, err = structpb.NewStruct(value); err != nil {
-			g.errs = append(g.errs, &source.Error{Reason: err.Error()})
+			g.refuse("", "%v", err)
 			return
 		}
 	}
@@ -148,21 +139,22 @@ func suffixed(name, suffix string) string {
 	return name + "-" + suffix
 }
 
-func (g *generator) outbound(p *Port, path string, c Workloads) {
+func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	name := fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port)
 	f := g.add("outbound", suffixed(name, c.Name), c.Namespace, c.Selector)
-	cluster := destination{g.s.Host, "", p.Port}.cluster()
+	cluster := clusterOf(g.self(p))
 	var listeners []*networking.EnvoyFilter_ListenerMatch
-	for _, a := range g.s.Addresses {
+	names, ranges := addresses(g.s)
+	for _, a := range names {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(p.Port)})
 	}
-	listeners = append(listeners, g.chains(f, name, cluster, p.Port)...)
+	listeners = append(listeners, g.chains(f, name, cluster, p.Port, ranges)...)
 	if g.s.Headless {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
 	}
-	before := len(g.errs)
-	routes, to := g.routes(p, path)
-	cfg := g.config(p, path, "outbound", cluster, routes)
+	before := len(g.faults)
+	routes, to := g.routes(p)
+	cfg := g.config(p, "outbound", cluster, routes)
 	if g.s.Headless {
 		upstream(cfg)["original_dst"] = "ALWAYS"
 	}
@@ -171,15 +163,36 @@ func (g *generator) outbound(p *Port, path string, c Workloads) {
 	g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
 }
 
+// addresses are the names of the service's listeners, without their ports, and
+// the ranges of its addresses.
+func addresses(s *ir.Service) (names []string, ranges []netip.Prefix) {
+	for _, a := range s.Addresses {
+		if r, err := netip.ParsePrefix(a); err == nil {
+			ranges = append(ranges, r)
+			if r.IsSingleIP() { // Istio takes that of a ServiceEntry for the address
+				names = append(names, r.Addr().String())
+			}
+			continue
+		}
+		// Istio has the spelling of a ServiceEntry in its listener's name, and
+		// Kubernetes the usual one.
+		names = append(names, a)
+		if ip, err := netip.ParseAddr(a); err == nil && ip.String() != a {
+			names = append(names, ip.String())
+		}
+	}
+	return names, ranges
+}
+
 // chains gives the service filter chains of its own in the listener that services
 // without an address share, for the ranges to which its clients connect. They
 // begin as what Istio would have made, so that patches of other people find
 // them as they do Istio's. Each range is cut in two: what is more specific than
 // Istio's chain of the same range comes before it.
-func (g *generator) chains(f *Filter, name, cluster string, port int) (of []*networking.EnvoyFilter_ListenerMatch) {
+func (g *generator) chains(f *Filter, name, cluster string, port int, ranges []netip.Prefix) (of []*networking.EnvoyFilter_ListenerMatch) {
 	var four, all []any
 	seen := map[netip.Prefix]bool{} // Envoy refuses a listener that has one twice
-	for _, r := range g.s.ranges {
+	for _, r := range ranges {
 		for _, half := range halves(r) {
 			if seen[half] {
 				continue
@@ -233,7 +246,7 @@ func plainTCP(cluster string) object {
 	return object{"name": tcpProxy, "typed_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster}}
 }
 
-func (g *generator) inbound(p *Port, path string) {
+func (g *generator) inbound(p *ir.Port, path string) {
 	name := fmt.Sprintf("meltemi-inbound-%s-%d", g.s.Name, p.TargetPort)
 	for _, f := range g.filters {
 		if f.Name == name {
@@ -241,9 +254,9 @@ func (g *generator) inbound(p *Port, path string) {
 		}
 	}
 	f := g.add("inbound", name, g.s.Server.Namespace, g.s.Server.Selector)
-	before := len(g.errs)
+	before := len(g.faults)
 	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
-	cfg := g.config(p, path, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
+	cfg := g.config(p, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
 	if g.s.Server.PreserveSource {
 		g.preserveSource(cfg, p)
 		// Under REDIRECT nothing would come back to the proxy.
@@ -257,12 +270,12 @@ func (g *generator) inbound(p *Port, path string) {
 	g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, []*networking.EnvoyFilter_ListenerMatch{listener}, name, cluster, cfg)
 }
 
-func (g *generator) gateway(p *Port, path string, w Gateway) {
+func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 	name := fmt.Sprintf("meltemi-gateway-%s-%d", g.s.Name, w.Port)
 	f := g.add("gateway", suffixed(name, w.Name), w.Namespace, w.Selector)
-	before := len(g.errs)
-	routes, to := g.routes(p, path)
-	cfg := g.config(p, path, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
+	before := len(g.faults)
+	routes, to := g.routes(p)
+	cfg := g.config(p, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
 	g.check(before, cfg, p, path, "outbound")
 	var listeners []*networking.EnvoyFilter_ListenerMatch
 	for _, h := range w.SNIHosts {
@@ -274,14 +287,14 @@ func (g *generator) gateway(p *Port, path string, w Gateway) {
 	if len(listeners) == 0 {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(w.Port)})
 	}
-	g.steer(f, networking.EnvoyFilter_GATEWAY, listeners, name, destination{g.s.Host, "", p.Port}.cluster(), cfg)
+	g.steer(f, networking.EnvoyFilter_GATEWAY, listeners, name, clusterOf(g.self(p)), cfg)
 	g.clusters(f, networking.EnvoyFilter_GATEWAY, to)
 	// Where gateways get only clusters that they use (istiod's
 	// PILOT_FILTER_GATEWAY_CLUSTER_CONFIG) these are told to be used.
 	var hosts []string
 	for _, d := range hostPorts(to) {
-		if len(hosts) == 0 || hosts[len(hosts)-1] != d.host {
-			hosts = append(hosts, d.host)
+		if len(hosts) == 0 || hosts[len(hosts)-1] != d.Host {
+			hosts = append(hosts, d.Host)
 		}
 	}
 	f.Annotations = map[string]string{"envoyfilter.istio.io/referenced-services": strings.Join(hosts, ",")}
@@ -299,11 +312,11 @@ func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext
 		"filter_config":         object{"@type": types + "google.protobuf.Struct", "value": cfg},
 	}
 	filter := object{"name": name, "typed_config": module}
-	if g.s.Delivery == deliveryECDS {
+	if g.s.Delivery == ir.ECDS {
 		filter = object{"name": name, "config_discovery": object{
 			"config_source": object{
 				"ads": object{}, "resource_api_version": "V3",
-				"initial_fetch_timeout": seconds(g.s.timeout),
+				"initial_fetch_timeout": seconds(g.s.InitialFetchTimeout),
 			},
 			"type_urls":      []any{moduleType, tcpType},
 			"default_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster},
@@ -337,7 +350,7 @@ func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext
 			patch(networking.EnvoyFilter_Patch_REMOVE, l, passthrough, name, nil)
 		}
 	}
-	if g.s.Delivery == deliveryECDS {
+	if g.s.Delivery == ir.ECDS {
 		g.patch(f, networking.EnvoyFilter_EXTENSION_CONFIG, networking.EnvoyFilter_Patch_ADD,
 			&networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: context}, object{"name": name, "typed_config": module})
 	}
@@ -349,13 +362,13 @@ func (g *generator) module() object {
 
 // clusters has connections to hosts that fail their health checks or are
 // ejected closed at once.
-func (g *generator) clusters(f *Filter, context networking.EnvoyFilter_PatchContext, to []destination) {
+func (g *generator) clusters(f *Filter, context networking.EnvoyFilter_PatchContext, to []ir.Destination) {
 	for _, d := range hostPorts(to) {
 		g.patch(f, networking.EnvoyFilter_CLUSTER, networking.EnvoyFilter_Patch_MERGE,
 			&networking.EnvoyFilter_EnvoyConfigObjectMatch{
 				Context: context,
 				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Cluster{
-					Cluster: &networking.EnvoyFilter_ClusterMatch{Service: d.host, PortNumber: uint32(d.port)},
+					Cluster: &networking.EnvoyFilter_ClusterMatch{Service: d.Host, PortNumber: uint32(d.Port)},
 				},
 			}, object{"close_connections_on_host_health_failure": true})
 	}

@@ -1,47 +1,54 @@
 package envoyfilter
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/meltemi-mesh/meltemi/control/source"
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/ir"
 	"github.com/meltemi-mesh/meltemi/filter"
 )
 
-// config makes a MetaProtocolProxy of what is generated and what the input has
+// config makes a MetaProtocolProxy of what is generated and what the service has
 // under side.
-func (g *generator) config(p *Port, path, side, statPrefix string, routes []any) object {
+func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) object {
 	extra := g.s.Outbound
 	if side == "inbound" {
 		extra = g.s.Inbound
 	}
-	cfg := g.object(extra, side)
+	cfg := exact(extra).(object)
 	g.merge(cfg, object{
 		"stat_prefix":  statPrefix,
-		"protocol":     g.protocol(p, path),
+		"protocol":     g.protocol(p),
 		"route_config": object{"name": fmt.Sprintf("%s_%d", g.s.Host, p.Port), "routes": routes},
-		"delivery":     g.s.Delivery,
+		"delivery":     string(g.s.Delivery),
 	}, side)
-	exact(cfg)
 	return cfg
 }
 
-// exact writes whole numbers that a Struct, whose numbers are of 64 bits with a
-// fraction, would round as strings, which protobuf's JSON reads as well.
+// exact is a copy in which whole numbers that a Struct, whose numbers are of 64
+// bits with a fraction, would round are strings, which protobuf's JSON reads as
+// well.
 func exact(v any) any {
 	switch v := v.(type) {
 	case object:
+		c := make(object, len(v))
 		for k, e := range v {
-			v[k] = exact(e)
+			c[k] = exact(e)
 		}
+		return c
 	case []any:
+		c := make([]any, len(v))
 		for i, e := range v {
-			v[i] = exact(e)
+			c[i] = exact(e)
 		}
+		return c
 	case int64:
 		if v >= 1<<53 || v <= -1<<53 {
 			return strconv.FormatInt(v, 10)
@@ -56,8 +63,8 @@ func exact(v any) any {
 
 // merge adds the fields of from to those of m, which may not have them.
 func (g *generator) merge(m, from object, path string) {
-	for k, v := range from {
-		at := source.Join(path, k)
+	for _, k := range slices.Sorted(maps.Keys(from)) {
+		v, at := from[k], fault.Join(path, k)
 		old, given := m[k]
 		if !given {
 			m[k] = v
@@ -74,16 +81,15 @@ func (g *generator) merge(m, from object, path string) {
 }
 
 // protocol is the field of that name.
-func (g *generator) protocol(p *Port, path string) object {
+func (g *generator) protocol(p *ir.Port) object {
 	if p.Codec != nil {
-		codec := g.object(p.Codec, path+".codec")
+		codec := exact(p.Codec).(object)
 		name, _ := codec["name"].(string)
 		return object{"name": name[strings.LastIndexByte(name, '.')+1:], "codec": codec}
 	}
 	var codecs []any
 	var names []string
-	for name := range strings.SplitSeq(p.Protocol, ",") {
-		name = strings.TrimSpace(name)
+	for _, name := range p.Protocol {
 		names = append(names, name[strings.LastIndexByte(name, '.')+1:])
 		if !strings.Contains(name, ".") {
 			name = codecPrefix + name
@@ -98,9 +104,9 @@ func (g *generator) protocol(p *Port, path string) object {
 
 // check has the filter's own loader look at a configuration, unless making it
 // had more faults than those before, and tells its faults at the fields of the
-// input that they come from.
-func (g *generator) check(before int, cfg object, p *Port, path, side string) {
-	if len(g.errs) > before {
+// service that they come from.
+func (g *generator) check(before int, cfg object, p *ir.Port, path, side string) {
+	if len(g.faults) > before {
 		return
 	}
 	raw, err := json.Marshal(cfg)
@@ -113,13 +119,10 @@ func (g *generator) check(before int, cfg object, p *Port, path, side string) {
 	}
 }
 
-// origin is the field of the input behind a field of a configuration.
-func (g *generator) origin(field string, p *Port, path, side string) string {
+// origin is the field of the service behind a field of a configuration.
+func (g *generator) origin(field string, p *ir.Port, path, side string) string {
 	if rest, ok := strings.CutPrefix(field, "route_config.routes"); ok && side != "inbound" {
-		if p.Routes != nil {
-			return path + ".routes" + rest
-		}
-		return "routes" + rest
+		return path + ".routes" + rest
 	}
 	rest, ok := strings.CutPrefix(field, "protocol.codec")
 	switch {
@@ -127,15 +130,13 @@ func (g *generator) origin(field string, p *Port, path, side string) string {
 		return side + "." + field
 	case ok && p.Codec != nil:
 		return path + ".codec" + rest
-	case p.inherits:
-		return "protocol"
 	default:
 		return path + ".protocol"
 	}
 }
 
 // preserveSource has the workload see its clients' addresses.
-func (g *generator) preserveSource(cfg object, p *Port) {
+func (g *generator) preserveSource(cfg object, p *ir.Port) {
 	protocol, _ := cfg["protocol"].(object)
 	if mode, _ := protocol["connection_mode"].(string); mode != "EXCLUSIVE" {
 		g.refuse("server.preserveSource", "needs connections of which each serves one client (inbound: {protocol: {connection_mode: EXCLUSIVE}}), "+
@@ -156,16 +157,13 @@ func upstream(cfg object) object {
 }
 
 // hostPorts are the different services and ports of destinations, sorted.
-func hostPorts(to []destination) []destination {
-	var hps []destination
+func hostPorts(to []ir.Destination) []ir.Destination {
+	var hps []ir.Destination
 	for _, d := range to {
-		hps = append(hps, destination{host: d.host, port: d.port})
+		hps = append(hps, ir.Destination{Host: d.Host, Port: d.Port})
 	}
-	slices.SortFunc(hps, func(a, b destination) int {
-		if c := strings.Compare(a.host, b.host); c != 0 {
-			return c
-		}
-		return a.port - b.port
+	slices.SortFunc(hps, func(a, b ir.Destination) int {
+		return cmp.Or(strings.Compare(a.Host, b.Host), a.Port-b.Port)
 	})
 	return slices.Compact(hps)
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/meltemi-mesh/meltemi/control/ir"
 )
 
 // loopbacks are the loopback listeners, once per proxy: one EnvoyFilter per
@@ -26,7 +28,7 @@ func (g *generator) loopbacks() {
 		namespaces[w.Namespace] = true
 	}
 	for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
-		f := g.add("loopback", suffixed("meltemi-loopback", g.s.kind()), ns, nil)
+		f := g.add("loopback", suffixed("meltemi-loopback", kind(g.s)), ns, nil)
 		// In any context: istiod then adds it where it builds a sidecar's outbound
 		// listeners and a gateway's, once for each proxy.
 		g.patch(f, networking.EnvoyFilter_LISTENER, networking.EnvoyFilter_Patch_ADD,
@@ -37,8 +39,8 @@ func (g *generator) loopbacks() {
 // kind names the proxies that have the shared object, where they are told by
 // other signs than the usual ones: services that use others in one namespace are
 // not to replace each other's loopback listener.
-func (s *Service) kind() string {
-	if s.ProxyVersion == defaultVersion && maps.Equal(s.ProxyMetadata, defaultMetadata()) {
+func kind(s *ir.Service) string {
+	if s.ProxyVersion == ir.DefaultProxyVersion && maps.Equal(s.ProxyMetadata, ir.DefaultProxyMetadata()) {
 		return ""
 	}
 	var signs strings.Builder

@@ -1,11 +1,13 @@
 package envoyfilter
 
+import "github.com/meltemi-mesh/meltemi/control/ir"
+
 // PodPatch is a patch of a Deployment (kubectl patch --patch-file) that gives
 // its pods what the EnvoyFilters of a service ask of a proxy: metadata that
 // says it has the shared object, and statistics that Istio does not drop. The
 // service may be nil: then the metadata is the default.
-func (s *Service) PodPatch() ([]byte, error) {
-	proxyMetadata := defaultMetadata()
+func PodPatch(s *ir.Service) ([]byte, error) {
+	proxyMetadata := ir.DefaultProxyMetadata()
 	if s != nil {
 		proxyMetadata = s.ProxyMetadata
 	}

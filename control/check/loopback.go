@@ -1,0 +1,55 @@
+package check
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/meltemi-mesh/meltemi/filter/config"
+)
+
+// carrierConfig checks that the carriers are dialled where their listener is.
+func (c *checker) carrierConfig(l loaded) {
+	socket, err := config.LoadCarrier(l.raw)
+	var fault *config.Error
+	switch {
+	case errors.As(err, &fault):
+		c.refuse(l.line(fault.Path), behind(l.where.path, fault.Path), "%s", fault.Reason)
+	case err != nil:
+		c.refuse(l.first, l.where.path, "%v", err)
+	case c.listener != nil && c.listener.socket == "":
+		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is not bound to a pipe")
+	case c.listener != nil && c.listener.socket != socket:
+		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", c.listener.socket)
+	}
+}
+
+// loopback notes what a loopback listener lacks that Envoy does without. Why it
+// is there is told in examples/dubbo/envoy.yaml.
+func (c *checker) loopback(l place) {
+	const most, balance, timeout = "max_connections_to_accept_per_socket_event", "connection_balance_config", "listener_filters_timeout"
+	for _, option := range []struct {
+		path []string
+		why  string
+	}{
+		{[]string{most}, "want 1: without it a process that connects as fast as it can stops the workers"},
+		{[]string{timeout}, "want 0.5s: without it those who connect and say nothing are kept for 15s"},
+		{[]string{balance, "exact_balance"}, "want {}: without it connections gather on one worker, and the others' requests wait"},
+	} {
+		if !l.has(option.path...) {
+			c.note(l.Line, behind(l.path, strings.Join(option.path, ".")), "%s", option.why)
+		}
+	}
+	filters, _ := l.at("listener_filters")
+	for _, f := range filters.elements() {
+		typed, _ := f.at("typed_config")
+		rules, _ := typed.at("rules")
+		for _, rule := range rules.elements() {
+			present, _ := rule.at("on_tlv_present")
+			if rule.text("tlv_type") == "225" && present.text("metadata_namespace") == "meltemi" && present.text("key") == "token" {
+				return
+			}
+		}
+	}
+	c.note(l.Line, behind(l.path, "listener_filters"), "want envoy.filters.listener.proxy_protocol, "+
+		"with a rule that makes TLV 0xE1 the metadata meltemi:token: without it each connection is taken for a stranger's")
+}

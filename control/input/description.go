@@ -1,0 +1,62 @@
+// Package input reads the descriptions of services that people write in YAML, or
+// in JSON, and remembers where each field is written.
+package input
+
+import "go.yaml.in/yaml/v3"
+
+// description is a file's form. What the fields are for is told in package ir,
+// and for users in docs/istio.md.
+type description struct {
+	Host      string   `yaml:"host"`
+	Name      string   `yaml:"name"`
+	Namespace string   `yaml:"namespace"`
+	Addresses []string `yaml:"addresses"`
+	Headless  bool     `yaml:"headless"`
+	Ports     []port   `yaml:"ports"`
+	// Protocol and Routes of the ports that have none of their own.
+	Protocol string      `yaml:"protocol"`
+	Routes   *yaml.Node  `yaml:"routes"`
+	Server   *server     `yaml:"server"`
+	Clients  []workloads `yaml:"clients"`
+	Gateways []gateway   `yaml:"gateways"`
+	Outbound *yaml.Node  `yaml:"outbound"`
+	Inbound  *yaml.Node  `yaml:"inbound"`
+	Delivery string      `yaml:"delivery"`
+	// InitialFetchTimeout is one of Go's durations.
+	InitialFetchTimeout string            `yaml:"initialFetchTimeout"`
+	ProxyMetadata       map[string]string `yaml:"proxyMetadata"`
+	ProxyVersion        string            `yaml:"proxyVersion"`
+	Module              string            `yaml:"module"`
+	Socket              string            `yaml:"socket"`
+}
+
+type port struct {
+	Port       int `yaml:"port"`
+	TargetPort int `yaml:"targetPort"`
+	// Protocol are the names of codecs, with commas between them.
+	Protocol string     `yaml:"protocol"`
+	Codec    *yaml.Node `yaml:"codec"`
+	// Routes: instead of a cluster they may name {subset, host, port}.
+	Routes *yaml.Node `yaml:"routes"`
+}
+
+type workloads struct {
+	Namespace string            `yaml:"namespace"`
+	Selector  map[string]string `yaml:"selector"`
+	Name      string            `yaml:"name"`
+}
+
+type server struct {
+	Namespace      string            `yaml:"namespace"`
+	Selector       map[string]string `yaml:"selector"`
+	PreserveSource bool              `yaml:"preserveSource"`
+}
+
+type gateway struct {
+	Namespace   string            `yaml:"namespace"`
+	Selector    map[string]string `yaml:"selector"`
+	Name        string            `yaml:"name"`
+	Port        int               `yaml:"port"`
+	ServicePort int               `yaml:"servicePort"`
+	SNIHosts    []string          `yaml:"sniHosts"`
+}

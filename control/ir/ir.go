@@ -1,0 +1,163 @@
+// Package ir is what the control plane knows of a service, in plain Go: whoever
+// describes one (a file, an object of Kubernetes) is read into it, and what proxies
+// need is made of it.
+//
+// Paths of faults are those of the fields here, in lowerCamelCase.
+package ir
+
+import "time"
+
+// Object is an object of JSON. Its values are Object, []any, string, bool, nil,
+// int64, uint64 and float64.
+//
+// What is Meltemi's own configuration has this form here, as in the files of
+// those who write it: the filter's loader is the one to judge it.
+type Object = map[string]any
+
+// Service is a service to be governed.
+type Service struct {
+	// Host is its full name in Istio: of a Kubernetes service
+	// name.namespace.svc.cluster.local, of a ServiceEntry the first host.
+	Host string
+	// Name is what the names of what is made are made of, at most 63 letters,
+	// digits, dashes and dots. Default: the host without ".svc.cluster.local".
+	Name string
+	// Namespace of its workloads, and of those that call it unless they say
+	// otherwise. Default: the one in the host.
+	Namespace string
+
+	// Addresses at which clients find it: cluster IPs, or the addresses of a
+	// ServiceEntry, spelled as there. Required, unless Headless.
+	//
+	// A service without an address has no listener of its own: those of a port
+	// share 0.0.0.0_PORT, with what is passed through. For it, and for one whose
+	// addresses are ranges, they are the ranges to which clients connect, such as
+	// 10.1.0.0/16 or 10.1.1.1/32.
+	Addresses []string
+	// Headless: clients connect to the endpoints themselves. The filter is put
+	// into every outbound listener of the port, of whatever service, and a
+	// connection goes where its client wanted it to go: there are no subsets.
+	Headless bool
+	// Ports of the service. At least one.
+	Ports []Port
+
+	// Server are the workloads behind the service. Absent: nothing is done on
+	// their side.
+	Server *Server
+	// Clients are the workloads that call it. Absent: all of the namespace;
+	// empty: none.
+	Clients []Workloads
+	// Gateways that lead to it.
+	Gateways []Gateway
+
+	// Outbound and Inbound are further fields of MetaProtocolProxy, for clients
+	// and gateways, and for servers: request_timeout, upstream, limits, ….
+	Outbound, Inbound Object
+
+	// Delivery of the filters' configurations. Default: ECDS.
+	Delivery Delivery
+	// InitialFetchTimeout is how long a listener that is new to a proxy waits
+	// for the filter's configuration before it goes on as plain TCP. At least 1ms;
+	// default: 5s.
+	InitialFetchTimeout time.Duration
+	// ProxyMetadata is what the metadata of a proxy must have for it to get
+	// anything at all. Default: DefaultProxyMetadata.
+	ProxyMetadata map[string]string
+	// ProxyVersion is a regular expression that the proxy's version of Istio must
+	// match, too. Default: DefaultProxyVersion.
+	ProxyVersion string
+	// Module is the name of the shared object without lib and .so. Default:
+	// meltemi.
+	Module string
+	// Socket is the loopback listener's. Default: @meltemi, which is its own in
+	// every pod. It must be the same for all services of a proxy.
+	Socket string
+}
+
+// Delivery is how a filter's configuration comes to a proxy.
+type Delivery string
+
+const (
+	// ECDS is extension config discovery: changes reach open connections, and
+	// nothing drains.
+	ECDS Delivery = "ECDS"
+	// Listener is within the listener, which then drains.
+	Listener Delivery = "LISTENER"
+)
+
+// Port is a port of a service.
+type Port struct {
+	// Port at which clients call, and TargetPort at which the workload listens;
+	// default: Port.
+	Port, TargetPort int
+	// Protocol are the names of codecs, long or short. Of several the first bytes
+	// of a connection choose; so they do with "auto" alone.
+	Protocol []string
+	// Codec has options for the codec, instead of Protocol: {name, config}.
+	Codec Object
+	// Routes are those of config.route.v1alpha.RouteConfiguration, in which a
+	// Destination may stand for the name of a cluster, see Clusters; one that names
+	// none leads to the service itself. Default: everything to the service itself.
+	Routes []Object
+}
+
+// Destination is where a route leads in Istio's words, instead of the name of a
+// cluster. What is left out is the service's own.
+type Destination struct {
+	Host   string // full name of a service
+	Subset string
+	Port   int
+}
+
+// Workloads are proxies of one namespace.
+type Workloads struct {
+	// Namespace; default: the service's.
+	Namespace string
+	// Selector holds labels of the pods. Absent: all of the namespace.
+	Selector map[string]string
+	// Name tells those of one namespace apart.
+	Name string
+}
+
+// Server are the workloads behind a service.
+type Server struct {
+	// Namespace; default: the service's.
+	Namespace string
+	// Selector holds labels of the pods. At least one.
+	Selector map[string]string
+	// PreserveSource has the workload see its clients' IP addresses, as it does
+	// without Meltemi if its pods are intercepted by TPROXY; those that are not
+	// get no inbound filter. Needs Inbound's protocol.connection_mode to be
+	// EXCLUSIVE.
+	PreserveSource bool
+}
+
+// Gateway is a port of a gateway that leads to the service.
+type Gateway struct {
+	Namespace string
+	Selector  map[string]string
+	Name      string
+	// Port at which the gateway's pods listen.
+	Port int
+	// ServicePort is the one of Ports that it leads to. May be left out if there
+	// is just one.
+	ServicePort int
+	// SNIHosts are the sniHosts or hosts by which TLS connections to the service
+	// are told from others at the same port: only theirs get the filter. Required;
+	// empty if the port leads to this service alone.
+	SNIHosts []string
+}
+
+const (
+	// DefaultProxyVersion is Istio 1.31 and later, as those before it do not know
+	// the filters' type, and refuse every listener that has it.
+	DefaultProxyVersion = `^(1\.(3[1-9]|[4-9]\d|\d{3,})|[2-9]|[1-9]\d+)\b`
+
+	defaultModule  = "meltemi"
+	defaultSocket  = "@meltemi"
+	defaultTimeout = 5 * time.Second
+)
+
+// DefaultProxyMetadata says of a proxy that it has the shared object. A pod sets
+// it by the annotation proxy.istio.io/config.
+func DefaultProxyMetadata() map[string]string { return map[string]string{"MELTEMI": "true"} }

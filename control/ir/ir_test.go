@@ -1,0 +1,73 @@
+package ir
+
+import (
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/control/fault"
+)
+
+// TestComplete: what is left out has its default, and is a service then that
+// another completion leaves as it is.
+func TestComplete(t *testing.T) {
+	described := func() *Service {
+		return &Service{
+			Host: "a.b.svc.cluster.local", Addresses: []string{"10.0.0.1"},
+			Ports:    []Port{{Port: 1, Protocol: []string{"dubbo"}}},
+			Server:   &Server{Selector: map[string]string{"k": "v"}},
+			Gateways: []Gateway{{Namespace: "g", Selector: map[string]string{"k": "v"}, Port: 2, SNIHosts: []string{}}},
+		}
+	}
+	s := described()
+	require.Empty(t, s.Complete())
+	want := described()
+	want.Name, want.Namespace = "a.b", "b"
+	want.Ports[0].TargetPort = 1
+	want.Server.Namespace = "b"
+	want.Clients = []Workloads{{Namespace: "b"}}
+	want.Gateways[0].ServicePort = 1
+	want.Delivery, want.InitialFetchTimeout = ECDS, 5*time.Second
+	want.ProxyMetadata, want.ProxyVersion = map[string]string{"MELTEMI": "true"}, DefaultProxyVersion
+	want.Module, want.Socket = "meltemi", "@meltemi"
+	require.Equal(t, want, s)
+	require.Empty(t, s.Complete())
+	require.Equal(t, want, s)
+}
+
+// TestDestinationsAreJudged: of routes nothing else is, see package input for the
+// rest.
+func TestDestinationsAreJudged(t *testing.T) {
+	to := func(d Destination) Object { return Object{"route": Object{"cluster": d}} }
+	s := &Service{
+		Host: "a.b.svc.cluster.local", Headless: true,
+		Ports: []Port{{Port: 1, Protocol: []string{"dubbo"}, Routes: []Object{
+			to(Destination{Host: "short"}), to(Destination{Host: "c.d", Subset: "a|b"}), to(Destination{Port: 65536}),
+			to(Destination{Subset: "v1"}), to(Destination{Host: "c.d", Subset: "v1", Port: 2}),
+			{"route": Object{"weighted_clusters": Object{"clusters": []any{5, Object{"name": Destination{Port: -1}}}}, "cluster": Destination{Port: -1}}},
+			{"route": 5},
+			{},
+		}}},
+	}
+	const path = "ports[0].routes"
+	require.Equal(t, fault.List{
+		{Path: path + "[0].route.host", Reason: WantHost},
+		{Path: path + "[1].route.subset", Reason: WantSubset},
+		{Path: path + "[2].route.port", Reason: WantPort},
+		{Path: path + "[3].route.subset", Reason: "a headless service has none: its clients have chosen the endpoint. Name the host of one with an address"},
+		{Path: path + "[5].route.weighted_clusters.clusters[1].port", Reason: WantPort},
+	}, s.Complete())
+}
+
+// TestVersionsOfProxies: those before 1.31 would refuse whole listeners.
+func TestVersionsOfProxies(t *testing.T) {
+	fits := regexp.MustCompile(DefaultProxyVersion).MatchString
+	for _, v := range []string{"1.31", "1.31.0", "1.31-dev", "1.31.2-vendor.1", "1.39.1", "1.40.0", "1.99", "1.100.0", "2.0.0", "10.1"} {
+		require.True(t, fits(v), v)
+	}
+	for _, v := range []string{"1.30.9", "1.3", "1.3.1", "1.4.10", "1.29.0-vendor.31", "1.03.1", "0.31", "unknown", "x1.31.0", ""} {
+		require.False(t, fits(v), v)
+	}
+}

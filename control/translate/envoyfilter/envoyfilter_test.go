@@ -1,0 +1,299 @@
+package envoyfilter
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/input"
+	"github.com/meltemi-mesh/meltemi/control/ir"
+	_ "github.com/meltemi-mesh/meltemi/filter/router"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func load(t *testing.T, text string) *ir.Service {
+	t.Helper()
+	s, _, errs := input.Load([]byte(text))
+	require.Empty(t, errs)
+	return s
+}
+
+func filters(t *testing.T, text string) []*Filter {
+	t.Helper()
+	fs, faults := Generate(load(t, text))
+	require.Empty(t, faults)
+	return fs
+}
+
+func generate(t *testing.T, text string) string {
+	t.Helper()
+	b, err := YAML(filters(t, text))
+	require.NoError(t, err)
+	return string(b)
+}
+
+// inputs are the descriptions of testdata. Every file there is one of them, or
+// what comes of one: a golden file whose input has gone tests nothing.
+func inputs(t *testing.T) (inputs []string) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*")
+	require.NoError(t, err)
+	for _, file := range files {
+		if strings.HasSuffix(file, ".in.yaml") {
+			inputs = append(inputs, file)
+			continue
+		}
+		name, ok := strings.CutSuffix(file, ".out.yaml")
+		require.True(t, ok, "no test reads %s", file)
+		require.FileExists(t, name+".in.yaml", "%s is stale", file)
+	}
+	require.NotEmpty(t, inputs)
+	return inputs
+}
+
+// TestNothingIsLostByItsName: kubectl would let the second of two EnvoyFilters
+// of one name replace the first.
+func TestNothingIsLostByItsName(t *testing.T) {
+	for _, in := range inputs(t) {
+		text, err := os.ReadFile(in)
+		require.NoError(t, err)
+		seen := map[string]bool{}
+		for _, f := range filters(t, string(text)) {
+			name := f.Namespace + "/" + f.Name
+			require.False(t, seen[name], "%s: %s", in, name)
+			seen[name] = true
+		}
+		require.NotEmpty(t, seen, in)
+	}
+}
+
+// TestServicesShareTheLoopbackListener: whichever comes last, what is applied
+// is the same, and every other filter is a service's own.
+func TestServicesShareTheLoopbackListener(t *testing.T) {
+	own := map[string]bool{}
+	var loopback string
+	for _, host := range []string{"a", "b", "c"} {
+		for _, f := range filters(t, "host: "+host+".demo.svc.cluster.local\naddresses: [10.0.0.1]\nserver: {selector: {app: "+host+"}}\n"+ports) {
+			if f.Name != "meltemi-loopback" {
+				require.False(t, own[f.Name], f.Name)
+				own[f.Name] = true
+				continue
+			}
+			doc, err := YAML([]*Filter{f})
+			require.NoError(t, err)
+			if loopback == "" {
+				loopback = string(doc)
+			}
+			require.Equal(t, loopback, string(doc))
+		}
+	}
+	require.Len(t, own, 6)
+	require.NotEmpty(t, loopback)
+}
+
+// TestGenerate: what comes of each testdata/*.in.yaml is its .out.yaml, every
+// time. Istio's own validation of these is a test of e2e/istio.
+func TestGenerate(t *testing.T) {
+	for _, in := range inputs(t) {
+		t.Run(filepath.Base(in), func(t *testing.T) {
+			text, err := os.ReadFile(in)
+			require.NoError(t, err)
+			got := generate(t, string(text))
+			golden := strings.TrimSuffix(in, ".in.yaml") + ".out.yaml"
+			if *update {
+				require.NoError(t, os.WriteFile(golden, []byte(got), 0o600))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), got)
+			for range 5 {
+				require.Equal(t, got, generate(t, string(text)), "not the same every time")
+			}
+		})
+	}
+}
+
+const (
+	host  = "host: a.b.svc.cluster.local\n"
+	ports = "ports: [{port: 1, protocol: dubbo}]\n"
+	vip   = "addresses: [10.0.0.1]\n"
+)
+
+// TestRefused: of what the filter's loader would refuse the fields of the
+// description are told that it comes from.
+func TestRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		want string // of the errors, one a line
+	}{
+		"an unknown codec":     {host + vip + "ports:\n- port: 1\n  protocol: dubo\n", "5: ports[0].protocol: unknown codec \"aeraki.meta_protocol.codec.dubo\" (built in: aeraki.meta_protocol.codec.brpc, aeraki.meta_protocol.codec.dubbo, aeraki.meta_protocol.codec.thrift, aeraki.meta_protocol.codec.trpc)"},
+		"an unknown default":   {host + vip + "protocol: x.y\nports:\n- port: 1\n", "3: protocol: unknown codec \"x.y\" (built in: aeraki.meta_protocol.codec.brpc, aeraki.meta_protocol.codec.dubbo, aeraki.meta_protocol.codec.thrift, aeraki.meta_protocol.codec.trpc)"},
+		"TPROXY and sharing":   {host + vip + ports + "server:\n  selector: {a: b}\n  preserveSource: true\n", "6: server.preserveSource: needs connections of which each serves one client (inbound: {protocol: {connection_mode: EXCLUSIVE}}), and those to port 1 are shared: the workload sees the proxy's address, as it does in Istio under REDIRECT"},
+		"what is generated":    {host + vip + ports + "outbound:\n  stat_prefix: x\n  protocol: {name: y}\n", "5: outbound.stat_prefix: is generated\n6: outbound.protocol.name: is generated"},
+		"an impossible option": {host + vip + ports + "outbound:\n  idle_timeout: 1s\n  request_timeout: -1s\n", "6: outbound.request_timeout: must be at least 1ms, is -1s"},
+		"an unknown option":    {host + vip + ports + "inbound: {requestTimeout: 1s, x: 1}\nserver: {selector: {a: b}}\n", "4: inbound.x: unknown field"},
+		"routes": {
+			host + vip + ports + "routes:\n- match: {metadata: [{name: x, string_match: {safe_regex: {regex: '('}}}]}\n",
+			"5: routes[0].match.metadata[0].string_match.safe_regex.regex: error parsing regexp: missing closing ): `(`",
+		},
+		"routes of a port": {
+			host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  routes:\n  - name: a\n  - name: b\n    route:\n      weighted_clusters:\n        clusters:\n        - {subset: v1}\n",
+			"12: ports[0].routes[1].route.weighted_clusters.clusters[0].weight: required",
+		},
+		"a mutation": {
+			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",
+			"6: routes[0].request_mutation[0].key: \"path\" belongs to the call itself and cannot be changed",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, places, errs := input.Load([]byte(tc.text))
+			require.Empty(t, errs)
+			_, faults := Generate(s)
+			errs = places.Locate(faults)
+			require.Equal(t, tc.want, errs.Error())
+		})
+	}
+}
+
+func TestWhatPodsNeed(t *testing.T) {
+	patch, err := PodPatch(nil)
+	require.NoError(t, err)
+	require.Equal(t, `spec:
+  template:
+    metadata:
+      annotations:
+        proxy.istio.io/config: |
+          proxyMetadata:
+            ISTIO_META_MELTEMI: "true"
+          proxyStatsMatcher:
+            inclusionPrefixes:
+              - meta_protocol
+`, string(patch))
+	patch, err = PodPatch(load(t, host+vip+ports+"proxyMetadata: {X: y}\n"))
+	require.NoError(t, err)
+	require.Contains(t, string(patch), "ISTIO_META_X: \"y\"\n")
+}
+
+// TestKindsOfProxies: those of one namespace that are told by other signs have a
+// loopback listener of their own, whichever service brings it.
+func TestKindsOfProxies(t *testing.T) {
+	names := map[string]bool{}
+	for _, other := range []string{"", "proxyMetadata: {MELTEMI: v2}\n", "proxyMetadata: {MELTEMI: v3}\n", "proxyMetadata: {A: b, MELTEMI: v2}\n", "proxyVersion: ^vendor\n"} {
+		var name string
+		for _, h := range []string{host, "host: c.b.svc.cluster.local\n"} {
+			filters := filters(t, h+vip+ports+other)
+			require.Equal(t, "loopback", filters[0].Labels["app.kubernetes.io/component"])
+			require.True(t, name == "" || name == filters[0].Name, "the same for all services")
+			name = filters[0].Name
+		}
+		require.False(t, names[name], other)
+		names[name] = true
+	}
+	require.Contains(t, names, "meltemi-loopback")
+}
+
+// TestRangesAreNotCutIntoEqualOnes: Envoy would refuse the listener, which other
+// services share.
+func TestRangesAreNotCutIntoEqualOnes(t *testing.T) {
+	got := generate(t, host+ports+"addresses: [10.1.1.0/31, 10.1.1.1/32, 10.1.1.0/30, 10.1.1.2/31]\n")
+	for _, address := range []string{"10.1.1.0", "10.1.1.1", "10.1.1.2", "10.1.1.3"} {
+		one := regexp.MustCompile("address_prefix: " + regexp.QuoteMeta(address) + "\n *prefix_len: 32\n")
+		require.Len(t, one.FindAllString(got, -1), 1, address)
+	}
+}
+
+// TestARangeOfOneAddressIsAnAddressToo: Istio names the listener of a ServiceEntry
+// that has one by the address, and those without share theirs.
+func TestARangeOfOneAddressIsAnAddressToo(t *testing.T) {
+	got := generate(t, host+ports+"addresses: [10.1.1.1/32, '2001:DB8::1/128']\n")
+	for _, name := range []string{"10.1.1.1_1", "2001:db8::1_1", "0.0.0.0_1"} {
+		require.Regexp(t, "name: \"?"+regexp.QuoteMeta(name)+"\"?\n", got)
+	}
+}
+
+// TestWhatAListenerCanBeFoundBy: the endpoints of a headless service have
+// listeners that differ from others at its port by their names alone, see
+// DESIGN.md. When Istio can match by something else the filter can leave those
+// others alone.
+func TestWhatAListenerCanBeFoundBy(t *testing.T) {
+	for _, tc := range []struct {
+		match proto.Message
+		known []string
+	}{
+		{&networking.EnvoyFilter_ListenerMatch{}, []string{"filter_chain", "listener_filter", "name", "port_name", "port_number"}},
+		{&networking.EnvoyFilter_ListenerMatch_FilterChainMatch{}, []string{"application_protocols", "destination_port", "filter", "name", "sni", "transport_protocol"}},
+		{&networking.EnvoyFilter_ListenerMatch_FilterMatch{}, []string{"name", "sub_filter"}},
+		{&networking.EnvoyFilter_ProxyMatch{}, []string{"metadata", "proxy_version"}},
+	} {
+		var got []string
+		fields := tc.match.ProtoReflect().Descriptor().Fields()
+		for i := range fields.Len() {
+			got = append(got, string(fields.Get(i).Name()))
+		}
+		require.ElementsMatch(t, tc.known, got)
+	}
+}
+
+// TestAServiceNeedsNoFile: one that is made in Go has the same EnvoyFilters as the
+// one that is written, its faults have its paths, and it stays as it is.
+func TestAServiceNeedsNoFile(t *testing.T) {
+	described := func() *ir.Service {
+		return &ir.Service{
+			Host:      "greeter.demo.svc.cluster.local",
+			Addresses: []string{"10.96.0.50"},
+			Ports: []ir.Port{{Port: 20880, Protocol: []string{"dubbo"}, Routes: []ir.Object{
+				{"route": ir.Object{"cluster": ir.Destination{Subset: "v2"}}, "match": ir.Object{"metadata": []any{
+					ir.Object{"name": "uid", "range_match": ir.Object{"start": int64(1 << 60), "end": int64(1<<60 + 1)}},
+				}}},
+				{"route": ir.Object{"weighted_clusters": ir.Object{"clusters": []any{
+					ir.Object{"name": ir.Destination{Host: "spare.demo.svc.cluster.local", Port: 1}, "weight": int64(1)},
+					ir.Object{"weight": int64(2)},
+				}}}},
+			}}},
+			Server:  &ir.Server{Selector: map[string]string{"app": "greeter"}},
+			Inbound: ir.Object{"limits": ir.Object{"max_streams": int64(7)}},
+		}
+	}
+	const written = `
+host: greeter.demo.svc.cluster.local
+addresses: [10.96.0.50]
+ports: [{port: 20880, protocol: dubbo}]
+routes:
+- match: {metadata: [{name: uid, range_match: {start: 1152921504606846976, end: 1152921504606846977}}]}
+  route: {subset: v2}
+- route: {weighted_clusters: {clusters: [{host: spare.demo.svc.cluster.local, port: 1, weight: 1}, {weight: 2}]}}
+server: {selector: {app: greeter}}
+inbound: {limits: {max_streams: 7}}
+`
+	s, same := described(), described()
+	require.Empty(t, s.Complete())
+	require.Empty(t, same.Complete())
+	fs, faults := Generate(s)
+	require.Empty(t, faults)
+	require.Equal(t, same, s)
+	got, err := YAML(fs)
+	require.NoError(t, err)
+	require.Equal(t, generate(t, written), string(got))
+
+	s.Ports[0].Routes[0]["match"].(ir.Object)["metadata"].([]any)[0].(ir.Object)["range_match"] = ir.Object{"start": int64(1), "end": int64(1)}
+	s.Inbound["x"] = true
+	fs, faults = Generate(s)
+	require.Empty(t, fs)
+	require.Equal(t, fault.List{
+		{Path: "ports[0].routes[0].match.metadata[0].range_match", Reason: "start 1 must be less than end 1"},
+		{Path: "inbound.x", Reason: "unknown field"},
+	}, faults)
+}

@@ -1,0 +1,58 @@
+package peers
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Debian is a program of a package of Debian's, which is unpacked for the tests and
+// not installed.
+type Debian struct {
+	folder, program string
+	unpack          func() error
+}
+
+// Redis is its server.
+var Redis = debian("redis", "redis-server", "redis-server")
+
+func debian(folder, program string, packages ...string) *Debian {
+	folder = filepath.Join(Root(), "build", "debs", folder)
+	return &Debian{folder, program, sync.OnceValue(func() error {
+		return run(Root(), append([]string{"tools/debs.sh", folder}, packages...)...)
+	})}
+}
+
+// Start starts the program until the end of the test, and waits until ready says so.
+func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
+	t.Helper()
+	needed(t, d.program, "Debian's packages", d.unpack())
+	cmd := exec.Command(filepath.Join(d.folder, "usr", "bin", d.program), args...)
+	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) //nolint:errcheck // the pattern is sound
+	for _, l := range libs {
+		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+l)
+	}
+	cmd.Dir = t.TempDir()
+	out, err := os.Create(filepath.Join(cmd.Dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill() //nolint:errcheck // it may have ended
+		cmd.Wait()         //nolint:errcheck // killed
+		out.Close()
+	})
+	for end := time.Now().Add(30 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			log, _ := os.ReadFile(out.Name()) //nolint:errcheck // then it is empty
+			t.Fatalf("%s did not get ready:\n%s", d.program, log)
+		}
+	}
+}

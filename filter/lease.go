@@ -1,0 +1,25 @@
+package filter
+
+import (
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+)
+
+// LeaseLost implements upstream.Client. What the server kept of the client it cannot
+// go on with; it is told as by a server whose connection ends.
+func (c *connection) LeaseLost() {
+	c.sh.warn(c.cfg, "client %s: closed, as the upstream connection that it had leased has ended", c.d.RemoteAddress())
+	c.finish()
+}
+
+// Pushed implements upstream.Client.
+func (c *connection) Pushed(md *codecs.Metadata) {
+	buf := c.buffer(md.HeaderSize + md.BodySize)
+	var err error
+	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return c.proto.codec.Encode(dst, md, nil) })
+	if err != nil && !c.panicked(err) {
+		c.cfg.count(metrics.LocalResponseError, 1)
+		c.sh.warn(c.cfg, "client %s: what a server has pushed cannot be encoded: %v", c.d.RemoteAddress(), err)
+	}
+}

@@ -1,0 +1,220 @@
+// Package metrics holds what a listener counts: names, and what a worker has
+// gathered of them and not yet reported.
+package metrics
+
+import "github.com/meltemi-mesh/meltemi/filter/host"
+
+// Counter is one of a listener's counters. Those up to IdleTimeout keep the names of
+// the C++ MetaProtocol Proxy.
+type Counter uint8
+
+// The counters, by what they count.
+const (
+	// CxDestroyLocalWithActiveRq: client connections that ended here with requests in flight.
+	CxDestroyLocalWithActiveRq Counter = iota
+	// CxDestroyRemoteWithActiveRq: client connections that clients ended with requests in flight.
+	CxDestroyRemoteWithActiveRq
+	// LocalResponseBusinessException: errors that the proxy itself has answered with.
+	LocalResponseBusinessException
+	// LocalResponseError: answers of the proxy itself that could not be encoded.
+	LocalResponseError
+	// LocalResponseSuccess: requests that the proxy itself has answered with success, in their turn.
+	LocalResponseSuccess
+	// Request: requests, oneways and streams.
+	Request
+	// RequestDecodingError: requests that could not be read, and connections that ended in the middle of one.
+	RequestDecodingError
+	// RequestDecodingSuccess: messages of clients that could be read.
+	RequestDecodingSuccess
+	// RequestEvent: heartbeats and events of clients.
+	RequestEvent
+	// RequestOneway: requests that want no answer.
+	RequestOneway
+	// RequestTwoway: requests that want one.
+	RequestTwoway
+	// RequestStream: streams that clients wanted to open.
+	RequestStream
+	// Response: answers that were passed on.
+	Response
+	// ResponseBusinessException: those of them that carry an exception of the application.
+	ResponseBusinessException
+	// ResponseDecodingError: answers that could not be read.
+	ResponseDecodingError
+	// ResponseDecodingSuccess: answers that could be read and were waited for.
+	ResponseDecodingSuccess
+	// ResponseError: answers that carry an error of the protocol or the server.
+	ResponseError
+	// ResponseErrorCausedConnectionClose: upstream connections closed over bytes that could not be read.
+	ResponseErrorCausedConnectionClose
+	// ResponseSuccess: answers that carry a success.
+	ResponseSuccess
+	// IdleTimeout: client connections closed as nothing happened on them for idle_timeout.
+	IdleTimeout
+
+	// RequestAbandoned: requests whose clients left before the answer.
+	RequestAbandoned
+	// RequestTimeout: requests that had no answer within request_timeout.
+	RequestTimeout
+	// RequestUnserved: messages of clients that cannot be served: answers, streams without a Streamer.
+	RequestUnserved
+	// OnewayDropped: oneways that could not be delivered.
+	OnewayDropped
+	// UpstreamReset: requests whose upstream connection ended, or brought no usable answer.
+	UpstreamReset
+	// UpstreamConnectFail: attempts to connect that failed.
+	UpstreamConnectFail
+	// UpstreamEvent: heartbeats and events of servers.
+	UpstreamEvent
+	// UpstreamStrayResponse: answers that no request waits for, frames of no stream.
+	UpstreamStrayResponse
+	// UpstreamUnserved: requests of servers, which are not supported.
+	UpstreamUnserved
+	// DownstreamOverflow: client connections closed, or answers refused, as too much waits for a client.
+	DownstreamOverflow
+	// PartialFrameTimeout: client connections closed over a frame that was not complete in time.
+	PartialFrameTimeout
+	// DrainClosed: client connections of replaced listeners closed at a good moment.
+	DrainClosed
+	// FilterPanic: panics in filters: each has ended a message.
+	FilterPanic
+	// ConnectionPanic: panics in codecs or the pipeline: each has ended a connection.
+	ConnectionPanic
+	// MutationSkipped: messages that could not carry the changes of their route, and were sent without.
+	MutationSkipped
+	// OnewayPresumed: requests taken for oneways in disguise: no answer is waited for.
+	OnewayPresumed
+	// StreamReset: open streams that were lost.
+	StreamReset
+	// StreamAbandoned: open streams whose clients left.
+	StreamAbandoned
+	// StreamIdleTimeout: open streams ended as nothing happened on them.
+	StreamIdleTimeout
+	// StreamRefused: streams that were not opened.
+	StreamRefused
+	// StreamStray: frames of streams that are not open.
+	StreamStray
+	// PassthroughConnection: client connections carried as plain bytes.
+	PassthroughConnection
+	// PassthroughConnectFail: those of them that found no server.
+	PassthroughConnectFail
+	// UpstreamAbuse: upstream connections closed for what their server did.
+	UpstreamAbuse
+	// RequestOverflow: requests refused as too many wait or are in flight.
+	RequestOverflow
+	// RequestUnroutable: requests whose route would have cost too much to find.
+	RequestUnroutable
+	// PartialFrameWait: clients not read for a while, as too much is kept of unfinished frames.
+	PartialFrameWait
+	// PartialFrameOverflow: client connections closed for that.
+	PartialFrameOverflow
+	// UpstreamPartialFrameWait: servers not read for a while, for the same.
+	UpstreamPartialFrameWait
+
+	// RequestUnanswered: quiet requests to which there was no answer.
+	RequestUnanswered
+
+	// Counters is how many there are.
+	Counters
+)
+
+var counterNames = [Counters]string{
+	CxDestroyLocalWithActiveRq:         "cx_destroy_local_with_active_rq",
+	CxDestroyRemoteWithActiveRq:        "cx_destroy_remote_with_active_rq",
+	LocalResponseBusinessException:     "local_response_business_exception",
+	LocalResponseError:                 "local_response_error",
+	LocalResponseSuccess:               "local_response_success",
+	Request:                            "request",
+	RequestDecodingError:               "request_decoding_error",
+	RequestDecodingSuccess:             "request_decoding_success",
+	RequestEvent:                       "request_event",
+	RequestOneway:                      "request_oneway",
+	RequestTwoway:                      "request_twoway",
+	RequestStream:                      "request_stream",
+	Response:                           "response",
+	ResponseBusinessException:          "response_business_exception",
+	ResponseDecodingError:              "response_decoding_error",
+	ResponseDecodingSuccess:            "response_decoding_success",
+	ResponseError:                      "response_error",
+	ResponseErrorCausedConnectionClose: "response_error_caused_connection_close",
+	ResponseSuccess:                    "response_success",
+	IdleTimeout:                        "idle_timeout",
+	RequestAbandoned:                   "request_abandoned",
+	RequestTimeout:                     "request_timeout",
+	RequestUnserved:                    "request_unserved",
+	OnewayDropped:                      "oneway_dropped",
+	UpstreamReset:                      "upstream_reset",
+	UpstreamConnectFail:                "upstream_connect_fail",
+	UpstreamEvent:                      "upstream_event",
+	UpstreamStrayResponse:              "upstream_stray_response",
+	UpstreamUnserved:                   "upstream_unserved",
+	DownstreamOverflow:                 "downstream_overflow",
+	PartialFrameTimeout:                "partial_frame_timeout",
+	DrainClosed:                        "drain_closed",
+	FilterPanic:                        "filter_panic",
+	ConnectionPanic:                    "connection_panic",
+	MutationSkipped:                    "mutation_skipped",
+	OnewayPresumed:                     "oneway_presumed",
+	StreamReset:                        "stream_reset",
+	StreamAbandoned:                    "stream_abandoned",
+	StreamIdleTimeout:                  "stream_idle_timeout",
+	StreamRefused:                      "stream_refused",
+	StreamStray:                        "stream_stray",
+	PassthroughConnection:              "passthrough_connection",
+	PassthroughConnectFail:             "passthrough_connect_fail",
+	UpstreamAbuse:                      "upstream_abuse",
+	RequestOverflow:                    "request_overflow",
+	RequestUnroutable:                  "request_unroutable",
+	PartialFrameWait:                   "partial_frame_wait",
+	PartialFrameOverflow:               "partial_frame_overflow",
+	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
+	RequestUnanswered:                  "request_unanswered",
+}
+
+func (c Counter) String() string { return counterNames[c] }
+
+// Gauge is one of a listener's gauges.
+type Gauge uint8
+
+// The gauges.
+const (
+	// RequestActive requests, oneways and streams are in flight.
+	RequestActive Gauge = iota
+	// StreamActive streams are open, or about to be.
+	StreamActive
+	// PassthroughActive connections are carried as plain bytes.
+	PassthroughActive
+
+	// Gauges is how many there are.
+	Gauges
+)
+
+var gaugeNames = [Gauges]string{RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active"}
+
+func (g Gauge) String() string { return gaugeNames[g] }
+
+// RequestTime is the name of the histogram of the time from a request to its
+// answer, in milliseconds.
+const RequestTime = "request_time_ms"
+
+// Set is a listener's metrics as its host knows them.
+type Set struct {
+	counters [Counters]host.MetricID
+	gauges   [Gauges]host.MetricID
+	time     host.MetricID
+}
+
+// Define defines all metrics; their names begin with prefix.
+func Define(c host.Config, prefix string) (s Set, err error) {
+	for i := range s.counters {
+		if s.counters[i], err = c.DefineCounter(prefix + Counter(i).String()); err != nil {
+			return s, err
+		}
+	}
+	for i := range s.gauges {
+		if s.gauges[i], err = c.DefineGauge(prefix + Gauge(i).String()); err != nil {
+			return s, err
+		}
+	}
+	s.time, err = c.DefineHistogram(prefix + RequestTime)
+	return s, err
+}

@@ -1,0 +1,105 @@
+package filter
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+)
+
+// workerListener is a listener's configuration on one worker.
+type workerListener struct {
+	*listener
+	sh         *shard
+	superseded time.Duration // when a newer version was published, 0: not
+	pools      map[poolKey]*upstream.Pool
+	last       struct { // that was found in pools: the next is often the same
+		key  poolKey
+		pool *upstream.Pool
+	}
+	conns *connection
+
+	stats  metrics.Batch
+	listed bool // in the shard's dirty
+	gone   bool // the host has forgotten it; late answers may still come
+}
+
+func (wl *workerListener) add(c *connection) {
+	if c.next = wl.conns; c.next != nil {
+		c.next.prev = c
+	}
+	wl.conns = c
+	if wl.stats.Dirty() { // metrics that had nobody to report them
+		wl.sh.startStats()
+	}
+}
+
+func (wl *workerListener) remove(c *connection) {
+	if wl.conns == c && c.next == nil {
+		wl.report() // the last one that can
+	}
+	if c.prev == nil {
+		wl.conns = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.next, c.prev = nil, nil
+}
+
+func (wl *workerListener) count(c metrics.Counter, n int64) {
+	wl.mark()
+	wl.stats.Count(c, n)
+}
+
+func (wl *workerListener) gauge(g metrics.Gauge, n int64) {
+	wl.mark()
+	wl.stats.Gauge(g, n)
+}
+
+func (wl *workerListener) countResponse(resp *codecs.Metadata) {
+	wl.count(metrics.Response, 1)
+	switch resp.Status {
+	case codecs.StatusOK:
+		wl.count(metrics.ResponseSuccess, 1)
+	case codecs.StatusBusinessException:
+		wl.count(metrics.ResponseBusinessException, 1)
+	default:
+		wl.count(metrics.ResponseError, 1)
+	}
+}
+
+func (wl *workerListener) record(ms uint64) {
+	wl.mark()
+	if wl.stats.Record(ms) {
+		wl.report()
+	}
+}
+
+// mark is called before something is counted.
+func (wl *workerListener) mark() {
+	if wl.stats.Dirty() || wl.gone {
+		return
+	}
+	if !wl.listed {
+		wl.listed = true
+		wl.sh.dirty = append(wl.sh.dirty, wl)
+	}
+	wl.sh.startStats()
+}
+
+// report hands the metrics over by one of the connections, false when there
+// is none. Metrics of a configuration without connections wait for the next.
+func (wl *workerListener) report() bool {
+	switch {
+	case !wl.stats.Dirty():
+		return true
+	case wl.conns == nil:
+		return false
+	}
+	wl.stats.Report(&wl.metrics, wl.conns.d)
+	return true
+}
