@@ -100,9 +100,9 @@ func TestAnAnswerThatDoesNotBelongIsNobodys(t *testing.T) {
 		m.serve(t, m.users, "get user:1\r\nmg user:3 v k\r\n", answer)
 		require.NotContains(t, string(a.Received())+string(b.Received()), "secret")
 		require.True(t, strings.HasPrefix(string(b.Take()), "SERVER_ERROR "), answer)
-		require.False(t, m.users.Servers()[0].Open())
+		require.Empty(t, m.users.Servers())
 		a.Send([]byte("get user:1\r\n"))
-		require.Len(t, m.users.Servers(), 2)
+		require.Len(t, m.users.Servers(), 1)
 	}
 }
 
@@ -116,4 +116,21 @@ func TestQuitIsNoError(t *testing.T) {
 	require.True(t, c.Closed())
 	require.Zero(t, m.config.Counter("memcached.t.request_decoding_error"))
 	require.True(t, m.users.Servers()[0].Open())
+}
+
+// TestQuietCommandsAreAnsweredUpstream: nobody waits for what may never come.
+func TestQuietCommandsAreAnsweredUpstream(t *testing.T) {
+	m := newMesh(t)
+	a, b := m.Dial(m.config), m.Dial(m.config)
+	a.Send([]byte("mg user:1 v q\r\nmg user:2 v q\r\nms user:3 1 q\r\nx\r\nmd user:4 q\r\nmn\r\n"))
+	b.Send([]byte("mg user:1 v q\r\n"))
+	require.Len(t, m.users.Servers(), 1)
+	require.Equal(t, "mg user:1 v  \r\nmg user:2 v  \r\nms user:3 1  \r\nx\r\nmd user:4  \r\nmg user:1 v  \r\n", string(m.users.Servers()[0].Take()))
+	m.users.Servers()[0].Send([]byte("EN\r\nVA 1\r\n2\r\nHD\r\n"))
+	m.Settle()
+	require.Equal(t, "VA 1\r\n2\r\n", string(a.Take()))
+	m.users.Servers()[0].Send([]byte("NF\r\nEN\r\n"))
+	m.Settle()
+	require.Equal(t, "NF\r\nMN\r\n", string(a.Take()))
+	require.Empty(t, b.Take())
 }
