@@ -26,8 +26,10 @@ func debian(folder, program string, packages ...string) *Debian {
 	})}
 }
 
-// Start starts the program until the end of the test, and waits until ready says so.
-func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
+// with is another program of the same packages.
+func (d *Debian) with(program string) *Debian { return &Debian{d.folder, program, d.unpack} }
+
+func (d *Debian) command(t testing.TB, args []string) *exec.Cmd {
 	t.Helper()
 	needed(t, d.program, "Debian's packages", d.unpack())
 	cmd := exec.Command(filepath.Join(d.folder, "usr", "bin", d.program), args...)
@@ -36,6 +38,20 @@ func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
 		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+l)
 	}
 	cmd.Dir = t.TempDir()
+	return cmd
+}
+
+// Run runs the program to its end.
+func (d *Debian) Run(t testing.TB, args ...string) (output string, err error) {
+	t.Helper()
+	out, err := d.command(t, args).CombinedOutput()
+	return string(out), err
+}
+
+// Start starts the program until the end of the test, and waits until ready says so.
+func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
+	t.Helper()
+	cmd := d.command(t, args)
 	out, err := os.Create(filepath.Join(cmd.Dir, "log"))
 	if err != nil {
 		t.Fatal(err)

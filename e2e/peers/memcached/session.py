@@ -15,7 +15,8 @@ def pymemcache(host, port, prefix):
     def key(name):
         return prefix + name
 
-    c = Client((host, port), timeout=10, connect_timeout=10)  # whose changes are noreply
+    # Its changes are noreply, and wait for an acknowledgement unless told otherwise.
+    c = Client((host, port), timeout=10, connect_timeout=10, no_delay=True)
     for i in range(300):
         c.set(key("order"), str(i))
         same(c.get(key("order")), str(i).encode())

@@ -92,18 +92,18 @@ const (
 	severalPrefixes
 )
 
-var replies = [...]string{
-	tooLarge:          "SERVER_ERROR object too large for cache\r\n",
-	unknown:           "ERROR\r\n",
-	badFormat:         "CLIENT_ERROR bad command line format\r\n",
-	badData:           "CLIENT_ERROR bad data chunk\r\n",
-	badDelete:         "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n",
-	badKey:            "CLIENT_ERROR error decoding key\r\n",
-	badFlag:           "CLIENT_ERROR invalid or duplicate flag\r\n",
-	duplicateFlag:     "CLIENT_ERROR duplicate flag\r\n",
-	tooManyFlags:      "CLIENT_ERROR options flags too long\r\n",
-	tooManyFlagsOfGet: "CLIENT_ERROR options flags are too long\r\n",
-	severalPrefixes:   "CLIENT_ERROR the keys of one command must have one prefix\r\n",
+var replies = [...]struct{ text, why string }{
+	tooLarge:          {"SERVER_ERROR object too large for cache\r\n", "too large"},
+	unknown:           {"ERROR\r\n", "an unknown command, or too few or many words"},
+	badFormat:         {"CLIENT_ERROR bad command line format\r\n", "a bad key or number"},
+	badData:           {"CLIENT_ERROR bad data chunk\r\n", "data that do not end where they should"},
+	badDelete:         {"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n", "a delete with a time"},
+	badKey:            {"CLIENT_ERROR error decoding key\r\n", "a key that is not base64"},
+	badFlag:           {"CLIENT_ERROR invalid or duplicate flag\r\n", "a flag twice, or a key that is not base64"},
+	duplicateFlag:     {"CLIENT_ERROR duplicate flag\r\n", "a flag twice"},
+	tooManyFlags:      {"CLIENT_ERROR options flags too long\r\n", "too many flags"},
+	tooManyFlagsOfGet: {"CLIENT_ERROR options flags are too long\r\n", "too many flags"},
+	severalPrefixes:   {"CLIENT_ERROR the keys of one command must have one prefix\r\n", "keys of several prefixes"},
 }
 
 // Encode implements codecs.Codec. The flag q is blanked out, so that the server
@@ -127,14 +127,12 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 // answered as one that is too large for memcached.
 func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 	if e.Type == codecs.BadRequest {
-		return append(dst, replies[cmp.Or(req.Scratch[scratchReply], tooLarge)]...), nil
+		return append(dst, replies[cmp.Or(req.Scratch[scratchReply], tooLarge)].text...), nil
 	}
 	dst = append(dst, "SERVER_ERROR "...)
-	for _, b := range []byte(cmp.Or(e.Message, e.Type.String())[:min(maxText, len(cmp.Or(e.Message, e.Type.String())))]) {
-		if b < ' ' {
-			b = ' '
-		}
-		dst = append(dst, b)
+	text := cmp.Or(e.Message, e.Type.String())
+	for _, b := range []byte(text[:min(maxText, len(text))]) {
+		dst = append(dst, max(b, ' '))
 	}
 	return append(dst, "\r\n"...), nil
 }

@@ -118,19 +118,9 @@ func (d *requests) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return n, err
 	}
 	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], r.end, n-r.end
-	if reply := m.Scratch[scratchReply]; reply != 0 {
-		m.Malformed = malformed[reply]
-	}
+	m.Malformed = replies[m.Scratch[scratchReply]].why
 	return n, nil
 }
-
-// malformed are the replies without the end of the line.
-var malformed = func() (m [len(replies)]string) {
-	for i, r := range replies {
-		m[i] = r[:max(0, len(r)-2)]
-	}
-	return m
-}()
 
 func (d *requests) decode(m *codecs.Metadata, r *request) (n int, err error) {
 	if at := bytes.IndexByte(r.line, 0); at >= 0 {
