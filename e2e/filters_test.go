@@ -17,14 +17,8 @@ import (
 // build links a shared object of another main package.
 func build(t *testing.T, pkg, out string) {
 	t.Helper()
-	buildIn(t, "", pkg, out)
-}
-
-// buildIn links a shared object of a module of its own in a folder.
-func buildIn(t *testing.T, folder, pkg, out string) {
-	t.Helper()
 	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-o", out, pkg)
-	cmd.Dir = filepath.Join(peers.Root(), folder)
+	cmd.Dir = peers.Root()
 	b, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", b)
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,22 +13,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
 const memcachedStats = "meta_protocol.memcached.test."
 
-func memcachedModules() string { return filepath.Join(peers.Root(), "build", "e2e-memcached") }
-
-// withMemcached runs an Envoy with the shared object of examples/memcached before
-// servers, by the names of their clusters.
-func withMemcached(t *testing.T, v variant, mode string, servers map[string]string, routes ...any) *envoytest.Envoy {
+// start runs an Envoy with the shared object before servers, by the names of their clusters.
+func (m *memcachedTest) start(t *testing.T, mode string, servers map[string]string, routes ...any) *envoytest.Envoy {
 	t.Helper()
 	config := envoytest.Protocol("memcached", "test", routes...)
 	config["protocol"] = envoytest.M{"name": "memcached", "codec": envoytest.M{"name": "example.codec.memcached"}, "connection_mode": mode}
-	o := v.options()
-	o.Modules = memcachedModules()
+	o := m.v.options()
+	o.Modules = m.modules
 	for name, socket := range servers {
 		o.Clusters = append(o.Clusters, envoytest.Cluster(name, envoytest.Endpoint{Pipe: socket}))
 	}
@@ -64,25 +61,38 @@ func speak(t *testing.T, network, address string, pieces ...[]byte) []byte {
 
 func memcachedAt(e *envoytest.Envoy) string { return fmt.Sprintf("127.0.0.1:%d", e.Port("memcached")) }
 
-// TestMemcached has real clients talk to two real servers through the codec of
-// examples/memcached, which is built as its users build it.
+// memcachedTest is an Envoy of a version with the shared object of
+// examples/memcached.
+type memcachedTest struct {
+	v       variant
+	modules string
+}
+
+// TestMemcached does what the README of examples/memcached tells its reader to do,
+// and has real clients talk to real servers through what that has built.
 func TestMemcached(t *testing.T) {
-	buildIn(t, "examples/memcached", ".", filepath.Join(memcachedModules(), "libmemcached.so"))
+	const example = "examples/memcached"
 	once(t, func(t *testing.T, v variant) {
-		t.Run("routes", func(t *testing.T) { memcachedRoutes(t, v) })
+		sh := newReader(t, v, example, "build/memcached", 11211, 11311, 11312, 9901)
+		bin, lib := peers.Memcached.Paths(t)
+		sh.run(fmt.Sprintf("export PATH='%s':$PATH LD_LIBRARY_PATH='%s'\n", bin, lib))
+		sh.follow(docs.Blocks(source(t, example+"/README.md")))
+		m := &memcachedTest{v, sh.dir}
+		t.Run("routes", m.routes)
 		for _, mode := range []string{"SHARED", "EXCLUSIVE"} {
 			t.Run(mode, func(t *testing.T) {
-				t.Run("clients", func(t *testing.T) { memcachedClients(t, v, mode) })
-				t.Run("as memcached", func(t *testing.T) { asMemcached(t, v, mode) })
-				t.Run("noreply", func(t *testing.T) { memcachedNoreply(t, v, mode) })
+				t.Parallel() // memccapable waits
+				t.Run("clients", func(t *testing.T) { m.clients(t, mode) })
+				t.Run("as memcached", func(t *testing.T) { m.asMemcached(t, mode) })
+				t.Run("noreply", func(t *testing.T) { m.noreply(t, mode) })
 			})
 		}
 	})
 }
 
-func memcachedRoutes(t *testing.T, v variant) {
-	servers := map[string]string{"users": peers.Memcached(t), "rest": peers.Memcached(t)}
-	e := withMemcached(t, v, "SHARED", servers,
+func (m *memcachedTest) routes(t *testing.T) {
+	servers := map[string]string{"users": peers.MemcachedServer(t), "rest": peers.MemcachedServer(t)}
+	e := m.start(t, "SHARED", servers,
 		envoytest.Route("nobody", map[string]string{"command": "flush_all"}),
 		envoytest.Route("rest", map[string]string{"prefix": "user:", "command": "gat"}),
 		envoytest.Route("users", map[string]string{"prefix": "user:"}),
@@ -101,9 +111,9 @@ func memcachedRoutes(t *testing.T, v variant) {
 	}
 }
 
-func memcachedClients(t *testing.T, v variant, mode string) {
-	servers := map[string]string{"sessions": peers.Memcached(t), "rest": peers.Memcached(t)}
-	e := withMemcached(t, v, mode, servers,
+func (m *memcachedTest) clients(t *testing.T, mode string) {
+	servers := map[string]string{"sessions": peers.MemcachedServer(t), "rest": peers.MemcachedServer(t)}
+	e := m.start(t, mode, servers,
 		envoytest.Route("sessions", map[string]string{"prefix": "session:"}),
 		envoytest.Route("rest", nil),
 	)
@@ -119,17 +129,17 @@ func memcachedClients(t *testing.T, v variant, mode string) {
 
 // asMemcached has a listener and a server answer the same, byte for byte: many random
 // commands at once, and each of those that are none.
-func asMemcached(t *testing.T, v variant, mode string) {
-	e := withMemcached(t, v, mode, map[string]string{"one": peers.Memcached(t)}, envoytest.Route("one", nil))
-	direct := peers.Memcached(t)
+func (m *memcachedTest) asMemcached(t *testing.T, mode string) {
+	e := m.start(t, mode, map[string]string{"one": peers.MemcachedServer(t)}, envoytest.Route("one", nil))
+	direct := peers.MemcachedServer(t)
 	for _, command := range oddCommands {
 		b := []byte(command + "quit\r\n")
 		require.Equal(t, string(speak(t, "unix", direct, b)), string(speak(t, "tcp", memcachedAt(e), b)), "%.100q", command)
 	}
 	e.WaitStat(memcachedStats+"request_active", envoytest.Exactly(0))
-	e = withMemcached(t, v, mode, map[string]string{"one": peers.Memcached(t)}, envoytest.Route("one", nil))
+	e = m.start(t, mode, map[string]string{"one": peers.MemcachedServer(t)}, envoytest.Route("one", nil))
 	commands := randomCommands(1, 20_000)
-	want := speak(t, "unix", peers.Memcached(t), commands...)
+	want := speak(t, "unix", peers.MemcachedServer(t), commands...)
 	got := speak(t, "tcp", memcachedAt(e), commands...)
 	if !bytes.Equal(want, got) {
 		at := 0
@@ -253,10 +263,10 @@ var oddCommands = func() (cs []string) {
 	return cs
 }()
 
-// memcachedNoreply has many clients write without waiting and read what they have
+// noreply has many clients write without waiting and read what they have
 // written, at once.
-func memcachedNoreply(t *testing.T, v variant, mode string) {
-	e := withMemcached(t, v, mode, map[string]string{"one": peers.Memcached(t)}, envoytest.Route("one", nil))
+func (m *memcachedTest) noreply(t *testing.T, mode string) {
+	e := m.start(t, mode, map[string]string{"one": peers.MemcachedServer(t)}, envoytest.Route("one", nil))
 	var wg sync.WaitGroup
 	for client := range 24 {
 		wg.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,14 +30,19 @@ func debian(folder, program string, packages ...string) *Debian {
 // with is another program of the same packages.
 func (d *Debian) with(program string) *Debian { return &Debian{d.folder, program, d.unpack} }
 
-func (d *Debian) command(t testing.TB, args []string) *exec.Cmd {
+// Paths are where the programs and their libraries are.
+func (d *Debian) Paths(t testing.TB) (bin, lib string) {
 	t.Helper()
 	needed(t, d.program, "Debian's packages", d.unpack())
-	cmd := exec.Command(filepath.Join(d.folder, "usr", "bin", d.program), args...)
 	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) //nolint:errcheck // the pattern is sound
-	for _, l := range libs {
-		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+l)
-	}
+	return filepath.Join(d.folder, "usr", "bin"), strings.Join(libs, ":")
+}
+
+func (d *Debian) command(t testing.TB, args []string) *exec.Cmd {
+	t.Helper()
+	bin, lib := d.Paths(t)
+	cmd := exec.Command(filepath.Join(bin, d.program), args...)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+lib)
 	cmd.Dir = t.TempDir()
 	return cmd
 }

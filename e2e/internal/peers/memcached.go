@@ -10,14 +10,15 @@ import (
 	"testing"
 )
 
-var memcached = debian("memcached", "memcached", "memcached", "libmemcached-tools")
+// Memcached is the server.
+var Memcached = debian("memcached", "memcached", "memcached", "libmemcached-tools")
 
-// Memcached starts the server until the end of the test, and returns the path of
-// the socket it listens on.
-func Memcached(t testing.TB) (socket string) {
+// MemcachedServer starts the server until the end of the test, and returns the path
+// of the socket it listens on.
+func MemcachedServer(t testing.TB) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "memcached")
-	memcached.Start(t, func() bool {
+	Memcached.Start(t, func() bool {
 		c, err := net.Dial("unix", socket)
 		if err == nil {
 			c.Close()
@@ -31,7 +32,7 @@ func Memcached(t testing.TB) (socket string) {
 // memcached's text protocol can do.
 func Memccapable(t testing.TB, port int) (output string, err error) {
 	t.Helper()
-	return memcached.with("memccapable").Run(t, "-a", "-h", "127.0.0.1", "-p", strconv.Itoa(port))
+	return Memcached.with("memccapable").Run(t, "-a", "-h", "127.0.0.1", "-p", strconv.Itoa(port))
 }
 
 // MemcachedLibraries are those for which there is a session.

@@ -52,6 +52,16 @@ func TestCommandsAreRoutedByPrefix(t *testing.T) {
 	require.Equal(t, "VALUE session:2 0 1\r\nx\r\nEND\r\nSTORED\r\nVA 2\r\nhi\r\n", string(c.Take()))
 }
 
+func TestTheDelimiterIsAnOption(t *testing.T) {
+	m := newMesh(t)
+	option := `"name": "example.codec.memcached", "config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "r:"}`
+	c := m.Dial(m.MustLoad(strings.Replace(listener, `"name": "example.codec.memcached"`, option, 1)))
+	c.Send([]byte("get user:1 user:2\r\n"))
+	m.serve(t, m.users, "get user:1 user:2\r\n", "END\r\n")
+	c.Send([]byte("get us:er:1\r\n"))
+	require.Equal(t, "END\r\nSERVER_ERROR no route matches get\r\n", string(c.Take()))
+}
+
 // TestNoKeyIsReadPastAnothersRule: whatever the rules are.
 func TestNoKeyIsReadPastAnothersRule(t *testing.T) {
 	m := newMesh(t)
