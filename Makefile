@@ -67,7 +67,7 @@ bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_p
 	cd examples/memcached && $(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o ../../build/memcached/libmeltemi.so .
 	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so $(BENCH_FLAGS)
 
-hostile: so envoy ## a million mutated frames of each protocol against a live Envoy
+hostile: so envoy ## a million mutated frames of each protocol, and the attacks at their full size
 	cd e2e && $(GO) test -count=1 -timeout 60m -v -run TestHostile -hostile 1000000 .
 
 soak: so envoy ## ten minutes of load, faults and config updates

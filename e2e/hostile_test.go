@@ -238,6 +238,7 @@ func keepAsking(t *testing.T, c codecs.Codec, call []byte, port int, stop chan s
 	}
 	dec := c.NewDecoder(codecs.ServerToClient)
 	var in []byte
+call:
 	for m.ID = 1; !isClosed(stop); m.ID++ {
 		b, err := c.Encode(nil, &m, nil)
 		if err == nil {
@@ -252,6 +253,9 @@ func keepAsking(t *testing.T, c codecs.Codec, call []byte, port int, stop chan s
 			if n <= len(in) && err == nil {
 				frame := in[:n:n]
 				in = in[n:]
+				if a.ID == m.ID && a.Type == codecs.Error && bytes.Contains(frame, []byte("upstream request timeout")) {
+					continue call // a busy machine
+				}
 				if a.ID != m.ID || a.Type != codecs.Response {
 					t.Errorf("honest call %d was answered with the %s %d: %q", m.ID, a.Type, a.ID, frame)
 					return

@@ -92,7 +92,7 @@ func TestAHotRestart(t *testing.T) {
 		}
 		o.Clusters = append(o.Clusters, envoytest.Cluster("one", envoytest.At(s.Port)...))
 		config := envoytest.Dubbo("test", append(routes, envoytest.Route("one", nil))...)
-		config["request_timeout"] = "0.5s"
+		config["request_timeout"] = "2s"
 		o.Listeners = []envoytest.Resource{
 			envoytest.Loopback(envoytest.Socket()),
 			envoytest.Listener("dubbo", envoytest.Proxy(config)).On(port),

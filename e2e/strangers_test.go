@@ -176,9 +176,9 @@ func TestAWrongLoopbackListener(t *testing.T) {
 	})
 }
 
-// TestStrangersDoNotStopTraffic: any process of the network namespace may connect
+// TestHostileStrangers: any process of the network namespace may connect
 // to an abstract socket, as often as it likes and with what it likes.
-func TestStrangersDoNotStopTraffic(t *testing.T) {
+func TestHostileStrangers(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		socket := envoytest.Socket()
@@ -239,9 +239,9 @@ func TestStrangersDoNotStopTraffic(t *testing.T) {
 	})
 }
 
-// TestASquattedSocketIsTriedAgain: whoever holds the loopback socket's name stops
+// TestHostileSquatter: whoever holds the loopback socket's name stops
 // traffic for as long as that, not longer, and the log says who it is.
-func TestASquattedSocketIsTriedAgain(t *testing.T) {
+func TestHostileSquatter(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		start := func(t *testing.T, socket string) (*envoytest.Envoy, []envoytest.Resource) {

@@ -429,7 +429,7 @@ func TestABRPCStreamThatIsClosedBeforeTheAnswer(t *testing.T) {
 			}
 		})
 		config := brpcTo("s1")
-		config["request_timeout"] = "0.5s"
+		config["request_timeout"] = "1s"
 		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
 		c := scripted.DialBRPC(t, e.Port("brpc"))
 		for id, served := range []bool{true, false} {

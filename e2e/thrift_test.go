@@ -38,6 +38,14 @@ var thriftWires = []peers.Wire{
 
 var thriftLibraries = []peers.Thrift{peers.ThriftGo, peers.ThriftPython}
 
+// thriftClients make calls of every kind in a wire form.
+func thriftClients(w peers.Wire) []peers.Thrift {
+	if w.Zlib {
+		return thriftLibraries
+	}
+	return append(slices.Clip(thriftLibraries), peers.ThriftCpp)
+}
+
 func thriftCall(method string, args ...any) peers.Command {
 	return peers.Command{Method: method, Args: args}
 }
@@ -49,7 +57,7 @@ func TestThriftDirect(t *testing.T) {
 	for _, server := range thriftLibraries {
 		for _, w := range thriftWires {
 			s := server.Server(t, "s1", w)
-			for _, client := range thriftLibraries {
+			for _, client := range thriftClients(w) {
 				t.Run(fmt.Sprintf("%s to %s, %s", client, server, w), func(t *testing.T) {
 					calls.Thrift(t, w, client.Client(t, s.Port, w, 0), "s1")
 				})
@@ -97,7 +105,7 @@ func TestThriftPairings(t *testing.T) {
 				return c
 			})
 			for _, w := range thriftWires {
-				for _, client := range thriftLibraries {
+				for _, client := range thriftClients(w) {
 					t.Run(fmt.Sprintf("%s to %s, %s", client, server, w), func(t *testing.T) {
 						calls.Thrift(t, w, client.Client(t, e.Port(thriftName(w)), w, 0), "s1")
 					})
@@ -280,9 +288,12 @@ func TestThriftLocalErrors(t *testing.T) {
 			return cmd
 		}
 		for _, w := range thriftWires {
-			clients := thriftLibraries
+			clients := thriftClients(w)
+			if !w.Zlib {
+				clients = append(clients, peers.ThriftCppShared)
+			}
 			if w.Transport != "header" {
-				clients = append(slices.Clip(clients), peers.ThriftNode, peers.ThriftJava)
+				clients = append(clients, peers.ThriftNode, peers.ThriftJava)
 			}
 			for _, client := range clients {
 				t.Run(fmt.Sprintf("%s, %s", client, w), func(t *testing.T) {
@@ -534,24 +545,28 @@ func TestThriftPipelining(t *testing.T) {
 		config := thriftTo("s1")
 		config["request_timeout"] = "1s"
 		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
-		c := peers.ThriftNode.Client(t, e.Port("thrift"), w, 10*time.Second)
-		require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
-		hangs := c.Go(thriftCall("slow", 1500))
-		many := thriftCall("who")
-		many.Count = 50
-		sum := c.Load(many)
-		require.Equal(t, map[string]int{"s1": 50}, sum.Values)
-		a := hangs.Answers()[0]
-		require.Equal(t, calls.ThriftInternalError, a.ErrorType, a.Error)
-		require.Contains(t, a.Error, "timeout")
+		libraries := []peers.Thrift{peers.ThriftNode, peers.ThriftCppShared}
+		for _, lib := range libraries {
+			c := lib.Client(t, e.Port("thrift"), w, 10*time.Second)
+			require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
+			hangs := c.Go(thriftCall("slow", 1500))
+			many := thriftCall("who")
+			many.Count, many.Concurrency = 50, 50
+			sum := c.Load(many)
+			require.Equal(t, map[string]int{"s1": 50}, sum.Values, lib)
+			a := hangs.Answers()[0]
+			require.Equal(t, calls.ThriftInternalError, a.ErrorType, a.Error)
+			require.Contains(t, a.Error, "timeout")
+			require.Equal(t, "s1", c.Call(thriftCall("who")).Value, lib)
+		}
 		// Others' calls of the method are what they were.
-		for _, lib := range []peers.Thrift{peers.ThriftGo, peers.ThriftPython, peers.ThriftNode} {
+		for _, lib := range append(slices.Clip(libraries), thriftLibraries...) {
 			other := lib.Client(t, e.Port("thrift"), w, 10*time.Second)
 			slow, who := other.Go(thriftCall("slow", 50)), other.Go(thriftCall("who"))
 			require.Equal(t, "s1", slow.Answers()[0].Value)
 			require.Equal(t, "s1", who.Answers()[0].Value)
 		}
-		e.WaitStat(thriftStats+"request_timeout", envoytest.Exactly(1))
+		e.WaitStat(thriftStats+"request_timeout", envoytest.Exactly(int64(len(libraries))))
 		require.Zero(t, e.Stat(thriftStats+"oneway_presumed"))
 		checkCountersOf(t, e, thriftStats)
 	})

@@ -77,7 +77,7 @@ func (t dbToy) DecodeAnswer(b []byte, m, req *codecs.Metadata) (int, error) {
 
 type prefaceToy struct{ dbToy }
 
-func (t prefaceToy) AppendPreface(dst []byte, variant uint8) ([]byte, error) {
+func (t prefaceToy) AppendPreface(dst []byte, _ uint8) ([]byte, error) {
 	return append(dst, "one 0 hello -\nreq 0 login secret\n"...), nil
 }
 
@@ -143,7 +143,7 @@ func TestQuietRequestsAreAnsweredPerhaps(t *testing.T) {
 	e.up.SetHosts()
 	e.Advance(time.Minute)
 	e.c.Send([]byte("quiet 0 m a:6\n"))
-	require.Equal(t, 1, len(lines(e.c.Take())))
+	require.Len(t, lines(e.c.Take()), 1)
 }
 
 func TestAnswersThatDoNotBelongCloseTheConnection(t *testing.T) {
@@ -330,7 +330,7 @@ func TestALeasedConnectionIsItsClientsOwn(t *testing.T) {
 func TestRequestsDoNotOvertakeThoseOfALease(t *testing.T) {
 	e := dbEnv(t, "toy.db")
 	var order []string
-	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+	e.up.Serve = func(_ *filtertest.Server, b []byte) int {
 		order = append(order, texts(b)...)
 		return len(b)
 	}

@@ -23,20 +23,22 @@ func suite() codectest.Suite {
 			invalid = append(invalid, codectest.Invalid{Name: tc.name, Direction: d, Bytes: tc.bytes})
 		}
 	}
+	noID := codectest.Excuses{codectest.LooseID: "an id of 0 is written out"}
+	inStream := codectest.Excuses{codectest.Stateful: "it comes in a stream, which has begun or not"}
 	return codectest.Suite{
 		New:      func(l codecs.Limits) (codecs.Codec, error) { return New(nil, l) },
 		Captures: []string{"testdata/captures/*.bin"},
 		Golden:   "testdata/captures.golden",
 		Frames: []codectest.Frame{
 			{Name: "request", Direction: c2s, Bytes: typicalRequest()},
-			{Name: "request without an id", Direction: c2s, Bytes: brpctest.Request{}.Bytes()},
+			{Name: "request without an id", Direction: c2s, Bytes: brpctest.Request{}.Bytes(), Excuses: noID},
 			{Name: "request of the largest id", Direction: c2s, Bytes: brpctest.Request{ID: 1<<63 - 1}.Bytes()},
 			{Name: "request of brpc-java", Direction: c2s, Bytes: brpctest.Request{ExtFields: user, Zeros: true}.Bytes()},
 			{Name: "request that opens a stream", Direction: c2s, Bytes: brpctest.Request{ID: 1, Stream: 5, UserFields: user}.Bytes()},
 			{Name: "answer", Direction: s2c, Bytes: brpctest.Response{ID: 1, UserFields: user}.Bytes()},
-			{Name: "answer without an id", Direction: s2c, Bytes: brpctest.Frame("PRPC", brpctest.Bytes(nil, 2, ""), []byte("body"))},
+			{Name: "answer without an id", Direction: s2c, Bytes: brpctest.Frame("PRPC", brpctest.Bytes(nil, 2, ""), []byte("body")), Excuses: noID},
 			{Name: "error", Direction: s2c, Bytes: brpctest.Response{ID: 1, Code: 1003, Text: "no"}.Bytes()},
-			{Name: "answer in a stream", Direction: s2c, Bytes: opened.InStream(5)},
+			{Name: "answer in a stream", Direction: s2c, Bytes: opened.InStream(5), Excuses: inStream},
 			{
 				Name: "another stream's answer", Direction: s2c, Bytes: opened.InStream(7),
 				Prelude: bytes.Join([][]byte{opened.InStream(5), brpctest.StreamFrame(5, 6, brpctest.Data, opened.Bytes())}, nil),
@@ -73,9 +75,10 @@ func suite() codectest.Suite {
 			{Key: "timeout_ms", Value: "1"},
 			{Key: "error_code", Value: "0"},
 		},
-		LooseIDs: []string{"request without an id", "answer without an id"},
-		// Answers that come in a stream, which has begun or not.
-		Stateful:   []string{"cpp-stream-failed.s2c.bin", "cpp-stream-refused.s2c.bin", "answer in a stream"},
+		CaptureExcuses: map[string]codectest.Excuses{
+			"cpp-stream-failed.s2c.bin":  inStream,
+			"cpp-stream-refused.s2c.bin": inStream,
+		},
 		OwnForeign: []string{"brpc"},
 	}
 }

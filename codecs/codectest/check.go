@@ -1,20 +1,11 @@
 package codectest
 
 import (
-	"encoding/hex"
 	"fmt"
-	"runtime/debug"
 	"strings"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
-
-// reporter is what the checks need of a *testing.T.
-type reporter interface {
-	Helper()
-	Errorf(format string, args ...any)
-	Logf(format string, args ...any)
-}
 
 // check is one property being checked.
 type check struct {
@@ -27,10 +18,15 @@ type check struct {
 	dog     *watchdog
 	light   bool   // one of many fuzzed inputs: a part of what there is to try will do
 	skipped string // why the property does not apply
+	// needed has the streams that need the excuse that the property looks at.
+	needed map[*stream]bool
 }
 
 // stopped is what failf panics with, to be caught where the checks can go on.
 type stopped struct{}
+
+// breach is what is panicked with where the codec is called and cannot be reported.
+type breach string
 
 // where tells what was being done.
 type where struct {
@@ -39,6 +35,7 @@ type where struct {
 	frame  int    // its number in the stream, from 0
 	split  int    // at which offset of the frame it was cut; 0: nowhere
 	doing  string
+	with   shown // other bytes that matter, if any
 }
 
 func (w where) String() string {
@@ -63,23 +60,24 @@ func (w where) String() string {
 	return b.String()
 }
 
+// errorf reports a fault that no bytes show.
+func (c *check) errorf(format string, args ...any) {
+	c.t.Helper()
+	text := fmt.Sprintf(format, args...)
+	c.t.fault(fault{kind: text, text: text})
+}
+
 // failf reports a fault with the bytes that show it, and stops the check of the
 // stream.
 func (c *check) failf(w where, b []byte, format string, args ...any) {
 	c.t.Helper()
-	c.t.Errorf("%s: %s\n%s", w, fmt.Sprintf(format, args...), dump(b))
-	panic(stopped{})
-}
-
-// maxDump is how many bytes a failure shows.
-const maxDump = 1024
-
-func dump(b []byte) string {
-	if len(b) <= maxDump {
-		return hex.Dump(b)
+	f := fault{where: w.String(), text: fmt.Sprintf(format, args...), shown: []shown{{"", b}}}
+	f.kind = kindOf(f.text)
+	if w.with.bytes != nil {
+		f.shown = append(f.shown, w.with)
 	}
-	return fmt.Sprintf("%s... (%d bytes in all, the last of them:)\n%s",
-		hex.Dump(b[:maxDump-128]), len(b), hex.Dump(b[len(b)-128:]))
+	c.t.fault(f)
+	panic(stopped{})
 }
 
 // attempt runs f until it is through or has failed.
@@ -109,16 +107,16 @@ func (c *check) each(kinds kind, f func(st *stream)) {
 	c.eachOf(sts, f)
 }
 
-func (c *check) eachOf(sts []*stream, f func(st *stream)) {
+func (c *check) eachOf(sts []*stream, f func(st *stream)) (ok bool) {
 	failures := 0
 	for _, st := range sts {
 		if !c.attempt(func() { f(st) }) {
 			if failures++; failures == maxFailures {
-				c.t.Errorf("too many failures, the rest is not looked at")
-				return
+				break
 			}
 		}
 	}
+	return failures == 0
 }
 
 // guard calls the codec and reports a panic with the bytes that caused it.
@@ -130,7 +128,10 @@ func (c *check) guard(w where, b []byte, f func()) {
 			if _, is := r.(stopped); is {
 				panic(r)
 			}
-			c.failf(w, b, "the codec panics: %v\n%s", r, debug.Stack())
+			if fault, is := r.(breach); is {
+				c.failf(w, b, "%s", string(fault))
+			}
+			c.failf(w, b, "the codec panics: %v\n%s", r, panicSite())
 		}
 	}()
 	f()

@@ -2,6 +2,7 @@ package codectest
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -10,20 +11,31 @@ import (
 // coverage fails when a suite has nothing to check what the codec says it can
 // do: a check without messages would pass.
 func (c *check) coverage() {
-	var seen [2][codecs.Goodbye + 1]bool
-	asks, c2s := false, false
+	c.excusesAreKnown()
+	var seen [2][codecs.Push + 1]bool
+	var answered [codecs.Push + 1]bool // the types of requests that answers belong to
+	asks, c2s, silent, unanswered := false, false, false, false
 	for _, st := range c.streams {
+		waiting := 0
+		for _, f := range st.frames {
+			if f.taken > waiting {
+				answered[st.requests[f.taken-1].Type] = true
+			}
+			unanswered = unanswered || f.taken > waiting+1
+			waiting = f.taken
+		}
 		for _, f := range st.frames[st.first:] {
-			if f.meta.Malformed == "" && f.meta.Type <= codecs.Goodbye {
+			if f.meta.Malformed == "" && f.meta.Type <= codecs.Push {
 				seen[st.dir][f.meta.Type] = true
 			}
 			asks = asks || f.meta.Type == codecs.Heartbeat && f.meta.ExpectsReply
+			silent = silent || f.meta.Silent
 		}
 		c2s = c2s || st.dir == codecs.ClientToServer && st.kind != malformed
 	}
 	missing := func(cond bool, what string) {
 		if cond {
-			c.t.Errorf("the suite has no %s: add a capture or a frame", what)
+			c.errorf("the suite has no %s: add a capture or a frame", what)
 		}
 	}
 	client, server := seen[codecs.ClientToServer], seen[codecs.ServerToClient]
@@ -36,18 +48,27 @@ func (c *check) coverage() {
 	missing(streams && !client[codecs.StreamInit], "frame that opens a stream, though the codec is a Streamer")
 	_, sniffs := c.codec.(codecs.Sniffer)
 	missing(sniffs && !c2s, "client's bytes, though the codec is a Sniffer")
+	if c.seesRequests() {
+		missing(!answered[codecs.Request], "answer with its Requests, though the codec is an AnswerDecoder")
+		missing(client[codecs.Muted] && !answered[codecs.Muted], "answer to a request that is muted, with its Requests")
+		missing(client[codecs.Quiet] && !silent && !unanswered, "answer behind a request that is quiet and gets none, nor one that is Silent")
+		strays := slices.ContainsFunc(c.s.Invalid, func(in Invalid) bool { return len(in.Requests) > 0 })
+		if strays == c.s.AnyAnswer {
+			c.errorf("the codec is an AnswerDecoder: add Invalid answers with Requests to which they do not belong, or set AnyAnswer")
+		}
+	}
 	if _, mutates := c.codec.(codecs.Mutator); mutates {
 		if len(c.s.Mutations) == 0 {
-			c.t.Errorf("the codec is a Mutator: add Mutations to the suite")
+			c.errorf("the codec is a Mutator: add Mutations to the suite")
 		}
 	} else if len(c.s.Mutations) > 0 {
-		c.t.Errorf("the suite has mutations, but the codec is no Mutator")
+		c.errorf("the suite has mutations, but the codec is no Mutator")
 	}
 	if len(c.s.Invalid) == 0 {
-		c.t.Errorf("the suite has nothing Invalid: every protocol can be broken, if by its limit")
+		c.errorf("the suite has nothing Invalid: every protocol can be broken, if by its limit")
 	}
 	if len(c.s.Hostile) == 0 {
-		c.t.Errorf("the suite has nothing Hostile: add the worst that the protocol allows")
+		c.errorf("the suite has nothing Hostile: add the worst that the protocol allows")
 	}
 }
 
@@ -55,20 +76,20 @@ func (c *check) coverage() {
 func (c *check) traitsAreFixed() {
 	for d := range 2 { // between two, some frames are decoded
 		if got := c.codec.Traits(); !reflect.DeepEqual(got, c.traits) {
-			c.t.Errorf("Traits change: they were %+v, now they are %+v", c.traits, got)
+			c.errorf("Traits change: they were %+v, now they are %+v", c.traits, got)
 		}
 		c.codec.NewDecoder(codecs.Direction(d))
 	}
 	if c.traits.Correlation > codecs.Exclusive {
-		c.t.Errorf("there is no correlation %d", c.traits.Correlation)
+		c.errorf("there is no correlation %d", c.traits.Correlation)
 	}
 	if c.traits.Correlation == codecs.ByID && c.traits.MaxID == 0 {
-		c.t.Errorf("messages correlate by id, but MaxID is 0")
+		c.errorf("messages correlate by id, but MaxID is 0")
 	}
 	seen := map[string]bool{}
 	for _, name := range c.traits.Attributes {
 		if name == "" || name != strings.ToLower(name) || seen[name] {
-			c.t.Errorf("attribute %q is empty, not in lower case, or named twice", name)
+			c.errorf("attribute %q is empty, not in lower case, or named twice", name)
 		}
 		seen[name] = true
 	}

@@ -25,7 +25,7 @@ func (c *check) decodeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent
 		c.failf(w, b, "Decode writes to the bytes that it is lent: they are now\n%s", dump(lent[:min(cap(lent), len(lent)+room)]))
 	}
 	if err != nil {
-		c.refusal(w, m, b, err)
+		c.refusal(w, dec, m, b, err)
 		return n, err
 	}
 	switch {
@@ -53,14 +53,22 @@ func (c *check) sane(w where, b []byte, m *codecs.Metadata) {
 		c.failf(w, b, "GoesAway is set on a %s, which is no answer", m.Type)
 	case m.NotProcessed && m.Type != codecs.Error:
 		c.failf(w, b, "NotProcessed is set on a %s, which is no error", m.Type)
+	case m.Silent && !isAnswer(m.Type):
+		c.failf(w, b, "Silent is set on a %s, which is no answer", m.Type)
+	case m.Lease > codecs.LeaseEnds:
+		c.failf(w, b, "there is no lease %d", m.Lease)
+	case m.Lease != codecs.NotLeased && !mayLease(m.Type):
+		c.failf(w, b, "Lease is set on a %s, which is no request", m.Type)
 	}
 }
 
 // refusal checks the error of a Decode.
-func (c *check) refusal(w where, m *codecs.Metadata, b []byte, err error) {
+func (c *check) refusal(w where, dec codecs.Decoder, m *codecs.Metadata, b []byte, err error) {
 	var fault *codecs.ProtocolError
 	var large *codecs.TooLarge
+	_, ofAnswers := dec.(*answers)
 	switch {
+	case ofAnswers && errors.Is(err, codecs.ErrUnanswered):
 	case errors.As(err, &large):
 		c.sane(w, b, m)
 		switch {
@@ -76,6 +84,11 @@ func (c *check) refusal(w where, m *codecs.Metadata, b []byte, err error) {
 	case fault.Offset < 0 || fault.Offset > len(b):
 		c.failf(w, b, "the fault is said to be at offset %d of %d bytes: %v", fault.Offset, len(b), err)
 	}
+}
+
+// mayLease tells the types of messages that are sent upstream and no streams.
+func mayLease(t codecs.MessageType) bool {
+	return t == codecs.Request || t == codecs.Oneway || reserved(t)
 }
 
 func isStream(t codecs.MessageType) bool {

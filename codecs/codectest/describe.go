@@ -33,6 +33,12 @@ func describe(m *codecs.Metadata, shown int) string {
 	if m.NotProcessed {
 		b.WriteString(" not_processed")
 	}
+	if m.Silent {
+		b.WriteString(" silent")
+	}
+	if m.Lease != codecs.NotLeased {
+		fmt.Fprintf(&b, " lease=%d", m.Lease)
+	}
 	fmt.Fprintf(&b, " status=%d reply=%t size=%d+%d", m.Status, m.ExpectsReply, m.HeaderSize, m.BodySize)
 	if op := m.AppendOperation(nil); len(op) > 0 {
 		fmt.Fprintf(&b, " op=%s", op)
@@ -77,6 +83,10 @@ func difference(a, b *codecs.Metadata, but aspect) string {
 		return differ("GoesAway", a.GoesAway, b.GoesAway)
 	case a.NotProcessed != b.NotProcessed:
 		return differ("NotProcessed", a.NotProcessed, b.NotProcessed)
+	case a.Silent != b.Silent:
+		return differ("Silent", a.Silent, b.Silent)
+	case a.Lease != b.Lease:
+		return differ("Lease", a.Lease, b.Lease)
 	case but&identity == 0 && a.ID != b.ID:
 		return differ("id", a.ID, b.ID)
 	case a.StreamID != b.StreamID:

@@ -2,6 +2,7 @@ package codectest
 
 import (
 	"fmt"
+	"hash/crc32"
 	"slices"
 	"testing"
 	"time"
@@ -27,13 +28,13 @@ func FuzzDecode(f *testing.F, s Suite) {
 	c, stop := newFuzz(f, &s)
 	defer stop()
 	for _, seed := range c.seeds() {
-		f.Add(seed.Bytes)
+		f.Add(seed.bytes)
 	}
-	nameOf := c.names()
+	input := c.inputs()
 	normal := c.normal()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for d := range codecs.Direction(2) {
-			c.fuzzing(t).fuzzDecode(nameOf(b), d, b, normal)
+			c.fuzzing(directly{t}).fuzzDecode(input(b), d, normal)
 		}
 	})
 }
@@ -49,17 +50,17 @@ func FuzzEncode(f *testing.F, s Suite) {
 	muts := slices.Concat(s.Mutations, s.Refused, []Mutation{{Key: "key", Value: "value"}})
 	for i, seed := range c.seeds() {
 		mu := muts[i%len(muts)]
-		f.Add(seed.Bytes, mu.Key, mu.Value, texts[i%len(texts)].text[:min(len(texts[i%len(texts)].text), 256)], c.traits.MaxID>>(i%40))
+		f.Add(seed.bytes, mu.Key, mu.Value, texts[i%len(texts)].text[:min(len(texts[i%len(texts)].text), 256)], c.traits.MaxID>>(i%40))
 	}
 	for _, mu := range muts { // on the first messages of either side
 		for _, seed := range c.firsts() {
-			f.Add(seed.Bytes, mu.Key, mu.Value, "", uint64(1))
+			f.Add(seed.bytes, mu.Key, mu.Value, "", uint64(1))
 		}
 	}
-	nameOf := c.names()
+	input := c.inputs()
 	f.Fuzz(func(t *testing.T, b []byte, key, value, text string, id uint64) {
 		for d := range codecs.Direction(2) {
-			c.fuzzing(t).fuzzEncode(nameOf(b), d, b, Mutation{Direction: d, Key: key, Value: value}, text, id)
+			c.fuzzing(directly{t}).fuzzEncode(input(b), d, Mutation{Direction: d, Key: key, Value: value}, text, id)
 		}
 	})
 }
@@ -67,7 +68,7 @@ func FuzzEncode(f *testing.F, s Suite) {
 func newFuzz(f *testing.F, s *Suite) (c *check, stop func()) {
 	f.Helper()
 	dog := &watchdog{}
-	if c = newCheck(f, s, dog); c == nil {
+	if c = newCheck(directly{f}, s, dog); c == nil {
 		f.FailNow()
 	}
 	return c, dog.watch()
@@ -80,8 +81,16 @@ func (c *check) fuzzing(t reporter) *check {
 	return &one
 }
 
-// seeds are the suite's bytes, by name.
-func (c *check) seeds() (seeds []Invalid) {
+// input is what a fuzzer tries, and the requests that wait for its answers, if it
+// has some.
+type input struct {
+	name     string
+	bytes    []byte
+	requests []*codecs.Metadata
+}
+
+// seeds are the suite's bytes.
+func (c *check) seeds() (seeds []input) {
 	for _, st := range c.streams {
 		end := 0
 		for _, f := range st.frames {
@@ -91,36 +100,42 @@ func (c *check) seeds() (seeds []Invalid) {
 			end = f.at + f.n
 		}
 		if end > 0 {
-			seeds = append(seeds, Invalid{st.name, st.dir, st.bytes[:end]})
+			seeds = append(seeds, input{st.name, st.bytes[:end], st.requests})
 		}
 	}
 	for _, in := range c.s.Invalid {
-		seeds = append(seeds, Invalid{in.Name, in.Direction, in.Bytes[:min(len(in.Bytes), maxFuzzed)]})
+		seeds = append(seeds, input{in.Name, in.Bytes[:min(len(in.Bytes), maxFuzzed)], c.requestsOf(in.Name, in.Requests)})
 	}
 	return seeds
 }
 
-// names returns what to call bytes in failures.
-func (c *check) names() func(b []byte) string {
-	names := map[string]string{}
+// inputs returns what tells what bytes are. Of those that are no seed the requests
+// are the suite's, one of them over and over, or none.
+func (c *check) inputs() func(b []byte) input {
+	known := map[string]input{}
 	for _, seed := range append(c.seeds(), c.firsts()...) {
-		names[string(seed.Bytes)] = seed.Name
+		known[string(seed.bytes)] = seed
 	}
-	return func(b []byte) string {
-		if name, ok := names[string(b)]; ok {
-			return name
+	others := append(c.others(), nil)
+	return func(b []byte) input {
+		if in, ok := known[string(b)]; ok {
+			return in
 		}
-		return "fuzzed bytes"
+		in := input{name: "fuzzed bytes", bytes: b}
+		if req := others[crc32.ChecksumIEEE(b)%uint32(len(others))]; req != nil {
+			in.requests = slices.Repeat([]*codecs.Metadata{req}, maxFuzzedFrames)
+		}
+		return in
 	}
 }
 
 // firsts are one seed of each side whose messages can be mutated.
-func (c *check) firsts() (seeds []Invalid) {
+func (c *check) firsts() (seeds []input) {
 	for d := range codecs.Direction(2) {
 		for _, st := range c.streams {
 			f := st.frames[st.first]
 			if st.dir == d && st.kind&sound != 0 && mutates(f.meta.Type) && f.n <= maxFuzzed && st.first == 0 {
-				seeds = append(seeds, Invalid{st.name, d, st.frame(0)})
+				seeds = append(seeds, input{st.name, st.frame(0), st.requests})
 				break
 			}
 		}
@@ -128,11 +143,12 @@ func (c *check) firsts() (seeds []Invalid) {
 	return seeds
 }
 
-// scan decodes what are whole frames at the start of b, and returns what is
+// scan decodes what are whole frames at the start of the input, and returns what is
 // behind them with the error that it causes.
-func (c *check) scan(name string, d codecs.Direction, b []byte) (st *stream, rest []byte, err error) {
-	st = &stream{name: name, kind: handMade, dir: d}
-	dec := answering(c.codec.NewDecoder(d), d, nil)
+func (c *check) scan(in input, d codecs.Direction) (st *stream, rest []byte, err error) {
+	b := in.bytes[:min(len(in.bytes), maxFuzzed)]
+	st = &stream{name: in.name, kind: handMade, dir: d, requests: in.requests}
+	dec := c.decoder(st)
 	at := 0
 	for at < len(b) {
 		if len(st.frames) == maxFuzzedFrames {
@@ -141,24 +157,24 @@ func (c *check) scan(name string, d codecs.Direction, b []byte) (st *stream, res
 		}
 		m := new(codecs.Metadata)
 		var n int
-		n, err = c.decode(where{name: name, doing: fmt.Sprintf("%s, from offset %d on", d, at)}, dec, m, b[at:])
+		n, err = c.decode(where{name: in.name, doing: fmt.Sprintf("%s, from offset %d on", d, at)}, dec, m, b[at:])
 		if err != nil || n > len(b)-at {
 			break
 		}
 		m.Detach()
-		st.frames = append(st.frames, frame{at, n, m})
+		st.frames = append(st.frames, frame{at, n, m, taken(dec)})
 		at += n
 	}
 	st.bytes = b[:at]
 	return st, b[at:], err
 }
 
-func (c *check) fuzzDecode(name string, d codecs.Direction, b []byte, normal price) {
+func (c *check) fuzzDecode(in input, d codecs.Direction, normal price) {
 	c.attempt(func() {
-		if s, ok := c.codec.(codecs.Sniffer); ok && len(b) > 0 {
-			c.sniff(where{name: name, doing: "sniffed"}, s, b)
+		if s, ok := c.codec.(codecs.Sniffer); ok && len(in.bytes) > 0 {
+			c.sniff(where{name: in.name, doing: "sniffed"}, s, in.bytes)
 		}
-		st, rest, err := c.scan(name, d, b[:min(len(b), maxFuzzed)])
+		st, rest, err := c.scan(in, d)
 		c.remainder(st, rest, err)
 		c.price(st, rest, normal)
 		if len(st.frames) == 0 {
@@ -167,7 +183,7 @@ func (c *check) fuzzDecode(name string, d codecs.Direction, b []byte, normal pri
 		c.streams = []*stream{st}
 		for _, property := range []func(*check){
 			(*check).splits, (*check).views, (*check).roundTrip, (*check).ids, (*check).mutation,
-			(*check).errorReplies, (*check).heartbeats, (*check).streamResets,
+			(*check).errorReplies, (*check).heartbeats, (*check).streamResets, (*check).answers,
 		} {
 			property(c)
 		}
@@ -225,9 +241,9 @@ func (c *check) price(st *stream, rest []byte, normal price) {
 	}
 }
 
-func (c *check) fuzzEncode(name string, d codecs.Direction, b []byte, mu Mutation, text string, id uint64) {
+func (c *check) fuzzEncode(in input, d codecs.Direction, mu Mutation, text string, id uint64) {
 	c.attempt(func() {
-		st, _, _ := c.scan(name, d, b[:min(len(b), maxFuzzed)])
+		st, _, _ := c.scan(in, d)
 		for k := range st.frames {
 			if mutates(st.frames[k].meta.Type) {
 				c.fuzzFrame(st, k, mu, text, id)
@@ -256,7 +272,7 @@ func (c *check) fuzzFrame(st *stream, k int, mu Mutation, text string, id uint64
 	out, err := c.message(w, &m, &mut)
 	if err == nil {
 		c.whole(w, back, &o, out, len(out))
-		if d := difference(req, &o, identity|sizes|private|views); d != "" {
+		if d := difference(req, outspoken(&o, req), identity|sizes|private|views); d != "" {
 			c.failf(w, out, "the mutated message has changed otherwise: %s", d)
 		}
 		if must, _ := takesID(&m); must && m.StreamID == 0 && o.ID != id {
@@ -273,7 +289,7 @@ func (c *check) fuzzFrame(st *stream, k int, mu Mutation, text string, id uint64
 			c.failf(w, m.Raw, "Encode: %v, which ends the message; want one that wraps codecs.ErrNoMutation", err)
 		}
 	}
-	if st.dir == codecs.ClientToServer && (m.Type == codecs.Request || m.Type == codecs.StreamInit) {
+	if st.dir == codecs.ClientToServer && isFailed(m.Type) {
 		m.ID = req.ID
 		m.Release()
 		c.isError(w, req, c.errorReply(w, st.frame(k), &m, &codecs.LocalError{Type: codecs.ErrorType(id) % errorTypes, Message: text}))

@@ -22,17 +22,17 @@ func (c *check) golden() {
 	got := b.String()
 	if *update {
 		if err := os.WriteFile(c.s.Golden, []byte(got), 0o600); err != nil {
-			c.t.Errorf("%v", err)
+			c.errorf("%v", err)
 		}
 		return
 	}
 	want, err := os.ReadFile(c.s.Golden)
 	if err != nil {
-		c.t.Errorf("%v (go test -update writes it)", err)
+		c.errorf("%v (go test -update writes it)", err)
 		return
 	}
 	if d := firstDifference(string(want), got); d != "" {
-		c.t.Errorf("%s differs from what the captures decode to (go test -update rewrites it): %s", c.s.Golden, d)
+		c.errorf("%s differs from what the captures decode to (go test -update rewrites it): %s", c.s.Golden, d)
 	}
 }
 

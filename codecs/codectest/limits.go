@@ -117,7 +117,7 @@ func (c *check) above(w where, st *stream, k int, codec codecs.Codec, dec codecs
 			c.failf(w, part, "with %d bytes there it is something else than with %d: %s", len(part), i, d)
 		}
 	}
-	if st.dir == codecs.ClientToServer && (m.Type == codecs.Request || m.Type == codecs.StreamInit) {
+	if st.dir == codecs.ClientToServer && isFailed(m.Type) {
 		c.mem.poison()
 		e := &codecs.LocalError{Type: codecs.BadRequest, Message: texts[1].text}
 		out := c.errorReply(w, b, m, e)
@@ -131,7 +131,9 @@ func (c *check) above(w where, st *stream, k int, codec codecs.Codec, dec codecs
 		if f := st.frames[j]; f.n <= large.Limit {
 			w := where{stream: st, frame: j, doing: "behind one that was too large"}
 			c.whole(w, dec, m, st.frame(j), f.n)
-			c.same(w, st.frame(j), f, m)
+			c.sameAnswer(w, dec, st.frame(j), f, m)
+		} else {
+			rewind(dec, f.taken)
 		}
 	}
 	if k == st.first && !c.light {
@@ -224,7 +226,7 @@ func (c *check) invalid() {
 
 // refused feeds in to a decoder, in pieces of size bytes, until it is refused.
 func (c *check) refused(w where, in Invalid, size int) {
-	dec := answering(c.codec.NewDecoder(in.Direction), in.Direction, nil)
+	dec := answering(c.codec.NewDecoder(in.Direction), in.Direction, c.requestsOf(in.Name, in.Requests))
 	var m codecs.Metadata
 	at, end, need := 0, 0, 1
 	for {

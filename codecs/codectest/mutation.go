@@ -11,7 +11,7 @@ import (
 // mutates tells the types of messages that the pipeline mutates.
 func mutates(t codecs.MessageType) bool {
 	switch t {
-	case codecs.Request, codecs.Oneway, codecs.StreamInit, codecs.Response, codecs.Error:
+	case codecs.Request, codecs.Oneway, codecs.Quiet, codecs.Muted, codecs.StreamInit, codecs.Response, codecs.Error:
 		return true
 	default:
 		return false
@@ -62,8 +62,9 @@ func (c *check) mutation() {
 			mutated += c.mutate(st, set)
 		}
 	})
+	c.needless(Immutable)
 	if mutated == 0 && !c.light && len(c.s.Mutations) > 0 {
-		c.t.Errorf("no message of the suite could be mutated")
+		c.errorf("no message of the suite could be mutated")
 	}
 }
 
@@ -96,7 +97,7 @@ func (c *check) mutate(st *stream, set []Mutation) (mutated int) {
 		}
 		mutated++
 		c.whole(w, back, &o, out, len(out))
-		if d := difference(f.meta, &o, sizes|private|views); d != "" {
+		if d := difference(f.meta, outspoken(&o, f.meta), sizes|private|views); d != "" {
 			c.failf(w, out, "the mutated message has changed otherwise: %s", d)
 		}
 		c.mutatedProperties(w, out, f.meta, &o, set)
@@ -108,9 +109,9 @@ func (c *check) mayRefuse(w where, st *stream, k int, m *codecs.Metadata, b []by
 	switch {
 	case !isNoMutation(err):
 		c.failf(w, b, "Encode: %v, which ends the message; want one that wraps codecs.ErrNoMutation", err)
-	case c.light || m.Malformed != "" || c.s.Immutable != nil && c.s.Immutable(st.frameName(k), m):
+	case c.light || m.Malformed != "" || c.s.Immutable != nil && c.s.Immutable(st.frameName(k), m) || c.need(st, Immutable):
 	default:
-		c.failf(w, b, "it is not mutated (see Suite.Immutable): %v", err)
+		c.failf(w, b, "it is not mutated (see Immutable): %v", err)
 	}
 }
 

@@ -25,18 +25,25 @@ func (c *check) orders() {
 		variant uint8
 	}
 	groups := map[group][]*stream{}
-	excused := 0
+	stateful := map[group][]*stream{}
 	for _, st := range c.streams {
-		if slices.Contains(c.s.Stateful, st.name) {
-			excused++
-		} else if variant, ok := stateless(st); ok {
-			g := group{st.dir, variant}
+		variant, ok := c.stateless(st)
+		g := group{st.dir, variant}
+		switch {
+		case st.excused(Stateful):
+			stateful[g] = append(stateful[g], st)
+		case ok:
 			groups[g] = append(groups[g], st.head(maxBehind))
 		}
 	}
-	if excused != len(c.s.Stateful) {
-		c.t.Errorf("Suite.Stateful names %d captures and frames, there are but %d of them", len(c.s.Stateful), excused)
+	for g, sts := range stateful {
+		for _, st := range sts {
+			if c.hasState(st, slices.Concat(groups[g], sts)) {
+				c.need(st, Stateful)
+			}
+		}
 	}
+	c.needless(Stateful)
 	r := lots(0)
 	for d := range codecs.Direction(2) {
 		for v := range 256 {
@@ -45,8 +52,25 @@ func (c *check) orders() {
 	}
 }
 
+// hasState reports whether st is another behind one of the others, or one of them
+// behind it.
+func (c *check) hasState(st *stream, others []*stream) bool {
+	quiet := *c
+	quiet.t = new(faults)
+	for _, other := range others {
+		fine := quiet.attempt(func() {
+			quiet.behind(st, other)
+			quiet.behind(other, st)
+		})
+		if !fine {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *check) inAllOrders(r *rand.Rand, sts []*stream) {
-	c.eachOf(sts, func(st *stream) {
+	failed := !c.eachOf(sts, func(st *stream) {
 		for i, other := range sts {
 			if st.kind == captured || other.kind == captured {
 				if i >= partners {
@@ -58,8 +82,8 @@ func (c *check) inAllOrders(r *rand.Rand, sts []*stream) {
 			c.behind(st, other)
 		}
 	})
-	if len(sts) < 2 {
-		return
+	if len(sts) < 2 || failed {
+		return // what two show, more of them need not
 	}
 	for round := range rounds {
 		all := &stream{name: fmt.Sprintf("all of them in the order of lot %d", round), dir: sts[0].dir}
@@ -73,19 +97,18 @@ func (c *check) inAllOrders(r *rand.Rand, sts []*stream) {
 }
 
 // stateless reports whether what st is does not depend on what came before, and
-// of which variant it is.
-func stateless(st *stream) (variant uint8, ok bool) {
+// of which variant it is. Of answers the requests are known, all of them.
+func (c *check) stateless(st *stream) (variant uint8, ok bool) {
 	variant = st.frames[0].meta.Variant
-	answers := 0
+	before := 0
 	for _, f := range st.frames {
-		if isStream(f.meta.Type) || f.meta.StreamID != 0 || f.meta.Variant != variant {
-			return 0, false
+		unasked := isAnswer(f.meta.Type) && f.taken == before && c.seesRequests()
+		if isStream(f.meta.Type) || f.meta.StreamID != 0 || f.meta.Variant != variant || unasked {
+			return variant, false
 		}
-		if isAnswer(f.meta.Type) {
-			answers++
-		}
+		before = f.taken
 	}
-	return variant, st.first == 0 && (len(st.requests) == 0 || len(st.requests) == answers)
+	return variant, st.first == 0 && before == len(st.requests)
 }
 
 // head is st up to some frames of it.
@@ -96,22 +119,17 @@ func (st *stream) head(n int) *stream {
 	short := *st
 	short.frames = st.frames[:n]
 	short.bytes = st.bytes[:st.frames[n].at]
-	short.requests = nil
-	for _, f := range short.frames {
-		if i := len(short.requests); isAnswer(f.meta.Type) && i < len(st.requests) {
-			short.requests = st.requests[:i+1]
-		}
-	}
+	short.requests = st.requests[:st.frames[n-1].taken]
 	return &short
 }
 
 // append puts other behind st.
 func (st *stream) append(other *stream) {
-	at := len(st.bytes)
+	at, taken := len(st.bytes), len(st.requests)
 	st.bytes = append(st.bytes, other.bytes...)
 	st.requests = append(st.requests, other.requests...)
 	for _, f := range other.frames {
-		st.frames = append(st.frames, frame{at + f.at, f.n, f.meta})
+		st.frames = append(st.frames, frame{at + f.at, f.n, f.meta, taken + f.taken})
 	}
 }
 
@@ -125,9 +143,9 @@ func (c *check) behind(other, st *stream) {
 	for k := range both.frames {
 		w := where{stream: other, frame: k, doing: "the first of two"}
 		if i := k - len(other.frames); i >= 0 {
-			w = where{stream: st, frame: i, doing: "behind " + other.name}
+			w = where{stream: st, frame: i, doing: "behind " + other.name, with: shown{"behind", other.bytes}}
 		}
 		c.whole(w, dec, &m, both.frame(k), both.frames[k].n)
-		c.same(w, both.frame(k), both.frames[k], &m)
+		c.sameAnswer(w, dec, both.frame(k), both.frames[k], &m)
 	}
 }

@@ -2,6 +2,7 @@ package codectest
 
 import (
 	"flag"
+	"fmt"
 	"testing"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -32,8 +33,12 @@ var properties = []property{
 	{"error_replies", (*check).errorReplies},
 	{"heartbeats", (*check).heartbeats},
 	{"stream_resets", (*check).streamResets},
+	{"roles", (*check).roles},
 	{"farewells", (*check).farewells},
+	{"answers", (*check).answers},
 	{"unasked", (*check).unasked},
+	{"preface", (*check).preface},
+	{"reset", (*check).reset},
 	{"sniffing", (*check).sniffing},
 	{"limits", (*check).limits},
 	{"invalid", (*check).invalid},
@@ -46,22 +51,31 @@ var properties = []property{
 }
 
 // Run checks that a codec is what the contract in package codecs demands: one
-// subtest for each property. t must not be parallel to other tests, as
+// subtest for each property. What fails is told behind them, each fault once,
+// whatever properties find it. t must not be parallel to other tests, as
 // allocations are counted.
 func Run(t *testing.T, s Suite) {
 	t.Helper()
 	dog := &watchdog{}
 	defer dog.watch()()
-	c := newCheck(t, &s, dog)
+	c := newCheck(directly{t}, &s, dog)
 	if c == nil {
 		return
 	}
+	var found faults
 	for _, p := range properties {
 		t.Run(p.name, func(t *testing.T) {
-			if why := c.run(t, p); why != "" {
+			found.property = p.name
+			if why := c.run(&found, p); why != "" {
 				t.Skip(why)
 			}
+			if f := found.of(p.name); f != "" {
+				t.Error(f)
+			}
 		})
+	}
+	if len(found.all) > 0 {
+		t.Errorf("%s", &found)
 	}
 }
 
@@ -70,7 +84,7 @@ func newCheck(t reporter, s *Suite, dog *watchdog) *check {
 	c := &check{t: t, s: s, dog: dog}
 	var err error
 	if c.codec, err = s.New(codecs.Limits{}); err != nil {
-		t.Errorf("New: %v", err)
+		t.fault(fault{text: fmt.Sprintf("New: %v", err)})
 		return nil
 	}
 	c.traits = c.codec.Traits()
@@ -83,7 +97,7 @@ func newCheck(t reporter, s *Suite, dog *watchdog) *check {
 // run checks one property. It returns why there was nothing to check.
 func (c *check) run(t reporter, p property) (skipped string) {
 	one := *c
-	one.t, one.mem = t, memory{}
+	one.t, one.mem, one.needed = t, memory{}, map[*stream]bool{}
 	one.attempt(func() { p.check(&one) })
 	return one.skipped
 }

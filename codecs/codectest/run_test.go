@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,13 +37,12 @@ type record struct {
 	text strings.Builder
 }
 
-func (r *record) Helper()             {}
-func (r *record) Logf(string, ...any) {}
+func (r *record) Helper() {}
 
-func (r *record) Errorf(format string, args ...any) {
+func (r *record) fault(f fault) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	fmt.Fprintf(&r.text, format+"\n", args...)
+	r.text.WriteString(f.String() + "\n")
 }
 
 // failures checks properties, all unless some are named, and returns what those
@@ -67,6 +65,17 @@ func failures(s Suite, names ...string) map[string]string {
 		}
 	}
 	return failed
+}
+
+// page is what Run says of a suite.
+func page(s Suite) *faults {
+	var found faults
+	c := newCheck(&found, &s, nil)
+	for _, p := range properties {
+		found.property = p.name
+		c.run(&found, p)
+	}
+	return &found
 }
 
 // broken is the toy with something else in the place of one of its methods.
@@ -383,7 +392,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
-			fault: "a mutation that never works", property: "mutation", says: "see Suite.Immutable", shows: theCall,
+			fault: "a mutation that never works", property: "mutation", says: "see Immutable", shows: theCall,
 			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 				if len(mut.Entries()) > 0 {
 					return dst, codecs.ErrNoMutation
@@ -418,7 +427,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
-			fault: "an answer without the text", property: "error_replies", says: "see Suite.NoErrorText", shows: toyFrame(toyError, 7, "", ""),
+			fault: "an answer without the text", property: "error_replies", says: "see NoErrorText", shows: toyFrame(toyError, 7, "", ""),
 			codec: broken{reply: func(_ *toy, dst []byte, req *codecs.Metadata, _ *codecs.LocalError) ([]byte, error) {
 				return append(dst, toyFrame(toyError, uint32(req.ID), "", "")...), nil
 			}},
@@ -663,8 +672,8 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
-			fault: "a suite that excuses a connection's state that is not there", property: "orders", says: "but 0 of them",
-			suite: func(s *Suite) { s.Stateful = []string{"none of that name"} },
+			fault: "a suite that excuses a connection's state that is not there", property: "orders", says: `it is excused as "stateful", and has no need to be`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{Stateful: "it is said"} },
 		},
 		{
 			fault: "a request whose sender leaves", property: "splits", says: "GoesAway is set on a request", shows: theCall,
@@ -675,16 +684,48 @@ func TestEveryFaultIsFound(t *testing.T) {
 			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.NotProcessed = isAnswer(m.Type) })},
 		},
 		{
-			fault: "a goodbye of a server", property: "farewells", says: "a server's message is decoded as a goodbye", shows: toyFrame(toyQuits, 0, "", ""),
+			fault: "a goodbye of a server", property: "roles", says: "a server's message is decoded as a goodbye", shows: toyFrame(toyQuits, 0, "", ""),
 			suite: func(s *Suite) {
 				s.Frames = append(s.Frames, Frame{Name: "server quits", Direction: codecs.ServerToClient, Bytes: toyFrame(toyQuits, 0, "", "")})
 			},
 		},
 		{
-			fault: "a client that answers, and leaves", property: "farewells", says: "a client's message has GoesAway", shows: toyFrame(toyAnswer, 7, "away=yes", ""),
+			fault: "a client that answers, and leaves", property: "roles", says: "a client's message has GoesAway", shows: toyFrame(toyAnswer, 7, "away=yes", ""),
 			suite: func(s *Suite) {
 				s.Frames = append(s.Frames, Frame{Name: "client answers", Direction: codecs.ClientToServer, Bytes: toyFrame(toyAnswer, 7, "away=yes", "")})
 			},
+		},
+		{
+			fault: "a quiet request with an id", property: "roles", says: "the request is quiet, but no AnswerDecoder tells", shows: theTell,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.Oneway {
+					m.Type = codecs.Quiet
+				}
+			})},
+		},
+		{
+			fault: "a push of a client", property: "roles", says: "a client's message is decoded as a push", shows: theTell,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.Oneway {
+					m.Type = codecs.Push
+				}
+			})},
+		},
+		{
+			fault: "a push for nobody's connection", property: "roles", says: "connections are leased only where answers come in order", shows: toyFrame(toyLeaves, 0, "", ""),
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.GoAway {
+					m.Type = codecs.Push
+				}
+			})},
+		},
+		{
+			fault: "a lease that nobody looks at", property: "roles", says: "it has Lease set, which is only looked at", shows: theCall,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.Request {
+					m.Lease = codecs.LeaseHeld
+				}
+			})},
 		},
 		{
 			fault: "a farewell that is none", property: "farewells", says: "it is decoded as a heartbeat", shows: thePing,
@@ -794,8 +835,32 @@ func TestEveryFaultIsFound(t *testing.T) {
 			suite: func(s *Suite) { s.Hostile = nil },
 		},
 		{
-			fault: "a suite that excuses what is not there", property: "allocations", says: "but 0 of them",
-			suite: func(s *Suite) { s.Allocates = map[string]string{"none": "of that name"} },
+			fault: "a suite that excuses what does not allocate", property: "allocations", says: `call, client to server: it is excused as "allocates", and has no need to be`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{Allocates: "it is said"} },
+		},
+		{
+			fault: "a suite that excuses an id that is none of several", property: "ids", says: `it is excused as "loose id"`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{LooseID: "it is said"} },
+		},
+		{
+			fault: "a suite that excuses what can be changed", property: "mutation", says: `it is excused as "immutable"`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{Immutable: "it is said"} },
+		},
+		{
+			fault: "a suite that excuses a text that is there", property: "error_replies", says: `it is excused as "no error text"`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{NoErrorText: "it is said"} },
+		},
+		{
+			fault: "an excuse that nobody knows", property: "coverage", says: `there is no excuse "lazy"`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{"lazy": "it is said"} },
+		},
+		{
+			fault: "an excuse without a reason", property: "coverage", says: `the excuse "allocates" has no reason`,
+			suite: func(s *Suite) { s.Frames[0].Excuses = Excuses{Allocates: ""} },
+		},
+		{
+			fault: "excuses of a capture that is not there", property: "coverage", says: `there is no capture "none"`,
+			suite: func(s *Suite) { s.CaptureExcuses = map[string]Excuses{"none": {Allocates: "it is said"}} },
 		},
 		{
 			fault: "a codec that panics", property: "loading", says: "the codec panics: oh", shows: theCall,
@@ -875,7 +940,7 @@ func TestFuzzedBytesShowTheFault(t *testing.T) {
 	var r record
 	c := newCheck(&r, &s, nil)
 	require.NotNil(t, c)
-	c.fuzzing(&r).fuzzDecode(c.names()(theCall), codecs.ClientToServer, theCall, c.normal())
+	c.fuzzing(&r).fuzzDecode(c.inputs()(theCall), codecs.ClientToServer, c.normal())
 	require.Contains(t, r.text.String(), "call, client to server, encoded without a change: it becomes\n00000000  74 6f 79 43")
 
 	s.New = func(l codecs.Limits) (codecs.Codec, error) {
@@ -885,7 +950,7 @@ func TestFuzzedBytesShowTheFault(t *testing.T) {
 	}
 	r = record{}
 	c = newCheck(&r, &s, nil)
-	c.fuzzing(&r).fuzzEncode("call", codecs.ClientToServer, theCall, Mutation{Key: "k", Value: "v"}, "odd", 1)
+	c.fuzzing(&r).fuzzEncode(c.inputs()(theCall), codecs.ClientToServer, Mutation{Key: "k", Value: "v"}, "odd", 1)
 	require.Contains(t, r.text.String(), "Decode asks for 13 bytes")
 }
 
@@ -901,8 +966,7 @@ func TestTheREADME(t *testing.T) {
 	s.New = func(l codecs.Limits) (codecs.Codec, error) {
 		return &broken{toy: newToy(l), encode: otherByte}, nil
 	}
-	shown, _, _ := strings.Cut(failures(s, "ids")["ids"], "\n\n")
-	require.Contains(t, readme, "\n"+shown+"\n")
+	require.Contains(t, readme, "```text\n"+page(s).String()+"```")
 	example, err := os.ReadFile("../../examples/custom-protocol/parley/codec_test.go")
 	require.NoError(t, err)
 	snippets := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(readme, -1)

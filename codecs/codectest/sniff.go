@@ -54,7 +54,7 @@ func (c *check) sniffing() {
 	}
 	for _, name := range c.s.OwnForeign {
 		if _, known := own[name]; !known {
-			c.t.Errorf("Suite.OwnForeign: there is no foreign protocol %q", name)
+			c.errorf("Suite.OwnForeign: there is no foreign protocol %q", name)
 		}
 		own[name] = true
 	}

@@ -72,7 +72,7 @@ func (c *check) cutInTwo(st *stream) {
 				rest = st.frame(k)
 			}
 			c.whole(w, dec, &m, rest, f.n)
-			c.same(w, rest, f, &m)
+			c.sameAnswer(w, dec, rest, f, &m)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (c *check) inPieces(st *stream, doing string, next func() int) {
 			need = n
 			continue
 		}
-		c.same(w, b, f, &m)
+		c.sameAnswer(w, dec, b, f, &m)
 		k, at, need = k+1, at+n, 1
 	}
 }
@@ -170,6 +170,6 @@ func (c *check) followed(st *stream) {
 		b := append(slices.Clip(st.frame(k)), "\xdb\x00\xff bytes of nothing \x00\x00\x00\x00"...)
 		w := where{stream: st, frame: k, doing: "with other bytes behind it"}
 		c.whole(w, dec, &m, b, f.n)
-		c.same(w, b, f, &m)
+		c.sameAnswer(w, dec, b, f, &m)
 	}
 }

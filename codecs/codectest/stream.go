@@ -32,12 +32,14 @@ type stream struct {
 	frames []frame
 	// requests that the answers belong to, where that matters.
 	requests []*codecs.Metadata
+	excuses  Excuses
 }
 
 // frame is what it was found to be when the stream was decoded as a whole.
 type frame struct {
 	at, n int
 	meta  *codecs.Metadata // detached
+	taken int              // requests of the stream that do not wait any more behind it
 }
 
 func (st *stream) frame(k int) []byte { return st.bytes[st.frames[k].at:][:st.frames[k].n] }
@@ -53,8 +55,8 @@ func (st *stream) frameName(k int) string {
 // load reads the suite's captures and frames and decodes each as a whole.
 func (c *check) load() (ok bool) {
 	ok = true
-	add := func(name string, k kind, d codecs.Direction, prelude, b []byte, want string, requests []byte) {
-		st := &stream{name: name, kind: k, dir: d, bytes: append(append([]byte(nil), prelude...), b...)}
+	add := func(name string, k kind, d codecs.Direction, prelude, b []byte, want string, requests []byte, excuses Excuses) {
+		st := &stream{name: name, kind: k, dir: d, bytes: append(append([]byte(nil), prelude...), b...), excuses: excuses}
 		fine := c.attempt(func() {
 			st.requests = c.requestsOf(name, requests)
 			if len(b) == 0 {
@@ -70,7 +72,7 @@ func (c *check) load() (ok bool) {
 		b, err := os.ReadFile(file)
 		d, known := directionOf(file)
 		if err != nil || !known {
-			c.t.Errorf("%s: %v; the name of a capture ends in .c2s.bin or .s2c.bin", file, err)
+			c.errorf("%s: %v; the name of a capture ends in .c2s.bin or .s2c.bin", file, err)
 			ok = false
 			continue
 		}
@@ -79,22 +81,22 @@ func (c *check) load() (ok bool) {
 			// What the client has sent, if that was captured too.
 			requests, _ = os.ReadFile(strings.TrimSuffix(file, ".s2c.bin") + ".c2s.bin")
 		}
-		add(filepath.Base(file), captured, d, nil, b, "", requests)
+		add(filepath.Base(file), captured, d, nil, b, "", requests, c.s.CaptureExcuses[filepath.Base(file)])
 	}
 	for _, f := range c.s.Frames {
-		add(f.Name, handMade, f.Direction, f.Prelude, f.Bytes, f.Want, f.Requests)
+		add(f.Name, handMade, f.Direction, f.Prelude, f.Bytes, f.Want, f.Requests, f.Excuses)
 	}
 	for _, f := range c.s.Malformed {
-		add(f.Name, malformed, f.Direction, f.Prelude, f.Bytes, f.Want, f.Requests)
+		add(f.Name, malformed, f.Direction, f.Prelude, f.Bytes, f.Want, f.Requests, f.Excuses)
 	}
 	if len(c.streams) == 0 {
-		c.t.Errorf("the suite has neither captures nor frames")
+		c.errorf("the suite has neither captures nor frames")
 		ok = false
 	}
 	names := map[string]bool{}
 	for _, st := range c.streams {
 		if names[st.name] {
-			c.t.Errorf("two captures or frames are called %q", st.name)
+			c.errorf("two captures or frames are called %q", st.name)
 			ok = false
 		}
 		names[st.name] = true
@@ -106,7 +108,7 @@ func (c *check) captures() (files []string) {
 	for _, pattern := range c.s.Captures {
 		found, err := filepath.Glob(pattern)
 		if err != nil || len(found) == 0 {
-			c.t.Errorf("no captures match %s (%v)", pattern, err)
+			c.errorf("no captures match %s (%v)", pattern, err)
 		}
 		files = append(files, found...)
 	}
@@ -145,7 +147,7 @@ func (c *check) decodeStream(st *stream) {
 		case n > len(st.bytes)-at:
 			c.failf(w, st.bytes[at:], "it ends in the midst of a frame: Decode asks for %d bytes, there are %d", n, len(st.bytes)-at)
 		}
-		st.frames = append(st.frames, frame{at, n, m})
+		st.frames = append(st.frames, frame{at, n, m, taken(dec)})
 		at += n
 	}
 }

@@ -34,26 +34,25 @@ type Suite struct {
 	Mutations []Mutation
 	// Refused are mutations that CheckMutation must not let pass.
 	Refused []Mutation
-	// Immutable tells the messages that cannot carry a mutation: those for which
-	// Encode may return codecs.ErrNoMutation. Malformed ones always may.
+	// Prefaces are what servers answer to what AppendPreface appends, Resets to what
+	// AppendReset does: at least one of each that is refused, and for each variant of
+	// requests one that is not. Needed if the codec is a codecs.Prefacer or Resetter.
+	Prefaces, Resets []Welcome
+
+	// Immutable tells which messages have the excuse of that name, where that
+	// depends on what they are.
 	Immutable func(frame string, m *codecs.Metadata) bool
 
-	// LooseIDs are the names of captures and frames whose messages, given another
-	// id and then their own again, need not have their old bytes again, but only
-	// mean the same: there are several ways to write an id, or to leave it out.
-	LooseIDs []string
-	// Stateful are the names of captures and frames that leave a connection in
-	// another state, or find it in one, though they are not of streams and have no
-	// prelude: they are not decoded behind others.
-	Stateful []string
-	// NoErrorText says that the text of a local error does not go onto the wire
-	// as it is.
+	// NoErrorText gives all messages the excuse of that name.
 	NoErrorText bool
 	// OwnForeign are the protocols of [Foreign] that are the codec's own.
 	OwnForeign []string
-	// Allocates has the names of captures and frames that need not decode and
-	// encode without allocating, with the reason.
-	Allocates map[string]string
+	// AnyAnswer says that a codecs.AnswerDecoder takes any answer for that to any
+	// request: by nothing in it can be told that it does not belong.
+	AnyAnswer bool
+	// CaptureExcuses are those of captures, by the name of the file. A Frame has its
+	// own.
+	CaptureExcuses map[string]Excuses
 }
 
 // Frame is one frame made by hand.
@@ -65,10 +64,13 @@ type Frame struct {
 	// Prelude is what was sent before on the same connection, in whole frames.
 	Prelude []byte
 	// Requests are the frames whose answers Prelude and Bytes are, for a
-	// codecs.AnswerDecoder to see.
+	// codecs.AnswerDecoder to see. Answers without are those that nobody has asked
+	// for.
 	Requests []byte
 	// Want is what Describe says of the frame; "" if that does not matter.
 	Want string
+	// Excuses of the frame.
+	Excuses Excuses
 }
 
 // Invalid are bytes that Decode must refuse: with a *codecs.ProtocolError, or a
@@ -78,6 +80,20 @@ type Invalid struct {
 	Name      string
 	Direction codecs.Direction
 	Bytes     []byte
+	// Requests are the frames that wait for answers, as of a Frame: Bytes are not
+	// theirs, or no answer at all.
+	Requests []byte
+}
+
+// Welcome is what a server says on a new connection, or one that is made clean.
+type Welcome struct {
+	Name    string
+	Variant uint8
+	// Answers to all the requests that the codec has appended, in whole frames.
+	Answers []byte
+	// Refused says that the connection must not be used: an answer is none, or the
+	// codec's check of one returns an error.
+	Refused bool
 }
 
 // Mutation is a change to try.

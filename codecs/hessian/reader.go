@@ -23,7 +23,7 @@ const MaxDepth = 64
 // MaxValues is how many values are moved over between two calls of Reset, their
 // elements, classes, names of fields and parts of strings included: it bounds what a
 // message costs.
-const MaxValues = 1 << 20
+const MaxValues = 1 << 19
 
 // Faults of a value.
 var (
@@ -209,7 +209,10 @@ func (r *Reader) chunk() (b []byte, surrogates, final bool) {
 	return r.b[start:r.pos:r.pos], surrogates, t != 'R'
 }
 
-const highBits = 0x8080808080808080
+const (
+	lanes    = 0x0101010101010101
+	highBits = lanes << 7
+)
 
 func ascii(b []byte) bool {
 	if n := len(b); n >= 8 {
@@ -264,9 +267,10 @@ func (r *Reader) chars(n int) (surrogates bool) {
 // bytes at a time, as a text of many scripts would cost too much by the character.
 // Each mask has the highest bit of the bytes that it means.
 func words(b []byte, n int) (bytes, units int, surrogates bool) {
+	rest := b
 	var over, halves uint64 // what the characters before the word need of it; halves of surrogates
-	for ; n-units > 8 && len(b)-bytes > 8; bytes += 8 {
-		w, next := binary.LittleEndian.Uint64(b[bytes:]), binary.LittleEndian.Uint64(b[bytes+1:])
+	for ; n-units > 8 && len(rest) > 8; rest = rest[8:] {
+		w := binary.LittleEndian.Uint64(rest)
 		high := w & highBits
 		if high|over == 0 {
 			units += 8
@@ -276,21 +280,30 @@ func words(b []byte, n int) (bytes, units int, surrogates bool) {
 		two := high & (w << 1)
 		three := two & (w << 2)
 		four := three & (w << 3)
-		follow := high &^ (w << 1)
-		zero := three &^ (w<<4 | w<<5 | w<<6 | w<<7) // E0 or F0
-		n5, n54 := next<<2, next<<2|next<<3          // of the second byte
-		wrong := follow ^ (two<<8 | three<<16 | four<<24 | over)
-		wrong |= two &^ three &^ (w<<3 | w<<4 | w<<5 | w<<6) // C0, C1
-		wrong |= zero &^ four &^ n5 & highBits               // E0 before less than A0
-		wrong |= zero & four &^ n54                          // F0 before less than 90
-		wrong |= four & (w<<4 | w<<5&(w<<6|w<<7|n54))        // above F4 8F
-		if wrong != 0 {
+		follow := high ^ two
+		if follow != two<<8|three<<16|four<<24|over {
 			break
 		}
-		halves |= three &^ four & (w << 4) & (w << 5) &^ (w << 6) & (w << 7) & n5 // ED before A0 and more
+		// Leads behind which not every byte may follow have a low nibble of 0, or are
+		// C1, ED, or of four bytes.
+		low := w & (lanes * 0x0f)
+		zero := two &^ (low + lanes*0x7f)
+		ed := three &^ ((low ^ lanes*0x0d) + lanes*0x7f)
+		overlong := two &^ three &^ (w&(lanes*0x1e) + lanes*0x7e) // C0, C1
+		if zero|ed|overlong|four != 0 {
+			next := binary.LittleEndian.Uint64(rest[1:])
+			n5, n54 := next<<2, next<<2|next<<3                  // of the second byte
+			wrong := overlong | zero&three&^(n5|four&n54)        // E0 before less than A0, F0 before less than 90
+			wrong |= four & (low + lanes*0x7b + n54&highBits>>7) // above F4 8F
+			if wrong != 0 {
+				break
+			}
+			halves |= ed & n5 // before A0 and more
+		}
 		units += bits.OnesCount64(highBits&^follow | four>>1)
 		over = two>>56 | three>>48 | four>>40
 	}
+	bytes = len(b) - len(rest)
 	if over != 0 { // back to where the last one begins
 		for bytes--; b[bytes]>>6 == 2; bytes-- {
 		}

@@ -517,3 +517,45 @@ func TestTextsOfAllScripts(t *testing.T) {
 		}
 	}
 }
+
+// TestWordsAgreeWithCharacters: several at a time are judged as one by one, whatever
+// the bytes.
+func TestWordsAgreeWithCharacters(t *testing.T) {
+	pieces := []string{
+		"a", "\x00", "\x7f", "\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2\x80", "\xd0\x90", "\xdf\xbf", "\xe0\x9f\xbf", "\xe0\xa0\x80", "\xe1\x80\x80",
+		"\xec\xbf\xbf", "\xed\x9f\xbf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf0\x90\x80\x80",
+		"\xf1\x80\x80\x80", "\xf4\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xe8\xbd", "\xf0\x9f",
+	}
+	sound := []int{0, 1, 2, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22}
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for range 100_000 {
+		var b []byte
+		for len(b) < 50 {
+			p := pieces[sound[rnd.IntN(len(sound))]]
+			if rnd.IntN(40) == 0 {
+				p = pieces[rnd.IntN(len(pieces))]
+			}
+			b = append(b, p...)
+		}
+		n := rnd.IntN(40)
+		var r, one Reader
+		r.Reset(b)
+		one.Reset(b)
+		surrogates := r.chars(n)
+		want := false
+		left, rest := n, b
+		for left > 0 && one.err == nil {
+			size, units, half := one.char(rest)
+			want = want || half
+			rest, left = rest[size:], left-units
+		}
+		if left < 0 {
+			one.fail(ErrUTF8)
+		}
+		require.Equal(t, one.err, r.err, "%d of %x", n, b)
+		if one.err == nil {
+			require.Equal(t, len(b)-len(rest), r.pos, "%d of %x", n, b)
+			require.Equal(t, want, surrogates, "%d of %x", n, b)
+		}
+	}
+}

@@ -83,7 +83,7 @@ func TestOneCallInACompressedFrame(t *testing.T) {
 		"bytes behind the zlib":  {reframed(whole + "\x00"), "compressed message: no zlib"},
 		"cut zlib":               {reframed(whole[:len(whole)-8]), "compressed message: unexpected EOF"},
 		"zeros without end":      {string(compressed(t, 7, call(typeCall, "open", 7, text(8<<20)))), "compressed message: it has more than 1048576 bytes inflated"},
-		"values without end":     {string(compressed(t, 7, callCompact(typeCall, "open", 7, strings.Repeat("\x11", 8<<20)+"\x00"))), "compressed message: more than 1048576 values"},
+		"values without end":     {string(compressed(t, 7, callCompact(typeCall, "open", 7, strings.Repeat("\x11", 8<<20)+"\x00"))), "compressed message: more than 524288 values"},
 		"more than the limit is": {string(compressed(t, 7, call(typeCall, "open", 7, text(16<<20)))), "compressed message: impossible size of a string or container"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -99,6 +99,15 @@ func capabilities(c codecs.Codec) (can []string) {
 	if _, ok := c.(codecs.Sniffer); ok {
 		can = append(can, "sniffing")
 	}
+	if _, ok := c.(codecs.Leaver); ok {
+		can = append(can, "leaving")
+	}
+	if _, ok := c.(codecs.Prefacer); ok {
+		can = append(can, "preface")
+	}
+	if _, ok := c.(codecs.Resetter); ok {
+		can = append(can, "reset")
+	}
 	return can
 }
 

@@ -29,6 +29,7 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   decode PROTOCOL FILE|-   print the frames of a capture
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   check FILE|-             validate what a file configures
+  new-codec NAME           write a module to begin a codec with
   codecs                   list the codecs that are linked
   version                  print what this program was built from
   help [COMMAND]           print this, or the flags of a command
@@ -82,6 +83,8 @@ func (e *env) run(args []string) int {
 		return e.envoyfilter(args)
 	case name == "check":
 		return e.check(args)
+	case name == "new-codec":
+		return e.newCodec(args)
 	case name == "help" || name == "-h" || name == "-help" || name == "--help":
 		return e.help(args)
 	case len(args) > 0 && (name == "codecs" || name == "version"):
@@ -112,6 +115,8 @@ func (e *env) help(args []string) int {
 			return e.envoyfilter([]string{"-h"})
 		case "check":
 			return e.check([]string{"-h"})
+		case "new-codec":
+			return e.newCodec([]string{"-h"})
 		}
 	}
 	e.printf(usage)

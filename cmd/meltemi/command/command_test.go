@@ -143,6 +143,7 @@ func TestOutput(t *testing.T) {
 		"check finds nothing":     {args: "check -", stdin: []byte("a: b\n")},
 		"check of nowhere":        {args: "check nowhere"},
 		"help check":              {args: "help check"},
+		"help new-codec":          {args: "help new-codec"},
 		"codecs":                  {args: "codecs"},
 		"too much":                {args: "codecs dubbo"},
 		"help":                    {args: "help"},

@@ -5,6 +5,8 @@ package dubbotest
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 )
 
 // Request describes a request with one string argument.
@@ -19,7 +21,15 @@ type Request struct {
 }
 
 func appendString(b []byte, s string) []byte {
-	switch n := len([]rune(s)); {
+	const most = 0xffff // in a chunk
+	n := utf8.RuneCountInString(s)
+	for ; n > most; n -= most {
+		runes := 0
+		end := strings.IndexFunc(s, func(rune) bool { runes++; return runes > most })
+		b = append(append(b, 'R', most>>8, most&0xff), s[:end]...)
+		s = s[end:]
+	}
+	switch {
 	case n < 32:
 		b = append(b, byte(n))
 	case n < 1024:

@@ -23,6 +23,12 @@ const (
 	// ThriftJava is a client only, without headers, of calls with strings and
 	// numbers.
 	ThriftJava Thrift = "thrift-java"
+	// ThriftCpp is a client only, without zlib: that of Debian's 0.17 writes
+	// beyond its own buffer.
+	ThriftCpp Thrift = "thrift-cpp"
+	// ThriftCppShared is a client only, whose calls are all in flight on one
+	// connection: of the C++ library's clients the one for several threads.
+	ThriftCppShared Thrift = "thrift-cpp-shared"
 )
 
 // Wire is the form that Thrift messages have.
@@ -118,6 +124,13 @@ func (l Thrift) command(t testing.TB, program string, args []string) (argv, env 
 		needed(t, string(l), "a JDK and Maven", buildJavaThrift())
 		return java(javaThrift(), "org.meltemi.test.thrift.Client", args), nil
 	}
+	if l == ThriftCpp || l == ThriftCppShared {
+		needed(t, string(l), "Debian with g++", buildCppThrift())
+		if l == ThriftCppShared {
+			args = append(args, "-shared")
+		}
+		return append([]string{filepath.Join(cppThrift(), program)}, args...), nil
+	}
 	needed(t, string(l), "Go", buildThrift())
 	return append([]string{filepath.Join(thriftBuild(), program)}, args...), nil
 }
@@ -130,6 +143,23 @@ func javaThrift() string { return filepath.Join(thriftBuild(), "java") }
 
 var buildJavaThrift = sync.OnceValue(func() error {
 	return maven("thrift/java", javaThrift(), "dependency:copy-dependencies", "-DoutputDirectory="+filepath.Join(javaThrift(), "lib"))
+})
+
+func cppThrift() string { return filepath.Join(thriftBuild(), "cpp") }
+
+// buildCppThrift builds the client in C++, unless it has not changed since it last
+// did.
+var buildCppThrift = sync.OnceValue(func() error {
+	for _, tool := range []string{"g++", "apt-get", "dpkg"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return err
+		}
+	}
+	src, built := filepath.Join(thriftSource(), "cpp"), filepath.Join(cppThrift(), "client")
+	if !newer(src, built) && !newer(filepath.Join(thriftSource(), "echo.thrift"), built) {
+		return nil
+	}
+	return run(src, "./build.sh", cppThrift())
 })
 
 const (
