@@ -48,6 +48,7 @@ test: unit e2e ## unit tests, then end to end: 1.40.0 with 2 workers in full, th
 unit: need-go need-cc ## tests that need no Envoy, those of codecs once more in full
 	$(GO) test -race ./...
 	$(GO) test ./codecs/...
+	cd examples/memcached && $(GO) test -race ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
 	cd e2e && $(GO) test -count=1 -timeout 25m -matrix=smoke
@@ -63,6 +64,7 @@ e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane,
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
+	cd examples/memcached && $(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o ../../build/memcached/libmeltemi.so .
 	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so $(BENCH_FLAGS)
 
 hostile: so envoy ## a million mutated frames of each protocol, and the attacks at their full size

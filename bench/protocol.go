@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -10,6 +12,10 @@ import (
 // protocol. Its frames are built here, independently of Meltemi's codecs.
 type protocol struct {
 	name string
+	// codec is its config name, "" for Meltemi's own of that name.
+	codec string
+	// so is the folder, beside the other shared object, of one that has the codec.
+	so string
 	// request appends a request.
 	request func(dst []byte, id uint64) []byte
 	// next returns the length of the frame at the start of b, 0 if it is not
@@ -26,7 +32,7 @@ type protocol struct {
 	rival string
 }
 
-var protocols = []*protocol{&dubbo, &thrift, &brpc, &trpc}
+var protocols = []*protocol{&dubbo, &thrift, &brpc, &trpc, &memcached}
 
 func text(size int, first byte) []byte {
 	b := make([]byte, size)
@@ -220,6 +226,40 @@ var trpc = func() protocol {
 		answer: func(b []byte) (uint64, bool) {
 			h := header(b)
 			return varint(h, 3) - 1, varint(h, 4) == 0 && varint(h, 5) == 0
+		},
+		targets: plainTargets, scenarios: againstTCP,
+	}
+}()
+
+// memcached is a get of one key, with the codec of examples/memcached. The id is in
+// the key.
+var memcached = func() protocol {
+	const get, value = "get user:", "VALUE user:"
+	const digits, line = 16, "\r\n"
+	body := text(128, 'A')
+	number := func(b []byte) (id uint64) {
+		for _, c := range b[:digits] {
+			id = id*10 + uint64(c-'0')
+		}
+		return id
+	}
+	suffix := fmt.Sprintf(" 0 %d%s%s%sEND%s", len(body), line, body, line, line)
+	return protocol{
+		name: "memcached", codec: "example.codec.memcached", so: "memcached",
+		request: func(dst []byte, id uint64) []byte { return fmt.Appendf(dst, "%s%0*d%s", get, digits, id, line) },
+		next: func(b []byte) int {
+			return whole(b, 1, func() int {
+				if b[0] == get[0] {
+					return len(get) + digits + len(line)
+				}
+				return len(value) + digits + len(suffix)
+			})
+		},
+		reply: func(dst, req []byte) []byte {
+			return append(append(append(dst, value...), req[len(get):len(get)+digits]...), suffix...)
+		},
+		answer: func(b []byte) (uint64, bool) {
+			return number(b[len(value):]), bytes.HasPrefix(b, []byte(value)) && bytes.HasSuffix(b, []byte(suffix))
 		},
 		targets: plainTargets, scenarios: againstTCP,
 	}

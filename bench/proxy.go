@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,10 +73,11 @@ var filters = map[string]string{
 // The routes match what Envoy's own filter for the protocol matches, or two
 // attributes where there is none.
 var matches = map[string]string{
-	"dubbo":  `[{name: interface, string_match: {exact: org.bench.Echo}}, {name: method, string_match: {exact: echo}}, {name: tenant, string_match: {exact: acme}}]`,
-	"thrift": `[{name: method, string_match: {exact: echo}}]`,
-	"brpc":   `[{name: service, string_match: {exact: org.bench.Echo}}, {name: method, string_match: {exact: echo}}]`,
-	"trpc":   `[{name: callee, string_match: {exact: trpc.bench.echo.Echo}}, {name: func, string_match: {exact: /trpc.bench.echo.Echo/Echo}}]`,
+	"dubbo":     `[{name: interface, string_match: {exact: org.bench.Echo}}, {name: method, string_match: {exact: echo}}, {name: tenant, string_match: {exact: acme}}]`,
+	"thrift":    `[{name: method, string_match: {exact: echo}}]`,
+	"brpc":      `[{name: service, string_match: {exact: org.bench.Echo}}, {name: method, string_match: {exact: echo}}]`,
+	"memcached": `[{name: command, string_match: {exact: get}}, {name: prefix, string_match: {exact: "user:"}}]`,
+	"trpc":      `[{name: callee, string_match: {exact: trpc.bench.echo.Echo}}, {name: func, string_match: {exact: /trpc.bench.echo.Echo/Echo}}]`,
 }
 
 const meltemiYAML = `      - name: meltemi
@@ -88,7 +90,7 @@ const meltemiYAML = `      - name: meltemi
             "@type": type.googleapis.com/google.protobuf.Struct
             value:
               stat_prefix: bench
-              protocol: {name: %[1]s, codec: {name: aeraki.meta_protocol.codec.%[1]s}, multiplexing: %[2]t}
+              protocol: {name: %[1]s, codec: {name: %[4]s}, multiplexing: %[2]t}
               route_config:
                 name: r
                 routes:
@@ -111,7 +113,8 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		if before {
 			so = *beforePath
 		}
-		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name])
+		so = filepath.Join(filepath.Dir(so), pr.so, filepath.Base(so))
+		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name))
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}

@@ -51,7 +51,7 @@ func TestTheTutorial(t *testing.T) {
 		require.Less(t, strings.Count(source(t, tutorial+"/parley/codec.go"), "\n"), 200, "as the README says")
 	})
 	t.Run("links", func(t *testing.T) {
-		for _, file := range []string{tutorial + "/README.md", "codecs/README.md", "docs/istio.md", "examples/istio/README.md", "README.md"} {
+		for _, file := range []string{tutorial + "/README.md", "examples/memcached/README.md", "codecs/README.md", "docs/istio.md", "examples/istio/README.md", "README.md"} {
 			for _, link := range regexp.MustCompile(`\]\(([^):#]+)\)`).FindAllStringSubmatch(source(t, file), -1) {
 				_, err := os.Stat(filepath.Join(peers.Root(), filepath.Dir(file), link[1]))
 				require.NoError(t, err, file)
@@ -59,19 +59,8 @@ func TestTheTutorial(t *testing.T) {
 		}
 	})
 	once(t, func(t *testing.T, v variant) {
-		sh := newReader(t, v)
-		var printed string
-		for _, b := range blocks {
-			switch b.Kind {
-			case "sh":
-				require.Empty(t, printed, "the README does not show what the block before prints:\n%s", b.Text)
-				printed = sh.run(b.Text)
-			case "text":
-				require.Regexp(t, b.Sample(), printed, "want:\n%s", b.Text)
-				printed = ""
-			}
-		}
-		require.Empty(t, printed)
+		sh := newReader(t, v, tutorial, "build/custom-protocol", 7700, 7701, 7702, 9901)
+		sh.follow(blocks)
 		log := sh.file("envoy.log")
 		for _, bad := range []string{"panic", "[critical]"} {
 			require.NotContains(t, log, bad)
@@ -79,7 +68,7 @@ func TestTheTutorial(t *testing.T) {
 	})
 }
 
-// reader is somebody who follows the tutorial.
+// reader is somebody who does what the README of an example tells.
 type reader struct {
 	t        *testing.T
 	dir      string
@@ -90,14 +79,14 @@ type reader struct {
 	ended    chan struct{} // the shell: a command has failed
 }
 
-func newReader(t *testing.T, v variant) *reader {
+// newReader is one who has its files elsewhere than dir, and other ports.
+func newReader(t *testing.T, v variant, example, dir string, ports ...int) *reader {
 	t.Helper()
 	r := &reader{t: t, dir: t.TempDir(), output: make(chan string, 1000), ended: make(chan struct{})}
-	config := source(t, tutorial+"/envoy.yaml")
-	const dir = "build/custom-protocol"
-	there := []string{dir, r.dir, tutorial + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
-	back := []string{r.dir + "/envoy.yaml", tutorial + "/envoy.yaml", r.dir, dir}
-	for _, port := range []int{7700, 7701, 7702, 9901} {
+	config := source(t, example+"/envoy.yaml")
+	there := []string{dir, r.dir, example + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
+	back := []string{r.dir + "/envoy.yaml", example + "/envoy.yaml", r.dir, dir}
+	for _, port := range ports {
 		own := peers.RestartPort(t)
 		said, is := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", own)
 		there, back = append(there, said, is), append(back, is, said)
@@ -149,6 +138,23 @@ func newReader(t *testing.T, v variant) *reader {
 func (r *reader) file(name string) string {
 	b, _ := os.ReadFile(filepath.Join(r.dir, name))
 	return string(b)
+}
+
+// follow executes the blocks of a README, and sees what it promises.
+func (r *reader) follow(blocks []docs.Block) {
+	r.t.Helper()
+	var printed string
+	for _, b := range blocks {
+		switch b.Kind {
+		case "sh":
+			require.Empty(r.t, printed, "the README does not show what the block before prints:\n%s", b.Text)
+			printed = r.run(b.Text)
+		case "text":
+			require.Regexp(r.t, b.Sample(), printed, "want:\n%s", b.Text)
+			printed = ""
+		}
+	}
+	require.Empty(r.t, printed)
 }
 
 // run executes a block and returns what it prints. It must succeed.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,16 +27,37 @@ func debian(folder, program string, packages ...string) *Debian {
 	})}
 }
 
+// with is another program of the same packages.
+func (d *Debian) with(program string) *Debian { return &Debian{d.folder, program, d.unpack} }
+
+// Paths are where the programs and their libraries are.
+func (d *Debian) Paths(t testing.TB) (bin, lib string) {
+	t.Helper()
+	needed(t, d.program, "Debian's packages", d.unpack())
+	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) // the pattern is sound
+	return filepath.Join(d.folder, "usr", "bin"), strings.Join(libs, ":")
+}
+
+func (d *Debian) command(t testing.TB, args []string) *exec.Cmd {
+	t.Helper()
+	bin, lib := d.Paths(t)
+	cmd := exec.Command(filepath.Join(bin, d.program), args...)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+lib)
+	cmd.Dir = t.TempDir()
+	return cmd
+}
+
+// Run runs the program to its end.
+func (d *Debian) Run(t testing.TB, args ...string) (output string, err error) {
+	t.Helper()
+	out, err := d.command(t, args).CombinedOutput()
+	return string(out), err
+}
+
 // Start starts the program until the end of the test, and waits until ready says so.
 func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
 	t.Helper()
-	needed(t, d.program, "Debian's packages", d.unpack())
-	cmd := exec.Command(filepath.Join(d.folder, "usr", "bin", d.program), args...)
-	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) // the pattern is sound
-	for _, l := range libs {
-		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+l)
-	}
-	cmd.Dir = t.TempDir()
+	cmd := d.command(t, args)
 	out, err := os.Create(filepath.Join(cmd.Dir, "log"))
 	if err != nil {
 		t.Fatal(err)

@@ -171,7 +171,7 @@ func pythonThrift() string { return filepath.Join(thriftBuild(), "python-"+pytho
 func nodeThrift() string   { return filepath.Join(thriftBuild(), "node-"+nodeThriftVersion) }
 
 var fetchPythonThrift = sync.OnceValue(func() error {
-	return fetchThrift(pythonThrift(), "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+	return fetch(pythonThrift(), "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
 		"--target", ".", "thrift=="+pythonThriftVersion)
 })
 
@@ -179,21 +179,21 @@ var fetchNodeThrift = sync.OnceValue(func() error {
 	if _, err := exec.LookPath("node"); err != nil {
 		return err
 	}
-	return fetchThrift(nodeThrift(), "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", ".", "thrift@"+nodeThriftVersion)
+	return fetch(nodeThrift(), "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", ".", "thrift@"+nodeThriftVersion)
 })
 
-// fetchThrift makes a folder by a command that fills the one it runs in.
-func fetchThrift(to string, argv ...string) error {
+// fetch makes a folder by a command that fills the one it runs in.
+func fetch(to string, argv ...string) error {
 	if _, err := exec.LookPath(argv[0]); err != nil {
 		return err
 	}
 	if _, err := os.Stat(to); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(thriftBuild(), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(thriftBuild(), ".fetch-")
+	tmp, err := os.MkdirTemp(filepath.Dir(to), ".fetch-")
 	if err != nil {
 		return err
 	}
