@@ -12,17 +12,18 @@ import (
 // TestMain fails when a test leaves a goroutine behind.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// reader is a closed client that reads so many bytes a second of what is left.
+// reader is a closed client that reads so many bytes of what is left at a time.
 type reader struct {
 	Place
 	closed time.Time
 	left   uint32
 	speed  uint32
+	every  time.Duration
 	cut    time.Duration // when it was, since it was closed
 }
 
 func (r *reader) Unsent(most uint32) uint32 {
-	read := r.speed * uint32(time.Since(r.closed)/time.Second)
+	read := r.speed * uint32(time.Since(r.closed)/max(r.every, 1))
 	return min(most, r.left-min(read, r.left))
 }
 
@@ -57,12 +58,16 @@ func TestWhoReadsNothingIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, posted := newList()
 		silent := &reader{closed: time.Now(), left: 1 << 20}
-		slow := &reader{closed: time.Now(), left: 1 << 30, speed: 1}
+		slow := &reader{closed: time.Now(), left: 1 << 30, speed: 1, every: time.Second}
+		rare := &reader{closed: time.Now(), left: 1 << 30, speed: 1, every: lingerTime - lingerTick}
 		l.Add(silent, &silent.Place)
 		l.Add(slow, &slow.Place)
+		l.Add(rare, &rare.Place)
 		run(l, posted, 10*time.Minute)
 		require.InDelta(t, lingerTime, silent.cut, float64(2*lingerTick))
 		require.Zero(t, slow.cut, "one that reads is given its time")
+		require.Zero(t, rare.cut)
+		l.Remove(&rare.Place)
 		l.Remove(&silent.Place)
 		slow.speed = 0
 		slow.left /= 2

@@ -256,6 +256,10 @@ func TestAPausedOneReadsNothing(t *testing.T) {
 		write(10)
 		require.Equal(t, 41, written)
 		c.Resume()
+		c.Pause() // before it has noticed
+		l.settle()
+		require.Equal(t, 41, written)
+		c.Resume()
 		l.settle()
 		require.Equal(t, 51, written)
 
