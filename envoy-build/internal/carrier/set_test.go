@@ -35,13 +35,13 @@ func TestCarriersAreParkedAhead(t *testing.T) {
 		c, _ := s.workers[1].connect(toOne)
 		s.settle()
 		require.Equal(t, claimed, c.state)
-		require.Equal(t, wantParked, len(s.workers[1].carriers.parked))
+		require.Len(t, s.workers[1].carriers.parked, wantParked)
 		dialled := s.dialled
 		next, _ := s.workers[1].connect(toOne)
 		require.Equal(t, claimed, next.state, "at once")
 		s.settle()
 		require.Greater(t, s.dialled, dialled)
-		require.Equal(t, wantParked, len(s.workers[1].carriers.parked))
+		require.Len(t, s.workers[1].carriers.parked, wantParked)
 	})
 }
 

@@ -33,8 +33,8 @@ func (r *reader) Cut() {
 	}
 }
 
-// run has l's work done for a while, on this goroutine.
-func run(l *List, posted chan func(), d time.Duration) {
+// run has the list's work done for a while, on this goroutine.
+func run(posted chan func(), d time.Duration) {
 	for end := time.After(d); ; {
 		select {
 		case f := <-posted:
@@ -63,7 +63,7 @@ func TestWhoReadsNothingIsCut(t *testing.T) {
 		l.Add(silent, &silent.Place)
 		l.Add(slow, &slow.Place)
 		l.Add(rare, &rare.Place)
-		run(l, posted, 10*time.Minute)
+		run(posted, 10*time.Minute)
 		require.InDelta(t, lingerTime, silent.cut, float64(2*lingerTick))
 		require.Zero(t, slow.cut, "one that reads is given its time")
 		require.Zero(t, rare.cut)
@@ -71,18 +71,18 @@ func TestWhoReadsNothingIsCut(t *testing.T) {
 		l.Remove(&silent.Place)
 		slow.speed = 0
 		slow.left /= 2
-		run(l, posted, lingerTime+2*lingerTick)
+		run(posted, lingerTime+2*lingerTick)
 		require.NotZero(t, slow.cut, "it has stopped")
 		l.Remove(&slow.Place)
-		run(l, posted, 2*lingerTick)
+		run(posted, 2*lingerTick)
 		require.Nil(t, l.places)
 		require.False(t, l.swept, "nobody is looked after")
 		again := &reader{closed: time.Now(), left: 1}
 		l.Add(again, &again.Place)
-		run(l, posted, 10*time.Minute)
+		run(posted, 10*time.Minute)
 		require.NotZero(t, again.cut)
 		l.Remove(&again.Place)
-		run(l, posted, 2*lingerTick)
+		run(posted, 2*lingerTick)
 	})
 }
 
@@ -103,6 +103,6 @@ func TestClientsThatAreGoneLeaveNothing(t *testing.T) {
 				require.Equal(t, place+1, p.at)
 			}
 		}
-		run(l, posted, 2*lingerTick)
+		run(posted, 2*lingerTick)
 	})
 }

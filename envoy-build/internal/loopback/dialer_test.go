@@ -70,8 +70,9 @@ func TestATokenIsGoodOnce(t *testing.T) {
 }
 
 func TestNoTwoProcessesHaveTheSameSecret(t *testing.T) {
-	require.NotEqual(t, newNonce(), newNonce())
-	require.Len(t, newNonce(), 32)
+	one, other := newNonce(), newNonce()
+	require.NotEqual(t, one, other)
+	require.Len(t, one, 32)
 }
 
 // TestFewAreOnTheirWay: the next is dialled when one has appeared.
