@@ -147,8 +147,9 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 		}
 		rate := 0.0
 		if sc.open {
+			reference := max(0, indexOf(proxies, "tcp_proxy")) // or the first of those that were chosen
 			if saturation == 0 {
-				r, err := closedLoop(proxies[indexOf(proxies, "tcp_proxy")].addr, pr, sc.conns, 1, time.Second, *duration)
+				r, err := closedLoop(proxies[reference].addr, pr, sc.conns, 1, time.Second, *duration)
 				if err != nil {
 					return nil, nil, err
 				}

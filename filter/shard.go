@@ -3,11 +3,11 @@ package filter
 import (
 	"maps"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
@@ -48,14 +48,12 @@ type shard struct {
 	partials     inbox.Budget    // of clients
 	held         int             // bytes of answers that wait for clients or their turn
 
-	stats   timer.Timer
-	inHost  int           // bytes for clients that take none, in the host's buffers
-	stuck   timer.Timer   // looks for those
-	armed   time.Duration // when Run has been asked for, 0: not
-	warned  warnings
-	mu      sync.Mutex
-	inbound []posted
-	taken   []posted
+	stats  timer.Timer
+	inHost int           // bytes for clients that take none, in the host's buffers
+	stuck  timer.Timer   // looks for those
+	armed  time.Duration // when Run has been asked for, 0: not
+	warned warnings
+	posted *mailbox.Mailbox[posted]
 }
 
 // posted is work that another goroutine has for the worker.
@@ -69,6 +67,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s := &shard{
 		mod: mod, w: w, timers: timer.New(w.Now()),
 		rand:      rng,
+		posted:    mailbox.New[posted](w.Wake),
 		listeners: map[*listener]*workerListener{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
@@ -80,15 +79,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 }
 
 // post hands work over from another goroutine.
-func (s *shard) post(p posted) {
-	s.mu.Lock()
-	s.inbound = append(s.inbound, p)
-	first := len(s.inbound) == 1
-	s.mu.Unlock()
-	if first {
-		s.w.Wake()
-	}
-}
+func (s *shard) post(p posted) { s.posted.Post(p) }
 
 // Accept implements host.Shard.
 func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.DownstreamEvents {
@@ -127,32 +118,14 @@ func (s *shard) config(l *listener) *workerListener {
 // Run implements host.Shard.
 func (s *shard) Run() {
 	s.armed = 0
-	s.mu.Lock()
-	s.taken, s.inbound = s.inbound, s.taken[:0]
-	s.mu.Unlock()
-	defer s.putBack()
-	for i, p := range s.taken {
-		s.taken[i] = posted{}
+	s.posted.Run(func(p posted) {
 		if p.call != nil {
 			p.call(s)
 		} else {
 			p.r.run(p.do)
 		}
-	}
-	if s.taken = s.taken[:0]; cap(s.taken) > maxFree {
-		s.taken = nil
-	}
+	})
 	s.timers.Advance(s.w.Now())
-}
-
-// putBack keeps what a panic has left undone of Run's work.
-func (s *shard) putBack() {
-	for i, p := range s.taken {
-		s.taken[i] = posted{}
-		if p.call != nil || p.r.m != nil {
-			s.post(p)
-		}
-	}
 }
 
 // barrier is deferred where the work of several connections is done in one

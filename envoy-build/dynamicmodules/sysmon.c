@@ -6,7 +6,7 @@
 // goroutine may run, which is what workers do, takes its processor away, and
 // looks again 20 µs later: some ten thousand times a second as long as there is
 // traffic. Nobody needs what it takes, as there are more processors than workers
-// (runtime.go). A thread's timers are as lazy as those of the thread that made
+// (process.SetUp). A thread's timers are as lazy as those of the thread that made
 // it: so while Go's first threads are made, this one's are.
 enum { LAZY = 5 * 1000 * 1000 }; // ns
 

@@ -2,6 +2,7 @@ package carrier
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,13 +35,13 @@ func TestCarriersAreParkedAhead(t *testing.T) {
 		c, _ := s.workers[1].connect(toOne)
 		s.settle()
 		require.Equal(t, claimed, c.state)
-		require.Equal(t, wantParked, len(s.workers[1].carriers.parked))
+		require.Len(t, s.workers[1].carriers.parked, wantParked)
 		dialled := s.dialled
 		next, _ := s.workers[1].connect(toOne)
 		require.Equal(t, claimed, next.state, "at once")
 		s.settle()
 		require.Greater(t, s.dialled, dialled)
-		require.Equal(t, wantParked, len(s.workers[1].carriers.parked))
+		require.Len(t, s.workers[1].carriers.parked, wantParked)
 	})
 }
 
@@ -140,10 +141,11 @@ func TestParkedOnesOfAnOldListenerAreReplaced(t *testing.T) {
 	play(t, 1, func(t *testing.T, s *stage) {
 		w := s.workers[0]
 		c, f, ev := connected(s)
+		old := slices.Clone(w.carriers.parked)
+		require.Len(t, old, wantParked)
 		w.carriers.Renew(1)
 		s.settle()
-		old := append([]*Carrier(nil), w.carriers.parked...)
-		require.Len(t, old, wantParked)
+		require.Equal(t, old, w.carriers.parked, "those of the listener itself stay")
 		s.generation = 2
 		w.carriers.Renew(2)
 		s.settle()
@@ -247,6 +249,15 @@ func TestSourcesAreNotMixedUp(t *testing.T) {
 		for _, c := range []*Carrier{a, b, plain} {
 			require.Equal(t, claimed, c.state)
 		}
+		// Whichever comes first.
+		a, _ = w.connect(host.Target{Cluster: "one", Source: source})
+		b, _ = w.connect(host.Target{Cluster: "one", Source: other})
+		s.wait(0)
+		require.Len(t, s.arrived, 2)
+		slices.SortFunc(s.arrived, func(a, b *socket) int { return len(b.received) - len(a.received) })
+		s.settle()
+		require.Equal(t, source, a.conn.Source())
+		require.Equal(t, other, b.conn.Source(), "the longer prologue, which came first")
 		// One that comes when nobody wants it any more is closed.
 		late, _ := w.connect(host.Target{Cluster: "one", Source: source})
 		s.wait(0)

@@ -93,14 +93,14 @@ func (s *stage) connect(string) (net.Conn, error) {
 	dialing, accepted := net.Pipe()
 	k := &socket{Conn: accepted}
 	s.sockets = append(s.sockets, k)
-	go k.read(s)
+	go k.drain(s)
 	return dialing, nil
 }
 
-func (k *socket) read(s *stage) {
+func (k *socket) drain(s *stage) {
 	buf := make([]byte, 4096)
 	for {
-		n, err := k.Conn.Read(buf)
+		n, err := k.Read(buf)
 		s.world.Lock()
 		first := len(k.received) == 0
 		k.received = append(k.received, buf[:n]...)

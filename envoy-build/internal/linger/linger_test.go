@@ -12,17 +12,18 @@ import (
 // TestMain fails when a test leaves a goroutine behind.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// reader is a closed client that reads so many bytes a second of what is left.
+// reader is a closed client that reads so many bytes of what is left at a time.
 type reader struct {
 	Place
 	closed time.Time
 	left   uint32
 	speed  uint32
+	every  time.Duration
 	cut    time.Duration // when it was, since it was closed
 }
 
 func (r *reader) Unsent(most uint32) uint32 {
-	read := r.speed * uint32(time.Since(r.closed)/time.Second)
+	read := r.speed * uint32(time.Since(r.closed)/max(r.every, 1))
 	return min(most, r.left-min(read, r.left))
 }
 
@@ -32,8 +33,8 @@ func (r *reader) Cut() {
 	}
 }
 
-// run has l's work done for a while, on this goroutine.
-func run(l *List, posted chan func(), d time.Duration) {
+// run has the list's work done for a while, on this goroutine.
+func run(posted chan func(), d time.Duration) {
 	for end := time.After(d); ; {
 		select {
 		case f := <-posted:
@@ -57,27 +58,31 @@ func TestWhoReadsNothingIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, posted := newList()
 		silent := &reader{closed: time.Now(), left: 1 << 20}
-		slow := &reader{closed: time.Now(), left: 1 << 30, speed: 1}
+		slow := &reader{closed: time.Now(), left: 1 << 30, speed: 1, every: time.Second}
+		rare := &reader{closed: time.Now(), left: 1 << 30, speed: 1, every: lingerTime - lingerTick}
 		l.Add(silent, &silent.Place)
 		l.Add(slow, &slow.Place)
-		run(l, posted, 10*time.Minute)
+		l.Add(rare, &rare.Place)
+		run(posted, 10*time.Minute)
 		require.InDelta(t, lingerTime, silent.cut, float64(2*lingerTick))
 		require.Zero(t, slow.cut, "one that reads is given its time")
+		require.Zero(t, rare.cut)
+		l.Remove(&rare.Place)
 		l.Remove(&silent.Place)
 		slow.speed = 0
 		slow.left /= 2
-		run(l, posted, lingerTime+2*lingerTick)
+		run(posted, lingerTime+2*lingerTick)
 		require.NotZero(t, slow.cut, "it has stopped")
 		l.Remove(&slow.Place)
-		run(l, posted, 2*lingerTick)
+		run(posted, 2*lingerTick)
 		require.Nil(t, l.places)
 		require.False(t, l.swept, "nobody is looked after")
 		again := &reader{closed: time.Now(), left: 1}
 		l.Add(again, &again.Place)
-		run(l, posted, 10*time.Minute)
+		run(posted, 10*time.Minute)
 		require.NotZero(t, again.cut)
 		l.Remove(&again.Place)
-		run(l, posted, 2*lingerTick)
+		run(posted, 2*lingerTick)
 	})
 }
 
@@ -98,6 +103,6 @@ func TestClientsThatAreGoneLeaveNothing(t *testing.T) {
 				require.Equal(t, place+1, p.at)
 			}
 		}
-		run(l, posted, 2*lingerTick)
+		run(posted, 2*lingerTick)
 	})
 }

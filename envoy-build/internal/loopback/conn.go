@@ -19,8 +19,8 @@ type Conn struct {
 	gate atomic.Pointer[chan struct{}]
 }
 
-// Worker and Source are what the carrier was dialled for. Without a source any
-// worker may have it.
+// Worker is the one that has ordered the carrier. Without a source nobody has, and
+// any worker may have it.
 func (c *Conn) Worker() int { return c.from.Worker }
 
 // Source is the address that the carrier's server sees, the zero value for that of

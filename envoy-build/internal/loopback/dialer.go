@@ -88,11 +88,11 @@ func (d *Dialer) Close() { close(d.done) }
 // Serve makes path the listener's socket from now on.
 func (d *Dialer) Serve(path string) {
 	d.path.Store(&path)
-	d.start.Do(func() { go d.run() })
 	select {
 	case d.fresh <- struct{}{}:
 	default:
 	}
+	d.start.Do(func() { go d.run() })
 	d.poke()
 }
 

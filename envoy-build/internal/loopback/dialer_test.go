@@ -70,8 +70,9 @@ func TestATokenIsGoodOnce(t *testing.T) {
 }
 
 func TestNoTwoProcessesHaveTheSameSecret(t *testing.T) {
-	require.NotEqual(t, newNonce(), newNonce())
-	require.Len(t, newNonce(), 32)
+	one, other := newNonce(), newNonce()
+	require.NotEqual(t, one, other)
+	require.Len(t, one, 32)
 }
 
 // TestFewAreOnTheirWay: the next is dialled when one has appeared.
@@ -254,6 +255,10 @@ func TestAPausedOneReadsNothing(t *testing.T) {
 		c.Pause()
 		write(10)
 		write(10)
+		require.Equal(t, 41, written)
+		c.Resume()
+		c.Pause() // before it has noticed
+		l.settle()
 		require.Equal(t, 41, written)
 		c.Resume()
 		l.settle()

@@ -112,7 +112,7 @@ func (l *listener) connect(path string) (net.Conn, error) {
 func (s *socket) read(l *listener) {
 	buf := make([]byte, 4096)
 	for {
-		n, err := s.Conn.Read(buf)
+		n, err := s.Read(buf)
 		l.world.Lock()
 		first := len(s.received) == 0
 		s.received = append(s.received, buf[:n]...)

@@ -58,7 +58,7 @@ type nonce string
 
 func newNonce() nonce {
 	b := make([]byte, 16)
-	rand.Read(b) //nolint:errcheck // it never fails
+	rand.Read(b)
 	return nonce(hex.EncodeToString(b))
 }
 
