@@ -2,4 +2,9 @@ module github.com/meltemi-mesh/meltemi/bench
 
 go 1.26.0
 
-require google.golang.org/protobuf v1.36.12
+replace github.com/meltemi-mesh/meltemi => ../
+
+require (
+	github.com/meltemi-mesh/meltemi v0.0.0-00010101000000-000000000000
+	google.golang.org/protobuf v1.36.12
+)

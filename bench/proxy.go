@@ -15,6 +15,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/meltemi-mesh/meltemi/control/loopback"
 )
 
 // proxy is one proxy process with one listener in front of the echo server.
@@ -95,41 +97,6 @@ const meltemiYAML = `      - name: meltemi
                 - match: {metadata: %[3]s}
                   route: {cluster: echo}`
 
-const loopbackYAML = `  - name: meltemi-loopback
-    address: {pipe: {path: "@%[1]s"}}
-    traffic_direction: OUTBOUND
-    ignore_global_conn_limit: true
-    bypass_overload_manager: true
-    per_connection_buffer_limit_bytes: 1048576
-    listener_filters_timeout: 0.5s
-    max_connections_to_accept_per_socket_event: 1
-    connection_balance_config: {exact_balance: {}}
-    listener_filters:
-    - name: envoy.filters.listener.proxy_protocol
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol
-        rules:
-        - {tlv_type: 0xE0, on_tlv_present: {metadata_namespace: meltemi, key: cluster}}
-        - {tlv_type: 0xE1, on_tlv_present: {metadata_namespace: meltemi, key: token}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.set_filter_state
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config
-          on_new_connection:
-          - object_key: envoy.tcp_proxy.cluster
-            skip_if_empty: true
-            format_string: {omit_empty_values: true, text_format_source: {inline_string: "%%DYNAMIC_METADATA(meltemi:cluster)%%"}}
-      - name: meltemi.carrier
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter
-          dynamic_module_config: {name: meltemi, do_not_close: true, metrics_namespace: meta_protocol}
-          filter_name: carrier
-          filter_config: {"@type": type.googleapis.com/google.protobuf.Struct, value: {path: "@%[1]s"}}
-      - name: envoy.filters.network.tcp_proxy
-        typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: meltemi, cluster: none, idle_timeout: 0s, max_connect_attempts: 2}
-`
-
 var errNotInstalled = errors.New("not installed")
 
 // start starts a target in front of the protocol's server at port.
@@ -140,7 +107,7 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	case "haproxy":
 		return startHAProxy(port, workers, dir)
 	}
-	loopback, filter, so := "", filters[target], *soPath
+	carriers, filter, so := "", filters[target], *soPath
 	if strings.HasPrefix(target, "meltemi") {
 		name, before := strings.CutSuffix(target, beforeSuffix)
 		if before {
@@ -151,14 +118,19 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}
-		loopback = fmt.Sprintf(loopbackYAML, fmt.Sprintf("%s-bench-%d", target, os.Getpid()))
+		listener := loopback.Listener{Module: "meltemi", Socket: fmt.Sprintf("@%s-bench-%d", target, os.Getpid())}
+		b, err := json.Marshal(listener.Config()) // which is YAML, too
+		if err != nil {
+			return nil, err
+		}
+		carriers = "  - " + string(b)
 	}
 	if filter == "" {
 		return nil, fmt.Errorf("unknown target %q", target)
 	}
 	var b strings.Builder
 	err := template.Must(template.New("").Parse(envoyYAML)).Execute(&b, map[string]any{
-		"Filter": filter, "Loopback": loopback, "Port": port,
+		"Filter": filter, "Loopback": carriers, "Port": port,
 	})
 	if err != nil {
 		return nil, err

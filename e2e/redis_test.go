@@ -61,7 +61,7 @@ func (c *redisClient) value() (string, error) {
 		return "", err
 	}
 	line = strings.TrimSuffix(line, "\r\n")
-	n, _ := strconv.Atoi(line[1:]) //nolint:errcheck // not a number: then it is not looked at
+	n, _ := strconv.Atoi(line[1:]) // if it is no number it is not looked at
 	switch {
 	case n < 0 && (line[0] == '$' || line[0] == '*'):
 		return "nil", nil
@@ -134,7 +134,7 @@ func TestRedisByACodecOfOnesOwn(t *testing.T) {
 					c := dial(t)
 					for n := 0; n < each; {
 						c.do("WATCH counter")
-						old, _ := strconv.Atoi(c.do("GET counter")) //nolint:errcheck // nil is 0
+						old, _ := strconv.Atoi(c.do("GET counter")) // nil is 0
 						c.send("MULTI", fmt.Sprintf("SET counter %d", old+1), "EXEC")
 						require.Equal(t, "OK", c.read())
 						require.Equal(t, "QUEUED", c.read())
@@ -157,7 +157,7 @@ func TestRedisByACodecOfOnesOwn(t *testing.T) {
 			for range 20 {
 				o := dial(t)
 				require.Equal(t, "OK", o.do("MULTI"), "it has been made clean")
-				require.Equal(t, "", o.do("EXEC"))
+				require.Empty(t, o.do("EXEC"))
 				o.Close()
 			}
 			require.Equal(t, "nil", direct.do("GET left"))

@@ -84,7 +84,7 @@ func TestTheSecretIsNotToldToAStranger(t *testing.T) {
 		// The carrier filter is told the stranger's socket.
 		chain := loopback["filter_chains"].([]any)[0].(envoytest.M)
 		filters := append([]any(nil), chain["filters"].([]any)...)
-		filters[1] = envoytest.Module("meltemi", "carrier", envoytest.M{"path": other})
+		filters[0] = envoytest.Module("meltemi", "carrier", envoytest.M{"path": other})
 		loopback["filter_chains"] = []any{envoytest.M{"filters": filters}}
 		o := v.options()
 		config := toOne("one")

@@ -1,12 +1,15 @@
 package filter_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -30,7 +33,6 @@ func (h *bareHost) DefineCounter(string) (host.MetricID, error)   { return 0, ni
 func (h *bareHost) DefineGauge(string) (host.MetricID, error)     { return 0, nil }
 func (h *bareHost) DefineHistogram(string) (host.MetricID, error) { return 0, nil }
 func (h *bareHost) Logf(host.Level, string, ...any)               {}
-func (h *bareHost) Index() int                                    { return 0 }
 func (h *bareHost) Now() time.Duration                            { return h.now }
 func (h *bareHost) SetTimer(time.Duration)                        {}
 func (h *bareHost) Wake()                                         {}
@@ -68,7 +70,7 @@ func (u bareUpstream) Close(bool)           {}
 
 type bareDownstream struct{ h *bareHost }
 
-func (d bareDownstream) Write(b *host.Buffer, _ bool) {
+func (d bareDownstream) Write(b *host.Buffer) {
 	d.h.got = append(d.h.got[:0], b.B...)
 	d.h.Recycle(b)
 }
@@ -125,16 +127,130 @@ func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
 	}, h
 }
 
-func TestARequestAllocatesNothing(t *testing.T) {
-	roundTrip, _ := newRoundTrip(t)
-	for range 5000 { // free lists and slots fill up
-		roundTrip()
+// plainCodec is a protocol without ids of frames of eight bytes: the type, "q" or "m"
+// of a request that is muted, or "a" of an answer, and a key.
+type plainCodec struct{}
+
+var (
+	plainTypes  = map[byte]codecs.MessageType{'q': codecs.Request, 'm': codecs.Muted, 'a': codecs.Response}
+	plainMethod = []byte("method")
+)
+
+func init() {
+	codecs.Register("plain.inorder", func(*anypb.Any, codecs.Limits) (codecs.Codec, error) { return plainCodec{}, nil })
+}
+
+func (plainCodec) Traits() codecs.Traits {
+	return codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true}
+}
+func (plainCodec) NewDecoder(codecs.Direction) codecs.Decoder { return plainCodec{} }
+
+func (plainCodec) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	if len(b) < 8 {
+		return 8, nil
 	}
-	require.Zero(t, testing.AllocsPerRun(5000, roundTrip))
+	m.Raw, m.BodySize = b[:8], 8
+	m.Type = plainTypes[b[0]]
+	m.Scratch[0] = binary.BigEndian.Uint32(b[4:])
+	m.ReplyInfo = append(m.ReplyInfo, b[4:8]...)
+	m.Put(plainMethod, b[2:3])
+	return 8, nil
+}
+
+func (c plainCodec) DecodeAnswer(b []byte, m, req *codecs.Metadata) (int, error) {
+	n, err := c.Decode(b, m)
+	if err == nil && n <= len(b) && (req == nil || m.Scratch[0] != req.Scratch[0]) {
+		err = errBad
+	}
+	return n, err
+}
+
+func (plainCodec) Encode(dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+	return append(dst, m.Raw...), nil
+}
+
+func (plainCodec) EncodeError(dst []byte, req *codecs.Metadata, _ *codecs.LocalError) ([]byte, error) {
+	return append(append(dst, "a-m-"...), req.ReplyInfo...), nil
+}
+
+// newPlainHost returns a host with a client of a protocol without ids, of which
+// nothing has come yet.
+func newPlainHost(t testing.TB) (*bareHost, *filter.Module) {
+	h := &bareHost{now: time.Hour}
+	m := filter.NewModule()
+	cfg, err := m.NewConfig(h, []byte(`{"stat_prefix": "t", "protocol": {"name": "plain", "codec": {"name": "plain.inorder"}},
+	"route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "method", "exact_match": "m"}]}, "route": {"cluster": "up"}}]}}`))
+	require.NoError(t, err)
+	h.shard = m.NewWorker(h)
+	h.down = h.shard.Accept(cfg, bareDownstream{h})
+	return h, m
+}
+
+// newPipelinedRoundTrip is newRoundTrip of four requests without ids at once.
+func newPipelinedRoundTrip(t testing.TB) (roundTrip func()) {
+	h, _ := newPlainHost(t)
+	req, resp := []byte("q-m-aaaaq-m-bbbbq-m-ccccq-m-dddd"), []byte("a-m-aaaaa-m-bbbba-m-cccca-m-dddd")
+	in, out := [][]byte{req}, [][]byte{resp}
+	h.down.Data(in, len(req), false)
+	h.shard.EndHook()
+	h.up.Ready("h1")
+	h.shard.EndHook()
+	answer := func() {
+		h.up.Data(out, len(resp))
+		h.shard.EndHook()
+		if !bytes.Equal(h.sent, req) || !bytes.Equal(h.got, resp) {
+			t.Fatalf("%q is sent, and %q answered", h.sent, h.got)
+		}
+	}
+	answer()
+	return func() {
+		h.now += 20 * time.Microsecond
+		h.down.Data(in, len(req), false)
+		h.shard.EndHook()
+		answer()
+	}
+}
+
+func TestARequestAllocatesNothing(t *testing.T) {
+	byID, _ := newRoundTrip(t)
+	for name, roundTrip := range map[string]func(){"by id": byID, "in order": newPipelinedRoundTrip(t)} {
+		t.Run(name, func(t *testing.T) {
+			for range 5000 { // free lists and slots fill up
+				roundTrip()
+			}
+			require.Zero(t, testing.AllocsPerRun(5000, roundTrip))
+		})
+	}
+}
+
+// TestAMutedRequestThatIsSentLateHasADeadline, though its own is over: the worker had
+// other things to do.
+func TestAMutedRequestThatIsSentLateHasADeadline(t *testing.T) {
+	h, mod := newPlainHost(t)
+	req := []byte("m-m-aaaa")
+	h.down.Data([][]byte{req}, len(req), false)
+	h.shard.EndHook()
+	h.now += time.Minute
+	h.up.Ready("h1")
+	h.shard.EndHook()
+	require.Equal(t, req, h.sent)
+	h.now += 10 * time.Second
+	h.shard.Run()
+	require.NotContains(t, mod.Left(), "1 in flight")
 }
 
 func BenchmarkPipeline(b *testing.B) {
 	roundTrip, _ := newRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
+	}
+}
+
+// BenchmarkPipelineInOrder is of four requests at once over a shared connection whose
+// answers are looked at with their requests.
+func BenchmarkPipelineInOrder(b *testing.B) {
+	roundTrip := newPipelinedRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

@@ -131,7 +131,7 @@ func (c *connection) handOver() {
 	for _, b := range chunks {
 		buf.B = append(buf.B, b...)
 	}
-	c.d.Write(buf, false)
+	c.d.Write(buf)
 	switch {
 	case c.unread.size > 0: // unless this fills the host's buffer
 		c.unread.timer.Fire = c.handOver

@@ -35,10 +35,12 @@ type connection struct {
 	output
 	suspicion
 	departure
-	lines   upstream.Lines
-	streams map[uint64]*stream
-	paused  []*stream    // whose servers are not read, while the client does not read
-	plain   *passthrough // nil while it speaks, or may speak, a protocol
+	lines upstream.Lines
+	// unleased: what it had leased is lost, and with it what its requests rely on.
+	unleased bool
+	streams  map[uint64]*stream
+	paused   []*stream    // whose servers are not read, while the client does not read
+	plain    *passthrough // nil while it speaks, or may speak, a protocol
 
 	closed    bool
 	finishing bool // reads no more, closes after the last answer
@@ -235,7 +237,8 @@ func (c *connection) leave() {
 	c.closed = true
 	c.room.Cancel()
 	c.turn.Cancel()
-	for m := c.first; m != nil; m = c.first {
+	// The last one first: what waits for one before it must not be sent now.
+	for m := c.last; m != nil; m = c.last {
 		m.clientGone()
 	}
 	if c.plain != nil {

@@ -27,11 +27,19 @@ func (m *Message) send() {
 	if m.mayBeOneway() {
 		m.identify()
 	}
+	if m.leases() && c.unleased {
+		m.Reply(codecs.UpstreamReset, "the upstream connection that the client had leased has ended")
+		m.answerLocally()
+		return
+	}
 	p := m.cfg.pool(m)
 	if c.lines.Wait(p, &c.turn) {
 		m.phase = inRequest
 		m.hold()
-		c.turn.Resume = func() { c.unhalt(m.send) }
+		c.turn.Resume = func() {
+			defer c.sh.barrier(c)
+			c.unhalt(m.send)
+		}
 		c.halt()
 		return
 	}
@@ -175,7 +183,7 @@ func (m *Message) clientGone() {
 		m.flags |= DownstreamConnectionTermination
 	}
 	switch {
-	case m.phase == inUpstream && (m.oneway || m.mayBeOneway() && m.exchange.Waiting()):
+	case m.phase == inUpstream && !m.leases() && (m.oneway || m.mayBeOneway() && m.exchange.Waiting()):
 		// It waits for a connection, and is delivered all the same. It is active
 		// no more: when it ends, no connection may be left by which a gauge
 		// could be told.
@@ -188,6 +196,7 @@ func (m *Message) clientGone() {
 		return
 	case m.oneway:
 		m.cfg.count(metrics.OnewayDropped, 1)
+		m.exchange.Cancel()
 	case m.phase == answered: // and counted
 	default:
 		if m.stream != nil && m.stream.open { // it has had its answer

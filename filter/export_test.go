@@ -3,6 +3,8 @@ package filter
 import (
 	"fmt"
 	"reflect"
+
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 // Pools returns how many pools the configurations of the first worker know.
@@ -48,6 +50,8 @@ func (mod *Module) Books() (wrong string) {
 				if c.plain != nil {
 					plain++
 				}
+				wrong += c.readingWrong()
+				wrong += linesWrong(reflect.ValueOf(&c.lines).Elem())
 				for _, m := range c.aside {
 					if m.conn != c || !m.aside {
 						wrong += "a message set aside is not its connection's\n"
@@ -69,6 +73,7 @@ func (mod *Module) Books() (wrong string) {
 					cn := p.FieldByName(list).Index(i).Elem()
 					inFlight += n(cn, "inFlight")
 					absent += n(cn, "absent")
+					wrong += connWrong(cn.Addr())
 					released := 0
 					calls := 0
 					for c := cn.FieldByName("calls").FieldByName("first"); !c.IsNil(); c = c.Elem().FieldByName("next") {
@@ -96,10 +101,91 @@ func (mod *Module) Books() (wrong string) {
 	return wrong
 }
 
+// readingWrong tells why a client might not be read for ever, "" if nothing is wrong.
+func (c *connection) readingWrong() (wrong string) {
+	set := func(w any, field string) bool { return !reflect.ValueOf(w).Elem().FieldByName(field).IsNil() }
+	if room := &c.room; c.waiting != (set(room, "pool") || set(room, "line")) {
+		wrong += fmt.Sprintf("a client waits for room: %v\n", c.waiting)
+	}
+	paused := 0
+	for m := c.first; m != nil; m = m.next {
+		if m.paused && m.phase == inRequest {
+			paused++
+		}
+	}
+	if halted := set(&c.turn, "line") || paused > 0; !c.finishing && c.proto != nil && c.proto.requests.Mode == upstream.InOrder && c.halted != halted {
+		wrong += fmt.Sprintf("a client is halted: %v\n", c.halted)
+	}
+	return wrong
+}
+
+// linesWrong is the same of a client's lines.
+func linesWrong(lines reflect.Value) (wrong string) {
+	all := lines.FieldByName("all")
+	for i := range all.Len() {
+		l := all.Index(i)
+		cn := l.Elem().FieldByName("conn")
+		if cn.IsNil() || cn.Elem().FieldByName("state").Uint() == 4 {
+			if l.Elem().FieldByName("held").Bool() {
+				wrong += "a line holds a connection that is closed\n"
+			}
+			continue
+		}
+		open := int64(0)
+		for c := cn.Elem().FieldByName("calls").FieldByName("first"); !c.IsNil(); c = c.Elem().FieldByName("next") {
+			if c.Elem().FieldByName("line").Pointer() == l.Pointer() {
+				open++
+			}
+		}
+		if n := l.Elem().FieldByName("open").Int(); n != open {
+			wrong += fmt.Sprintf("%d calls of a line are open, not %d\n", open, n)
+		}
+		if l.Elem().FieldByName("held").Bool() && cn.Elem().FieldByName("lease").Pointer() != l.Pointer() {
+			wrong += "a line holds a connection that is another's\n"
+		}
+	}
+	return wrong
+}
+
+// connWrong is the same of a pool's connection.
+func connWrong(cn reflect.Value) (wrong string) {
+	e := cn.Elem()
+	idle := !e.FieldByName("idle").IsNil()
+	if l := e.FieldByName("lease"); !l.IsNil() && l.Elem().FieldByName("conn").Pointer() == cn.Pointer() && l.Elem().FieldByName("held").Bool() {
+		if idle {
+			wrong += "a connection that is held is idle\n"
+		}
+		if l.Elem().FieldByName("client").IsNil() {
+			wrong += "a connection is held by nobody\n"
+		}
+	}
+	calls := e.FieldByName("calls").FieldByName("n").Int()
+	if !e.FieldByName("rite").IsNil() && (idle || calls > 0) {
+		wrong += "a connection serves before its time\n"
+	}
+	if idle && e.FieldByName("inFlight").Int() > 0 {
+		wrong += "a connection is idle with calls in flight\n"
+	}
+	stalled := e.FieldByName("stalled")
+	for i := range stalled.Len() {
+		l := stalled.Index(i).Elem()
+		if l.FieldByName("stalled").Int() != int64(i+1) || l.FieldByName("conn").Pointer() != cn.Pointer() {
+			wrong += "a line that stalls is not its connection's\n"
+		}
+	}
+	return wrong
+}
+
 // Left tells what the workers still have, "" if nothing.
 func (mod *Module) Left() (left string) {
 	for _, s := range mod.shards {
-		pools := reflect.ValueOf(s.up).Elem().FieldByName("pools").Len()
+		all := reflect.ValueOf(s.up).Elem().FieldByName("pools")
+		pools := all.Len()
+		for _, k := range all.MapKeys() {
+			p := all.MapIndex(k).Elem()
+			left += fmt.Sprintf("a pool %v: %d connections, %d that drain, %v in flight, %v wait\n",
+				k, p.FieldByName("conns").Len(), p.FieldByName("drainers").Len(), p.FieldByName("inFlight"), p.FieldByName("pending"))
+		}
 		if at, ok := s.timers.Next(); ok {
 			left += fmt.Sprintf("a timer for %v\n", at)
 		}

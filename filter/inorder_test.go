@@ -52,6 +52,7 @@ func (t dbToy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	m.ExpectsReply = m.ExpectsReply || m.Type == codecs.Goodbye
 	m.Silent = strings.HasSuffix(f[3], "silent")
+	m.GoesAway = strings.HasSuffix(f[3], "leaving")
 	m.ReplyInfo = append(m.ReplyInfo[:0], f[3]...)
 	return n, nil
 }
@@ -491,4 +492,336 @@ func TestAPausedRequestIsNotOvertaken(t *testing.T) {
 	}
 	require.Equal(t, []string{"2", "slow3", "4"}, texts(c.Take()))
 	require.False(t, c.ReadDisabled())
+}
+
+// leaseEnv is one whose servers say what they get and answer nothing by themselves.
+func leaseEnv(t *testing.T, codec, more string) (e *toyEnv, seen func() []string) {
+	e = newToyEnv(t, codec, "")
+	e.cfg = e.MustLoad(toyConfig(`"codec": {"name": "`+codec+`"}`, more))
+	var got []string
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		got = append(got, texts(b)...)
+		return len(b)
+	}
+	return e, func() []string {
+		e.Settle()
+		s := got
+		got = nil
+		return s
+	}
+}
+
+// TestALeaseThatAOnewayBegins is a lease also when no answer is behind it.
+func TestALeaseThatAOnewayBegins(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", "")
+	c, other := e.Dial(e.cfg), e.Dial(e.cfg)
+	c.Send([]byte("req 0 mlast a:1\none 0 mhold a:2\n"))
+	require.Equal(t, []string{"a:1"}, seen())
+	s := e.up.Servers()[0]
+	s.Send([]byte("res 0 - a:1\n"))
+	require.Equal(t, []string{"a:2"}, seen())
+	other.Send([]byte("req 0 mlast b:1\n"))
+	require.Equal(t, []string{"b:1"}, seen())
+	require.Len(t, e.up.Servers(), 2, "it goes over another connection")
+}
+
+// TestALeaseIsNotEnteredBehindAOneway by the client whose oneway went over the
+// connection before.
+func TestALeaseIsNotEnteredBehindAOneway(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", "")
+	c, other := e.Dial(e.cfg), e.Dial(e.cfg)
+	other.Send([]byte("one 0 mlast b:1\n"))
+	require.Equal(t, []string{"b:1"}, seen())
+	c.Send([]byte("req 0 mhold a:1\n"))
+	require.Equal(t, []string{"a:1"}, seen())
+	s := e.up.Servers()
+	require.Len(t, s, 1)
+	s[0].Send([]byte("res 0 - a:1\n"))
+	e.Settle()
+	other.Send([]byte("req 0 mlast b:2\n"))
+	require.Empty(t, seen(), "the oneway may not have been read, and the connection is another's")
+	e.Advance(6 * time.Second)
+	require.Equal(t, []string{"b:2"}, seen())
+	require.Len(t, e.up.Servers(), 2)
+}
+
+// TestNothingOfALostLeaseIsServedElsewhere, neither what waits for its connection nor
+// what filters hold.
+func TestNothingOfALostLeaseIsServedElsewhere(t *testing.T) {
+	t.Run("that waits", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", "")
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\n"))
+		require.Equal(t, []string{"1"}, seen())
+		s := e.up.Servers()[0]
+		s.Block(true)
+		c.Send([]byte("req 0 mhold 2\n")) // which it does not take
+		c.Send([]byte("req 0 mhold 3\none 0 mhold 4\nreq 0 mlast 5\n"))
+		s.Reset()
+		e.Advance(time.Second)
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 4, "each is told")
+		require.True(t, c.Closed())
+		e.counts(map[string]int64{"request_active": 0, "oneway_dropped": 1})
+	})
+	t.Run("that is paused", func(t *testing.T) {
+		var paused []filter.Resumer
+		current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+			if bytes.Contains(m.Request().Raw, []byte("slow")) {
+				paused = append(paused, m.Resumer())
+				return filter.Pause
+			}
+			return filter.Continue
+		}}
+		e, seen := leaseEnv(t, "toy.db", `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\nreq 0 mhold slow2\n"))
+		require.Equal(t, []string{"1"}, seen())
+		e.up.Servers()[0].Close()
+		e.Settle()
+		require.False(t, c.Closed())
+		paused[0].Continue()
+		e.Advance(time.Second)
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 2)
+		require.True(t, c.Closed())
+	})
+	t.Run("that halts", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", "")
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\nreq 0 m 2\n"))
+		require.Equal(t, []string{"1"}, seen())
+		e.up.Servers()[0].Close()
+		require.Equal(t, []string{"2"}, seen(), "it has nothing to do with the lease")
+		e.up.Servers()[0].Send([]byte("res 0 - 2\n"))
+		e.Settle()
+		require.Len(t, lines(c.Take()), 2)
+		require.True(t, c.Closed(), "the loss is told though the client's line had another use already")
+	})
+}
+
+// TestOnewaysOfALeaseGoWithTheirClient: outside of it they would do something else.
+func TestOnewaysOfALeaseGoWithTheirClient(t *testing.T) {
+	for name, send := range map[string]string{
+		"behind a call": "req 0 mhold 1\nreq 0 mhold 2\none 0 mhold 3\n",
+		"alone":         "one 0 mhold 1\none 0 mhold 2\none 0 mhold 3\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, seen := leaseEnv(t, "toy.db", "")
+			e.up.Hang = true
+			c := e.Dial(e.cfg)
+			l := strings.SplitAfter(send, "\n")
+			c.Send([]byte(l[0]))
+			e.up.Hang = false
+			e.up.Admit()
+			require.Equal(t, []string{"1"}, seen())
+			e.up.Servers()[0].Block(true)
+			c.Send([]byte(l[1]))
+			c.Send([]byte(l[2]))
+			c.Close()
+			e.Advance(time.Second)
+			require.Empty(t, seen())
+			e.counts(map[string]int64{"request_active": 0, "oneway_dropped": 1})
+			// The connection is nobody's.
+			e.Dial(e.cfg).Send([]byte("req 0 mhold b:1\n"))
+			require.Equal(t, []string{"b:1"}, seen())
+			for _, s := range e.up.Servers() {
+				s.Reset()
+			}
+			e.Settle()
+			require.Zero(t, e.Panics())
+		})
+	}
+}
+
+// TestAClientThatLeavesCostsOneConnection at most, however much it has sent.
+func TestAClientThatLeavesCostsOneConnection(t *testing.T) {
+	e := newToyEnv(t, "toy.inorder", "")
+	e.cfg = e.MustLoad(toyConfig(`"connection_mode": "EXCLUSIVE", "codec": {"name": "toy.inorder"}`, ""))
+	for i := range 4 { // connections that rest
+		c := e.Dial(e.cfg)
+		c.Send(fmt.Appendf(nil, "req 0 m first%d\n", i))
+		defer c.Close()
+	}
+	servers := e.up.Servers()
+	require.Len(t, servers, 4)
+	for _, s := range servers {
+		s.Take()
+		s.Send([]byte("res 0 - x\n"))
+	}
+	e.Settle()
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 m 1\nreq 0 m 2\nreq 0 m 3\none 0 m 4\n"))
+	c.Close()
+	e.Settle()
+	var got []string
+	ended := 0
+	for _, s := range servers {
+		got = append(got, texts(s.Take())...)
+		if s.Ended() {
+			ended++
+		}
+	}
+	require.Equal(t, []string{"1", "4"}, got, "what nobody waits for is not sent")
+	require.Equal(t, 1, ended)
+}
+
+// TestAPoolThatIsNeverUsedGoes, as the client that waited for its turn has left.
+func TestAPoolThatIsNeverUsedGoes(t *testing.T) {
+	mod := filter.NewModule()
+	h := filtertest.NewWith(t, mod, 1)
+	h.Cluster("up", "h1")
+	c := h.Dial(h.MustLoad(toyConfig(`"codec": {"name": "toy.db"}`, "")))
+	c.Send([]byte("req 0 m 1\nreq 0 mhold 2\n"))
+	require.True(t, c.ReadDisabled())
+	c.Close()
+	h.Advance(time.Hour)
+	require.Empty(t, mod.Left())
+}
+
+// TestPushesKeepTheirClient from being taken for idle.
+func TestPushesKeepTheirClient(t *testing.T) {
+	e, _ := leaseEnv(t, "toy.db", `, "idle_timeout": "10s"`)
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 mhold 1\n"))
+	s := e.up.Servers()[0]
+	s.Send([]byte("res 0 - 1\n"))
+	for range 5 {
+		e.Advance(4 * time.Second)
+		s.Send([]byte("push 0 - news\n"))
+		e.Settle()
+	}
+	require.False(t, c.Closed())
+	e.Advance(11 * time.Second)
+	require.True(t, c.Closed())
+}
+
+// TestALeaseThatDoesNotBegin is lost with all that the client has sent behind it.
+func TestALeaseThatDoesNotBegin(t *testing.T) {
+	t.Run("in time", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", `, "request_timeout": "2s"`)
+		e.up.Hang = true
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\n"))
+		e.Advance(time.Second)
+		c.Send([]byte("req 0 mhold 2\nreq 0 mlast 3\n"))
+		e.Advance(1500 * time.Millisecond)
+		e.up.Hang = false
+		e.up.Admit()
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 3)
+		require.True(t, c.Closed())
+	})
+	t.Run("as it is not encoded", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", "")
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\nreq 0 mhold boom-encode\nreq 0 mlast 3\n"))
+		require.Empty(t, seen(), "what has begun does not go on without a part of it")
+		require.Len(t, lines(c.Take()), 3)
+		require.True(t, c.Closed())
+		require.Empty(t, e.up.Servers())
+	})
+	t.Run("or end", func(t *testing.T) {
+		e, seen := leaseEnv(t, "toy.db", `, "request_timeout": "2s"`)
+		c := e.Dial(e.cfg)
+		c.Send([]byte("req 0 mhold 1\n"))
+		s := e.up.Servers()[0]
+		s.Send([]byte("res 0 - 1\n"))
+		require.Equal(t, []string{"1"}, seen())
+		s.Block(true)
+		c.Send([]byte("one 0 mhold 2\n")) // which it does not take
+		c.Send([]byte("req 0 mlast 3\n"))
+		e.Advance(3 * time.Second)
+		require.Empty(t, seen())
+		require.Len(t, lines(c.Take()), 2)
+		require.True(t, c.Closed())
+		require.Empty(t, e.up.Servers())
+	})
+}
+
+// TestAServerThatDoesNotStay is not asked again at once.
+func TestAServerThatDoesNotStay(t *testing.T) {
+	for name, tt := range map[string]struct{ text, says string }{
+		"as it leaves":          {"away 0 - -\n", "the server leaves"},
+		"as its answer says":    {"res 0 - secret welcome leaving\n", "the server leaves"},
+		"as it refuses":         {"res 0 - secret go away\n", "the server does not know us"},
+		"as the codec panics":   {"res 0 - boom-decode\n", "internal error"},
+		"as it speaks too much": {"push 0 - x\nwhat?\n", "not a line of it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newToyEnv(t, "toy.db.preface", "")
+			greeted := 0
+			e.up.Serve = func(s *filtertest.Server, b []byte) int {
+				if greeted++; greeted < 1000 {
+					s.Send([]byte(tt.text))
+				}
+				return len(b)
+			}
+			e.c.Send([]byte("req 0 m 1\n"))
+			require.Contains(t, string(e.c.Take()), tt.says)
+			for range 10 {
+				e.c.Send([]byte("req 0 m 2\n"))
+			}
+			require.Less(t, greeted, 4)
+			e.Advance(time.Second)
+			require.Less(t, greeted, 12)
+		})
+	}
+}
+
+// TestAPrefaceOverAWayThatIsReplaced fails nobody, as a connect does not.
+func TestAPrefaceOverAWayThatIsReplaced(t *testing.T) {
+	e := newToyEnv(t, "toy.db.preface", "")
+	e.c.Send([]byte("req 0 m a\n"))
+	s := e.up.Servers()[0]
+	require.Contains(t, string(s.Take()), "secret")
+	s.Drain()
+	e.Advance(time.Second)
+	require.Empty(t, e.c.Take())
+	s = e.up.Servers()[0]
+	require.Contains(t, string(s.Take()), "secret")
+	s.Send([]byte("res 0 - secret welcome\n"))
+	e.Settle()
+	require.Equal(t, []string{"a"}, texts(s.Take()))
+}
+
+// TestOneClientsMutedRequestsAreBounded, though it waits for none of their answers.
+func TestOneClientsMutedRequestsAreBounded(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", `, "upstream": {"max_connections": 1}`)
+	c, other := e.Dial(e.cfg), e.Dial(e.cfg)
+	c.Send(bytes.Repeat([]byte("muted 0 m a\n"), 10_000))
+	require.Len(t, seen(), 4096)
+	require.True(t, c.ReadDisabled())
+	other.Send([]byte("req 0 m b\n"))
+	require.Equal(t, []string{"b"}, seen())
+	s := e.up.Servers()[0]
+	got, owed := 4096, 4096
+	for got < 10_000 {
+		s.Send(bytes.Repeat([]byte("res 0 - a\n"), owed))
+		s.Send([]byte("res 0 - b\n"))
+		owed = len(seen())
+		require.Equal(t, []string{"b"}, texts(other.Take()))
+		require.Positive(t, owed)
+		require.LessOrEqual(t, owed, 4096)
+		got += owed
+		other.Send([]byte("req 0 m b\n"))
+		require.Equal(t, []string{"b"}, seen())
+	}
+	require.False(t, c.ReadDisabled())
+}
+
+// TestAClientThatLeavesItsLeaseIsNoFaultOfTheServer, whose answers nobody can tell
+// apart any more.
+func TestAClientThatLeavesItsLeaseIsNoFaultOfTheServer(t *testing.T) {
+	e, seen := leaseEnv(t, "toy.db", "")
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 mhold 1\nmuted 0 mhold 2\n"))
+	require.Equal(t, []string{"1", "2"}, seen())
+	s := e.up.Servers()[0]
+	c.Close()
+	s.Send([]byte("res 0 - 1\nres 0 - 2\n"))
+	e.Settle()
+	require.True(t, s.Ended())
+	e.Dial(e.cfg)
+	e.counts(map[string]int64{"response_decoding_error": 0, "upstream_stray_response": 0})
 }

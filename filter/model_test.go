@@ -30,6 +30,7 @@ func init() {
 	register("model.hidden", codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, HiddenOneway: true}, 'r')
 	register("model.inorder", codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true}, 'r')
 	register("model.exclusive", codecs.Traits{Correlation: codecs.Exclusive}, 'r')
+	registerModelDBs()
 }
 
 // modelToy is a boundedToy whose servers can also leave with an answer ("leaving")
@@ -95,6 +96,12 @@ type asked struct {
 	oneway, stream bool
 	answered       bool
 	ended          bool // the stream
+
+	client *modelClient
+	index  int           // among those of its client
+	at     time.Duration // when it was sent, on the clock of the model
+	beat   bool          // a heartbeat or goodbye
+	maybe  bool          // it may get no answer: it is quiet, or its answer silent
 }
 
 type modelClient struct {
@@ -108,6 +115,9 @@ type modelClient struct {
 	blocked bool
 	partial bool // it has sent all but the last byte of a frame
 	plain   bool // it speaks no protocol
+
+	arrived map[*filtertest.Cluster]arrival
+	holds   map[hold]holding
 }
 
 type modelServer struct {
@@ -116,6 +126,8 @@ type modelServer struct {
 	fixed   bool     // its answers have no ids of the pipeline's
 	seen    bool     // something
 	blocked bool
+
+	modelDB
 }
 
 // model is a host with clients and servers that do as they like, and what they are
@@ -131,6 +143,8 @@ type model struct {
 	ordered, hidden bool
 	shared          bool
 	same            bool // all requests of a client have one id
+	db              bool // the codec has all that protocols without ids have
+	preface         bool // it wants to be greeted
 	good            bool // from now on all do what they should
 
 	ups     []*filtertest.Cluster
@@ -145,6 +159,13 @@ type model struct {
 	keys   map[string]*asked
 	seen   map[string]bool // by filters
 	ends   map[string]int
+
+	now time.Duration // since the start, when the time that passes now has passed
+}
+
+func (w *model) Advance(d time.Duration) {
+	w.now += d
+	w.Host.Advance(d)
 }
 
 func (w *model) chance(n int) bool { return w.rng.IntN(n) == 0 }
@@ -169,7 +190,7 @@ func (w *model) config() string {
 	return fmt.Sprintf(`{"stat_prefix": "m", "protocol": {"name": "toy", "codec": {"name": "model.%s"}, "connection_mode": "%s"}, "route_config": {"name": "r", "routes": [
 	{"match": {"metadata": [{"name": "method", "exact_match": "nowhere"}]}, "route": {"cluster": "none"}},
 	{"match": {"metadata": [{"name": "method", "exact_match": "unknown"}]}, "route": {"cluster": "unknown"}},
-	{"match": {"metadata": [{"name": "method", "exact_match": "mb"}]}, "route": {"cluster": "up1"}},
+	{"match": {"metadata": [{"name": "method", "prefix_match": "mb"}]}, "route": {"cluster": "up1"}},
 	{"match": {"metadata": [{"name": "method", "prefix_match": "m"}]}, "route": {"cluster": "up0"},
 	 "request_mutation": [{"key": "q", "value": "%d"}], "response_mutation": [{"key": "a", "value": "%s"}]}]},
 	"passthrough": {"cluster": "plain"}, "request_timeout": "1s", "idle_timeout": "60s",
@@ -232,7 +253,10 @@ func (w *model) dial() {
 		cfg = pickOf(w, w.cfgs...)
 	}
 	w.LimitBuffers(pickOf(w, 0, 0, 16, 30, 100))
-	c := &modelClient{n: len(w.clients), cfg: cfg, Client: w.DialOn(cfg, pickOf(w, 0, 0, 0, 1))}
+	c := &modelClient{
+		n: len(w.clients), cfg: cfg, Client: w.DialOn(cfg, pickOf(w, 0, 0, 0, 1)),
+		arrived: map[*filtertest.Cluster]arrival{}, holds: map[hold]holding{},
+	}
 	c.plain = w.chance(6)
 	w.clients = append(w.clients, c)
 }
@@ -254,6 +278,13 @@ func (w *model) id(c *modelClient) uint64 {
 	return 7
 }
 
+// asks notes a request of a client.
+func (w *model) asks(c *modelClient, a *asked) {
+	a.client, a.index, a.at = c, len(c.asked), w.now
+	c.asked = append(c.asked, a)
+	w.keys[a.key] = a
+}
+
 // line makes a message of a client.
 func (w *model) line(c *modelClient) string {
 	id := w.id(c)
@@ -272,8 +303,14 @@ func (w *model) line(c *modelClient) string {
 	case 6:
 		text = pickOf(w, "malformed;", "bad;") + text
 	case 7:
-		text = "size=60;" + text + strings.Repeat("x", 200)
+		if !w.db {
+			text = "size=60;" + text + strings.Repeat("x", 200)
+		}
 	case 8:
+		if w.ordered {
+			a.beat = true
+			w.asks(c, a)
+		}
 		return fmt.Sprintf("hb %d - %s\n", id, a.key)
 	case 9:
 		if !w.ordered && !w.hidden {
@@ -293,12 +330,14 @@ func (w *model) line(c *modelClient) string {
 	if w.hidden && typ == "req" && w.chance(3) {
 		a.method = pickOf(w, "mone", "mone", "mtwo")
 	}
+	if w.db && !a.stream {
+		typ = w.dbLine(a, typ)
+	}
 	l := fmt.Sprintf("%s %d %s %s", typ, id, a.method, text)
 	if strings.HasPrefix(text, "size=") {
 		l = fmt.Sprintf("%-59.59s", l)
 	}
-	c.asked = append(c.asked, a)
-	w.keys[a.key] = a
+	w.asks(c, a)
 	return l + "\n"
 }
 
@@ -355,12 +394,17 @@ func (w *model) clientStep() {
 	case 6:
 		if c.sent && w.chance(4) {
 			text := pickOf(w, "garbage\n", "bye\n", "bye behind", "far")
+			if w.db && (text == "far" || w.chance(2)) {
+				a := &asked{id: w.id(c), key: fmt.Sprintf("c%d.bye", c.n), beat: true}
+				w.asks(c, a)
+				text = fmt.Sprintf("bye %d - %s\n", a.id, a.key)
+			}
 			if text == "bye behind" {
 				text = w.line(c) + "bye\n"
 			}
 			if text == "far" {
 				a := &asked{id: w.id(c), method: "ma", key: fmt.Sprintf("c%d.far", c.n)}
-				c.asked, w.keys[a.key] = append(c.asked, a), a
+				w.asks(c, a)
 				text = fmt.Sprintf("req %d m size=2000;", a.id)
 			}
 			w.send(c, text)
@@ -404,6 +448,7 @@ func (w *model) serve(s *filtertest.Server, b []byte) int {
 	if ms == nil {
 		ms = &modelServer{}
 		w.servers[s], w.order = ms, append(w.order, s)
+		ms.up = w.ups[slices.IndexFunc(w.ups, func(up *filtertest.Cluster) bool { return slices.Contains(up.Servers(), s) })]
 	}
 	if ms.blocked {
 		return 0
@@ -421,11 +466,24 @@ func (w *model) serve(s *filtertest.Server, b []byte) int {
 		if len(f) < 4 {
 			w.fail("a server gets %q", l)
 		}
+		if w.db && w.rite(s, f) {
+			continue
+		}
 		k := f[3][strings.LastIndexByte(f[3], ';')+1:]
 		if w.keys[k] == nil && f[0] != "hb" {
 			w.fail("a server gets %q", l)
 		}
+		if a := w.keys[k]; w.ordered && w.codec != "exclusive" && a != nil && !a.stream {
+			w.arrives(s, f, a)
+		}
 		switch f[0] {
+		case "quiet", "muted":
+			if f[0] == "muted" || w.chance(2) {
+				ms.owed = append(ms.owed, f[0]+" "+f[1]+" "+f[2]+" "+k)
+				if w.good {
+					w.answer(s, 0, "")
+				}
+			}
 		case "req", "vreq", "init":
 			if w.hidden && (f[2] == "mone" || f[2] == "mtwo") {
 				break
@@ -460,6 +518,9 @@ func (w *model) answer(s *filtertest.Server, i int, text string) {
 	}
 	if strings.HasPrefix(text, "err ") {
 		typ, text = "err", text[4:]
+	}
+	if text == "silent;" {
+		w.keys[f[3]].maybe = true
 	}
 	send := func(b []byte) { // in pieces
 		n := 0
@@ -506,12 +567,23 @@ func (w *model) serverStep() {
 	}
 	say := func(what string) { w.logf("%s of %p %s", s.Host, s, what) }
 	defer w.Settle()
+	if ms.rites != "" && w.chance(3) {
+		say("comes to " + ms.rites)
+		w.endRite(s, !w.chance(3))
+		return
+	}
 	if len(ms.owed) > 0 && !w.chance(3) {
 		i := 0
 		if !w.ordered {
 			i = w.rng.IntN(len(ms.owed))
 		}
 		text := pickOf(w, "", "", "", "", "", "", "", "bad;", "big", "leaving;", "err ", "err notprocessed;")
+		if w.db && (text == "big" || w.chance(8)) {
+			text = ""
+			if !strings.HasPrefix(ms.owed[i], "init") {
+				text = "silent;"
+			}
+		}
 		say("answers " + ms.owed[i] + " " + text)
 		w.answer(s, i, text)
 		return
@@ -539,7 +611,10 @@ func (w *model) serverStep() {
 		say(fmt.Sprint("blocked ", ms.blocked))
 		s.Block(ms.blocked)
 	default:
-		if len(ms.streams) > 0 {
+		if w.db && !ms.blocked && w.chance(2) {
+			say("pushes")
+			s.Send([]byte("push 0 - " + ms.lastName() + "\n"))
+		} else if len(ms.streams) > 0 {
 			f := strings.Fields(pickOf(w, ms.streams...))
 			typ := pickOf(w, "data", "data", "data", "data", "half", "end")
 			say("sends " + typ)
@@ -636,7 +711,22 @@ func (w *model) read(c *modelClient) {
 		id, _ := strconv.ParseUint(f[1], 10, 64)
 		k := f[3][strings.LastIndexByte(f[3], ';')+1:]
 		switch f[0] {
-		case "hb", "away":
+		case "hb":
+			if w.ordered {
+				i := slices.IndexFunc(c.asked, func(a *asked) bool { return a.beat && !a.answered })
+				if i < 0 || c.asked[i].id != id {
+					w.fail("c%d gets %q", c.n, l)
+				}
+				c.asked[i].answered = true
+				w.inTurn(c, i, l)
+			}
+			continue
+		case "away":
+			continue
+		case "push":
+			if k != fmt.Sprintf("c%d", c.n) {
+				w.fail("c%d gets %q", c.n, l)
+			}
 			continue
 		case "data", "half", "end":
 			i := slices.IndexFunc(c.asked, func(a *asked) bool { return a.id == id && a.stream })
@@ -649,10 +739,10 @@ func (w *model) read(c *modelClient) {
 			continue
 		}
 		i = slices.IndexFunc(c.asked, func(a *asked) bool {
-			if a.id != id || a.answered || a.oneway {
+			if a.id != id || a.answered || a.oneway || a.beat {
 				return false
 			}
-			return f[0] == "err" && f[2] == "-" || a.key == k
+			return f[0] == "err" && f[2] == "-" && !w.db || a.key == k
 		})
 		if i < 0 {
 			w.fail("c%d gets %q, which answers nothing", c.n, l)
@@ -662,11 +752,19 @@ func (w *model) read(c *modelClient) {
 		if a.stream {
 			a.ended = f[0] != "init"
 		} else if w.ordered {
-			for _, o := range c.asked[:i] {
-				if !o.oneway && !o.stream && !o.answered {
-					w.fail("c%d gets %q before the answer to %s", c.n, l, o.key)
-				}
-			}
+			w.inTurn(c, i, l)
+		}
+	}
+}
+
+// inTurn checks that the i-th request of c may be answered now, by l.
+func (w *model) inTurn(c *modelClient, i int, l string) {
+	for _, o := range c.asked[:i] {
+		if o.maybe {
+			o.answered = true
+		}
+		if !o.oneway && !o.stream && !o.answered {
+			w.fail("c%d gets %q before the answer to %s", c.n, l, o.key)
 		}
 	}
 }
@@ -754,7 +852,7 @@ func (w *model) settle() {
 			continue
 		}
 		for _, a := range c.asked {
-			if a.oneway || w.hidden && (w.same || a.method != "mcertain") {
+			if a.oneway || a.maybe || w.hidden && (w.same || a.method != "mcertain") {
 				continue
 			}
 			if !a.answered {
@@ -772,8 +870,7 @@ func (w *model) settle() {
 			continue
 		}
 		a := &asked{id: 77777, method: "ma", key: fmt.Sprintf("c%d.last", c.n)}
-		c.asked = append(c.asked, a)
-		w.keys[a.key] = a
+		w.asks(c, a)
 		w.send(c, fmt.Sprintf("req %d ma %s\n", a.id, a.key))
 		w.Advance(3 * time.Second)
 		if w.read(c); !a.answered && !c.Closed() {
@@ -818,8 +915,10 @@ func runModel(t *testing.T, seed uint64) {
 		Host: filtertest.NewWith(t, mod, 2), t: t, mod: mod, rng: rand.New(rand.NewPCG(seed, 1)),
 		servers: map[*filtertest.Server]*modelServer{}, keys: map[string]*asked{}, ends: map[string]int{}, seen: map[string]bool{},
 	}
-	w.codec = pickOf(w, "byid", "byid", "scarce", "hidden", "hidden", "inorder", "inorder", "exclusive")
-	w.ordered = w.codec == "inorder" || w.codec == "exclusive"
+	w.codec = pickOf(w, "byid", "byid", "scarce", "hidden", "hidden", "inorder", "inorder", "exclusive", "db", "db", "db.preface", "db.reset", "db.all")
+	w.db = strings.HasPrefix(w.codec, "db")
+	w.preface = w.codec == "db.preface" || w.codec == "db.all"
+	w.ordered = w.db || w.codec == "inorder" || w.codec == "exclusive"
 	w.hidden = w.codec == "hidden"
 	w.shared = w.codec != "exclusive" && !w.chance(3)
 	w.same = w.ordered && w.chance(2) || w.chance(6)
@@ -853,7 +952,7 @@ func runModel(t *testing.T, seed uint64) {
 
 var (
 	modelFirst = flag.Uint64("model.first", 1, "the first seed of TestModel")
-	modelSeeds = flag.Uint64("model.seeds", 12, "how many seeds TestModel tries")
+	modelSeeds = flag.Uint64("model.seeds", 20, "how many seeds TestModel tries")
 )
 
 // TestModel has clients, servers, filters and the configuration do at random what

@@ -37,7 +37,7 @@ func (c *connection) flush() {
 		c.keep(b.B)
 		b.Free()
 	default:
-		c.d.Write(b, false)
+		c.d.Write(b)
 	}
 }
 

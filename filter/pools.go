@@ -22,7 +22,7 @@ func (wl *workerListener) pool(m *Message) *upstream.Pool {
 	switch {
 	case m.stream != nil:
 		opts = &m.proto.streams
-	case m.req.Lease != codecs.NotLeased && opts.Mode == upstream.InOrder:
+	case m.leases():
 		opts = &m.proto.leased
 	case m.req.FixedID:
 		opts = &m.proto.fixed

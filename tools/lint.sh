@@ -33,10 +33,11 @@ above() { # FOLDER PATTERN
 above codecs 'filter|control|envoy-build|cmd'
 above filter 'control|envoy-build|cmd'
 above control 'envoy-build|cmd'
+above envoy-build/internal 'control|envoy-build/dynamicmodules|cmd'
 
-# No cgo under those.
-bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'control/*.go' | xargs grep -lE '^import "C"' || true)
-[ -z "$bad" ] || fail "cgo in the host-independent part: $bad"
+# No cgo under those, nor in what the binding to Envoy adapts: plain `go test` tests it.
+bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'control/*.go' 'envoy-build/internal/*.go' | xargs grep -lE '^import "C"' || true)
+[ -z "$bad" ] || fail "cgo where there is to be none: $bad"
 
 # The module lives in somebody else's process.
 bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'envoy-build/*.go' | grep -v '_test\.go$' | xargs grep -nE 'signal\.Notify|os\.Exit|log\.Fatal' || true)

@@ -72,6 +72,9 @@ func TestTheExamplesAreRight(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, files)
 		for _, file := range files {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), "go.mod")); err == nil {
+				continue // a module of its own, with a codec that only its own tool knows
+			}
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
 			r := File(file, text)

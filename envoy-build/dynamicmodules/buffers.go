@@ -29,7 +29,8 @@ type buffer struct {
 	host.Buffer
 	pool   *buffers
 	pinner runtime.Pinner
-	class  int // index in bufferSizes, -1: not kept
+	pinned *byte // the array of B that is
+	class  int   // index in bufferSizes, -1: not kept
 }
 
 func (bs *buffers) get(n int) *host.Buffer {
@@ -57,20 +58,20 @@ func (bs *buffers) get(n int) *host.Buffer {
 }
 
 func (b *buffer) pin() {
-	b.Pinned = unsafe.SliceData(b.B)
-	b.pinner.Pin(b.Pinned)
+	b.pinned = unsafe.SliceData(b.B)
+	b.pinner.Pin(b.pinned)
 }
 
 // take makes b's bytes ready for the C half, until the batch is done.
 func (bs *buffers) take(hb *host.Buffer) (p *byte, n int) {
 	b := hb.Host.(*buffer)
-	if unsafe.SliceData(b.B) != b.Pinned { // an append has moved it
+	if unsafe.SliceData(b.B) != b.pinned { // an append has moved it
 		b.pinner.Unpin()
 		b.pin()
 		b.class = -1
 	}
 	bs.sent = append(bs.sent, b)
-	return b.Pinned, len(b.B)
+	return b.pinned, len(b.B)
 }
 
 // carriedOut takes the buffers back whose batches are done.
@@ -95,7 +96,7 @@ func (bs *buffers) trim() {
 
 // Recycle implements host.Recycler.
 func (b *buffer) Recycle(*host.Buffer) {
-	if b.class >= 0 && unsafe.SliceData(b.B) == b.Pinned && len(b.pool.free[b.class]) < bufferKeep[b.class] {
+	if b.class >= 0 && unsafe.SliceData(b.B) == b.pinned && len(b.pool.free[b.class]) < bufferKeep[b.class] {
 		b.B = b.B[:0]
 		b.pool.free[b.class] = append(b.pool.free[b.class], b)
 		return
@@ -105,5 +106,5 @@ func (b *buffer) Recycle(*host.Buffer) {
 
 func (b *buffer) drop() {
 	b.pinner.Unpin()
-	b.Pinned = nil
+	b.pinned = nil
 }

@@ -26,109 +26,36 @@ static void mt_record(mt_filter* f, size_t id, const uint64_t* values, size_t n)
 import "C"
 
 import (
-	"math"
-	"net"
-	"strconv"
-	"time"
 	"unsafe"
 
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/linger"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
-const (
-	// lingerTime is how long a closed client may read nothing of what is left, as
-	// far as Envoy can see: the kernel takes more when a third of its buffer is free.
-	lingerTime = 30 * time.Second
-	// lingerTick is how often that is looked at.
-	lingerTick = 5 * time.Second
-)
-
-// client is a client connection. It implements host.Downstream.
+// client is a client connection. It implements host.Downstream and linger.Client.
 type client struct {
 	w             *worker
-	f             *C.mt_filter
+	f             *filter
 	ev            host.DownstreamEvents
 	gone          bool
 	local, remote string
-
-	place    int           // in the worker's lingering, from 1; 0: not there
-	unsent   uint32        // bytes that it was seen to leave unread, at most
-	progress time.Duration // when they became fewer
+	linger        linger.Place
 }
 
-// lingering are the closed clients that have not read everything yet. Envoy waits
-// for ever for one that does not read.
-type lingering struct {
-	w       *worker
-	clients []*client
-	swept   bool // now and then
-}
-
-func (l *lingering) add(c *client) {
-	if c.place > 0 {
-		return
-	}
-	l.clients = append(l.clients, c)
-	c.place, c.unsent, c.progress = len(l.clients), math.MaxInt32, l.w.now
-	if !l.swept {
-		l.swept = true
-		l.sweepLater()
-	}
-}
-
-func (l *lingering) sweepLater() {
-	time.AfterFunc(lingerTick, func() { l.w.carriers.post(l.sweep) })
-}
-
-func (l *lingering) remove(c *client) {
-	if c.place == 0 {
-		return
-	}
-	n := len(l.clients) - 1
-	l.clients[c.place-1], l.clients[n].place = l.clients[n], c.place
-	l.clients[n] = nil
-	l.clients = l.clients[:n]
-	c.place = 0
-}
-
-// sweep closes those that have read nothing for too long.
-func (l *lingering) sweep() {
-	for _, c := range l.clients {
-		if left := uint32(C.mt_unsent(c.f, C.uint32_t(c.unsent))); left < c.unsent {
-			c.unsent, c.progress = left, l.w.now
-		} else if l.w.now-c.progress >= lingerTime {
-			l.w.op(c.f, C.MT_CLOSE, closeNoFlush)
-		}
-	}
-	if l.swept = len(l.clients) > 0; l.swept {
-		l.sweepLater()
-	} else {
-		l.clients = nil
-	}
-}
-
-func newClient(w *worker, f *C.mt_filter, cfg host.FilterConfig) {
+func newClient(w *worker, f *filter, cfg host.FilterConfig) {
 	c := &client{w: w, f: f}
 	w.add(c, f)
 	c.ev = w.shard.Accept(cfg, c)
 }
 
 // Write implements host.Downstream.
-func (c *client) Write(b *host.Buffer, end bool) {
-	arg := uint32(0)
-	if end {
-		arg = 1
-	}
-	if b == nil {
-		if !c.gone {
-			c.w.record(c.f, C.MT_SEND_DOWN, arg, nil, 0)
-		}
+func (c *client) Write(b *host.Buffer) {
+	if c.gone {
+		b.Free()
 		return
 	}
 	p, n := c.w.take(b)
-	if !c.gone {
-		c.w.record(c.f, C.MT_SEND_DOWN, arg, p, n)
-	}
+	c.w.record(c.f, C.MT_SEND_DOWN, 0, p, n)
 }
 
 // Close implements host.Downstream.
@@ -137,25 +64,33 @@ func (c *client) Close(flush bool) {
 		return
 	}
 	if !flush {
-		c.w.op(c.f, C.MT_CLOSE, closeNoFlush)
+		c.f.Close()
 		return
 	}
-	c.w.op(c.f, C.MT_CLOSE, closeFlush)
-	c.w.lingering.add(c)
+	c.f.op(C.MT_CLOSE, C.MT_FLUSH)
+	c.w.lingering.Add(c, &c.linger)
 }
+
+// Unsent implements linger.Client.
+func (c *client) Unsent(most uint32) uint32 {
+	return uint32(C.mt_unsent(c.f.c(), C.uint32_t(most)))
+}
+
+// Cut implements linger.Client.
+func (c *client) Cut() { c.f.Close() }
 
 // BufferLimit implements host.Downstream.
 func (c *client) BufferLimit() int {
 	if c.gone {
 		return 0
 	}
-	return int(C.mt_buffer_limit(c.f))
+	return int(C.mt_buffer_limit(c.f.c()))
 }
 
 // ReadDisable implements host.Downstream.
 func (c *client) ReadDisable(disable bool) {
 	if !c.gone {
-		C.mt_read_disable(c.f, C.bool(disable))
+		C.mt_read_disable(c.f.c(), C.bool(disable))
 	}
 }
 
@@ -164,7 +99,7 @@ func (c *client) ID() uint64 {
 	if c.gone {
 		return 0
 	}
-	return uint64(C.mt_id(c.f))
+	return uint64(C.mt_id(c.f.c()))
 }
 
 // LocalAddress implements host.Downstream.
@@ -183,44 +118,44 @@ func (c *client) RemoteAddress() string {
 	return c.remote
 }
 
-func address(f *C.mt_filter, local bool) string {
+func address(f *filter, local bool) string {
 	var b C.mt_buf
 	var port C.uint32_t
-	if !bool(C.mt_address(f, C.bool(local), &b, &port)) || b.length == 0 {
+	if !bool(C.mt_address(f.c(), C.bool(local), &b, &port)) {
 		return ""
 	}
-	return net.JoinHostPort(C.GoStringN(b.ptr, C.int(b.length)), strconv.Itoa(int(port)))
+	return joined(b, port)
 }
 
 // Count implements host.Downstream.
 func (c *client) Count(id host.MetricID, delta int64) {
 	if !c.gone && delta > 0 {
-		C.mt_count(c.f, C.size_t(id), C.uint64_t(delta))
+		C.mt_count(c.f.c(), C.size_t(id), C.uint64_t(delta))
 	}
 }
 
 // Add implements host.Downstream.
 func (c *client) Add(id host.MetricID, delta int64) {
 	if !c.gone {
-		C.mt_gauge(c.f, C.size_t(id), C.int64_t(delta))
+		C.mt_gauge(c.f.c(), C.size_t(id), C.int64_t(delta))
 	}
 }
 
 // Record implements host.Downstream.
 func (c *client) Record(id host.MetricID, values []uint64) {
 	if !c.gone {
-		C.mt_record(c.f, C.size_t(id), (*C.uint64_t)(unsafe.SliceData(values)), C.size_t(len(values)))
+		C.mt_record(c.f.c(), C.size_t(id), (*C.uint64_t)(unsafe.SliceData(values)), C.size_t(len(values)))
 	}
 }
 
 func (c *client) closed(remote, alive bool) {
 	c.gone = !alive
-	c.w.lingering.remove(c)
-	if !guarded("closing a client", func() { c.ev.Closed(remote) }) {
-		guarded("giving up a client", c.ev.Failed)
-		c.w.countPanics()
+	c.w.lingering.Remove(&c.linger)
+	if !c.w.Guard("closing a client", func() { c.ev.Closed(remote) }) {
+		c.w.Guard("giving up a client", c.ev.Failed)
 	}
 	c.gone = true
 }
 
-func (c *client) failed() { c.ev.Failed() }
+// Failed implements conn.
+func (c *client) Failed() { c.ev.Failed() }

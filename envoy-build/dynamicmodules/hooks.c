@@ -7,12 +7,16 @@
 #define MT_HOOK __attribute__((visibility("default")))
 #define MT_ON(name) envoy_dynamic_module_on_##name
 
-enum { CONTINUE = 0, STOP = 1 };
-enum { REMOTE_CLOSE = 0, LOCAL_CLOSE = 1 };
-enum { NO_FLUSH = 1 };
+// The version of the ABI for which this was written. Envoy only warns of another.
+static const char abi_version[] = "v0.1.0";
 
-// How much of its memory a batch keeps, and the array of chunks.
-enum { KEEP_OPS = 4096, KEEP_CHUNKS = 1024 };
+// What a filter wants of the filters behind it.
+enum { CONTINUE = 0, STOP = 1 };
+// A connection's events; those of others mean nothing here.
+enum { REMOTE_CLOSE = 0, LOCAL_CLOSE = 1 };
+
+// How much memory a batch begins with and keeps, and the array of chunks keeps.
+enum { FIRST_OPS = 64, KEEP_OPS = 4096, KEEP_CHUNKS = 1024 };
 
 static __thread mt_worker self;
 
@@ -22,7 +26,7 @@ static void* must(void* p) {
 }
 
 void mt_batch_grow(mt_batch* b) {
-  b->cap = b->cap ? 2 * b->cap : 64;
+  b->cap = b->cap ? 2 * b->cap : FIRST_OPS;
   b->ops = must(realloc(b->ops, b->cap * sizeof *b->ops));
 }
 
@@ -73,7 +77,7 @@ static void carry_out(mt_op* op) {
   mt_buf data = {op->ptr, op->length};
   switch (op->kind) {
   case MT_SEND_UP:
-    MT_CALL(network_filter_inject_read_data)(f->envoy, data, op->arg);
+    MT_CALL(network_filter_inject_read_data)(f->envoy, data, op->arg == MT_END);
     // tcp_proxy stops the reading of a carrier whose server does not take
     // bytes; nothing else tells.
     if (!f->closed && !f->blocked && f->ready && !MT_CALL(network_filter_read_enabled)(f->envoy)) {
@@ -83,7 +87,7 @@ static void carry_out(mt_op* op) {
     }
     break;
   case MT_SEND_DOWN:
-    MT_CALL(network_filter_inject_write_data)(f->envoy, data, op->arg);
+    MT_CALL(network_filter_inject_write_data)(f->envoy, data, false);
     break;
   case MT_CLOSE:
     MT_CALL(network_filter_close)(f->envoy, (int)op->arg);
@@ -136,7 +140,7 @@ static size_t chunks_for(size_t n) {
 
 MT_HOOK const char* MT_ON(program_init)(void) {
   mt_loaded();
-  return "v0.1.0";
+  return abi_version;
 }
 
 MT_HOOK const void* MT_ON(network_filter_config_new)(void* envoy, mt_buf name, mt_buf config) {
@@ -175,7 +179,7 @@ MT_HOOK int MT_ON(network_filter_new_connection)(void* envoy, const void* module
   bool taken = mtNewConnection(f, &self, outer);
   leave(f->worker);
   if (!taken) {
-    MT_CALL(network_filter_close)(envoy, NO_FLUSH);
+    MT_CALL(network_filter_close)(envoy, MT_NO_FLUSH);
     return STOP;
   }
   // A client is ours alone; a carrier waits here until it is claimed.

@@ -6,6 +6,15 @@ enum { MT_CLIENT = 1, MT_CARRIER = 2 };
 
 #define MT_NO_SLOT UINT32_MAX
 
+// Envoy's types of closing a connection.
+enum { MT_FLUSH = 0, MT_NO_FLUSH = 1 };
+
+// The kinds of metrics.
+enum { MT_COUNTER, MT_GAUGE, MT_HISTOGRAM };
+
+// The one event that is scheduled, on filters and on configurations.
+enum { MT_EVENT = 0 };
+
 // One configuration, as Envoy holds it.
 typedef struct {
   uint32_t id; // of the Go side
@@ -29,12 +38,15 @@ typedef struct {
 // What the Go side wants done once it has returned.
 enum { MT_SEND_UP, MT_SEND_DOWN, MT_CLOSE, MT_CONTINUE, MT_PAUSE };
 
+// Whether an end of stream is behind what is sent to a server.
+enum { MT_MORE = 0, MT_END = 1 };
+
 typedef struct {
   mt_filter* filter;
   const char* ptr;
   size_t length;
   uint32_t kind;
-  uint32_t arg; // MT_SEND_*: end of stream; MT_CLOSE: type
+  uint32_t arg; // MT_SEND_UP: MT_MORE or MT_END; MT_CLOSE: the type
 } mt_op;
 
 typedef struct {

@@ -23,15 +23,15 @@ static bool mt_validating(void) { return MT_CALL(is_validation_mode) && MT_CALL(
 static int mt_define(void* config, int kind, char* p, size_t n, size_t* id) {
   mt_buf name = {p, n};
   switch (kind) {
-  case 0: return MT_CALL(network_filter_config_define_counter)(config, name, id);
-  case 1: return MT_CALL(network_filter_config_define_gauge)(config, name, id);
+  case MT_COUNTER: return MT_CALL(network_filter_config_define_counter)(config, name, id);
+  case MT_GAUGE: return MT_CALL(network_filter_config_define_gauge)(config, name, id);
   default: return MT_CALL(network_filter_config_define_histogram)(config, name, id);
   }
 }
 static void* mt_config_scheduler(void* config) {
   if (!MT_CALL(network_filter_config_scheduler_new)) return NULL;
   void* s = MT_CALL(network_filter_config_scheduler_new)(config);
-  if (s) MT_CALL(network_filter_config_scheduler_commit)(s, 0);
+  if (s) MT_CALL(network_filter_config_scheduler_commit)(s, MT_EVENT);
   return s;
 }
 static void mt_config_scheduler_delete(void* s) {
@@ -43,12 +43,10 @@ import "C"
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
-	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/carrier"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -57,9 +55,6 @@ const (
 	proxyFilter   = "meta_protocol_proxy"
 	carrierFilter = "carrier"
 )
-
-// module is what was given to Serve.
-var module host.Module
 
 // Serve makes m the pipeline of this shared object. It is called once, from an
 // init function.
@@ -70,46 +65,27 @@ func Serve(m host.Module) {
 	module = m
 }
 
-// configs are the live configurations by their ids. They are made and
-// destroyed on the main thread and looked up by workers.
-var configs struct {
-	sync.RWMutex
-	last uint32
-	m    map[uint32]*filterConfig
-}
-
-// filterConfig is one configuration of either filter.
-type filterConfig struct {
-	proxy     host.FilterConfig // nil for the carrier filter
-	loopback  string            // the carrier filter's socket
-	scheduler unsafe.Pointer
-}
-
 // published is called when Envoy has accepted the update that brought fc.
-func (fc *filterConfig) published(id C.uint32_t) {
+func (fc *filterConfig) published(id uint32) {
 	if fc.proxy != nil {
 		fc.proxy.Published()
 	} else if !bool(C.mt_validating()) {
-		dialer.serve(fc.loopback)
-		renewCarriers(id)
+		dialer.Serve(fc.loopback)
+		time.AfterFunc(carrier.RenewTime, func() {
+			everyWorker(func(w *worker) { w.carriers.Renew(id) })
+		})
 	}
-}
-
-func configOf(id uint32) *filterConfig {
-	configs.RLock()
-	defer configs.RUnlock()
-	return configs.m[id]
 }
 
 //export mtConfigNew
 func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.size_t, raw *C.char, rawLen C.size_t) (ok C.bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			caught("loading a configuration", r)
+			panics.Caught("loading a configuration", r)
 			ok = false
 		}
 	}()
-	setUpRuntime(int(C.mt_concurrency()))
+	setUp(int(C.mt_concurrency()))
 	fc := &filterConfig{}
 	bytes := C.GoBytes(unsafe.Pointer(raw), C.int(rawLen))
 	switch n := C.GoStringN(name, C.int(nameLen)); n {
@@ -132,7 +108,7 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 			return false
 		}
 		if !bool(C.mt_validating()) {
-			dialer.expect(path)
+			dialer.Expect(path)
 		}
 		fc.loopback = path
 		c.role = C.MT_CARRIER
@@ -146,49 +122,35 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 		return false
 	}
 	c.panics = C.size_t(id)
-	configs.Lock()
-	if configs.m == nil {
-		configs.m = map[uint32]*filterConfig{}
-	}
-	configs.last++
-	c.id = C.uint32_t(configs.last)
-	configs.m[configs.last] = fc
-	configs.Unlock()
+	added := configs.add(fc)
+	c.id = C.uint32_t(added)
 	// Its event comes when the main thread is done with what brought this
 	// configuration, unless that was refused.
 	if fc.scheduler = C.mt_config_scheduler(envoy); fc.scheduler == nil {
-		fc.published(c.id)
+		fc.published(added)
 	}
 	return true
 }
 
 //export mtConfigScheduled
 func mtConfigScheduled(id C.uint32_t) {
-	defer mainBarrier("publishing a configuration")
-	if fc := configOf(uint32(id)); fc != nil {
-		fc.published(id)
+	defer barrier("publishing a configuration")
+	if fc := configs.get(uint32(id)); fc != nil {
+		fc.published(uint32(id))
 	}
 }
 
 //export mtConfigDestroy
 func mtConfigDestroy(id C.uint32_t) {
-	defer mainBarrier("dropping a configuration")
-	fc := configOf(uint32(id))
-	configs.Lock()
-	delete(configs.m, uint32(id))
-	configs.Unlock()
+	defer barrier("dropping a configuration")
+	fc := configs.get(uint32(id))
+	configs.remove(uint32(id))
 	if fc == nil {
 		return
 	}
 	C.mt_config_scheduler_delete(fc.scheduler)
 	if fc.proxy != nil {
 		fc.proxy.Destroy()
-	}
-}
-
-func mainBarrier(doing string) {
-	if r := recover(); r != nil {
-		caught(doing, r)
 	}
 }
 
@@ -207,52 +169,12 @@ func (l loading) define(kind C.int, name string) (host.MetricID, error) {
 	return host.MetricID(id), nil
 }
 
-func (l loading) DefineCounter(name string) (host.MetricID, error)   { return l.define(0, name) }
-func (l loading) DefineGauge(name string) (host.MetricID, error)     { return l.define(1, name) }
-func (l loading) DefineHistogram(name string) (host.MetricID, error) { return l.define(2, name) }
-func (l loading) Logf(level host.Level, format string, args ...any)  { logf(level, format, args...) }
-
-// panicsCounter counts the panics of the whole process: on a carrier, or on the
-// main thread, they are nobody's.
-const panicsCounter = "panics"
-
-// panics are those that were caught and that Envoy's counter does not have yet:
-// it needs a live filter.
-var panics atomic.Uint64
-
-// caught records a panic.
-func caught(doing string, r any) {
-	panics.Add(1)
-	caughts.logf(host.Error, "meltemi: panic while %s: %v\n%s", doing, r, debug.Stack())
+func (l loading) DefineCounter(name string) (host.MetricID, error) {
+	return l.define(C.MT_COUNTER, name)
 }
-
-// What other processes can cause as often as they like.
-var strangers, squatters, stillbirths, caughts sometimes
-
-// sometimes logs what may happen all the time: a line a second, with the number of
-// those that were left out. Any thread may call it.
-type sometimes struct {
-	mu     sync.Mutex
-	said   time.Time
-	unsaid int
-}
-
-func (s *sometimes) logf(level host.Level, format string, args ...any) {
-	s.mu.Lock()
-	now := time.Now()
-	unsaid := s.unsaid
-	if !s.said.IsZero() && now.Sub(s.said) < time.Second {
-		s.unsaid++
-		s.mu.Unlock()
-		return
-	}
-	s.said, s.unsaid = now, 0
-	s.mu.Unlock()
-	if unsaid > 0 {
-		format += " (%d more such lines left out)"
-		args = append(args, unsaid)
-	}
-	logf(level, format, args...)
+func (l loading) DefineGauge(name string) (host.MetricID, error) { return l.define(C.MT_GAUGE, name) }
+func (l loading) DefineHistogram(name string) (host.MetricID, error) {
+	return l.define(C.MT_HISTOGRAM, name)
 }
 
 // logf logs with Envoy's logger; any thread may call it.

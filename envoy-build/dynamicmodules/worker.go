@@ -3,9 +3,6 @@ package dynamicmodules
 /*
 #include "hooks.h"
 
-static void mt_commit(void* s) { MT_CALL(network_filter_scheduler_commit)(s, 0); }
-static void* mt_scheduler(mt_filter* f) { return MT_CALL(network_filter_scheduler_new)(f->envoy); }
-static void mt_scheduler_delete(void* s) { MT_CALL(network_filter_scheduler_delete)(s); }
 static void mt_count_panics(mt_filter* f, uint64_t n) {
   MT_CALL(network_filter_increment_counter)(f->envoy, f->config->panics, n);
 }
@@ -21,32 +18,28 @@ import "C"
 
 import (
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/carrier"
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/linger"
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/waker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
 )
-
-// maxWorkers bounds Envoy's --concurrency.
-const maxWorkers = 1024
-
-var workers [maxWorkers]atomic.Pointer[worker]
 
 // started is the zero of the workers' clocks.
 var started = time.Now()
 
 // conn is one connection of a worker: a client's or a carrier.
 type conn interface {
-	// closed is called once; alive tells whether Envoy's filter can be asked.
-	closed(remote, alive bool)
-	// failed is called after a panic in one of its events.
-	failed()
+	// Failed is called after a panic in one of its events.
+	Failed()
 }
 
-// worker is the Go half of one Envoy worker thread. Everything in it is used
-// on that thread only, but for what says otherwise. It implements host.Worker.
+// worker is the Go half of one Envoy worker thread. Everything in it is used on that
+// thread only, but for what says otherwise. It implements host.Worker and
+// carrier.Worker.
 type worker struct {
 	index int
 	c     *C.mt_worker
@@ -58,25 +51,30 @@ type worker struct {
 	views [][]byte // chunks of the event that is running
 	buffers
 
-	carriers  carriers
-	lingering lingering
+	carriers  *carrier.Set
+	lingering linger.List
 
-	wake waker
+	posted *mailbox.Mailbox[func()]
+	waker  waker.Waker
 }
 
 type slot struct {
 	conn   conn
-	filter *C.mt_filter
+	filter *filter
+}
+
+func newWorker(index int, c *C.mt_worker) *worker {
+	w := &worker{index: index, c: c, now: time.Since(started)}
+	w.posted = mailbox.New[func()](w.waker.Wake)
+	w.carriers = carrier.NewSet(w, dialer)
+	w.lingering.Now, w.lingering.Post = w.Now, w.Post
+	return w
 }
 
 func workerOf(index uint32, c *C.mt_worker) *worker {
 	w := workers[index].Load()
 	if w == nil {
-		w = &worker{index: int(index), c: c}
-		w.now = time.Since(started)
-		w.wake.w = w
-		w.carriers.w = w
-		w.lingering.w = w
+		w = newWorker(int(index), c)
 		workers[index].Store(w)
 		if module != nil {
 			w.shard = module.NewWorker(w)
@@ -109,55 +107,45 @@ func (w *worker) barrier(s *slot) {
 	if r == nil {
 		return
 	}
-	caught("worker "+strconv.Itoa(w.index)+" had an event", r)
+	panics.Caught("worker "+strconv.Itoa(w.index)+" had an event", r)
 	defer w.countPanics()
 	if s == nil || s.conn == nil {
 		return
 	}
-	guarded("giving up a connection", s.conn.failed)
-	w.op(s.filter, C.MT_CLOSE, closeNoFlush)
+	panics.Guard("giving up a connection", s.conn.Failed)
+	s.filter.Close()
 	if w.shard != nil { // the event did not come to its end
-		guarded("ending an event", w.shard.EndHook)
+		panics.Guard("ending an event", w.shard.EndHook)
 	}
 }
 
-// guarded runs what may panic, and reports whether it did not.
-func guarded(doing string, f func()) (ok bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			caught(doing, r)
-		}
-	}()
-	f()
-	return true
+// Guard implements carrier.Worker.
+func (w *worker) Guard(doing string, f func()) bool {
+	ok := panics.Guard(doing, f)
+	if !ok {
+		w.countPanics()
+	}
+	return ok
 }
 
 // countPanics hands over to Envoy how many panics there were, as soon as there
 // is a filter that can.
 func (w *worker) countPanics() {
-	if f := w.wake.filter; f != nil {
-		if n := panics.Swap(0); n > 0 {
-			C.mt_count_panics(f, C.uint64_t(n))
+	if f, ok := w.waker.Filter().(*filter); ok {
+		if n := panics.Take(); n > 0 {
+			C.mt_count_panics(f.c(), C.uint64_t(n))
 		}
 	}
 }
 
-// Envoy's close types.
-const (
-	closeFlush   = 0
-	closeNoFlush = 1
-)
-
-// op records an operation without bytes.
-func (w *worker) op(f *C.mt_filter, kind, arg uint32) { w.record(f, kind, arg, nil, 0) }
-
-func (w *worker) record(f *C.mt_filter, kind, arg uint32, p *byte, n int) {
+// record notes what is to be done for f when the event has ended.
+func (w *worker) record(f *filter, kind, arg uint32, p *byte, n int) {
 	b := &w.c.batch[w.c.filling]
 	if b.n == b.cap {
 		C.mt_batch_grow(b)
 	}
 	o := (*C.mt_op)(unsafe.Add(unsafe.Pointer(b.ops), uintptr(b.n)*unsafe.Sizeof(C.mt_op{})))
-	o.filter, o.kind, o.arg = f, C.uint32_t(kind), C.uint32_t(arg)
+	o.filter, o.kind, o.arg = f.c(), C.uint32_t(kind), C.uint32_t(arg)
 	// A plain store of the address: the array is pinned until the batch has
 	// been carried out.
 	*(*uintptr)(unsafe.Pointer(&o.ptr)) = uintptr(unsafe.Pointer(p))
@@ -165,7 +153,7 @@ func (w *worker) record(f *C.mt_filter, kind, arg uint32, p *byte, n int) {
 	b.n++
 }
 
-func (w *worker) add(c conn, f *C.mt_filter) uint32 {
+func (w *worker) add(c conn, f *filter) {
 	var i uint32
 	if n := len(w.free); n > 0 {
 		i = w.free[n-1]
@@ -176,11 +164,10 @@ func (w *worker) add(c conn, f *C.mt_filter) uint32 {
 	}
 	w.conns[i] = slot{c, f}
 	f.slot = C.uint32_t(i)
-	w.wake.appeared(f)
-	if panics.Load() > 0 {
+	w.waker.Use(f)
+	if panics.Any() {
 		w.countPanics()
 	}
-	return i
 }
 
 func (w *worker) remove(i uint32) {
@@ -188,7 +175,25 @@ func (w *worker) remove(i uint32) {
 	w.conns[i] = slot{}
 	w.free = append(w.free, i)
 	f.slot = C.MT_NO_SLOT
-	w.wake.gone(f)
+	if w.waker.Gone(f) {
+		if o := w.anyAlive(); o != nil {
+			w.waker.Use(o)
+		}
+	}
+}
+
+// anyAlive returns a filter through which the worker can be woken, a parked carrier's
+// if there is one, which no peer ends; nil if there is none.
+func (w *worker) anyAlive() *filter {
+	if f, ok := w.carriers.AnyParked().(*filter); ok {
+		return f
+	}
+	for i := range w.conns {
+		if f := w.conns[i].filter; f != nil && !f.Closed() {
+			return f
+		}
+	}
+	return nil
 }
 
 // gather makes views of n chunks.
@@ -203,13 +208,14 @@ func (w *worker) gather(chunks *C.mt_buf, n C.size_t) [][]byte {
 }
 
 //export mtNewConnection
-func mtNewConnection(f *C.mt_filter, c *C.mt_worker, outer C.bool) (ok C.bool) {
+func mtNewConnection(cf *C.mt_filter, c *C.mt_worker, outer C.bool) (ok C.bool) {
+	f := (*filter)(cf)
 	var w *worker
 	defer func() {
 		if r := recover(); r != nil {
-			caught("taking a connection", r)
-			if f.slot != C.MT_NO_SLOT && f.config.role == C.MT_CLIENT {
-				guarded("giving up a connection", func() { w.remove(uint32(f.slot)) })
+			panics.Caught("taking a connection", r)
+			if f.slot != C.MT_NO_SLOT {
+				panics.Guard("giving up a connection", func() { w.remove(uint32(f.slot)) })
 			}
 			ok = false
 		}
@@ -217,9 +223,13 @@ func mtNewConnection(f *C.mt_filter, c *C.mt_worker, outer C.bool) (ok C.bool) {
 	w = workerOf(uint32(f.worker), c)
 	w.begin(bool(outer))
 	if f.config.role == C.MT_CARRIER {
-		return C.bool(w.carriers.arrived(f))
+		c := w.carriers.Arrived(f)
+		if c != nil {
+			w.add(c, f)
+		}
+		return C.bool(c != nil)
 	}
-	fc := configOf(uint32(f.config.id))
+	fc := configs.get(uint32(f.config.id))
 	if fc == nil {
 		return false
 	}
@@ -244,7 +254,7 @@ func mtMark(worker, slot C.uint32_t, total C.size_t, end, outer C.bool) C.size_t
 	s := &w.conns[slot]
 	defer w.barrier(s)
 	w.begin(bool(outer))
-	return C.size_t(s.conn.(*carrier).mark(int(total), bool(end)))
+	return C.size_t(s.conn.(*carrier.Carrier).Mark(int(total), bool(end)))
 }
 
 //export mtAnswer
@@ -253,7 +263,7 @@ func mtAnswer(worker, slot C.uint32_t, chunks *C.mt_buf, n, total C.size_t, end,
 	s := &w.conns[slot]
 	defer w.barrier(s)
 	w.begin(bool(outer))
-	s.conn.(*carrier).answer(w.gather(chunks, n), int(total), bool(end))
+	s.conn.(*carrier.Carrier).Answer(w.gather(chunks, n), int(total), bool(end))
 	w.finish(bool(outer))
 }
 
@@ -266,8 +276,8 @@ func mtBlocked(worker, slot C.uint32_t, blocked, outer C.bool) {
 	switch c := s.conn.(type) {
 	case *client:
 		c.ev.WriteBlocked(bool(blocked))
-	case *carrier:
-		c.writeBlocked()
+	case *carrier.Carrier:
+		c.Blocked()
 	}
 }
 
@@ -278,7 +288,12 @@ func mtClosed(worker, slot C.uint32_t, remote, alive, outer C.bool) {
 	defer w.barrier(nil)
 	w.begin(bool(outer))
 	defer w.remove(uint32(slot))
-	s.conn.closed(bool(remote), bool(alive))
+	switch c := s.conn.(type) {
+	case *client:
+		c.closed(bool(remote), bool(alive))
+	case *carrier.Carrier:
+		c.Closed(bool(alive))
+	}
 }
 
 //export mtRun
@@ -300,7 +315,7 @@ func mtEndEvent(worker C.uint32_t) {
 }
 
 func (w *worker) end() {
-	if w.wake.due() { // nobody could be woken: this event does
+	if w.waker.Due() { // nobody could be woken: this event does
 		w.run()
 	}
 	if w.shard != nil {
@@ -309,9 +324,9 @@ func (w *worker) end() {
 }
 
 func (w *worker) run() {
-	w.wake.taken()
-	w.carriers.run()
-	if panics.Load() > 0 {
+	w.waker.Taken()
+	w.posted.Run(w.do)
+	if panics.Any() {
 		w.countPanics()
 	}
 	if w.shard != nil {
@@ -319,24 +334,29 @@ func (w *worker) run() {
 	}
 }
 
-// Index implements host.Worker.
+// Post has f run on the worker, soon. Any goroutine may call it.
+func (w *worker) Post(f func()) { w.posted.Post(f) }
+
+func (w *worker) do(f func()) { w.Guard("doing what was posted to a worker", f) }
+
+// Index implements carrier.Worker.
 func (w *worker) Index() int { return w.index }
 
 // Now implements host.Worker.
 func (w *worker) Now() time.Duration { return w.now }
 
 // Wake implements host.Worker.
-func (w *worker) Wake() { w.wake.wake() }
+func (w *worker) Wake() { w.waker.Wake() }
 
 // SetTimer implements host.Worker.
-func (w *worker) SetTimer(d time.Duration) { w.wake.after(d) }
+func (w *worker) SetTimer(d time.Duration) { w.waker.After(d) }
 
 // Buffer implements host.Worker.
 func (w *worker) Buffer(n int) *host.Buffer { return w.get(n) }
 
 // Connect implements host.Worker.
 func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
-	return w.carriers.connect(t, ev)
+	return w.carriers.Connect(t, ev)
 }
 
 // Logf implements host.Worker.
@@ -344,106 +364,20 @@ func (w *worker) Logf(level host.Level, format string, args ...any) { logf(level
 
 // ClusterHosts implements host.Worker.
 func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
-	f := w.wake.filter
-	if f == nil || cluster == "" {
+	f, alive := w.waker.Filter().(*filter)
+	if !alive || cluster == "" {
 		return h, false, false
 	}
 	for priority := C.uint32_t(0); ; priority++ {
 		var total, healthy C.size_t
 		p := (*C.char)(unsafe.Pointer(unsafe.StringData(cluster)))
-		if !bool(C.mt_hosts(f, p, C.size_t(len(cluster)), priority, &total, &healthy)) {
+		if !bool(C.mt_hosts(f.c(), p, C.size_t(len(cluster)), priority, &total, &healthy)) {
 			return h, priority > 0, true
 		}
 		h.Total += int(total)
 		h.Healthy += int(healthy)
 		if h.Preferred == 0 {
 			h.Preferred = int(healthy)
-		}
-	}
-}
-
-// waker is the one way by which other goroutines reach a worker: an event
-// scheduled on a filter that is alive. Events of a filter that dies are lost,
-// so when it does another one takes over, and is woken again.
-type waker struct {
-	w       *worker
-	mu      sync.Mutex
-	sched   unsafe.Pointer
-	pending atomic.Bool
-	timer   *time.Timer
-
-	filter *C.mt_filter // whose scheduler it is; worker thread only
-}
-
-func (k *waker) wake() {
-	if k.pending.Swap(true) {
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.sched != nil {
-		C.mt_commit(k.sched)
-	}
-}
-
-// timerSlack is how late the timer may be. While events come by themselves
-// they do what is due before it fires.
-const timerSlack = 5 * time.Millisecond
-
-func (k *waker) after(d time.Duration) {
-	if d >= 0 {
-		d += timerSlack
-	}
-	switch {
-	case k.timer == nil && d >= 0:
-		k.timer = time.AfterFunc(d, k.wake)
-	case k.timer == nil:
-	case d < 0:
-		k.timer.Stop()
-	default:
-		k.timer.Reset(d)
-	}
-}
-
-// due reports whether a wake-up is pending that no filter can deliver.
-func (k *waker) due() bool { return k.filter == nil && k.pending.Load() }
-
-func (k *waker) taken() { k.pending.Store(false) }
-
-// appeared offers a filter of the worker.
-func (k *waker) appeared(f *C.mt_filter) {
-	if k.filter != nil {
-		return
-	}
-	k.use(f)
-}
-
-func (k *waker) use(f *C.mt_filter) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.filter, k.sched = f, C.mt_scheduler(f)
-	if k.pending.Load() {
-		C.mt_commit(k.sched)
-	}
-}
-
-// gone takes a filter away; another one takes over.
-func (k *waker) gone(f *C.mt_filter) {
-	if k.filter != f {
-		return
-	}
-	k.mu.Lock()
-	C.mt_scheduler_delete(k.sched)
-	k.filter, k.sched = nil, nil
-	k.mu.Unlock()
-	if c := k.w.carriers.anyParked(); c != nil {
-		k.use(c)
-		return
-	}
-	for i := range k.w.conns {
-		if o := k.w.conns[i].filter; o != nil && !bool(o.closed) {
-			k.use(o)
-			return
 		}
 	}
 }

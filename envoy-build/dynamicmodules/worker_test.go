@@ -10,81 +10,50 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
-// frail panics in each of its events.
-type frail struct{ failed int }
-
-func (f *frail) Ready(string)                  { panic("ready") }
-func (f *frail) Data([][]byte, int)            { panic("data") }
-func (f *frail) WriteBlocked(bool)             { panic("blocked") }
-func (f *frail) Closed(host.CloseReason)       { panic("closed") }
-func (f *frail) Failed()                       { f.failed++; panic("failed") }
-func (f *frail) panics(t *testing.T, n uint64) { require.Equal(t, n, panics.Swap(0)) }
-
 func TestAPanicDoesNotEndTheWorkBehindIt(t *testing.T) {
-	w := &worker{}
-	w.carriers.w, w.wake.w, w.lingering.w = w, w, w
-	panics.Store(0)
+	w := newWorker(0, nil)
+	panics.Take()
 	done := 0
 	for i := range 4 {
-		w.carriers.post(func() {
+		w.Post(func() {
 			if done++; i%2 == 0 {
 				panic(i)
 			}
 		})
 	}
-	w.carriers.run()
+	w.run()
 	require.Equal(t, 4, done)
-	require.EqualValues(t, 2, panics.Swap(0))
+	require.EqualValues(t, 2, panics.Take())
 
 	ev := &frail{}
-	c := &carrier{w: w, ev: ev, state: claimed}
-	c.closed(false, false)
-	require.Equal(t, over, c.state)
+	c := &client{w: w, ev: ev}
+	w.lingering.Add(c, &c.linger)
+	c.closed(true, true)
+	require.True(t, c.gone)
+	require.Zero(t, c.linger, "it lingers no more")
 	require.Equal(t, 1, ev.failed)
-	ev.panics(t, 2)
-
-	ev = &frail{}
-	waiting := &carrier{w: w, ev: ev}
-	waiting.Close(false)
-	w.carriers.run()
-	require.Equal(t, 1, ev.failed)
-	ev.panics(t, 2)
-
-	down := &frailClient{}
-	cl := &client{w: w, ev: down}
-	w.lingering.add(cl)
-	cl.closed(true, true)
-	require.True(t, cl.gone)
-	require.Empty(t, w.lingering.clients)
-	require.Equal(t, 1, down.failed)
-	ev.panics(t, 2)
+	require.EqualValues(t, 2, panics.Take())
 }
 
-type frailClient struct {
+// frail panics in its last events.
+type frail struct {
 	host.DownstreamEvents
 	failed int
 }
 
-func (f *frailClient) Closed(bool) { panic("closed") }
-func (f *frailClient) Failed()     { f.failed++; panic("failed") }
+func (f *frail) Closed(bool) { panic("closed") }
+func (f *frail) Failed()     { f.failed++; panic("failed") }
 
-func TestClosedClientsLeaveNothing(t *testing.T) {
-	w := &worker{}
-	w.carriers.w, w.wake.w, w.lingering.w = w, w, w
-	clients := make([]*client, 5)
-	for i := range clients {
-		clients[i] = &client{w: w}
-		w.lingering.add(clients[i])
-		w.lingering.add(clients[i])
-	}
-	for n, i := range []int{2, 4, 0, 3, 1} {
-		w.lingering.remove(clients[i])
-		w.lingering.remove(clients[i])
-		require.Len(t, w.lingering.clients, len(clients)-1-n)
-		for place, c := range w.lingering.clients {
-			require.Equal(t, place+1, c.place)
-		}
-	}
+func TestConfigurationsHaveTheirIDs(t *testing.T) {
+	var configs configTable
+	require.Nil(t, configs.get(0))
+	a, b := &filterConfig{loopback: "a"}, &filterConfig{loopback: "b"}
+	first, second := configs.add(a), configs.add(b)
+	require.Greater(t, second, first, "later ones have higher ids")
+	configs.remove(first)
+	require.Nil(t, configs.get(first))
+	require.Same(t, b, configs.get(second))
+	require.Greater(t, configs.add(a), second, "also after others have gone")
 }
 
 func TestBuffersThatAreNotNeededAreDropped(t *testing.T) {

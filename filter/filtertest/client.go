@@ -20,7 +20,6 @@ type Client struct {
 	eofTold  bool
 	disabled int
 	received []byte
-	ended    bool // the pipeline has sent an end of stream
 	closed   bool
 	busy     bool // a delivery is already to do
 
@@ -186,12 +185,9 @@ type downstream struct {
 }
 
 // Write implements host.Downstream.
-func (d *downstream) Write(b *host.Buffer, end bool) {
+func (d *downstream) Write(b *host.Buffer) {
 	c := d.c
-	var data []byte
-	if b != nil {
-		data = c.w.take(b)
-	}
+	data := c.w.take(b)
 	c.w.op(func() {
 		switch {
 		case c.closed:
@@ -204,7 +200,6 @@ func (d *downstream) Write(b *host.Buffer, end bool) {
 		default:
 			c.received = append(c.received, data...)
 		}
-		c.ended = c.ended || end
 	})
 }
 

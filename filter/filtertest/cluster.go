@@ -130,6 +130,11 @@ func (s *Server) Reset() {
 	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Reset) })
 }
 
+// Drain ends the connection as a host does that replaces its own way upstream.
+func (s *Server) Drain() {
+	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Draining) })
+}
+
 // Block(true) lets the server take no bytes, nor notice their end.
 func (s *Server) Block(block bool) {
 	s.blocked = block

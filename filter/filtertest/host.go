@@ -60,8 +60,8 @@ func New(t testing.TB) *Host {
 // NewWith returns a host with n workers that runs m.
 func NewWith(t testing.TB, m host.Module, n int) *Host {
 	h := &Host{t: t, module: m, clusters: map[string]*Cluster{}, now: time.Hour, woken: make(chan struct{}, 1)}
-	for i := range n {
-		w := &worker{h: h, index: i, timerAt: -1}
+	for range n {
+		w := &worker{h: h, timerAt: -1}
 		w.shard = m.NewWorker(w)
 		h.workers = append(h.workers, w)
 	}
@@ -163,9 +163,6 @@ func (c *Config) DefineGauge(name string) (host.MetricID, error) { return c.defi
 
 // DefineHistogram implements host.Config.
 func (c *Config) DefineHistogram(name string) (host.MetricID, error) { return c.define(name) }
-
-// Logf implements host.Config.
-func (c *Config) Logf(level host.Level, format string, args ...any) { c.h.logf(level, format, args...) }
 
 func (c *Config) metric(name string) *metric {
 	c.h.t.Helper()
@@ -282,7 +279,6 @@ func (h *Host) WaitUntil(done func() bool) {
 // worker implements host.Worker.
 type worker struct {
 	h       *Host
-	index   int
 	shard   host.Shard
 	timerAt time.Duration
 	clients []*Client
@@ -349,9 +345,6 @@ func (w *worker) takeWake() bool {
 	w.awake = false
 	return a
 }
-
-// Index implements host.Worker.
-func (w *worker) Index() int { return w.index }
 
 // Now implements host.Worker.
 func (w *worker) Now() time.Duration { return w.h.now }

@@ -1,6 +1,6 @@
 // Package host is what lies between the pipeline and the process that runs it:
 // a few interfaces, nothing of cgo, nothing of Envoy. A host drives the
-// pipeline through [Module], [Downstream events] and [UpstreamEvents], and the
+// pipeline through [Module], [DownstreamEvents] and [UpstreamEvents], and the
 // pipeline asks the host for things through [Worker], [Downstream], [Upstream]
 // and [Config].
 //
@@ -48,8 +48,6 @@ type Config interface {
 	DefineCounter(name string) (MetricID, error)
 	DefineGauge(name string) (MetricID, error)
 	DefineHistogram(name string) (MetricID, error)
-	// Logf logs with the host's logger. Any thread.
-	Logf(level Level, format string, args ...any)
 }
 
 // MetricID names a metric within its Config.
@@ -58,10 +56,9 @@ type MetricID uint32
 // Level of a log line.
 type Level uint8
 
-// Levels, by severity.
+// Levels, by severity; 0 is none.
 const (
-	Trace Level = iota
-	Debug
+	Debug Level = iota + 1
 	Info
 	Warn
 	Error
@@ -105,9 +102,8 @@ type DownstreamEvents interface {
 // Downstream is a client connection as its host shows it.
 type Downstream interface {
 	// Write records that b shall be sent. b belongs to the host from then on.
-	// end half-closes after it; b may be nil then. Writing to a connection
-	// that is gone does nothing.
-	Write(b *Buffer, end bool)
+	// Writing to a connection that is gone does nothing.
+	Write(b *Buffer)
 	// Close records that the connection shall be closed, after what was written
 	// before has been flushed when flush is true. Closed follows.
 	Close(flush bool)
@@ -134,8 +130,6 @@ type Downstream interface {
 
 // Worker is the host's side of one worker.
 type Worker interface {
-	// Index of the worker, from 0.
-	Index() int
 	// Now is a monotonic time since an arbitrary point. It is read once per
 	// event.
 	Now() time.Duration
@@ -253,9 +247,6 @@ type Buffer struct {
 	B []byte
 	// Host is for the host: where the buffer goes back to.
 	Host Recycler
-	// Pinned is for the host: the array of B that it has made ready to hand to
-	// foreign code.
-	Pinned *byte
 }
 
 // Recycler takes a buffer back.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 )
@@ -190,8 +191,12 @@ func (cn *conn) unasked() {
 func (cn *conn) leaves() {
 	if !cn.gone {
 		cn.gone = true
+		greets := cn.state == greeting
 		cn.drain()
 		cn.pool.leaves(cn.host)
+		if greets { // else the next one would be made at once, as often as it says so
+			cn.pool.connectFailed(cn.attempt, host.ConnectFailed, "its preface has failed: the server leaves")
+		}
 		cn.pool.kick()
 	}
 }
@@ -210,8 +215,13 @@ func (cn *conn) message(md *codecs.Metadata) {
 			cn.streamed(md)
 			return
 		}
-		if cn.rite != nil {
-			cn.rite.answered(md)
+		if r := cn.rite; r != nil {
+			if md.GoesAway {
+				cn.leaves()
+			}
+			if cn.rite == r {
+				r.answered(md)
+			}
 			return
 		}
 		c := cn.answer(md)
@@ -263,7 +273,7 @@ func (cn *conn) message(md *codecs.Metadata) {
 
 // notProcessed fails a call of which the server says that it has not looked at it.
 func (c *Call) notProcessed() {
-	c.owner.Failed(&Failure{
+	c.failed(&Failure{
 		Type: codecs.UpstreamReset, Reason: "the server leaves and has not processed the request",
 		Written: true, NotProcessed: true,
 	})

@@ -52,7 +52,17 @@ func (c *Call) SentAt() time.Duration { return c.sent }
 
 // fail ends what the call was made for.
 func (c *Call) fail(e codecs.ErrorType, reason string) {
-	c.owner.Failed(&Failure{Type: e, Reason: reason, Written: c.written})
+	c.failed(&Failure{Type: e, Reason: reason, Written: c.written})
+}
+
+// failed is fail for more than a reason. If the call was to begin a lease, to go on
+// with one or to end it, the lease is lost: what its client says next relies on it.
+func (c *Call) failed(f *Failure) {
+	l := c.line
+	lost := f.Answer == nil && l != nil && (c.lease == codecs.LeaseHeld || l.held)
+	if c.owner.Failed(f); lost {
+		l.lost(f.Type, f.Reason)
+	}
 }
 
 func (c *Call) expire() {

@@ -104,7 +104,7 @@ func (cn *conn) send(c *Call) {
 	answered := c // the call that gets the answer
 	if c.muted {
 		answered = cn.owed(c)
-		answered.line = c.line
+		answered.line, answered.due = c.line, max(c.due, m.now()+1)
 	}
 	var id uint64
 	if p.byID() {
@@ -129,7 +129,7 @@ func (cn *conn) send(c *Call) {
 		if f.Panic = guard.In(err); f.Panic != nil {
 			f.Type, f.Reason = codecs.Unspecified, guard.Text
 		}
-		c.owner.Failed(&f)
+		c.failed(&f)
 		return
 	}
 	cn.lastCall = m.now()
@@ -253,9 +253,8 @@ func (cn *conn) failCalls(e codecs.ErrorType, reason string) {
 		c.end()
 		c.fail(e, reason)
 	}
-	if l := cn.lease; l != nil && l.conn == cn && l.held {
-		l.held = false
-		l.client.LeaseLost()
+	if cn.leased() {
+		cn.lease.lost(e, reason)
 	}
 }
 
@@ -299,7 +298,11 @@ func (cn *conn) Closed(r host.CloseReason) {
 		return
 	case greeting:
 		cn.leave()
-		p.connectFailed(cn.attempt, host.ConnectFailed, "its preface has failed: connection "+r.String())
+		why := "its preface has failed: connection " + r.String()
+		if r != host.Draining {
+			r = host.ConnectFailed
+		}
+		p.connectFailed(cn.attempt, r, why)
 		return
 	case ready, draining:
 		cn.leave()

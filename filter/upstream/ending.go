@@ -34,7 +34,9 @@ func (cn *conn) closeIfDrained() {
 	if cn.state != draining || cn.inFlight > cn.absent || len(cn.stalled) > 0 || cn.leased() {
 		return
 	}
-	if cn.absent > 0 && p.tooManyAbsent() || cn.absent == 0 && p.m.now() >= cn.keepUntil {
+	// Answers over one that is spoilt could not be told apart.
+	owed := cn.absent > 0 && !cn.spoilt
+	if owed && p.tooManyAbsent() || !owed && p.m.now() >= cn.keepUntil {
 		cn.flush()
 		cn.stop(&cn.paused, false) // a server that cannot write may not read either
 		cn.stop(&cn.starved, false)

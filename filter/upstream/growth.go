@@ -308,7 +308,7 @@ func (p *Pool) yield(now time.Duration) {
 	}
 	victim := p.ready[0]
 	for _, cn := range p.ready {
-		if cn.inFlight == 0 {
+		if cn.inFlight == 0 && !cn.leased() {
 			victim = cn
 			break
 		}

@@ -44,7 +44,7 @@ func (cn *conn) rest() {
 	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() {
 		return
 	}
-	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil {
+	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil && !cn.leased() {
 		if cn.leaving() {
 			p.parting.push(cn)
 		} else {

@@ -10,6 +10,10 @@ import (
 // before that client is no longer read.
 const crowded = 64
 
+// maxOpen is how many calls of one client may be under way over a connection. Of those
+// that nobody waits for the client's own limits know nothing.
+const maxOpen = 4096
+
 // Line keeps the calls of one client to one pool in their order, where answers
 // have no ids. On one connection a server serves them in order; so a client's
 // calls go to the one where its last ones are, for as long as one of those is not
@@ -49,7 +53,8 @@ type Lines struct {
 // Client is one that leases connections.
 type Client interface {
 	// LeaseLost: a connection has ended that the client held, and with it what the
-	// server kept of it. Its calls have failed before.
+	// server kept of it; or it was to hold one, and the call has failed. It may be
+	// told so more than once.
 	LeaseLost()
 	// Pushed hands over what the server sent over it that answers nothing. It is
 	// valid during Pushed only.
@@ -67,7 +72,7 @@ func (ls *Lines) To(p *Pool) *Line {
 		switch {
 		case l.pool == p:
 			return l
-		case !l.bound(now) && l.head == nil && l.waiting.n == 0:
+		case !l.bound(now) && !l.held && l.head == nil && l.waiting.n == 0:
 			free = l
 		}
 	}
@@ -123,7 +128,7 @@ func (l *Line) bound(now time.Duration) bool {
 // takes reports whether a call of l, which is bound, may go to its connection.
 func (l *Line) takes() bool {
 	cn := l.conn
-	if cn.rite != nil || cn.blocked {
+	if cn.rite != nil || cn.blocked || l.open >= maxOpen || cn.leased() && cn.lease != l {
 		return false
 	}
 	return l.held || (l.open == 0 || cn.state == ready) && (cn.pool.opts.Shared || cn.inFlight == 0)
@@ -176,7 +181,7 @@ func (l *Line) ended(cn *conn) {
 	if l.conn != cn {
 		return
 	}
-	if l.open--; l.open == 0 && (l.stalled > 0 || l.idle != nil) {
+	if l.open--; (l.open == 0 || l.open == maxOpen/2) && (l.stalled > 0 || l.idle != nil) {
 		l.next()
 	}
 }
@@ -211,6 +216,23 @@ func (l *Line) next() {
 		return
 	}
 	l.resume()
+}
+
+// lost ends a lease before its time, and its connection. What waits for it fails as
+// well: over another connection it would be out of its context.
+func (l *Line) lost(e codecs.ErrorType, reason string) {
+	if l.held {
+		l.held = false
+		l.conn.close(e, reason)
+	}
+	l.next()
+	for c := l.head; c != nil; c = l.head {
+		c.end()
+		c.owner.Failed(&Failure{Type: e, Reason: reason, Written: c.written})
+	}
+	if l.client != nil {
+		l.client.LeaseLost()
+	}
 }
 
 // stall has the connection call next when it takes calls again.

@@ -60,6 +60,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p.ids.init(p.traits.MaxID)
 	p.tick.Fire = p.onTick
 	p.retry.Fire = p.kick
+	p.used()
 	return p
 }
 
@@ -90,10 +91,7 @@ type Send struct {
 func (p *Pool) Send(c *Call, s Send) {
 	l, size, oneway := s.Line, s.Size, s.Oneway
 	now := p.m.now()
-	p.lastUse = now
-	if !p.tick.Running() {
-		p.m.timers.Start(&p.tick, now+tickTime)
-	}
+	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
@@ -137,6 +135,14 @@ func (p *Pool) Send(c *Call, s Send) {
 		p.nextTry = min(p.nextTry, now)
 	}
 	p.grow()
+}
+
+// used has the pool look after itself, until nothing has used it for long.
+func (p *Pool) used() {
+	p.lastUse = p.m.now()
+	if !p.tick.Running() {
+		p.m.timers.Start(&p.tick, p.lastUse+tickTime)
+	}
 }
 
 // refuse tells whether a call that would have to wait is better refused.

@@ -1,6 +1,10 @@
 package envoytest
 
-import "maps"
+import (
+	"maps"
+
+	"github.com/meltemi-mesh/meltemi/control/loopback"
+)
 
 // Resource is an xDS resource in its JSON form.
 type Resource map[string]any
@@ -164,58 +168,18 @@ func Route(cluster string, metadata map[string]string) M {
 }
 
 // Loopback is the listener on which Meltemi's upstream connections are born.
-func Loopback(socket string) Resource {
-	return LoopbackOf("meltemi", socket)
+func Loopback(socket string) Resource { return LoopbackOf("meltemi", socket) }
+
+// LoopbackOf is Loopback for another shared object that links Meltemi.
+func LoopbackOf(module, socket string) Resource {
+	return typed(loopback.Listener{Module: module, Socket: socket})
 }
 
 // LoopbackWithSources is Loopback for upstream.original_src.
 func LoopbackWithSources(socket string) Resource {
-	r := Loopback(socket)
-	r["listener_filters"] = append(r["listener_filters"].([]any), M{
-		"name":            "envoy.filters.listener.original_src",
-		"typed_config":    M{"@type": types + "envoy.extensions.filters.listener.original_src.v3.OriginalSrc"},
-		"filter_disabled": M{"destination_port_range": M{"start": 1, "end": 2}},
-	})
-	return r
+	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Sources: true})
 }
 
-// LoopbackOf is Loopback for another shared object that links Meltemi.
-func LoopbackOf(module, socket string) Resource {
-	pipe := M{"path": socket}
-	if socket[0] == '/' {
-		pipe["mode"] = 0o600
-	}
-	return Resource{
-		"@type": types + "envoy.config.listener.v3.Listener", "name": "meltemi-loopback",
-		"address":                                    M{"pipe": pipe},
-		"traffic_direction":                          "OUTBOUND",
-		"ignore_global_conn_limit":                   true,
-		"bypass_overload_manager":                    true,
-		"per_connection_buffer_limit_bytes":          1 << 20,
-		"listener_filters_timeout":                   "0.5s",
-		"max_connections_to_accept_per_socket_event": 1,
-		"connection_balance_config":                  M{"exact_balance": M{}},
-		"listener_filters": []any{M{"name": "envoy.filters.listener.proxy_protocol", "typed_config": M{
-			"@type": types + "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
-			"rules": []any{
-				M{"tlv_type": 0xE0, "on_tlv_present": M{"metadata_namespace": "meltemi", "key": "cluster"}},
-				M{"tlv_type": 0xE1, "on_tlv_present": M{"metadata_namespace": "meltemi", "key": "token"}},
-			},
-		}}},
-		"filter_chains": []any{M{"filters": []any{
-			M{"name": "envoy.filters.network.set_filter_state", "typed_config": M{
-				"@type": networkExtensions + "set_filter_state.v3.Config",
-				"on_new_connection": []any{M{
-					"object_key": "envoy.tcp_proxy.cluster", "skip_if_empty": true,
-					"format_string": M{"omit_empty_values": true, "text_format_source": M{"inline_string": "%DYNAMIC_METADATA(meltemi:cluster)%"}},
-				}},
-			}},
-			Module(module, "carrier", M{"path": socket}),
-			M{"name": "envoy.filters.network.tcp_proxy", "typed_config": M{
-				"@type": networkExtensions + "tcp_proxy.v3.TcpProxy", "stat_prefix": "meltemi", "cluster": "none",
-				"idle_timeout": "0s", "max_connect_attempts": 2,
-				"hash_policy": []any{M{"filter_state": M{"key": "envoy.hashable_string"}}},
-			}},
-		}}},
-	}
+func typed(l loopback.Listener) Resource {
+	return Resource(l.Config()).With(M{"@type": types + "envoy.config.listener.v3.Listener"})
 }

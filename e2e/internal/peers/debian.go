@@ -34,7 +34,7 @@ func (d *Debian) with(program string) *Debian { return &Debian{d.folder, program
 func (d *Debian) Paths(t testing.TB) (bin, lib string) {
 	t.Helper()
 	needed(t, d.program, "Debian's packages", d.unpack())
-	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) //nolint:errcheck // the pattern is sound
+	libs, _ := filepath.Glob(filepath.Join(d.folder, "usr", "lib", "*-linux-gnu")) // the pattern is sound
 	return filepath.Join(d.folder, "usr", "bin"), strings.Join(libs, ":")
 }
 
@@ -67,13 +67,13 @@ func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // it may have ended
-		cmd.Wait()         //nolint:errcheck // killed
+		cmd.Process.Kill()
+		cmd.Wait()
 		out.Close()
 	})
 	for end := time.Now().Add(30 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			log, _ := os.ReadFile(out.Name()) //nolint:errcheck // then it is empty
+			log, _ := os.ReadFile(out.Name()) // if not, it is empty
 			t.Fatalf("%s did not get ready:\n%s", d.program, log)
 		}
 	}

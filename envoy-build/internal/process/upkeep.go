@@ -1,4 +1,4 @@
-package dynamicmodules
+package process
 
 import (
 	"runtime"
@@ -19,32 +19,46 @@ const (
 // upkeep gives back to the system what a burst has left behind. Go would collect
 // it when as much has been allocated again, or in two minutes, and give it back
 // little by little.
-func upkeep() {
-	var last memory
-	rest := 0
+func upkeep(trim func()) {
+	var k keeper
 	for range time.Tick(upkeepTick) {
-		m := readMemory()
-		busy := m.allocated-last.allocated > m.held()/4 // and needs it again
-		last = m
-		if rest > 0 {
-			rest--
+		if !k.idle(readMemory()) {
 			continue
 		}
-		if busy || m.held() < worthwhile {
-			continue
-		}
-		for i := range workers {
-			if w := workers[i].Load(); w != nil {
-				w.carriers.post(w.trim)
-			}
-		}
+		trim()
 		runtime.GC() // what is garbage is known now only
-		if readMemory().free >= worthwhile {
+		if k.found(readMemory()) {
 			debug.FreeOSMemory()
-		} else {
-			rest = upkeepRest
 		}
 	}
+}
+
+// keeper decides when to look for memory to give back.
+type keeper struct {
+	last memory
+	rest int // for so many ticks
+}
+
+// idle reports, once a tick, whether much memory is held that seems to be needed
+// no more.
+func (k *keeper) idle(m memory) bool {
+	busy := m.allocated-k.last.allocated > m.held()/4 // and needs it again
+	k.last = m
+	if k.rest > 0 {
+		k.rest--
+		return false
+	}
+	return !busy && m.held() >= worthwhile
+}
+
+// found reports whether what is free, now that garbage has been collected, is worth
+// giving back. If not the keeper rests.
+func (k *keeper) found(m memory) bool {
+	if m.free >= worthwhile {
+		return true
+	}
+	k.rest = upkeepRest
+	return false
 }
 
 // memory is Go's heap in bytes.
