@@ -51,7 +51,7 @@ unit: need-go need-cc ## tests that need no Envoy, those of codecs once more in 
 	cd examples/memcached && $(GO) test -race ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
-	cd e2e && $(GO) test -count=1 -timeout 25m -matrix=smoke
+	cd e2e && $(GO) test -count=1 -timeout 45m -matrix=smoke
 
 e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
 	cd e2e && $(GO) test -count=1 -timeout 90m -matrix=full
@@ -60,7 +60,7 @@ istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes th
 	tools/istio.sh
 
 e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
-	cd e2e/istio && $(GO) test -count=1 -timeout 25m
+	cd e2e/istio && $(GO) test -count=1 -timeout 45m
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy

@@ -73,7 +73,9 @@ const (
 	// NotLeased: any connection will do.
 	NotLeased Lease = iota
 	// LeaseHeld: the request goes over the client's own connection to its cluster,
-	// one is taken if it has none, and it stays the client's behind the answer.
+	// one is taken if it has none, and it stays the client's behind the answer. If a
+	// server gives none, or the connection is lost, the client's connection is
+	// closed: what it sends next would be served outside of what it has begun.
 	LeaseHeld
 	// LeaseEnds: as LeaseHeld, but the connection is given back behind the answer
 	// (EXEC; BLPOP outside a transaction). If the client leaves before, it is made

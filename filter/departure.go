@@ -71,9 +71,9 @@ func (c *connection) sayGoAway() bool {
 // depart closes a draining connection whose turn has come, if it is idle now. That
 // is a good moment right behind an answer, as the client hears of the end together
 // with it, and when the client has sent nothing for a while; at any other a request
-// may be on its way.
+// may be on its way. In the middle of a lease there is none.
 func (c *connection) depart() {
-	if c.inFlight == 0 && c.frameStarted == 0 && !c.stopped() && !c.finishing && !c.closed {
+	if c.inFlight == 0 && c.frameStarted == 0 && !c.stopped() && !c.lines.Held() && !c.finishing && !c.closed {
 		c.cfg.count(metrics.DrainClosed, 1)
 		c.finish()
 	}

@@ -825,3 +825,19 @@ func TestAClientThatLeavesItsLeaseIsNoFaultOfTheServer(t *testing.T) {
 	e.Dial(e.cfg)
 	e.counts(map[string]int64{"response_decoding_error": 0, "upstream_stray_response": 0})
 }
+
+func TestAClientIsNotAskedToLeaveInTheMiddleOfALease(t *testing.T) {
+	e := dbEnv(t, "toy.db")
+	config := toyConfig(`"codec": {"name": "toy.db"}`, `, "delivery": "LISTENER"`)
+	e.cfg = e.MustLoad(config)
+	c := e.Dial(e.cfg)
+	c.Send([]byte("req 0 mhold 1\n"))
+	e.Settle()
+	e.MustLoad(config) // which replaces the first one
+	e.Advance(time.Minute)
+	require.False(t, c.Closed())
+	c.Send([]byte("req 0 mlast 2\n"))
+	e.Advance(time.Second)
+	require.Equal(t, []string{"1", "2"}, texts(c.Take()))
+	require.True(t, c.Closed())
+}

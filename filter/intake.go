@@ -268,7 +268,13 @@ func (c *connection) heartbeat(m *Message) {
 		return
 	}
 	size := m.req.HeaderSize + m.req.BodySize
-	encode := func(dst []byte) ([]byte, error) { return hb.EncodeHeartbeat(dst, &m.req) }
+	encode := func(dst []byte) ([]byte, error) {
+		b, err := hb.EncodeHeartbeat(dst, &m.req)
+		if err == nil {
+			c.cfg.count(metrics.LocalResponseSuccess, 1)
+		}
+		return b, err
+	}
 	if c.ordered && c.oldest() != nil {
 		m.beat = true
 		c.link(m)

@@ -18,7 +18,7 @@ const (
 	LocalResponseBusinessException
 	// LocalResponseError: answers of the proxy itself that could not be encoded.
 	LocalResponseError
-	// LocalResponseSuccess: requests that the proxy itself has answered with success, in their turn.
+	// LocalResponseSuccess: heartbeats and the like that the proxy itself has answered.
 	LocalResponseSuccess
 	// Request: requests, oneways and streams.
 	Request

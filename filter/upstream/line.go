@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -111,6 +112,11 @@ func (ls *Lines) Leave() {
 			l.conn.giveBack()
 		}
 	}
+}
+
+// Held reports whether the client holds a connection.
+func (ls *Lines) Held() bool {
+	return slices.ContainsFunc(ls.all, func(l *Line) bool { return l.held })
 }
 
 // busy reports whether a call is under way, or may not have been read. What is held
