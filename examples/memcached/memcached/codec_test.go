@@ -1,7 +1,6 @@
 package memcached
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
@@ -95,7 +94,7 @@ func TestWhatIsTooLargeIsAnsweredAsByMemcached(t *testing.T) {
 		var m codecs.Metadata
 		_, err := c.NewDecoder(c2s).Decode([]byte(line), &m)
 		var large *codecs.TooLarge
-		require.True(t, errors.As(err, &large))
+		require.ErrorAs(t, err, &large)
 		require.Equal(t, len(line)+99000000+2, large.Size)
 		out, err := c.EncodeError(nil, &m, &codecs.LocalError{Type: codecs.BadRequest, Message: large.Error()})
 		require.NoError(t, err)

@@ -202,7 +202,9 @@ func (d *requests) simple(m *codecs.Metadata, r *request) (int, error) {
 	case metaNoop:
 		m.Type, m.ExpectsReply = codecs.Heartbeat, true
 	case ok:
-		r.noreply(m)
+		if r.noreply(m) && r.n == r.min { // as in change
+			return r.refuse(m, badFormat)
+		}
 	}
 	m.Put(prefixName, nil)
 	return r.end, nil
@@ -215,8 +217,8 @@ func (d *requests) change(m *codecs.Metadata, r *request) (int, error) {
 		if noreply := r.noreply(m); r.n == 3 && !zero && !noreply || r.n == 4 && (!zero || !noreply) {
 			return r.refuse(m, badDelete)
 		}
-	} else if r.kind != deleted {
-		r.noreply(m)
+	} else if r.kind != deleted && r.noreply(m) && r.n == r.min {
+		return r.refuse(m, badFormat) // an error, of which not every server might keep silent
 	}
 	if len(r.words[1]) > maxKey {
 		return r.refuse(m, badFormat)
