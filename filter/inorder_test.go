@@ -499,7 +499,7 @@ func leaseEnv(t *testing.T, codec, more string) (e *toyEnv, seen func() []string
 	e = newToyEnv(t, codec, "")
 	e.cfg = e.MustLoad(toyConfig(`"codec": {"name": "`+codec+`"}`, more))
 	var got []string
-	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+	e.up.Serve = func(_ *filtertest.Server, b []byte) int {
 		got = append(got, texts(b)...)
 		return len(b)
 	}
