@@ -221,8 +221,8 @@ func (c *connection) panicked(err error) bool {
 	return true
 }
 
-// Failed implements host.DownstreamEvents: the pipeline has panicked.
-func (c *connection) Failed() {
+// Aborted implements host.DownstreamEvents: the pipeline has panicked.
+func (c *connection) Aborted() {
 	if c.closed {
 		return
 	}

@@ -197,8 +197,8 @@ func TestAPanicOverWhatAServerDoes(t *testing.T) {
 	h.down.Data(h.request, len(h.request[0]), false)
 	h.shard.EndHook()
 	h.got = nil
-	h.up.Failed()
-	h.up.Failed()
+	h.up.Aborted()
+	h.up.Aborted()
 	h.shard.EndHook()
 	require.Contains(t, string(h.got), "internal error")
 }

@@ -165,8 +165,8 @@ func (p *passthrough) Closed(r host.CloseReason) {
 	c.finish()
 }
 
-// Failed implements host.UpstreamEvents: the pipeline has panicked.
-func (p *passthrough) Failed() {
+// Aborted implements host.UpstreamEvents: the pipeline has panicked.
+func (p *passthrough) Aborted() {
 	p.over = true
 	if c := p.c; !c.closed {
 		c.cfg.Panicked(nil)

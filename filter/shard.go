@@ -137,7 +137,7 @@ func (s *shard) barrier(c *connection) {
 	}
 	s.logPanic("", "", guard.New(r))
 	if c != nil && !c.closed {
-		c.Failed()
+		c.Aborted()
 		c.d.Close(false)
 	}
 }

@@ -152,10 +152,10 @@ func (c *client) closed(remote, alive bool) {
 	c.gone = !alive
 	c.w.lingering.Remove(&c.linger)
 	if !c.w.Guard("closing a client", func() { c.ev.Closed(remote) }) {
-		c.w.Guard("giving up a client", c.ev.Failed)
+		c.w.Guard("giving up a client", c.ev.Aborted)
 	}
 	c.gone = true
 }
 
-// Failed implements conn.
-func (c *client) Failed() { c.ev.Failed() }
+// Aborted implements conn.
+func (c *client) Aborted() { c.ev.Aborted() }

@@ -33,8 +33,8 @@ var started = time.Now()
 
 // conn is one connection of a worker: a client's or a carrier.
 type conn interface {
-	// Failed is called after a panic in one of its events.
-	Failed()
+	// Aborted is called after a panic in one of its events.
+	Aborted()
 }
 
 // worker is the Go half of one Envoy worker thread. Everything in it is used on that
@@ -112,7 +112,7 @@ func (w *worker) barrier(s *slot) {
 	if s == nil || s.conn == nil {
 		return
 	}
-	panics.Guard("giving up a connection", s.conn.Failed)
+	panics.Guard("giving up a connection", s.conn.Aborted)
 	s.filter.Close()
 	if w.shard != nil { // the event did not come to its end
 		panics.Guard("ending an event", w.shard.EndHook)

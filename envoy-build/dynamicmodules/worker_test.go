@@ -42,7 +42,7 @@ type frail struct {
 }
 
 func (f *frail) Closed(bool) { panic("closed") }
-func (f *frail) Failed()     { f.failed++; panic("failed") }
+func (f *frail) Aborted()    { f.failed++; panic("failed") }
 
 func TestConfigurationsHaveTheirIDs(t *testing.T) {
 	var configs configTable

@@ -170,7 +170,7 @@ func (c *Client) close(remote bool) {
 
 func (c *Client) fail() {
 	if c.ev != nil {
-		c.w.guard(nil, c.ev.Failed)
+		c.w.guard(nil, c.ev.Aborted)
 	}
 	c.w.op(func() { c.close(false) })
 }

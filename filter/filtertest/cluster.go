@@ -159,7 +159,7 @@ func (s *Server) close(r host.CloseReason) {
 }
 
 func (s *Server) fail() {
-	s.w.guard(nil, s.ev.Failed)
+	s.w.guard(nil, s.ev.Aborted)
 	s.w.op(func() { s.close(host.Local) })
 }
 

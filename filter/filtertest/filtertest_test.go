@@ -104,7 +104,7 @@ type client struct{ m *module }
 func (c client) Data(b [][]byte, total int, _ bool) int { return c.m.data(b, total) }
 func (client) WriteBlocked(bool)                        {}
 func (client) Closed(bool)                              {}
-func (client) Failed()                                  {}
+func (client) Aborted()                                 {}
 
 type server struct{ m *module }
 
@@ -112,7 +112,7 @@ func (server) Ready(string)             {}
 func (s server) Data(b [][]byte, _ int) { s.m.answer(b[0]) }
 func (server) WriteBlocked(bool)        {}
 func (server) Closed(host.CloseReason)  {}
-func (server) Failed()                  {}
+func (server) Aborted()                 {}
 
 // TestFaultsOfAPipelineAreFound: what a pipeline must not do fails its test.
 func TestFaultsOfAPipelineAreFound(t *testing.T) {

@@ -94,9 +94,9 @@ type DownstreamEvents interface {
 	// Closed is the last event: the connection is gone. remote tells whether
 	// the client closed it.
 	Closed(remote bool)
-	// Failed is called by the host after a panic in one of the other methods:
+	// Aborted is called by the host after a panic in one of the other methods:
 	// free what the connection held. The host then closes it.
-	Failed()
+	Aborted()
 }
 
 // Downstream is a client connection as its host shows it.
@@ -186,9 +186,9 @@ type UpstreamEvents interface {
 	// Closed is the last event, after the server's end of stream, a loss, a
 	// failed attempt, or Close.
 	Closed(r CloseReason)
-	// Failed is called by the host after a panic in one of the other methods:
+	// Aborted is called by the host after a panic in one of the other methods:
 	// free what the connection held. The host then closes it.
-	Failed()
+	Aborted()
 }
 
 // Upstream is one upstream connection: asked for, connecting, or open.

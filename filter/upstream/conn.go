@@ -314,8 +314,8 @@ func (cn *conn) Closed(r host.CloseReason) {
 	p.kick()
 }
 
-// Failed implements host.UpstreamEvents: the pipeline has panicked.
-func (cn *conn) Failed() {
+// Aborted implements host.UpstreamEvents: the pipeline has panicked.
+func (cn *conn) Aborted() {
 	if cn.state == closed {
 		return
 	}

@@ -122,12 +122,12 @@ func (c *Carrier) Closed(alive bool) {
 	}
 }
 
-// Failed is told that there was a panic in one of the other events. The connection
+// Aborted is told that there was a panic in one of the other events. The connection
 // is closed then.
-func (c *Carrier) Failed() {
+func (c *Carrier) Aborted() {
 	if c.state == claimed || c.state == ready {
 		c.leave()
-		c.ev.Failed()
+		c.ev.Aborted()
 	}
 }
 
@@ -146,7 +146,7 @@ func (c *Carrier) leave() {
 
 func (c *Carrier) tellClosed(r host.CloseReason) {
 	if !c.set.w.Guard("ending a carrier", func() { c.ev.Closed(r) }) {
-		c.set.w.Guard("giving up a carrier", c.ev.Failed)
+		c.set.w.Guard("giving up a carrier", c.ev.Aborted)
 	}
 }
 

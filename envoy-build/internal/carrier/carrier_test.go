@@ -234,8 +234,8 @@ func TestAPanicEndsItsCarrierOnly(t *testing.T) {
 		ev.panics = true
 		require.Panics(t, func() { c.Answer([][]byte{[]byte("x")}, 1, true) })
 		ev.panics = false
-		c.Failed()
-		c.Failed()
+		c.Aborted()
+		c.Aborted()
 		require.Equal(t, []string{`data 1 ["x"]`, "failed"}, ev.take())
 		f.end(true)
 		require.Empty(t, ev.take(), "it has been given up")
@@ -271,7 +271,7 @@ func TestAPanicEndsItsCarrierOnly(t *testing.T) {
 		s.advance(2 * time.Second)
 		c, f, _ = connected(s)
 		c.ReadDisable(true)
-		c.Failed()
+		c.Aborted()
 		f.end(true)
 		s.settle()
 		require.True(t, f.socket.ended)

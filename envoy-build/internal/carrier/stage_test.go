@@ -300,7 +300,7 @@ func (u *upstream) Ready(host string)             { u.event("ready %s", host) }
 func (u *upstream) Data(bufs [][]byte, total int) { u.event("data %d %q", total, bufs) }
 func (u *upstream) WriteBlocked(blocked bool)     { u.event("blocked %t", blocked) }
 func (u *upstream) Closed(r host.CloseReason)     { u.event("%s", r) }
-func (u *upstream) Failed()                       { u.event("failed") }
+func (u *upstream) Aborted()                      { u.event("failed") }
 
 // take returns what has happened since the last time.
 func (u *upstream) take() []string {
