@@ -40,7 +40,9 @@ const decodeUsage = `usage: meltemi decode [FLAGS] PROTOCOL FILE|-
 Prints the frames of a file that holds the bytes of one direction of one
 connection from its first on; - is the standard input. PROTOCOL is a name that
 "meltemi codecs" lists, long or short; with "auto" the first bytes choose, as
-they do on a listener with several codecs.
+they do on a listener with several codecs. What servers say in a protocol without
+ids may depend on the requests (memcached): then what clients say is all that can
+be printed.
 
 The status is 0 if every byte belongs to a frame, else 1.
 
@@ -117,6 +119,10 @@ func (e *env) help(args []string) int {
 			return e.check([]string{"-h"})
 		case "new-codec":
 			return e.newCodec([]string{"-h"})
+		case "codecs", "version", "help":
+		default:
+			e.complain("meltemi: unknown command %q\n\n%s", args[0], usage)
+			return statusUsage
 		}
 	}
 	e.printf(usage)
@@ -152,9 +158,9 @@ func (e *env) flags(fs *flag.FlagSet, help string, args []string, least, most in
 		show(e.stdout)
 		return nil, statusOK, false
 	case err == nil && len(positional) < least:
-		err = fmt.Errorf("%s wants %d arguments, got %d", fs.Name(), least, len(positional))
+		err = fmt.Errorf("%s wants %s, got %d", fs.Name(), arguments("", least), len(positional))
 	case err == nil && len(positional) > most:
-		err = fmt.Errorf("%s wants at most %d arguments, got %d", fs.Name(), most, len(positional))
+		err = fmt.Errorf("%s wants %s, got %d", fs.Name(), arguments("at most ", most), len(positional))
 	}
 	if err != nil {
 		e.complain("meltemi: %v\n\n%s", err, help)
@@ -162,6 +168,13 @@ func (e *env) flags(fs *flag.FlagSet, help string, args []string, least, most in
 		return nil, statusUsage, false
 	}
 	return positional, statusOK, true
+}
+
+func arguments(most string, n int) string {
+	if n == 1 {
+		return most + "1 argument"
+	}
+	return fmt.Sprintf("%s%d arguments", most, n)
 }
 
 const module = "github.com/meltemi-mesh/meltemi"

@@ -39,6 +39,11 @@ func (e *env) decode(args []string) int {
 	case d == codecs.ServerToClient:
 		return e.fail(statusUsage, "auto looks at what clients send first: name the protocol of what a server sends")
 	}
+	if codec != nil && d == codecs.ServerToClient {
+		if _, ok := codec.NewDecoder(d).(codecs.AnswerDecoder); ok {
+			return e.fail(statusUsage, "what answers of %s are depends on their requests, which a file of one direction does not have", short(name))
+		}
+	}
 	b, err := e.read(file)
 	if file == "-" {
 		file = "standard input"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/build"
 	"go/token"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 
@@ -52,7 +54,7 @@ type newModule struct {
 // newCodec writes a module.
 func (e *env) newCodec(args []string) int {
 	fs := flag.NewFlagSet("new-codec", flag.ContinueOnError)
-	parent := fs.String("dir", ".", "`folder` in which that of the module is made")
+	parent := fs.String("dir", ".", "`folder` in which that of the module is made; it must be there")
 	path := fs.String("module", "", "the module's `path`; default: example.com/NAME")
 	repository := fs.String("meltemi", "", "`folder` with Meltemi's repository; default: the one around the working directory, else a\nreleased version is required")
 	names, status, ok := e.flags(fs, newCodecUsage, args, 1, 1)
@@ -94,26 +96,38 @@ func (e *env) newCodec(args []string) int {
 
 var (
 	protocolNames = regexp.MustCompile(`^[a-z][a-z0-9]*$`)
+	// Go takes paths without a dot in their first element for its own, if it has them.
+	standardPaths = regexp.MustCompile(`^[a-z0-9]+(/[a-z0-9]+)*$`)
 	modulePaths   = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
 )
 
-// takenNames mean something to Go, or to the module that is written.
-var takenNames = []string{"main", "internal", "vendor", "testdata", "meltemi"}
+// takenNames mean something to Go, or to meltemi decode.
+var takenNames = []string{"main", "internal", "vendor", "testdata", "auto"}
 
 func checkNames(name, path string) error {
 	switch {
 	case !protocolNames.MatchString(name) || len(name) > 40:
 		return fmt.Errorf("%q is no name of a protocol: want lower-case letters and digits, a letter first, 40 at most", name)
+	case name == "meltemi":
+		return fmt.Errorf("the module has a folder %q already, for the tool: choose another name", name)
 	case token.IsKeyword(name) || slices.Contains(takenNames, name):
-		return fmt.Errorf("%q is a word that Go takes for something else: choose another name", name)
+		return fmt.Errorf("%q is a word that means something else to Go or to this tool: choose another name", name)
 	case slices.ContainsFunc(codecs.Names(), func(linked string) bool { return short(linked) == name }):
 		return fmt.Errorf("there is a codec %q already, see \"meltemi codecs\"", name)
 	case !modulePaths.MatchString(path):
 		return fmt.Errorf("%q is no path of a module", path)
+	case standardPaths.MatchString(path) && isStandard(path):
+		return fmt.Errorf("%s is a package of Go's own: choose another path for the module", path)
 	case path == module || strings.HasPrefix(path, module+"/"):
 		return fmt.Errorf("%s is Meltemi's own path: choose another for the module", path)
 	}
 	return nil
+}
+
+// isStandard reports whether Go has a package of its own at path.
+func isStandard(path string) bool {
+	_, err := build.Default.Import(path, "", build.FindOnly)
+	return err == nil
 }
 
 // require decides where the module gets Meltemi from, and returns its go.sum.
@@ -147,7 +161,9 @@ func (m *newModule) require(repository, dir string) (sums []byte, err error) {
 	}
 	slices.Sort(m.Indirect)
 	m.Direct = append([]string{module + " v0.0.0"}, m.Direct...)
-	m.Replace, err = from(dir, repository)
+	if m.Replace, err = from(dir, repository); strings.ContainsAny(m.Replace, " \t\"'`(),[]{}") {
+		m.Replace = strconv.Quote(m.Replace)
+	}
 	return sums, err
 }
 

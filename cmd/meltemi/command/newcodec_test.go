@@ -89,6 +89,14 @@ func TestWhereANewCodecFindsMeltemi(t *testing.T) {
 	require.Contains(t, string(mod), "module example.org/rpc/hello\n")
 	require.Contains(t, string(mod), "replace github.com/meltemi-mesh/meltemi => "+root+"\n")
 
+	blank := filepath.Join(t.TempDir(), "a b")
+	require.NoError(t, os.Symlink(root, blank))
+	status, _, stderr = newCodec("-meltemi", blank, "other")
+	require.Zero(t, status, stderr)
+	mod, err = os.ReadFile("other/go.mod")
+	require.NoError(t, err)
+	require.Contains(t, string(mod), `replace github.com/meltemi-mesh/meltemi => "`+blank+"\"\n")
+
 	within, err := from(filepath.Join(root, "examples", "hello"), root)
 	require.NoError(t, err)
 	require.Equal(t, "../..", within)
@@ -107,15 +115,18 @@ func TestNewCodecsThatAreRefused(t *testing.T) {
 		status int
 		says   string
 	}{
-		{"no name", nil, statusUsage, "new-codec wants 1 arguments, got 0"},
-		{"two names", []string{"a", "b"}, statusUsage, "new-codec wants at most 1 arguments, got 2"},
+		{"no name", nil, statusUsage, "new-codec wants 1 argument, got 0"},
+		{"two names", []string{"a", "b"}, statusUsage, "new-codec wants at most 1 argument, got 2"},
 		{"empty", []string{""}, statusUsage, `"" is no name of a protocol: want lower-case letters and digits`},
 		{"upper case", []string{"Hello"}, statusUsage, `"Hello" is no name of a protocol`},
 		{"a digit first", []string{"2pc"}, statusUsage, `"2pc" is no name of a protocol`},
 		{"a path", []string{"../hello"}, statusUsage, `"../hello" is no name of a protocol`},
 		{"long", []string{strings.Repeat("x", 41)}, statusUsage, "is no name of a protocol"},
-		{"keyword", []string{"select"}, statusUsage, `"select" is a word that Go takes for something else`},
-		{"folder with a meaning", []string{"internal"}, statusUsage, `"internal" is a word that Go takes for something else`},
+		{"keyword", []string{"select"}, statusUsage, `"select" is a word that means something else to Go or to this tool`},
+		{"folder with a meaning", []string{"internal"}, statusUsage, `"internal" is a word that means something else to Go or to this tool`},
+		{"what decode knows", []string{"auto"}, statusUsage, `"auto" is a word that means something else to Go or to this tool`},
+		{"folder of the tool", []string{"meltemi"}, statusUsage, `the module has a folder "meltemi" already, for the tool`},
+		{"module path of Go", []string{"-module", "net/http", "hello"}, statusUsage, "net/http is a package of Go's own"},
 		{"linked codec", []string{"dubbo"}, statusUsage, `there is a codec "dubbo" already, see "meltemi codecs"`},
 		{"module path", []string{"-module", "a b", "hello"}, statusUsage, `"a b" is no path of a module`},
 		{"module path of Meltemi", []string{"-module", module + "/x", "hello"}, statusUsage, "is Meltemi's own path"},
