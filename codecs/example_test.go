@@ -20,12 +20,14 @@ import (
 type notes struct{ limit int }
 
 func (notes) Traits() codecs.Traits {
-	return codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true}
+	return codecs.Traits{Correlation: codecs.InOrder, ShareByDefault: true, Attributes: []string{"command"}}
 }
 
 func (c notes) NewDecoder(codecs.Direction) codecs.Decoder { return c }
 
 const command = 0 // in Scratch: how the answers of success begin
+
+var commandName = []byte("command")
 
 func (c notes) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	n, err := c.find(buf, "\n")
@@ -33,17 +35,22 @@ func (c notes) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return n, err
 	}
 	m.Raw, m.HeaderSize = buf[:n:n], n
-	switch name, _, _ := bytes.Cut(m.Raw, []byte(" ")); string(name) {
+	name, _, _ := bytes.Cut(m.Raw, []byte(" "))
+	switch string(name) {
 	case "get":
 		m.Scratch[command] = '='
 	case "putq":
 		m.Type = codecs.Quiet
+		name = name[:len("put")] // as which it goes out
 		fallthrough
 	case "put":
 		m.Scratch[command] = '+'
 	default:
 		m.Malformed = "unknown command"
+		return n, nil
 	}
+	m.Put(commandName, name)
+	m.SetOperation(nil, name)
 	return n, nil
 }
 

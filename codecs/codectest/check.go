@@ -1,6 +1,7 @@
 package codectest
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -71,10 +72,11 @@ func (c *check) errorf(format string, args ...any) {
 // stream.
 func (c *check) failf(w where, b []byte, format string, args ...any) {
 	c.t.Helper()
-	f := fault{where: w.String(), text: fmt.Sprintf(format, args...), shown: []shown{{"", b}}}
+	// The bytes may be lent: they are others when the fault is printed.
+	f := fault{where: w.String(), text: fmt.Sprintf(format, args...), shown: []shown{{"", bytes.Clone(b)}}}
 	f.kind = kindOf(f.text)
 	if w.with.bytes != nil {
-		f.shown = append(f.shown, w.with)
+		f.shown = append(f.shown, shown{w.with.title, bytes.Clone(w.with.bytes)})
 	}
 	c.t.fault(f)
 	panic(stopped{})

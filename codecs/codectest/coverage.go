@@ -28,7 +28,7 @@ func (c *check) coverage() {
 			if f.meta.Malformed == "" && f.meta.Type <= codecs.Push {
 				seen[st.dir][f.meta.Type] = true
 			}
-			asks = asks || f.meta.Type == codecs.Heartbeat && f.meta.ExpectsReply
+			asks = asks || (f.meta.Type == codecs.Heartbeat || f.meta.Type == codecs.Goodbye) && f.meta.ExpectsReply
 			silent = silent || f.meta.Silent
 		}
 		c2s = c2s || st.dir == codecs.ClientToServer && st.kind != malformed
@@ -43,7 +43,7 @@ func (c *check) coverage() {
 	missing(!server[codecs.Response], "answer of a server")
 	missing(!server[codecs.Error], "error of a server")
 	_, beats := c.codec.(codecs.Heartbeater)
-	missing(beats && !asks, "heartbeat that expects a reply, though the codec is a Heartbeater")
+	missing(beats && !asks, "heartbeat or goodbye that expects a reply, though the codec is a Heartbeater")
 	_, streams := c.codec.(codecs.Streamer)
 	missing(streams && !client[codecs.StreamInit], "frame that opens a stream, though the codec is a Streamer")
 	_, sniffs := c.codec.(codecs.Sniffer)
@@ -52,6 +52,9 @@ func (c *check) coverage() {
 		missing(!answered[codecs.Request], "answer with its Requests, though the codec is an AnswerDecoder")
 		missing(client[codecs.Muted] && !answered[codecs.Muted], "answer to a request that is muted, with its Requests")
 		missing(client[codecs.Quiet] && !silent && !unanswered, "answer behind a request that is quiet and gets none, nor one that is Silent")
+		if client[codecs.Quiet] && !unanswered {
+			c.goOutLoud()
+		}
 		strays := slices.ContainsFunc(c.s.Invalid, func(in Invalid) bool { return len(in.Requests) > 0 })
 		if strays == c.s.AnyAnswer {
 			c.errorf("the codec is an AnswerDecoder: add Invalid answers with Requests to which they do not belong, or set AnyAnswer")
@@ -70,6 +73,30 @@ func (c *check) coverage() {
 	if len(c.s.Hostile) == 0 {
 		c.errorf("the suite has nothing Hostile: add the worst that the protocol allows")
 	}
+}
+
+// goOutLoud fails for requests that are still quiet when they are given out, as
+// no answer of the suite passes one over. One that is Silent shows nothing of them:
+// their servers may never give it.
+func (c *check) goOutLoud() {
+	c.each(sound, func(st *stream) {
+		if st.dir == codecs.ServerToClient {
+			return
+		}
+		c.walk(st, "given out", func(w where, k int, m *codecs.Metadata) {
+			if m.Type != codecs.Quiet || m.Malformed != "" {
+				return
+			}
+			out, err := c.message(w, m, nil)
+			if err != nil {
+				return // round_trip tells
+			}
+			var o codecs.Metadata
+			if c.givenOut(w, st, k, &o, out); o.Type == codecs.Quiet {
+				c.failf(w, out, "it goes out quiet, but no answer of the suite passes it over with ErrUnanswered: have Encode ask for an answer in all cases, or add such answers")
+			}
+		})
+	})
 }
 
 // traitsAreFixed checks what the pipeline freezes when it loads a codec.

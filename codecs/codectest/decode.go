@@ -30,8 +30,10 @@ func (c *check) decodeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent
 	}
 	switch {
 	case n <= 0:
-		c.failf(w, b, "Decode returns a length of %d", n)
+		c.failf(w, b, "Decode returns a length of %d%s", n, howToAsk(n, b))
 	case n > len(b):
+	case n == len(b) && len(m.Raw) == 0:
+		c.failf(w, b, "Decode takes all %d bytes for a frame, but there is no Raw%s", n, howToAsk(n, b))
 	case len(m.Raw) != n || &m.Raw[0] != &lent[0]:
 		c.failf(w, b, "Raw is not the first %d bytes of what Decode was given, but %d others", n, len(m.Raw))
 	case m.HeaderSize < 0 || m.BodySize < 0 || m.HeaderSize+m.BodySize != n:
@@ -40,6 +42,14 @@ func (c *check) decodeLent(w where, dec codecs.Decoder, m *codecs.Metadata, lent
 		c.sane(w, b, m)
 	}
 	return n, nil
+}
+
+// howToAsk is said of a length that may be meant to ask for more than b.
+func howToAsk(n int, b []byte) string {
+	if n > 0 && n != len(b) {
+		return ""
+	}
+	return " (to ask for more it returns more than it was given)"
 }
 
 // sane checks what holds of every message.
@@ -119,11 +129,23 @@ func tooLarge(err error) bool {
 	return errors.As(err, &large)
 }
 
-// reads decodes b as a connection of its own that holds one frame and nothing
-// else, as of a reply to one of requests, if there are any.
-func (c *check) reads(w where, d codecs.Direction, m *codecs.Metadata, b []byte, requests ...*codecs.Metadata) {
+// reads decodes b, which the method by has written, as a connection of its own that
+// holds one frame and nothing else, as of a reply to one of requests, if there are any.
+func (c *check) reads(w where, by string, d codecs.Direction, m *codecs.Metadata, b []byte, requests ...*codecs.Metadata) {
 	if len(b) == 0 {
 		c.failf(w, b, "nothing was encoded")
 	}
-	c.whole(w, answering(c.codec.NewDecoder(d), d, requests), m, b, len(b))
+	n, err := c.decode(w, answering(c.codec.NewDecoder(d), d, requests), m, b)
+	switch {
+	case err != nil:
+		c.failf(w, b, "the frame is refused: %v", err)
+	case n > len(b):
+		c.failf(w, b, "Decode asks for %d bytes, but %s wrote %d", n, by, len(b))
+	case n < len(b):
+		hint := ""
+		if takesText := by == "EncodeError" || by == "EncodeReset"; takesText && (b[n-1] == '\n' || b[n-1] == '\r') {
+			hint = ": is there a line break of the text in it?"
+		}
+		c.failf(w, b, "%s wrote %d bytes, of which Decode takes %d for the frame%s", by, len(b), n, hint)
+	}
 }

@@ -39,7 +39,7 @@ func (c *check) farewells() {
 				return
 			}
 			var m codecs.Metadata
-			c.reads(w, codecs.ServerToClient, &m, out)
+			c.reads(w, "EncodeGoAway", codecs.ServerToClient, &m, out)
 			switch {
 			case m.Type != codecs.GoAway:
 				c.failf(w, out, "it is decoded as a %s", m.Type)

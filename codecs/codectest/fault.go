@@ -160,8 +160,12 @@ func (fs *faults) String() string {
 	return b.String()
 }
 
-// maxDump is how many bytes of one piece a fault shows.
-const maxDump = 512
+const (
+	// maxDump is the longest piece that a fault shows as a whole, in bytes.
+	maxDump = 512
+	// Of a longer one it shows the first and the last.
+	dumpFirst, dumpLast = 128, 64
+)
 
 func dump(b []byte) string {
 	switch {
@@ -171,7 +175,7 @@ func dump(b []byte) string {
 		return hex.Dump(b)
 	}
 	return fmt.Sprintf("%s... (%d bytes in all, the last of them:)\n%s",
-		hex.Dump(b[:maxDump-128]), len(b), hex.Dump(b[len(b)-128:]))
+		hex.Dump(b[:dumpFirst]), len(b), hex.Dump(b[len(b)-dumpLast:]))
 }
 
 const (

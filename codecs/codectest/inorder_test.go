@@ -79,7 +79,7 @@ func (c *till) line(buf []byte) (n int, err error) {
 	switch {
 	case buf[0] < ' ' || buf[0] > 'z':
 		return tillFault("no line")
-	case n > c.limit, n == 0 && len(buf) >= c.limit:
+	case n > c.limit && c.broken != "a limit for those who wait", n == 0 && len(buf) >= c.limit:
 		return tillFault("too long")
 	case n == 0:
 		return len(buf) + 1, nil
@@ -288,8 +288,11 @@ func (c *till) EncodeError(dst []byte, _ *codecs.Metadata, e *codecs.LocalError)
 		}
 		return r
 	}, e.Message)
-	if c.broken == "an error that is a push" {
+	switch c.broken {
+	case "an error that is a push":
 		return append(dst, "PUSH no\n"...), nil
+	case "an error of several lines":
+		return append(dst, "NO "+e.Message[:min(len(e.Message), 100)]+"\n"...), nil
 	}
 	return append(dst, "NO "+text[:min(len(text), 100)]+"\n"...), nil
 }
@@ -449,6 +452,20 @@ func FuzzDecodeOfACodecWithoutIDs(f *testing.F) { FuzzDecode(f, tillSuite("")) }
 
 func FuzzEncodeOfACodecWithoutIDs(f *testing.F) { FuzzEncode(f, tillSuite("")) }
 
+// TestOneLocalAnswerIsEnough for a codecs.Heartbeater, and one way not to be answered
+// for quiet requests that do not go out as such.
+func TestOneLocalAnswerIsEnough(t *testing.T) {
+	for _, without := range [][]string{
+		{"ping", "pong"},
+		{"quit"},
+		{"if k", "quiet hit", "quiet miss, other hit", "two quiet misses, other hit"},
+	} {
+		s := tillSuite("")
+		s.Frames = slices.DeleteFunc(s.Frames, func(f Frame) bool { return slices.Contains(without, f.Name) })
+		require.Empty(t, failures(s, "coverage"))
+	}
+}
+
 // TestEveryFaultOfACodecWithoutIDsIsFound.
 func TestEveryFaultOfACodecWithoutIDsIsFound(t *testing.T) {
 	without := func(names ...string) func(s *Suite) {
@@ -485,6 +502,7 @@ func TestEveryFaultOfACodecWithoutIDsIsFound(t *testing.T) {
 		{"a quiet request that becomes a oneway", "round_trip", "as given out it has changed: type is oneway, not quiet", nil},
 		{"a quiet request that changes each time", "round_trip", "given out once more it becomes", nil},
 		{"an error that is a push", "error_replies", "the answer is decoded as a push", nil},
+		{"an error of several lines", "error_replies", "a text of several lines: EncodeError wrote 24 bytes, of which Decode takes 8 for the frame: is there a line break of the text in it?", nil},
 		{"a goodbye that is answered as a ping", "heartbeats", "it is the answer to another request", nil},
 		{"a heartbeat that is answered by an error", "heartbeats", "the answer is decoded as a error", nil},
 		{"a preface that is cut off", "preface", "it is not of whole frames", nil},
@@ -508,6 +526,9 @@ func TestEveryFaultOfACodecWithoutIDsIsFound(t *testing.T) {
 		{"", "preface", "1 of 2 requests have no answer", func(s *Suite) { s.Prefaces[0].Answers = []byte("OK\n") }},
 		{"", "coverage", "no answer to a request that is muted", without("muted")},
 		{"", "coverage", "no answer behind a request that is quiet and gets none, nor one that is Silent", without("silent miss", "quiet miss, other hit", "two quiet misses, other hit")},
+		{"", "coverage", "if k, client to server, given out: it goes out quiet, but no answer of the suite passes it over", without("quiet miss, other hit", "two quiet misses, other hit")},
+		{"", "coverage", "no heartbeat or goodbye that expects a reply", without("ping", "quit")},
+		{"a limit for those who wait", "limits", "with 5 bytes there it is refused, but not when all 6 come at once", nil},
 		{"", "coverage", "add Invalid answers with Requests", func(s *Suite) { s.Invalid = s.Invalid[:1] }},
 		{"", "orders", "get k, client to server, behind open: it decodes to something else than the stream as a whole does: Lease is 1, not 0", func(s *Suite) { s.Frames[10].Excuses = nil }},
 	} {

@@ -73,6 +73,7 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 			if waits > 0 && i < limit && !tooLarge(err) {
 				c.failf(w, b[:waits], "with %d bytes it is known that the frame has %d, but it is not refused", waits, len(b))
 			}
+			c.atOnce(w, st, k, codec, limit, i)
 			c.above(w, st, k, codec, dec, &m, err, i)
 			return
 		case !within && i == len(b):
@@ -82,11 +83,23 @@ func (c *check) limit(st *stream, k, limit int, within bool) {
 		case n > i && n > max(limit, headerRoom):
 			c.failf(w, b[:i], "Decode asks for %d bytes", n)
 		case n <= i && i < len(b):
-			c.failf(w, b[:i], "a part of the frame is taken for the whole, with a length of %d", n)
+			c.failf(w, b[:i], "a part of the frame is taken for the whole, with a length of %d%s", n, howToAsk(n, b[:i]))
 		}
 		if need = n; early && waits == 0 {
 			waits = i // for more of the head
 		}
+	}
+}
+
+// atOnce checks that frame k, which codec has refused with the first i bytes there, is
+// refused too when nobody has looked before all of it was there.
+func (c *check) atOnce(w where, st *stream, k int, codec codecs.Codec, limit, i int) {
+	dec := c.decoderOf(codec, st)
+	c.upTo(w, dec, st, k, limit)
+	b := st.frame(k)
+	var m codecs.Metadata
+	if _, err := c.decode(w, dec, &m, b); err == nil {
+		c.failf(w, b, "with %d bytes there it is refused, but not when all %d come at once", i, len(b))
 	}
 }
 

@@ -92,7 +92,7 @@ func (c *check) errorReply(w where, b []byte, m *codecs.Metadata, e *codecs.Loca
 // isError checks that out is one whole answer to req that tells of an error.
 func (c *check) isError(w where, req *codecs.Metadata, out []byte) {
 	var m codecs.Metadata
-	c.reads(w, codecs.ServerToClient, &m, out, req)
+	c.reads(w, "EncodeError", codecs.ServerToClient, &m, out, req)
 	switch {
 	case !isAnswer(m.Type):
 		c.failf(w, out, "the answer is decoded as a %s", m.Type)
@@ -131,7 +131,7 @@ func (c *check) heartbeats() {
 		})
 	})
 	if seen == 0 {
-		c.skipped = "no heartbeat expects an answer"
+		c.skipped = "no heartbeat or goodbye expects an answer"
 	}
 }
 
@@ -139,7 +139,7 @@ func (c *check) heartbeats() {
 // be one like others, as it is given in its turn: that of a success.
 func (c *check) isBeat(w where, d codecs.Direction, hb *codecs.Metadata, out []byte) {
 	var o codecs.Metadata
-	c.reads(w, 1-d, &o, out, hb)
+	c.reads(w, "EncodeHeartbeat", 1-d, &o, out, hb)
 	inTurn := c.traits.Correlation != codecs.ByID && d == codecs.ClientToServer
 	switch {
 	case o.Type != codecs.Heartbeat && (o.Type != codecs.Response || !inTurn):
@@ -196,7 +196,7 @@ func (c *check) streamResets() {
 
 func (c *check) isReset(w where, stream *codecs.Metadata, out []byte) {
 	var o codecs.Metadata
-	c.reads(w, codecs.ServerToClient, &o, out)
+	c.reads(w, "EncodeReset", codecs.ServerToClient, &o, out)
 	switch {
 	case o.Type != codecs.StreamCloseTwoWay && o.Type != codecs.Error:
 		c.failf(w, out, "the reset is decoded as a %s, which does not end a stream", o.Type)

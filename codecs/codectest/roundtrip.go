@@ -86,16 +86,11 @@ func outspoken(m, as *codecs.Metadata) *codecs.Metadata {
 // sameRequest checks that m, which is frame k and has become out, is the same
 // request.
 func (c *check) sameRequest(w where, st *stream, k int, m *codecs.Metadata, out []byte) {
-	own := *c
-	own.mem = memory{} // m is in that of c
-	c = &own
 	if !reserved(m.Type) {
 		c.failf(w, m.Raw, "it becomes\n%s", dump(out))
 	}
-	dec := c.decoder(st)
-	c.upTo(w, dec, st, k, math.MaxInt)
 	var o codecs.Metadata
-	c.whole(w, dec, &o, out, len(out))
+	c.givenOut(w, st, k, &o, out)
 	again, err := c.message(w, &o, nil)
 	if err != nil || !bytes.Equal(again, out) {
 		c.failf(w, out, "given out once more it becomes (error %v)\n%s", err, dump(again))
@@ -104,6 +99,16 @@ func (c *check) sameRequest(w where, st *stream, k int, m *codecs.Metadata, out 
 		c.failf(w, out, "as given out it has changed: %s", d)
 	}
 	c.sameCall(w, out, m, &o)
+}
+
+// givenOut decodes out, which frame k has become, in memory of its own: the frame
+// may be in that of c.
+func (c *check) givenOut(w where, st *stream, k int, o *codecs.Metadata, out []byte) {
+	own := *c
+	own.mem = memory{}
+	dec := own.decoder(st)
+	own.upTo(w, dec, st, k, math.MaxInt)
+	own.whole(w, dec, o, out, len(out))
 }
 
 // ids checks that messages can be given other ids. A whole stream is encoded

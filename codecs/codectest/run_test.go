@@ -268,11 +268,28 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
-			fault: "a part that is taken for the whole", property: "splits", says: "taken for the whole", shows: theCall[:toyHead],
+			fault: "a part that is taken for the whole", property: "splits", says: "taken for the whole, with a length of 12 (to ask for more", shows: theCall[:toyHead],
 			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
 				n, err := c.Decode(buf, m)
 				if err == nil && n > len(buf) && len(buf) >= toyHead {
 					m.Raw, m.HeaderSize, n = buf, len(buf), len(buf)
+				}
+				return n, err
+			}},
+		},
+		{
+			fault: "all that is there when more is wanted", property: "splits", says: "there is no Raw (to ask for more it returns more than it was given)", shows: theCall[:1],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				n, err := c.Decode(buf, m)
+				return min(n, len(buf)), err
+			}},
+		},
+		{
+			fault: "nothing when more is wanted", property: "splits", says: "Decode returns a length of 0 (to ask for more", shows: theCall[:1],
+			codec: broken{decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+				n, err := c.Decode(buf, m)
+				if n > len(buf) {
+					n = 0
 				}
 				return n, err
 			}},
@@ -952,6 +969,27 @@ func TestFuzzedBytesShowTheFault(t *testing.T) {
 	c = newCheck(&r, &s, nil)
 	c.fuzzing(&r).fuzzEncode(c.inputs()(theCall), codecs.ClientToServer, Mutation{Key: "k", Value: "v"}, "odd", 1)
 	require.Contains(t, r.text.String(), "Decode asks for 13 bytes")
+}
+
+// TestThePageShowsTheBytes of messages that were lent to the codec, and of long ones
+// the ends.
+func TestThePageShowsTheBytes(t *testing.T) {
+	s := toySuite()
+	s.New = func(l codecs.Limits) (codecs.Codec, error) {
+		return &broken{toy: newToy(l), encode: func(_ *toy, dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+			return dst, errors.New("no")
+		}}, nil
+	}
+	var found faults
+	c := newCheck(&found, &s, nil)
+	found.property = "round_trip"
+	c.run(&found, property{"round_trip", (*check).roundTrip})
+	require.Contains(t, found.String(), hex.Dump(thePing))
+
+	long := dump([]byte(strings.Repeat("a long story. ", 3000)))
+	require.Equal(t, 13, strings.Count(long, "\n"))
+	require.Contains(t, long, "... (42000 bytes in all, the last of them:)\n")
+	require.Equal(t, hex.Dump(make([]byte, maxDump)), dump(make([]byte, maxDump)))
 }
 
 // TestTheREADME says what is so.

@@ -62,7 +62,7 @@ func (c *check) cutInTwo(st *stream) {
 				case err != nil:
 					c.failf(w, part, "a part of the frame is refused: %v", err)
 				case n <= cut:
-					c.failf(w, part, "a part of the frame is taken for the whole, with a length of %d", n)
+					c.failf(w, part, "a part of the frame is taken for the whole, with a length of %d%s", n, howToAsk(n, part))
 				case n > f.n:
 					c.failf(w, part, "Decode asks for %d bytes, but the frame has only %d", n, f.n)
 				}
