@@ -976,7 +976,7 @@ func TestFuzzedBytesShowTheFault(t *testing.T) {
 func TestThePageShowsTheBytes(t *testing.T) {
 	s := toySuite()
 	s.New = func(l codecs.Limits) (codecs.Codec, error) {
-		return &broken{toy: newToy(l), encode: func(_ *toy, dst []byte, m *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+		return &broken{toy: newToy(l), encode: func(_ *toy, dst []byte, _ *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
 			return dst, errors.New("no")
 		}}, nil
 	}
