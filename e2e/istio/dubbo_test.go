@@ -75,6 +75,10 @@ func openShopTo(t *testing.T, client mesh.PodSpec, versions ...string) *shop {
 	s.Apply(greeterService)
 	s.vip = s.VIP("greeter")
 	s.endpoints(pods[1:]...)
+	// Istiod may have told of the service before it knew of its rule.
+	s.clusters("the subsets", func(dump string) bool {
+		return strings.Contains(dump, s.cluster("v1")) && strings.Contains(dump, s.cluster("v2"))
+	})
 	return s
 }
 
