@@ -79,19 +79,6 @@ func (s *acceptor) Open() int {
 	return len(s.open)
 }
 
-// Clients are the IP addresses of those whose connections are open.
-func (s *acceptor) Clients() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var ips []string
-	for c := range s.open {
-		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-			ips = append(ips, a.IP.String())
-		}
-	}
-	return ips
-}
-
 // Close ends the server and its connections.
 func (s *acceptor) Close() {
 	s.l.Close()
