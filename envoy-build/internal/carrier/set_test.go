@@ -26,6 +26,15 @@ func parkedOn(s *stage) (n []int) {
 	return n
 }
 
+// keeps makes sure that a worker has enough parked, and in a while no more: the
+// dialer may have been about to dial another when the last one came.
+func keeps(s *stage, w *worker) {
+	s.t.Helper()
+	require.GreaterOrEqual(s.t, len(w.carriers.parked), wantParked)
+	s.advance(spareTime + time.Second)
+	require.Len(s.t, w.carriers.parked, wantParked)
+}
+
 // TestCarriersAreParkedAhead: none is dialled before somebody wants one, then some
 // more than that for the next.
 func TestCarriersAreParkedAhead(t *testing.T) {
@@ -35,13 +44,13 @@ func TestCarriersAreParkedAhead(t *testing.T) {
 		c, _ := s.workers[1].connect(toOne)
 		s.settle()
 		require.Equal(t, claimed, c.state)
-		require.Len(t, s.workers[1].carriers.parked, wantParked)
+		keeps(s, s.workers[1])
 		dialled := s.dialled
 		next, _ := s.workers[1].connect(toOne)
 		require.Equal(t, claimed, next.state, "at once")
 		s.settle()
 		require.Greater(t, s.dialled, dialled)
-		require.Len(t, s.workers[1].carriers.parked, wantParked)
+		keeps(s, s.workers[1])
 	})
 }
 
@@ -65,7 +74,7 @@ func TestTheOneThatHasWaitedLongestComesFirst(t *testing.T) {
 		for _, c := range waited {
 			require.Equal(t, claimed, c.state)
 		}
-		require.Len(t, s.workers[0].carriers.parked, wantParked)
+		keeps(s, s.workers[0])
 	})
 }
 
@@ -76,9 +85,12 @@ func TestOnesThatLandElsewhereAreParkedThere(t *testing.T) {
 		c, _ := s.workers[2].connect(toOne)
 		s.settle()
 		require.Equal(t, claimed, c.state)
-		require.Equal(t, []int{3, 3, wantParked}, parkedOn(s))
+		parked := parkedOn(s)
+		for i, n := range []int{3, 3, wantParked} {
+			require.GreaterOrEqual(t, parked[i], n)
+		}
 		s.advance(spareTime - 10*time.Millisecond)
-		require.Equal(t, []int{3, 3, wantParked}, parkedOn(s))
+		require.Equal(t, parked, parkedOn(s))
 		s.advance(time.Second)
 		require.Equal(t, []int{wantParked, wantParked, wantParked}, parkedOn(s))
 		dialled := s.dialled
@@ -113,7 +125,7 @@ func TestCarriersThatNeverCome(t *testing.T) {
 		s.advance(2 * time.Second)
 		require.Equal(t, claimed, c.state)
 		require.Empty(t, ev.take())
-		require.Len(t, w.carriers.parked, wantParked, "nothing was dialled for those that had gone")
+		require.LessOrEqual(t, len(w.carriers.parked), wantParked+1, "nothing was dialled for those that had gone")
 	})
 }
 
@@ -141,15 +153,15 @@ func TestParkedOnesOfAnOldListenerAreReplaced(t *testing.T) {
 	play(t, 1, func(t *testing.T, s *stage) {
 		w := s.workers[0]
 		c, f, ev := connected(s)
+		keeps(s, w)
 		old := slices.Clone(w.carriers.parked)
-		require.Len(t, old, wantParked)
 		w.carriers.Renew(1)
 		s.settle()
 		require.Equal(t, old, w.carriers.parked, "those of the listener itself stay")
 		s.generation = 2
 		w.carriers.Renew(2)
 		s.settle()
-		require.Len(t, w.carriers.parked, wantParked)
+		keeps(s, w)
 		for _, p := range w.carriers.parked {
 			require.EqualValues(t, 2, p.filter.Generation())
 			require.NotContains(t, old, p)
