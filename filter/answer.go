@@ -96,7 +96,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	}
 	b, err := guard.Append(dst, encode)
 	if err == nil && !inTurn && !m.replied && !c.mayPark(len(b)) {
-		if m.beat {
+		if m.beats() {
 			m.sh.answer = b[:0]
 			c.overflow("sends too many heartbeats behind a request")
 			return
@@ -108,7 +108,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	}
 	if err != nil {
 		m.codecPanicked(err)
-		if !m.replied && !m.beat { // an answer that cannot be encoded: say so
+		if !m.replied && !m.beats() { // an answer that cannot be encoded: say so
 			m.Reply(cannotEncode(err))
 			m.answerLocally()
 			return

@@ -104,7 +104,7 @@ func (m *Message) end() {
 	}
 	if m.stream != nil {
 		m.stream.end()
-	} else if !m.oneway && !m.beat && (!m.aside || m.resp != nil) {
+	} else if !m.oneway && !m.beats() && (!m.aside || m.resp != nil) {
 		ms := (m.sh.w.Now() - m.start).Milliseconds()
 		c.record(uint64(ms))
 	}

@@ -259,6 +259,11 @@ func (c *connection) message(m *Message) {
 	c.sh.freeMessage(m)
 }
 
+// beats reports whether the proxy itself answers m with success.
+func (m *Message) beats() bool {
+	return m.req.Type == codecs.Heartbeat || m.req.Type == codecs.Goodbye
+}
+
 // heartbeat answers m, if it wants to be: at once, or, where answers are told by
 // their order, in its turn.
 func (c *connection) heartbeat(m *Message) {
@@ -276,7 +281,6 @@ func (c *connection) heartbeat(m *Message) {
 		return b, err
 	}
 	if c.ordered && c.oldest() != nil {
-		m.beat = true
 		c.link(m)
 		m.write(size, encode)
 		return

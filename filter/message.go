@@ -73,7 +73,6 @@ type use struct {
 	routed  bool
 	replied bool
 	forward bool
-	beat    bool // a heartbeat that waits for its turn
 
 	next, prev *Message // in the connection's list, in the order of arrival
 }

@@ -1,8 +1,6 @@
 package filter
 
-import (
-	"github.com/meltemi-mesh/meltemi/filter/host"
-)
+import "github.com/meltemi-mesh/meltemi/filter/host"
 
 // output are the bytes for a client that the host has not been given.
 type output struct {

@@ -1,8 +1,6 @@
 package filter
 
-import (
-	"github.com/meltemi-mesh/meltemi/filter/upstream"
-)
+import "github.com/meltemi-mesh/meltemi/filter/upstream"
 
 // reading are the reasons for which a client is not read. The host is told of each
 // once when it comes, and once when it goes.

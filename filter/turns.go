@@ -1,8 +1,6 @@
 package filter
 
-import (
-	"github.com/meltemi-mesh/meltemi/filter/metrics"
-)
+import "github.com/meltemi-mesh/meltemi/filter/metrics"
 
 // turns are the messages in flight of a connection, in the order in which they came,
 // and their answers that wait for each other.

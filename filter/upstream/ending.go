@@ -1,8 +1,6 @@
 package upstream
 
-import (
-	"github.com/meltemi-mesh/meltemi/codecs"
-)
+import "github.com/meltemi-mesh/meltemi/codecs"
 
 // drain lets the connection finish its calls and closes it then.
 func (cn *conn) drain() {
@@ -136,8 +134,8 @@ func (cn *conn) giveUp(c *Call) {
 	c.end()
 }
 
-// spoil ends the connection's only call. The answer that it owes would be taken
-// for another's.
+// spoil ends a call that nothing stands in for. The answer that it owes would be
+// taken for another's.
 func (cn *conn) spoil(c *Call) {
 	cn.drain()
 	cn.spoilt = true

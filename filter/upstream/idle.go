@@ -1,8 +1,6 @@
 package upstream
 
-import (
-	"time"
-)
+import "time"
 
 // idleList are exclusive connections without a call, in the order in which they
 // became so: the first has been idle longest. Taken in turn, all hosts have theirs.

@@ -64,7 +64,7 @@ type Client interface {
 
 // To returns the line to a pool, nil if its answers have ids.
 func (ls *Lines) To(p *Pool) *Line {
-	if p.opts.Mode != InOrder && p.opts.Mode != Leased {
+	if !p.inOrder() {
 		return nil
 	}
 	now := p.m.now()
@@ -89,7 +89,7 @@ func (ls *Lines) To(p *Pool) *Line {
 // connections than p's, so that one to p would overtake them. w is resumed when
 // they are not.
 func (ls *Lines) Wait(p *Pool, w *Waiter) bool {
-	if p.opts.Mode != InOrder && p.opts.Mode != Leased {
+	if !p.inOrder() {
 		return false
 	}
 	for _, l := range ls.all {
@@ -119,16 +119,18 @@ func (ls *Lines) Held() bool {
 	return slices.ContainsFunc(ls.all, func(l *Line) bool { return l.held })
 }
 
+// alive reports whether the connection where the last call went may take another.
+func (l *Line) alive() bool { return l.conn != nil && l.conn.state != closed && !l.conn.spoilt }
+
 // busy reports whether a call is under way, or may not have been read. What is held
 // and idle is in nobody's way.
 func (l *Line) busy() bool {
-	return l.head != nil || l.waiting.n > 0 ||
-		l.conn != nil && l.conn.state != closed && !l.conn.spoilt && (l.open > 0 || l.pool.m.now() < l.unread)
+	return l.head != nil || l.waiting.n > 0 || l.alive() && (l.open > 0 || l.pool.m.now() < l.unread)
 }
 
 // bound reports whether the next call must go where the last ones are.
 func (l *Line) bound(now time.Duration) bool {
-	return l.conn != nil && l.conn.state != closed && !l.conn.spoilt && (l.open > 0 || l.held || now < l.unread)
+	return l.alive() && (l.open > 0 || l.held || now < l.unread)
 }
 
 // takes reports whether a call of l, which is bound, may go to its connection.

@@ -67,6 +67,9 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 // byID reports whether answers find their calls by ids that the pool gives.
 func (p *Pool) byID() bool { return p.opts.Mode == ByID }
 
+// inOrder reports whether a client's calls reach servers in their order.
+func (p *Pool) inOrder() bool { return p.opts.Mode == InOrder || p.opts.Mode == Leased }
+
 // Observe has o hear of the pool from now on.
 func (p *Pool) Observe(o Observer) { p.obs = o }
 

@@ -1,8 +1,6 @@
 package upstream
 
-import (
-	"github.com/meltemi-mesh/meltemi/codecs"
-)
+import "github.com/meltemi-mesh/meltemi/codecs"
 
 // standIn puts another call into the place of c, so that those behind it still get
 // their own answers. It keeps what the decoder may ask of the request, and the
