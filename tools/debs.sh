@@ -12,7 +12,10 @@ if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ]; then
 fi
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-wanted=$(apt-get -qq --simulate --no-install-recommends install "$@" | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+wanted=$({
+	printf '%s\n' "$@" # also where they are installed
+	apt-get -qq --simulate --no-install-recommends install "$@" | sed -n 's/^Inst \([^ ]*\) .*/\1/p'
+} | sort -u)
 cd "$tmp"
 # shellcheck disable=SC2086 # lists of packages
 apt-get -qq -o APT::Sandbox::User=root download $wanted

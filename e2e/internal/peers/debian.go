@@ -38,43 +38,27 @@ func (d *Debian) Paths(t testing.TB) (bin, lib string) {
 	return filepath.Join(d.folder, "usr", "bin"), strings.Join(libs, ":")
 }
 
-func (d *Debian) command(t testing.TB, args []string) *exec.Cmd {
+// Run runs the program to its end.
+func (d *Debian) Run(t testing.TB, args ...string) (output string, err error) {
 	t.Helper()
 	bin, lib := d.Paths(t)
 	cmd := exec.Command(filepath.Join(bin, d.program), args...)
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+lib)
 	cmd.Dir = t.TempDir()
-	return cmd
-}
-
-// Run runs the program to its end.
-func (d *Debian) Run(t testing.TB, args ...string) (output string, err error) {
-	t.Helper()
-	out, err := d.command(t, args).CombinedOutput()
+	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
 // Start starts the program until the end of the test, and waits until ready says so.
 func (d *Debian) Start(t testing.TB, ready func() bool, args ...string) {
 	t.Helper()
-	cmd := d.command(t, args)
-	out, err := os.Create(filepath.Join(cmd.Dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		out.Close()
-	})
+	bin, lib := d.Paths(t)
+	said := &tail{}
+	p := start(t, d.program, append([]string{filepath.Join(bin, d.program)}, args...), []string{"LD_LIBRARY_PATH=" + lib},
+		func(line []byte) { said.Write(line) })
 	for end := time.Now().Add(30 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			log, _ := os.ReadFile(out.Name()) // if not, it is empty
-			t.Fatalf("%s did not get ready:\n%s", d.program, log)
+			t.Fatalf("%s did not get ready:\n%s%s", d.program, said, p.log)
 		}
 	}
 }

@@ -8,17 +8,8 @@ out=$1
 here=$(cd "$(dirname "$0")" && pwd)
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-cd "$tmp"
-# The package of Boost's headers has its version in the name.
-boost() { apt-cache depends libboost-dev | sed -n 's/^ *Depends: //p'; }
-if [ -z "$(boost)" ] && [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ]; then
-	apt-get -qq update
-fi
-# shellcheck disable=SC2046 # a list of packages
-apt-get -qq -o APT::Sandbox::User=root download thrift-compiler libthrift-dev rapidjson-dev zlib1g-dev $(boost)
-for deb in *.deb; do
-	dpkg -x "$deb" .
-done
+"$here/../../../../tools/debs.sh" "$tmp/debs" thrift-compiler libthrift-dev rapidjson-dev zlib1g-dev libboost-dev
+cd "$tmp/debs"
 mkdir gen
 usr/bin/thrift --gen cpp:no_skeleton -out gen "$here/../echo.thrift"
 lib=$(echo usr/lib/*-linux-gnu)
