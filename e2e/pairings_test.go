@@ -73,7 +73,7 @@ func checkCountersOf(t *testing.T, e *envoytest.Envoy, stats string) {
 		}},
 		{"each request ended in exactly one way", func() bool {
 			ends := get("response") + get("local_response_business_exception") + get("local_response_error") +
-				get("request_abandoned") + get("oneway_presumed")
+				get("request_abandoned") + get("oneway_presumed") - get("oneway_error_told")
 			return ends == get("request_twoway")+get("request_stream")
 		}},
 		{"no stream is open", func() bool { return get("stream_active") == 0 }},

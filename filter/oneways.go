@@ -307,6 +307,7 @@ func (c *connection) tell(chosen func(*withheld) bool) {
 				c.cfg.count(w.counter, 1)
 			}
 			c.cfg.count(metrics.LocalResponseBusinessException, 1)
+			c.cfg.count(metrics.OnewayErrorTold, 1)
 		}
 		return true
 	})

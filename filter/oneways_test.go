@@ -269,7 +269,7 @@ func TestAnErrorIsWithheldUntilItsClientShowsThatItPipelines(t *testing.T) {
 	e.say("req 4 mask -")
 	e.answer(s, "res "+id+" mask yes")
 	require.Equal(t, "err 1 - upstream request timeout\nres 3 mask a=2;yes\n", e.got())
-	e.counts(map[string]int64{"request_timeout": 1})
+	e.counts(map[string]int64{"request_timeout": 1, "oneway_presumed": 1, "oneway_error_told": 1})
 
 	// Or until the method turns out to be answered, or the client sends no more.
 	for what, then := range map[string]func(c *filtertest.Client){
@@ -292,6 +292,8 @@ func TestAnErrorIsWithheldUntilItsClientShowsThatItPipelines(t *testing.T) {
 			require.Contains(t, string(c.Take()), "err 1 - upstream request timeout\n")
 		})
 	}
+	// Each was counted as presumed before.
+	e.counts(map[string]int64{"oneway_presumed": 3, "oneway_error_told": 3})
 }
 
 // TestManyCallsOfOneMethodThatHangAllFail: if the last one is a call, as its client

@@ -83,6 +83,9 @@ const (
 	MutationSkipped
 	// OnewayPresumed: requests taken for oneways in disguise: no answer is waited for.
 	OnewayPresumed
+	// OnewayErrorTold: errors of presumed oneways that clients were told after all, as they
+	// wait for each answer, or their connections end.
+	OnewayErrorTold
 	// StreamReset: open streams that were lost.
 	StreamReset
 	// StreamAbandoned: open streams whose clients left.
@@ -154,6 +157,7 @@ var counterNames = [Counters]string{
 	ConnectionPanic:                    "connection_panic",
 	MutationSkipped:                    "mutation_skipped",
 	OnewayPresumed:                     "oneway_presumed",
+	OnewayErrorTold:                    "oneway_error_told",
 	StreamReset:                        "stream_reset",
 	StreamAbandoned:                    "stream_abandoned",
 	StreamIdleTimeout:                  "stream_idle_timeout",
