@@ -11,6 +11,8 @@ import (
 	v3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -29,7 +31,10 @@ type RouteConfiguration struct {
 	// Name of the table.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The first route that matches wins.
-	Routes        []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	Routes []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	// What holds for requests to a cluster, whichever route sends them there. Each
+	// name once. At most 10000.
+	Clusters      []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,6 +83,420 @@ func (x *RouteConfiguration) GetRoutes() []*Route {
 	return nil
 }
 
+func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+// ClusterPolicy is what holds for requests to one cluster. What is learnt of a
+// cluster, and counted, belongs to the process: all workers and listeners share it,
+// each by its own policy.
+type ClusterPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster; "*" is the policy of clusters that have none of their
+	// own. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How much may be under way. Absent: no limit but those of the listener.
+	CircuitBreakers *CircuitBreakers `protobuf:"bytes,3,opt,name=circuit_breakers,json=circuitBreakers,proto3" json:"circuit_breakers,omitempty"`
+	// Which hosts are not used for a while. Absent: hosts are not watched.
+	OutlierDetection *OutlierDetection `protobuf:"bytes,4,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ClusterPolicy) Reset() {
+	*x = ClusterPolicy{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterPolicy) ProtoMessage() {}
+
+func (x *ClusterPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterPolicy.ProtoReflect.Descriptor instead.
+func (*ClusterPolicy) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ClusterPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterPolicy) GetCircuitBreakers() *CircuitBreakers {
+	if x != nil {
+		return x.CircuitBreakers
+	}
+	return nil
+}
+
+func (x *ClusterPolicy) GetOutlierDetection() *OutlierDetection {
+	if x != nil {
+		return x.OutlierDetection
+	}
+	return nil
+}
+
+// CircuitBreakers bound what is under way to a cluster, over all workers. What is
+// beyond is refused at once, with the error of the protocol for too much load.
+type CircuitBreakers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests, oneways and streams from their routing to their end. 0 to 2^31-1, 0
+	// refuses all; absent: no limit.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Those of them that wait for a connection. 0 to 2^31-1; absent: no limit.
+	MaxPendingRequests *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_pending_requests,json=maxPendingRequests,proto3" json:"max_pending_requests,omitempty"`
+	// Attempts beyond the first of their request that are under way. 0 to 2^31-1;
+	// absent: no limit.
+	MaxRetries *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
+	// Connections that are being made, serve, or drain. Workers that want one take
+	// turns. 1 to 2^31-1; absent: no limit.
+	MaxConnections *wrapperspb.UInt32Value `protobuf:"bytes,4,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	// Breakers for each value of properties. All must let a request pass. At most 8.
+	Keys          []*KeyBreaker `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CircuitBreakers) Reset() {
+	*x = CircuitBreakers{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CircuitBreakers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CircuitBreakers) ProtoMessage() {}
+
+func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CircuitBreakers.ProtoReflect.Descriptor instead.
+func (*CircuitBreakers) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CircuitBreakers) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxPendingRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxPendingRequests
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxRetries() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRetries
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxConnections() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetKeys() []*KeyBreaker {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// KeyBreaker bounds the requests that have the same values of some properties, such
+// as a method or a tenant. It is closed at first; too many errors or slow answers
+// open it, and requests of the key are refused. After open_time one request is let
+// through: its success closes the breaker, its failure opens it again.
+type KeyBreaker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Properties whose values are the key, compared without regard to case; of one
+	// that is repeated the first value counts, and one that a request lacks is a value
+	// too. 1 to 8, each once.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// Requests of a key in flight. 0 to 2^31-1, 0 refuses all; absent: no limit.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Share of errors within interval, in percent, at which the breaker opens: errors
+	// of servers, no answer, no connection. Exceptions of the application are none. 1
+	// to 100; absent: errors do not count.
+	ErrorPercent *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=error_percent,json=errorPercent,proto3" json:"error_percent,omitempty"`
+	// Share of answers within interval, in percent, that took longer than
+	// slow_threshold, at which it opens. 1 to 100; absent: they do not count.
+	SlowPercent *wrapperspb.UInt32Value `protobuf:"bytes,4,opt,name=slow_percent,json=slowPercent,proto3" json:"slow_percent,omitempty"`
+	// Time from a request's routing to its answer beyond which that is slow, also for
+	// the request that is let through. At least 1 ms. Required with slow_percent, and
+	// goes with nothing else.
+	SlowThreshold *durationpb.Duration `protobuf:"bytes,5,opt,name=slow_threshold,json=slowThreshold,proto3" json:"slow_threshold,omitempty"`
+	// Requests that must have ended within interval before shares count. 1 to 2^31-1;
+	// default 20.
+	MinimumRequests *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=minimum_requests,json=minimumRequests,proto3" json:"minimum_requests,omitempty"`
+	// Window of the shares. 100 ms to 1 h; default 10 s.
+	Interval *durationpb.Duration `protobuf:"bytes,7,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How long an open breaker refuses all. At least 1 ms; default 5 s.
+	OpenTime *durationpb.Duration `protobuf:"bytes,8,opt,name=open_time,json=openTime,proto3" json:"open_time,omitempty"`
+	// Keys that are told apart. Beyond them the key that has not been used for longest
+	// is forgotten; as long as all are in use, further ones share one breaker. 1 to
+	// 1048576; default 4096.
+	MaxKeys       *wrapperspb.UInt32Value `protobuf:"bytes,9,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyBreaker) Reset() {
+	*x = KeyBreaker{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyBreaker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyBreaker) ProtoMessage() {}
+
+func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyBreaker.ProtoReflect.Descriptor instead.
+func (*KeyBreaker) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *KeyBreaker) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetErrorPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ErrorPercent
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetSlowPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.SlowPercent
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetSlowThreshold() *durationpb.Duration {
+	if x != nil {
+		return x.SlowThreshold
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMinimumRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MinimumRequests
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetOpenTime() *durationpb.Duration {
+	if x != nil {
+		return x.OpenTime
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMaxKeys() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxKeys
+	}
+	return nil
+}
+
+// OutlierDetection has hosts that fail left out for a while, by how they serve
+// requests. Failures are timeouts, connections that end with requests in flight,
+// bytes that cannot be read, and answers that say that the host has failed.
+// Exceptions of the application are none, nor are refusals for load. What Envoy
+// itself ejects from the cluster stays ejected.
+type OutlierDetection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Failures in a row that eject a host. A connection that ends counts once, however
+	// many requests it had. 1 to 2^31-1; default 5.
+	ConsecutiveFailures *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=consecutive_failures,json=consecutiveFailures,proto3" json:"consecutive_failures,omitempty"`
+	// Window of failure_percentage_threshold. An ejection lasts longer the more often
+	// its host has been ejected; each interval in use makes up for one. 100 ms to 1 h;
+	// default 10 s.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How long the first ejection lasts, the second twice as long, and so on. At least
+	// 1 ms; default 30 s.
+	BaseEjectionTime *durationpb.Duration `protobuf:"bytes,3,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
+	// How long one lasts at the most. At least base_ejection_time; default 300 s, or
+	// that if it is longer.
+	MaxEjectionTime *durationpb.Duration `protobuf:"bytes,4,opt,name=max_ejection_time,json=maxEjectionTime,proto3" json:"max_ejection_time,omitempty"`
+	// Share of the cluster's hosts that may be ejected at a time. One may be in any
+	// case, but never the last. 0 to 100; default 10.
+	MaxEjectionPercent *wrapperspb.UInt32Value `protobuf:"bytes,5,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
+	// Share of failures within interval, in percent, that ejects a host. 1 to 100;
+	// absent: shares do not count.
+	FailurePercentageThreshold *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=failure_percentage_threshold,json=failurePercentageThreshold,proto3" json:"failure_percentage_threshold,omitempty"`
+	// Requests that must have ended within interval before the share counts. 1 to
+	// 2^31-1; default 50.
+	FailurePercentageRequestVolume *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=failure_percentage_request_volume,json=failurePercentageRequestVolume,proto3" json:"failure_percentage_request_volume,omitempty"`
+	// A host that sends nothing at all for so long, while a request waits for its
+	// answer, or has timed out, is ejected. At least 1 ms; default: as soon as two
+	// requests have timed out since it has sent something.
+	Silence       *durationpb.Duration `protobuf:"bytes,8,opt,name=silence,proto3" json:"silence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutlierDetection) Reset() {
+	*x = OutlierDetection{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutlierDetection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutlierDetection) ProtoMessage() {}
+
+func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
+func (*OutlierDetection) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OutlierDetection) GetConsecutiveFailures() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ConsecutiveFailures
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetBaseEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.BaseEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxEjectionPercent
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetFailurePercentageThreshold() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.FailurePercentageThreshold
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetFailurePercentageRequestVolume() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.FailurePercentageRequestVolume
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
 // Route sends matching requests to a cluster.
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -97,7 +516,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -109,7 +528,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -122,7 +541,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{1}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Route) GetName() string {
@@ -171,7 +590,7 @@ type RouteMatch struct {
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -183,7 +602,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -196,7 +615,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RouteMatch) GetMetadata() []*v3.HeaderMatcher {
@@ -226,7 +645,7 @@ type RouteAction struct {
 
 func (x *RouteAction) Reset() {
 	*x = RouteAction{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +657,7 @@ func (x *RouteAction) String() string {
 func (*RouteAction) ProtoMessage() {}
 
 func (x *RouteAction) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +670,7 @@ func (x *RouteAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction.ProtoReflect.Descriptor instead.
 func (*RouteAction) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RouteAction) GetClusterSpecifier() isRouteAction_ClusterSpecifier {
@@ -324,7 +743,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +755,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +768,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -379,7 +798,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +810,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +823,7 @@ func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction_RequestMirrorPolicy.ProtoReflect.Descriptor instead.
 func (*RouteAction_RequestMirrorPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7, 0}
 }
 
 func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
@@ -425,10 +844,42 @@ var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflec
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\"x\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd4\x01\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
-	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\"\x90\x03\n" +
+	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x12Z\n" +
+	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\x80\x02\n" +
+	"\rClusterPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12k\n" +
+	"\x10circuit_breakers\x18\x03 \x01(\v2@.aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakersR\x0fcircuitBreakers\x12n\n" +
+	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\"\xf9\x02\n" +
+	"\x0fCircuitBreakers\x12?\n" +
+	"\fmax_requests\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12N\n" +
+	"\x14max_pending_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxPendingRequests\x12=\n" +
+	"\vmax_retries\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\n" +
+	"maxRetries\x12E\n" +
+	"\x0fmax_connections\x18\x04 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12O\n" +
+	"\x04keys\x18\x05 \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreakerR\x04keys\"\x9a\x04\n" +
+	"\n" +
+	"KeyBreaker\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12?\n" +
+	"\fmax_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12A\n" +
+	"\rerror_percent\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ferrorPercent\x12?\n" +
+	"\fslow_percent\x18\x04 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vslowPercent\x12@\n" +
+	"\x0eslow_threshold\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rslowThreshold\x12G\n" +
+	"\x10minimum_requests\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fminimumRequests\x125\n" +
+	"\binterval\x18\a \x01(\v2\x19.google.protobuf.DurationR\binterval\x126\n" +
+	"\topen_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\bopenTime\x127\n" +
+	"\bmax_keys\x18\t \x01(\v2\x1c.google.protobuf.UInt32ValueR\amaxKeys\"\xf8\x04\n" +
+	"\x10OutlierDetection\x12O\n" +
+	"\x14consecutive_failures\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13consecutiveFailures\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
+	"\x12base_ejection_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x12E\n" +
+	"\x11max_ejection_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fmaxEjectionTime\x12N\n" +
+	"\x14max_ejection_percent\x18\x05 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxEjectionPercent\x12^\n" +
+	"\x1cfailure_percentage_threshold\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1afailurePercentageThreshold\x12g\n" +
+	"!failure_percentage_request_volume\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1efailurePercentageRequestVolume\x123\n" +
+	"\asilence\x18\b \x01(\v2\x19.google.protobuf.DurationR\asilence\"\x90\x03\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12Q\n" +
 	"\x05match\x18\x02 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12R\n" +
@@ -465,33 +916,63 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(*RouteConfiguration)(nil),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	(*Route)(nil),                           // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	(*RouteMatch)(nil),                      // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*RouteAction)(nil),                     // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	(*KeyValue)(nil),                        // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*RouteAction_RequestMirrorPolicy)(nil), // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*v3.HeaderMatcher)(nil),                // 6: envoy.config.route.v3.HeaderMatcher
-	(*v3.WeightedCluster)(nil),              // 7: envoy.config.route.v3.WeightedCluster
-	(*v31.RuntimeFractionalPercent)(nil),    // 8: envoy.config.core.v3.RuntimeFractionalPercent
+	(*ClusterPolicy)(nil),                   // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	(*CircuitBreakers)(nil),                 // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	(*KeyBreaker)(nil),                      // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	(*OutlierDetection)(nil),                // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	(*Route)(nil),                           // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	(*RouteMatch)(nil),                      // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*RouteAction)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	(*KeyValue)(nil),                        // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	(*RouteAction_RequestMirrorPolicy)(nil), // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*wrapperspb.UInt32Value)(nil),          // 10: google.protobuf.UInt32Value
+	(*durationpb.Duration)(nil),             // 11: google.protobuf.Duration
+	(*v3.HeaderMatcher)(nil),                // 12: envoy.config.route.v3.HeaderMatcher
+	(*v3.WeightedCluster)(nil),              // 13: envoy.config.route.v3.WeightedCluster
+	(*v31.RuntimeFractionalPercent)(nil),    // 14: envoy.config.core.v3.RuntimeFractionalPercent
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	1, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	2, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	3, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	4, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	4, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	6, // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	7, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	5, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	8, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	5,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	1,  // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	2,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	4,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	10, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	10, // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	10, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_retries:type_name -> google.protobuf.UInt32Value
+	10, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	3,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	10, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	10, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	10, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	11, // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	10, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	11, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	11, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	10, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	10, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	11, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	11, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	11, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	10, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	10, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	10, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	11, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	6,  // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	7,  // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	8,  // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	8,  // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	12, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	13, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	9,  // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	14, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -499,7 +980,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 	if File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto != nil {
 		return
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7].OneofWrappers = []any{
 		(*RouteAction_Cluster)(nil),
 		(*RouteAction_WeightedClusters)(nil),
 	}
@@ -509,7 +990,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
