@@ -1,6 +1,9 @@
 package codecs
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // MessageType is what a message is to the pipeline. The first nine numbers are
 // those of the C++ MetaProtocol Proxy.
@@ -127,6 +130,13 @@ type Metadata struct {
 	// the request, as it leaves (bRPC's ELOGOFF): the request may go elsewhere,
 	// and the client must not take the proxy for the one that leaves.
 	NotProcessed bool
+	// Failure of a Response or Error, as far as its protocol tells.
+	Failure FailureClass
+	// Code is the protocol's own of a Response or Error: what its specification calls
+	// status or error code. 0 where there is none.
+	Code int32
+	// Retried is set on a request that carries its protocol's mark of a retry.
+	Retried bool
 	// Silent is set on an answer that its client does not get: the request was
 	// quiet, and this is what it did not want to hear (memcached's miss, when the
 	// command says q).
@@ -405,7 +415,21 @@ func EqualFold(b []byte, s string) bool {
 // Mutation is what shall change in a message when it goes out: keys that are
 // set or overwritten, in the codec's own place for attributes (Dubbo
 // attachments, Thrift headers, …). The last value of a key wins.
-type Mutation struct{ kv []KeyValue }
+type Mutation struct {
+	// Timeout is how long the client of a request will still wait; it takes the place
+	// of what the request says, see [Deadliner]. 0: that stays.
+	Timeout time.Duration
+	// Retry numbers the retries of a request, from 1: the protocol's mark is set, if it
+	// has one. 0: it is none.
+	Retry int
+
+	kv []KeyValue
+}
+
+// Empty reports whether mu, which may be nil, changes nothing.
+func (mu *Mutation) Empty() bool {
+	return mu == nil || len(mu.kv) == 0 && mu.Timeout == 0 && mu.Retry == 0
+}
 
 // KeyValue is one entry of a Mutation.
 type KeyValue struct{ Key, Value string }
@@ -432,6 +456,7 @@ func (mu *Mutation) Entries() []KeyValue {
 
 // Reset empties mu and keeps its memory, unless it is large.
 func (mu *Mutation) Reset() {
+	mu.Timeout, mu.Retry = 0, 0
 	clear(mu.kv)
 	if mu.kv = mu.kv[:0]; cap(mu.kv) > keepProps {
 		mu.kv = nil

@@ -89,12 +89,23 @@ const byAttributes = `{"name": "r", "routes": [
     {"name": "method", "string_match": {"exact": "sayHello"}}, {"name": "tenant", "string_match": {"exact": "acme"}}]},
    "route": {"cluster": "v1"}}]}`
 
+// withPolicies is byAttributes with all policies of requests.
+const withPolicies = `{"name": "r", "routes": [
+  {"match": {"metadata": [{"name": "interface", "string_match": {"exact": "org.example.Greeter"}}]},
+   "route": {"cluster": "v1", "timeout": "1s", "idempotent": true, "hedge_policy": {"hedge_percentile": {"value": 95}},
+    "retry_policy": {"retry_on": "connect-failure,refused,reset,timeout,server-error", "per_try_timeout": "0.5s"}}}]}`
+
 // newRoundTrip returns a function that sends one request and its answer through
 // the whole pipeline.
 func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
+	return newRoundTripBy(t, byAttributes)
+}
+
+// newRoundTripBy is newRoundTrip with other routes.
+func newRoundTripBy(t testing.TB, routes string) (roundTrip func(), h *bareHost) {
 	h = &bareHost{now: time.Hour}
 	m := filter.NewModule()
-	cfg, err := m.NewConfig(h, []byte(listener(byAttributes, "")))
+	cfg, err := m.NewConfig(h, []byte(listener(routes, "")))
 	require.NoError(t, err)
 	h.shard = m.NewWorker(h)
 	h.down = h.shard.Accept(cfg, bareDownstream{h})
@@ -213,7 +224,10 @@ func newPipelinedRoundTrip(t testing.TB) (roundTrip func()) {
 
 func TestARequestAllocatesNothing(t *testing.T) {
 	byID, _ := newRoundTrip(t)
-	for name, roundTrip := range map[string]func(){"by id": byID, "in order": newPipelinedRoundTrip(t)} {
+	policies, _ := newRoundTripBy(t, withPolicies)
+	for name, roundTrip := range map[string]func(){
+		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies,
+	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
 				roundTrip()
@@ -240,10 +254,14 @@ func TestAMutedRequestThatIsSentLateHasADeadline(t *testing.T) {
 }
 
 func BenchmarkPipeline(b *testing.B) {
-	roundTrip, _ := newRoundTrip(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		roundTrip()
+	for name, routes := range map[string]string{"plain": byAttributes, "policies": withPolicies} {
+		b.Run(name, func(b *testing.B) {
+			roundTrip, _ := newRoundTripBy(b, routes)
+			b.ReportAllocs()
+			for b.Loop() {
+				roundTrip()
+			}
+		})
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // encode appends md with the changes of mut, if there are any, or without them,
 // counted, when it cannot carry them. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() {
 		mut = nil
 	}
 	b, err := m.proto.codec.Encode(dst, md, mut)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
@@ -32,6 +33,8 @@ type shard struct {
 	timers *timer.Wheel
 	rand   *rand.Rand
 	up     *upstream.Manager
+	// exchanges is what they have in common.
+	exchanges *forward.Env
 
 	listeners map[*listener]*workerListener
 	dirty     []*workerListener // have metrics to report
@@ -72,6 +75,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
+	s.exchanges = forward.NewEnv(s.timers, w.Now, s.rand)
 	s.stats.Fire = s.report
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
@@ -198,7 +202,7 @@ func (s *shard) newMessage(c *connection) *Message {
 		s.freeMessages = s.freeMessages[:n-1]
 	} else {
 		m = &Message{sh: s}
-		m.exchange.Init((*caller)(m))
+		m.exchange.Init((*caller)(m), s.exchanges)
 	}
 	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
 	m.req.Borrow(&s.spare)

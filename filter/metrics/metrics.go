@@ -116,6 +116,23 @@ const (
 	// RequestUnanswered: quiet requests to which there was no answer.
 	RequestUnanswered
 
+	// RequestRetry: further attempts, as those before have failed.
+	RequestRetry
+	// RequestRetrySuccess: requests that were answered after one, by what needs no other.
+	RequestRetrySuccess
+	// RequestRetryLimitExceeded: requests that failed behind as many retries as are allowed.
+	RequestRetryLimitExceeded
+	// RequestRetryOverflow: retries and second attempts that the budget of a cluster did not allow.
+	RequestRetryOverflow
+	// RequestPerTryTimeout: attempts that took longer than per_try_timeout.
+	RequestPerTryTimeout
+	// RequestHedge: second attempts beside first ones that go on.
+	RequestHedge
+	// RequestHedgeWon: those whose answer came first.
+	RequestHedgeWon
+	// RequestDeadlineSpent: requests not sent, as their deadline had passed.
+	RequestDeadlineSpent
+
 	// Counters is how many there are.
 	Counters
 )
@@ -172,6 +189,14 @@ var counterNames = [Counters]string{
 	PartialFrameOverflow:               "partial_frame_overflow",
 	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
 	RequestUnanswered:                  "request_unanswered",
+	RequestRetry:                       "request_retry",
+	RequestRetrySuccess:                "request_retry_success",
+	RequestRetryLimitExceeded:          "request_retry_limit_exceeded",
+	RequestRetryOverflow:               "request_retry_overflow",
+	RequestPerTryTimeout:               "request_per_try_timeout",
+	RequestHedge:                       "request_hedge",
+	RequestHedgeWon:                    "request_hedge_won",
+	RequestDeadlineSpent:               "request_deadline_spent",
 }
 
 func (c Counter) String() string { return counterNames[c] }

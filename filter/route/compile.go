@@ -35,8 +35,9 @@ func (e *Error) Error() string { return e.Path + ": " + e.Reason }
 func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Table, []*Error) {
 	c := &compiler{mutator: mutator}
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
+	d := c.defaults(rc)
 	for i, r := range rc.GetRoutes() {
-		c.route(&t.routes[i], r, fmt.Sprintf("routes[%d]", i))
+		c.route(&t.routes[i], r, d, element("routes", i))
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
@@ -57,7 +58,9 @@ func (c *compiler) refuse(path, format string, args ...any) {
 	c.errs = append(c.errs, &Error{path, fmt.Sprintf(format, args...)})
 }
 
-func (c *compiler) route(r *Route, from *routev1alpha.Route, path string) {
+func element(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
+
+func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path string) {
 	r.Name = from.GetName()
 	for i, h := range from.GetMatch().GetMetadata() {
 		m, field, err := compileMatcher(h)
@@ -71,6 +74,7 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, path string) {
 		r.matchers = append(r.matchers, m)
 	}
 	c.action(r, from.GetRoute(), path+".route")
+	r.Policy = c.policy(from.GetRoute(), d, path+".route")
 	r.RequestMutation = c.mutation(codecs.ClientToServer, from.GetRequestMutation(), path+".request_mutation")
 	r.ResponseMutation = c.mutation(codecs.ServerToClient, from.GetResponseMutation(), path+".response_mutation")
 }

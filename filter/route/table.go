@@ -3,7 +3,10 @@
 // the registry in which tables are replaced while connections use them.
 package route
 
-import "github.com/meltemi-mesh/meltemi/codecs"
+import (
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/forward"
+)
 
 // Route is one frozen route.
 type Route struct {
@@ -12,6 +15,8 @@ type Route struct {
 	// RequestMutation and ResponseMutation are what the route sets in messages,
 	// each key once. They must not be changed.
 	RequestMutation, ResponseMutation []codecs.KeyValue
+	// Policy is what requests get beyond one attempt, nil: nothing.
+	Policy *forward.Policy
 
 	matchers []matcher
 	clusters []weighted

@@ -42,8 +42,13 @@ type balance struct {
 }
 
 // pick chooses a connection for the next call, nil when there is none that
-// can take it.
-func (p *Pool) pick() *conn {
+// can take it. One to another host than avoid is preferred, if that is not "".
+func (p *Pool) pick(avoid string) *conn {
+	if avoid != "" {
+		if cn := p.pickOther(avoid); cn != nil {
+			return cn
+		}
+	}
 	if !p.opts.Shared {
 		if p.idle.first != nil {
 			return p.idle.first
@@ -74,6 +79,32 @@ func (p *Pool) pick() *conn {
 	}
 	return best
 }
+
+// pickOther chooses a connection to another host than avoid: of shared ones that with
+// the fewest calls.
+func (p *Pool) pickOther(avoid string) (best *conn) {
+	for cn := p.idle.first; cn != nil; cn = cn.idleNext {
+		if cn.host != avoid {
+			return cn
+		}
+	}
+	if !p.opts.Shared {
+		return nil
+	}
+	for _, cn := range p.ready {
+		if !cn.blocked && !cn.leaving() && cn.host != avoid && (best == nil || cn.inFlight < best.inFlight) {
+			best = cn
+		}
+	}
+	return best
+}
+
+// HasOther reports whether a call could go to another host than avoid now.
+func (p *Pool) HasOther(avoid string) bool { return p.queue.n == 0 && p.pickOther(avoid) != nil }
+
+// Alternative reports whether a call that has not been sent may have better luck: at
+// another host, or over another connection.
+func (p *Pool) Alternative() bool { return p.hosts.Preferred > 1 || len(p.ready) > 0 }
 
 // weigh gives the connections their weights: together those of a host get the
 // share with which the load balancer picks it.

@@ -26,6 +26,7 @@ type Call struct {
 	released bool
 	written  bool   // it has been handed to a connection
 	host     string // that it was sent to last
+	avoid    string // the host that it had better not go to
 	sent     time.Duration
 	due      time.Duration
 	deadline timer.Timer
@@ -46,6 +47,9 @@ func (c *Call) Active() bool { return c.list != nil }
 // Host returns the address of the host that the call was sent to last, "" if it
 // was sent to none, or that is unknown.
 func (c *Call) Host() string { return c.host }
+
+// Due returns when the call fails, on the worker's clock.
+func (c *Call) Due() time.Duration { return c.due }
 
 // SentAt returns when it was sent there, on the worker's clock.
 func (c *Call) SentAt() time.Duration { return c.sent }

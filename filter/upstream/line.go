@@ -164,7 +164,7 @@ func (l *Line) free() *conn {
 	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.leaving() {
 		return cn
 	}
-	return l.pool.pick()
+	return l.pool.pick("")
 }
 
 // sent notes that c has gone to cn.

@@ -40,6 +40,9 @@ type Pool struct {
 	waiters, lastWaiter *Waiter
 	dispatching         bool
 
+	deposits int      // in the budget for retries, not yet handed over
+	latency  *Latency // nil until somebody wants to know it
+
 	tick    timer.Timer
 	lastUse time.Duration
 	gone    bool
@@ -87,6 +90,9 @@ type Send struct {
 	Lease codecs.Lease
 	// Timeout after which the call fails, the time included that it waits.
 	Timeout time.Duration
+	// Avoid is the host that gets the call only if there is no connection to another
+	// that can take it; "": none.
+	Avoid string
 }
 
 // Send takes a call. It ends by one of the Owner's methods, at the latest when its
@@ -96,7 +102,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	now := p.m.now()
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
-	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
+	c.written, c.host, c.sent, c.muted, c.lease, c.avoid = false, "", 0, s.Muted, s.Lease, s.Avoid
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
@@ -105,7 +111,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	if l != nil {
 		cn = l.pick()
 	} else if p.queue.n == 0 {
-		cn = p.pick()
+		cn = p.pick(s.Avoid)
 	}
 	if cn != nil {
 		if !oneway {
@@ -210,7 +216,7 @@ func (p *Pool) dispatch() {
 		if l != nil {
 			cn = l.free()
 		} else {
-			cn = p.pick()
+			cn = p.pick(c.avoid)
 		}
 		if cn == nil {
 			return
@@ -258,6 +264,7 @@ func (p *Pool) onTick() {
 				cn.in.Wait(0) // an idle connection keeps nothing
 			}
 		}
+		p.deposited()
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)
@@ -295,3 +302,10 @@ func (p *Pool) reap(now time.Duration) {
 		}
 	}
 }
+
+// Cluster returns the name of the pool's cluster.
+func (p *Pool) Cluster() string { return p.key.Cluster }
+
+// Repeats reports whether a call may be sent again: it could not where that would
+// change an order, or begin a stream anew.
+func (p *Pool) Repeats() bool { return p.opts.Mode == ByID || p.opts.Mode == OneByOne }

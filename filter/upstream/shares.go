@@ -72,6 +72,7 @@ type clusterInfo struct {
 	said    atomic.Int64 // how often a host has said so
 
 	hunger hunger
+	spent  spending
 }
 
 func newClusterInfo() *clusterInfo {
