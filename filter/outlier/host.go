@@ -22,10 +22,18 @@ type Host struct {
 	forgetAt time.Duration // from then on it need not be remembered without a connection
 	times    int           // it was ejected, less those that it has made up for
 	backAt   time.Duration
-	number   uint64        // of the ejection that lasts
-	probe    uint64        // number of the probe that is under way, 0: none
-	quiet    time.Duration // when the first of these requests was sent:
-	unheard  int           // requests that have timed out since it has sent something
+	number   uint64 // of the ejection that lasts
+	probe    uint64 // number of the probe that is under way, 0: none
+	silence  silence
+}
+
+// silence is what is known of requests without an answer since the host has sent
+// something.
+type silence struct {
+	began  time.Duration // when the first was sent
+	until  time.Duration // when the last was given up
+	waited time.Duration // how long there was at least one
+	timed  int           // how many have timed out
 }
 
 // window counts what has ended within an interval.
@@ -118,18 +126,33 @@ func (h *Host) Failed(p *Policy, now time.Duration) Ejection {
 
 // TimedOut is Failed of a request that was sent at that time and got no answer.
 func (h *Host) TimedOut(p *Policy, sent, now time.Duration) Ejection {
-	e := h.Failed(p, now)
-	if e.Reason != None || !h.silentSince(sent) {
+	if e := h.Failed(p, now); e.Reason != None {
 		return e
+	}
+	return h.unanswered(p, sent, now, 1)
+}
+
+// Abandoned notes that nobody waits any more for the answer to a request that was sent
+// at that time. It is no failure, but the host may have been silent.
+func (h *Host) Abandoned(p *Policy, sent, now time.Duration) Ejection {
+	return h.unanswered(p, sent, now, 0)
+}
+
+func (h *Host) unanswered(p *Policy, sent, now time.Duration, timedOut int) Ejection {
+	if !h.silentSince(sent) || h.out.Load() {
+		return Ejection{}
 	}
 	h.hosts.mu.Lock()
 	defer h.hosts.mu.Unlock()
-	if h.unheard == 0 || !h.silentSince(h.quiet) {
-		h.quiet, h.unheard = sent, 0
+	s := &h.silence
+	if s.until == 0 || !h.silentSince(s.began) {
+		*s = silence{began: sent, until: sent}
 	}
-	h.quiet = min(h.quiet, sent)
-	h.unheard++
-	if p.Silence > 0 && now-h.quiet >= p.Silence || p.Silence == 0 && h.unheard >= silentTimeouts {
+	s.began = min(s.began, sent)
+	s.waited += max(0, now-max(sent, s.until))
+	s.until = now
+	s.timed += timedOut
+	if p.Silence > 0 && s.waited >= p.Silence || p.Silence == 0 && s.timed >= silentTimeouts {
 		return h.eject(p, now, Silent)
 	}
 	return Ejection{}
@@ -153,7 +176,7 @@ func (h *Host) eject(p *Policy, now time.Duration, why Reason) Ejection {
 	}
 	h.failures.Store(0)
 	h.window.end.Store(0)
-	h.unheard = 0
+	h.silence = silence{}
 	if !h.bad.Load() {
 		h.bad.Store(true)
 		hs.bad++
@@ -198,7 +221,7 @@ func (h *Host) comeBack(now time.Duration) {
 	h.hosts.ejected--
 	h.failures.Store(0)
 	h.window.end.Store(0)
-	h.probe, h.unheard, h.backAt = 0, 0, now
+	h.probe, h.silence, h.backAt = 0, silence{}, now
 	h.sound()
 }
 

@@ -51,6 +51,20 @@ func (hs *Hosts) Resize(n int) {
 	}
 }
 
+// Due reports whether an ejected host waits for somebody who tries it.
+func (hs *Hosts) Due(now time.Duration) bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.ejected > 0 {
+		for _, h := range hs.all {
+			if h.due(now) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Sweep forgets hosts that have left the cluster: no connection leads to them, and
 // none has led to an ejected one for long since it could be tried.
 func (hs *Hosts) Sweep(now time.Duration) {

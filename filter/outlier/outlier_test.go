@@ -158,6 +158,19 @@ func TestSilenceEjects(t *testing.T) {
 				want = outlier.Silent
 			}
 			require.Equal(t, want, c.h[0].TimedOut(p, sent, c.now).Reason)
+			c.now += time.Second // in which nothing is asked
+		}
+
+		c = newCluster(4) // also if nobody waits so long, as there is a second attempt
+		for i := range 5 {
+			sent := c.now
+			c.now += 100 * time.Millisecond
+			want := outlier.None
+			if i == 4 {
+				want = outlier.Silent
+			}
+			require.Equal(t, want, c.h[0].Abandoned(p, sent, c.now).Reason)
+			require.Equal(t, outlier.None, c.h[0].Abandoned(p, sent+1, c.now).Reason, "the same time")
 		}
 	})
 }

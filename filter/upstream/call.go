@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
 // Call is one request on its way to a cluster and back. It is embedded in the
@@ -18,10 +19,14 @@ type Call struct {
 	size   int
 	oneway bool
 	muted  bool // its answer is for nobody
+	unsure bool // it may get none
 	lease  codecs.Lease
 	// absent: it stands in for a call that nobody waits for any more, and keeps
 	// its place in the order of answers.
 	absent bool
+	// probe is the right to try the ejected host that it goes to.
+	probe  outlier.Probe
+	judged bool // what a stream says of its host has been noted
 	// released: its connection takes others meanwhile; see Release.
 	released bool
 	written  bool   // it has been handed to a connection
@@ -62,6 +67,7 @@ func (c *Call) fail(e codecs.ErrorType, reason string) {
 // failed is fail for more than a reason. If the call was to begin a lease, to go on
 // with one or to end it, the lease is lost: what its client says next relies on it.
 func (c *Call) failed(f *Failure) {
+	c.probe.Free()
 	l := c.line
 	lost := f.Answer == nil && l != nil && (c.lease == codecs.LeaseHeld || l.held)
 	if c.owner.Failed(f); lost {
@@ -206,6 +212,7 @@ func (c *Call) end() {
 		return
 	}
 	c.list.remove(c)
+	c.probe.Free()
 	if !c.released {
 		cn.inFlight--
 		p.inFlight--

@@ -126,7 +126,13 @@ func (p *Pool) connected(cn *conn) {
 	p.samples++
 	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
-	if cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now()); !cn.leaving() {
+	cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now())
+	if p.outliers != nil && !p.keeps(cn) {
+		cn.drain()
+		p.kick()
+		return
+	}
+	if !cn.shunned() {
 		p.succeed(cn)
 	}
 	p.weigh()

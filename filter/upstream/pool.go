@@ -40,6 +40,8 @@ type Pool struct {
 	waiters, lastWaiter *Waiter
 	dispatching         bool
 
+	watch
+
 	deposits int      // in the budget for retries, not yet handed over
 	latency  *Latency // nil until somebody wants to know it
 
@@ -85,6 +87,9 @@ type Send struct {
 	// Oneway: no answer is expected. Muted: none is wanted, but the server gives
 	// one.
 	Oneway, Muted bool
+	// Unsure: an answer may come or not, so that it says nothing of the host if none
+	// does.
+	Unsure bool
 	// Lease is what the call does with the connection of its own that its client
 	// has, where the pool is one of such.
 	Lease codecs.Lease
@@ -102,13 +107,19 @@ func (p *Pool) Send(c *Call, s Send) {
 	now := p.m.now()
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
+	c.judged, c.unsure = false, s.Unsure
 	c.written, c.host, c.sent, c.muted, c.lease, c.avoid = false, "", 0, s.Muted, s.Lease, s.Avoid
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
 	}
 	var cn *conn
-	if l != nil {
+	if p.untried != nil {
+		cn = p.try(c, &s)
+	}
+	if cn != nil {
+		// An ejected host is tried.
+	} else if l != nil {
 		cn = l.pick()
 	} else if p.queue.n == 0 {
 		cn = p.pick(s.Avoid)
@@ -265,6 +276,7 @@ func (p *Pool) onTick() {
 			}
 		}
 		p.deposited()
+		p.oversee(now)
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)
@@ -282,6 +294,7 @@ func (p *Pool) giveUp(now time.Duration) {
 	delete(p.m.pools, p.key)
 	p.m.timers.Stop(&p.retry)
 	p.ids.slots = nil
+	p.disown(false)
 	p.m.shared.release(p.key.Cluster, now)
 	p.m.Gone(p)
 }
