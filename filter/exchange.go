@@ -46,6 +46,9 @@ func (m *Message) send() {
 		c.halt()
 		return
 	}
+	if !m.admit(p) {
+		return
+	}
 	line := c.lines.To(p)
 	how := m.how(line)
 	policy := m.policy()
@@ -70,7 +73,7 @@ func (m *Message) how(line *upstream.Line) upstream.Send {
 	return upstream.Send{
 		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
-		Timeout: m.cfg.RequestTimeout,
+		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout,
 	}
 }
 
@@ -221,6 +224,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	m.letGo()
 	m.cfg.count(metrics.ResponseDecodingSuccess, 1)
 	m.heard(resp)
+	m.settle(answeredAs(resp))
 	if m.conn.closed { // counted as abandoned
 		m.end()
 		return

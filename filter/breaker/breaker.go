@@ -179,15 +179,16 @@ func (t *Taken) Take(c *Cluster, p *Policy, keys []*Keys, md *codecs.Metadata, n
 	return r, true
 }
 
-// End gives back what was taken. It reports how many breakers have opened by it.
-func (t *Taken) End(now time.Duration, o Outcome) (opened int) {
+// End gives back what was taken. It returns a bit for the place of each KeyPolicy of
+// which a breaker has opened by it.
+func (t *Taken) End(now time.Duration, o Outcome) (opened uint8) {
 	if t.requests != nil {
 		t.requests.Free()
 		t.requests = nil
 	}
 	for i := range t.holds[:t.n] {
 		if t.holds[i].end(now, o, now-t.at) {
-			opened++
+			opened |= 1 << i
 		}
 		t.holds[i] = hold{}
 	}

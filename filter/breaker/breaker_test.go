@@ -77,7 +77,7 @@ func (b *bed) refuses(md *codecs.Metadata, want string) {
 func (b *bed) ends(n int, md *codecs.Metadata, o breaker.Outcome) (opened int) {
 	b.t.Helper()
 	for range n {
-		opened += b.must(md).End(b.now, o)
+		opened += int(b.must(md).End(b.now, o))
 	}
 	return opened
 }
@@ -179,7 +179,7 @@ func TestErrorsOpen(t *testing.T) {
 	b.refuses(a, "keys[0]: open")
 	b.now += time.Hour
 	b.refuses(a, "keys[0]: open")
-	require.Equal(t, 1, probe.End(b.now, breaker.Failure))
+	require.EqualValues(t, 1, probe.End(b.now, breaker.Failure))
 	b.refuses(a, "keys[0]: open")
 	b.now += 5 * time.Second
 	b.must(a).End(b.now, breaker.Success)
@@ -208,7 +208,7 @@ func TestSlowAnswersOpen(t *testing.T) {
 		p.ErrorPercent, p.SlowPercent, p.SlowThreshold, p.MinimumRequests = 0, 75, time.Second, 4
 	}))
 	a := message("tenant", "a")
-	takes := func(d time.Duration, o breaker.Outcome) int {
+	takes := func(d time.Duration, o breaker.Outcome) uint8 {
 		tk := b.must(a)
 		b.now += d
 		return tk.End(b.now, o)
@@ -216,10 +216,10 @@ func TestSlowAnswersOpen(t *testing.T) {
 	require.Zero(t, takes(time.Second, breaker.Success))
 	require.Zero(t, takes(time.Second+1, breaker.Success))
 	require.Zero(t, takes(time.Second+1, breaker.Failure))
-	require.Equal(t, 1, takes(time.Second+1, breaker.Failure))
+	require.EqualValues(t, 1, takes(time.Second+1, breaker.Failure))
 	b.refuses(a, "keys[0]: open")
 	b.now += 5 * time.Second
-	require.Equal(t, 1, takes(2*time.Second, breaker.Success), "the probe is slow")
+	require.EqualValues(t, 1, takes(2*time.Second, breaker.Success), "the probe is slow")
 	b.now += 5 * time.Second
 	require.Zero(t, takes(time.Millisecond, breaker.Failure), "errors do not count")
 	b.must(a)

@@ -270,7 +270,9 @@ func (p *Pool) sample(now time.Duration) {
 	p.search = 0
 	if p.samples < enoughPicked {
 		for range max(1, p.opts.MaxConnections/2) {
-			p.connect(now)
+			if !p.connect(now) {
+				return
+			}
 		}
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
@@ -25,8 +26,9 @@ type Call struct {
 	// its place in the order of answers.
 	absent bool
 	// probe is the right to try the ejected host that it goes to.
-	probe  outlier.Probe
-	judged bool // what a stream says of its host has been noted
+	probe   outlier.Probe
+	counted *breaker.Gauge // among those that wait; nil: not
+	judged  bool           // what a stream says of its host has been noted
 	// released: its connection takes others meanwhile; see Release.
 	released bool
 	written  bool   // it has been handed to a connection
@@ -189,6 +191,10 @@ func (c *Call) unlist() {
 	p := c.pool
 	p.pending--
 	p.pendingBytes -= c.size
+	if c.counted != nil {
+		c.counted.Free()
+		c.counted = nil
+	}
 	if l := c.line; l != nil {
 		if l.head == c {
 			l.head = nil

@@ -242,6 +242,7 @@ func (cn *conn) close(e codecs.ErrorType, reason string) {
 func (cn *conn) leave() {
 	cn.unrest()
 	cn.unwatch()
+	cn.pool.breakers.Connections.Free()
 	cn.pool.remove(cn)
 	cn.state = closed
 	if cn.rite != nil {

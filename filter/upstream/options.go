@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
@@ -107,6 +108,8 @@ type Observer interface {
 	// ConnectFailed: an attempt to connect failed, or a server did not answer the
 	// preface as the codec wants it.
 	ConnectFailed(cluster string, r host.CloseReason, why string)
+	// Breaks: a circuit breaker lets a call not wait, or a connection not be made.
+	Breaks(cluster string, l breaker.Limit)
 	// Ejects: a host is ejected, or would be were there not as many as may be, for
 	// what it did over the pool's connections.
 	Ejects(cluster, host string, e outlier.Ejection)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -41,6 +42,7 @@ type Pool struct {
 	dispatching         bool
 
 	watch
+	guards
 
 	deposits int      // in the budget for retries, not yet handed over
 	latency  *Latency // nil until somebody wants to know it
@@ -58,7 +60,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
-	p.hunger = &p.info.hunger
+	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
 	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
 		p.info = newClusterInfo()
 	}
@@ -136,6 +138,10 @@ func (p *Pool) Send(c *Call, s Send) {
 	}
 	if e, reason, refused := p.refuse(); refused {
 		c.fail(e, reason)
+		return
+	}
+	if !p.mayWait(c) {
+		c.fail(codecs.OverLimit, breaker.Pending.Reason(p.key.Cluster))
 		return
 	}
 	c.owner.Hold()
@@ -295,6 +301,7 @@ func (p *Pool) giveUp(now time.Duration) {
 	p.m.timers.Stop(&p.retry)
 	p.ids.slots = nil
 	p.disown(false)
+	p.Limit(nil)
 	p.m.shared.release(p.key.Cluster, now)
 	p.m.Gone(p)
 }

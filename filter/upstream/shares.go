@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
@@ -75,6 +76,7 @@ type clusterInfo struct {
 
 	hunger   hunger
 	outliers outlier.Hosts
+	breakers breaker.Cluster
 	spent    spending
 }
 
