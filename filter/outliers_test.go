@@ -42,7 +42,7 @@ func newOutlierEnv(t *testing.T, codec, action, table string, hosts int) *outlie
 	e := &outlierEnv{toyEnv: &toyEnv{Host: h, t: t}, late: make([][]func(), 100), asked: map[string]int{}, bad: map[string]string{}, failed: map[string]int{}}
 	e.up = h.Cluster("up", hostNames(hosts)...)
 	e.up.Serve = e.serve
-	e.cfg = h.MustLoad(policyConfig(codec, action, table, `, "request_timeout": "5s"`))
+	e.cfg = h.MustLoad(policyConfig(codec, action, table, `, "request_timeout": "5s", "delivery": "ECDS"`))
 	e.clients = []*filtertest.Client{h.DialOn(e.cfg, 0), h.DialOn(e.cfg, 1)}
 	e.c = e.clients[0]
 	return e
@@ -87,7 +87,7 @@ func (e *outlierEnv) load(d time.Duration) {
 			var b strings.Builder
 			for range 4 {
 				e.sent++
-				fmt.Fprintf(&b, "req %d m -\n", e.sent)
+				fmt.Fprintf(&b, "req %d m -\n", 1000+e.sent) // some below are special
 			}
 			c.Send([]byte(b.String()))
 		}
@@ -176,4 +176,161 @@ func TestABadHostIsLeftOut(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestOneOfThreeIsLeftOutNotTwo, and if all are bad none is.
+func TestOneOfThreeIsLeftOutNotTwo(t *testing.T) {
+	e := newOutlierEnv(t, "toy.byid", "", watching(""), 3)
+	e.load(time.Second)
+	e.bad["h1"], e.bad["h3"] = "fail", "fail"
+	e.load(2 * time.Second)
+	clear(e.asked)
+	e.load(5 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 1, "outlier_ejections_total": 1})
+	require.Positive(t, e.count("outlier_ejections_overflow"))
+	require.Len(t, e.asked, 2)
+	require.Positive(t, e.asked["h2"])
+	require.Contains(t, strings.Join(e.Log(), "\n"), "cluster up: host h1 is ejected for 30s: too many failures in a row")
+	require.Contains(t, strings.Join(e.Log(), "\n"), "cluster up: host h3 would be ejected, were there not as many as may be: too many failures in a row")
+
+	e.bad["h2"] = "fail"
+	e.load(time.Second)
+	clear(e.asked)
+	e.load(5 * time.Second)
+	require.Len(t, e.asked, 3, "as none works")
+	e.bad = map[string]string{"h1": "fail"}
+	e.load(3 * time.Second)
+	clear(e.asked)
+	e.load(3 * time.Second)
+	require.Equal(t, []bool{false, true, true}, []bool{e.asked["h1"] > 0, e.asked["h2"] > 0, e.asked["h3"] > 0})
+	e.settles()
+}
+
+// TestWhatIsNoFailureOfAHostEjectsNone: refusals and errors of the application.
+func TestWhatIsNoFailureOfAHostEjectsNone(t *testing.T) {
+	for _, answer := range []string{"busy", "nope", "err"} {
+		e := newOutlierEnv(t, "toy.byid", "", watching(`"consecutive_failures": 1, "failure_percentage_threshold": 1, "failure_percentage_request_volume": 1`), 3)
+		e.bad["h2"] = answer
+		e.load(5 * time.Second)
+		e.counts(map[string]int64{"outlier_ejections_total": 0, "outlier_ejections_overflow": 0})
+		require.Len(t, e.asked, 3)
+	}
+}
+
+// TestHostsAreNotWatchedWithoutAPolicy.
+func TestHostsAreNotWatchedWithoutAPolicy(t *testing.T) {
+	for _, table := range []string{"", `, "clusters": [{"name": "other", "outlier_detection": {}}]`, `, "clusters": [{"name": "up"}, {"name": "*", "outlier_detection": {}}]`} {
+		e := newOutlierEnv(t, "toy.byid", "", table, 3)
+		e.bad["h2"] = "fail"
+		e.load(2 * time.Second)
+		watched := strings.Contains(table, "*")
+		require.Equal(t, watched, e.count("outlier_ejections_total") > 0, table)
+	}
+}
+
+// TestAHostThatIsSilentIsLeftOut before its requests time out.
+func TestAHostThatIsSilentIsLeftOut(t *testing.T) {
+	for _, codec := range []string{"toy.byid", "toy.inorder", "toy.exclusive"} {
+		e := newOutlierEnv(t, codec, "", watching(`"silence": "0.3s"`), 4)
+		e.load(time.Second)
+		e.bad["h2"] = "black hole"
+		e.load(500 * time.Millisecond)
+		e.counts(map[string]int64{"outlier_ejections_silence": 1, "outlier_ejections_total": 1, "request_timeout": 0})
+		if codec == "toy.inorder" { // clients wait for what is owed to them there
+			e.Advance(5 * time.Second)
+		}
+		clear(e.asked)
+		e.load(2 * time.Second)
+		require.Len(t, e.asked, 3)
+		e.settles()
+	}
+}
+
+// TestAHostThatLosesAllRacesIsLeftOut: hedged requests never time out.
+func TestAHostThatLosesAllRacesIsLeftOut(t *testing.T) {
+	e := newOutlierEnv(t, "toy.byid", `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`, watching(`"silence": "0.3s"`), 4)
+	e.load(time.Second)
+	e.bad["h2"] = "black hole"
+	e.load(time.Second)
+	e.counts(map[string]int64{"outlier_ejections_silence": 1, "request_timeout": 0})
+	require.Zero(t, e.settles())
+}
+
+// TestTheProbesClientLeaves: then another request tries the host.
+func TestTheProbesClientLeaves(t *testing.T) {
+	for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+		e := newOutlierEnv(t, codec, "", watching(`"base_ejection_time": "5s"`), 4)
+		e.load(time.Second)
+		e.bad["h2"] = "fail"
+		e.load(time.Second)
+		e.counts(map[string]int64{"outlier_ejections_active": 1})
+		e.bad["h2"] = "black hole"
+		clear(e.asked)
+		for range 3 {
+			var leaving *filtertest.Client
+			for e.asked["h2"] == 0 { // until one is on its way
+				leaving = e.Dial(e.cfg)
+				say(leaving, "req 1 m -")
+				e.Advance(100 * time.Millisecond)
+				if e.asked["h2"] == 0 {
+					leaving.Close()
+				}
+			}
+			e.Advance(300 * time.Millisecond)
+			clear(e.asked)
+			e.load(500 * time.Millisecond)
+			require.Zero(t, e.asked["h2"], "there is one")
+			leaving.Close()
+			e.Settle()
+		}
+		e.counts(map[string]int64{"outlier_probe_failures": 0, "outlier_ejections_active": 1})
+		delete(e.bad, "h2")
+		e.load(3 * time.Second)
+		e.counts(map[string]int64{"outlier_ejections_active": 0, "outlier_ejections_total": 1})
+		e.settles()
+	}
+}
+
+// TestAPolicyGoesAndComes while a host is ejected: without one all are used.
+func TestAPolicyGoesAndComes(t *testing.T) {
+	e := newOutlierEnv(t, "toy.byid", "", watching(""), 4)
+	e.load(time.Second)
+	e.bad["h2"] = "fail"
+	e.load(time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 1})
+	newer := e.MustLoad(policyConfig("toy.byid", "", "", `, "request_timeout": "5s", "delivery": "ECDS"`))
+	e.load(time.Second)
+	clear(e.asked)
+	e.load(time.Second)
+	require.Len(t, e.asked, 4)
+	e.counts(map[string]int64{"outlier_ejections_active": 0})
+	newest := e.MustLoad(policyConfig("toy.byid", "", watching(""), `, "request_timeout": "5s", "delivery": "ECDS"`))
+	e.load(2 * time.Second)
+	clear(e.asked)
+	e.load(time.Second)
+	require.Len(t, e.asked, 3)
+	e.settles()
+	for _, c := range e.clients {
+		c.Close()
+	}
+	e.c = e.Dial(newest) // by which gauges can be told
+	e.Advance(5 * time.Minute)
+	require.Zero(t, newer.Counter("toy.t.outlier_ejections_active")+newest.Counter("toy.t.outlier_ejections_active")+e.count("outlier_ejections_active"),
+		"the pools have gone")
+}
+
+// TestHostsAreReplacedWhileOneIsEjected: what has left the cluster is forgotten, and
+// takes no place of one that may be ejected.
+func TestHostsAreReplacedWhileOneIsEjected(t *testing.T) {
+	e := newOutlierEnv(t, "toy.byid", "", watching(`"base_ejection_time": "2s"`), 3)
+	e.load(time.Second)
+	e.bad["h2"] = "fail"
+	e.load(time.Second)
+	e.up.SetHosts("h1", "h3", "h4", "h5")
+	e.load(5 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 0, "outlier_ejections_total": 1})
+	e.bad["h4"] = "fail"
+	e.load(time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 1, "outlier_ejections_total": 2, "outlier_ejections_overflow": 0})
+	e.settles()
 }
