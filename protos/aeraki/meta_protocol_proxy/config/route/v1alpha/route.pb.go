@@ -121,8 +121,8 @@ func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
 // ClusterPolicy is what holds for all requests to a cluster, whichever their route.
 type ClusterPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the cluster, or "*" for those that have no policy of their own.
-	// Required.
+	// Name of the cluster, or "*" for all others, and for what the policy of a cluster
+	// does not say. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// How many retries there may be.
 	RetryBudget *RetryBudget `protobuf:"bytes,2,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
