@@ -148,16 +148,23 @@ func (c *check) retries() {
 		if out, told := c.attempted(w, w.stream, k, m, &codecs.Mutation{Retry: 2}, &o); told && !o.Retried {
 			c.failf(w, out, "it has changed, but is not Retried")
 		}
-		muts := []*codecs.Mutation{nil, {Timeout: time.Minute, Retry: 1}, c.everything(codecs.ClientToServer)}
+		muts := [...]struct {
+			name string
+			mut  *codecs.Mutation
+		}{
+			{"without a change", nil},
+			{"with a timeout and the mark of a retry", &codecs.Mutation{Timeout: time.Minute, Retry: 1}},
+			{"with entries", c.everything(codecs.ClientToServer)},
+		}
 		id := m.ID
 		if _, may := takesID(m); may && c.traits.Correlation == codecs.ByID {
 			m.ID = c.traits.MaxID - id%2
 		}
-		var before [3][]byte
-		var errs [3]error
-		for i, mut := range muts {
-			w.doing = fmt.Sprintf("encoded before it is released (%d)", i)
-			before[i], errs[i] = c.message(w, m, mut)
+		var before [len(muts)][]byte
+		var errs [len(muts)]error
+		for i, mu := range muts {
+			w.doing = "encoded " + mu.name
+			before[i], errs[i] = c.message(w, m, mu.mut)
 		}
 		b := w.stream.frame(k)
 		deadliner, ok := c.codec.(codecs.Deadliner)
@@ -167,9 +174,9 @@ func (c *check) retries() {
 		}
 		m.Release()
 		m.Raw = c.mem.lend(b)
-		for i, mut := range muts {
-			w.doing = fmt.Sprintf("encoded from a copy of its frame, when it has been released (%d)", i)
-			out, err := c.message(w, m, mut)
+		for i, mu := range muts {
+			w.doing = "released, and encoded from a copy of its frame " + mu.name
+			out, err := c.message(w, m, mu.mut)
 			if (err == nil) != (errs[i] == nil) || !bytes.Equal(out, before[i]) {
 				c.failf(w, b, "it becomes (error %v)\n%swant (error %v)\n%s", err, dump(out), errs[i], dump(before[i]))
 			}
