@@ -2,6 +2,7 @@ package codecs
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 )
 
@@ -420,7 +421,7 @@ func EqualFold(b []byte, s string) bool {
 // attachments, Thrift headers, …). The last value of a key wins.
 type Mutation struct {
 	// Timeout is what a request shall say of how long its client will wait, in the
-	// protocol's own place and unit (see [Millis]), instead of what it says; 0 leaves
+	// protocol's own place and unit (see Millis), instead of what it says; 0 leaves
 	// that as it is. It wins over an entry for the same place. A request that has
 	// no place for it goes out without, which is no error, as do all other messages.
 	Timeout time.Duration
@@ -452,6 +453,16 @@ func (mu *Mutation) Entries() []KeyValue {
 		return nil
 	}
 	return mu.kv
+}
+
+// Millis returns Timeout as protocols write it, 0 if there is none: in whole
+// milliseconds, without what is beyond, as a server must not take longer than its
+// client waits; but what is left is at least 1. A nil Mutation has none.
+func (mu *Mutation) Millis() int32 {
+	if mu == nil || mu.Timeout <= 0 {
+		return 0
+	}
+	return int32(min(max(mu.Timeout.Milliseconds(), 1), math.MaxInt32))
 }
 
 // Empty reports whether nothing shall change, as if there were no Mutation.

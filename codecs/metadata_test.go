@@ -2,8 +2,10 @@ package codecs_test
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -101,4 +103,46 @@ func heap() int {
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
 	return int(ms.HeapAlloc)
+}
+
+func TestAMutationOfAnotherAttempt(t *testing.T) {
+	var none *codecs.Mutation
+	require.True(t, none.Empty())
+	require.Zero(t, none.Millis())
+	require.Nil(t, none.WithoutEntries())
+	for _, tc := range []struct {
+		timeout time.Duration
+		want    int32
+	}{
+		{0, 0}, {-time.Second, 0},
+		{1, 1}, {400 * time.Microsecond, 1}, {time.Millisecond, 1}, {1999 * time.Microsecond, 1}, {time.Second, 1000},
+		{math.MaxInt32 * time.Millisecond, math.MaxInt32}, {math.MaxInt64, math.MaxInt32},
+	} {
+		mu := &codecs.Mutation{Timeout: tc.timeout}
+		require.Equal(t, tc.want, mu.Millis(), tc.timeout)
+		require.Equal(t, tc.want == 0, mu.Empty())
+		mu.Set("k", "v")
+		require.False(t, mu.Empty())
+		if tc.want == 0 {
+			require.Nil(t, mu.WithoutEntries())
+		} else {
+			require.Equal(t, &codecs.Mutation{Timeout: tc.timeout}, mu.WithoutEntries())
+		}
+		mu.Retry = 1
+		require.Equal(t, &codecs.Mutation{Timeout: tc.timeout, Retry: 1}, mu.WithoutEntries())
+		mu.Reset()
+		require.True(t, mu.Empty())
+		require.Zero(t, mu.Timeout)
+		require.Zero(t, mu.Retry)
+	}
+	require.False(t, (&codecs.Mutation{Retry: 1}).Empty())
+}
+
+func TestFailuresHaveNames(t *testing.T) {
+	for f, want := range map[codecs.FailureClass]string{
+		codecs.NoFailure: "no failure", codecs.HostFailure: "host failure", codecs.Refused: "refused", codecs.Overloaded: "overloaded", 9: "unknown",
+	} {
+		require.Equal(t, want, f.String())
+		require.Equal(t, f == codecs.Refused || f == codecs.Overloaded, f.Unexecuted())
+	}
 }
