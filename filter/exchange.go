@@ -43,6 +43,9 @@ func (m *Message) send() {
 		c.halt()
 		return
 	}
+	if m.route != nil && m.route.Mirrors != nil {
+		m.mirror()
+	}
 	line := c.lines.To(p)
 	m.exchange.Start(p, upstream.Send{
 		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),

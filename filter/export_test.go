@@ -190,6 +190,9 @@ func (mod *Module) Left() (left string) {
 			left += fmt.Sprintf("a timer for %v\n", at)
 		}
 		bytes, peers := s.partials.Held()
+		for cluster, n := range s.shadows {
+			left += fmt.Sprintf("%d copies for %s\n", n, cluster)
+		}
 		if n := pools + s.held + s.inHost + bytes + peers + len(s.later) + len(s.touched) + len(s.ending); n > 0 {
 			left += fmt.Sprintf("%d pools, held %d, inHost %d, partials %+v\n", pools, s.held, s.inHost, s.partials)
 		}

@@ -42,6 +42,8 @@ type shard struct {
 
 	freeMessages []*Message
 	freeMetadata []*codecs.Metadata
+	freeShadows  []*shadow
+	shadows      map[string]int  // copies on their way, by their cluster
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request
@@ -262,7 +264,9 @@ func (s *shard) report() {
 // dropPool forgets a pool that has been given up.
 func (s *shard) dropPool(p *upstream.Pool) {
 	for _, wl := range s.listeners {
-		maps.DeleteFunc(wl.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		gone := func(_ poolKey, o *upstream.Pool) bool { return o == p }
+		maps.DeleteFunc(wl.pools, gone)
+		maps.DeleteFunc(wl.shadows.pools, gone)
 		if wl.last.pool == p {
 			wl.last.pool = nil
 		}
@@ -275,6 +279,9 @@ func (s *shard) adoptPools() {
 	for _, wl := range s.listeners {
 		for _, p := range wl.pools {
 			p.Observe(wl)
+		}
+		for _, p := range wl.shadows.pools {
+			p.Observe((*mirrorObserver)(wl))
 		}
 	}
 }

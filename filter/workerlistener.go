@@ -18,7 +18,8 @@ type workerListener struct {
 		key  poolKey
 		pool *upstream.Pool
 	}
-	conns *connection
+	conns   *connection
+	shadows shadows
 
 	stats  metrics.Batch
 	listed bool // in the shard's dirty
@@ -37,6 +38,7 @@ func (wl *workerListener) add(c *connection) {
 
 func (wl *workerListener) remove(c *connection) {
 	if wl.conns == c && c.next == nil {
+		wl.endEra()
 		wl.report() // the last one that can
 	}
 	if c.prev == nil {

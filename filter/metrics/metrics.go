@@ -116,6 +116,18 @@ const (
 	// RequestUnanswered: quiet requests to which there was no answer.
 	RequestUnanswered
 
+	// Mirror: copies of requests that were sent.
+	Mirror
+	// MirrorOverflow: copies that were not made, or given up, as they were too large or
+	// too many.
+	MirrorOverflow
+	// MirrorFailed: copies that could not be sent, or got no answer.
+	MirrorFailed
+	// MirrorSame: compared copies that were answered as their requests were.
+	MirrorSame
+	// MirrorDifferent: compared copies that were answered otherwise.
+	MirrorDifferent
+
 	// Counters is how many there are.
 	Counters
 )
@@ -172,6 +184,11 @@ var counterNames = [Counters]string{
 	PartialFrameOverflow:               "partial_frame_overflow",
 	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
 	RequestUnanswered:                  "request_unanswered",
+	Mirror:                             "mirror",
+	MirrorOverflow:                     "mirror_overflow",
+	MirrorFailed:                       "mirror_failed",
+	MirrorSame:                         "mirror_same",
+	MirrorDifferent:                    "mirror_different",
 }
 
 func (c Counter) String() string { return counterNames[c] }
@@ -187,12 +204,17 @@ const (
 	StreamActive
 	// PassthroughActive connections are carried as plain bytes.
 	PassthroughActive
+	// MirrorActive copies of requests wait or are in flight.
+	MirrorActive
 
 	// Gauges is how many there are.
 	Gauges
 )
 
-var gaugeNames = [Gauges]string{RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active"}
+var gaugeNames = [Gauges]string{
+	RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active",
+	MirrorActive: "mirror_active",
+}
 
 func (g Gauge) String() string { return gaugeNames[g] }
 

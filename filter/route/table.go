@@ -13,6 +13,10 @@ type Route struct {
 	// each key once. They must not be changed.
 	RequestMutation, ResponseMutation []codecs.KeyValue
 
+	// Mirrors are who gets copies of the requests, nil if nobody does. They must
+	// not be changed.
+	Mirrors []Mirror
+
 	matchers []matcher
 	clusters []weighted
 	sum      uint64

@@ -11,6 +11,8 @@ import (
 	v3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -29,9 +31,12 @@ type RouteConfiguration struct {
 	// Name of the table.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The first route that matches wins.
-	Routes        []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Routes []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Who gets copies of the requests of routes that have no such policies of their
+	// own. At most 16.
+	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,104,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *RouteConfiguration) Reset() {
@@ -74,6 +79,13 @@ func (x *RouteConfiguration) GetName() string {
 func (x *RouteConfiguration) GetRoutes() []*Route {
 	if x != nil {
 		return x.Routes
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetRequestMirrorPolicies() []*RouteAction_RequestMirrorPolicy {
+	if x != nil {
+		return x.RequestMirrorPolicies
 	}
 	return nil
 }
@@ -218,7 +230,7 @@ type RouteAction struct {
 	ClusterSpecifier isRouteAction_ClusterSpecifier `protobuf_oneof:"cluster_specifier"`
 	// Properties that choose the host. At most 100.
 	HashPolicy []string `protobuf:"bytes,10,rep,name=hash_policy,json=hashPolicy,proto3" json:"hash_policy,omitempty"`
-	// Who gets copies.
+	// Who gets copies, in place of those that the table says. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,11,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
@@ -366,15 +378,37 @@ func (x *KeyValue) GetValue() string {
 	return ""
 }
 
-// RequestMirrorPolicy sends copies elsewhere.
+// RequestMirrorPolicy sends copies of requests to another cluster, when they are
+// forwarded. Whatever becomes of a copy, its request does not notice. Streams are
+// not copied. Refused where all codecs of the listener have servers that execute a
+// connection's requests in their order (Redis, memcached): copies would come in
+// another; where some do, their requests are not copied.
 type RouteAction_RequestMirrorPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Cluster that gets the copies. Required.
+	// Cluster that gets the copies. Required. Hosts are its own, whatever
+	// upstream.original_dst and original_src say.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// Share of the requests; absent: all.
+	// Share of the requests; absent: all. default_value is required, and is what
+	// counts: runtime_key is accepted and never set, as there is no runtime here.
+	// 0 of whatever switches a policy off that the table has as a default.
 	RuntimeFraction *v31.RuntimeFractionalPercent `protobuf:"bytes,2,opt,name=runtime_fraction,json=runtimeFraction,proto3" json:"runtime_fraction,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// A copy gets what filters and the route change in the request; else it is the
+	// request as it came.
+	AfterMutation bool `protobuf:"varint,100,opt,name=after_mutation,json=afterMutation,proto3" json:"after_mutation,omitempty"`
+	// Larger requests are not copied, in bytes, 1 to 1073741824. Default 65536.
+	MaxRequestBytes *wrapperspb.UInt32Value `protobuf:"bytes,101,opt,name=max_request_bytes,json=maxRequestBytes,proto3" json:"max_request_bytes,omitempty"`
+	// Copies for the cluster that may wait or be in flight on a worker, 1 to 65536;
+	// beyond that requests are not copied. Together with max_request_bytes it
+	// bounds the memory. Default 100.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,102,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// How long a copy may wait for a connection and its answer, 1ms to 1h. Default
+	// 5s.
+	Timeout *durationpb.Duration `protobuf:"bytes,103,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Compare the status of both answers (success, business exception, error):
+	// mirror_same and mirror_different count them.
+	Compare       bool `protobuf:"varint,104,opt,name=compare,proto3" json:"compare,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
@@ -421,14 +455,50 @@ func (x *RouteAction_RequestMirrorPolicy) GetRuntimeFraction() *v31.RuntimeFract
 	return nil
 }
 
+func (x *RouteAction_RequestMirrorPolicy) GetAfterMutation() bool {
+	if x != nil {
+		return x.AfterMutation
+	}
+	return false
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetMaxRequestBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequestBytes
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetCompare() bool {
+	if x != nil {
+		return x.Compare
+	}
+	return false
+}
+
 var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\"x\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x83\x02\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
-	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\"\x90\x03\n" +
+	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x12\x88\x01\n" +
+	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\"\x90\x03\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12Q\n" +
 	"\x05match\x18\x02 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12R\n" +
@@ -437,17 +507,22 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\"N\n" +
 	"\n" +
 	"RouteMatch\x12@\n" +
-	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xce\x03\n" +
+	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xcf\x05\n" +
 	"\vRouteAction\x12\x1a\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x12U\n" +
 	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12\x1f\n" +
 	"\vhash_policy\x18\n" +
 	" \x03(\tR\n" +
 	"hashPolicy\x12\x88\x01\n" +
-	"\x17request_mirror_policies\x18\v \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x1a\x8a\x01\n" +
+	"\x17request_mirror_policies\x18\v \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x1a\x8b\x03\n" +
 	"\x13RequestMirrorPolicy\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12Y\n" +
-	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFractionB\x13\n" +
+	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFraction\x12%\n" +
+	"\x0eafter_mutation\x18d \x01(\bR\rafterMutation\x12H\n" +
+	"\x11max_request_bytes\x18e \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxRequestBytes\x12?\n" +
+	"\fmax_requests\x18f \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x123\n" +
+	"\atimeout\x18g \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
+	"\acompare\x18h \x01(\bR\acompareB\x13\n" +
 	"\x11cluster_specifier\"2\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -476,22 +551,28 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = [
 	(*v3.HeaderMatcher)(nil),                // 6: envoy.config.route.v3.HeaderMatcher
 	(*v3.WeightedCluster)(nil),              // 7: envoy.config.route.v3.WeightedCluster
 	(*v31.RuntimeFractionalPercent)(nil),    // 8: envoy.config.core.v3.RuntimeFractionalPercent
+	(*wrapperspb.UInt32Value)(nil),          // 9: google.protobuf.UInt32Value
+	(*durationpb.Duration)(nil),             // 10: google.protobuf.Duration
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	1, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	2, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	3, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	4, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	4, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	6, // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	7, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	5, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	8, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	1,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	5,  // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	2,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	3,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	4,  // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	4,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	6,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	7,  // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	5,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	8,  // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	9,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	9,  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	10, // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
