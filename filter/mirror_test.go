@@ -556,3 +556,49 @@ func TestAMirrorInTheRequestsOwnClusterStaysApart(t *testing.T) {
 	require.Equal(t, []string{"req m q=1;-", "req m q=1;-"}, unnumbered(lines(e.server(1).Take())))
 	require.Empty(t, e.got())
 }
+
+// TestAMirrorGetsNoConnectionOfItsRequests where a circuit breaker forbids more, and
+// gives its own up for them.
+func TestAMirrorGetsNoConnectionOfItsRequests(t *testing.T) {
+	e := newMirrorEnv(t, "toy.byid", `[{"cluster": "up"}]`, `, "upstream": {"max_connections": 1}`)
+	e.up.Fail = func() (host.CloseReason, bool) { return host.Overflow, len(e.up.Servers()) > 0 }
+	e.up.Serve = serveToys
+	mirrors := e.Dial(e.cfg)
+	say(mirrors, "req 1 m -") // its copy is the first to ask for a connection
+	s := e.server(0)
+	for i := range 20 {
+		e.say(fmt.Sprintf("req %d m -", i))
+		e.Advance(100 * time.Millisecond)
+	}
+	require.False(t, s.Open(), "it was the mirror's")
+	require.Len(t, lines(e.c.Take()), 20)
+	s = e.server(0)
+	for i := range 20 {
+		e.say(fmt.Sprintf("req %d m -", i))
+		e.Advance(300 * time.Millisecond)
+		require.Equal(t, fmt.Sprintf("res %d m a=2;ok\n", i), e.got())
+	}
+	require.True(t, s.Open(), "it is the requests'")
+	require.NotZero(t, e.count("mirror_overflow"))
+	e.Advance(5 * time.Second)
+	e.ends()
+}
+
+// TestAMirrorIsConfiguredAsInTheCPPProxy, whose messages have their fields in either
+// case.
+func TestAMirrorIsConfiguredAsInTheCPPProxy(t *testing.T) {
+	h := filtertest.New(t)
+	up, mirror := h.Cluster("outbound|20880||demo", "h1"), h.Cluster("outbound|20880||demo.mirror", "m1")
+	cfg := h.MustLoad(`{"application_protocol": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"},
+		"metaProtocolFilters": [{"name": "aeraki.meta_protocol.filters.router"}], "statPrefix": "outbound|20880||demo",
+		"routeConfig": {"routes": [{"name": "default",
+			"match": {"metadata": [{"name": "interface", "exact_match": "org.example.Greeter"}, {"name": "foo", "exact_match": "bar"}]},
+			"route": {"cluster": "outbound|20880||demo", "request_mirror_policies": [
+				{"cluster": "outbound|20880||demo.mirror", "runtime_fraction": {"default_value": {"numerator": 50}}}]}}]}}`)
+	c := h.Dial(cfg)
+	for i := range 100 {
+		c.Send(req(uint64(i), [2]string{"foo", "bar"}))
+	}
+	require.Len(t, parse(up.Servers()[0].Take()), 100)
+	require.InDelta(t, 50, len(parse(mirror.Servers()[0].Take())), 20)
+}
