@@ -15,6 +15,9 @@ func (mod *Module) Pools() (n int) {
 	return n
 }
 
+// FreeShadows returns how many copies the first worker may use again.
+func (mod *Module) FreeShadows() int { return len(mod.shards[0].freeShadows) }
+
 // Books tells what is wrong with what the workers count, "" if nothing. What pools
 // have is another package's, and looked at by reflection.
 func (mod *Module) Books() (wrong string) {

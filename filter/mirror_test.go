@@ -347,6 +347,7 @@ func TestAnswersAreCompared(t *testing.T) {
 					}
 				}
 				require.Contains(t, strings.Join(e.Log(), "\n"), "mirror: cluster mirror answers with an error what was answered with success")
+				require.Equal(t, 1, e.mod.FreeShadows(), "one was used again and again")
 				e.ends()
 			})
 		}
@@ -409,7 +410,10 @@ func TestTheGaugeOfCopiesEndsAtZero(t *testing.T) {
 	})
 }
 
-// mirrors are ways in which a mirror may be bad.
+// badReader takes no bytes any more.
+func badReader(s *filtertest.Server, _ []byte) int { s.Block(true); return 0 }
+
+// badMirrors are ways in which a mirror may be bad.
 var badMirrors = map[string]func(e *mirrorEnv){
 	"good":          func(e *mirrorEnv) { e.mirror.Serve = serveToys },
 	"unknown":       func(e *mirrorEnv) { e.RemoveCluster("mirror") },
@@ -421,7 +425,7 @@ var badMirrors = map[string]func(e *mirrorEnv){
 	},
 	"at its limit": func(e *mirrorEnv) { e.mirror.Fail = func() (host.CloseReason, bool) { return host.Overflow, true } },
 	"never reads": func(e *mirrorEnv) {
-		e.mirror.Serve = func(s *filtertest.Server, _ []byte) int { s.Block(true); return 0 }
+		e.mirror.Serve = badReader
 	},
 	"closes": func(e *mirrorEnv) {
 		e.mirror.Serve = func(s *filtertest.Server, b []byte) int { s.Close(); return len(b) }
@@ -555,6 +559,41 @@ func TestAMirrorInTheRequestsOwnClusterStaysApart(t *testing.T) {
 	require.Equal(t, []string{"req m -", "req m -"}, unnumbered(lines(e.server(0).Take())))
 	require.Equal(t, []string{"req m q=1;-", "req m q=1;-"}, unnumbered(lines(e.server(1).Take())))
 	require.Empty(t, e.got())
+}
+
+// TestWhatAMirrorsServerSaysIsNoNewsToRequests in the same cluster.
+func TestWhatAMirrorsServerSaysIsNoNewsToRequests(t *testing.T) {
+	e := newMirrorEnv(t, "toy.byid", `[{"cluster": "up"}]`, `, "upstream": {"max_connections": 2}`)
+	e.up.SetHosts("h1", "h2")
+	served := map[string]int{}
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		if strings.Contains(string(b), "q=1;") {
+			served[s.Host]++
+		} else if s.Host == "h1" {
+			s.Send([]byte("away 0 - -\n"))
+		}
+		return serveToys(s, b)
+	}
+	for i := range 40 {
+		e.say(fmt.Sprintf("req %d m -", i))
+		e.Advance(50 * time.Millisecond)
+	}
+	require.Equal(t, 40, served["h1"]+served["h2"])
+	require.InDelta(t, 20, served["h1"], 5)
+}
+
+// TestAMirrorThatDoesNotReadIsNotWaitedFor: its connections go with its copies.
+func TestAMirrorThatDoesNotReadIsNotWaitedFor(t *testing.T) {
+	e := newMirrorEnv(t, "toy.byid", `[{"cluster": "mirror", "timeout": "1s"}]`, "")
+	e.mirror.Serve = badReader
+	e.say("req 1 m -")
+	s := e.mirror.Servers()[0]
+	e.Advance(100 * time.Millisecond)
+	e.say("req 2 m -")
+	e.Advance(5 * time.Second)
+	require.True(t, s.Open(), "it may be slow")
+	e.Advance(10 * time.Second)
+	require.False(t, s.Open())
 }
 
 // TestAMirrorGetsNoConnectionOfItsRequests where a circuit breaker forbids more, and

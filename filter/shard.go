@@ -42,8 +42,6 @@ type shard struct {
 
 	freeMessages []*Message
 	freeMetadata []*codecs.Metadata
-	freeShadows  []*shadow
-	shadows      map[string]int  // copies on their way, by their cluster
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request
@@ -56,6 +54,9 @@ type shard struct {
 	armed  time.Duration // when Run has been asked for, 0: not
 	warned warnings
 	posted *mailbox.Mailbox[posted]
+
+	freeShadows []*shadow
+	shadows     map[string]int // copies on their way, by their cluster
 }
 
 // posted is work that another goroutine has for the worker.

@@ -18,12 +18,13 @@ type workerListener struct {
 		key  poolKey
 		pool *upstream.Pool
 	}
-	conns   *connection
-	shadows shadows
+	conns *connection
 
 	stats  metrics.Batch
 	listed bool // in the shard's dirty
 	gone   bool // the host has forgotten it; late answers may still come
+
+	shadows shadows
 }
 
 func (wl *workerListener) add(c *connection) {
