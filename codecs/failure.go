@@ -1,28 +1,34 @@
 package codecs
 
-// FailureClass says what an answer that tells of a failure means for its request: by
-// it retries are decided, and whether the host is at fault.
+// FailureClass is what an answer that tells of an error says of its request and of
+// the host: whether another attempt is safe, and whose fault it is.
 type FailureClass uint8
 
 const (
-	// NoFailure: a success, an exception of the application, a mistake of the
-	// client's. A repeat would say the same.
+	// NoFailure: a success, an exception of the application, a client's mistake, or
+	// anything that another host would say too. It is never retried, and nobody's
+	// fault.
 	NoFailure FailureClass = iota
-	// HostFailure: the server, or something on the way to it, has failed. The request
-	// may have been executed. It is the host's fault.
+	// HostFailure: the host has failed, or what is behind it, and the request may
+	// have been executed. It is retried only where that may be twice, and is held
+	// against the host.
 	HostFailure
-	// Refused: the server has not executed the request, whatever it asks.
+	// Refused: the host has surely not executed the request. Another may be tried,
+	// whatever the method; it is held against this one.
 	Refused
-	// Overloaded: as Refused, as the server has too much to do. That is no fault of
-	// the host's.
+	// Overloaded: as Refused, by a host that is sound and has too much to do. It is
+	// not held against it.
 	Overloaded
 )
 
-var failureNames = [...]string{"no failure", "host failure", "refused", "overloaded"}
+var failureClassNames = [...]string{"no failure", "host failure", "refused", "overloaded"}
 
 func (f FailureClass) String() string {
-	if int(f) < len(failureNames) {
-		return failureNames[f]
+	if int(f) < len(failureClassNames) {
+		return failureClassNames[f]
 	}
 	return "unknown"
 }
+
+// Unexecuted reports whether the request has surely not been executed.
+func (f FailureClass) Unexecuted() bool { return f == Refused || f == Overloaded }

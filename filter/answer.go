@@ -19,7 +19,7 @@ func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) 
 	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
 		m.cfg.count(metrics.MutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		b, err = m.proto.codec.Encode(dst, md, nil)
+		b, err = m.proto.codec.Encode(dst, md, mut.WithoutEntries())
 	}
 	return b, err
 }

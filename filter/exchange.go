@@ -49,6 +49,9 @@ func (m *Message) send() {
 	if !m.admit(p) {
 		return
 	}
+	if m.route != nil && m.route.Mirrors != nil {
+		m.mirror()
+	}
 	line := c.lines.To(p)
 	how := m.how(line)
 	policy := m.policy()

@@ -62,6 +62,7 @@ type use struct {
 	preceded uint64 // by so many answers to its client
 	stream   *stream
 	taken    *breaker.Taken // of circuit breakers; nil: nothing
+	shadows  *shadow        // whose answers are compared with its own
 
 	pos     int
 	seen    int // filters whose OnRequest was called

@@ -132,6 +132,17 @@ const (
 	RequestHedgeWon
 	// RequestDeadlineSpent: requests not sent, as their deadline had passed.
 	RequestDeadlineSpent
+	// Mirror: copies of requests that were sent.
+	Mirror
+	// MirrorOverflow: copies that were not made, or given up, as they were too large or
+	// too many.
+	MirrorOverflow
+	// MirrorFailed: copies that could not be sent, or got no answer.
+	MirrorFailed
+	// MirrorSame: compared copies that were answered as their requests were.
+	MirrorSame
+	// MirrorDifferent: compared copies that were answered otherwise.
+	MirrorDifferent
 
 	// OutlierEjectionsTotal: ejections of hosts, those behind a failed probe included.
 	OutlierEjectionsTotal
@@ -225,6 +236,11 @@ var counterNames = [Counters]string{
 	RequestHedge:                        "request_hedge",
 	RequestHedgeWon:                     "request_hedge_won",
 	RequestDeadlineSpent:                "request_deadline_spent",
+	Mirror:                              "mirror",
+	MirrorOverflow:                      "mirror_overflow",
+	MirrorFailed:                        "mirror_failed",
+	MirrorSame:                          "mirror_same",
+	MirrorDifferent:                     "mirror_different",
 	OutlierEjectionsTotal:               "outlier_ejections_total",
 	OutlierEjectionsConsecutiveFailures: "outlier_ejections_consecutive_failures",
 	OutlierEjectionsFailurePercentage:   "outlier_ejections_failure_percentage",
@@ -253,6 +269,8 @@ const (
 	StreamActive
 	// PassthroughActive connections are carried as plain bytes.
 	PassthroughActive
+	// MirrorActive copies of requests wait or are in flight.
+	MirrorActive
 	// OutlierEjectionsActive hosts are ejected.
 	OutlierEjectionsActive
 
@@ -260,7 +278,10 @@ const (
 	Gauges
 )
 
-var gaugeNames = [Gauges]string{RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active", OutlierEjectionsActive: "outlier_ejections_active"}
+var gaugeNames = [Gauges]string{
+	RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active",
+	MirrorActive: "mirror_active", OutlierEjectionsActive: "outlier_ejections_active",
+}
 
 func (g Gauge) String() string { return gaugeNames[g] }
 

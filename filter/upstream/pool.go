@@ -61,8 +61,11 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
 	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
-	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
+	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
 		p.info = newClusterInfo()
+	}
+	if k.Mirror {
+		p.breakers = &p.info.breakers
 	}
 	p.ids.init(p.traits.MaxID)
 	p.tick.Fire = p.onTick
