@@ -328,6 +328,8 @@ func TestHostsAreReplacedWhileOneIsEjected(t *testing.T) {
 	e.load(time.Second)
 	e.up.SetHosts("h1", "h3", "h4", "h5")
 	e.load(5 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 1})
+	e.load(30 * time.Second)
 	e.counts(map[string]int64{"outlier_ejections_active": 0, "outlier_ejections_total": 1})
 	e.bad["h4"] = "fail"
 	e.load(time.Second)
