@@ -125,9 +125,6 @@ func (wl *workerListener) Ejects(cluster, addr string, e outlier.Ejection) {
 	}
 	wl.count(metrics.OutlierEjectionsTotal, 1)
 	wl.count(ejections[e.Reason], 1)
-	if e.Reason != outlier.ProbeFailed {
-		wl.gauge(metrics.OutlierEjectionsActive, 1)
-	}
 	wl.sh.warnOf(cluster, wl, "cluster %s: host %s is ejected for %v: %s", cluster, addr, e.For, e.Reason)
 }
 
@@ -137,10 +134,10 @@ func (wl *workerListener) Probes(cluster, addr string) {
 	wl.sh.w.Logf(host.Debug, "%s: cluster %s: ejected host %s is tried with a request", wl.StatPrefix, cluster, addr)
 }
 
-// EjectionOver implements upstream.Observer.
-func (wl *workerListener) EjectionOver(cluster, addr string, back bool) {
-	wl.gauge(metrics.OutlierEjectionsActive, -1)
-	if back {
-		wl.sh.log(host.Info, wl.StatPrefix, cluster, "cluster %s: host %s is not ejected any more", cluster, addr)
-	}
+// Ejected implements upstream.Observer.
+func (wl *workerListener) Ejected(n int) { wl.gauge(metrics.OutlierEjectionsActive, int64(n)) }
+
+// Readmits implements upstream.Observer.
+func (wl *workerListener) Readmits(cluster, addr string) {
+	wl.sh.log(host.Info, wl.StatPrefix, cluster, "cluster %s: host %s is not ejected any more", cluster, addr)
 }

@@ -312,8 +312,8 @@ func (o *mirrorObserver) ConnectFailed(cluster string, r host.CloseReason, why s
 	o.sh.warnOf(cluster+" "+r.String(), (*workerListener)(o), "mirror: cluster %s: no connection: %s", cluster, why)
 }
 
-// Breaks, Ejects, Probes and EjectionOver implement upstream.Observer. They are not
-// called: copies heed no policies of clusters.
+// Breaks implements upstream.Observer. It and those that follow are not called: copies
+// heed no policies of clusters.
 func (*mirrorObserver) Breaks(string, breaker.Limit) {}
 
 // Ejects implements upstream.Observer.
@@ -322,5 +322,8 @@ func (*mirrorObserver) Ejects(string, string, outlier.Ejection) {}
 // Probes implements upstream.Observer.
 func (*mirrorObserver) Probes(string, string) {}
 
-// EjectionOver implements upstream.Observer.
-func (*mirrorObserver) EjectionOver(string, string, bool) {}
+// Ejected implements upstream.Observer.
+func (*mirrorObserver) Ejected(int) {}
+
+// Readmits implements upstream.Observer.
+func (*mirrorObserver) Readmits(string, string) {}
