@@ -134,8 +134,17 @@ func (wl *workerListener) Probes(cluster, addr string) {
 	wl.sh.w.Logf(host.Debug, "%s: cluster %s: ejected host %s is tried with a request", wl.StatPrefix, cluster, addr)
 }
 
-// Ejected implements upstream.Observer.
-func (wl *workerListener) Ejected(n int) { wl.gauge(metrics.OutlierEjectionsActive, int64(n)) }
+// Ejected implements upstream.Observer. Versions of a listener have one gauge, and this
+// one may be left without a connection by which it could be told.
+func (wl *workerListener) Ejected(n int) {
+	teller := wl
+	for _, o := range wl.sh.listeners {
+		if teller.conns == nil && o.StatPrefix == wl.StatPrefix && o.Protocol == wl.Protocol {
+			teller = o
+		}
+	}
+	teller.gauge(metrics.OutlierEjectionsActive, int64(n))
+}
 
 // Readmits implements upstream.Observer.
 func (wl *workerListener) Readmits(cluster, addr string) {
