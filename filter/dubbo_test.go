@@ -3,10 +3,12 @@ package filter_test
 import (
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
 
@@ -84,6 +86,28 @@ func TestARequestInAnotherSerializationThatNoRouteMatches(t *testing.T) {
 	require.Equal(t, "no route matches the request", f.Text())
 	e.c.Send(req(10))
 	require.EqualValues(t, 20, one(t, e.c).Status)
+}
+
+// TestATimeoutIsToldWithoutTheEntries that a request cannot carry, and alone.
+func TestATimeoutIsToldWithoutTheEntries(t *testing.T) {
+	key := ""
+	e := withFilter(t, &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+		mut := m.MutateRequest()
+		if mut.Timeout = 1234 * time.Millisecond; key != "" {
+			mut.Set(key, "x")
+		}
+		return filter.Continue
+	}})
+	e.v1.Serve = nil
+	for skipped, k := range []string{"", "method"} {
+		key = k
+		e.c.Send(req(1))
+		f := parse(e.v1.Servers()[0].Take())
+		require.Len(t, f, 1)
+		require.Contains(t, string(f[0].Body), "\x07timeout\x041234")
+		require.NotContains(t, string(f[0].Body), "\x06method")
+		require.EqualValues(t, skipped, e.count("mutation_skipped"))
+	}
 }
 
 // TestWhatASideMayNotSendIsCountedAndDropped: callbacks, which are requests by a
