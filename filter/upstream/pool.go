@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -40,6 +41,9 @@ type Pool struct {
 	waiters, lastWaiter *Waiter
 	dispatching         bool
 
+	watch
+	guards
+
 	deposits int      // in the budget for retries, not yet handed over
 	latency  *Latency // nil until somebody wants to know it
 
@@ -56,7 +60,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
-	p.hunger = &p.info.hunger
+	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
 	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
 		p.info = newClusterInfo()
 	}
@@ -85,6 +89,9 @@ type Send struct {
 	// Oneway: no answer is expected. Muted: none is wanted, but the server gives
 	// one.
 	Oneway, Muted bool
+	// Unsure: an answer may come or not, so that it says nothing of the host if none
+	// does.
+	Unsure bool
 	// Lease is what the call does with the connection of its own that its client
 	// has, where the pool is one of such.
 	Lease codecs.Lease
@@ -102,13 +109,19 @@ func (p *Pool) Send(c *Call, s Send) {
 	now := p.m.now()
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
+	c.judged, c.unsure = false, s.Unsure
 	c.written, c.host, c.sent, c.muted, c.lease, c.avoid = false, "", 0, s.Muted, s.Lease, s.Avoid
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
 	}
 	var cn *conn
-	if l != nil {
+	if p.untried != nil {
+		cn = p.try(c, &s)
+	}
+	if cn != nil {
+		// An ejected host is tried.
+	} else if l != nil {
 		cn = l.pick()
 	} else if p.queue.n == 0 {
 		cn = p.pick(s.Avoid)
@@ -125,6 +138,10 @@ func (p *Pool) Send(c *Call, s Send) {
 	}
 	if e, reason, refused := p.refuse(); refused {
 		c.fail(e, reason)
+		return
+	}
+	if !p.mayWait(c) {
+		c.fail(codecs.OverLimit, breaker.Pending.Reason(p.key.Cluster))
 		return
 	}
 	c.owner.Hold()
@@ -265,6 +282,7 @@ func (p *Pool) onTick() {
 			}
 		}
 		p.deposited()
+		p.oversee(now)
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)
@@ -282,6 +300,8 @@ func (p *Pool) giveUp(now time.Duration) {
 	delete(p.m.pools, p.key)
 	p.m.timers.Stop(&p.retry)
 	p.ids.slots = nil
+	p.disown(false)
+	p.Limit(nil)
 	p.m.shared.release(p.key.Cluster, now)
 	p.m.Gone(p)
 }
