@@ -61,7 +61,7 @@ type use struct {
 	op       uint64 // its hash
 	preceded uint64 // by so many answers to its client
 	stream   *stream
-	shadows  *shadow // whose answers are compared with its own
+	shadows  *shadow        // whose answers are compared with its own
 	taken    *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
