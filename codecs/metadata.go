@@ -393,10 +393,18 @@ func (m *Metadata) Release() {
 // Outline returns a copy of m in memory of its own that has what outlives a frame:
 // scalars, Scratch and ReplyInfo.
 func (m *Metadata) Outline() *Metadata {
-	c := *m
-	c.ReplyInfo = append([]byte(nil), m.ReplyInfo...)
-	c.loader, c.props, c.own, c.service, c.method, c.Raw = nil, nil, nil, nil, nil, nil
-	return &c
+	c := new(Metadata)
+	c.SetOutline(m)
+	return c
+}
+
+// SetOutline makes m, which is empty, what Outline returns of o, in m's memory.
+func (m *Metadata) SetOutline(o *Metadata) {
+	info, props, own := m.ReplyInfo[:0], m.props, m.own
+	info = append(info, o.ReplyInfo...)
+	*m = *o
+	m.ReplyInfo, m.props, m.own = info, props, own
+	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
@@ -445,6 +453,9 @@ func (mu *Mutation) Set(key, value string) {
 	}
 	mu.kv = append(mu.kv, KeyValue{key, value})
 }
+
+// Assign makes mu what o is, in mu's memory.
+func (mu *Mutation) Assign(o *Mutation) { mu.kv = append(mu.kv[:0], o.kv...) }
 
 // Entries returns the entries in the order in which their keys were first set.
 // A nil Mutation has none.

@@ -68,6 +68,42 @@ func TestDetachedPropertiesOutliveTheirFrame(t *testing.T) {
 	}
 }
 
+// TestAnOutlineIsWhatOutlivesAFrame, in new memory or that of another message.
+func TestAnOutlineIsWhatOutlivesAFrame(t *testing.T) {
+	m := codecs.Metadata{
+		Type: codecs.Oneway, ID: 7, FixedID: true, HeaderSize: 1, BodySize: 2, Variant: 3, Scratch: [8]uint32{4},
+		ReplyInfo: []byte("info"), Raw: []byte("raw"),
+	}
+	m.Put([]byte("k"), []byte("v"))
+	m.SetOperation([]byte("service"), []byte("method"))
+	var o codecs.Metadata
+	for range 2 {
+		o.SetOutline(&m)
+		for _, o := range []*codecs.Metadata{&o, m.Outline()} {
+			require.Nil(t, o.Raw)
+			require.Empty(t, o.Properties())
+			require.Empty(t, o.AppendOperation(nil))
+			require.Equal(t, "info", string(o.ReplyInfo))
+			require.NotSame(t, &m.ReplyInfo[0], &o.ReplyInfo[0])
+			require.Equal(t, []any{m.Type, m.ID, m.FixedID, m.HeaderSize, m.BodySize, m.Variant, m.Scratch},
+				[]any{o.Type, o.ID, o.FixedID, o.HeaderSize, o.BodySize, o.Variant, o.Scratch})
+		}
+		require.Zero(t, testing.AllocsPerRun(10, func() { o.Reset(); o.SetOutline(&m) }))
+		o.Reset()
+		o.Set("of another", "message")
+		o.Reset()
+	}
+}
+
+func TestAMutationIsAssignedAsACopy(t *testing.T) {
+	var a, b codecs.Mutation
+	a.Set("k", "1")
+	b.Set("old", "0")
+	b.Assign(&a)
+	a.Set("k", "2")
+	require.Equal(t, []codecs.KeyValue{{Key: "k", Value: "1"}}, b.Entries())
+}
+
 // TestWhatMessagesHold is a small multiple of what came, however many properties
 // that has, and little when they are over.
 func TestWhatMessagesHold(t *testing.T) {
