@@ -10,7 +10,7 @@ import (
 // Pools returns how many pools the configurations of the first worker know.
 func (mod *Module) Pools() (n int) {
 	for _, wl := range mod.shards[0].listeners {
-		n += len(wl.pools)
+		n += len(wl.pools) + len(wl.shadows.pools)
 	}
 	return n
 }
