@@ -19,7 +19,7 @@ func (mod *Module) Pools() (n int) {
 // have is another package's, and looked at by reflection.
 func (mod *Module) Books() (wrong string) {
 	for _, s := range mod.shards {
-		held, inHost, kept := 0, 0, 0
+		held, inHost, kept, again := 0, 0, 0, 0
 		want := func(what string, got, should int) {
 			if got != should {
 				wrong += fmt.Sprintf("%s is %d, not %d\n", what, got, should)
@@ -32,6 +32,7 @@ func (mod *Module) Books() (wrong string) {
 				for m := c.first; m != nil; m = m.next {
 					parked += len(m.reply)
 					n++
+					again += keptAgain(m)
 				}
 				for _, st := range c.streams {
 					if st.stalled {
@@ -53,6 +54,7 @@ func (mod *Module) Books() (wrong string) {
 				wrong += c.readingWrong()
 				wrong += linesWrong(reflect.ValueOf(&c.lines).Elem())
 				for _, m := range c.aside {
+					again += keptAgain(m)
 					if m.conn != c || !m.aside {
 						wrong += "a message set aside is not its connection's\n"
 					}
@@ -60,6 +62,7 @@ func (mod *Module) Books() (wrong string) {
 			}
 		}
 		want("held", s.held, held)
+		want("what is kept for further attempts", int(reflect.ValueOf(s.exchanges).Elem().FieldByName("kept").Int()), again)
 		want("inHost", s.inHost, inHost)
 		bytes, _ := s.partials.Held()
 		want("partials.bytes", bytes, kept)
@@ -99,6 +102,15 @@ func (mod *Module) Books() (wrong string) {
 		}
 	}
 	return wrong
+}
+
+// keptAgain is how many bytes of m are kept for further attempts.
+func keptAgain(m *Message) int {
+	plan := reflect.ValueOf(&m.exchange).Elem().FieldByName("plan")
+	if plan.IsNil() {
+		return 0
+	}
+	return int(plan.Elem().FieldByName("kept").Int())
 }
 
 // readingWrong tells why a client might not be read for ever, "" if nothing is wrong.
@@ -178,6 +190,12 @@ func connWrong(cn reflect.Value) (wrong string) {
 
 // Left tells what the workers still have, "" if nothing.
 func (mod *Module) Left() (left string) {
+	clusters := reflect.ValueOf(mod.shared).Elem().FieldByName("clusters")
+	for _, k := range clusters.MapKeys() {
+		if n := clusters.MapIndex(k).Elem().FieldByName("spent").FieldByName("active").Int(); n != 0 {
+			left += fmt.Sprintf("%d requests to %s in retry\n", n, k)
+		}
+	}
 	for _, s := range mod.shards {
 		all := reflect.ValueOf(s.up).Elem().FieldByName("pools")
 		pools := all.Len()
