@@ -2,6 +2,7 @@ package codecs
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 )
 
@@ -392,10 +393,17 @@ func (m *Metadata) Release() {
 // Outline returns a copy of m in memory of its own that has what outlives a frame:
 // scalars, Scratch and ReplyInfo.
 func (m *Metadata) Outline() *Metadata {
-	c := *m
-	c.ReplyInfo = append([]byte(nil), m.ReplyInfo...)
-	c.loader, c.props, c.own, c.service, c.method, c.Raw = nil, nil, nil, nil, nil, nil
-	return &c
+	c := new(Metadata)
+	c.SetOutline(m)
+	return c
+}
+
+// SetOutline makes m, which is empty, what Outline returns of o, in m's memory.
+func (m *Metadata) SetOutline(o *Metadata) {
+	info, props, own := append(m.ReplyInfo[:0], o.ReplyInfo...), m.props, m.own
+	*m = *o
+	m.ReplyInfo, m.props, m.own = info, props, own
+	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
@@ -420,7 +428,7 @@ func EqualFold(b []byte, s string) bool {
 // attachments, Thrift headers, …). The last value of a key wins.
 type Mutation struct {
 	// Timeout is what a request shall say of how long its client will wait, in the
-	// protocol's own place and unit (see [Millis]), instead of what it says; 0 leaves
+	// protocol's own place and unit (see Millis), instead of what it says; 0 leaves
 	// that as it is. It wins over an entry for the same place. A request that has
 	// no place for it goes out without, which is no error, as do all other messages.
 	Timeout time.Duration
@@ -445,6 +453,9 @@ func (mu *Mutation) Set(key, value string) {
 	mu.kv = append(mu.kv, KeyValue{key, value})
 }
 
+// Assign makes mu what o is, in mu's memory.
+func (mu *Mutation) Assign(o *Mutation) { mu.kv = append(mu.kv[:0], o.kv...) }
+
 // Entries returns the entries in the order in which their keys were first set.
 // A nil Mutation has none.
 func (mu *Mutation) Entries() []KeyValue {
@@ -452,6 +463,16 @@ func (mu *Mutation) Entries() []KeyValue {
 		return nil
 	}
 	return mu.kv
+}
+
+// Millis returns Timeout as protocols write it, 0 if there is none: in whole
+// milliseconds, without what is beyond, as a server must not take longer than its
+// client waits; but what is left is at least 1. A nil Mutation has none.
+func (mu *Mutation) Millis() int32 {
+	if mu == nil || mu.Timeout <= 0 {
+		return 0
+	}
+	return int32(min(max(mu.Timeout.Milliseconds(), 1), math.MaxInt32))
 }
 
 // Empty reports whether nothing shall change, as if there were no Mutation.

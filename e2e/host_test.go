@@ -231,7 +231,8 @@ func TestAllCountersOfAListener(t *testing.T) {
 		response_error_caused_connection_close response_success
 		idle_timeout request_active
 
-		connection_panic downstream_overflow drain_closed filter_panic mutation_skipped oneway_dropped
+		connection_panic downstream_overflow drain_closed filter_panic
+		mirror mirror_active mirror_different mirror_failed mirror_overflow mirror_same mutation_skipped oneway_dropped
 		oneway_error_told oneway_presumed
 		partial_frame_overflow partial_frame_timeout partial_frame_wait
 		passthrough_active passthrough_connect_fail passthrough_connection

@@ -3,6 +3,7 @@ package filter_test
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,13 +19,16 @@ import (
 // bareHost is a host that allocates nothing: one worker, one client, one
 // upstream connection.
 type bareHost struct {
-	now   time.Duration
-	free  []*host.Buffer
-	up    host.UpstreamEvents
-	sent  []byte // to the server
-	got   []byte // by the client
-	shard host.Shard
-	down  host.DownstreamEvents
+	now  time.Duration
+	free []*host.Buffer
+	up   host.UpstreamEvents
+	sent []byte // to the server
+	// The same of the cluster "mirror".
+	mirror host.UpstreamEvents
+	copied []byte
+	got    []byte // by the client
+	shard  host.Shard
+	down   host.DownstreamEvents
 
 	request [][]byte
 }
@@ -40,7 +44,13 @@ func (h *bareHost) ClusterHosts(string) (host.Hosts, bool, bool) {
 	return host.Hosts{Total: 1, Healthy: 1, Preferred: 1}, true, true
 }
 
-func (h *bareHost) Connect(_ host.Target, ev host.UpstreamEvents) host.Upstream {
+func (h *bareHost) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	if t.Cluster == "mirror" {
+		if h.mirror == nil {
+			h.mirror = ev
+		}
+		return bareMirror{bareUpstream{h}}
+	}
 	if h.up == nil { // a replacement of the first one never comes up
 		h.up = ev
 	}
@@ -67,6 +77,13 @@ func (bareUpstream) ReadDisable(bool) {}
 
 func (u bareUpstream) Write(b *host.Buffer) { u.h.sent = append(u.h.sent[:0], b.B...); u.h.Recycle(b) }
 func (u bareUpstream) Close(bool)           {}
+
+type bareMirror struct{ bareUpstream }
+
+func (u bareMirror) Write(b *host.Buffer) {
+	u.h.copied = append(u.h.copied[:0], b.B...)
+	u.h.Recycle(b)
+}
 
 type bareDownstream struct{ h *bareHost }
 
@@ -136,6 +153,27 @@ func newRoundTripBy(t testing.TB, routes string) (roundTrip func(), h *bareHost)
 		h.shard.EndHook()
 		answer()
 	}, h
+}
+
+// newMirroredRoundTrip is newRoundTrip with a copy, which is answered too, and the
+// answers compared.
+func newMirroredRoundTrip(t testing.TB) (roundTrip func()) {
+	primary, h := newRoundTripBy(t, strings.Replace(byAttributes, `"route": {`,
+		`"route": {"request_mirror_policies": [{"cluster": "mirror", "compare": true, "after_mutation": true, "runtime_fraction": {"default_value": {"numerator": 99}}}], `, 1))
+	h.mirror.Ready("m1")
+	h.shard.EndHook()
+	resp := dubbotest.Response(0, "x")
+	out := [][]byte{resp}
+	return func() {
+		h.copied = h.copied[:0]
+		primary()
+		if len(h.copied) == 0 { // not of the share
+			return
+		}
+		copy(resp[4:12], h.copied[4:])
+		h.mirror.Data(out, len(resp))
+		h.shard.EndHook()
+	}
 }
 
 // plainCodec is a protocol without ids of frames of eight bytes: the type, "q" or "m"
@@ -226,7 +264,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	byID, _ := newRoundTrip(t)
 	policies, _ := newRoundTripBy(t, withPolicies)
 	for name, roundTrip := range map[string]func(){
-		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies,
+		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "mirrored": newMirroredRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
@@ -262,6 +300,14 @@ func BenchmarkPipeline(b *testing.B) {
 				roundTrip()
 			}
 		})
+	}
+}
+
+func BenchmarkPipelineMirrored(b *testing.B) {
+	roundTrip := newMirroredRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
 	}
 }
 

@@ -81,6 +81,9 @@ func (m *Message) runResponse() {
 			return
 		}
 	}
+	if m.shadows != nil {
+		m.tellShadows(1 + outcome(m.resp.Status))
+	}
 	m.resp.ID = m.clientID
 	m.write(m.resp.HeaderSize+m.resp.BodySize, func(b []byte) (_ []byte, err error) {
 		if !m.resp.Silent {
@@ -114,6 +117,9 @@ func (m *Message) end() {
 	case !m.left:
 		c.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
+	}
+	if m.shadows != nil {
+		m.tellShadows(0)
 	}
 	m.sh.freeMessage(m)
 }

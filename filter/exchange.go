@@ -46,6 +46,9 @@ func (m *Message) send() {
 		c.halt()
 		return
 	}
+	if m.route != nil && m.route.Mirrors != nil {
+		m.mirror()
+	}
 	line := c.lines.To(p)
 	how := m.how(line)
 	policy := m.policy()

@@ -60,6 +60,7 @@ type use struct {
 	op       uint64 // its hash
 	preceded uint64 // by so many answers to its client
 	stream   *stream
+	shadows  *shadow // whose answers are compared with its own
 
 	pos     int
 	seen    int // filters whose OnRequest was called

@@ -57,6 +57,9 @@ type shard struct {
 	armed  time.Duration // when Run has been asked for, 0: not
 	warned warnings
 	posted *mailbox.Mailbox[posted]
+
+	freeShadows []*shadow
+	shadows     map[string]int // copies on their way, by their cluster
 }
 
 // posted is work that another goroutine has for the worker.
@@ -266,7 +269,9 @@ func (s *shard) report() {
 // dropPool forgets a pool that has been given up.
 func (s *shard) dropPool(p *upstream.Pool) {
 	for _, wl := range s.listeners {
-		maps.DeleteFunc(wl.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		gone := func(_ poolKey, o *upstream.Pool) bool { return o == p }
+		maps.DeleteFunc(wl.pools, gone)
+		maps.DeleteFunc(wl.shadows.pools, gone)
 		if wl.last.pool == p {
 			wl.last.pool = nil
 		}
@@ -279,6 +284,9 @@ func (s *shard) adoptPools() {
 	for _, wl := range s.listeners {
 		for _, p := range wl.pools {
 			p.Observe(wl)
+		}
+		for _, p := range wl.shadows.pools {
+			p.Observe((*mirrorObserver)(wl))
 		}
 	}
 }

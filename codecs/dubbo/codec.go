@@ -123,9 +123,7 @@ const (
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	if mut.Empty() {
-		dst = append(dst, m.Raw...)
-	} else {
+	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {
@@ -135,6 +133,8 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		default:
 			return dst, err
 		}
+	} else {
+		dst = append(dst, m.Raw...)
 	}
 	binary.BigEndian.PutUint64(dst[start+4:], m.ID)
 	return dst, nil

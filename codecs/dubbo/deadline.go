@@ -25,7 +25,7 @@ func isLeft(key []byte) bool { return string(key) == keyLeft || string(key) == k
 // Timeout implements codecs.Deadliner.
 func (c *codec) Timeout(req *codecs.Metadata) time.Duration {
 	var r hessian.Reader
-	if !isCallWith(req) {
+	if !saysTimeout(req) {
 		return 0
 	}
 	if seekAttachments(&r, req); noAttachments(&r) {
@@ -74,8 +74,9 @@ func remainder(r *hessian.Reader) int32 {
 	return 0
 }
 
-// isCallWith reports whether m is a call whose attachments are known.
-func isCallWith(m *codecs.Metadata) bool {
+// saysTimeout reports whether m is a message that can: a call whose attachments are
+// known.
+func saysTimeout(m *codecs.Metadata) bool {
 	return (m.Type == codecs.Request || m.Type == codecs.Oneway) && m.Malformed == "" && m.Scratch[scratchAttachments] != 0
 }
 

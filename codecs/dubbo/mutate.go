@@ -30,7 +30,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	s := set{entries: mut.Entries()}
 	switch m.Type {
 	case codecs.Request, codecs.Oneway:
-		s.millis = codecs.Millis(mut.Timeout)
+		s.millis = mut.Millis()
 		seekAttachments(&r, m)
 		dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
 	case codecs.Response:

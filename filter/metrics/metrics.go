@@ -132,6 +132,17 @@ const (
 	RequestHedgeWon
 	// RequestDeadlineSpent: requests not sent, as their deadline had passed.
 	RequestDeadlineSpent
+	// Mirror: copies of requests that were sent.
+	Mirror
+	// MirrorOverflow: copies that were not made, or given up, as they were too large or
+	// too many.
+	MirrorOverflow
+	// MirrorFailed: copies that could not be sent, or got no answer.
+	MirrorFailed
+	// MirrorSame: compared copies that were answered as their requests were.
+	MirrorSame
+	// MirrorDifferent: compared copies that were answered otherwise.
+	MirrorDifferent
 
 	// Counters is how many there are.
 	Counters
@@ -197,6 +208,11 @@ var counterNames = [Counters]string{
 	RequestHedge:                       "request_hedge",
 	RequestHedgeWon:                    "request_hedge_won",
 	RequestDeadlineSpent:               "request_deadline_spent",
+	Mirror:                             "mirror",
+	MirrorOverflow:                     "mirror_overflow",
+	MirrorFailed:                       "mirror_failed",
+	MirrorSame:                         "mirror_same",
+	MirrorDifferent:                    "mirror_different",
 }
 
 func (c Counter) String() string { return counterNames[c] }
@@ -212,12 +228,17 @@ const (
 	StreamActive
 	// PassthroughActive connections are carried as plain bytes.
 	PassthroughActive
+	// MirrorActive copies of requests wait or are in flight.
+	MirrorActive
 
 	// Gauges is how many there are.
 	Gauges
 )
 
-var gaugeNames = [Gauges]string{RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active"}
+var gaugeNames = [Gauges]string{
+	RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active",
+	MirrorActive: "mirror_active",
+}
 
 func (g Gauge) String() string { return gaugeNames[g] }
 

@@ -34,6 +34,7 @@ func (e *Error) Error() string { return e.Path + ": " + e.Reason }
 // yet which codec is to do it.
 func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Table, []*Error) {
 	c := &compiler{mutator: mutator}
+	c.mirrored = c.mirrors(rc.GetRequestMirrorPolicies(), "request_mirror_policies")
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	d := c.defaults(rc)
 	for i, r := range rc.GetRoutes() {
@@ -50,8 +51,9 @@ func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Tabl
 
 // compiler gathers faults.
 type compiler struct {
-	mutator codecs.Mutator
-	errs    []*Error
+	mutator  codecs.Mutator
+	errs     []*Error
+	mirrored []Mirror // of routes that do not say
 }
 
 func (c *compiler) refuse(path, format string, args ...any) {
@@ -87,8 +89,8 @@ func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, path string) {
 	if len(a.GetHashPolicy()) > 0 {
 		c.refuse(path+".hash_policy", notBuilt)
 	}
-	if len(a.GetRequestMirrorPolicies()) > 0 {
-		c.refuse(path+".request_mirror_policies", notBuilt)
+	if r.Mirrors = c.mirrored; len(a.GetRequestMirrorPolicies()) > 0 {
+		r.Mirrors = c.mirrors(a.GetRequestMirrorPolicies(), path+".request_mirror_policies")
 	}
 	if wc := a.GetWeightedClusters(); wc != nil {
 		c.weighted(r, wc, path+".weighted_clusters")

@@ -18,6 +18,10 @@ type Route struct {
 	// Policy is what requests get beyond one attempt, nil: nothing.
 	Policy *forward.Policy
 
+	// Mirrors are who gets copies of the requests, nil if nobody does. They must
+	// not be changed.
+	Mirrors []Mirror
+
 	matchers []matcher
 	clusters []weighted
 	sum      uint64

@@ -108,7 +108,11 @@ func (p *Pool) connect(now time.Duration) {
 	if p.traits.Correlation != codecs.ByID {
 		cn.answers, _ = cn.dec.(codecs.AnswerDecoder)
 	}
-	cn.partial.Init(cn, &cn.in, &p.m.partials, p.opts.MaxPartialBytes)
+	budget := &p.m.partials
+	if p.key.Mirror {
+		budget = &p.m.mirrored
+	}
+	cn.partial.Init(cn, &cn.in, budget, p.opts.MaxPartialBytes)
 	p.trying++
 	p.conns = append(p.conns, cn)
 	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}, cn)
@@ -228,7 +232,9 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason, why string) {
 			if p.starving == 0 {
 				p.starving = now
 			}
-			p.hunger.starve(p, now)
+			if !p.key.Mirror { // for copies nobody gives a connection up
+				p.hunger.starve(p, now)
+			}
 			p.nextTry = now + firstBackoff
 			if now-p.starving > starveTime {
 				p.starving = 0

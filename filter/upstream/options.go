@@ -78,6 +78,9 @@ type Key struct {
 	Variant uint8
 	// Mode is that of the options.
 	Mode Mode
+	// Mirror is set for copies of requests. Their pool has nothing in common with
+	// others to the cluster: what becomes of copies is no sign of anything.
+	Mirror bool
 	// Profile is what else must be equal for two versions of a listener to go on
 	// with the same connections.
 	Profile any

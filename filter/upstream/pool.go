@@ -57,7 +57,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
 	p.hunger = &p.info.hunger
-	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
+	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
 		p.info = newClusterInfo()
 	}
 	p.ids.init(p.traits.MaxID)

@@ -40,6 +40,9 @@ type RouteConfiguration struct {
 	RetryPolicy *RetryPolicy `protobuf:"bytes,101,opt,name=retry_policy,json=retryPolicy,proto3" json:"retry_policy,omitempty"`
 	// RouteAction.hedge_policy of idempotent routes that have none.
 	HedgePolicy *HedgePolicy `protobuf:"bytes,102,opt,name=hedge_policy,json=hedgePolicy,proto3" json:"hedge_policy,omitempty"`
+	// Who gets copies of the requests of routes that have no such policies of their
+	// own. At most 16.
+	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,104,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
 	// Policies of clusters, each named once.
 	Clusters      []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -107,6 +110,13 @@ func (x *RouteConfiguration) GetRetryPolicy() *RetryPolicy {
 func (x *RouteConfiguration) GetHedgePolicy() *HedgePolicy {
 	if x != nil {
 		return x.HedgePolicy
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetRequestMirrorPolicies() []*RouteAction_RequestMirrorPolicy {
+	if x != nil {
+		return x.RequestMirrorPolicies
 	}
 	return nil
 }
@@ -579,7 +589,7 @@ type RouteAction struct {
 	ClusterSpecifier isRouteAction_ClusterSpecifier `protobuf_oneof:"cluster_specifier"`
 	// Properties that choose the host. At most 100.
 	HashPolicy []string `protobuf:"bytes,10,rep,name=hash_policy,json=hashPolicy,proto3" json:"hash_policy,omitempty"`
-	// Who gets copies.
+	// Who gets copies, in place of those that the table says. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,11,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
 	// How long a client waits for its answer at most. 1 ms or more; the listener's
 	// request_timeout holds besides. The time counts from the request's arrival. With it
@@ -822,15 +832,37 @@ func (x *RetryPolicy_RetryBackOff) GetMaxInterval() *durationpb.Duration {
 	return nil
 }
 
-// RequestMirrorPolicy sends copies elsewhere.
+// RequestMirrorPolicy sends copies of requests to another cluster, when they are
+// forwarded. Whatever becomes of a copy, its request does not notice. Streams are
+// not copied. Refused where all codecs of the listener have servers that execute a
+// connection's requests in their order (Redis, memcached): copies would come in
+// another; where some do, their requests are not copied.
 type RouteAction_RequestMirrorPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Cluster that gets the copies. Required.
+	// Cluster that gets the copies. Required. Hosts are its own, whatever
+	// upstream.original_dst and original_src say.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// Share of the requests; absent: all.
+	// Share of the requests; absent: all. default_value is required, and is what
+	// counts: runtime_key is accepted and never set, as there is no runtime here.
+	// 0 of whatever switches a policy off that the table has as a default.
 	RuntimeFraction *v32.RuntimeFractionalPercent `protobuf:"bytes,2,opt,name=runtime_fraction,json=runtimeFraction,proto3" json:"runtime_fraction,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// A copy gets what filters and the route change in the request; else it is the
+	// request as it came.
+	AfterMutation bool `protobuf:"varint,100,opt,name=after_mutation,json=afterMutation,proto3" json:"after_mutation,omitempty"`
+	// Larger requests are not copied, in bytes, 1 to 1073741824. Default 65536.
+	MaxRequestBytes *wrapperspb.UInt32Value `protobuf:"bytes,101,opt,name=max_request_bytes,json=maxRequestBytes,proto3" json:"max_request_bytes,omitempty"`
+	// Copies for the cluster that may wait or be in flight on a worker, 1 to 65536;
+	// beyond that requests are not copied. Together with max_request_bytes it
+	// bounds the memory. Default 100.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,102,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// How long a copy may wait for a connection and its answer, 1ms to 1h. Default
+	// 5s.
+	Timeout *durationpb.Duration `protobuf:"bytes,103,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Compare the status of both answers (success, business exception, error):
+	// mirror_same and mirror_different count them.
+	Compare       bool `protobuf:"varint,104,opt,name=compare,proto3" json:"compare,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
@@ -877,17 +909,53 @@ func (x *RouteAction_RequestMirrorPolicy) GetRuntimeFraction() *v32.RuntimeFract
 	return nil
 }
 
+func (x *RouteAction_RequestMirrorPolicy) GetAfterMutation() bool {
+	if x != nil {
+		return x.AfterMutation
+	}
+	return false
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetMaxRequestBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequestBytes
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetCompare() bool {
+	if x != nil {
+		return x.Compare
+	}
+	return false
+}
+
 var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xcb\x03\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd6\x04\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
 	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x123\n" +
 	"\atimeout\x18d \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12_\n" +
 	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
-	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12Z\n" +
+	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x88\x01\n" +
+	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12Z\n" +
 	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\x84\x01\n" +
 	"\rClusterPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
@@ -920,7 +988,7 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\"N\n" +
 	"\n" +
 	"RouteMatch\x12@\n" +
-	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xe5\x05\n" +
+	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xe6\a\n" +
 	"\vRouteAction\x12\x1a\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x12U\n" +
 	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12\x1f\n" +
@@ -933,10 +1001,15 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x1e\n" +
 	"\n" +
 	"idempotent\x18g \x01(\bR\n" +
-	"idempotent\x1a\x8a\x01\n" +
+	"idempotent\x1a\x8b\x03\n" +
 	"\x13RequestMirrorPolicy\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12Y\n" +
-	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFractionB\x13\n" +
+	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFraction\x12%\n" +
+	"\x0eafter_mutation\x18d \x01(\bR\rafterMutation\x12H\n" +
+	"\x11max_request_bytes\x18e \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxRequestBytes\x12?\n" +
+	"\fmax_requests\x18f \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x123\n" +
+	"\atimeout\x18g \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
+	"\acompare\x18h \x01(\bR\acompareB\x13\n" +
 	"\x11cluster_specifier\"2\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -979,35 +1052,39 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = [
 	11, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
 	3,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
 	4,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	1,  // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	2,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	12, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	13, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	13, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	13, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	11, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	9,  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	13, // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	11, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	12, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	6,  // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	7,  // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	8,  // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	8,  // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	14, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	15, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	10, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	11, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	3,  // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	4,  // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	11, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	11, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	16, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	10, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	1,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	2,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	12, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	13, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	13, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	13, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	11, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	9,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	13, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	11, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	12, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	6,  // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	7,  // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	8,  // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	8,  // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	14, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	15, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	10, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	11, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	3,  // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	4,  // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	11, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	11, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	16, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	13, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	13, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	11, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
