@@ -231,6 +231,10 @@ func TestAllCountersOfAListener(t *testing.T) {
 		response_error_caused_connection_close response_success
 		idle_timeout request_active
 
+		breaker_key_max_requests breaker_key_open breaker_max_connections breaker_max_pending_requests breaker_max_requests
+		breaker_opened
+		outlier_ejections_active outlier_ejections_consecutive_failures outlier_ejections_failure_percentage
+		outlier_ejections_overflow outlier_ejections_silence outlier_ejections_total outlier_probe_failures outlier_probes
 		connection_panic downstream_overflow drain_closed filter_panic
 		mirror mirror_active mirror_different mirror_failed mirror_overflow mirror_same mutation_skipped oneway_dropped
 		oneway_error_told oneway_presumed

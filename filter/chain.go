@@ -99,6 +99,7 @@ func (m *Message) runResponse() {
 // end takes leave of the message.
 func (m *Message) end() {
 	c := m.cfg
+	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
 		if f := c.chain[i].end; f != nil {
 			m.pos = i

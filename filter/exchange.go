@@ -46,8 +46,8 @@ func (m *Message) send() {
 		c.halt()
 		return
 	}
-	if m.route != nil && m.route.Mirrors != nil {
-		m.mirror()
+	if !m.admit(p) {
+		return
 	}
 	line := c.lines.To(p)
 	how := m.how(line)
@@ -64,6 +64,9 @@ func (m *Message) send() {
 			return
 		}
 	}
+	if m.route != nil && m.route.Mirrors != nil {
+		m.mirror()
+	}
 	m.exchange.Start(p, how, policy, policy != nil && m.isCall())
 	// The message may have ended by now.
 	if p.Full(line) {
@@ -76,7 +79,7 @@ func (m *Message) how(line *upstream.Line) upstream.Send {
 	return upstream.Send{
 		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
-		Timeout: m.cfg.RequestTimeout,
+		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout,
 	}
 }
 
@@ -231,6 +234,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	m.letGo()
 	m.cfg.count(metrics.ResponseDecodingSuccess, 1)
 	m.heard(resp)
+	m.settle(answeredAs(resp))
 	if m.conn.closed { // counted as abandoned
 		m.end()
 		return

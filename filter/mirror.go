@@ -4,9 +4,11 @@ import (
 	"errors"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -309,3 +311,10 @@ func (o *mirrorObserver) Panicked(p *guard.Panic) { (*workerListener)(o).Panicke
 func (o *mirrorObserver) ConnectFailed(cluster string, r host.CloseReason, why string) {
 	o.sh.warnOf(cluster+" "+r.String(), (*workerListener)(o), "mirror: cluster %s: no connection: %s", cluster, why)
 }
+
+// Breaks, Ejects, Probes and EjectionOver implement upstream.Observer: copies have
+// neither breakers nor watched hosts.
+func (*mirrorObserver) Breaks(string, breaker.Limit)            {}
+func (*mirrorObserver) Ejects(string, string, outlier.Ejection) {}
+func (*mirrorObserver) Probes(string, string)                   {}
+func (*mirrorObserver) EjectionOver(string, string, bool)       {}

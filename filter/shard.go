@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
@@ -45,6 +46,7 @@ type shard struct {
 
 	freeMessages []*Message
 	freeMetadata []*codecs.Metadata
+	freeTakens   []*breaker.Taken
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request

@@ -43,6 +43,7 @@ func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Tabl
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
+	t.clusters = d.clusters
 	t.keys = rank(t.routes)
 	number(t.routes)
 	t.index.build(t.routes, fewRoutes)

@@ -29,6 +29,8 @@ type policies struct {
 	retry   *routev1alpha.RetryPolicy
 	hedge   *routev1alpha.HedgePolicy
 	budgets *forward.Budgets
+	// clusters are those of which something else is said.
+	clusters map[string]*Cluster
 }
 
 // defaults validates what the table says for all its routes.
@@ -40,6 +42,10 @@ func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
 	}
 	c.retry(&forward.Policy{}, d.retry, "retry_policy", true)
 	c.hedge(&forward.Policy{}, d.hedge, "hedge_policy")
+	if n := len(rc.GetClusters()); n > maxClusters {
+		c.refuse("clusters", "at most %d, has %d", maxClusters, n)
+		return d
+	}
 	names := map[string]bool{}
 	for i, cl := range rc.GetClusters() {
 		at := element("clusters", i)
@@ -50,6 +56,9 @@ func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
 			c.refuse(at+".name", "%q has a policy already", name)
 		default:
 			names[name] = true
+		}
+		if cl.GetOutlierDetection() != nil || cl.GetCircuitBreakers() != nil {
+			d.clusters = c.cluster(d.clusters, cl, at)
 		}
 		if cl.GetRetryBudget() == nil {
 			continue

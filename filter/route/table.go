@@ -73,6 +73,8 @@ type Table struct {
 	routes []Route
 	keys   []string // the names that rules look at, in the order of rank
 	index  index
+	// clusters are those of which the table says something, nil if there are none.
+	clusters map[string]*Cluster
 }
 
 // Match returns the first route that matches, nil if none does or Find cannot

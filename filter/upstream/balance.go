@@ -96,9 +96,9 @@ func (p *Pool) pickFor(c *Call) *conn {
 	case c.sought > 0 && p.trying > 0:
 		return nil
 	case c.sought < maxSought && p.hosts.Preferred > 1 && p.room() > 0 && now >= max(p.nextTry, p.noGrowth):
-		c.sought++
-		p.connect(now)
-		return nil
+		if c.sought++; p.connect(now) {
+			return nil
+		}
 	}
 	return cn
 }
@@ -115,7 +115,7 @@ func (p *Pool) pickOther(avoid string) (best *conn) {
 		return nil
 	}
 	for _, cn := range p.ready {
-		if !cn.blocked && !cn.leaving() && cn.host != avoid && (best == nil || cn.inFlight < best.inFlight) {
+		if !cn.blocked && !cn.shunned() && cn.host != avoid && (best == nil || cn.inFlight < best.inFlight) {
 			best = cn
 		}
 	}
@@ -167,7 +167,7 @@ func (p *Pool) weigh() {
 			i := index(cn.host)
 			cn.weight = int64(shares[i]*(1<<20))/conns[i] + 1
 		}
-		if cn.leaving() && staying > 0 {
+		if cn.shunned() && staying > 0 {
 			cn.weight = 0
 		}
 	}
@@ -193,10 +193,11 @@ func (p *Pool) heed(now time.Duration) {
 	p.weigh()
 }
 
-// staying counts the connections to hosts that have not said that they leave.
+// staying counts the connections to hosts that have not said that they leave, and are
+// not ejected.
 func (p *Pool) staying() (n int) {
 	for _, cn := range p.ready {
-		if !cn.leaving() {
+		if !cn.shunned() {
 			n++
 		}
 	}
@@ -217,6 +218,9 @@ func (p *Pool) look(now time.Duration) {
 	}
 	first := !p.looked
 	p.hosts, p.looked = h, true
+	if p.outliers != nil {
+		p.info.outliers.Resize(h.Preferred)
+	}
 	if first {
 		p.epoch = p.info.forget(-1)
 		return
@@ -245,16 +249,18 @@ func (p *Pool) rotate(now time.Duration) {
 		if cn.leaving() && now >= cn.leavingUntil {
 			cn.leavesUntil(0)
 			stays = true
-			staying++
+			if !cn.ejected {
+				staying++
+			}
 		}
 		if now >= cn.agingAt && !cn.aging {
 			p.outdate(cn, &cn.aging)
 		}
 		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
 		// The last one stays until there is another, if there may be another.
-		last := len(p.ready) == 1 || staying == 1 && !cn.leaving()
+		last := len(p.ready) == 1 || staying == 1 && !cn.shunned()
 		if over && (!last || !p.opts.Shared && p.room() <= 0) {
-			if !cn.leaving() {
+			if !cn.shunned() {
 				staying--
 			}
 			cn.drain()
@@ -287,7 +293,9 @@ func (p *Pool) sample(now time.Duration) {
 	p.search = 0
 	if p.samples < enoughPicked {
 		for range max(1, p.opts.MaxConnections/2) {
-			p.connect(now)
+			if !p.connect(now) {
+				return
+			}
 		}
 		return
 	}

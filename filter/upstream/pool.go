@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -40,6 +41,9 @@ type Pool struct {
 	waiters, lastWaiter *Waiter
 	dispatching         bool
 
+	watch
+	guards
+
 	deposits int      // in the budget for retries, not yet handed over
 	latency  *Latency // nil until somebody wants to know it
 
@@ -56,7 +60,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
-	p.hunger = &p.info.hunger
+	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
 	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
 		p.info = newClusterInfo()
 	}
@@ -85,6 +89,9 @@ type Send struct {
 	// Oneway: no answer is expected. Muted: none is wanted, but the server gives
 	// one.
 	Oneway, Muted bool
+	// Unsure: an answer may come or not, so that it says nothing of the host if none
+	// does.
+	Unsure bool
 	// Lease is what the call does with the connection of its own that its client
 	// has, where the pool is one of such.
 	Lease codecs.Lease
@@ -103,13 +110,18 @@ func (p *Pool) Send(c *Call, s Send) {
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
-	c.avoid, c.sought = s.Avoid, 0
+	c.avoid, c.sought, c.judged, c.unsure = s.Avoid, 0, false, s.Unsure
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
 	}
 	var cn *conn
-	if l != nil {
+	if p.untried != nil {
+		cn = p.try(c, &s)
+	}
+	if cn != nil {
+		// An ejected host is tried.
+	} else if l != nil {
 		cn = l.pick()
 	} else if p.queue.n == 0 || p.queue.first.sought > 0 {
 		cn = p.pickFor(c)
@@ -126,6 +138,10 @@ func (p *Pool) Send(c *Call, s Send) {
 	}
 	if e, reason, refused := p.refuse(); refused {
 		c.fail(e, reason)
+		return
+	}
+	if !p.mayWait(c) {
+		c.fail(codecs.OverLimit, breaker.Pending.Reason(p.key.Cluster))
 		return
 	}
 	c.owner.Hold()
@@ -271,6 +287,7 @@ func (p *Pool) onTick() {
 			}
 		}
 		p.deposited()
+		p.oversee(now)
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)
@@ -288,6 +305,8 @@ func (p *Pool) giveUp(now time.Duration) {
 	delete(p.m.pools, p.key)
 	p.m.timers.Stop(&p.retry)
 	p.ids.slots = nil
+	p.disown(false)
+	p.Limit(nil)
 	p.m.shared.release(p.key.Cluster, now)
 	p.m.Gone(p)
 }

@@ -135,9 +135,13 @@ type ClusterPolicy struct {
 	// Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// How many retries there may be.
-	RetryBudget   *RetryBudget `protobuf:"bytes,2,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RetryBudget *RetryBudget `protobuf:"bytes,2,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
+	// How much may be under way. Absent: no limit but those of the listener.
+	CircuitBreakers *CircuitBreakers `protobuf:"bytes,3,opt,name=circuit_breakers,json=circuitBreakers,proto3" json:"circuit_breakers,omitempty"`
+	// Which hosts are not used for a while. Absent: hosts are not watched.
+	OutlierDetection *OutlierDetection `protobuf:"bytes,4,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ClusterPolicy) Reset() {
@@ -184,6 +188,351 @@ func (x *ClusterPolicy) GetRetryBudget() *RetryBudget {
 	return nil
 }
 
+func (x *ClusterPolicy) GetCircuitBreakers() *CircuitBreakers {
+	if x != nil {
+		return x.CircuitBreakers
+	}
+	return nil
+}
+
+func (x *ClusterPolicy) GetOutlierDetection() *OutlierDetection {
+	if x != nil {
+		return x.OutlierDetection
+	}
+	return nil
+}
+
+// CircuitBreakers bound what is under way to a cluster, over all workers. What is
+// beyond is refused at once, with the error of the protocol for too much load. Of
+// retries RetryBudget tells.
+type CircuitBreakers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests, oneways and streams from their routing to their end. 0 to 2^31-1, 0
+	// refuses all; absent: no limit.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Those of them that wait for a connection. 0 to 2^31-1; absent: no limit.
+	MaxPendingRequests *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_pending_requests,json=maxPendingRequests,proto3" json:"max_pending_requests,omitempty"`
+	// Connections that are being made, serve, or drain. Workers that want one take
+	// turns. 1 to 2^31-1; absent: no limit.
+	MaxConnections *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	// Breakers for each value of properties. All must let a request pass. At most 8.
+	Keys          []*KeyBreaker `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CircuitBreakers) Reset() {
+	*x = CircuitBreakers{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CircuitBreakers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CircuitBreakers) ProtoMessage() {}
+
+func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CircuitBreakers.ProtoReflect.Descriptor instead.
+func (*CircuitBreakers) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CircuitBreakers) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxPendingRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxPendingRequests
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxConnections() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetKeys() []*KeyBreaker {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// KeyBreaker bounds the requests that have the same values of some properties, such
+// as a method or a tenant. It is closed at first; too many errors or slow answers
+// open it, and requests of the key are refused. After open_time one request is let
+// through: its success closes the breaker, its failure opens it again.
+type KeyBreaker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Properties whose values are the key, compared without regard to case; of one
+	// that is repeated the first value counts, and one that a request lacks is a value
+	// too. 1 to 8, each once.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// Requests of a key in flight. 0 to 2^31-1, 0 refuses all; absent: no limit.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Share of errors within interval, in percent, at which the breaker opens: errors
+	// of servers, no answer, no connection. Exceptions of the application are none. 1
+	// to 100; absent: errors do not count.
+	ErrorPercent *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=error_percent,json=errorPercent,proto3" json:"error_percent,omitempty"`
+	// Share of answers within interval, in percent, that took longer than
+	// slow_threshold, at which it opens. 1 to 100; absent: they do not count.
+	SlowPercent *wrapperspb.UInt32Value `protobuf:"bytes,4,opt,name=slow_percent,json=slowPercent,proto3" json:"slow_percent,omitempty"`
+	// Time from a request's routing to its answer beyond which that is slow, also for
+	// the request that is let through. At least 1 ms. Required with slow_percent, and
+	// goes with nothing else.
+	SlowThreshold *durationpb.Duration `protobuf:"bytes,5,opt,name=slow_threshold,json=slowThreshold,proto3" json:"slow_threshold,omitempty"`
+	// Requests that must have ended within interval before shares count. 1 to 2^31-1;
+	// default 20.
+	MinimumRequests *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=minimum_requests,json=minimumRequests,proto3" json:"minimum_requests,omitempty"`
+	// Window of the shares. 100 ms to 1 h; default 10 s.
+	Interval *durationpb.Duration `protobuf:"bytes,7,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How long an open breaker refuses all. At least 1 ms; default 5 s.
+	OpenTime *durationpb.Duration `protobuf:"bytes,8,opt,name=open_time,json=openTime,proto3" json:"open_time,omitempty"`
+	// Keys that are told apart. Beyond them the key that has not been used for longest
+	// is forgotten; as long as all are in use, further ones share one breaker. 1 to
+	// 1048576; default 4096.
+	MaxKeys       *wrapperspb.UInt32Value `protobuf:"bytes,9,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyBreaker) Reset() {
+	*x = KeyBreaker{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyBreaker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyBreaker) ProtoMessage() {}
+
+func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyBreaker.ProtoReflect.Descriptor instead.
+func (*KeyBreaker) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *KeyBreaker) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetErrorPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ErrorPercent
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetSlowPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.SlowPercent
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetSlowThreshold() *durationpb.Duration {
+	if x != nil {
+		return x.SlowThreshold
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMinimumRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MinimumRequests
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetOpenTime() *durationpb.Duration {
+	if x != nil {
+		return x.OpenTime
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMaxKeys() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxKeys
+	}
+	return nil
+}
+
+// OutlierDetection has hosts that fail left out for a while, by how they serve
+// requests. Failures are timeouts, connections that end with requests in flight,
+// bytes that cannot be read, and answers that say that the host has failed.
+// Exceptions of the application are none, nor are refusals for load. What Envoy
+// itself ejects from the cluster stays ejected.
+type OutlierDetection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Failures in a row that eject a host. A connection that ends counts once, however
+	// many requests it had. 1 to 2^31-1; default 5.
+	ConsecutiveFailures *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=consecutive_failures,json=consecutiveFailures,proto3" json:"consecutive_failures,omitempty"`
+	// Window of failure_percentage_threshold. An ejection lasts longer the more often
+	// its host has been ejected; each interval in use makes up for one. 100 ms to 1 h;
+	// default 10 s.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How long the first ejection lasts, the second twice as long, and so on. At least
+	// 1 ms; default 30 s.
+	BaseEjectionTime *durationpb.Duration `protobuf:"bytes,3,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
+	// How long one lasts at the most. At least base_ejection_time; default 300 s, or
+	// that if it is longer.
+	MaxEjectionTime *durationpb.Duration `protobuf:"bytes,4,opt,name=max_ejection_time,json=maxEjectionTime,proto3" json:"max_ejection_time,omitempty"`
+	// Share of the cluster's hosts that may be ejected at a time. One may be in any
+	// case, but never the last. 0 to 100; default 10.
+	MaxEjectionPercent *wrapperspb.UInt32Value `protobuf:"bytes,5,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
+	// Share of failures within interval, in percent, that ejects a host. 1 to 100;
+	// absent: shares do not count.
+	FailurePercentageThreshold *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=failure_percentage_threshold,json=failurePercentageThreshold,proto3" json:"failure_percentage_threshold,omitempty"`
+	// Requests that must have ended within interval before the share counts. 1 to
+	// 2^31-1; default 50.
+	FailurePercentageRequestVolume *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=failure_percentage_request_volume,json=failurePercentageRequestVolume,proto3" json:"failure_percentage_request_volume,omitempty"`
+	// A host that sends nothing at all for so long, while a request waits for its
+	// answer, or has timed out, is ejected. At least 1 ms; default: as soon as two
+	// requests have timed out since it has sent something.
+	Silence       *durationpb.Duration `protobuf:"bytes,8,opt,name=silence,proto3" json:"silence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutlierDetection) Reset() {
+	*x = OutlierDetection{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutlierDetection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutlierDetection) ProtoMessage() {}
+
+func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
+func (*OutlierDetection) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OutlierDetection) GetConsecutiveFailures() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ConsecutiveFailures
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetBaseEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.BaseEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxEjectionPercent
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetFailurePercentageThreshold() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.FailurePercentageThreshold
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetFailurePercentageRequestVolume() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.FailurePercentageRequestVolume
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
 // RetryBudget keeps retries, and hedged requests, from making an outage worse. It is
 // one for all workers. What it refuses ends as if there were no retries.
 type RetryBudget struct {
@@ -201,7 +550,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +562,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +575,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RetryBudget) GetBudgetPercent() *v3.Percent {
@@ -289,7 +638,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +650,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +663,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RetryPolicy) GetRetryOn() string {
@@ -377,7 +726,7 @@ type HedgePolicy struct {
 
 func (x *HedgePolicy) Reset() {
 	*x = HedgePolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +738,7 @@ func (x *HedgePolicy) String() string {
 func (*HedgePolicy) ProtoMessage() {}
 
 func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +751,7 @@ func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HedgePolicy.ProtoReflect.Descriptor instead.
 func (*HedgePolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HedgePolicy) GetHedgeSpecifier() isHedgePolicy_HedgeSpecifier {
@@ -468,7 +817,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +829,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +842,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Route) GetName() string {
@@ -542,7 +891,7 @@ type RouteMatch struct {
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +903,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +916,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RouteMatch) GetMetadata() []*v31.HeaderMatcher {
@@ -608,7 +957,7 @@ type RouteAction struct {
 
 func (x *RouteAction) Reset() {
 	*x = RouteAction{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +969,7 @@ func (x *RouteAction) String() string {
 func (*RouteAction) ProtoMessage() {}
 
 func (x *RouteAction) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +982,7 @@ func (x *RouteAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction.ProtoReflect.Descriptor instead.
 func (*RouteAction) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RouteAction) GetClusterSpecifier() isRouteAction_ClusterSpecifier {
@@ -734,7 +1083,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +1095,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +1108,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -790,7 +1139,7 @@ type RetryPolicy_RetryBackOff struct {
 
 func (x *RetryPolicy_RetryBackOff) Reset() {
 	*x = RetryPolicy_RetryBackOff{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +1151,7 @@ func (x *RetryPolicy_RetryBackOff) String() string {
 func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
 
 func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +1164,7 @@ func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy_RetryBackOff.ProtoReflect.Descriptor instead.
 func (*RetryPolicy_RetryBackOff) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6, 0}
 }
 
 func (x *RetryPolicy_RetryBackOff) GetBaseInterval() *durationpb.Duration {
@@ -867,7 +1216,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1228,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1241,7 @@ func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction_RequestMirrorPolicy.ProtoReflect.Descriptor instead.
 func (*RouteAction_RequestMirrorPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
@@ -956,10 +1305,37 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x88\x01\n" +
 	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12Z\n" +
-	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\x84\x01\n" +
+	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\xe1\x02\n" +
 	"\rClusterPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
-	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\"\xf3\x01\n" +
+	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\x12k\n" +
+	"\x10circuit_breakers\x18\x03 \x01(\v2@.aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakersR\x0fcircuitBreakers\x12n\n" +
+	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\"\xba\x02\n" +
+	"\x0fCircuitBreakers\x12?\n" +
+	"\fmax_requests\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12N\n" +
+	"\x14max_pending_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxPendingRequests\x12E\n" +
+	"\x0fmax_connections\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12O\n" +
+	"\x04keys\x18\x04 \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreakerR\x04keys\"\x9a\x04\n" +
+	"\n" +
+	"KeyBreaker\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12?\n" +
+	"\fmax_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12A\n" +
+	"\rerror_percent\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ferrorPercent\x12?\n" +
+	"\fslow_percent\x18\x04 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vslowPercent\x12@\n" +
+	"\x0eslow_threshold\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rslowThreshold\x12G\n" +
+	"\x10minimum_requests\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fminimumRequests\x125\n" +
+	"\binterval\x18\a \x01(\v2\x19.google.protobuf.DurationR\binterval\x126\n" +
+	"\topen_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\bopenTime\x127\n" +
+	"\bmax_keys\x18\t \x01(\v2\x1c.google.protobuf.UInt32ValueR\amaxKeys\"\xf8\x04\n" +
+	"\x10OutlierDetection\x12O\n" +
+	"\x14consecutive_failures\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13consecutiveFailures\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
+	"\x12base_ejection_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x12E\n" +
+	"\x11max_ejection_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fmaxEjectionTime\x12N\n" +
+	"\x14max_ejection_percent\x18\x05 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxEjectionPercent\x12^\n" +
+	"\x1cfailure_percentage_threshold\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1afailurePercentageThreshold\x12g\n" +
+	"!failure_percentage_request_volume\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1efailurePercentageRequestVolume\x123\n" +
+	"\asilence\x18\b \x01(\v2\x19.google.protobuf.DurationR\asilence\"\xf3\x01\n" +
 	"\vRetryBudget\x12=\n" +
 	"\x0ebudget_percent\x18\x01 \x01(\v2\x16.envoy.type.v3.PercentR\rbudgetPercent\x12Q\n" +
 	"\x16min_retries_per_second\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13minRetriesPerSecond\x12R\n" +
@@ -1027,64 +1403,89 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(*RouteConfiguration)(nil),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
 	(*ClusterPolicy)(nil),                   // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	(*RetryBudget)(nil),                     // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	(*RetryPolicy)(nil),                     // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	(*HedgePolicy)(nil),                     // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	(*Route)(nil),                           // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	(*RouteMatch)(nil),                      // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*RouteAction)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	(*KeyValue)(nil),                        // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*RetryPolicy_RetryBackOff)(nil),        // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	(*RouteAction_RequestMirrorPolicy)(nil), // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 11: google.protobuf.Duration
-	(*v3.Percent)(nil),                      // 12: envoy.type.v3.Percent
-	(*wrapperspb.UInt32Value)(nil),          // 13: google.protobuf.UInt32Value
-	(*v31.HeaderMatcher)(nil),               // 14: envoy.config.route.v3.HeaderMatcher
-	(*v31.WeightedCluster)(nil),             // 15: envoy.config.route.v3.WeightedCluster
-	(*v32.RuntimeFractionalPercent)(nil),    // 16: envoy.config.core.v3.RuntimeFractionalPercent
+	(*CircuitBreakers)(nil),                 // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	(*KeyBreaker)(nil),                      // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	(*OutlierDetection)(nil),                // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	(*RetryBudget)(nil),                     // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	(*RetryPolicy)(nil),                     // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	(*HedgePolicy)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	(*Route)(nil),                           // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	(*RouteMatch)(nil),                      // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*RouteAction)(nil),                     // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	(*KeyValue)(nil),                        // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	(*RetryPolicy_RetryBackOff)(nil),        // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	(*RouteAction_RequestMirrorPolicy)(nil), // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 14: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 15: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 16: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 17: envoy.config.route.v3.HeaderMatcher
+	(*v31.WeightedCluster)(nil),             // 18: envoy.config.route.v3.WeightedCluster
+	(*v32.RuntimeFractionalPercent)(nil),    // 19: envoy.config.core.v3.RuntimeFractionalPercent
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	5,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	11, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
-	3,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	4,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	10, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	8,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	14, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	6,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	7,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	13, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
 	1,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	2,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	12, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	13, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	13, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	13, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	11, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	9,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	13, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	11, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	12, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	6,  // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	7,  // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	8,  // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	8,  // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	14, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	15, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	10, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	11, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	3,  // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	4,  // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	11, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	11, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	16, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	13, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	13, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	11, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	5,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	2,  // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	4,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	15, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	15, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	15, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	3,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	15, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	15, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	15, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	14, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	15, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	14, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	14, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	15, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	15, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	14, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	14, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	14, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	15, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	15, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	15, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	14, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	16, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	15, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	15, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	15, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	14, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	12, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	15, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	14, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	16, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	9,  // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	10, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	11, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	11, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	17, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	18, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	13, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	14, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	6,  // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	7,  // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	14, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	14, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	19, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	15, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	14, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -1092,11 +1493,11 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 	if File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto != nil {
 		return
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7].OneofWrappers = []any{
 		(*HedgePolicy_HedgeDelay)(nil),
 		(*HedgePolicy_HedgePercentile)(nil),
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10].OneofWrappers = []any{
 		(*RouteAction_Cluster)(nil),
 		(*RouteAction_WeightedClusters)(nil),
 	}
@@ -1106,7 +1507,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
