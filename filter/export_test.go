@@ -195,8 +195,14 @@ func connWrong(cn reflect.Value) (wrong string) {
 func (mod *Module) Left() (left string) {
 	clusters := reflect.ValueOf(mod.shared).Elem().FieldByName("clusters")
 	for _, k := range clusters.MapKeys() {
-		if n := clusters.MapIndex(k).Elem().FieldByName("spent").FieldByName("active").Int(); n != 0 {
+		info := clusters.MapIndex(k).Elem()
+		if n := info.FieldByName("spent").FieldByName("active").Int(); n != 0 {
 			left += fmt.Sprintf("%d requests to %s in retry\n", n, k)
+		}
+		for _, gauge := range []string{"Requests", "Pending", "Connections"} {
+			if n := info.FieldByName("breakers").FieldByName(gauge).FieldByName("n").FieldByName("v").Int(); n != 0 {
+				left += fmt.Sprintf("%d %s of %s are counted\n", n, gauge, k)
+			}
 		}
 	}
 	for _, s := range mod.shards {

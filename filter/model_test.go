@@ -207,13 +207,13 @@ func (w *model) config() string {
 	{"match": {"metadata": [{"name": "method", "prefix_match": "mf"}]}, "route": {"cluster": "up0"%s}},
 	{"match": {"metadata": [{"name": "method", "prefix_match": "m"}]}, "route": {"cluster": "up0"%s},
 	 "request_mutation": [{"key": "q", "value": "%d"}], "response_mutation": [{"key": "a", "value": "%s"}]}],
-	"clusters": [{"name": "*", "retry_budget": %s}]},
+	"clusters": [{"name": "*", "retry_budget": %s%s}]},
 	"passthrough": {"cluster": "plain"}, "request_timeout": "1s", "idle_timeout": "60s",
 	"upstream": {"max_pending_requests": 6, "max_pending_bytes": 2000, "max_requests": %d, "max_connections": 3, "max_exclusive_connections": 4, "max_connection_age": "3s", "target_in_flight": 2, "idle_timeout": "10s"},
 	"limits": {"max_requests_in_flight": 5, "max_write_buffer_bytes": 3000, "max_unread_bytes": %d, "max_partial_bytes": 30, "partial_frame_timeout": "4s", "max_streams": 3, "stream_idle_timeout": "8s"},
 	"meta_protocol_filters": [{"name": "test"}, {"name": "next"}, {"name": "aeraki.meta_protocol.filters.router"}]}`,
 		w.codec, mode, w.policy(true), w.policy(true), w.policy(true), w.policy(false), w.version, strings.Repeat("2", pickOf(w, 1, 1, 3000)),
-		pickOf(w, `{}`, `{}`, `{"max_concurrent_retries": 2}`, `{"min_retries_per_second": 0}`), pickOf(w, 12, 100), pickOf(w, 20_000, 200_000))
+		pickOf(w, `{}`, `{}`, `{"max_concurrent_retries": 2}`, `{"min_retries_per_second": 0}`), w.rules(), pickOf(w, 12, 100), pickOf(w, 20_000, 200_000))
 }
 
 // mostRetries of a request, and the hedge besides.
@@ -238,6 +238,16 @@ func (w *model) policy(idempotent bool) string {
 	retry := fmt.Sprintf(`, "retry_policy": {"retry_on": %q%s, "num_retries": %d%s, "retry_back_off": {"base_interval": %q}}`,
 		on, codes, w.rng.IntN(mostRetries+1), pickOf(w, "", `, "per_try_timeout": "0.1s"`, `, "per_request_buffer_limit_bytes": 16`), pickOf(w, "0.001s", "0.05s"))
 	return pickOf(w, "", "", `, "timeout": "0.3s"`, `, "timeout": "0.9s"`) + hedge + pickOf(w, "", retry, retry)
+}
+
+// rules makes what a cluster has besides.
+func (w *model) rules() string {
+	if !w.policies {
+		return ""
+	}
+	return pickOf(w, "", `, "outlier_detection": {"consecutive_failures": 2, "base_ejection_time": "0.2s", "max_ejection_percent": 60}`) +
+		pickOf(w, "", "", `, "circuit_breakers": {"max_requests": 20, "max_pending_requests": 3, "max_connections": 2}`,
+			`, "circuit_breakers": {"keys": [{"names": ["method"], "max_requests": 4, "error_percent": 50, "minimum_requests": 3, "open_time": "0.1s"}]}`)
 }
 
 // may reports whether a request may be executed more than once.
