@@ -55,9 +55,12 @@ func (m *Message) send() {
 	if policy != nil && policy.Timeout > 0 {
 		if how.Timeout = m.timeLeft(policy); how.Timeout <= 0 {
 			m.cfg.count(metrics.RequestDeadlineSpent, 1)
-			m.debug("its deadline has passed before it could be sent")
-			m.Reply(codecs.Timeout, "the deadline of the request has passed before it could be sent")
-			m.answerLocally()
+			const text = "the deadline of the request has passed before it could be sent"
+			m.debug(text)
+			if !m.silent(codecs.Timeout, text, metrics.Counters) {
+				m.Reply(codecs.Timeout, text)
+				m.answerLocally()
+			}
 			return
 		}
 	}
@@ -162,7 +165,11 @@ func (m *Message) letGo() {
 // Again implements forward.Owner.
 func (o *caller) Again() (*upstream.Pool, upstream.Send) {
 	m := (*Message)(o)
-	return m.cfg.pool(m), m.how(nil)
+	p := m.exchange.Call().Pool()
+	if p.Gone() {
+		p = m.cfg.pool(m)
+	}
+	return p, m.how(nil)
 }
 
 // happened are the counters of what has become of attempts, and how logs say it.
@@ -310,6 +317,7 @@ func (m *Message) clientGone() {
 		m.cfg.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
 		m.left = true
+		m.exchange.Abandon()
 		return
 	case m.oneway:
 		m.cfg.count(metrics.OnewayDropped, 1)

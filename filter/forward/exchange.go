@@ -125,6 +125,14 @@ func (x *Exchange) Cancel() {
 	x.settle()
 }
 
+// Abandon is called when nobody wants the answer any more, but the request is to be
+// delivered: no attempt is made once a server may have got it.
+func (x *Exchange) Abandon() {
+	if x.plan != nil {
+		x.plan.may = false
+	}
+}
+
 // Call returns the call of the first attempt: the one that a stream, once it is open,
 // goes on with.
 func (x *Exchange) Call() *upstream.Call { return &x.first.call }
@@ -140,7 +148,10 @@ func (x *Exchange) Host() (host string, at time.Duration) {
 
 // Waiting reports whether no attempt has been handed to a connection yet.
 func (x *Exchange) Waiting() bool {
-	return x.first.call.Waiting() || x.plan != nil && x.plan.wait.Running() && !x.plan.written
+	if pl := x.plan; pl != nil {
+		return !pl.written && (x.first.call.Waiting() || pl.wait.Running())
+	}
+	return x.first.call.Waiting()
 }
 
 // Attempts returns how many attempts have been made since Start.

@@ -172,7 +172,7 @@ func (pl *plan) failed(a *attempt, f *upstream.Failure) bool {
 	if f.Type == codecs.Timeout && pl.x.env.now() < pl.due {
 		pl.x.owner.Happened(PerTryTimeout, 0)
 	}
-	if pl.other(a).call.Active() {
+	if f.Panic == nil && pl.other(a).call.Active() {
 		return true
 	}
 	return pl.again(a, why)
@@ -199,6 +199,8 @@ func reason(f *upstream.Failure) Conditions {
 	switch {
 	case f.NotProcessed:
 		return OnRefused
+	case f.Answer != nil: // which others would give, too
+		return 0
 	case f.Type == codecs.ConnectFailure, f.Type == codecs.Timeout && !f.Written:
 		return OnConnectFailure
 	case f.Type == codecs.Timeout:
@@ -224,7 +226,10 @@ func (pl *plan) again(a *attempt, why Conditions) bool {
 			return false
 		}
 	}
-	most := min(pl.policy.BackoffBase<<pl.retries, pl.policy.BackoffMax)
+	most := pl.policy.BackoffMax
+	if base := pl.policy.BackoffBase; base < most>>pl.retries {
+		most = base << pl.retries
+	}
 	at := env.now() + time.Duration(env.rand.Int64N(int64(most)+1))
 	if at >= pl.due {
 		return false
