@@ -3,7 +3,6 @@ package filter_test
 import (
 	"encoding/binary"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -88,16 +87,20 @@ func TestARequestInAnotherSerializationThatNoRouteMatches(t *testing.T) {
 	require.EqualValues(t, 20, one(t, e.c).Status)
 }
 
-// TestATimeoutIsToldWithoutTheEntries that a request cannot carry, and alone.
+// TestATimeoutIsToldWithoutTheEntries that a request cannot carry.
 func TestATimeoutIsToldWithoutTheEntries(t *testing.T) {
 	key := ""
-	e := withFilter(t, &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
-		mut := m.MutateRequest()
-		if mut.Timeout = 1234 * time.Millisecond; key != "" {
-			mut.Set(key, "x")
+	current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+		if key != "" {
+			m.MutateRequest().Set(key, "x")
 		}
 		return filter.Continue
-	}})
+	}}
+	h := filtertest.New(t)
+	e := &env{Host: h, t: t, v1: h.Cluster("v1", "h1")}
+	e.cfg = h.MustLoad(listener(`{"routes": [{"route": {"cluster": "v1", "timeout": "1.234s"}}]}`,
+		`, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`))
+	e.c = h.Dial(e.cfg)
 	e.v1.Serve = nil
 	for skipped, k := range []string{"", "method"} {
 		key = k
