@@ -236,6 +236,11 @@ var counterNames = [Counters]string{
 	RequestHedge:                        "request_hedge",
 	RequestHedgeWon:                     "request_hedge_won",
 	RequestDeadlineSpent:                "request_deadline_spent",
+	Mirror:                              "mirror",
+	MirrorOverflow:                      "mirror_overflow",
+	MirrorFailed:                        "mirror_failed",
+	MirrorSame:                          "mirror_same",
+	MirrorDifferent:                     "mirror_different",
 	OutlierEjectionsTotal:               "outlier_ejections_total",
 	OutlierEjectionsConsecutiveFailures: "outlier_ejections_consecutive_failures",
 	OutlierEjectionsFailurePercentage:   "outlier_ejections_failure_percentage",
@@ -249,11 +254,6 @@ var counterNames = [Counters]string{
 	BreakerKeyMaxRequests:               "breaker_key_max_requests",
 	BreakerKeyOpen:                      "breaker_key_open",
 	BreakerOpened:                       "breaker_opened",
-	Mirror:                              "mirror",
-	MirrorOverflow:                      "mirror_overflow",
-	MirrorFailed:                        "mirror_failed",
-	MirrorSame:                          "mirror_same",
-	MirrorDifferent:                     "mirror_different",
 }
 
 func (c Counter) String() string { return counterNames[c] }

@@ -67,7 +67,7 @@ func TestImpossiblePoliciesOfClustersAreRefusedWithTheirPath(t *testing.T) {
 		`"circuit_breakers": {"keys": [{"names": ["a"], "slow_threshold": "1s"}]}`:                                 "circuit_breakers.keys[0].slow_threshold: needs slow_percent",
 		`"circuit_breakers": {"keys": [{"names": ["a"], "error_percent": 101}]}`:                                   "circuit_breakers.keys[0].error_percent: must be between 1 and 100, is 101",
 		`"circuit_breakers": {"keys": [{"names": ["a"], "max_requests": 1, "open_time": "0s"}]}`:                   "circuit_breakers.keys[0].open_time: must be at least 1ms, is 0s",
-		`"circuit_breakers": {"keys": [{"names": ["a"], "max_requests": 1, "interval": "7200s"}]}`:                    "circuit_breakers.keys[0].interval: must be between 100ms and 1h0m0s, is 2h0m0s",
+		`"circuit_breakers": {"keys": [{"names": ["a"], "max_requests": 1, "interval": "7200s"}]}`:                 "circuit_breakers.keys[0].interval: must be between 100ms and 1h0m0s, is 2h0m0s",
 		`"circuit_breakers": {"keys": [{"names": ["a"], "max_requests": 1, "max_keys": 0}]}`:                       "circuit_breakers.keys[0].max_keys: must be between 1 and 1048576, is 0",
 		`"circuit_breakers": {"keys": [{"names": ["a"], "max_requests": 1}, {"names": ["A"], "max_requests": 1}]}`: "circuit_breakers.keys[1].names: a breaker before has the same",
 	} {

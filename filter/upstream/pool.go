@@ -64,6 +64,9 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
 		p.info = newClusterInfo()
 	}
+	if k.Mirror {
+		p.breakers = &p.info.breakers
+	}
 	p.ids.init(p.traits.MaxID)
 	p.tick.Fire = p.onTick
 	p.retry.Fire = p.kick
