@@ -67,7 +67,11 @@ func (m *Message) send() {
 	if m.route != nil && m.route.Mirrors != nil {
 		m.mirror()
 	}
-	m.exchange.Start(p, how, policy, policy != nil && m.isCall())
+	expects := forward.NoAnswer
+	if policy != nil {
+		expects = m.expects()
+	}
+	m.exchange.Start(p, how, policy, expects)
 	// The message may have ended by now.
 	if p.Full(line) {
 		c.stopFor(p, line)
@@ -106,10 +110,21 @@ func (m *Message) timeLeft(p *forward.Policy) time.Duration {
 	return min(m.cfg.RequestTimeout, m.start+limit-m.sh.w.Now())
 }
 
-// isCall reports whether the request is answered for sure, and may be sent again as
-// its protocol sees it.
-func (m *Message) isCall() bool {
-	return m.req.Type == codecs.Request && !m.req.Retried && (!m.mayBeOneway() || m.way() == answeredWay)
+// expects is what is known of the answer, as far as it counts for further attempts.
+func (m *Message) expects() forward.Expects {
+	if m.req.Type != codecs.Request || m.req.Retried {
+		return forward.NoAnswer
+	}
+	if !m.mayBeOneway() {
+		return forward.AnAnswer
+	}
+	switch m.way() {
+	case answeredWay:
+		return forward.AnAnswer
+	case onewayWay:
+		return forward.NoAnswer
+	}
+	return forward.PerhapsAnAnswer
 }
 
 // Hold implements forward.Owner. Properties are no longer needed, or known.

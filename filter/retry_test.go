@@ -147,6 +147,28 @@ func TestOnlyCallsAreSentAgain(t *testing.T) {
 	require.Equal(t, []string{"h1 mfire -", "h1 mfire retry=1;-"}, *asked)
 }
 
+// TestAnAnswerShowsThatARequestIsACall, which might have been a oneway: it may be sent
+// again, though nothing else would be a reason.
+func TestAnAnswerShowsThatARequestIsACall(t *testing.T) {
+	e := newPolicyEnv(t, "toy.hidden", `, "idempotent": true, "retry_policy": {"retry_on": "refused,reset,timeout", "num_retries": 3, "per_try_timeout": "0.1s", `+quick+`}`,
+		"", `, "request_timeout": "1s"`, "h1")
+	n := 0
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		if n++; n < 3 {
+			s.Send([]byte("nope" + strings.TrimPrefix(string(b), "req")))
+		}
+		return len(b)
+	}
+	e.say("req 1 mnew -")
+	e.Advance(900 * time.Millisecond)
+	require.Equal(t, 3, n)
+	require.Empty(t, e.got(), "nor is it given up by per_try_timeout")
+	e.Advance(200 * time.Millisecond)
+	require.Equal(t, "err 1 - upstream request timeout\n", e.got())
+	require.Equal(t, 3, n)
+	e.counts(map[string]int64{"request_retry": 2, "request_per_try_timeout": 0, "request_active": 0})
+}
+
 // TestWhatWasSentIsSentAgainOnlyIfIdempotent: the connection ends before the answer.
 func TestWhatWasSentIsSentAgainOnlyIfIdempotent(t *testing.T) {
 	for _, idempotent := range []bool{false, true} {
