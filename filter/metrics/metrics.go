@@ -116,6 +116,17 @@ const (
 	// RequestUnanswered: quiet requests to which there was no answer.
 	RequestUnanswered
 
+	// RDSUpdateSuccess: answers of RDS that were accepted.
+	RDSUpdateSuccess
+	// RDSUpdateRejected: those that were refused.
+	RDSUpdateRejected
+	// RDSUpdateEmpty: those that had no routes, so that the ones before stay.
+	RDSUpdateEmpty
+	// RDSUpdateFailure: attempts to ask the server that failed, or were cut off.
+	RDSUpdateFailure
+	// RDSUpdateAttempt: all of these.
+	RDSUpdateAttempt
+
 	// Counters is how many there are.
 	Counters
 )
@@ -172,6 +183,11 @@ var counterNames = [Counters]string{
 	PartialFrameOverflow:               "partial_frame_overflow",
 	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
 	RequestUnanswered:                  "request_unanswered",
+	RDSUpdateSuccess:                   "rds_update_success",
+	RDSUpdateRejected:                  "rds_update_rejected",
+	RDSUpdateEmpty:                     "rds_update_empty",
+	RDSUpdateFailure:                   "rds_update_failure",
+	RDSUpdateAttempt:                   "rds_update_attempt",
 }
 
 func (c Counter) String() string { return counterNames[c] }
