@@ -198,6 +198,17 @@ func TestClientsThatLeaveWhileTheyWait(t *testing.T) {
 	require.Zero(t, d.count("request_active"))
 }
 
+// TestAClientThatSendsNoMore gets its answer all the same.
+func TestAClientThatSendsNoMore(t *testing.T) {
+	d := discover(t, "", "")
+	d.c.Send(req(1), req(2))
+	d.c.CloseWrite()
+	d.route("v1")
+	d.WaitUntil(d.c.Closed)
+	require.Len(t, replies(t, d.c), 2)
+	require.Zero(t, d.Panics())
+}
+
 // TestFewRequestsWait: as many as may wait for a connection.
 func TestFewRequestsWait(t *testing.T) {
 	for what, tc := range map[string]struct {

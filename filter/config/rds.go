@@ -42,7 +42,9 @@ type RDS struct {
 	Delta     bool
 	// Metadata of each stream: keys and values in turn.
 	Metadata []string
-	Node     *corev3.Node // never nil
+	// Node is told with each request, or with a stream's first. Never nil.
+	Node     *corev3.Node
+	NodeOnce bool
 	// FetchTimeout is 0 when there is none.
 	FetchTimeout time.Duration
 	// Key is the same for all that can share a subscription.
@@ -127,6 +129,7 @@ func (c *checker) apiSource(a *corev3.ApiConfigSource, r *RDS, path string) {
 	default:
 		c.refuse(path+".api_type", "want GRPC or DELTA_GRPC, is %v", a.GetApiType())
 	}
+	r.NodeOnce = a.GetSetNodeOnFirstMessageOnly()
 	c.version(a.GetTransportApiVersion(), path+".transport_api_version")
 	if n := len(a.GetGrpcServices()); n != 1 {
 		c.refuse(path+".grpc_services", "want one, has %d", n)

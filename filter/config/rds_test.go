@@ -28,7 +28,7 @@ func TestRDS(t *testing.T) {
 		// As the C++ proxy's own test of it, and Aeraki have it.
 		`{"route_config_name": "r", "config_source": {"resource_api_version": "V3", "initial_fetch_timeout": "0s", "api_config_source": {"api_type": "DELTA_GRPC",
 			"transport_api_version": "V3", "request_timeout": "10s", "set_node_on_first_message_only": true,
-			"grpc_services": [{"envoy_grpc": {"cluster_name": "aeraki-xds"}}]}}}`: {Cluster: "aeraki-xds", Delta: true, FetchTimeout: -1},
+			"grpc_services": [{"envoy_grpc": {"cluster_name": "aeraki-xds"}}]}}}`: {Cluster: "aeraki-xds", Delta: true, NodeOnce: true, FetchTimeout: -1},
 	} {
 		p, err := Load([]byte(rdsBase + cfg + "}"))
 		require.NoError(t, err, cfg)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -90,8 +91,9 @@ func (g *grpcSource) stateOfTheWorld(ctx context.Context, client routeservicev3.
 		return err
 	}
 	version, _ := held()
+	node := g.node()
 	request := &discoveryv3.DiscoveryRequest{
-		VersionInfo: version, Node: g.node(), ResourceNames: []string{g.cfg.Name}, TypeUrl: g.cfg.TypeURL,
+		VersionInfo: version, Node: node, ResourceNames: []string{g.cfg.Name}, TypeUrl: g.cfg.TypeURL,
 	}
 	for {
 		// An error of it is told by Recv, with its reason.
@@ -104,7 +106,7 @@ func (g *grpcSource) stateOfTheWorld(ctx context.Context, client routeservicev3.
 		refused := detail(answered(a))
 		version, _ = held()
 		request = &discoveryv3.DiscoveryRequest{
-			VersionInfo: version, ResourceNames: []string{g.cfg.Name}, TypeUrl: g.cfg.TypeURL,
+			VersionInfo: version, Node: g.again(node), ResourceNames: []string{g.cfg.Name}, TypeUrl: g.cfg.TypeURL,
 			ResponseNonce: r.GetNonce(), ErrorDetail: refused,
 		}
 	}
@@ -117,8 +119,9 @@ func (g *grpcSource) delta(ctx context.Context, client routeservicev3.RouteDisco
 	if err != nil {
 		return err
 	}
+	node := g.node()
 	request := &discoveryv3.DeltaDiscoveryRequest{
-		Node: g.node(), TypeUrl: g.cfg.TypeURL, ResourceNamesSubscribe: []string{g.cfg.Name},
+		Node: node, TypeUrl: g.cfg.TypeURL, ResourceNamesSubscribe: []string{g.cfg.Name},
 	}
 	if version, ok := held(); ok {
 		request.InitialResourceVersions = map[string]string{g.cfg.Name: version}
@@ -129,14 +132,14 @@ func (g *grpcSource) delta(ctx context.Context, client routeservicev3.RouteDisco
 		if err != nil {
 			return err
 		}
-		a := answer{version: r.GetSystemVersionInfo(), removed: r.GetRemovedResources(), fault: g.checkType(r.GetTypeUrl())}
+		a := answer{version: r.GetSystemVersionInfo(), partial: true, fault: g.checkType(r.GetTypeUrl())}
 		for _, res := range r.GetResources() {
 			a.version = res.GetVersion()
 			a.names = append(a.names, res.GetName())
 			a.resources = append(a.resources, res.GetResource())
 		}
 		request = &discoveryv3.DeltaDiscoveryRequest{
-			TypeUrl: g.cfg.TypeURL, ResponseNonce: r.GetNonce(), ErrorDetail: detail(answered(a)),
+			Node: g.again(node), TypeUrl: g.cfg.TypeURL, ResponseNonce: r.GetNonce(), ErrorDetail: detail(answered(a)),
 		}
 	}
 }
@@ -149,12 +152,24 @@ func (g *grpcSource) checkType(url string) error {
 	return fmt.Errorf("type_url: want %s, is %q", g.cfg.TypeURL, url)
 }
 
+// node is who asks.
 func (g *grpcSource) node() *corev3.Node {
 	n := proto.CloneOf(g.cfg.Node)
+	if n.GetId() == "" {
+		n.Id, _ = os.Hostname()
+	}
 	if n.GetUserAgentName() == "" {
 		n.UserAgentName = "meltemi"
 	}
 	return n
+}
+
+// again is the node of a stream's further requests.
+func (g *grpcSource) again(node *corev3.Node) *corev3.Node {
+	if g.cfg.NodeOnce {
+		return nil
+	}
+	return node
 }
 
 func detail(err error) *rpcstatus.Status {

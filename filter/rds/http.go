@@ -79,7 +79,9 @@ func (c *converter) action(from *routev3.RouteAction, path string) *routev1alpha
 	case *routev3.RouteAction_Cluster:
 		a.ClusterSpecifier = &routev1alpha.RouteAction_Cluster{Cluster: s.Cluster}
 	case *routev3.RouteAction_WeightedClusters:
-		a.ClusterSpecifier = &routev1alpha.RouteAction_WeightedClusters{WeightedClusters: s.WeightedClusters}
+		wc := proto.CloneOf(s.WeightedClusters)
+		wc.TotalWeight = nil // the sum counts
+		a.ClusterSpecifier = &routev1alpha.RouteAction_WeightedClusters{WeightedClusters: wc}
 	}
 	for i, h := range from.GetHashPolicy() {
 		at := fmt.Sprintf("%shash_policy[%d].", path, i)

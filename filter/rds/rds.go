@@ -81,18 +81,16 @@ func NewRegistry() *Registry { return &Registry{subs: map[string]*subscription{}
 // called no more. A subscription begins with its first user and ends with the last.
 func (r *Registry) Subscribe(cfg *config.RDS, bg host.Background, u User) (cancel func()) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	s := r.subs[cfg.Key]
-	if s == nil {
+	if s != nil {
+		s.join(u)
+	} else {
 		ctx, stop := context.WithCancel(context.Background())
-		s = &subscription{cfg: cfg, bg: bg, stop: stop}
+		s = &subscription{cfg: cfg, bg: bg, stop: stop, users: []User{u}}
 		r.subs[cfg.Key] = s
 		go s.run(ctx, newSource(cfg, bg))
 	}
-	s.mu.Lock()
-	s.users = append(s.users, u)
-	r.mu.Unlock()
-	defer s.mu.Unlock()
-	s.join(u)
 	return func() { r.leave(s, u) }
 }
 
@@ -127,12 +125,13 @@ func newSource(cfg *config.RDS, bg host.Background) source {
 
 // answer is what a source says.
 type answer struct {
+	// version is that of the answer, or, if it is partial, of its resource.
 	version   string
+	partial   bool
 	resources []*anypb.Any
 	// names of resources, where they are beside them: without one it is in the
 	// resource.
-	names   []string
-	removed []string
+	names []string
 	// fault is why the answer cannot be read.
 	fault error
 }
@@ -148,6 +147,8 @@ type subscription struct {
 	held    *routev1alpha.RouteConfiguration // nil while there is none
 	paths   paths                            // of held
 	version string                           // of what was accepted last
+	said    bool                             // that something has been answered
+	last    Event                            // by which
 
 	// Of the goroutine.
 	refusals int    // in a row
@@ -155,9 +156,15 @@ type subscription struct {
 	lost     bool   // and said so
 }
 
-// join gives u what is held. s.mu is held.
+// join adds a user, and gives it what is held.
 func (s *subscription) join(u User) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users = append(s.users, u)
 	if s.held == nil {
+		if s.said {
+			u.Heard(s.last)
+		}
 		return
 	}
 	var use func()
@@ -256,6 +263,7 @@ func (s *subscription) answered(a answer) error {
 	} else {
 		s.refusals, s.refused = 0, ""
 	}
+	s.said, s.last = true, e
 	s.tell(e)
 	return err
 }
@@ -268,7 +276,7 @@ func (s *subscription) take(a answer) (Event, error) {
 	if len(a.resources) == 0 {
 		// As in Envoy: a route configuration is gone when nobody uses it any more, and
 		// until then the last one counts.
-		if len(a.removed) == 0 {
+		if !a.partial {
 			s.version = a.version
 		}
 		s.bg.Logf(host.Debug, "meltemi: rds: version %q from %s has no routes %q", a.version, s.cfg.Server(), s.cfg.Name)

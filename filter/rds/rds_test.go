@@ -2,6 +2,9 @@ package rds_test
 
 import (
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -43,6 +46,7 @@ func TestStateOfTheWorld(t *testing.T) {
 		require.Equal(t, "n1", r.GetResponseNonce())
 		require.Nil(t, r.GetErrorDetail())
 		require.Equal(t, "v1", u.to())
+		require.Equal(t, "n1", r.GetNode().GetId(), "with each, as Envoy tells it")
 
 		require.NoError(t, st.send(response("2", own(name, "v2"))))
 		require.Equal(t, "2", next(b, st.world).GetVersionInfo())
@@ -65,6 +69,9 @@ func TestDelta(t *testing.T) {
 		require.Equal(t, []string{name}, r.GetResourceNamesSubscribe())
 		require.Equal(t, config.ProxyRoutes, r.GetTypeUrl())
 		require.Empty(t, r.GetInitialResourceVersions())
+		hostname, err := os.Hostname()
+		require.NoError(t, err)
+		require.Equal(t, hostname, r.GetNode().GetId())
 
 		require.NoError(t, st.send(deltaResponse("1", own(name, "v1"))))
 		r = next(b, st.delta)
@@ -81,7 +88,7 @@ func TestDelta(t *testing.T) {
 		require.Equal(t, "v1", u.to())
 
 		// As in Envoy what is removed stays in use.
-		require.NoError(t, st.send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: config.ProxyRoutes, Nonce: "n3", RemovedResources: []string{name}}))
+		require.NoError(t, st.send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: config.ProxyRoutes, Nonce: "n3", SystemVersionInfo: "s3", RemovedResources: []string{name}}))
 		r = next(b, st.delta)
 		require.Equal(t, "n3", r.GetResponseNonce())
 		require.Nil(t, r.GetErrorDetail())
@@ -215,14 +222,15 @@ func TestAServerThatGoes(t *testing.T) {
 		require.NoError(t, st.send(response("7", http(name, "v1"))))
 		next(b, st.world)
 		b.serve(nil)
-		begun := len(b.dialled)
+		begun := len(b.dials())
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		require.Equal(t, "v1", u.to())
 		require.Equal(t, 1, b.said(`going on with version "7"`))
 		var pauses []time.Duration
-		for i := begun + 1; i < len(b.dialled); i++ {
-			pauses = append(pauses, b.dialled[i]-b.dialled[i-1])
+		dials := b.dials()
+		for i := begun + 1; i < len(dials); i++ {
+			pauses = append(pauses, dials[i]-dials[i-1])
 		}
 		require.Less(t, len(pauses), 60)
 		require.Greater(t, len(pauses), 20)
@@ -341,6 +349,27 @@ func TestAllUsersOrNone(t *testing.T) {
 	})
 }
 
+// TestWhoComesLaterWaitsForNothing: what came so far has brought no routes.
+func TestWhoComesLaterWaitsForNothing(t *testing.T) {
+	virtually(t, func(b *bed) {
+		b.serve(newServer())
+		cfg := source(t, world)
+		_, cancel := b.subscribe(cfg)
+		defer cancel()
+		st := b.stream()
+		next(b, st.world)
+		before, cancelBefore := b.subscribe(cfg)
+		defer cancelBefore()
+		require.Empty(t, before.events)
+		require.NoError(t, st.send(response("1", own("other", "v1"))))
+		next(b, st.world)
+		require.Equal(t, []rds.Event{rds.Refused}, before.events)
+		later, cancelLater := b.subscribe(cfg)
+		defer cancelLater()
+		require.Equal(t, []rds.Event{rds.Refused}, later.events)
+	})
+}
+
 // TestAPanicIsARefusal.
 func TestAPanicIsARefusal(t *testing.T) {
 	virtually(t, func(b *bed) {
@@ -378,14 +407,14 @@ func TestTheSameAgain(t *testing.T) {
 // TestWhatAerakiSends is what it means.
 func TestWhatAerakiSends(t *testing.T) {
 	const text = `{"name": "greeter", "virtualHosts": [{"name": "dummy", "domains": ["*"], "routes": [{
-		"name": "r", "match": {"prefix": "/", "headers": [{"name": "method", "exactMatch": "hello"}]},
-		"route": {"weightedClusters": {"clusters": [{"name": "a", "weight": 1}, {"name": "b", "weight": 3}]}, %s
+		"name": "r", "match": {"prefix": "/", "headers": [{"name": "method", "exactMatch": "hello"}, {"name": "x", "safeRegexMatch": {"googleRe2": {}, "regex": "a.*"}}]},
+		"route": {"weightedClusters": {"clusters": [{"name": "a", "weight": 1}, {"name": "b", "weight": 3}], "totalWeight": 4}, %s
 			"requestMirrorPolicies": [{"cluster": "m", "runtimeFraction": {"defaultValue": {"numerator": 5}}}, {"cluster": "n"}]},
 		"requestHeadersToAdd": [{"header": {"key": "k", "value": "v"}}],
 		"responseHeadersToAdd": [{"header": {"key": "x", "value": "y"}, "appendAction": "OVERWRITE_IF_EXISTS_OR_ADD"}]
 	}]}]}`
 	const want = `{"name": "greeter", "routes": [{
-		"name": "r", "match": {"metadata": [{"name": "method", "exactMatch": "hello"}]},
+		"name": "r", "match": {"metadata": [{"name": "method", "exactMatch": "hello"}, {"name": "x", "safeRegexMatch": {"googleRe2": {}, "regex": "a.*"}}]},
 		"route": {"weightedClusters": {"clusters": [{"name": "a", "weight": 1}, {"name": "b", "weight": 3}]}, "hashPolicy": ["user"],
 			"requestMirrorPolicies": [{"cluster": "m", "runtimeFraction": {"defaultValue": {"numerator": 5}}}, {"cluster": "n"}]},
 		"requestMutation": [{"key": "k", "value": "v"}], "responseMutation": [{"key": "x", "value": "y"}]
@@ -409,4 +438,62 @@ func TestWhatAerakiSends(t *testing.T) {
 		require.Equal(t, "resources[0].virtual_hosts[0].routes[0].route.prefix_rewrite: not supported; "+
 			"resources[0].virtual_hosts[0].routes[0].route.hash_policy[0].cookie: not supported", next(b, st.world).GetErrorDetail().GetMessage())
 	})
+}
+
+// TestATableOfAerakis passes the compiler, in the forms that are deprecated too.
+func TestATableOfAerakis(t *testing.T) {
+	virtually(t, func(b *bed) {
+		b.serve(newServer())
+		u, cancel := b.subscribe(source(t, world))
+		defer cancel()
+		st := b.stream()
+		next(b, st.world)
+		from := new(routev3.RouteConfiguration)
+		unmarshal(t, `{"name": "greeter", "virtualHosts": [{"name": "dummy", "domains": ["*"], "routes": [{
+			"match": {"prefix": "/", "headers": [{"name": "a", "exactMatch": "x"}, {"name": "b", "prefixMatch": "y"}, {"name": "c", "presentMatch": true},
+				{"name": "d", "safeRegexMatch": {"googleRe2": {}, "regex": "^s.*o$"}}]},
+			"route": {"weightedClusters": {"clusters": [{"name": "v1", "weight": 20}, {"name": "v2", "weight": 80}], "totalWeight": 100}}
+		}]}]}`, from)
+		require.NoError(t, st.send(response("1", packed(from))))
+		require.Nil(t, next(b, st.world).GetErrorDetail())
+		require.Len(t, u.routes.GetRoutes(), 1)
+	})
+}
+
+// TestNodeIsToldOnce if that is wanted.
+func TestNodeIsToldOnce(t *testing.T) {
+	virtually(t, func(b *bed) {
+		b.serve(newServer())
+		_, cancel := b.subscribe(source(t, strings.Replace(delta, `"api_type"`, `"set_node_on_first_message_only": true, "api_type"`, 1)))
+		defer cancel()
+		st := b.stream()
+		require.NotNil(t, next(b, st.delta).GetNode())
+		require.NoError(t, st.send(deltaResponse("1", own(name, "v1"))))
+		require.Nil(t, next(b, st.delta).GetNode())
+	})
+}
+
+// TestAnAddress: a server that is dialled without a host's help.
+func TestAnAddress(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": socket} {
+		t.Run(network, func(t *testing.T) {
+			l, err := net.Listen(network, address)
+			require.NoError(t, err)
+			target := "unix:" + socket
+			if network == "tcp" {
+				target = l.Addr().String()
+			}
+			b := &bed{T: t, Registry: rds.NewRegistry(), server: newServer()}
+			defer b.server.grpc.Stop()
+			go b.server.grpc.Serve(l)
+			_, cancel := b.subscribe(source(t, strings.Replace(world, `{"envoy_grpc": {"cluster_name": "xds"}}`, `{"google_grpc": {"target_uri": "`+target+`"}}`, 1)))
+			defer cancel()
+			st := b.stream()
+			next(b, st.world)
+			require.NoError(t, st.send(response("1", http(name, "v1"))))
+			require.Equal(t, "1", next(b, st.world).GetVersionInfo())
+			require.Empty(t, b.dials())
+		})
+	}
 }

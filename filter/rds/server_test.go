@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +70,13 @@ func (b *bed) Logf(level host.Level, format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.log = append(b.log, fmt.Sprintf(format, args...))
+}
+
+// dials are when somebody was dialled.
+func (b *bed) dials() []time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.dialled)
 }
 
 // said counts the lines of the log that have a text.
@@ -162,7 +170,7 @@ func (b *bed) stream() *stream {
 	case st := <-b.server.streams:
 		return st
 	case <-time.After(time.Minute):
-		b.Fatalf("no stream; log: %q", b.log)
+		b.Fatal("no stream")
 		return nil
 	}
 }
@@ -180,7 +188,7 @@ func next[R any](b *bed, requests chan R) R {
 	case r := <-requests:
 		return r
 	case <-time.After(time.Minute):
-		b.Fatalf("no request; log: %q", b.log)
+		b.Fatal("no request")
 		panic("not reached")
 	}
 }

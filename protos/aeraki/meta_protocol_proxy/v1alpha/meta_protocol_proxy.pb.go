@@ -822,7 +822,7 @@ type Rds struct {
 	// Name of the route configuration. Required.
 	RouteConfigName string `protobuf:"bytes,2,opt,name=route_config_name,json=routeConfigName,proto3" json:"route_config_name,omitempty"`
 	// What the server is told of this proxy: a module does not learn its Envoy's node.
-	// Default: a node without an id.
+	// Its id should be no other proxy's. Default: the host's name as id.
 	Node *v31.Node `protobuf:"bytes,100,opt,name=node,proto3" json:"node,omitempty"`
 	// Type of the resources that are asked for:
 	// type.googleapis.com/envoy.config.route.v3.RouteConfiguration, the default, or
