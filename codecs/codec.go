@@ -84,6 +84,10 @@ type Codec interface {
 	// since Decode) and the changes of mut. mut is nil when nothing changes.
 	// It must not modify m.Raw, and must not keep it or dst. An error means
 	// that nothing useful was appended; the caller truncates.
+	//
+	// Of a request that is tried again m.Raw is a copy of the frame, and properties
+	// and operation may be gone: it appends what it did before, by m.Raw, scalars,
+	// Scratch and ReplyInfo.
 	Encode(dst []byte, m *Metadata, mut *Mutation) ([]byte, error)
 
 	// EncodeError appends a local reply in the protocol that ends the request

@@ -1,6 +1,10 @@
 package codecs
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+	"time"
+)
 
 // MessageType is what a message is to the pipeline. The first nine numbers are
 // those of the C++ MetaProtocol Proxy.
@@ -111,6 +115,9 @@ type Metadata struct {
 	// may be hidden (see [Traits]) on requests that surely do. Other requests
 	// always want one, oneways never; there it is not looked at.
 	ExpectsReply bool
+	// Code is the protocol's own of the outcome of a Response or Error; 0 where it has
+	// none. The codecs' pages say which it is.
+	Code int32
 	// ID correlates a response with its request; 0 where there is none.
 	ID uint64
 	// FixedID says that Encode cannot change the id of a request: it has an
@@ -125,8 +132,15 @@ type Metadata struct {
 	GoesAway bool
 	// NotProcessed is set on an Error that says that the server has not looked at
 	// the request, as it leaves (bRPC's ELOGOFF): the request may go elsewhere,
-	// and the client must not take the proxy for the one that leaves.
+	// and the client must not take the proxy for the one that leaves. Its Failure is
+	// Refused.
 	NotProcessed bool
+	// Failure says of an Error whether the request may be tried again, and whether
+	// the host has failed; NoFailure of everything else.
+	Failure FailureClass
+	// Retried is set on requests with the protocol's own mark that they are another
+	// attempt already (Kitex's RetryReq): they are not tried once more.
+	Retried bool
 	// Silent is set on an answer that its client does not get: the request was
 	// quiet, and this is what it did not want to hear (memcached's miss, when the
 	// command says q).
@@ -379,10 +393,18 @@ func (m *Metadata) Release() {
 // Outline returns a copy of m in memory of its own that has what outlives a frame:
 // scalars, Scratch and ReplyInfo.
 func (m *Metadata) Outline() *Metadata {
-	c := *m
-	c.ReplyInfo = append([]byte(nil), m.ReplyInfo...)
-	c.loader, c.props, c.own, c.service, c.method, c.Raw = nil, nil, nil, nil, nil, nil
-	return &c
+	c := new(Metadata)
+	c.SetOutline(m)
+	return c
+}
+
+// SetOutline makes m, which is empty, what Outline returns of o, in m's memory.
+func (m *Metadata) SetOutline(o *Metadata) {
+	info, props, own := m.ReplyInfo[:0], m.props, m.own
+	info = append(info, o.ReplyInfo...)
+	*m = *o
+	m.ReplyInfo, m.props, m.own = info, props, own
+	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
@@ -405,7 +427,18 @@ func EqualFold(b []byte, s string) bool {
 // Mutation is what shall change in a message when it goes out: keys that are
 // set or overwritten, in the codec's own place for attributes (Dubbo
 // attachments, Thrift headers, …). The last value of a key wins.
-type Mutation struct{ kv []KeyValue }
+type Mutation struct {
+	// Timeout is what a request shall say of how long its client will wait, in the
+	// protocol's own place and unit (see Millis), instead of what it says; 0 leaves
+	// that as it is. It wins over an entry for the same place. A request that has
+	// no place for it goes out without, which is no error, as do all other messages.
+	Timeout time.Duration
+	// Retry is the number of the attempt that a request shall be marked as, from 1
+	// for the first retry on; 0 is none. Where the protocol has no mark, it is not.
+	Retry int
+
+	kv []KeyValue
+}
 
 // KeyValue is one entry of a Mutation.
 type KeyValue struct{ Key, Value string }
@@ -421,6 +454,9 @@ func (mu *Mutation) Set(key, value string) {
 	mu.kv = append(mu.kv, KeyValue{key, value})
 }
 
+// Assign makes mu what o is, in mu's memory.
+func (mu *Mutation) Assign(o *Mutation) { mu.kv = append(mu.kv[:0], o.kv...) }
+
 // Entries returns the entries in the order in which their keys were first set.
 // A nil Mutation has none.
 func (mu *Mutation) Entries() []KeyValue {
@@ -430,10 +466,35 @@ func (mu *Mutation) Entries() []KeyValue {
 	return mu.kv
 }
 
+// Millis returns Timeout as protocols write it, 0 if there is none: in whole
+// milliseconds, without what is beyond, as a server must not take longer than its
+// client waits; but what is left is at least 1. A nil Mutation has none.
+func (mu *Mutation) Millis() int32 {
+	if mu == nil || mu.Timeout <= 0 {
+		return 0
+	}
+	return int32(min(max(mu.Timeout.Milliseconds(), 1), math.MaxInt32))
+}
+
+// Empty reports whether nothing shall change, as if there were no Mutation.
+func (mu *Mutation) Empty() bool {
+	return mu == nil || len(mu.kv) == 0 && mu.Timeout <= 0 && mu.Retry <= 0
+}
+
+// WithoutEntries returns a Mutation that changes what mu changes but for the entries,
+// nil if that is nothing. It is for a message that cannot carry those.
+func (mu *Mutation) WithoutEntries() *Mutation {
+	if mu == nil || mu.Timeout <= 0 && mu.Retry <= 0 {
+		return nil
+	}
+	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry}
+}
+
 // Reset empties mu and keeps its memory, unless it is large.
 func (mu *Mutation) Reset() {
 	clear(mu.kv)
 	if mu.kv = mu.kv[:0]; cap(mu.kv) > keepProps {
 		mu.kv = nil
 	}
+	mu.Timeout, mu.Retry = 0, 0
 }

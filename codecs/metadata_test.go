@@ -2,8 +2,10 @@ package codecs_test
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -66,6 +68,42 @@ func TestDetachedPropertiesOutliveTheirFrame(t *testing.T) {
 	}
 }
 
+// TestAnOutlineIsWhatOutlivesAFrame, in new memory or that of another message.
+func TestAnOutlineIsWhatOutlivesAFrame(t *testing.T) {
+	m := codecs.Metadata{
+		Type: codecs.Oneway, ID: 7, FixedID: true, HeaderSize: 1, BodySize: 2, Variant: 3, Scratch: [8]uint32{4},
+		ReplyInfo: []byte("info"), Raw: []byte("raw"),
+	}
+	m.Put([]byte("k"), []byte("v"))
+	m.SetOperation([]byte("service"), []byte("method"))
+	var o codecs.Metadata
+	for range 2 {
+		o.SetOutline(&m)
+		for _, o := range []*codecs.Metadata{&o, m.Outline()} {
+			require.Nil(t, o.Raw)
+			require.Empty(t, o.Properties())
+			require.Empty(t, o.AppendOperation(nil))
+			require.Equal(t, "info", string(o.ReplyInfo))
+			require.NotSame(t, &m.ReplyInfo[0], &o.ReplyInfo[0])
+			require.Equal(t, []any{m.Type, m.ID, m.FixedID, m.HeaderSize, m.BodySize, m.Variant, m.Scratch},
+				[]any{o.Type, o.ID, o.FixedID, o.HeaderSize, o.BodySize, o.Variant, o.Scratch})
+		}
+		require.Zero(t, testing.AllocsPerRun(10, func() { o.Reset(); o.SetOutline(&m) }))
+		o.Reset()
+		o.Set("of another", "message")
+		o.Reset()
+	}
+}
+
+func TestAMutationIsAssignedAsACopy(t *testing.T) {
+	var a, b codecs.Mutation
+	a.Set("k", "1")
+	b.Set("old", "0")
+	b.Assign(&a)
+	a.Set("k", "2")
+	require.Equal(t, []codecs.KeyValue{{Key: "k", Value: "1"}}, b.Entries())
+}
+
 // TestWhatMessagesHold is a small multiple of what came, however many properties
 // that has, and little when they are over.
 func TestWhatMessagesHold(t *testing.T) {
@@ -101,4 +139,52 @@ func heap() int {
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
 	return int(ms.HeapAlloc)
+}
+
+func TestAMutationOfAnotherAttempt(t *testing.T) {
+	var none *codecs.Mutation
+	require.True(t, none.Empty())
+	require.Zero(t, none.Millis())
+	require.Nil(t, none.WithoutEntries())
+	for _, tc := range []struct {
+		timeout time.Duration
+		want    int32
+	}{
+		{0, 0},
+		{-time.Second, 0},
+		{1, 1},
+		{400 * time.Microsecond, 1},
+		{time.Millisecond, 1},
+		{1999 * time.Microsecond, 1},
+		{time.Second, 1000},
+		{math.MaxInt32 * time.Millisecond, math.MaxInt32},
+		{math.MaxInt64, math.MaxInt32},
+	} {
+		mu := &codecs.Mutation{Timeout: tc.timeout}
+		require.Equal(t, tc.want, mu.Millis(), tc.timeout)
+		require.Equal(t, tc.want == 0, mu.Empty())
+		mu.Set("k", "v")
+		require.False(t, mu.Empty())
+		if tc.want == 0 {
+			require.Nil(t, mu.WithoutEntries())
+		} else {
+			require.Equal(t, &codecs.Mutation{Timeout: tc.timeout}, mu.WithoutEntries())
+		}
+		mu.Retry = 1
+		require.Equal(t, &codecs.Mutation{Timeout: tc.timeout, Retry: 1}, mu.WithoutEntries())
+		mu.Reset()
+		require.True(t, mu.Empty())
+		require.Zero(t, mu.Timeout)
+		require.Zero(t, mu.Retry)
+	}
+	require.False(t, (&codecs.Mutation{Retry: 1}).Empty())
+}
+
+func TestFailuresHaveNames(t *testing.T) {
+	for f, want := range map[codecs.FailureClass]string{
+		codecs.NoFailure: "no failure", codecs.HostFailure: "host failure", codecs.Refused: "refused", codecs.Overloaded: "overloaded", 9: "unknown",
+	} {
+		require.Equal(t, want, f.String())
+		require.Equal(t, f == codecs.Refused || f == codecs.Overloaded, f.Unexecuted())
+	}
 }

@@ -363,7 +363,7 @@ func TestBRPCSharedConnection(t *testing.T) {
 					clients[i] = p.client.Client(t, e.Port("brpc"), peers.BRPCOptions{})
 				}
 				for range 10 { // more at a time, and the Java sides alone need longer than they wait
-					pending := make([]*peers.Pending, 2*n)
+					pending := make([]*peers.Pending, n)
 					for i := range pending {
 						pending[i] = clients[i%len(clients)].Go(brpcCall("SayHello", fmt.Sprint(i)))
 					}

@@ -14,7 +14,7 @@ func TestDubboDirect(t *testing.T) {
 	for _, p := range pairings {
 		t.Run(p.String(), func(t *testing.T) {
 			provider := p.provider.Provider(t, peers.ProviderOptions{Name: "p1"})
-			calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, provider.Port, peers.ConsumerOptions{}), "p1")
+			calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, provider.Port, peers.ConsumerOptions{Timeout: calls.Patience}), "p1")
 		})
 	}
 }

@@ -31,7 +31,7 @@ func TestDubboThroughTCPProxy(t *testing.T) {
 		o.Clusters = []envoytest.Resource{envoytest.Cluster("providers", envoytest.At(provider.Port)...)}
 		o.Listeners = []envoytest.Resource{envoytest.Listener("dubbo", envoytest.TCPProxy("providers"))}
 		e := envoytest.Start(t, o)
-		calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "p1")
+		calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Timeout: calls.Patience}), "p1")
 	})
 }
 
@@ -43,7 +43,7 @@ func TestDubboPairings(t *testing.T) {
 			t.Run(p.String(), func(t *testing.T) {
 				provider := p.provider.Provider(t, peers.ProviderOptions{Name: "p1"})
 				e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(provider.Port)...))
-				calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "p1")
+				calls.Dubbo(t, p.consumer, p.consumer.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Timeout: calls.Patience}), "p1")
 				checkCounters(t, e)
 			})
 		}

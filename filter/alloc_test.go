@@ -3,6 +3,7 @@ package filter_test
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,13 +19,16 @@ import (
 // bareHost is a host that allocates nothing: one worker, one client, one
 // upstream connection.
 type bareHost struct {
-	now   time.Duration
-	free  []*host.Buffer
-	up    host.UpstreamEvents
-	sent  []byte // to the server
-	got   []byte // by the client
-	shard host.Shard
-	down  host.DownstreamEvents
+	now  time.Duration
+	free []*host.Buffer
+	up   host.UpstreamEvents
+	sent []byte // to the server
+	// The same of the cluster "mirror".
+	mirror host.UpstreamEvents
+	copied []byte
+	got    []byte // by the client
+	shard  host.Shard
+	down   host.DownstreamEvents
 
 	request [][]byte
 }
@@ -41,7 +45,13 @@ func (h *bareHost) ClusterHosts(string) (host.Hosts, bool, bool) {
 	return host.Hosts{Total: 1, Healthy: 1, Preferred: 1}, true, true
 }
 
-func (h *bareHost) Connect(_ host.Target, ev host.UpstreamEvents) host.Upstream {
+func (h *bareHost) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	if t.Cluster == "mirror" {
+		if h.mirror == nil {
+			h.mirror = ev
+		}
+		return bareMirror{bareUpstream{h}}
+	}
 	if h.up == nil { // a replacement of the first one never comes up
 		h.up = ev
 	}
@@ -69,6 +79,13 @@ func (bareUpstream) ReadDisable(bool) {}
 func (u bareUpstream) Write(b *host.Buffer) { u.h.sent = append(u.h.sent[:0], b.B...); u.h.Recycle(b) }
 func (u bareUpstream) Close(bool)           {}
 
+type bareMirror struct{ bareUpstream }
+
+func (u bareMirror) Write(b *host.Buffer) {
+	u.h.copied = append(u.h.copied[:0], b.B...)
+	u.h.Recycle(b)
+}
+
 type bareDownstream struct{ h *bareHost }
 
 func (d bareDownstream) Write(b *host.Buffer) {
@@ -90,12 +107,25 @@ const byAttributes = `{"name": "r", "routes": [
     {"name": "method", "string_match": {"exact": "sayHello"}}, {"name": "tenant", "string_match": {"exact": "acme"}}]},
    "route": {"cluster": "v1"}}]}`
 
+// withPolicies is byAttributes with all policies of requests.
+const withPolicies = `{"name": "r", "routes": [
+  {"match": {"metadata": [{"name": "interface", "string_match": {"exact": "org.example.Greeter"}}]},
+   "route": {"cluster": "v1", "timeout": "1s", "idempotent": true, "hedge_policy": {"hedge_percentile": {"value": 95}},
+    "retry_policy": {"retry_on": "connect-failure,refused,reset,timeout,server-error", "per_try_timeout": "0.5s"}}}],
+  "clusters": [{"name": "*", "outlier_detection": {"failure_percentage_threshold": 85, "silence": "2s"}, "circuit_breakers": {
+   "max_requests": 1000, "keys": [{"names": ["method"], "max_requests": 100, "error_percent": 50}]}}]}`
+
 // newRoundTrip returns a function that sends one request and its answer through
 // the whole pipeline.
 func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
+	return newRoundTripBy(t, byAttributes)
+}
+
+// newRoundTripBy is newRoundTrip with other routes.
+func newRoundTripBy(t testing.TB, routes string) (roundTrip func(), h *bareHost) {
 	h = &bareHost{now: time.Hour}
 	m := filter.NewModule()
-	cfg, err := m.NewConfig(h, []byte(listener(byAttributes, "")))
+	cfg, err := m.NewConfig(h, []byte(listener(routes, "")))
 	require.NoError(t, err)
 	h.shard = m.NewWorker(h)
 	h.down = h.shard.Accept(cfg, bareDownstream{h})
@@ -126,6 +156,27 @@ func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
 		h.shard.EndHook()
 		answer()
 	}, h
+}
+
+// newMirroredRoundTrip is newRoundTrip with a copy, which is answered too, and the
+// answers compared.
+func newMirroredRoundTrip(t testing.TB) (roundTrip func()) {
+	primary, h := newRoundTripBy(t, strings.Replace(byAttributes, `"route": {`,
+		`"route": {"request_mirror_policies": [{"cluster": "mirror", "compare": true, "after_mutation": true, "runtime_fraction": {"default_value": {"numerator": 99}}}], `, 1))
+	h.mirror.Ready("m1")
+	h.shard.EndHook()
+	resp := dubbotest.Response(0, "x")
+	out := [][]byte{resp}
+	return func() {
+		h.copied = h.copied[:0]
+		primary()
+		if len(h.copied) == 0 { // not of the share
+			return
+		}
+		copy(resp[4:12], h.copied[4:])
+		h.mirror.Data(out, len(resp))
+		h.shard.EndHook()
+	}
 }
 
 // plainCodec is a protocol without ids of frames of eight bytes: the type, "q" or "m"
@@ -214,7 +265,10 @@ func newPipelinedRoundTrip(t testing.TB) (roundTrip func()) {
 
 func TestARequestAllocatesNothing(t *testing.T) {
 	byID, _ := newRoundTrip(t)
-	for name, roundTrip := range map[string]func(){"by id": byID, "in order": newPipelinedRoundTrip(t)} {
+	policies, _ := newRoundTripBy(t, withPolicies)
+	for name, roundTrip := range map[string]func(){
+		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "mirrored": newMirroredRoundTrip(t),
+	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
 				roundTrip()
@@ -241,7 +295,19 @@ func TestAMutedRequestThatIsSentLateHasADeadline(t *testing.T) {
 }
 
 func BenchmarkPipeline(b *testing.B) {
-	roundTrip, _ := newRoundTrip(b)
+	for name, routes := range map[string]string{"plain": byAttributes, "policies": withPolicies} {
+		b.Run(name, func(b *testing.B) {
+			roundTrip, _ := newRoundTripBy(b, routes)
+			b.ReportAllocs()
+			for b.Loop() {
+				roundTrip()
+			}
+		})
+	}
+}
+
+func BenchmarkPipelineMirrored(b *testing.B) {
+	roundTrip := newMirroredRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

@@ -12,14 +12,14 @@ import (
 // encode appends md with the changes of mut, if there are any, or without them,
 // counted, when it cannot carry them. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() {
 		mut = nil
 	}
 	b, err := m.proto.codec.Encode(dst, md, mut)
 	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
 		m.cfg.count(metrics.MutationSkipped, 1)
 		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		b, err = m.proto.codec.Encode(dst, md, nil)
+		b, err = m.proto.codec.Encode(dst, md, mut.WithoutEntries())
 	}
 	return b, err
 }

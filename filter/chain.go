@@ -81,6 +81,9 @@ func (m *Message) runResponse() {
 			return
 		}
 	}
+	if m.shadows != nil {
+		m.tellShadows(1 + outcome(m.resp.Status))
+	}
 	m.resp.ID = m.clientID
 	m.write(m.resp.HeaderSize+m.resp.BodySize, func(b []byte) (_ []byte, err error) {
 		if !m.resp.Silent {
@@ -96,6 +99,7 @@ func (m *Message) runResponse() {
 // end takes leave of the message.
 func (m *Message) end() {
 	c := m.cfg
+	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
 		if f := c.chain[i].end; f != nil {
 			m.pos = i
@@ -114,6 +118,9 @@ func (m *Message) end() {
 	case !m.left:
 		c.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
+	}
+	if m.shadows != nil {
+		m.tellShadows(0)
 	}
 	m.sh.freeMessage(m)
 }

@@ -1,7 +1,10 @@
 package filter
 
 import (
+	"time"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
@@ -43,16 +46,67 @@ func (m *Message) send() {
 		c.halt()
 		return
 	}
+	if !m.admit(p) {
+		return
+	}
 	line := c.lines.To(p)
-	m.exchange.Start(p, upstream.Send{
-		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
-		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
-		Timeout: m.cfg.RequestTimeout,
-	})
+	how := m.how(line)
+	policy := m.policy()
+	if policy != nil && policy.Timeout > 0 {
+		if how.Timeout = m.timeLeft(policy); how.Timeout <= 0 {
+			m.cfg.count(metrics.RequestDeadlineSpent, 1)
+			m.debug("its deadline has passed before it could be sent")
+			m.Reply(codecs.Timeout, "the deadline of the request has passed before it could be sent")
+			m.answerLocally()
+			return
+		}
+	}
+	if m.route != nil && m.route.Mirrors != nil {
+		m.mirror()
+	}
+	m.exchange.Start(p, how, policy, policy != nil && m.isCall())
 	// The message may have ended by now.
 	if p.Full(line) {
 		c.stopFor(p, line)
 	}
+}
+
+// how is how the request is sent over a line.
+func (m *Message) how(line *upstream.Line) upstream.Send {
+	return upstream.Send{
+		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
+		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
+		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout,
+	}
+}
+
+// policy is that of the request's route, nil if nothing but one attempt is wanted.
+func (m *Message) policy() *forward.Policy {
+	if m.route == nil || m.stream != nil {
+		return nil
+	}
+	return m.route.Policy
+}
+
+// timeLeft is how long the client's answer may still take: the shortest of the limits of
+// the listener, the route, and the client itself rules.
+func (m *Message) timeLeft(p *forward.Policy) time.Duration {
+	limit := p.Timeout
+	if d := m.proto.deadliner; d != nil && m.req.Raw != nil {
+		switch t := d.Timeout(&m.req); {
+		case t < 0:
+			return 0
+		case t > 0:
+			limit = min(limit, t)
+		}
+	}
+	return min(m.cfg.RequestTimeout, m.start+limit-m.sh.w.Now())
+}
+
+// isCall reports whether the request is answered for sure, and may be sent again as
+// its protocol sees it.
+func (m *Message) isCall() bool {
+	return m.req.Type == codecs.Request && !m.req.Retried && (!m.mayBeOneway() || m.way() == answeredWay)
 }
 
 // Hold implements forward.Owner. Properties are no longer needed, or known.
@@ -68,8 +122,9 @@ func (o *caller) Hold() {
 func (o *caller) Request() *codecs.Metadata { return &o.req }
 
 // Encode implements forward.Owner.
-func (o *caller) Encode(dst []byte, id uint64) ([]byte, error) {
+func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error) {
 	m := (*Message)(o)
+	m.reqMut.Timeout, m.reqMut.Retry = left, retry
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
@@ -79,6 +134,64 @@ func (o *caller) Encode(dst []byte, id uint64) ([]byte, error) {
 		dst = append(dst, m.stream.early...)
 	}
 	return dst, err
+}
+
+// Keep implements forward.Owner.
+func (o *caller) Keep() {
+	m := (*Message)(o)
+	m.sent = true
+	if !m.held {
+		m.frame = append(m.frame[:0], m.req.Raw...)
+		m.held = true
+	}
+	if !m.cfg.keepsRequest {
+		m.req.Release()
+		m.req.Return(&m.sh.spare)
+	}
+	m.req.Raw = m.frame
+}
+
+// letGo is Release of what was kept.
+func (m *Message) letGo() {
+	if m.held {
+		m.req.Raw = nil
+		m.dropFrame()
+	}
+}
+
+// Again implements forward.Owner.
+func (o *caller) Again() (*upstream.Pool, upstream.Send) {
+	m := (*Message)(o)
+	return m.cfg.pool(m), m.how(nil)
+}
+
+// happened are the counters of what has become of attempts, and how logs say it.
+var happened = [...]struct {
+	counter metrics.Counter
+	text    string
+}{
+	forward.Retried:        {metrics.RequestRetry, "sent again"},
+	forward.RetrySucceeded: {metrics.RequestRetrySuccess, "answered after a retry"},
+	forward.RetryLimit:     {metrics.RequestRetryLimitExceeded, "not sent again, as there are no more retries"},
+	forward.RetryOverflow:  {metrics.RequestRetryOverflow, "not sent again, as the cluster's budget for retries is spent"},
+	forward.PerTryTimeout:  {metrics.RequestPerTryTimeout, "not answered within per_try_timeout"},
+	forward.Hedged:         {metrics.RequestHedge, "sent to a second host"},
+	forward.HedgeWon:       {metrics.RequestHedgeWon, "answered by the second host first"},
+}
+
+// Happened implements forward.Owner.
+func (o *caller) Happened(e forward.Event, why forward.Conditions) {
+	m := (*Message)(o)
+	h := &happened[e]
+	m.cfg.count(h.counter, 1)
+	if e == forward.RetryLimit {
+		m.flags |= UpstreamRetryLimitExceeded
+	}
+	if why != 0 {
+		m.debug("%s (%s)", h.text, why)
+	} else {
+		m.debug("%s", h.text)
+	}
 }
 
 // Release implements forward.Owner.
@@ -100,6 +213,7 @@ func (o *caller) Release() {
 // Sent implements forward.Owner.
 func (o *caller) Sent() {
 	m := (*Message)(o)
+	m.letGo()
 	if m.req.Type == codecs.Quiet {
 		m.cfg.count(metrics.RequestUnanswered, 1)
 	}
@@ -110,8 +224,10 @@ func (o *caller) Sent() {
 func (o *caller) Answered(resp *codecs.Metadata) {
 	m := (*Message)(o)
 	defer m.sh.barrier(m.conn)
+	m.letGo()
 	m.cfg.count(metrics.ResponseDecodingSuccess, 1)
 	m.heard(resp)
+	m.settle(answeredAs(resp))
 	if m.conn.closed { // counted as abandoned
 		m.end()
 		return
@@ -138,6 +254,7 @@ func (m *Message) heard(resp *codecs.Metadata) {
 func (o *caller) Failed(f *upstream.Failure) {
 	m := (*Message)(o)
 	defer m.sh.barrier(m.conn)
+	m.letGo()
 	if f.Panic != nil {
 		m.req.ID = m.clientID // Encode had changed it
 		m.codecPanicked(f.Panic)

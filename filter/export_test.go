@@ -15,6 +15,9 @@ func (mod *Module) Pools() (n int) {
 	return n
 }
 
+// FreeShadows returns how many copies the first worker may use again.
+func (mod *Module) FreeShadows() int { return len(mod.shards[0].freeShadows) }
+
 // Books tells what is wrong with what the workers count, "" if nothing. What pools
 // have is another package's, and looked at by reflection.
 func (mod *Module) Books() (wrong string) {
@@ -190,6 +193,9 @@ func (mod *Module) Left() (left string) {
 			left += fmt.Sprintf("a timer for %v\n", at)
 		}
 		bytes, peers := s.partials.Held()
+		for cluster, n := range s.shadows {
+			left += fmt.Sprintf("%d copies for %s\n", n, cluster)
+		}
 		if n := pools + s.held + s.inHost + bytes + peers + len(s.later) + len(s.touched) + len(s.ending); n > 0 {
 			left += fmt.Sprintf("%d pools, held %d, inHost %d, partials %+v\n", pools, s.held, s.inHost, s.partials)
 		}

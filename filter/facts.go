@@ -11,8 +11,8 @@ import (
 type Facts struct {
 	// Cluster that it was sent to, "" if to none.
 	Cluster string
-	// Host is the address of the server that its last attempt was sent to, "" if
-	// it was sent to none.
+	// Host is the address of the server that its last attempt was sent to, or that
+	// whose answer came first, "" if it was sent to none.
 	Host string
 	// Attempts to have it served: 0 if it was not forwarded.
 	Attempts int
@@ -35,8 +35,8 @@ func (m *Message) Facts() Facts {
 		Flags: m.flags, Start: m.start, Answered: m.answeredAt, Attempts: m.exchange.Attempts(),
 	}
 	if f.Attempts > 0 {
-		c := m.exchange.Call()
-		f.Cluster, f.Host, f.Sent = m.cluster, c.Host(), c.SentAt()
+		f.Cluster = m.cluster
+		f.Host, f.Sent = m.exchange.Host()
 	}
 	return f
 }
@@ -72,6 +72,9 @@ const (
 	UpstreamProtocolError
 	// NoClusterFound (NC): there is no cluster of that name.
 	NoClusterFound
+	// UpstreamRetryLimitExceeded (URX): it would have been sent again, were there not
+	// as many retries as are allowed.
+	UpstreamRetryLimitExceeded
 	flagsEnd
 )
 
@@ -79,7 +82,7 @@ var flagNames = map[Flags]string{
 	NoHealthyUpstream: "UH", UpstreamConnectionFailure: "UF", UpstreamOverflow: "UO", NoRouteFound: "NR",
 	UpstreamRequestTimeout: "UT", UpstreamConnectionTermination: "UC", DownstreamConnectionTermination: "DC",
 	Unauthorized: "UAEX", StreamIdleTimeout: "SI", DownstreamProtocolError: "DPE", UpstreamProtocolError: "UPE",
-	NoClusterFound: "NC",
+	NoClusterFound: "NC", UpstreamRetryLimitExceeded: "URX",
 }
 
 // String returns the short names of the flags that are set, with commas between

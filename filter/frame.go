@@ -5,6 +5,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
+// maxFrameKept is how much memory for a frame a message keeps that needs none.
+const maxFrameKept = 1 << 10
+
 // hold keeps the frame beyond this event. It reports false if the codec has panicked
 // over properties that nobody had asked for before: some are missing.
 func (m *Message) hold() bool {
@@ -42,7 +45,7 @@ func (m *Message) takeResponse() *codecs.Metadata {
 
 func (m *Message) dropFrame() {
 	// Thousands of messages may be waiting for answers, each with its buffer.
-	if m.held = false; cap(m.frame) > 1<<10 {
+	if m.held = false; cap(m.frame) > maxFrameKept {
 		m.frame = nil
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
@@ -60,6 +61,8 @@ type use struct {
 	op       uint64 // its hash
 	preceded uint64 // by so many answers to its client
 	stream   *stream
+	shadows  *shadow        // whose answers are compared with its own
+	taken    *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
 	seen    int // filters whose OnRequest was called
@@ -69,6 +72,7 @@ type use struct {
 	left    bool // its client has gone: not in that list either
 	sent    bool // to a server, and cannot be sent again
 	held    bool
+	unsure  bool // whether there will be an answer
 	paused  bool
 	awaits  bool // routes
 	routed  bool

@@ -35,7 +35,8 @@ type protocol struct {
 	rewritesIDs  bool
 	ordered      bool // clients get their answers in the order of their requests
 	hiddenOneway bool
-	streamer     codecs.Streamer // nil: no streams
+	streamer     codecs.Streamer  // nil: no streams
+	deadliner    codecs.Deadliner // nil: no deadlines of clients
 }
 
 // profile is what must be equal for two versions of a listener to go on with the
@@ -113,6 +114,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.streams.Mode, p.streams.Shared = upstream.Streams, false
 	p.streams.MinConnections = 0 // none is used twice
 	p.streamer, _ = codec.(codecs.Streamer)
+	p.deadliner, _ = codec.(codecs.Deadliner)
 	options, _ := proto.MarshalOptions{Deterministic: true}.Marshal(ext.Config) // what was read can be written
 	p.profile = unique.Make(profile{ext.Name, string(options), cfg.Limits, p.requests})
 	return p

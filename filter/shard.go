@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
@@ -32,6 +34,8 @@ type shard struct {
 	timers *timer.Wheel
 	rand   *rand.Rand
 	up     *upstream.Manager
+	// exchanges is what they have in common.
+	exchanges *forward.Env
 
 	listeners map[*listener]*workerListener
 	dirty     []*workerListener // have metrics to report
@@ -42,6 +46,7 @@ type shard struct {
 
 	freeMessages []*Message
 	freeMetadata []*codecs.Metadata
+	freeTakens   []*breaker.Taken
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	spare        codecs.Metadata // has the memory for the properties of the next request
@@ -54,6 +59,9 @@ type shard struct {
 	armed  time.Duration // when Run has been asked for, 0: not
 	warned warnings
 	posted *mailbox.Mailbox[posted]
+
+	freeShadows []*shadow
+	shadows     map[string]int // copies on their way, by their cluster
 }
 
 // posted is work that another goroutine has for the worker.
@@ -72,6 +80,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
+	s.exchanges = forward.NewEnv(s.timers, w.Now, s.rand)
 	s.stats.Fire = s.report
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
@@ -198,7 +207,7 @@ func (s *shard) newMessage(c *connection) *Message {
 		s.freeMessages = s.freeMessages[:n-1]
 	} else {
 		m = &Message{sh: s}
-		m.exchange.Init((*caller)(m))
+		m.exchange.Init((*caller)(m), s.exchanges)
 	}
 	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
 	m.req.Borrow(&s.spare)
@@ -262,7 +271,9 @@ func (s *shard) report() {
 // dropPool forgets a pool that has been given up.
 func (s *shard) dropPool(p *upstream.Pool) {
 	for _, wl := range s.listeners {
-		maps.DeleteFunc(wl.pools, func(_ poolKey, o *upstream.Pool) bool { return o == p })
+		gone := func(_ poolKey, o *upstream.Pool) bool { return o == p }
+		maps.DeleteFunc(wl.pools, gone)
+		maps.DeleteFunc(wl.shadows.pools, gone)
 		if wl.last.pool == p {
 			wl.last.pool = nil
 		}
@@ -275,6 +286,9 @@ func (s *shard) adoptPools() {
 	for _, wl := range s.listeners {
 		for _, p := range wl.pools {
 			p.Observe(wl)
+		}
+		for _, p := range wl.shadows.pools {
+			p.Observe((*mirrorObserver)(wl))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -25,6 +26,13 @@ var toyTypes = map[string]codecs.MessageType{
 	"req": codecs.Request, "one": codecs.Oneway, "res": codecs.Response, "err": codecs.Error,
 	"init": codecs.StreamInit, "data": codecs.StreamData,
 	"half": codecs.StreamCloseOneWay, "end": codecs.StreamCloseTwoWay, "hb": codecs.Heartbeat, "away": codecs.GoAway,
+	"again": codecs.Request, "nope": codecs.Error, "busy": codecs.Error, "fail": codecs.Error,
+}
+
+// toyFailures are the types of answers that say what has failed; their codes are the
+// lengths of their names.
+var toyFailures = map[string]codecs.FailureClass{
+	"nope": codecs.Refused, "busy": codecs.Overloaded, "fail": codecs.HostFailure,
 }
 
 func init() {
@@ -75,7 +83,9 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	m.Raw, m.BodySize = b[:n], n
 	if m.Type == codecs.Error {
 		m.Status = codecs.StatusError
+		m.Failure, m.Code = toyFailures[name], int32(len(name))
 	}
+	m.Retried = name == "again"
 	m.Put([]byte("method"), []byte(f[2]))
 	m.SetOperation(nil, []byte(f[2]))
 	switch {
@@ -93,6 +103,16 @@ func (t toy) Decode(b []byte, m *codecs.Metadata) (int, error) {
 	return n, nil
 }
 
+// Timeout implements codecs.Deadliner: texts that begin with "in" say the milliseconds.
+func (t toy) Timeout(req *codecs.Metadata) time.Duration {
+	f := strings.SplitN(strings.TrimSpace(string(req.Raw)), " ", 4)
+	ms, err := strconv.Atoi(strings.TrimPrefix(f[3], "in"))
+	if !strings.HasPrefix(f[3], "in") || err != nil {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
 type bomb struct{}
 
 func (bomb) Load(*codecs.Metadata) { panic("boom: Load") }
@@ -106,6 +126,12 @@ func (t toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byt
 	f[1] = strconv.FormatUint(m.ID, 10)
 	for _, kv := range mut.Entries() {
 		f[3] = kv.Key + "=" + kv.Value + ";" + f[3]
+	}
+	if mut != nil && mut.Timeout != 0 {
+		f[3] = fmt.Sprintf("t=%d;%s", max(mut.Timeout.Milliseconds(), 1), f[3])
+	}
+	if mut != nil && mut.Retry != 0 {
+		f[3] = fmt.Sprintf("retry=%d;%s", mut.Retry, f[3])
 	}
 	return append(dst, strings.Join(f, " ")...), nil
 }

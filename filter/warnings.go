@@ -43,6 +43,11 @@ func (s *shard) warnOf(subject string, wl *workerListener, format string, args .
 	s.log(host.Warn, wl.StatPrefix, subject, format, args...)
 }
 
+// debug logs a decision about a message.
+func (m *Message) debug(format string, args ...any) {
+	m.sh.w.Logf(host.Debug, "%s: request to %s: "+format, append([]any{m.cfg.StatPrefix, m.cluster}, args...)...)
+}
+
 // logPanic logs a panic; those at other places do not hide it. what is where it was
 // caught, and statPrefix may be "".
 func (s *shard) logPanic(statPrefix, what string, p *guard.Panic) {

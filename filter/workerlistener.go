@@ -24,6 +24,8 @@ type workerListener struct {
 	stats  metrics.Batch
 	listed bool // in the shard's dirty
 	gone   bool // the host has forgotten it; late answers may still come
+
+	shadows shadows
 }
 
 func (wl *workerListener) add(c *connection) {
@@ -41,6 +43,7 @@ func (wl *workerListener) add(c *connection) {
 
 func (wl *workerListener) remove(c *connection) {
 	if wl.conns == c && c.next == nil {
+		wl.endEra()
 		wl.report() // the last one that can
 	}
 	if c.prev == nil {

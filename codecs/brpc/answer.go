@@ -17,11 +17,15 @@ func answer(m *codecs.Metadata, meta *rpcMeta) {
 	case meta.userFields > maxFields:
 		m.Malformed = faultFields
 	}
-	switch errno := pbwire.Int32(code); {
-	case m.Malformed != "" || isFailure(errno):
-		m.Type, m.Status = codecs.Error, codecs.StatusError
+	errno := pbwire.Int32(code)
+	m.Code = errno
+	switch {
+	case m.Malformed != "":
+		m.Type, m.Status, m.Failure = codecs.Error, codecs.StatusError, codecs.HostFailure
+	case isFailure(errno):
+		m.Type, m.Status, m.Failure = codecs.Error, codecs.StatusError, failureOf(errno)
 		// A C++ server that stops says so before it looks at what is called.
-		m.NotProcessed = errno == eLogOff && m.Malformed == ""
+		m.NotProcessed = errno == eLogOff
 		m.GoesAway = m.NotProcessed
 	case errno != 0:
 		m.Type, m.Status = codecs.Response, codecs.StatusBusinessException

@@ -82,9 +82,14 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+		out, err := c.mutate(dst, m, mut)
+		if err == nil || len(mut.Entries()) > 0 {
+			return out, err
+		}
+		// It cannot say how long its client waits.
+	}
 	switch {
-	case len(mut.Entries()) > 0:
-		return c.mutate(dst, m, mut)
 	case !carriesID(m.Type), m.FixedID:
 		return append(dst, m.Raw...), nil
 	}

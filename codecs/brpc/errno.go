@@ -11,6 +11,8 @@ const (
 	eRequest      = 1003
 	eRPCTimedOut  = 1008
 	eFailedSocket = 1009
+	eOvercrowded  = 1011
+	eEOF          = 1014
 	eReject       = 1018
 	lastOfClients = 1019
 
@@ -63,9 +65,33 @@ func isFailure(code int32) bool {
 		code >= firstOfTransports && code <= lastOfTransports:
 		return true
 	}
+	return isUnreachable(code)
+}
+
+// isUnreachable reports whether a code is Linux's for a host that cannot be reached.
+func isUnreachable(code int32) bool {
 	switch code {
 	case 101, 104, 110, 111, eHostDown, 113: // ENETUNREACH, ECONNRESET, ETIMEDOUT, ECONNREFUSED, …, EHOSTUNREACH
 		return true
 	}
 	return false
+}
+
+// failureOf says of what isFailure whether another attempt may help. A server answers
+// with 2003, 2004 and 1011 before it looks at what is called (baidu_rpc_protocol.cpp).
+// A service that has failed to reach another may answer with the code of that, so those
+// say nothing of whether it has been executed itself.
+func failureOf(code int32) codecs.FailureClass {
+	switch code {
+	case eLogOff:
+		return codecs.Refused
+	case eLimit, eOvercrowded:
+		return codecs.Overloaded
+	case eRPCTimedOut, eFailedSocket, eEOF, eInternal:
+		return codecs.HostFailure
+	}
+	if isUnreachable(code) {
+		return codecs.HostFailure
+	}
+	return codecs.NoFailure
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 )
 
-// mutate appends m with the entries of mut set, and with its id. What is not
+// mutate appends m with the entries and the timeout of mut set, and with its id. What is not
 // changed keeps its bytes and its place.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if !carriesID(m.Type) {
@@ -22,7 +22,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	from := int(m.Scratch[scratchRPC]) + headerSize
 	end := int(m.Scratch[scratchMetaEnd])
 	dst = append(dst, m.Raw[:from]...)
-	dst, added, err := appendMeta(dst, m, m.Raw[from:end], mut.Entries())
+	dst, added, err := appendMeta(dst, m, m.Raw[from:end], mut)
 	size := len(dst) - start - from
 	dst = append(dst, m.Raw[end:]...)
 	switch {
@@ -37,12 +37,16 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
 }
 
-// appendMeta appends the meta of m with its id and entries set.
-func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.KeyValue) (_ []byte, added int, err error) {
+// appendMeta appends the meta of m with its id and what is in mut set.
+func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutation) (_ []byte, added int, err error) {
 	// brpc reads user fields. brpc-java and jprotobuf read extension fields
 	// only, and brpc takes such a field for its request id: there entries are
 	// set if the client has used them already.
-	user := pbwire.Entries{Set: entries}
+	user := pbwire.Entries{Set: mut.Entries()}
+	var millis int32
+	if saysTimeout(m) {
+		millis = mut.Millis()
+	}
 	idAt := int(m.Scratch[scratchID]) - int(m.Scratch[scratchRPC]) - headerSize
 	from := 0
 	var r pbwire.Reader
@@ -51,10 +55,13 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 		case r.Is(fieldCorrelationID, pbwire.Varint) && r.Value == idAt && r.Uint != m.ID:
 			dst = append(dst, meta[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, m.ID)
-		case r.Is(fieldRequest, pbwire.Bytes) && m.Scratch[scratchExtFields] > 0:
+		case r.Is(fieldRequest, pbwire.Bytes) && (m.Scratch[scratchExtFields] > 0 || millis > 0):
 			dst = append(dst, meta[from:r.Start]...)
-			ext := pbwire.Entries{Set: entries}
-			dst = appendRequest(dst, r.Bytes, &ext)
+			var ext pbwire.Entries
+			if m.Scratch[scratchExtFields] > 0 {
+				ext.Set = mut.Entries()
+			}
+			dst = appendRequest(dst, r.Bytes, &ext, millis)
 			added += ext.Added
 		case r.Is(fieldUserFields, pbwire.Bytes):
 			key, _, err := pbwire.Entry(r.Bytes)
@@ -81,13 +88,19 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 }
 
 // appendRequest appends the meta of a request, which has been read before, with
-// ext set among its extension fields.
-func appendRequest(dst, b []byte, ext *pbwire.Entries) []byte {
+// ext set among its extension fields, and its timeout if millis is not 0.
+func appendRequest(dst, b []byte, ext *pbwire.Entries, millis int32) []byte {
 	dst, mark := pbwire.AppendFrame(dst, fieldRequest)
-	from := 0
+	from, says := 0, false // the timeout
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
-		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
+		if millis > 0 && r.Is(requestTimeout, pbwire.Varint) {
+			dst = append(dst, b[from:r.Value]...)
+			dst = binary.AppendUvarint(dst, uint64(millis))
+			from, says = r.End, true
+			continue
+		}
+		if len(ext.Set) == 0 || !r.Is(requestIDOrExtField, pbwire.Bytes) {
 			continue
 		}
 		key, _, ok := extField(r.Bytes)
@@ -101,6 +114,9 @@ func appendRequest(dst, b []byte, ext *pbwire.Entries) []byte {
 		}
 	}
 	dst = append(dst, b[from:]...)
+	if millis > 0 && !says {
+		dst = pbwire.AppendVarint(dst, requestTimeout, uint64(millis))
+	}
 	dst = ext.Append(dst, requestIDOrExtField)
 	return pbwire.CloseFrame(dst, mark)
 }

@@ -94,7 +94,7 @@ func (a *answers) ask(buf []byte, m, req *codecs.Metadata) (n int, err error) {
 	info := a.lent.ReplyInfo[:0]
 	a.lent = codecs.Metadata{ // as of a request whose frame has gone
 		Type: req.Type, Status: req.Status, ExpectsReply: req.ExpectsReply, ID: req.ID, FixedID: req.FixedID, StreamID: req.StreamID,
-		Lease: req.Lease, Variant: req.Variant, HeaderSize: req.HeaderSize, BodySize: req.BodySize, Malformed: req.Malformed,
+		Retried: req.Retried, Lease: req.Lease, Variant: req.Variant, HeaderSize: req.HeaderSize, BodySize: req.BodySize, Malformed: req.Malformed,
 		Scratch: req.Scratch, ReplyInfo: append(info, req.ReplyInfo...),
 	}
 	n, err = a.DecodeAnswer(buf, m, &a.lent)

@@ -26,19 +26,24 @@ const (
 
 // job is all that is done with a frame in the course of its life.
 type job struct {
-	c    *check
-	w    where
-	dir  codecs.Direction
-	dec  codecs.Decoder
-	mut  *codecs.Mutation
-	m    *codecs.Metadata
-	out  []byte
-	need int
+	c   *check
+	w   where
+	dir codecs.Direction
+	dec codecs.Decoder
+	mut *codecs.Mutation
+	// as of another attempt
+	attempt   codecs.Mutation
+	deadliner codecs.Deadliner
+	m         *codecs.Metadata
+	out       []byte
+	need      int
 }
 
 // job is one with room for what frames of a size are encoded to.
 func (c *check) job(w where, d codecs.Direction, dec codecs.Decoder, size int) *job {
 	j := &job{c: c, w: w, dir: d, dec: dec, mut: c.everything(d), m: new(codecs.Metadata)}
+	j.attempt = codecs.Mutation{Timeout: time.Minute, Retry: 1}
+	j.deadliner, _ = c.codec.(codecs.Deadliner)
 	more := slack
 	for _, kv := range j.mut.Entries() {
 		more += 4 * (len(kv.Key) + len(kv.Value))
@@ -78,6 +83,12 @@ func (j *job) encode() {
 	}
 	if j.mut != nil && mutates(m.Type) {
 		j.append(j.mut)
+	}
+	if j.dir == codecs.ClientToServer && mutates(m.Type) {
+		if j.deadliner != nil {
+			j.deadliner.Timeout(m)
+		}
+		j.append(&j.attempt)
 	}
 }
 

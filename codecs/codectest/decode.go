@@ -63,6 +63,16 @@ func (c *check) sane(w where, b []byte, m *codecs.Metadata) {
 		c.failf(w, b, "GoesAway is set on a %s, which is no answer", m.Type)
 	case m.NotProcessed && m.Type != codecs.Error:
 		c.failf(w, b, "NotProcessed is set on a %s, which is no error", m.Type)
+	case m.Failure > codecs.Overloaded:
+		c.failf(w, b, "there is no class of failure %d", m.Failure)
+	case m.Failure != codecs.NoFailure && (!isAnswer(m.Type) || m.Status != codecs.StatusError):
+		c.failf(w, b, "Failure is %q, but it is a %s of status %d", m.Failure, m.Type, m.Status)
+	case m.NotProcessed && m.Failure != codecs.Refused:
+		c.failf(w, b, "NotProcessed is set, but Failure is %q", m.Failure)
+	case m.Code != 0 && !isAnswer(m.Type):
+		c.failf(w, b, "Code is set on a %s, which is no answer", m.Type)
+	case m.Retried && !mayLease(m.Type):
+		c.failf(w, b, "Retried is set on a %s, which is no request", m.Type)
 	case m.Silent && !isAnswer(m.Type):
 		c.failf(w, b, "Silent is set on a %s, which is no answer", m.Type)
 	case m.Lease > codecs.LeaseEnds:

@@ -33,11 +33,20 @@ func describe(m *codecs.Metadata, shown int) string {
 	if m.NotProcessed {
 		b.WriteString(" not_processed")
 	}
+	if m.Failure != codecs.NoFailure {
+		fmt.Fprintf(&b, " failure=%q", m.Failure)
+	}
+	if m.Retried {
+		b.WriteString(" retried")
+	}
 	if m.Silent {
 		b.WriteString(" silent")
 	}
 	if m.Lease != codecs.NotLeased {
 		fmt.Fprintf(&b, " lease=%d", m.Lease)
+	}
+	if m.Code != 0 && m.Status != codecs.StatusOK { // of a success it is the same always
+		fmt.Fprintf(&b, " code=%d", m.Code)
 	}
 	fmt.Fprintf(&b, " status=%d reply=%t size=%d+%d", m.Status, m.ExpectsReply, m.HeaderSize, m.BodySize)
 	if op := m.AppendOperation(nil); len(op) > 0 {
@@ -83,6 +92,12 @@ func difference(a, b *codecs.Metadata, but aspect) string {
 		return differ("GoesAway", a.GoesAway, b.GoesAway)
 	case a.NotProcessed != b.NotProcessed:
 		return differ("NotProcessed", a.NotProcessed, b.NotProcessed)
+	case a.Code != b.Code:
+		return differ("Code", a.Code, b.Code)
+	case a.Failure != b.Failure:
+		return differ("Failure", a.Failure, b.Failure)
+	case a.Retried != b.Retried:
+		return differ("Retried", a.Retried, b.Retried)
 	case a.Silent != b.Silent:
 		return differ("Silent", a.Silent, b.Silent)
 	case a.Lease != b.Lease:

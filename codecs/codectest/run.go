@@ -30,6 +30,8 @@ var properties = []property{
 	{"ids", (*check).ids},
 	{"mutation", (*check).mutation},
 	{"mutation_refused", (*check).mutationRefused},
+	{"timeouts", (*check).timeouts},
+	{"retries", (*check).retries},
 	{"error_replies", (*check).errorReplies},
 	{"heartbeats", (*check).heartbeats},
 	{"stream_resets", (*check).streamResets},

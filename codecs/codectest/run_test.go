@@ -91,6 +91,7 @@ type broken struct {
 	leave      func(dst []byte) ([]byte, error)
 	sniff      func(b []byte) codecs.Guess
 	refuse     func(key string) error
+	timeout    func(c *toy, req *codecs.Metadata) time.Duration
 }
 
 func (b *broken) Traits() codecs.Traits {
@@ -163,6 +164,13 @@ func (b *broken) CheckMutation(d codecs.Direction, key, value string) error {
 		return b.refuse(key)
 	}
 	return b.toy.CheckMutation(d, key, value)
+}
+
+func (b *broken) Timeout(req *codecs.Metadata) time.Duration {
+	if b.timeout != nil {
+		return b.timeout(b.toy, req)
+	}
+	return b.toy.Timeout(req)
 }
 
 // whole calls then with what the toy has decoded, if that is a whole frame.
@@ -435,6 +443,110 @@ func TestEveryFaultIsFound(t *testing.T) {
 			fault: "an answer that needs the frame", property: "error_replies", says: "the codec panics", shows: theCall,
 			codec: broken{reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 				return c.EncodeError(dst, &codecs.Metadata{ID: uint64(req.Raw[7])}, e)
+			}},
+		},
+		{
+			fault: "a failure that is nobody's", property: "splits", says: `Failure is "overloaded", but it is a response of status 0`, shows: theAnswer,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.Response && m.Status == codecs.StatusOK {
+					m.Failure = codecs.Overloaded
+				}
+			})},
+		},
+		{
+			fault: "a failure of a class that nobody knows", property: "splits", says: "there is no class of failure 9", shows: theError,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.Type == codecs.Error {
+					m.Failure = 9
+				}
+			})},
+		},
+		{
+			fault: "a server that has not looked, and has failed", property: "splits", says: `NotProcessed is set, but Failure is "host failure"`,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) {
+				if m.NotProcessed {
+					m.Failure = codecs.HostFailure
+				}
+			})},
+		},
+		{
+			fault: "a request with a code", property: "splits", says: "Code is set on a request", shows: theCall,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.Code = 1 })},
+		},
+		{
+			fault: "an answer that is a retry", property: "splits", says: "Retried is set on a response", shows: theAnswer,
+			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.Retried = m.Type == codecs.Response })},
+		},
+		{
+			fault: "a timeout that is another", property: "timeouts", says: "with a timeout of 400µs: the request says 2ms, want 1ms",
+			codec: broken{timeout: func(c *toy, req *codecs.Metadata) time.Duration { return 2 * c.Timeout(req) }},
+		},
+		{
+			fault: "a second timeout behind the first", property: "timeouts", says: "and then another: the request says 1ms, want 7ms",
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if _, has := toyGet(m.Raw[toyHead:max(toyHead, m.Scratch[0])], "wait"); has {
+					mut = nil
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a timeout that cannot be told, and an error", property: "timeouts", says: "goes out as it is", shows: theTell,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if m.Type == codecs.Oneway && mut.Millis() > 0 {
+					return dst, codecs.ErrNoMutation
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a timeout and another attribute", property: "timeouts", says: "has changed otherwise: id is 9",
+			codec: broken{encode: encoded(func(out []byte, _ *codecs.Metadata, mut *codecs.Mutation) {
+				if mut.Millis() > 0 {
+					out[7] = 9
+				}
+			})},
+		},
+		{
+			fault: "a timeout that an entry displaces", property: "timeouts", says: "with entries, and with a timeout too: the request says 0s, want a minute",
+			codec: broken{encode: encoded(func(out []byte, _ *codecs.Metadata, mut *codecs.Mutation) {
+				if i := bytes.Index(out, []byte("wait=")); i > 0 && len(mut.Entries()) > 0 && mut.Millis() > 0 {
+					out[i] = 'W'
+				}
+			})},
+		},
+		{
+			fault: "a timeout that is never told", property: "timeouts", says: "no request of the suite takes a timeout",
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if mut.Millis() > 0 {
+					mut = nil
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a mark that is none", property: "retries", says: "it has changed, but is not Retried",
+			codec: broken{encode: encoded(func(out []byte, m *codecs.Metadata, mut *codecs.Mutation) {
+				if i := bytes.LastIndex(out, []byte("again=")); i > 0 && mut != nil && mut.Retry > 0 && !m.Retried {
+					out[i] = 'A'
+				}
+			})},
+		},
+		{
+			fault: "an encoder that needs the operation", property: "retries", says: "from a copy of its frame without a change: it becomes", shows: theCall,
+			codec: broken{encode: encoded(func(out []byte, m *codecs.Metadata, _ *codecs.Mutation) {
+				if m.Type == codecs.Request && len(m.Method()) == 0 {
+					out[len(out)-1]++
+				}
+			})},
+		},
+		{
+			fault: "a timeout that needs the properties", property: "retries", says: "its timeout is 0s then, and was 100ms",
+			codec: broken{timeout: func(c *toy, req *codecs.Metadata) time.Duration {
+				if _, ok := req.Get("wait"); !ok {
+					return 0
+				}
+				return c.Timeout(req)
 			}},
 		},
 		{

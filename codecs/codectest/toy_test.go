@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/decimal"
 )
 
 // toy is a protocol that has all that a codec can have, and the codec of it. A
@@ -129,7 +132,10 @@ func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 			m.Put(key, value)
 		}
 		m.GoesAway = m.GoesAway || isAnswer(t) && string(key) == "away"
-		m.NotProcessed = m.NotProcessed || t == codecs.Error && string(key) == "undone"
+		if t == codecs.Error && string(key) == "undone" {
+			m.NotProcessed, m.Failure = true, codecs.Refused
+		}
+		m.Retried = m.Retried || t == codecs.Request && string(key) == "again"
 		if t == codecs.Response && string(key) == "failed" {
 			m.Status = codecs.StatusBusinessException
 		}
@@ -151,7 +157,12 @@ func toyGet(attributes []byte, key string) (value []byte, found bool) {
 
 func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	if len(mut.Entries()) == 0 {
+	calls := m.Type == codecs.Request && m.Malformed == ""
+	millis, retry := mut.Millis(), 0
+	if mut != nil {
+		retry = mut.Retry
+	}
+	if len(mut.Entries()) == 0 && (!calls || mut.Empty()) {
 		dst = append(dst, m.Raw...)
 		binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
 		return dst, nil
@@ -178,6 +189,7 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 		for _, kv := range mut.Entries() {
 			set = set || kv.Key == string(key)
 		}
+		set = set || calls && (millis > 0 && string(key) == "wait" || retry > 0 && string(key) == "again")
 		if !set {
 			line()
 			dst = append(dst, l...)
@@ -189,6 +201,13 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 		}
 		line(kv.Key, "=", kv.Value)
 	}
+	if calls && millis > 0 {
+		line("wait=")
+		dst = strconv.AppendInt(dst, int64(millis), 10)
+	}
+	if calls && retry > 0 {
+		line("again=yes")
+	}
 	dst = append(dst, m.Raw[m.Scratch[0]:]...)
 	if len(dst)-start > c.limit {
 		return dst, codecs.ErrNoMutation
@@ -196,6 +215,15 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 	binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
 	binary.BigEndian.PutUint32(dst[start+8:], uint32(len(dst)-start-toyHead))
 	return dst, nil
+}
+
+func (*toy) Timeout(req *codecs.Metadata) time.Duration {
+	if req.Type != codecs.Request || req.Malformed != "" {
+		return 0
+	}
+	text, _ := toyGet(req.Raw[toyHead:req.Scratch[0]], "wait")
+	millis, _ := decimal.Int32(text)
+	return time.Duration(millis) * time.Millisecond
 }
 
 func (*toy) CheckMutation(_ codecs.Direction, key, value string) error {
@@ -263,6 +291,7 @@ func toySuite() Suite {
 			{Name: "farewell", Direction: codecs.ServerToClient, Bytes: toyFrame(toyLeaves, 0, "", "")},
 			{Name: "goodbye", Direction: codecs.ClientToServer, Bytes: toyFrame(toyQuits, 0, "", "")},
 			{Name: "large", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 1, "op=x", strings.Repeat("x", 3000))},
+			{Name: "call that waits", Direction: codecs.ClientToServer, Bytes: toyFrame(toyCall, 7, "wait=100\nop=add\nagain=yes", "1 2")},
 		},
 		Invalid: []Invalid{
 			{Name: "another magic", Direction: codecs.ClientToServer, Bytes: []byte("tox")},

@@ -59,13 +59,7 @@ func (a *attachments) read() (fault string) {
 				continue
 			}
 		}
-		var value []byte
-		var ok bool
-		if hessian.IsList(r.Peek()) {
-			value, ok = r.First() // what dubbo-go takes it for
-		} else {
-			value, ok = r.Text()
-		}
+		value, ok := text(r)
 		if r.Err() != nil {
 			break
 		}
@@ -78,6 +72,14 @@ func (a *attachments) read() (fault string) {
 	}
 	r.Close()
 	return faultOf(r)
+}
+
+// text reads the value of an attachment, if it has a text.
+func text(r *hessian.Reader) (text []byte, ok bool) {
+	if hessian.IsList(r.Peek()) {
+		return r.First() // what dubbo-go takes it for
+	}
+	return r.Text()
 }
 
 // own reads the value of an attachment that says what is called, or has the

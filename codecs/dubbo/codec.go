@@ -46,9 +46,21 @@ const (
 	statusBadRequest      = 40
 	statusBadResponse     = 50
 	statusServiceNotFound = 60
+	statusServiceError    = 70
 	statusServerError     = 80
 	statusThreadpool      = 100
 )
+
+// failures are the statuses after which another attempt may help. Servers answer
+// with 100 what their pool of threads has not taken (WrappedChannelHandler); with
+// the others, what they have tried. 30, 35 and 90 are of clients, for themselves.
+var failures = [256]codecs.FailureClass{
+	statusServerTimeout: codecs.HostFailure,
+	statusBadResponse:   codecs.HostFailure,
+	statusServiceError:  codecs.HostFailure,
+	statusServerError:   codecs.HostFailure,
+	statusThreadpool:    codecs.Overloaded,
+}
 
 // Kinds of a response's body (org.apache.dubbo.rpc.protocol.dubbo.DubboCodec).
 const (
@@ -105,18 +117,24 @@ func (c *codec) Sniff(b []byte) codecs.Guess {
 const (
 	scratchSerial      = iota // serialization id
 	scratchAttachments        // offset of the attachments in Raw; 0: not known
-	scratchStatus
-	scratchClasses // how many classes were defined before the attachments
+	scratchClasses            // how many classes were defined before the attachments
 )
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	var err error
-	if len(mut.Entries()) == 0 {
+	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+		var err error
+		dst, err = c.mutate(dst, m, mut)
+		switch {
+		case err == nil:
+		case len(mut.Entries()) == 0: // it cannot say how long its client waits
+			dst = append(dst[:start], m.Raw...)
+		default:
+			return dst, err
+		}
+	} else {
 		dst = append(dst, m.Raw...)
-	} else if dst, err = c.mutate(dst, m, mut); err != nil {
-		return dst, err
 	}
 	binary.BigEndian.PutUint64(dst[start+4:], m.ID)
 	return dst, nil

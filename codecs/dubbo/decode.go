@@ -58,14 +58,13 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	m.ID = binary.BigEndian.Uint64(buf[4:])
 	flags := buf[2]
 	m.Scratch[scratchSerial] = uint32(flags & maskSerial)
-	m.Scratch[scratchStatus] = uint32(buf[3])
 	switch {
 	case flags&flagEvent != 0:
 		m.Type = codecs.Ignored
 	case flags&flagRequest == 0:
-		m.Type = codecs.Response
+		m.Type, m.Code = codecs.Response, int32(buf[3])
 		if buf[3] != statusOK {
-			m.Type, m.Status = codecs.Error, codecs.StatusError
+			m.Type, m.Status, m.Failure = codecs.Error, codecs.StatusError, failures[buf[3]]
 		}
 	case flags&flagTwoWay == 0:
 		m.Type = codecs.Oneway

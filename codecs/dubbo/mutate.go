@@ -27,16 +27,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	var r hessian.Reader
 	r.Reset(m.Raw[headerSize:])
 	start := len(dst)
+	s := set{entries: mut.Entries()}
 	switch m.Type {
 	case codecs.Request, codecs.Oneway:
-		if m.Scratch[scratchClasses] == 0 {
-			r.Seek(int(m.Scratch[scratchAttachments]) - headerSize)
-		} else { // objects among the attachments may be of classes defined before
-			for range 4 {
-				r.String()
-			}
-			skipArguments(&r)
-		}
+		s.millis = mut.Millis()
+		seekAttachments(&r, m)
 		dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
 	case codecs.Response:
 		kind := r.Int()
@@ -58,7 +53,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	default:
 		return dst, fmt.Errorf("%w: it is an %s", codecs.ErrNoMutation, m.Type)
 	}
-	dst, err := appendAttachments(dst, &r, m.Raw[headerSize:], mut.Entries())
+	dst, err := s.appendAttachments(dst, &r, m.Raw[headerSize:])
 	if err == nil && len(dst)-start > c.maxFrame {
 		err = errors.New("it would become larger than the limits") // which ends connections
 	}
@@ -69,12 +64,78 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	return dst, nil
 }
 
+// seekAttachments makes r stand at those of the request m.
+func seekAttachments(r *hessian.Reader, m *codecs.Metadata) {
+	r.Reset(m.Raw[headerSize:])
+	if m.Scratch[scratchClasses] == 0 {
+		r.Seek(int(m.Scratch[scratchAttachments]) - headerSize)
+		return
+	}
+	for range 4 { // objects among the attachments may be of classes defined before
+		r.String()
+	}
+	skipArguments(r)
+}
+
+// set is what attachments are set to.
+type set struct {
+	entries []codecs.KeyValue
+	millis  int32 // what keyTimeout is set to, and keyLeft if it is there; 0: as they are
+	// Of entries and keyTimeout, those that stand in the map already. Entries beyond
+	// are set again at its end, which does no harm.
+	done  [64]bool
+	waits bool
+}
+
+// What find returns in place of the number of an entry.
+const (
+	notSet     = -1
+	setTimeout = -2
+	setLeft    = -3
+)
+
+func (s *set) find(key []byte) int {
+	if s.millis > 0 {
+		switch {
+		case string(key) == keyTimeout:
+			return setTimeout
+		case isLeft(key):
+			return setLeft
+		}
+	}
+	for i := range s.entries {
+		if s.entries[i].Key == string(key) {
+			return i
+		}
+	}
+	return notSet
+}
+
+// stands notes whether what find has found is the last of its key in the map.
+func (s *set) stands(i int, yes bool) {
+	switch {
+	case i == setTimeout:
+		s.waits = yes
+	case i >= 0 && i < len(s.done):
+		s.done[i] = yes
+	}
+}
+
+func (s *set) appendValue(dst []byte, i int) []byte {
+	switch i {
+	case setTimeout:
+		return appendDigits(dst, s.millis)
+	case setLeft:
+		return hessian.AppendInt(dst, s.millis)
+	default:
+		return hessian.AppendString(dst, s.entries[i].Value)
+	}
+}
+
 // appendAttachments appends the rest of body, from the map on at which r
-// stands, with the entries set.
-func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []codecs.KeyValue) ([]byte, error) {
-	// Entries that stand in the map already. Those beyond are set again at its
-	// end, which does no harm.
-	var done [64]bool
+// stands, with what is to be set.
+func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]byte, error) {
+	n := 0 // attachments
 	if noAttachments(r) {
 		if r.More() {
 			r.Skip()
@@ -85,34 +146,30 @@ func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []cod
 		if !r.Open() {
 			return dst, r.Err()
 		}
-		for n := 0; r.More() && r.Peek() != 'Z'; n++ {
+		for ; r.More() && r.Peek() != 'Z'; n++ {
 			if n == maxAttachments {
 				return dst, errors.New(tooManyAttachments)
 			}
-			i := -1
+			i := notSet
 			if hessian.IsString(r.Peek()) {
-				i = indexOf(entries, r.String())
+				i = s.find(r.String())
 			} else {
 				r.Skip()
 			}
 			value := r.Pos()
 			simple := r.Skip()
 			switch {
-			case i < 0:
+			case i == notSet:
 			case simple && r.Err() == nil:
 				dst = append(dst, body[from:value]...)
-				dst = hessian.AppendString(dst, entries[i].Value)
+				dst = s.appendValue(dst, i)
 				from = r.Pos()
-				if i < len(done) {
-					done[i] = true
-				}
+				s.stands(i, true)
 			default:
 				// A map or object stays even if its key is set: a later reference may
 				// mean it. Of two entries with one key the later wins, in Java as in
 				// Go, so the new one goes behind it.
-				if i < len(done) {
-					done[i] = false
-				}
+				s.stands(i, false)
 			}
 		}
 		dst = append(dst, body[from:r.Pos()]...)
@@ -120,21 +177,21 @@ func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []cod
 			return dst, r.Err()
 		}
 	}
-	for i, kv := range entries {
-		if i >= len(done) || !done[i] {
+	for i, kv := range s.entries {
+		if (i >= len(s.done) || !s.done[i]) && (s.millis == 0 || kv.Key != keyTimeout) {
 			dst = hessian.AppendString(dst, kv.Key)
 			dst = hessian.AppendString(dst, kv.Value)
+			n++
 		}
+	}
+	if s.millis > 0 && !s.waits {
+		dst = hessian.AppendString(dst, keyTimeout)
+		dst = appendDigits(dst, s.millis)
+		n++
+	}
+	if n > maxAttachments {
+		return dst, errors.New(tooManyAttachments) // whoever reads it next refuses it
 	}
 	dst = append(dst, 'Z')
 	return append(dst, body[r.Pos():]...), r.Err()
-}
-
-func indexOf(entries []codecs.KeyValue, key []byte) int {
-	for i := range entries {
-		if entries[i].Key == string(key) {
-			return i
-		}
-	}
-	return -1
 }

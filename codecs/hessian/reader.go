@@ -851,6 +851,20 @@ func AppendString(dst []byte, s string) []byte {
 	}
 }
 
+// AppendInt appends n as an int, in the fewest bytes.
+func AppendInt(dst []byte, n int32) []byte {
+	switch {
+	case n >= minSmall && n <= maxSmall:
+		return append(dst, 0x90+byte(n))
+	case n >= -0x800 && n <= 0x7ff:
+		return append(dst, 0xc8+byte(n>>8), byte(n))
+	case n >= -0x40000 && n <= 0x3ffff:
+		return append(dst, 0xd4+byte(n>>16), byte(n>>8), byte(n))
+	default:
+		return binary.BigEndian.AppendUint32(append(dst, 'I'), uint32(n))
+	}
+}
+
 func isASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] >= 0x80 {

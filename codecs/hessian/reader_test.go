@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -213,6 +214,23 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 			t.Fatal(r.Err())
 		}
 	}))
+}
+
+func TestAppendIntIsReadBack(t *testing.T) {
+	for _, n := range []int32{
+		0, 1, -16, 47, -17, 48, -0x800, 0x7ff, -0x801, 0x800, -0x40000, 0x3ffff, -0x40001, 0x40000, math.MinInt32, math.MaxInt32,
+	} {
+		b := AppendInt(nil, n)
+		var r Reader
+		r.Reset(b)
+		require.Equal(t, n, r.Int())
+		require.Equal(t, len(b), r.Pos())
+		v, size, err := hessiantest.Value(b)
+		require.NoError(t, err)
+		require.Equal(t, n, v)
+		require.Equal(t, len(b), size)
+	}
+	require.Equal(t, "\x90\xc6\xff\xd4\x0b\xb8", string(AppendInt(AppendInt(AppendInt(nil, 0), -257), 3000)))
 }
 
 func TestAppendStringIsReadBack(t *testing.T) {

@@ -92,12 +92,17 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	// That its server leaves does not mean that the proxy does.
 	leaves := m.GoesAway && m.Scratch[scratchForm]&noInfo == 0
-	if len(mut.Entries()) > 0 || leaves {
+	if len(mut.Entries()) > 0 || leaves || hasMarks(m) && !mut.Empty() {
 		var err error
-		if dst, err = c.mutate(dst, m, mut); err != nil {
+		dst, err = c.mutate(dst, m, mut)
+		switch {
+		case err == nil:
+			shift = len(dst) - start - len(m.Raw)
+		case len(mut.Entries()) == 0 && !leaves: // it cannot say more of itself
+			dst = append(dst[:start], m.Raw...)
+		default:
 			return dst, err
 		}
-		shift = len(dst) - start - len(m.Raw)
 	} else {
 		dst = append(dst, m.Raw...)
 	}

@@ -7,12 +7,83 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
-// Types of TApplicationException.
+// Types of TApplicationException, those from 11 on of fbthrift.
 const (
 	exceptionUnknownMethod = 1
 	exceptionInternal      = 6
 	exceptionProtocol      = 7
+	exceptionLoadshedding  = 11
+	exceptionTimeout       = 12
+	exceptionQuota         = 16 // TENANT_QUOTA_EXCEEDED
 )
+
+// failureOf says of the type of an exception whether another attempt may help. What
+// servers call internal is anything that a handler has not declared; Kitex's limits
+// are among it.
+func failureOf(kind int32) codecs.FailureClass {
+	switch kind {
+	case exceptionLoadshedding, exceptionQuota:
+		return codecs.Overloaded
+	case exceptionInternal, exceptionTimeout:
+		return codecs.HostFailure
+	}
+	return codecs.NoFailure
+}
+
+// Fields of TApplicationException: a string, and the type.
+const exceptionKind = 2
+
+// exceptionType reads the type of the exception at the start of b, as far as that has
+// been read: 0, which stands for an unknown one, if it has none.
+func exceptionType(protocol int, b []byte) (kind int32) {
+	if protocol == compact {
+		return exceptionTypeCompact(b)
+	}
+	for len(b) > 7 && b[0] != 0 { // a field takes that much, and the end behind it a byte
+		id, n := binary.BigEndian.Uint16(b[1:]), binary.BigEndian.Uint32(b[3:])
+		switch {
+		case b[0] == binI32 && id == exceptionKind:
+			kind = int32(n)
+			b = b[7:]
+		case b[0] == binI32:
+			b = b[7:]
+		case b[0] == binString && int64(n) <= int64(len(b)-7):
+			b = b[7+n:]
+		default:
+			return kind
+		}
+	}
+	return kind
+}
+
+func exceptionTypeCompact(b []byte) (kind int32) {
+	for id := uint64(0); len(b) > 1 && b[0] != 0; {
+		t, delta := b[0]&0x0f, uint64(b[0]>>4)
+		b = b[1:]
+		if id += delta; delta == 0 {
+			v, n := uvarint(b)
+			if n <= 0 {
+				return kind
+			}
+			id, b = v>>1, b[n:] // zigzag, of an id that is not below 0
+		}
+		v, n := uvarint(b)
+		switch {
+		case n <= 0:
+			return kind
+		case t == cmpI32 && id == exceptionKind:
+			kind = int32(uint32(v)>>1) ^ -int32(v&1)
+			b = b[n:]
+		case t == cmpI32:
+			b = b[n:]
+		case t == cmpBinary && v <= uint64(len(b)-n):
+			b = b[n+int(v):]
+		default:
+			return kind
+		}
+	}
+	return kind
+}
 
 func exceptionOf(t codecs.ErrorType) uint32 {
 	switch t {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"strconv"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
@@ -211,6 +212,22 @@ func isCall(key string) bool {
 	return key == keyService || key == keyBizStatus || key == string(numbered[numberToService]) || ownName([]byte(key))
 }
 
+// change is what changes in the headers of a message.
+type change struct {
+	entries []codecs.KeyValue
+	millis  int32 // what a TTHeader tells as the timeout; 0: what it does
+	retry   int   // and as the number of a retry
+	stays   bool  // an answer does not say that its server leaves
+}
+
+func changeOf(m *codecs.Metadata, mut *codecs.Mutation) change {
+	ch := change{entries: mut.Entries(), stays: m.GoesAway}
+	if mut != nil && hasMarks(m) {
+		ch.millis, ch.retry = mut.Millis(), mut.Retry
+	}
+	return ch
+}
+
 // mutate appends the frame with other headers: parts of other kinds stay as
 // they are but for numbered headers and the token of a name that is set; names and
 // values come in one part behind them.
@@ -227,7 +244,8 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if err != nil {
 		return dst, err
 	}
-	for _, kv := range mut.Entries() {
+	ch := changeOf(m, mut)
+	for _, kv := range ch.entries {
 		if isCall(kv.Key) { // a filter's
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
 		}
@@ -237,7 +255,10 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	dst = append(dst, raw[:info]...)
 
 	r := infoReader{b: raw[:end], at: info, kitex: w.kitex}
-	count := uint64(len(mut.Entries()))
+	count, others := uint64(len(ch.entries)), uint64(0) // headers with names, and all others
+	if ch.retry > 0 {
+		count++
+	}
 	for at := r.at; ; at = r.at {
 		kind, n := r.next()
 		if kind == partEnd {
@@ -250,14 +271,21 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			at := r.at
 			key, _ := r.pair(kind)
 			switch {
-			case kind == partHeaders && stays(m, mut, key):
+			case kind == partHeaders && ch.keeps(key):
 				count++
 			case kind == partNumbered:
-				dst = w.numbered(dst, raw[at:r.at], mut)
-			case kind == partToken && !sets(mut, key): // else a header takes its place
+				dst = w.numbered(dst, raw[at:r.at], &ch)
+				others++
+			case kind == partToken && !ch.sets(key): // else a header takes its place
 				dst = append(append(dst, infoTTToken), raw[at:r.at]...)
+				others++
 			}
 		}
+	}
+	if ch.millis > 0 && !w.timeout {
+		dst = append(dst, infoTTNumbered, 0, 1)
+		dst = w.decimal(append(dst, 0, numberTimeout), int64(ch.millis))
+		others++
 	}
 	dst = w.number(append(dst, infoKeyValue), count)
 	r.at = info
@@ -268,22 +296,26 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 		for ; n > 0 && r.err == nil; n-- {
 			at := r.at
-			if key, _ := r.pair(kind); kind == partHeaders && stays(m, mut, key) {
+			if key, _ := r.pair(kind); kind == partHeaders && ch.keeps(key) {
 				dst = append(dst, raw[at:r.at]...)
 			}
 		}
 	}
-	for _, kv := range mut.Entries() {
+	for _, kv := range ch.entries {
 		dst = append(w.number(dst, uint64(len(kv.Key))), kv.Key...)
 		dst = append(w.number(dst, uint64(len(kv.Value))), kv.Value...)
 		w.tooLong = w.tooLong || w.kitex && max(len(kv.Key), len(kv.Value)) > 1<<16-1
+	}
+	if ch.retry > 0 { // of two the later counts
+		dst = append(w.number(dst, uint64(len(keyRetried))), keyRetried...)
+		dst = w.decimal(dst, int64(ch.retry))
 	}
 	for (len(dst)-start-headerFixed)%wordSize != 0 {
 		dst = append(dst, 0)
 	}
 	size := len(dst) - start - headerFixed
 	dst = append(dst, raw[end:]...)
-	if size > maxHeader || len(dst)-start+room(m) > c.maxFrame || w.tooLong || w.kitex && count > 1<<16-1 {
+	if size > maxHeader || len(dst)-start+room(m) > c.maxFrame || w.tooLong || count+others > maxHeaders {
 		return dst, fmt.Errorf("%w: it would become larger than the limits", codecs.ErrNoMutation)
 	}
 	binary.BigEndian.PutUint16(dst[start+sizeAt:], uint16(size/wordSize))
@@ -291,13 +323,17 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	return dst, r.err
 }
 
-// stays reports whether a header of m goes out as it is.
-func stays(m *codecs.Metadata, mut *codecs.Mutation, key []byte) bool {
-	return !sets(mut, key) && (!m.GoesAway || string(key) != keyLeaves)
+// keeps reports whether a header goes out as it is.
+func (ch *change) keeps(key []byte) bool {
+	return !ch.sets(key) && (!ch.stays || string(key) != keyLeaves)
 }
 
-func sets(mut *codecs.Mutation, key []byte) bool {
-	for _, kv := range mut.Entries() {
+// sets reports whether a header gets another value.
+func (ch *change) sets(key []byte) bool {
+	if ch.retry > 0 && string(key) == keyRetried {
+		return true
+	}
+	for _, kv := range ch.entries {
 		if kv.Key == string(key) {
 			return true
 		}
@@ -305,13 +341,20 @@ func sets(mut *codecs.Mutation, key []byte) bool {
 	return false
 }
 
-type infoWriter struct{ kitex, tooLong bool }
+type infoWriter struct {
+	kitex, tooLong bool
+	timeout        bool // it has been written
+}
 
 // numbered appends the numbered header pair, with another value if its name is
 // set.
-func (w *infoWriter) numbered(dst, pair []byte, mut *codecs.Mutation) []byte {
+func (w *infoWriter) numbered(dst, pair []byte, ch *change) []byte {
+	if ch.millis > 0 && binary.BigEndian.Uint16(pair) == numberTimeout {
+		w.timeout = true
+		return w.decimal(append(dst, pair[:2]...), int64(ch.millis))
+	}
 	name := numberedName(pair)
-	for _, kv := range mut.Entries() {
+	for _, kv := range ch.entries {
 		if name != nil && kv.Key == string(name) {
 			return append(w.number(append(dst, pair[:2]...), uint64(len(kv.Value))), kv.Value...)
 		}
@@ -325,4 +368,11 @@ func (w *infoWriter) number(dst []byte, n uint64) []byte {
 		return binary.BigEndian.AppendUint16(dst, uint16(n))
 	}
 	return binary.AppendUvarint(dst, n)
+}
+
+// decimal appends n as the text of a header of Kitex's, behind its length.
+func (w *infoWriter) decimal(dst []byte, n int64) []byte {
+	var text [20]byte
+	digits := strconv.AppendInt(text[:0], n, 10)
+	return append(w.number(dst, uint64(len(digits))), digits...)
 }

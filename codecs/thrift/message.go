@@ -155,6 +155,8 @@ func (m *message) fill(md *codecs.Metadata, d codecs.Direction, body []byte) err
 		md.Type = codecs.Oneway
 	case typeException:
 		md.Type, md.Status = codecs.Error, codecs.StatusError
+		md.Code = exceptionType(m.protocol, body)
+		md.Failure = failureOf(md.Code)
 	case typeReply:
 		md.Type = codecs.Response
 		if m.threw(body) {

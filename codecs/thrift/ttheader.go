@@ -41,7 +41,10 @@ var numbered = [...][]byte{
 	25: []byte("lb-type"),
 }
 
-const numberToService = 6
+const (
+	numberToService = 6
+	numberTimeout   = 12
+)
 
 // nameToken is the name under which Kitex keeps the token, a part of its own.
 var nameToken = []byte("RPC_TRANSIT_gdpr-token")
@@ -59,6 +62,9 @@ const (
 	keyService   = "isn"        // the service's name in the IDL
 	keyBizStatus = "biz-status" // of an answer: a business error (BizStatusError)
 	keyLeaves    = "crrst"      // of an answer: its connection is about to be closed
+	// keyRetried, of a call: which retry it is, or an outer one in whose course it is
+	// made (retry.TransitKey, among what is passed on).
+	keyRetried = "RPC_PERSIST_RetryReq"
 )
 
 const (
@@ -113,6 +119,7 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 	}
 	switch {
 	case d.dir == codecs.ClientToServer:
+		m.Retried = told.retried
 	case m.ID == 0 && string(m.Method()) == controlName:
 		// The server's own (netpollmux, control_frame.go), answers nothing.
 		if m.Type = codecs.Ignored; told.leaves {
@@ -133,6 +140,7 @@ type told struct {
 	service []byte // that of the IDL or, failing that, of the registry
 	failed  bool   // an answer with a business error
 	leaves  bool   // an answer whose server leaves
+	retried bool   // a call with the mark of a retry
 }
 
 // peek looks for headers of that kind. Of equal ones the last one counts, as in
@@ -156,6 +164,8 @@ func (d *decoder) peek(r infoReader) (t told) {
 				t.failed = string(value) != "0"
 			case kind == partHeaders && string(key) == keyLeaves && d.dir == codecs.ServerToClient:
 				t.leaves = len(value) > 0
+			case kind == partHeaders && string(key) == keyRetried && d.dir == codecs.ClientToServer:
+				t.retried = len(value) > 0
 			}
 		}
 	}

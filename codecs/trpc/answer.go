@@ -48,12 +48,12 @@ func answer(m *codecs.Metadata) {
 	h.identify(m, r.Err())
 	switch {
 	case m.Malformed != "":
-		m.Type, m.Status = codecs.Error, codecs.StatusError
+		m.Type, m.Status, m.Failure = codecs.Error, codecs.StatusError, codecs.HostFailure
 		return
 	case ret != 0:
-		m.Type, m.Status = codecs.Error, codecs.StatusError
+		m.Type, m.Status, m.Code, m.Failure = codecs.Error, codecs.StatusError, ret, failureOf(ret)
 	case funcRet != 0:
-		m.Type, m.Status = codecs.Response, codecs.StatusBusinessException
+		m.Type, m.Status, m.Code = codecs.Response, codecs.StatusBusinessException, funcRet
 	default:
 		m.Type = codecs.Response
 	}

@@ -25,8 +25,12 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if !c.fits(m, 0) {
 		return dst, errTooLarge
 	}
-	if len(mut.Entries()) > 0 {
-		return c.mutateUnary(dst, m, mut)
+	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+		out, err := c.mutateUnary(dst, m, mut)
+		if err == nil || len(mut.Entries()) > 0 {
+			return out, err
+		}
+		// It cannot say how long its client waits.
 	}
 	old, n := idOf(m)
 	at := int(m.Scratch[scratchID])

@@ -15,6 +15,7 @@ const (
 	retServerNoService = 11
 	retServerTimeout   = 21
 	retServerOverload  = 22
+	retServerLimited   = 23
 	retServerSystem    = 31
 	retServerAuth      = 41
 	retClientConnect   = 111
@@ -44,6 +45,20 @@ func retOf(t codecs.ErrorType) uint64 {
 	default:
 		return retServerSystem
 	}
+}
+
+// failureOf says of a ret that is not 0 whether another attempt may help. A server
+// answers with 22 and 23 what its filters and its queue have not let pass. The codes
+// of clients (from 101 on) a server passes on if a call of its own has failed so, and
+// tRPC-Go's handlers as their own (codec.go): it may have done its part before.
+func failureOf(ret int32) codecs.FailureClass {
+	switch ret {
+	case retServerOverload, retServerLimited:
+		return codecs.Overloaded
+	case retServerTimeout, retServerSystem, retClientConnect, retClientNetwork:
+		return codecs.HostFailure
+	}
+	return codecs.NoFailure
 }
 
 // maxMessage is how much of an error's text is sent, in bytes: the header that

@@ -16,15 +16,15 @@ var errKey = errors.New(faultKey)
 // errLimits: whoever reads it next may refuse it, or end the connection.
 var errLimits = errors.New("it would become larger than the limits")
 
-// mutateUnary appends the unary frame m with the entries of mut set, and with
-// its id. What is not changed keeps its bytes and its place.
+// mutateUnary appends the unary frame m with the entries and the timeout of mut set,
+// and with its id. What is not changed keeps its bytes and its place.
 func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Malformed != "" {
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
 	s := set{Entries: pbwire.Entries{Set: mut.Entries()}, number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
 	if m.Scratch[scratchFlags]&flagRequest != 0 {
-		s.number = requestTransInfo
+		s.number, s.millis = requestTransInfo, uint32(mut.Millis())
 	}
 	start := len(dst)
 	dst = append(dst, m.Raw[:headerSize]...)
@@ -80,13 +80,14 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 	return dst, nil
 }
 
-// set sets entries of a message's trans_info, and its request id.
+// set sets entries of a message's trans_info, its request id, and its timeout.
 type set struct {
 	pbwire.Entries
 	number int32 // of trans_info
 	idAt   int   // offset of the value of the request id; no field's if there is none
 	id     uint64
-	grown  int // by how many bytes, the id apart
+	millis uint32 // the timeout; 0: as it is
+	grown  int    // by how many bytes, the id apart
 }
 
 // appendMessage appends the message b, which has been read before, with the entries
@@ -97,10 +98,16 @@ func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
 			return dst, errKey
 		}
 	}
-	from := 0
+	from, says := 0, false // the timeout
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
 		switch {
+		case s.millis > 0 && r.Is(requestTimeout, pbwire.Varint):
+			dst = append(dst, b[from:r.Value]...)
+			n := len(dst)
+			dst = binary.AppendUvarint(dst, uint64(s.millis))
+			s.grown += len(dst) - n - (r.End - r.Value)
+			says = true
 		case r.Type == pbwire.Varint && r.Value == s.idAt && uint64(uint32(r.Uint)) != s.id:
 			dst = append(dst, b[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, s.id)
@@ -127,6 +134,9 @@ func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
 	}
 	dst = append(dst, b[from:]...)
 	n := len(dst)
+	if s.millis > 0 && !says {
+		dst = pbwire.AppendVarint(dst, requestTimeout, uint64(s.millis))
+	}
 	dst = s.Append(dst, s.number)
 	s.grown += len(dst) - n
 	return dst, nil

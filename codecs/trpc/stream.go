@@ -124,6 +124,9 @@ func opened(m *codecs.Metadata) {
 	m.Malformed = fault
 	if ret != 0 || fault != "" {
 		m.Type, m.Status = codecs.Error, codecs.StatusError
+		if m.Code, m.Failure = ret, failureOf(ret); fault != "" {
+			m.Failure = codecs.HostFailure
+		}
 		m.FixedID = true // it is the stream's
 	} else {
 		m.Type = codecs.StreamInit

@@ -82,7 +82,7 @@ func consumers(name string) func(*testing.T, peers.Place, int) {
 	return func(t *testing.T, at peers.Place, port int) {
 		for _, l := range []peers.Library{peers.DubboGo, peers.Java} {
 			t.Run("from "+string(l), func(t *testing.T) {
-				calls.Dubbo(t, l, l.Consumer(t, port, peers.ConsumerOptions{Place: at}), name)
+				calls.Dubbo(t, l, l.Consumer(t, port, peers.ConsumerOptions{Place: at, Timeout: calls.Patience}), name)
 			})
 		}
 	}

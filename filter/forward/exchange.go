@@ -4,7 +4,11 @@
 package forward
 
 import (
+	"math/rand/v2"
+	"time"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -18,11 +22,20 @@ type Owner interface {
 	// and ReplyInfo are valid until the exchange has ended.
 	Request() *codecs.Metadata
 	// Encode appends the request to dst, with id in place of its own. It changes
-	// nothing: it is called for each attempt.
-	Encode(dst []byte, id uint64) ([]byte, error)
+	// nothing: it is called for each attempt. left is how long an answer will be
+	// waited for, 0 if the server is not to be told; retry numbers the retries, from 1.
+	Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error)
+	// Keep is called in place of Release while a further attempt may start: the frame,
+	// and no more of the request, must outlive the event.
+	Keep()
 	// Release is called when no further attempt can start: the frame, and all that
-	// only encoding needs, may go.
+	// only encoding needs, may go. It may be called again.
 	Release()
+	// Again returns where a further attempt is to be sent, and how. It is not called
+	// for a request that has a line.
+	Again() (*upstream.Pool, upstream.Send)
+	// Happened tells what has become of an attempt. None of it ends the exchange.
+	Happened(e Event, why Conditions)
 	// Sent ends a request that expects no answer: it has been handed over.
 	Sent()
 	// Answered ends the exchange. resp and its frame are valid during Answered only.
@@ -34,44 +47,118 @@ type Owner interface {
 	Blocked(blocked bool)
 }
 
+// Event is what an Owner is told of beside the end.
+type Event uint8
+
+const (
+	// Retried: a further attempt is made, as the one before has failed.
+	Retried Event = iota
+	// RetrySucceeded: an answer that needs no retry came after one.
+	RetrySucceeded
+	// RetryLimit: a further one would be made, were there not as many as are allowed.
+	RetryLimit
+	// RetryOverflow: the budget of the cluster has allowed none.
+	RetryOverflow
+	// PerTryTimeout: an attempt has taken too long.
+	PerTryTimeout
+	// Hedged: a second attempt is made while the first goes on.
+	Hedged
+	// HedgeWon: its answer came first.
+	HedgeWon
+)
+
+// Env is what the exchanges of a worker have in common.
+type Env struct {
+	timers *timer.Wheel
+	now    func() time.Duration
+	rand   *rand.Rand
+
+	free []*plan
+	kept int // bytes of frames that may be needed again
+}
+
+// NewEnv returns that of a worker.
+func NewEnv(timers *timer.Wheel, now func() time.Duration, rng *rand.Rand) *Env {
+	return &Env{timers: timers, now: now, rand: rng}
+}
+
 // Exchange is one request on its way to one outcome. It is embedded in the message
 // that owns it and used again and again.
 type Exchange struct {
 	owner    Owner
+	env      *Env
 	first    attempt // by value: most requests need no other
+	plan     *plan   // for further ones; nil: there is none
 	attempts int
+	won      won
+}
+
+// won is what is told of a second attempt whose answer came first.
+type won struct {
+	host string
+	sent time.Duration
 }
 
 // Init binds x to its owner for good.
-func (x *Exchange) Init(o Owner) {
-	x.owner = o
+func (x *Exchange) Init(o Owner, env *Env) {
+	x.owner, x.env = o, env
 	x.first.x = x
 	x.first.call.Init(&x.first)
 }
 
-// Start sends the request to the pool p. The owner may hear of its end before Start
+// Start sends the request to the pool p. policy, which may be nil, says what else may
+// be done; call that the request is one that a server answers for sure, and may be
+// repeated as far as the policy allows. The owner may hear of its end before Start
 // returns.
-func (x *Exchange) Start(p *upstream.Pool, s upstream.Send) {
+func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, call bool) {
 	x.attempts = 1
+	if policy != nil {
+		s.Timeout = x.devise(p, &s, policy, call)
+	}
 	p.Send(&x.first.call, s)
 }
 
 // Cancel ends the exchange, if it has not ended, as nobody wants its outcome any
 // more: the owner hears no more of it.
-func (x *Exchange) Cancel() { x.first.call.Cancel() }
+func (x *Exchange) Cancel() {
+	x.first.call.Cancel()
+	x.settle()
+}
 
-// Call returns the call that carries the request now, or did last: the one that a
-// stream, once it is open, goes on with.
+// Call returns the call of the first attempt: the one that a stream, once it is open,
+// goes on with.
 func (x *Exchange) Call() *upstream.Call { return &x.first.call }
 
+// Host returns the address of the server that the attempt that counts was sent to, ""
+// if it was sent to none, or that is unknown; at is when, on the worker's clock.
+func (x *Exchange) Host() (host string, at time.Duration) {
+	if x.won.sent != 0 {
+		return x.won.host, x.won.sent
+	}
+	return x.first.call.Host(), x.first.call.SentAt()
+}
+
 // Waiting reports whether no attempt has been handed to a connection yet.
-func (x *Exchange) Waiting() bool { return x.first.call.Waiting() }
+func (x *Exchange) Waiting() bool {
+	return x.first.call.Waiting() || x.plan != nil && x.plan.wait.Running() && !x.plan.written
+}
 
 // Attempts returns how many attempts have been made since Start.
 func (x *Exchange) Attempts() int { return x.attempts }
 
 // Reset prepares x for the next request.
-func (x *Exchange) Reset() { x.attempts = 0 }
+func (x *Exchange) Reset() {
+	x.settle()
+	x.attempts, x.won = 0, won{}
+}
+
+// settle ends the plan, and the attempts that are under way because of it.
+func (x *Exchange) settle() {
+	if pl := x.plan; pl != nil {
+		x.plan = nil
+		pl.end()
+	}
+}
 
 // attempt is one call on behalf of an exchange. It implements upstream.Owner.
 type attempt struct {
@@ -83,15 +170,41 @@ func (a *attempt) Hold()                     { a.x.owner.Hold() }
 func (a *attempt) Request() *codecs.Metadata { return a.x.owner.Request() }
 
 func (a *attempt) Encode(dst []byte, id uint64) ([]byte, error) {
-	b, err := a.x.owner.Encode(dst, id)
+	x := a.x
+	if x.plan != nil {
+		return x.plan.encode(a, dst, id)
+	}
+	b, err := x.owner.Encode(dst, id, 0, 0)
 	if err == nil {
-		a.x.owner.Release()
+		x.owner.Release()
 	}
 	return b, err
 }
 
-func (a *attempt) Sent()                          { a.x.owner.Sent() }
-func (a *attempt) Answered(resp *codecs.Metadata) { a.x.owner.Answered(resp) }
-func (a *attempt) Failed(f *upstream.Failure)     { a.x.owner.Failed(f) }
-func (a *attempt) Streamed(m *codecs.Metadata)    { a.x.owner.Streamed(m) }
-func (a *attempt) Blocked(blocked bool)           { a.x.owner.Blocked(blocked) }
+func (a *attempt) Sent() {
+	a.x.settle()
+	a.x.owner.Sent()
+}
+
+func (a *attempt) Answered(resp *codecs.Metadata) {
+	x := a.x
+	if pl := x.plan; pl != nil {
+		if pl.declines(a, resp) {
+			return
+		}
+		x.settle()
+	}
+	x.owner.Answered(resp)
+}
+
+func (a *attempt) Failed(f *upstream.Failure) {
+	x := a.x
+	if x.plan != nil && x.plan.failed(a, f) || x.plan == nil && x.rescue(f) {
+		return
+	}
+	x.settle()
+	x.owner.Failed(f)
+}
+
+func (a *attempt) Streamed(m *codecs.Metadata) { a.x.owner.Streamed(m) }
+func (a *attempt) Blocked(blocked bool)        { a.x.owner.Blocked(blocked) }

@@ -116,6 +116,62 @@ const (
 	// RequestUnanswered: quiet requests to which there was no answer.
 	RequestUnanswered
 
+	// RequestRetry: further attempts, as those before have failed.
+	RequestRetry
+	// RequestRetrySuccess: requests that were answered after one, by what needs no other.
+	RequestRetrySuccess
+	// RequestRetryLimitExceeded: requests that failed behind as many retries as are allowed.
+	RequestRetryLimitExceeded
+	// RequestRetryOverflow: retries and second attempts that the budget of a cluster did not allow.
+	RequestRetryOverflow
+	// RequestPerTryTimeout: attempts that took longer than per_try_timeout.
+	RequestPerTryTimeout
+	// RequestHedge: second attempts beside first ones that go on.
+	RequestHedge
+	// RequestHedgeWon: those whose answer came first.
+	RequestHedgeWon
+	// RequestDeadlineSpent: requests not sent, as their deadline had passed.
+	RequestDeadlineSpent
+	// Mirror: copies of requests that were sent.
+	Mirror
+	// MirrorOverflow: copies that were not made, or given up, as they were too large or
+	// too many.
+	MirrorOverflow
+	// MirrorFailed: copies that could not be sent, or got no answer.
+	MirrorFailed
+	// MirrorSame: compared copies that were answered as their requests were.
+	MirrorSame
+	// MirrorDifferent: compared copies that were answered otherwise.
+	MirrorDifferent
+
+	// OutlierEjectionsTotal: ejections of hosts, those behind a failed probe included.
+	OutlierEjectionsTotal
+	// OutlierEjectionsConsecutiveFailures: those for failures in a row.
+	OutlierEjectionsConsecutiveFailures
+	// OutlierEjectionsFailurePercentage: those for a share of failures.
+	OutlierEjectionsFailurePercentage
+	// OutlierEjectionsSilence: those of hosts that sent nothing.
+	OutlierEjectionsSilence
+	// OutlierEjectionsOverflow: those that were withheld, as there are as many as may be.
+	OutlierEjectionsOverflow
+	// OutlierProbes: requests that tried ejected hosts.
+	OutlierProbes
+	// OutlierProbeFailures: those of them that failed.
+	OutlierProbeFailures
+
+	// BreakerMaxRequests: requests refused as a cluster has as many as it may.
+	BreakerMaxRequests
+	// BreakerMaxPendingRequests: requests refused as as many wait as may.
+	BreakerMaxPendingRequests
+	// BreakerMaxConnections: connections that were not made as there are as many as may be.
+	BreakerMaxConnections
+	// BreakerKeyMaxRequests: requests refused as their key has as many as it may.
+	BreakerKeyMaxRequests
+	// BreakerKeyOpen: requests refused as the breaker of their key is open.
+	BreakerKeyOpen
+	// BreakerOpened: breakers of keys that have opened.
+	BreakerOpened
+
 	// RDSUpdateSuccess: answers of RDS that were accepted.
 	RDSUpdateSuccess
 	// RDSUpdateRejected: those that were refused.
@@ -132,62 +188,88 @@ const (
 )
 
 var counterNames = [Counters]string{
-	CxDestroyLocalWithActiveRq:         "cx_destroy_local_with_active_rq",
-	CxDestroyRemoteWithActiveRq:        "cx_destroy_remote_with_active_rq",
-	LocalResponseBusinessException:     "local_response_business_exception",
-	LocalResponseError:                 "local_response_error",
-	LocalResponseSuccess:               "local_response_success",
-	Request:                            "request",
-	RequestDecodingError:               "request_decoding_error",
-	RequestDecodingSuccess:             "request_decoding_success",
-	RequestEvent:                       "request_event",
-	RequestOneway:                      "request_oneway",
-	RequestTwoway:                      "request_twoway",
-	RequestStream:                      "request_stream",
-	Response:                           "response",
-	ResponseBusinessException:          "response_business_exception",
-	ResponseDecodingError:              "response_decoding_error",
-	ResponseDecodingSuccess:            "response_decoding_success",
-	ResponseError:                      "response_error",
-	ResponseErrorCausedConnectionClose: "response_error_caused_connection_close",
-	ResponseSuccess:                    "response_success",
-	IdleTimeout:                        "idle_timeout",
-	RequestAbandoned:                   "request_abandoned",
-	RequestTimeout:                     "request_timeout",
-	RequestUnserved:                    "request_unserved",
-	OnewayDropped:                      "oneway_dropped",
-	UpstreamReset:                      "upstream_reset",
-	UpstreamConnectFail:                "upstream_connect_fail",
-	UpstreamEvent:                      "upstream_event",
-	UpstreamStrayResponse:              "upstream_stray_response",
-	UpstreamUnserved:                   "upstream_unserved",
-	DownstreamOverflow:                 "downstream_overflow",
-	PartialFrameTimeout:                "partial_frame_timeout",
-	DrainClosed:                        "drain_closed",
-	FilterPanic:                        "filter_panic",
-	ConnectionPanic:                    "connection_panic",
-	MutationSkipped:                    "mutation_skipped",
-	OnewayPresumed:                     "oneway_presumed",
-	OnewayErrorTold:                    "oneway_error_told",
-	StreamReset:                        "stream_reset",
-	StreamAbandoned:                    "stream_abandoned",
-	StreamIdleTimeout:                  "stream_idle_timeout",
-	StreamRefused:                      "stream_refused",
-	StreamStray:                        "stream_stray",
-	PassthroughConnection:              "passthrough_connection",
-	PassthroughConnectFail:             "passthrough_connect_fail",
-	UpstreamAbuse:                      "upstream_abuse",
-	RequestOverflow:                    "request_overflow",
-	RequestUnroutable:                  "request_unroutable",
-	PartialFrameWait:                   "partial_frame_wait",
-	PartialFrameOverflow:               "partial_frame_overflow",
-	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
-	RequestUnanswered:                  "request_unanswered",
-	RDSUpdateSuccess:                   "rds_update_success",
-	RDSUpdateRejected:                  "rds_update_rejected",
-	RDSUpdateEmpty:                     "rds_update_empty",
-	RDSUpdateFailure:                   "rds_update_failure",
-	RDSUpdateAttempt:                   "rds_update_attempt",
+	CxDestroyLocalWithActiveRq:          "cx_destroy_local_with_active_rq",
+	CxDestroyRemoteWithActiveRq:         "cx_destroy_remote_with_active_rq",
+	LocalResponseBusinessException:      "local_response_business_exception",
+	LocalResponseError:                  "local_response_error",
+	LocalResponseSuccess:                "local_response_success",
+	Request:                             "request",
+	RequestDecodingError:                "request_decoding_error",
+	RequestDecodingSuccess:              "request_decoding_success",
+	RequestEvent:                        "request_event",
+	RequestOneway:                       "request_oneway",
+	RequestTwoway:                       "request_twoway",
+	RequestStream:                       "request_stream",
+	Response:                            "response",
+	ResponseBusinessException:           "response_business_exception",
+	ResponseDecodingError:               "response_decoding_error",
+	ResponseDecodingSuccess:             "response_decoding_success",
+	ResponseError:                       "response_error",
+	ResponseErrorCausedConnectionClose:  "response_error_caused_connection_close",
+	ResponseSuccess:                     "response_success",
+	IdleTimeout:                         "idle_timeout",
+	RequestAbandoned:                    "request_abandoned",
+	RequestTimeout:                      "request_timeout",
+	RequestUnserved:                     "request_unserved",
+	OnewayDropped:                       "oneway_dropped",
+	UpstreamReset:                       "upstream_reset",
+	UpstreamConnectFail:                 "upstream_connect_fail",
+	UpstreamEvent:                       "upstream_event",
+	UpstreamStrayResponse:               "upstream_stray_response",
+	UpstreamUnserved:                    "upstream_unserved",
+	DownstreamOverflow:                  "downstream_overflow",
+	PartialFrameTimeout:                 "partial_frame_timeout",
+	DrainClosed:                         "drain_closed",
+	FilterPanic:                         "filter_panic",
+	ConnectionPanic:                     "connection_panic",
+	MutationSkipped:                     "mutation_skipped",
+	OnewayPresumed:                      "oneway_presumed",
+	OnewayErrorTold:                     "oneway_error_told",
+	StreamReset:                         "stream_reset",
+	StreamAbandoned:                     "stream_abandoned",
+	StreamIdleTimeout:                   "stream_idle_timeout",
+	StreamRefused:                       "stream_refused",
+	StreamStray:                         "stream_stray",
+	PassthroughConnection:               "passthrough_connection",
+	PassthroughConnectFail:              "passthrough_connect_fail",
+	UpstreamAbuse:                       "upstream_abuse",
+	RequestOverflow:                     "request_overflow",
+	RequestUnroutable:                   "request_unroutable",
+	PartialFrameWait:                    "partial_frame_wait",
+	PartialFrameOverflow:                "partial_frame_overflow",
+	UpstreamPartialFrameWait:            "upstream_partial_frame_wait",
+	RequestUnanswered:                   "request_unanswered",
+	RequestRetry:                        "request_retry",
+	RequestRetrySuccess:                 "request_retry_success",
+	RequestRetryLimitExceeded:           "request_retry_limit_exceeded",
+	RequestRetryOverflow:                "request_retry_overflow",
+	RequestPerTryTimeout:                "request_per_try_timeout",
+	RequestHedge:                        "request_hedge",
+	RequestHedgeWon:                     "request_hedge_won",
+	RequestDeadlineSpent:                "request_deadline_spent",
+	OutlierEjectionsTotal:               "outlier_ejections_total",
+	OutlierEjectionsConsecutiveFailures: "outlier_ejections_consecutive_failures",
+	OutlierEjectionsFailurePercentage:   "outlier_ejections_failure_percentage",
+	OutlierEjectionsSilence:             "outlier_ejections_silence",
+	OutlierEjectionsOverflow:            "outlier_ejections_overflow",
+	OutlierProbes:                       "outlier_probes",
+	OutlierProbeFailures:                "outlier_probe_failures",
+	BreakerMaxRequests:                  "breaker_max_requests",
+	BreakerMaxPendingRequests:           "breaker_max_pending_requests",
+	BreakerMaxConnections:               "breaker_max_connections",
+	BreakerKeyMaxRequests:               "breaker_key_max_requests",
+	BreakerKeyOpen:                      "breaker_key_open",
+	BreakerOpened:                       "breaker_opened",
+	Mirror:                              "mirror",
+	MirrorOverflow:                      "mirror_overflow",
+	MirrorFailed:                        "mirror_failed",
+	MirrorSame:                          "mirror_same",
+	MirrorDifferent:                     "mirror_different",
+	RDSUpdateSuccess:                    "rds_update_success",
+	RDSUpdateRejected:                   "rds_update_rejected",
+	RDSUpdateEmpty:                      "rds_update_empty",
+	RDSUpdateFailure:                    "rds_update_failure",
+	RDSUpdateAttempt:                    "rds_update_attempt",
 }
 
 func (c Counter) String() string { return counterNames[c] }
@@ -203,12 +285,19 @@ const (
 	StreamActive
 	// PassthroughActive connections are carried as plain bytes.
 	PassthroughActive
+	// MirrorActive copies of requests wait or are in flight.
+	MirrorActive
+	// OutlierEjectionsActive hosts are ejected.
+	OutlierEjectionsActive
 
 	// Gauges is how many there are.
 	Gauges
 )
 
-var gaugeNames = [Gauges]string{RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active"}
+var gaugeNames = [Gauges]string{
+	RequestActive: "request_active", StreamActive: "stream_active", PassthroughActive: "passthrough_active",
+	MirrorActive: "mirror_active", OutlierEjectionsActive: "outlier_ejections_active",
+}
 
 func (g Gauge) String() string { return gaugeNames[g] }
 

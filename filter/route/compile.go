@@ -34,13 +34,16 @@ func (e *Error) Error() string { return e.Path + ": " + e.Reason }
 // yet which codec is to do it.
 func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Table, []*Error) {
 	c := &compiler{mutator: mutator}
+	c.mirrored = c.mirrors(rc.GetRequestMirrorPolicies(), "request_mirror_policies")
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
+	d := c.defaults(rc)
 	for i, r := range rc.GetRoutes() {
-		c.route(&t.routes[i], r, fmt.Sprintf("routes[%d]", i))
+		c.route(&t.routes[i], r, d, element("routes", i))
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
+	t.clusters = d.clusters
 	t.keys = rank(t.routes)
 	number(t.routes)
 	t.index.build(t.routes, fewRoutes)
@@ -49,15 +52,18 @@ func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Tabl
 
 // compiler gathers faults.
 type compiler struct {
-	mutator codecs.Mutator
-	errs    []*Error
+	mutator  codecs.Mutator
+	errs     []*Error
+	mirrored []Mirror // of routes that do not say
 }
 
 func (c *compiler) refuse(path, format string, args ...any) {
 	c.errs = append(c.errs, &Error{path, fmt.Sprintf(format, args...)})
 }
 
-func (c *compiler) route(r *Route, from *routev1alpha.Route, path string) {
+func element(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
+
+func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path string) {
 	r.Name = from.GetName()
 	for i, h := range from.GetMatch().GetMetadata() {
 		m, field, err := compileMatcher(h)
@@ -71,6 +77,7 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, path string) {
 		r.matchers = append(r.matchers, m)
 	}
 	c.action(r, from.GetRoute(), path+".route")
+	r.Policy = c.policy(from.GetRoute(), d, path+".route")
 	r.RequestMutation = c.mutation(codecs.ClientToServer, from.GetRequestMutation(), path+".request_mutation")
 	r.ResponseMutation = c.mutation(codecs.ServerToClient, from.GetResponseMutation(), path+".response_mutation")
 }
@@ -83,8 +90,8 @@ func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, path string) {
 	if len(a.GetHashPolicy()) > 0 {
 		c.refuse(path+".hash_policy", notBuilt)
 	}
-	if len(a.GetRequestMirrorPolicies()) > 0 {
-		c.refuse(path+".request_mirror_policies", notBuilt)
+	if r.Mirrors = c.mirrored; len(a.GetRequestMirrorPolicies()) > 0 {
+		r.Mirrors = c.mirrors(a.GetRequestMirrorPolicies(), path+".request_mirror_policies")
 	}
 	if wc := a.GetWeightedClusters(); wc != nil {
 		c.weighted(r, wc, path+".weighted_clusters")

@@ -3,7 +3,10 @@
 // the registry in which tables are replaced while connections use them.
 package route
 
-import "github.com/meltemi-mesh/meltemi/codecs"
+import (
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/forward"
+)
 
 // Route is one frozen route.
 type Route struct {
@@ -12,6 +15,12 @@ type Route struct {
 	// RequestMutation and ResponseMutation are what the route sets in messages,
 	// each key once. They must not be changed.
 	RequestMutation, ResponseMutation []codecs.KeyValue
+	// Policy is what requests get beyond one attempt, nil: nothing.
+	Policy *forward.Policy
+
+	// Mirrors are who gets copies of the requests, nil if nobody does. They must
+	// not be changed.
+	Mirrors []Mirror
 
 	matchers []matcher
 	clusters []weighted
@@ -64,6 +73,8 @@ type Table struct {
 	routes []Route
 	keys   []string // the names that rules look at, in the order of rank
 	index  index
+	// clusters are those of which the table says something, nil if there are none.
+	clusters map[string]*Cluster
 }
 
 // Match returns the first route that matches, nil if none does or Find cannot

@@ -20,6 +20,9 @@ func (cn *conn) Data(bufs [][]byte, total int) {
 		}
 		return
 	}
+	if cn.watched != nil {
+		cn.watched.Heard(cn.lastData)
+	}
 	if cn.in.Skipping() {
 		if bufs, total = cn.in.Skipped(bufs, total); total == 0 {
 			return
@@ -94,6 +97,7 @@ func (cn *conn) Held() bool { return cn.paused && cn.pool.m.now() < cn.pausedAt+
 func (cn *conn) Stalled() {
 	p := cn.pool
 	defer cn.barrier()
+	cn.failed()
 	p.obs.Closes(p.key.Cluster, cn.host, "it sends no more of a frame that has begun, with too many such frames on this worker")
 	cn.close(codecs.UpstreamReset, "upstream connection closed: the server sends no more of an answer that has begun")
 	p.kick()
@@ -153,6 +157,9 @@ func (cn *conn) answer(md *codecs.Metadata) *Call {
 	c := p.answered(cn, md)
 	if c != nil {
 		cn.strays = max(0, cn.strays-1)
+		if cn.watched != nil {
+			cn.saw(c, md)
+		}
 		c.end()
 		return c
 	}
@@ -293,6 +300,10 @@ func (cn *conn) streamed(md *codecs.Metadata) {
 		cn.retire()
 		c.notProcessed()
 	default:
+		if cn.watched != nil && !c.judged {
+			c.judged = true
+			cn.saw(c, md)
+		}
 		c.owner.Streamed(md)
 	}
 }
@@ -301,6 +312,7 @@ func (cn *conn) streamed(md *codecs.Metadata) {
 func (cn *conn) garbage(err error) {
 	p := cn.pool
 	p.obs.DecodingError(p.key.Cluster, cn.host, err, true)
+	cn.failed()
 	cn.close(codecs.BadResponse, "undecodable response: "+err.Error())
 	p.kick()
 }

@@ -42,8 +42,13 @@ type balance struct {
 }
 
 // pick chooses a connection for the next call, nil when there is none that
-// can take it.
-func (p *Pool) pick() *conn {
+// can take it. One to another host than avoid is preferred, if that is not "".
+func (p *Pool) pick(avoid string) *conn {
+	if avoid != "" {
+		if cn := p.pickOther(avoid); cn != nil {
+			return cn
+		}
+	}
 	if !p.opts.Shared {
 		if p.idle.first != nil {
 			return p.idle.first
@@ -74,6 +79,32 @@ func (p *Pool) pick() *conn {
 	}
 	return best
 }
+
+// pickOther chooses a connection to another host than avoid: of shared ones that with
+// the fewest calls.
+func (p *Pool) pickOther(avoid string) (best *conn) {
+	for cn := p.idle.first; cn != nil; cn = cn.idleNext {
+		if cn.host != avoid {
+			return cn
+		}
+	}
+	if !p.opts.Shared {
+		return nil
+	}
+	for _, cn := range p.ready {
+		if !cn.blocked && !cn.shunned() && cn.host != avoid && (best == nil || cn.inFlight < best.inFlight) {
+			best = cn
+		}
+	}
+	return best
+}
+
+// HasOther reports whether a call could go to another host than avoid now.
+func (p *Pool) HasOther(avoid string) bool { return p.queue.n == 0 && p.pickOther(avoid) != nil }
+
+// Alternative reports whether a call that has not been sent may have better luck: at
+// another host, or over another connection.
+func (p *Pool) Alternative() bool { return p.hosts.Preferred > 1 || len(p.ready) > 0 }
 
 // weigh gives the connections their weights: together those of a host get the
 // share with which the load balancer picks it.
@@ -113,7 +144,7 @@ func (p *Pool) weigh() {
 			i := index(cn.host)
 			cn.weight = int64(shares[i]*(1<<20))/conns[i] + 1
 		}
-		if cn.leaving() && staying > 0 {
+		if cn.shunned() && staying > 0 {
 			cn.weight = 0
 		}
 	}
@@ -139,10 +170,11 @@ func (p *Pool) heed(now time.Duration) {
 	p.weigh()
 }
 
-// staying counts the connections to hosts that have not said that they leave.
+// staying counts the connections to hosts that have not said that they leave, and are
+// not ejected.
 func (p *Pool) staying() (n int) {
 	for _, cn := range p.ready {
-		if !cn.leaving() {
+		if !cn.shunned() {
 			n++
 		}
 	}
@@ -163,6 +195,9 @@ func (p *Pool) look(now time.Duration) {
 	}
 	first := !p.looked
 	p.hosts, p.looked = h, true
+	if p.outliers != nil {
+		p.info.outliers.Resize(h.Preferred)
+	}
 	if first {
 		p.epoch = p.info.forget(-1)
 		return
@@ -191,16 +226,18 @@ func (p *Pool) rotate(now time.Duration) {
 		if cn.leaving() && now >= cn.leavingUntil {
 			cn.leavesUntil(0)
 			stays = true
-			staying++
+			if !cn.ejected {
+				staying++
+			}
 		}
 		if now >= cn.agingAt && !cn.aging {
 			p.outdate(cn, &cn.aging)
 		}
 		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
 		// The last one stays until there is another, if there may be another.
-		last := len(p.ready) == 1 || staying == 1 && !cn.leaving()
+		last := len(p.ready) == 1 || staying == 1 && !cn.shunned()
 		if over && (!last || !p.opts.Shared && p.room() <= 0) {
-			if !cn.leaving() {
+			if !cn.shunned() {
 				staying--
 			}
 			cn.drain()
@@ -233,7 +270,9 @@ func (p *Pool) sample(now time.Duration) {
 	p.search = 0
 	if p.samples < enoughPicked {
 		for range max(1, p.opts.MaxConnections/2) {
-			p.connect(now)
+			if !p.connect(now) {
+				return
+			}
 		}
 		return
 	}

@@ -10,9 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -321,4 +323,8 @@ func (*observer) Starves()                                         {}
 func (*observer) Panicked(*guard.Panic)                            {}
 func (*observer) Event()                                           {}
 func (*observer) Unserved()                                        {}
+func (*observer) Breaks(string, breaker.Limit)                     {}
+func (*observer) Ejects(string, string, outlier.Ejection)          {}
+func (*observer) Probes(string, string)                            {}
+func (*observer) EjectionOver(string, string, bool)                {}
 func (o *observer) ConnectFailed(string, host.CloseReason, string) { o.failed++ }

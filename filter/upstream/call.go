@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
 // Call is one request on its way to a cluster and back. It is embedded in the
@@ -18,14 +20,20 @@ type Call struct {
 	size   int
 	oneway bool
 	muted  bool // its answer is for nobody
+	unsure bool // it may get none
 	lease  codecs.Lease
 	// absent: it stands in for a call that nobody waits for any more, and keeps
 	// its place in the order of answers.
 	absent bool
+	// probe is the right to try the ejected host that it goes to.
+	probe   outlier.Probe
+	counted *breaker.Gauge // among those that wait; nil: not
+	judged  bool           // what a stream says of its host has been noted
 	// released: its connection takes others meanwhile; see Release.
 	released bool
 	written  bool   // it has been handed to a connection
 	host     string // that it was sent to last
+	avoid    string // the host that it had better not go to
 	sent     time.Duration
 	due      time.Duration
 	deadline timer.Timer
@@ -47,6 +55,9 @@ func (c *Call) Active() bool { return c.list != nil }
 // was sent to none, or that is unknown.
 func (c *Call) Host() string { return c.host }
 
+// Due returns when the call fails, on the worker's clock.
+func (c *Call) Due() time.Duration { return c.due }
+
 // SentAt returns when it was sent there, on the worker's clock.
 func (c *Call) SentAt() time.Duration { return c.sent }
 
@@ -58,6 +69,7 @@ func (c *Call) fail(e codecs.ErrorType, reason string) {
 // failed is fail for more than a reason. If the call was to begin a lease, to go on
 // with one or to end it, the lease is lost: what its client says next relies on it.
 func (c *Call) failed(f *Failure) {
+	c.probe.Free()
 	l := c.line
 	lost := f.Answer == nil && l != nil && (c.lease == codecs.LeaseHeld || l.held)
 	if c.owner.Failed(f); lost {
@@ -179,6 +191,10 @@ func (c *Call) unlist() {
 	p := c.pool
 	p.pending--
 	p.pendingBytes -= c.size
+	if c.counted != nil {
+		c.counted.Free()
+		c.counted = nil
+	}
 	if l := c.line; l != nil {
 		if l.head == c {
 			l.head = nil
@@ -202,6 +218,7 @@ func (c *Call) end() {
 		return
 	}
 	c.list.remove(c)
+	c.probe.Free()
 	if !c.released {
 		cn.inFlight--
 		p.inFlight--

@@ -8,6 +8,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
 type connState uint8
@@ -86,6 +87,8 @@ type conn struct {
 	keepUntil    time.Duration // a request to which no answer is awaited may not have been read before
 	aging        bool
 	stale        bool          // belongs to a membership that is over
+	ejected      bool          // its host is
+	watched      *outlier.Host // nil: it is not
 	leavingUntil time.Duration // its host has said that it leaves, which counts until then; 0: it has not
 	linger       timer.Timer
 
@@ -94,6 +97,9 @@ type conn struct {
 
 // leaving reports whether the connection's host has said that it leaves.
 func (cn *conn) leaving() bool { return cn.leavingUntil != 0 }
+
+// shunned reports whether the connection gets calls only if no other can take them.
+func (cn *conn) shunned() bool { return cn.leaving() || cn.ejected }
 
 // send gives c to the connection.
 func (cn *conn) send(c *Call) {
@@ -200,6 +206,7 @@ func (cn *conn) Ready(addr string) {
 	}
 	p := cn.pool
 	cn.host, cn.lastData = addr, p.m.now()
+	cn.watch()
 	if !cn.greet() {
 		cn.begin()
 	}
@@ -234,6 +241,8 @@ func (cn *conn) close(e codecs.ErrorType, reason string) {
 // leave takes the connection out of its pool.
 func (cn *conn) leave() {
 	cn.unrest()
+	cn.unwatch()
+	cn.pool.breakers.Connections.Free()
 	cn.pool.remove(cn)
 	cn.state = closed
 	if cn.rite != nil {
@@ -297,6 +306,9 @@ func (cn *conn) Closed(r host.CloseReason) {
 		p.connectFailed(cn.attempt, r, r.String())
 		return
 	case greeting:
+		if r != host.Draining {
+			cn.failed()
+		}
 		cn.leave()
 		why := "its preface has failed: connection " + r.String()
 		if r != host.Draining {
@@ -305,8 +317,12 @@ func (cn *conn) Closed(r host.CloseReason) {
 		p.connectFailed(cn.attempt, r, why)
 		return
 	case ready, draining:
+		lost := r == host.Remote || r == host.Reset
+		if lost && cn.inFlight > 0 {
+			cn.failed()
+		}
 		cn.leave()
-		if r == host.Remote || r == host.Reset {
+		if lost {
 			p.info.closes(cn.host, p.m.now()+goneTime)
 		}
 	}

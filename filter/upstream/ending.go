@@ -82,6 +82,7 @@ func (cn *conn) lingered() {
 func (cn *conn) timedOut(c *Call) {
 	p := cn.pool
 	sent := c.sent
+	cn.missed(c)
 	switch {
 	case p.byID() && (p.opts.Shared || c.released):
 		cn.giveUp(c)
@@ -106,6 +107,7 @@ func (cn *conn) timedOut(c *Call) {
 // cancel ends a call that nobody waits for and whose answer is still owed.
 func (cn *conn) cancel(c *Call) {
 	p := cn.pool
+	cn.abandoned(c)
 	switch {
 	case p.byID() && (p.opts.Shared || c.released):
 		if p.ids.scarce() { // its id must not come again before the answer

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
@@ -97,21 +98,31 @@ func (p *Pool) grow() {
 	if !p.opts.Shared {
 		want = min(want, n+p.room())
 	}
-	for ; n < want; n++ {
-		p.connect(now)
+	for n < want && p.connect(now) {
+		n++
 	}
 }
 
-func (p *Pool) connect(now time.Duration) {
+// connect opens a connection. It reports false if a circuit breaker forbids it.
+func (p *Pool) connect(now time.Duration) bool {
 	p.attempts++
+	if !p.mayConnect() {
+		p.connectFailed(p.attempts, host.Overflow, breaker.Connections.Reason(p.key.Cluster))
+		return false
+	}
 	cn := &conn{pool: p, attempt: p.attempts, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
 	if p.traits.Correlation != codecs.ByID {
 		cn.answers, _ = cn.dec.(codecs.AnswerDecoder)
 	}
-	cn.partial.Init(cn, &cn.in, &p.m.partials, p.opts.MaxPartialBytes)
+	budget := &p.m.partials
+	if p.key.Mirror {
+		budget = &p.m.mirrored
+	}
+	cn.partial.Init(cn, &cn.in, budget, p.opts.MaxPartialBytes)
 	p.trying++
 	p.conns = append(p.conns, cn)
 	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}, cn)
+	return true
 }
 
 // connected takes a new connection into use, and an old one out.
@@ -126,7 +137,13 @@ func (p *Pool) connected(cn *conn) {
 	p.samples++
 	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
-	if cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now()); !cn.leaving() {
+	cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now())
+	if p.outliers != nil && !p.keeps(cn) {
+		cn.drain()
+		p.kick()
+		return
+	}
+	if !cn.shunned() {
 		p.succeed(cn)
 	}
 	p.weigh()
@@ -228,7 +245,9 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason, why string) {
 			if p.starving == 0 {
 				p.starving = now
 			}
-			p.hunger.starve(p, now)
+			if !p.key.Mirror { // for copies nobody gives a connection up
+				p.hunger.starve(p, now)
+			}
 			p.nextTry = now + firstBackoff
 			if now-p.starving > starveTime {
 				p.starving = 0

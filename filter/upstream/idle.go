@@ -39,7 +39,7 @@ func (l *idleList) remove(cn *conn) {
 // the lines that wait for it, then for anybody.
 func (cn *conn) rest() {
 	p := cn.pool
-	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() {
+	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() || cn.ejected {
 		return
 	}
 	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil && !cn.leased() {

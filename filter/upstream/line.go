@@ -161,10 +161,10 @@ func (l *Line) pick() *conn {
 // free chooses a connection for a call of l, which is not bound. An exclusive one
 // that it has just had is as good as any, and some servers keep state by it.
 func (l *Line) free() *conn {
-	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.leaving() {
+	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.shunned() {
 		return cn
 	}
-	return l.pool.pick()
+	return l.pool.pick("")
 }
 
 // sent notes that c has gone to cn.

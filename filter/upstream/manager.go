@@ -26,7 +26,7 @@ type Manager struct {
 	pools   map[Key]*Pool
 	touched []*conn // have bytes to hand over
 
-	partials inbox.Budget
+	partials, mirrored inbox.Budget // of answers, and of answers to copies
 
 	resp    codecs.Metadata
 	scratch []byte
@@ -38,6 +38,7 @@ func NewManager(w host.Worker, timers *timer.Wheel, shared *Shared, rng *rand.Ra
 		w: w, timers: timers, shared: shared, rand: rng, Gone: func(*Pool) {}, pools: map[Key]*Pool{},
 	}
 	m.partials.Init(stallTime, w.Now, timers)
+	m.mirrored.Init(stallTime, w.Now, timers)
 	return m
 }
 

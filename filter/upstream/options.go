@@ -5,8 +5,10 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
 // Mode is how the calls of a pool use its connections, and find their answers.
@@ -78,6 +80,9 @@ type Key struct {
 	Variant uint8
 	// Mode is that of the options.
 	Mode Mode
+	// Mirror is set for copies of requests. Their pool has nothing in common with
+	// others to the cluster: what becomes of copies is no sign of anything.
+	Mirror bool
 	// Profile is what else must be equal for two versions of a listener to go on
 	// with the same connections.
 	Profile any
@@ -106,6 +111,16 @@ type Observer interface {
 	// ConnectFailed: an attempt to connect failed, or a server did not answer the
 	// preface as the codec wants it.
 	ConnectFailed(cluster string, r host.CloseReason, why string)
+	// Breaks: a circuit breaker lets a call not wait, or a connection not be made.
+	Breaks(cluster string, l breaker.Limit)
+	// Ejects: a host is ejected, or would be were there not as many as may be, for
+	// what it did over the pool's connections.
+	Ejects(cluster, host string, e outlier.Ejection)
+	// Probes: an ejected host gets a call that tells whether it can be used again.
+	Probes(cluster, host string)
+	// EjectionOver: one of which Ejects has told, but for those withheld, is over, as
+	// the host is back; or it is not known any more when it will be.
+	EjectionOver(cluster, host string, back bool)
 }
 
 // Owner is what a Call is made for: an attempt to serve a request.

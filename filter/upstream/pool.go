@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -40,6 +41,12 @@ type Pool struct {
 	waiters, lastWaiter *Waiter
 	dispatching         bool
 
+	watch
+	guards
+
+	deposits int      // in the budget for retries, not yet handed over
+	latency  *Latency // nil until somebody wants to know it
+
 	tick    timer.Timer
 	lastUse time.Duration
 	gone    bool
@@ -53,8 +60,8 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
-	p.hunger = &p.info.hunger
-	if k.OriginalDst != "" { // one host, and as many keys as clients care to dial
+	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
+	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
 		p.info = newClusterInfo()
 	}
 	p.ids.init(p.traits.MaxID)
@@ -82,11 +89,17 @@ type Send struct {
 	// Oneway: no answer is expected. Muted: none is wanted, but the server gives
 	// one.
 	Oneway, Muted bool
+	// Unsure: an answer may come or not, so that it says nothing of the host if none
+	// does.
+	Unsure bool
 	// Lease is what the call does with the connection of its own that its client
 	// has, where the pool is one of such.
 	Lease codecs.Lease
 	// Timeout after which the call fails, the time included that it waits.
 	Timeout time.Duration
+	// Avoid is the host that gets the call only if there is no connection to another
+	// that can take it; "": none.
+	Avoid string
 }
 
 // Send takes a call. It ends by one of the Owner's methods, at the latest when its
@@ -96,16 +109,22 @@ func (p *Pool) Send(c *Call, s Send) {
 	now := p.m.now()
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
-	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
+	c.judged, c.unsure = false, s.Unsure
+	c.written, c.host, c.sent, c.muted, c.lease, c.avoid = false, "", 0, s.Muted, s.Lease, s.Avoid
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
 	}
 	var cn *conn
-	if l != nil {
+	if p.untried != nil {
+		cn = p.try(c, &s)
+	}
+	if cn != nil {
+		// An ejected host is tried.
+	} else if l != nil {
 		cn = l.pick()
 	} else if p.queue.n == 0 {
-		cn = p.pick()
+		cn = p.pick(s.Avoid)
 	}
 	if cn != nil {
 		if !oneway {
@@ -119,6 +138,10 @@ func (p *Pool) Send(c *Call, s Send) {
 	}
 	if e, reason, refused := p.refuse(); refused {
 		c.fail(e, reason)
+		return
+	}
+	if !p.mayWait(c) {
+		c.fail(codecs.OverLimit, breaker.Pending.Reason(p.key.Cluster))
 		return
 	}
 	c.owner.Hold()
@@ -210,7 +233,7 @@ func (p *Pool) dispatch() {
 		if l != nil {
 			cn = l.free()
 		} else {
-			cn = p.pick()
+			cn = p.pick(c.avoid)
 		}
 		if cn == nil {
 			return
@@ -258,6 +281,8 @@ func (p *Pool) onTick() {
 				cn.in.Wait(0) // an idle connection keeps nothing
 			}
 		}
+		p.deposited()
+		p.oversee(now)
 		p.rotate(now)
 		p.sample(now)
 		p.shrink(now)
@@ -275,6 +300,8 @@ func (p *Pool) giveUp(now time.Duration) {
 	delete(p.m.pools, p.key)
 	p.m.timers.Stop(&p.retry)
 	p.ids.slots = nil
+	p.disown(false)
+	p.Limit(nil)
 	p.m.shared.release(p.key.Cluster, now)
 	p.m.Gone(p)
 }
@@ -295,3 +322,10 @@ func (p *Pool) reap(now time.Duration) {
 		}
 	}
 }
+
+// Cluster returns the name of the pool's cluster.
+func (p *Pool) Cluster() string { return p.key.Cluster }
+
+// Repeats reports whether a call may be sent again: it could not where that would
+// change an order, or begin a stream anew.
+func (p *Pool) Repeats() bool { return p.opts.Mode == ByID || p.opts.Mode == OneByOne }

@@ -118,6 +118,7 @@ func (r *rite) end() {
 func (r *rite) fail(err error) {
 	cn := r.cn
 	reason := "its " + r.what + " has failed: " + err.Error()
+	cn.failed()
 	if cn.state == greeting {
 		cn.refused(reason)
 		return

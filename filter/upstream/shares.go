@@ -5,6 +5,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
 // Shared is what the workers of a process know together about its clusters.
@@ -71,7 +74,10 @@ type clusterInfo struct {
 	leaving map[string]time.Duration
 	said    atomic.Int64 // how often a host has said so
 
-	hunger hunger
+	hunger   hunger
+	outliers outlier.Hosts
+	breakers breaker.Cluster
+	spent    spending
 }
 
 func newClusterInfo() *clusterInfo {

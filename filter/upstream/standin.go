@@ -12,6 +12,7 @@ func (cn *conn) standIn(c *Call) {
 	if c.absent { // it was one
 		return
 	}
+	c.probe.Free()
 	if c.released { // its answer is waited for again
 		c.released = false
 		cn.inFlight++

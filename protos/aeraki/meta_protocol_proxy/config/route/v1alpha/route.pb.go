@@ -7,10 +7,13 @@
 package routev1alpha
 
 import (
-	v31 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	v3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	v32 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	v31 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	v3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -29,7 +32,19 @@ type RouteConfiguration struct {
 	// Name of the table.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The first route that matches wins.
-	Routes        []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	Routes []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	// RouteAction.timeout of routes that have none.
+	Timeout *durationpb.Duration `protobuf:"bytes,100,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// RouteAction.retry_policy of routes that have none. Conditions for which a route
+	// must be idempotent count for those that are.
+	RetryPolicy *RetryPolicy `protobuf:"bytes,101,opt,name=retry_policy,json=retryPolicy,proto3" json:"retry_policy,omitempty"`
+	// RouteAction.hedge_policy of idempotent routes that have none.
+	HedgePolicy *HedgePolicy `protobuf:"bytes,102,opt,name=hedge_policy,json=hedgePolicy,proto3" json:"hedge_policy,omitempty"`
+	// Who gets copies of the requests of routes that have no such policies of their
+	// own. At most 16.
+	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,104,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
+	// Policies of clusters, each named once.
+	Clusters      []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,6 +93,711 @@ func (x *RouteConfiguration) GetRoutes() []*Route {
 	return nil
 }
 
+func (x *RouteConfiguration) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetRetryPolicy() *RetryPolicy {
+	if x != nil {
+		return x.RetryPolicy
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetHedgePolicy() *HedgePolicy {
+	if x != nil {
+		return x.HedgePolicy
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetRequestMirrorPolicies() []*RouteAction_RequestMirrorPolicy {
+	if x != nil {
+		return x.RequestMirrorPolicies
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+// ClusterPolicy is what holds for all requests to a cluster, whichever their route.
+type ClusterPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster, or "*" for those that have no policy of their own.
+	// Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many retries there may be.
+	RetryBudget *RetryBudget `protobuf:"bytes,2,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
+	// How much may be under way. Absent: no limit but those of the listener.
+	CircuitBreakers *CircuitBreakers `protobuf:"bytes,3,opt,name=circuit_breakers,json=circuitBreakers,proto3" json:"circuit_breakers,omitempty"`
+	// Which hosts are not used for a while. Absent: hosts are not watched.
+	OutlierDetection *OutlierDetection `protobuf:"bytes,4,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ClusterPolicy) Reset() {
+	*x = ClusterPolicy{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterPolicy) ProtoMessage() {}
+
+func (x *ClusterPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterPolicy.ProtoReflect.Descriptor instead.
+func (*ClusterPolicy) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ClusterPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterPolicy) GetRetryBudget() *RetryBudget {
+	if x != nil {
+		return x.RetryBudget
+	}
+	return nil
+}
+
+func (x *ClusterPolicy) GetCircuitBreakers() *CircuitBreakers {
+	if x != nil {
+		return x.CircuitBreakers
+	}
+	return nil
+}
+
+func (x *ClusterPolicy) GetOutlierDetection() *OutlierDetection {
+	if x != nil {
+		return x.OutlierDetection
+	}
+	return nil
+}
+
+// CircuitBreakers bound what is under way to a cluster, over all workers. What is
+// beyond is refused at once, with the error of the protocol for too much load. Of
+// retries RetryBudget tells.
+type CircuitBreakers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests, oneways and streams from their routing to their end. 0 to 2^31-1, 0
+	// refuses all; absent: no limit.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Those of them that wait for a connection. 0 to 2^31-1; absent: no limit.
+	MaxPendingRequests *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_pending_requests,json=maxPendingRequests,proto3" json:"max_pending_requests,omitempty"`
+	// Connections that are being made, serve, or drain. Workers that want one take
+	// turns. 1 to 2^31-1; absent: no limit.
+	MaxConnections *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	// Breakers for each value of properties. All must let a request pass. At most 8.
+	Keys          []*KeyBreaker `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CircuitBreakers) Reset() {
+	*x = CircuitBreakers{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CircuitBreakers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CircuitBreakers) ProtoMessage() {}
+
+func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CircuitBreakers.ProtoReflect.Descriptor instead.
+func (*CircuitBreakers) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CircuitBreakers) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxPendingRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxPendingRequests
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetMaxConnections() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return nil
+}
+
+func (x *CircuitBreakers) GetKeys() []*KeyBreaker {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// KeyBreaker bounds the requests that have the same values of some properties, such
+// as a method or a tenant. It is closed at first; too many errors or slow answers
+// open it, and requests of the key are refused. After open_time one request is let
+// through: its success closes the breaker, its failure opens it again.
+type KeyBreaker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Properties whose values are the key, compared without regard to case; of one
+	// that is repeated the first value counts, and one that a request lacks is a value
+	// too. 1 to 8, each once.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// Requests of a key in flight. 0 to 2^31-1, 0 refuses all; absent: no limit.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Share of errors within interval, in percent, at which the breaker opens: errors
+	// of servers, no answer, no connection. Exceptions of the application are none. 1
+	// to 100; absent: errors do not count.
+	ErrorPercent *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=error_percent,json=errorPercent,proto3" json:"error_percent,omitempty"`
+	// Share of answers within interval, in percent, that took longer than
+	// slow_threshold, at which it opens. 1 to 100; absent: they do not count.
+	SlowPercent *wrapperspb.UInt32Value `protobuf:"bytes,4,opt,name=slow_percent,json=slowPercent,proto3" json:"slow_percent,omitempty"`
+	// Time from a request's routing to its answer beyond which that is slow, also for
+	// the request that is let through. At least 1 ms. Required with slow_percent, and
+	// goes with nothing else.
+	SlowThreshold *durationpb.Duration `protobuf:"bytes,5,opt,name=slow_threshold,json=slowThreshold,proto3" json:"slow_threshold,omitempty"`
+	// Requests that must have ended within interval before shares count. 1 to 2^31-1;
+	// default 20.
+	MinimumRequests *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=minimum_requests,json=minimumRequests,proto3" json:"minimum_requests,omitempty"`
+	// Window of the shares. 100 ms to 1 h; default 10 s.
+	Interval *durationpb.Duration `protobuf:"bytes,7,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How long an open breaker refuses all. At least 1 ms; default 5 s.
+	OpenTime *durationpb.Duration `protobuf:"bytes,8,opt,name=open_time,json=openTime,proto3" json:"open_time,omitempty"`
+	// Keys that are told apart. Beyond them the key that has not been used for longest
+	// is forgotten; as long as all are in use, further ones share one breaker. 1 to
+	// 1048576; default 4096.
+	MaxKeys       *wrapperspb.UInt32Value `protobuf:"bytes,9,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyBreaker) Reset() {
+	*x = KeyBreaker{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyBreaker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyBreaker) ProtoMessage() {}
+
+func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyBreaker.ProtoReflect.Descriptor instead.
+func (*KeyBreaker) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *KeyBreaker) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetErrorPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ErrorPercent
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetSlowPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.SlowPercent
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetSlowThreshold() *durationpb.Duration {
+	if x != nil {
+		return x.SlowThreshold
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMinimumRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MinimumRequests
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetOpenTime() *durationpb.Duration {
+	if x != nil {
+		return x.OpenTime
+	}
+	return nil
+}
+
+func (x *KeyBreaker) GetMaxKeys() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxKeys
+	}
+	return nil
+}
+
+// OutlierDetection has hosts that fail left out for a while, by how they serve
+// requests. Failures are timeouts, connections that end with requests in flight,
+// bytes that cannot be read, and answers that say that the host has failed.
+// Exceptions of the application are none, nor are refusals for load. What Envoy
+// itself ejects from the cluster stays ejected.
+type OutlierDetection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Failures in a row that eject a host. A connection that ends counts once, however
+	// many requests it had. 1 to 2^31-1; default 5.
+	ConsecutiveFailures *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=consecutive_failures,json=consecutiveFailures,proto3" json:"consecutive_failures,omitempty"`
+	// Window of failure_percentage_threshold. An ejection lasts longer the more often
+	// its host has been ejected; each interval in use makes up for one. 100 ms to 1 h;
+	// default 10 s.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How long the first ejection lasts, the second twice as long, and so on. At least
+	// 1 ms; default 30 s.
+	BaseEjectionTime *durationpb.Duration `protobuf:"bytes,3,opt,name=base_ejection_time,json=baseEjectionTime,proto3" json:"base_ejection_time,omitempty"`
+	// How long one lasts at the most. At least base_ejection_time; default 300 s, or
+	// that if it is longer.
+	MaxEjectionTime *durationpb.Duration `protobuf:"bytes,4,opt,name=max_ejection_time,json=maxEjectionTime,proto3" json:"max_ejection_time,omitempty"`
+	// Share of the cluster's hosts that may be ejected at a time. One may be in any
+	// case, but never the last. 0 to 100; default 10.
+	MaxEjectionPercent *wrapperspb.UInt32Value `protobuf:"bytes,5,opt,name=max_ejection_percent,json=maxEjectionPercent,proto3" json:"max_ejection_percent,omitempty"`
+	// Share of failures within interval, in percent, that ejects a host. 1 to 100;
+	// absent: shares do not count.
+	FailurePercentageThreshold *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=failure_percentage_threshold,json=failurePercentageThreshold,proto3" json:"failure_percentage_threshold,omitempty"`
+	// Requests that must have ended within interval before the share counts. 1 to
+	// 2^31-1; default 50.
+	FailurePercentageRequestVolume *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=failure_percentage_request_volume,json=failurePercentageRequestVolume,proto3" json:"failure_percentage_request_volume,omitempty"`
+	// A host that sends nothing at all for so long, while a request waits for its
+	// answer, or has timed out, is ejected. At least 1 ms; default: as soon as two
+	// requests have timed out since it has sent something.
+	Silence       *durationpb.Duration `protobuf:"bytes,8,opt,name=silence,proto3" json:"silence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutlierDetection) Reset() {
+	*x = OutlierDetection{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutlierDetection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutlierDetection) ProtoMessage() {}
+
+func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
+func (*OutlierDetection) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OutlierDetection) GetConsecutiveFailures() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ConsecutiveFailures
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetBaseEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.BaseEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionTime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxEjectionTime
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetMaxEjectionPercent() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxEjectionPercent
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetFailurePercentageThreshold() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.FailurePercentageThreshold
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetFailurePercentageRequestVolume() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.FailurePercentageRequestVolume
+	}
+	return nil
+}
+
+func (x *OutlierDetection) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
+// RetryBudget keeps retries, and hedged requests, from making an outage worse. It is
+// one for all workers. What it refuses ends as if there were no retries.
+type RetryBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Retries per request of the last 10 s. 0 to 100, default 20.
+	BudgetPercent *v3.Percent `protobuf:"bytes,1,opt,name=budget_percent,json=budgetPercent,proto3" json:"budget_percent,omitempty"`
+	// Retries per second that are allowed besides, so that few requests can be
+	// retried too. At most 1000000, default 10.
+	MinRetriesPerSecond *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=min_retries_per_second,json=minRetriesPerSecond,proto3" json:"min_retries_per_second,omitempty"`
+	// Requests that may be in retry at once. 1 to 1000000, default 100.
+	MaxConcurrentRetries *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=max_concurrent_retries,json=maxConcurrentRetries,proto3" json:"max_concurrent_retries,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *RetryBudget) Reset() {
+	*x = RetryBudget{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryBudget) ProtoMessage() {}
+
+func (x *RetryBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
+func (*RetryBudget) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RetryBudget) GetBudgetPercent() *v3.Percent {
+	if x != nil {
+		return x.BudgetPercent
+	}
+	return nil
+}
+
+func (x *RetryBudget) GetMinRetriesPerSecond() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MinRetriesPerSecond
+	}
+	return nil
+}
+
+func (x *RetryBudget) GetMaxConcurrentRetries() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxConcurrentRetries
+	}
+	return nil
+}
+
+// RetryPolicy says when a request is sent again. Never are oneways, streams, requests
+// of protocols that answer in order, those that carry their protocol's mark of a
+// retry, and those larger than per_request_buffer_limit_bytes. A request that no
+// server has got is sent again once, also without a policy, if there is another host
+// or connection.
+type RetryPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Conditions, with commas between them; default "connect-failure,refused":
+	//
+	//	connect-failure: no connection could be made, or the request was not sent.
+	//	refused: the server says that it has not served the request.
+	//	overloaded: the same, and that it has too much to do.
+	//
+	// and on idempotent routes only:
+	//
+	//	reset: the connection ended, or brought garbage, before the answer.
+	//	timeout: no answer came within per_try_timeout.
+	//	server-error: the answer says that the server has failed.
+	//	retriable-status-codes: the answer has one of retriable_status_codes.
+	//
+	// Which answers of a protocol are which says its codec's page.
+	RetryOn string `protobuf:"bytes,1,opt,name=retry_on,json=retryOn,proto3" json:"retry_on,omitempty"`
+	// Retries at most. 0 to 10, default 1.
+	NumRetries *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=num_retries,json=numRetries,proto3" json:"num_retries,omitempty"`
+	// How long an attempt may take. 1 ms or more; default: as long as the request.
+	PerTryTimeout *durationpb.Duration `protobuf:"bytes,3,opt,name=per_try_timeout,json=perTryTimeout,proto3" json:"per_try_timeout,omitempty"`
+	// The pause before a retry.
+	RetryBackOff *RetryPolicy_RetryBackOff `protobuf:"bytes,4,opt,name=retry_back_off,json=retryBackOff,proto3" json:"retry_back_off,omitempty"`
+	// Codes of the protocol; needs retriable-status-codes in retry_on.
+	RetriableStatusCodes []int32 `protobuf:"varint,5,rep,packed,name=retriable_status_codes,json=retriableStatusCodes,proto3" json:"retriable_status_codes,omitempty"`
+	// Larger requests are not kept, and so sent once. Bytes, at most 1 GiB, default
+	// 65536.
+	PerRequestBufferLimitBytes *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=per_request_buffer_limit_bytes,json=perRequestBufferLimitBytes,proto3" json:"per_request_buffer_limit_bytes,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
+}
+
+func (x *RetryPolicy) Reset() {
+	*x = RetryPolicy{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryPolicy) ProtoMessage() {}
+
+func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
+func (*RetryPolicy) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RetryPolicy) GetRetryOn() string {
+	if x != nil {
+		return x.RetryOn
+	}
+	return ""
+}
+
+func (x *RetryPolicy) GetNumRetries() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.NumRetries
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetPerTryTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.PerTryTimeout
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetRetryBackOff() *RetryPolicy_RetryBackOff {
+	if x != nil {
+		return x.RetryBackOff
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetRetriableStatusCodes() []int32 {
+	if x != nil {
+		return x.RetriableStatusCodes
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetPerRequestBufferLimitBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.PerRequestBufferLimitBytes
+	}
+	return nil
+}
+
+// HedgePolicy sends a request that is not answered for long a second time, to another
+// host, and takes the answer that comes first. Needs an idempotent route; counts as a
+// retry in the budget. What can be retried not at all is not hedged.
+type HedgePolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	//
+	// Types that are valid to be assigned to HedgeSpecifier:
+	//
+	//	*HedgePolicy_HedgeDelay
+	//	*HedgePolicy_HedgePercentile
+	HedgeSpecifier isHedgePolicy_HedgeSpecifier `protobuf_oneof:"hedge_specifier"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *HedgePolicy) Reset() {
+	*x = HedgePolicy{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HedgePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HedgePolicy) ProtoMessage() {}
+
+func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HedgePolicy.ProtoReflect.Descriptor instead.
+func (*HedgePolicy) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HedgePolicy) GetHedgeSpecifier() isHedgePolicy_HedgeSpecifier {
+	if x != nil {
+		return x.HedgeSpecifier
+	}
+	return nil
+}
+
+func (x *HedgePolicy) GetHedgeDelay() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.HedgeSpecifier.(*HedgePolicy_HedgeDelay); ok {
+			return x.HedgeDelay
+		}
+	}
+	return nil
+}
+
+func (x *HedgePolicy) GetHedgePercentile() *v3.Percent {
+	if x != nil {
+		if x, ok := x.HedgeSpecifier.(*HedgePolicy_HedgePercentile); ok {
+			return x.HedgePercentile
+		}
+	}
+	return nil
+}
+
+type isHedgePolicy_HedgeSpecifier interface {
+	isHedgePolicy_HedgeSpecifier()
+}
+
+type HedgePolicy_HedgeDelay struct {
+	// After so long. 1 ms or more.
+	HedgeDelay *durationpb.Duration `protobuf:"bytes,1,opt,name=hedge_delay,json=hedgeDelay,proto3,oneof"`
+}
+
+type HedgePolicy_HedgePercentile struct {
+	// After the time within which so many of the last answers came. 50 or more and
+	// less than 100 percent; for the first 100 answers there is no hedging.
+	HedgePercentile *v3.Percent `protobuf:"bytes,2,opt,name=hedge_percentile,json=hedgePercentile,proto3,oneof"`
+}
+
+func (*HedgePolicy_HedgeDelay) isHedgePolicy_HedgeSpecifier() {}
+
+func (*HedgePolicy_HedgePercentile) isHedgePolicy_HedgeSpecifier() {}
+
 // Route sends matching requests to a cluster.
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -97,7 +817,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -109,7 +829,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -122,7 +842,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{1}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Route) GetName() string {
@@ -164,14 +884,14 @@ func (x *Route) GetResponseMutation() []*KeyValue {
 type RouteMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All must match. Names are compared without regard to case.
-	Metadata      []*v3.HeaderMatcher `protobuf:"bytes,1,rep,name=metadata,proto3" json:"metadata,omitempty"`
+	Metadata      []*v31.HeaderMatcher `protobuf:"bytes,1,rep,name=metadata,proto3" json:"metadata,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -183,7 +903,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -196,10 +916,10 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *RouteMatch) GetMetadata() []*v3.HeaderMatcher {
+func (x *RouteMatch) GetMetadata() []*v31.HeaderMatcher {
 	if x != nil {
 		return x.Metadata
 	}
@@ -218,15 +938,26 @@ type RouteAction struct {
 	ClusterSpecifier isRouteAction_ClusterSpecifier `protobuf_oneof:"cluster_specifier"`
 	// Properties that choose the host. At most 100.
 	HashPolicy []string `protobuf:"bytes,10,rep,name=hash_policy,json=hashPolicy,proto3" json:"hash_policy,omitempty"`
-	// Who gets copies.
+	// Who gets copies, in place of those that the table says. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,11,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// How long a client waits for its answer at most. 1 ms or more; the listener's
+	// request_timeout holds besides. The time counts from the request's arrival. With it
+	// a client's own deadline is heeded, where the protocol has one: the shortest
+	// counts, and the server is told what is left of it.
+	Timeout *durationpb.Duration `protobuf:"bytes,100,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// When a request is sent again; absent: that of the RouteConfiguration.
+	RetryPolicy *RetryPolicy `protobuf:"bytes,101,opt,name=retry_policy,json=retryPolicy,proto3" json:"retry_policy,omitempty"`
+	// When a request is sent to a second host; absent: that of the RouteConfiguration.
+	HedgePolicy *HedgePolicy `protobuf:"bytes,102,opt,name=hedge_policy,json=hedgePolicy,proto3" json:"hedge_policy,omitempty"`
+	// The requests may be executed more than once: reads, and writes that say the same.
+	Idempotent    bool `protobuf:"varint,103,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteAction) Reset() {
 	*x = RouteAction{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +969,7 @@ func (x *RouteAction) String() string {
 func (*RouteAction) ProtoMessage() {}
 
 func (x *RouteAction) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +982,7 @@ func (x *RouteAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction.ProtoReflect.Descriptor instead.
 func (*RouteAction) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RouteAction) GetClusterSpecifier() isRouteAction_ClusterSpecifier {
@@ -270,7 +1001,7 @@ func (x *RouteAction) GetCluster() string {
 	return ""
 }
 
-func (x *RouteAction) GetWeightedClusters() *v3.WeightedCluster {
+func (x *RouteAction) GetWeightedClusters() *v31.WeightedCluster {
 	if x != nil {
 		if x, ok := x.ClusterSpecifier.(*RouteAction_WeightedClusters); ok {
 			return x.WeightedClusters
@@ -293,6 +1024,34 @@ func (x *RouteAction) GetRequestMirrorPolicies() []*RouteAction_RequestMirrorPol
 	return nil
 }
 
+func (x *RouteAction) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RouteAction) GetRetryPolicy() *RetryPolicy {
+	if x != nil {
+		return x.RetryPolicy
+	}
+	return nil
+}
+
+func (x *RouteAction) GetHedgePolicy() *HedgePolicy {
+	if x != nil {
+		return x.HedgePolicy
+	}
+	return nil
+}
+
+func (x *RouteAction) GetIdempotent() bool {
+	if x != nil {
+		return x.Idempotent
+	}
+	return false
+}
+
 type isRouteAction_ClusterSpecifier interface {
 	isRouteAction_ClusterSpecifier()
 }
@@ -304,7 +1063,7 @@ type RouteAction_Cluster struct {
 
 type RouteAction_WeightedClusters struct {
 	// Several with weights; only name and weight count.
-	WeightedClusters *v3.WeightedCluster `protobuf:"bytes,2,opt,name=weighted_clusters,json=weightedClusters,proto3,oneof"`
+	WeightedClusters *v31.WeightedCluster `protobuf:"bytes,2,opt,name=weighted_clusters,json=weightedClusters,proto3,oneof"`
 }
 
 func (*RouteAction_Cluster) isRouteAction_ClusterSpecifier() {}
@@ -324,7 +1083,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +1095,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +1108,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -366,20 +1125,98 @@ func (x *KeyValue) GetValue() string {
 	return ""
 }
 
-// RequestMirrorPolicy sends copies elsewhere.
+// RetryBackOff is the pause before a retry: random, up to base_interval for the
+// first, twice as much for each further one, up to max_interval.
+type RetryPolicy_RetryBackOff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 ms or more, default 25 ms.
+	BaseInterval *durationpb.Duration `protobuf:"bytes,1,opt,name=base_interval,json=baseInterval,proto3" json:"base_interval,omitempty"`
+	// base_interval or more, default ten times base_interval.
+	MaxInterval   *durationpb.Duration `protobuf:"bytes,2,opt,name=max_interval,json=maxInterval,proto3" json:"max_interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryPolicy_RetryBackOff) Reset() {
+	*x = RetryPolicy_RetryBackOff{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryPolicy_RetryBackOff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
+
+func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryPolicy_RetryBackOff.ProtoReflect.Descriptor instead.
+func (*RetryPolicy_RetryBackOff) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6, 0}
+}
+
+func (x *RetryPolicy_RetryBackOff) GetBaseInterval() *durationpb.Duration {
+	if x != nil {
+		return x.BaseInterval
+	}
+	return nil
+}
+
+func (x *RetryPolicy_RetryBackOff) GetMaxInterval() *durationpb.Duration {
+	if x != nil {
+		return x.MaxInterval
+	}
+	return nil
+}
+
+// RequestMirrorPolicy sends copies of requests to another cluster, when they are
+// forwarded. Whatever becomes of a copy, its request does not notice. Streams are
+// not copied. Refused where all codecs of the listener have servers that execute a
+// connection's requests in their order (Redis, memcached): copies would come in
+// another; where some do, their requests are not copied.
 type RouteAction_RequestMirrorPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Cluster that gets the copies. Required.
+	// Cluster that gets the copies. Required. Hosts are its own, whatever
+	// upstream.original_dst and original_src say.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// Share of the requests; absent: all.
-	RuntimeFraction *v31.RuntimeFractionalPercent `protobuf:"bytes,2,opt,name=runtime_fraction,json=runtimeFraction,proto3" json:"runtime_fraction,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Share of the requests; absent: all. default_value is required, and is what
+	// counts: runtime_key is accepted and never set, as there is no runtime here.
+	// 0 of whatever switches a policy off that the table has as a default.
+	RuntimeFraction *v32.RuntimeFractionalPercent `protobuf:"bytes,2,opt,name=runtime_fraction,json=runtimeFraction,proto3" json:"runtime_fraction,omitempty"`
+	// A copy gets what filters and the route change in the request; else it is the
+	// request as it came.
+	AfterMutation bool `protobuf:"varint,100,opt,name=after_mutation,json=afterMutation,proto3" json:"after_mutation,omitempty"`
+	// Larger requests are not copied, in bytes, 1 to 1073741824. Default 65536.
+	MaxRequestBytes *wrapperspb.UInt32Value `protobuf:"bytes,101,opt,name=max_request_bytes,json=maxRequestBytes,proto3" json:"max_request_bytes,omitempty"`
+	// Copies for the cluster that may wait or be in flight on a worker, 1 to 65536;
+	// beyond that requests are not copied. Together with max_request_bytes it
+	// bounds the memory. Default 100.
+	MaxRequests *wrapperspb.UInt32Value `protobuf:"bytes,102,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// How long a copy may wait for a connection and its answer, 1ms to 1h. Default
+	// 5s.
+	Timeout *durationpb.Duration `protobuf:"bytes,103,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Compare the status of both answers (success, business exception, error):
+	// mirror_same and mirror_different count them.
+	Compare       bool `protobuf:"varint,104,opt,name=compare,proto3" json:"compare,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +1228,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +1241,7 @@ func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction_RequestMirrorPolicy.ProtoReflect.Descriptor instead.
 func (*RouteAction_RequestMirrorPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
@@ -414,21 +1251,111 @@ func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
 	return ""
 }
 
-func (x *RouteAction_RequestMirrorPolicy) GetRuntimeFraction() *v31.RuntimeFractionalPercent {
+func (x *RouteAction_RequestMirrorPolicy) GetRuntimeFraction() *v32.RuntimeFractionalPercent {
 	if x != nil {
 		return x.RuntimeFraction
 	}
 	return nil
 }
 
+func (x *RouteAction_RequestMirrorPolicy) GetAfterMutation() bool {
+	if x != nil {
+		return x.AfterMutation
+	}
+	return false
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetMaxRequestBytes() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequestBytes
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetMaxRequests() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RouteAction_RequestMirrorPolicy) GetCompare() bool {
+	if x != nil {
+		return x.Compare
+	}
+	return false
+}
+
 var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\"x\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd6\x04\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
-	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\"\x90\x03\n" +
+	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x123\n" +
+	"\atimeout\x18d \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12_\n" +
+	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
+	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x88\x01\n" +
+	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12Z\n" +
+	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\xe1\x02\n" +
+	"\rClusterPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
+	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\x12k\n" +
+	"\x10circuit_breakers\x18\x03 \x01(\v2@.aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakersR\x0fcircuitBreakers\x12n\n" +
+	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\"\xba\x02\n" +
+	"\x0fCircuitBreakers\x12?\n" +
+	"\fmax_requests\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12N\n" +
+	"\x14max_pending_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxPendingRequests\x12E\n" +
+	"\x0fmax_connections\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxConnections\x12O\n" +
+	"\x04keys\x18\x04 \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreakerR\x04keys\"\x9a\x04\n" +
+	"\n" +
+	"KeyBreaker\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12?\n" +
+	"\fmax_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12A\n" +
+	"\rerror_percent\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ferrorPercent\x12?\n" +
+	"\fslow_percent\x18\x04 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vslowPercent\x12@\n" +
+	"\x0eslow_threshold\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rslowThreshold\x12G\n" +
+	"\x10minimum_requests\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fminimumRequests\x125\n" +
+	"\binterval\x18\a \x01(\v2\x19.google.protobuf.DurationR\binterval\x126\n" +
+	"\topen_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\bopenTime\x127\n" +
+	"\bmax_keys\x18\t \x01(\v2\x1c.google.protobuf.UInt32ValueR\amaxKeys\"\xf8\x04\n" +
+	"\x10OutlierDetection\x12O\n" +
+	"\x14consecutive_failures\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13consecutiveFailures\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12G\n" +
+	"\x12base_ejection_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x10baseEjectionTime\x12E\n" +
+	"\x11max_ejection_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0fmaxEjectionTime\x12N\n" +
+	"\x14max_ejection_percent\x18\x05 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxEjectionPercent\x12^\n" +
+	"\x1cfailure_percentage_threshold\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1afailurePercentageThreshold\x12g\n" +
+	"!failure_percentage_request_volume\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1efailurePercentageRequestVolume\x123\n" +
+	"\asilence\x18\b \x01(\v2\x19.google.protobuf.DurationR\asilence\"\xf3\x01\n" +
+	"\vRetryBudget\x12=\n" +
+	"\x0ebudget_percent\x18\x01 \x01(\v2\x16.envoy.type.v3.PercentR\rbudgetPercent\x12Q\n" +
+	"\x16min_retries_per_second\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x13minRetriesPerSecond\x12R\n" +
+	"\x16max_concurrent_retries\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x14maxConcurrentRetries\"\xc2\x04\n" +
+	"\vRetryPolicy\x12\x19\n" +
+	"\bretry_on\x18\x01 \x01(\tR\aretryOn\x12=\n" +
+	"\vnum_retries\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\n" +
+	"numRetries\x12A\n" +
+	"\x0fper_try_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rperTryTimeout\x12o\n" +
+	"\x0eretry_back_off\x18\x04 \x01(\v2I.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOffR\fretryBackOff\x124\n" +
+	"\x16retriable_status_codes\x18\x05 \x03(\x05R\x14retriableStatusCodes\x12`\n" +
+	"\x1eper_request_buffer_limit_bytes\x18\x06 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x1aperRequestBufferLimitBytes\x1a\x8c\x01\n" +
+	"\fRetryBackOff\x12>\n" +
+	"\rbase_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\fbaseInterval\x12<\n" +
+	"\fmax_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxInterval\"\xa3\x01\n" +
+	"\vHedgePolicy\x12<\n" +
+	"\vhedge_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationH\x00R\n" +
+	"hedgeDelay\x12C\n" +
+	"\x10hedge_percentile\x18\x02 \x01(\v2\x16.envoy.type.v3.PercentH\x00R\x0fhedgePercentileB\x11\n" +
+	"\x0fhedge_specifier\"\x90\x03\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12Q\n" +
 	"\x05match\x18\x02 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12R\n" +
@@ -437,17 +1364,28 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\"N\n" +
 	"\n" +
 	"RouteMatch\x12@\n" +
-	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xce\x03\n" +
+	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xe6\a\n" +
 	"\vRouteAction\x12\x1a\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x12U\n" +
 	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12\x1f\n" +
 	"\vhash_policy\x18\n" +
 	" \x03(\tR\n" +
 	"hashPolicy\x12\x88\x01\n" +
-	"\x17request_mirror_policies\x18\v \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x1a\x8a\x01\n" +
+	"\x17request_mirror_policies\x18\v \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x123\n" +
+	"\atimeout\x18d \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12_\n" +
+	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
+	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x1e\n" +
+	"\n" +
+	"idempotent\x18g \x01(\bR\n" +
+	"idempotent\x1a\x8b\x03\n" +
 	"\x13RequestMirrorPolicy\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12Y\n" +
-	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFractionB\x13\n" +
+	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFraction\x12%\n" +
+	"\x0eafter_mutation\x18d \x01(\bR\rafterMutation\x12H\n" +
+	"\x11max_request_bytes\x18e \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxRequestBytes\x12?\n" +
+	"\fmax_requests\x18f \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x123\n" +
+	"\atimeout\x18g \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
+	"\acompare\x18h \x01(\bR\acompareB\x13\n" +
 	"\x11cluster_specifier\"2\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -465,33 +1403,89 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(*RouteConfiguration)(nil),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	(*Route)(nil),                           // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	(*RouteMatch)(nil),                      // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*RouteAction)(nil),                     // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	(*KeyValue)(nil),                        // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*RouteAction_RequestMirrorPolicy)(nil), // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*v3.HeaderMatcher)(nil),                // 6: envoy.config.route.v3.HeaderMatcher
-	(*v3.WeightedCluster)(nil),              // 7: envoy.config.route.v3.WeightedCluster
-	(*v31.RuntimeFractionalPercent)(nil),    // 8: envoy.config.core.v3.RuntimeFractionalPercent
+	(*ClusterPolicy)(nil),                   // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	(*CircuitBreakers)(nil),                 // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	(*KeyBreaker)(nil),                      // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	(*OutlierDetection)(nil),                // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	(*RetryBudget)(nil),                     // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	(*RetryPolicy)(nil),                     // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	(*HedgePolicy)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	(*Route)(nil),                           // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	(*RouteMatch)(nil),                      // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*RouteAction)(nil),                     // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	(*KeyValue)(nil),                        // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	(*RetryPolicy_RetryBackOff)(nil),        // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	(*RouteAction_RequestMirrorPolicy)(nil), // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 14: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 15: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 16: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 17: envoy.config.route.v3.HeaderMatcher
+	(*v31.WeightedCluster)(nil),             // 18: envoy.config.route.v3.WeightedCluster
+	(*v32.RuntimeFractionalPercent)(nil),    // 19: envoy.config.core.v3.RuntimeFractionalPercent
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	1, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	2, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	3, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	4, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	4, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	6, // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	7, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	5, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	8, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	8,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	14, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	6,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	7,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	13, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	1,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	5,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	2,  // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	4,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	15, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	15, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	15, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	3,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	15, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	15, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	15, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	14, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	15, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	14, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	14, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	15, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	15, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	14, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	14, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	14, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	15, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	15, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	15, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	14, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	16, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	15, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	15, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	15, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	14, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	12, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	15, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	14, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	16, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	9,  // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	10, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	11, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	11, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	17, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	18, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	13, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	14, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	6,  // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	7,  // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	14, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	14, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	19, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	15, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	14, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -499,7 +1493,11 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 	if File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto != nil {
 		return
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7].OneofWrappers = []any{
+		(*HedgePolicy_HedgeDelay)(nil),
+		(*HedgePolicy_HedgePercentile)(nil),
+	}
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10].OneofWrappers = []any{
 		(*RouteAction_Cluster)(nil),
 		(*RouteAction_WeightedClusters)(nil),
 	}
@@ -509,7 +1507,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,272 @@
+package forward
+
+import (
+	"time"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+)
+
+const (
+	// maxKept bounds the frames of a worker that are kept for further attempts; what
+	// comes then is sent once.
+	maxKept = 64 << 20
+	// maxFree bounds the plans that are kept for the next requests.
+	maxFree = 4096
+)
+
+// plan is what an exchange needs that may make further attempts, or has a deadline of
+// its route's.
+type plan struct {
+	x       *Exchange
+	policy  *Policy
+	due     time.Duration
+	may     bool // be repeated as the policy says
+	written bool // a server may have got it
+	retries int
+	kept    int // bytes
+	spent   upstream.Spending
+	avoid   string      // the host of the attempt that failed last
+	wait    timer.Timer // until the next attempt
+	hedge   timer.Timer // until the second one
+	second  attempt
+}
+
+// devise makes the plan for a request that is about to be sent, and returns how long
+// its first attempt may take.
+func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, call bool) time.Duration {
+	pl := x.newPlan(policy)
+	now := x.env.now()
+	pl.due = now + s.Timeout
+	pl.may = call && s.Line == nil && policy.repeats() && s.Size <= policy.MaxBytes
+	if pl.may {
+		p.Deposit()
+	}
+	if !call {
+		return s.Timeout
+	}
+	if pl.may && policy.hedges() {
+		delay := policy.HedgeDelay
+		if policy.HedgePercentile > 0 {
+			delay = p.Latency().Percentile(policy.HedgePercentile)
+		}
+		if delay > 0 {
+			x.env.timers.Start(&pl.hedge, now+delay)
+		}
+	}
+	return pl.time(now)
+}
+
+func (x *Exchange) newPlan(policy *Policy) *plan {
+	env := x.env
+	var pl *plan
+	if n := len(env.free); n > 0 {
+		pl = env.free[n-1]
+		env.free = env.free[:n-1]
+	} else {
+		pl = &plan{}
+		pl.second.call.Init(&pl.second)
+		pl.wait.Fire, pl.hedge.Fire = pl.resend, pl.twice
+	}
+	pl.x, pl.policy, pl.second.x, x.plan = x, policy, x, pl
+	return pl
+}
+
+// end gives the plan back.
+func (pl *plan) end() {
+	x := pl.x
+	env := x.env
+	env.timers.Stop(&pl.wait)
+	env.timers.Stop(&pl.hedge)
+	x.first.call.Cancel()
+	pl.second.call.Cancel()
+	pl.spent.Done()
+	env.kept -= pl.kept
+	pl.x, pl.policy, pl.second.x, pl.avoid = nil, nil, nil, ""
+	pl.due, pl.may, pl.written, pl.retries, pl.kept = 0, false, false, 0, 0
+	if len(env.free) < maxFree {
+		env.free = append(env.free, pl)
+	}
+}
+
+// time is how long an attempt may take that starts now.
+func (pl *plan) time(now time.Duration) time.Duration {
+	left := pl.due - now
+	if pl.policy.PerTry > 0 {
+		left = min(left, pl.policy.PerTry)
+	}
+	return left
+}
+
+func (pl *plan) encode(a *attempt, dst []byte, id uint64) ([]byte, error) {
+	x := pl.x
+	left := time.Duration(0)
+	if pl.policy.Timeout > 0 {
+		left = max(a.call.Due()-x.env.now(), 1)
+	}
+	b, err := x.owner.Encode(dst, id, left, x.attempts-1)
+	if err != nil {
+		return b, err
+	}
+	pl.written = true
+	switch n := len(b) - len(dst); {
+	case pl.kept > 0:
+	case pl.may && x.env.kept+n <= maxKept:
+		pl.kept = n
+		x.env.kept += n
+		x.owner.Keep()
+	default:
+		pl.may = false
+		x.owner.Release()
+	}
+	return b, nil
+}
+
+// other is the attempt beside a.
+func (pl *plan) other(a *attempt) *attempt {
+	if a == &pl.second {
+		return &pl.x.first
+	}
+	return &pl.second
+}
+
+// declines reports whether the answer of a is not to be had, as a further attempt
+// may bring a better one.
+func (pl *plan) declines(a *attempt, resp *codecs.Metadata) bool {
+	why := Conditions(0)
+	switch resp.Failure {
+	case codecs.Refused:
+		why = OnRefused
+	case codecs.Overloaded:
+		why = OnOverloaded
+	case codecs.HostFailure:
+		why = OnServerError
+	}
+	if pl.policy.retriable(resp.Code) {
+		why |= OnCode
+	}
+	if why&pl.policy.On != 0 && pl.may {
+		if pl.other(a).call.Active() {
+			return true // which may have it yet
+		}
+		if pl.again(a, why) {
+			return true
+		}
+	} else if pl.retries > 0 {
+		pl.x.owner.Happened(RetrySucceeded, 0)
+	}
+	if a == &pl.second {
+		pl.x.owner.Happened(HedgeWon, 0)
+		pl.x.won = won{a.call.Host(), a.call.SentAt()}
+	}
+	if pl.policy.HedgePercentile > 0 {
+		a.call.Pool().Latency().Add(pl.x.env.now() - a.call.SentAt())
+	}
+	return false
+}
+
+// failed reports whether the exchange goes on though a has failed.
+func (pl *plan) failed(a *attempt, f *upstream.Failure) bool {
+	why := reason(f)
+	if f.Type == codecs.Timeout && pl.x.env.now() < pl.due {
+		pl.x.owner.Happened(PerTryTimeout, 0)
+	}
+	if pl.other(a).call.Active() {
+		return true
+	}
+	return pl.again(a, why)
+}
+
+// rescue makes a plan for a request without one, if it has not been sent and may be
+// elsewhere.
+func (x *Exchange) rescue(f *upstream.Failure) bool {
+	c := &x.first.call
+	if reason(f) != OnConnectFailure || f.Type != codecs.ConnectFailure || x.attempts != 1 {
+		return false
+	}
+	p := c.Pool()
+	if !p.Repeats() || !p.Alternative() {
+		return false
+	}
+	pl := x.newPlan(&unplanned)
+	pl.due = c.Due()
+	return pl.again(&x.first, OnConnectFailure)
+}
+
+// reason is the condition that f is.
+func reason(f *upstream.Failure) Conditions {
+	switch {
+	case f.NotProcessed:
+		return OnRefused
+	case f.Type == codecs.ConnectFailure, f.Type == codecs.Timeout && !f.Written:
+		return OnConnectFailure
+	case f.Type == codecs.Timeout:
+		return OnTimeout
+	case f.Written && (f.Type == codecs.UpstreamReset || f.Type == codecs.BadResponse):
+		return OnReset
+	}
+	return 0
+}
+
+// again reports whether a further attempt is made, behind a.
+func (pl *plan) again(a *attempt, why Conditions) bool {
+	x := pl.x
+	p, env := a.call.Pool(), x.env
+	// Always once, whatever the policy: nobody has got it.
+	unsent := why == OnConnectFailure && !pl.written && pl.retries == 0 && p.Repeats() && p.Alternative()
+	if !unsent {
+		switch {
+		case !pl.may || why == 0 || !pl.policy.wants(why):
+			return false
+		case pl.retries >= pl.policy.Retries:
+			x.owner.Happened(RetryLimit, why)
+			return false
+		}
+	}
+	most := min(pl.policy.BackoffBase<<pl.retries, pl.policy.BackoffMax)
+	at := env.now() + time.Duration(env.rand.Int64N(int64(most)+1))
+	if at >= pl.due {
+		return false
+	}
+	if !p.Withdraw(pl.policy.Budgets.of(p.Cluster()), &pl.spent) {
+		x.owner.Happened(RetryOverflow, why)
+		return false
+	}
+	pl.retries++
+	pl.avoid = a.call.Host()
+	x.owner.Happened(Retried, why)
+	env.timers.Start(&pl.wait, at)
+	return true
+}
+
+// resend makes a further attempt.
+func (pl *plan) resend() {
+	x := pl.x
+	p, s := x.owner.Again()
+	s.Timeout, s.Avoid = pl.time(x.env.now()), pl.avoid
+	x.attempts++
+	p.Send(&x.first.call, s)
+}
+
+// twice makes a second attempt beside the first, if that goes on and there is another
+// host.
+func (pl *plan) twice() {
+	x := pl.x
+	first := &x.first.call
+	if !pl.may || !first.Active() || first.Waiting() {
+		return
+	}
+	p, s := x.owner.Again()
+	if !p.HasOther(first.Host()) {
+		return
+	}
+	if !p.Withdraw(pl.policy.Budgets.of(p.Cluster()), &pl.spent) {
+		x.owner.Happened(RetryOverflow, OnTimeout)
+		return
+	}
+	x.owner.Happened(Hedged, 0)
+	s.Timeout, s.Avoid = pl.time(x.env.now()), first.Host()
+	x.attempts++
+	p.Send(&pl.second.call, s)
+}

@@ -1,0 +1,475 @@
+package filter_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// policyConfig is that of a listener whose only route has action besides its cluster,
+// and its table what table says.
+func policyConfig(codec, action, table, more string) string {
+	return fmt.Sprintf(`{"stat_prefix": "t", "protocol": {"name": "toy", "codec": {"name": %q}},
+		"route_config": {"name": "r" %s, "routes": [{"route": {"cluster": "up" %s}}]} %s}`, codec, table, action, more)
+}
+
+func newPolicyEnv(t *testing.T, codec, action, table, more string, hosts ...string) *toyEnv {
+	t.Helper()
+	h := filtertest.New(t)
+	e := &toyEnv{Host: h, t: t, up: h.Cluster("up", hosts...)}
+	e.cfg = h.MustLoad(policyConfig(codec, action, table, more))
+	e.c = h.Dial(e.cfg)
+	return e
+}
+
+// serveAs has each server answer with the type, "" for none, that its host has in
+// types, and gather what it is asked.
+func (e *toyEnv) serveAs(types map[string]string) *[]string {
+	var asked []string
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, l := range lines(b) {
+			f := strings.SplitN(l, " ", 4)
+			asked = append(asked, s.Host+" "+f[2]+" "+f[3])
+			if typ := types[s.Host]; typ != "" {
+				s.Send([]byte(typ + " " + f[1] + " " + f[2] + " by " + s.Host + "\n"))
+			}
+		}
+		return len(b)
+	}
+	return &asked
+}
+
+const quick = `"retry_back_off": {"base_interval": "0.001s"}`
+
+func TestAnswersThatRefuseAreRetriedElsewhere(t *testing.T) {
+	for _, tt := range []struct {
+		name, typ, action string
+		retried           bool
+	}{
+		{"refused, as by default", "nope", `, "retry_policy": {` + quick + `}`, true},
+		{"overloaded is not by default", "busy", `, "retry_policy": {` + quick + `}`, false},
+		{"overloaded", "busy", `, "retry_policy": {"retry_on": "overloaded", ` + quick + `}`, true},
+		{"failed", "fail", `, "idempotent": true, "retry_policy": {"retry_on": "server-error", ` + quick + `}`, true},
+		{"not idempotent", "fail", `, "retry_policy": {` + quick + `}`, false},
+		{
+			"a code", "err", `, "idempotent": true, "retry_policy": {"retry_on": "retriable-status-codes", "retriable_status_codes": [9, 3], ` + quick + `}`, true,
+		},
+		{
+			"another code", "err", `, "idempotent": true, "retry_policy": {"retry_on": "retriable-status-codes", "retriable_status_codes": [9], ` + quick + `}`, false,
+		},
+		{"none", "nope", "", false},
+		{"no retries", "nope", `, "retry_policy": {"num_retries": 0}`, false},
+		{"too large to keep", "nope", `, "retry_policy": {"per_request_buffer_limit_bytes": 5, ` + quick + `}`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+				e := newPolicyEnv(t, codec, tt.action, "", "", "h1", "h2")
+				asked := e.serveAs(map[string]string{"h1": tt.typ, "h2": "res"})
+				warm := e.Dial(e.cfg) // to both hosts
+				say(warm, "req 1 m -", "req 2 m -", "req 3 m -", "req 4 m -")
+				e.Advance(50 * time.Millisecond)
+				*asked = nil
+				n := 8
+				if codec == "toy.exclusive" { // there are two idle connections to each host
+					n = 2
+				}
+				for i := range n {
+					e.say(fmt.Sprintf("req %d m text%d", i, i))
+				}
+				e.Advance(50 * time.Millisecond)
+				got := lines(e.c.Take())
+				require.Len(t, got, n)
+				good := 0
+				for _, l := range got {
+					if strings.HasPrefix(l, "res") {
+						good++
+					}
+				}
+				if tt.retried {
+					require.Equal(t, n, good, got)
+					require.Greater(t, len(*asked), n)
+					require.Positive(t, e.count("request_retry"))
+					require.Equal(t, e.count("request_retry"), e.count("request_retry_success"))
+				} else {
+					require.Less(t, good, n)
+					require.Len(t, *asked, n)
+					require.Zero(t, e.count("request_retry"))
+				}
+				require.Zero(t, e.count("request_active"))
+			}
+		})
+	}
+}
+
+// TestARetrySaysThatItIsOne: it has the whole request, its route's changes and the
+// mark of a retry; a request that came with the mark is not sent again.
+func TestARetrySaysThatItIsOne(t *testing.T) {
+	e := newPolicyEnv(t, "toy.byid", `, "retry_policy": {"num_retries": 2, `+quick+`}`, "", "", "h1")
+	asked := e.serveAs(map[string]string{"h1": "nope"})
+	e.say("req 7 m hello")
+	e.Advance(100 * time.Millisecond)
+	require.Equal(t, []string{"h1 m hello", "h1 m retry=1;hello", "h1 m retry=2;hello"}, *asked)
+	require.Equal(t, "nope 7 m by h1\n", e.got(), "the server's own answer")
+	e.counts(map[string]int64{"request_retry": 2, "request_retry_success": 0, "request_retry_limit_exceeded": 1})
+	*asked = nil
+	e.say("again 8 m hello")
+	e.Advance(100 * time.Millisecond)
+	require.Equal(t, []string{"h1 m hello"}, *asked)
+	require.Equal(t, "nope 8 m by h1\n", e.got())
+}
+
+// TestOnlyCallsAreSentAgain: a oneway is delivered once, and a oneway in disguise may
+// be one.
+func TestOnlyCallsAreSentAgain(t *testing.T) {
+	const action = `, "idempotent": true, "retry_policy": {"retry_on": "refused,reset,timeout", "per_try_timeout": "0.1s", ` + quick + `}`
+	e := newPolicyEnv(t, "toy.hidden", action, "", `, "request_timeout": "1s"`, "h1")
+	asked := e.serveAs(map[string]string{})
+	e.say("one 1 m -", "req 2 mfire -")
+	e.Advance(3 * time.Second)
+	require.Equal(t, []string{"h1 m -", "h1 mfire -"}, *asked)
+	require.Equal(t, "err 2 - upstream request timeout\n", e.got())
+
+	// One that is known to be answered is a call.
+	*asked = nil
+	e.serveAs(map[string]string{"h1": "res"})
+	e.say("req 3 mfire -")
+	require.Equal(t, "res 3 mfire by h1\n", e.got())
+	asked = e.serveAs(map[string]string{})
+	e.say("req 4 mfire -")
+	e.Advance(3 * time.Second)
+	require.Equal(t, []string{"h1 mfire -", "h1 mfire retry=1;-"}, *asked)
+}
+
+// TestWhatWasSentIsSentAgainOnlyIfIdempotent: the connection ends before the answer.
+func TestWhatWasSentIsSentAgainOnlyIfIdempotent(t *testing.T) {
+	for _, idempotent := range []bool{false, true} {
+		action := `, "retry_policy": {` + quick + `}`
+		if idempotent {
+			action = `, "idempotent": true, "retry_policy": {"retry_on": "reset", ` + quick + `}`
+		}
+		for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+			for _, end := range []func(s *filtertest.Server){(*filtertest.Server).Reset, (*filtertest.Server).Close, func(s *filtertest.Server) {
+				s.Send([]byte("garbage\n"))
+			}} {
+				e := newPolicyEnv(t, codec, action, "", "", "h1", "h2")
+				n := 0
+				e.up.Serve = func(s *filtertest.Server, b []byte) int {
+					if n++; n == 1 {
+						end(s)
+						return len(b)
+					}
+					return serveToys(s, b)
+				}
+				e.say("req 1 m -")
+				e.Advance(100 * time.Millisecond)
+				if idempotent {
+					require.Equal(t, "res 1 m ok\n", e.got())
+					require.Equal(t, 2, n)
+				} else {
+					require.Contains(t, e.got(), "err 1 ")
+					require.Equal(t, 1, n)
+				}
+				e.counts(map[string]int64{"request_active": 0})
+			}
+		}
+	}
+}
+
+// TestATryThatTakesTooLongIsMadeAgain: with what is left of the deadline, and not
+// behind it.
+func TestATryThatTakesTooLongIsMadeAgain(t *testing.T) {
+	const action = `, "idempotent": true, "timeout": "0.5s",
+		"retry_policy": {"retry_on": "timeout", "num_retries": 10, "per_try_timeout": "0.2s", ` + quick + `}`
+	e := newPolicyEnv(t, "toy.byid", action, "", "", "h1", "h2")
+	asked := e.serveAs(map[string]string{})
+	e.say("req 1 m -")
+	e.Advance(490 * time.Millisecond)
+	require.Empty(t, e.got())
+	e.Advance(20 * time.Millisecond)
+	require.Equal(t, "err 1 - upstream request timeout\n", e.got())
+	require.Len(t, *asked, 3)
+	hosts := map[string]bool{}
+	for i, a := range *asked {
+		f := strings.Fields(a)
+		hosts[f[0]] = true
+		switch i {
+		case 0:
+			require.Equal(t, "t=200;-", f[2])
+		case 1:
+			require.Equal(t, "retry=1;t=200;-", f[2])
+		default:
+			require.Regexp(t, "^retry=2;t=(8|9)[0-9];-$", f[2])
+		}
+	}
+	require.Len(t, hosts, 2)
+	e.counts(map[string]int64{"request_per_try_timeout": 2, "request_timeout": 1, "request_retry": 2, "request_active": 0})
+}
+
+// TestDeadlines: the smallest rules, the time counts that was spent before, and what
+// is left is told.
+func TestDeadlines(t *testing.T) {
+	var paused []filter.Resumer
+	current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+		paused = append(paused, m.Resumer())
+		return filter.Pause
+	}}
+	const slow = `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`
+	for _, tt := range []struct {
+		name, action, table, more, text string
+		told                            string
+		after                           time.Duration
+	}{
+		{"none", "", "", "", "in100", "in100", 15 * time.Second},
+		{"route", `, "timeout": "0.3s"`, "", "", "-", "t=300;-", 300 * time.Millisecond},
+		{"table", "", `, "timeout": "0.3s"`, "", "-", "t=300;-", 300 * time.Millisecond},
+		{"route before table", `, "timeout": "0.2s"`, `, "timeout": "0.3s"`, "", "-", "t=200;-", 200 * time.Millisecond},
+		{"listener", `, "timeout": "3s"`, "", `, "request_timeout": "0.4s"`, "-", "t=400;-", 400 * time.Millisecond},
+		{"client", `, "timeout": "3s"`, "", "", "in100", "t=100;in100", 100 * time.Millisecond},
+		{"client waits longer", `, "timeout": "0.1s"`, "", "", "in300", "t=100;in300", 100 * time.Millisecond},
+		{"held by a filter", `, "timeout": "0.3s"`, "", slow, "-", "t=200;-", 300 * time.Millisecond},
+		{"held for too long", `, "timeout": "0.3s"`, "", slow, "in90", "", 100 * time.Millisecond},
+		{"over before it came", `, "timeout": "0.3s"`, "", "", "in-1", "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := newPolicyEnv(t, "toy.byid", tt.action, tt.table, tt.more, "h1")
+			e.serveAs(map[string]string{"h1": "res"})
+			resume := func(after time.Duration) {
+				if tt.more == slow {
+					e.Advance(after)
+					paused[len(paused)-1].Continue()
+					e.Settle()
+					tt.after -= after
+				}
+			}
+			say(e.Dial(e.cfg), "req 1 m -")
+			resume(0)
+			e.Advance(200 * time.Millisecond)
+			asked := e.serveAs(map[string]string{})
+			e.say("req 1 m " + tt.text)
+			resume(100 * time.Millisecond)
+			if tt.told != "" {
+				e.Advance(tt.after - 10*time.Millisecond)
+			}
+			if tt.told != "" {
+				require.Empty(t, e.got())
+			}
+			e.Advance(20 * time.Millisecond)
+			if tt.told == "" {
+				require.Equal(t, "err 1 - the deadline of the request has passed before it could be sent\n", e.got())
+				require.Empty(t, *asked)
+				e.counts(map[string]int64{"request_deadline_spent": 1})
+				return
+			}
+			require.Equal(t, []string{"h1 m " + tt.told}, *asked)
+			require.Equal(t, "err 1 - upstream request timeout\n", e.got())
+			e.counts(map[string]int64{"request_timeout": 1, "request_deadline_spent": 0})
+		})
+	}
+}
+
+// TestWhatNobodyHasGotIsSentOnceMore: also without a policy, and a oneway too, where
+// there is another host.
+func TestWhatNobodyHasGotIsSentOnceMore(t *testing.T) {
+	for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+		for _, tt := range []struct {
+			action string
+			hosts  []string
+			again  bool
+		}{
+			{"", []string{"h1", "h2"}, true},
+			{`, "retry_policy": {"num_retries": 0}`, []string{"h1", "h2"}, true},
+			{`, "timeout": "1s"`, []string{"h1", "h2"}, true},
+			{"", []string{"h1"}, false},
+			{`, "retry_policy": {}`, []string{"h1"}, true},
+		} {
+			e := newPolicyEnv(t, codec, tt.action, "", "", tt.hosts...)
+			fails := 8 // whatever is tried at first
+			e.up.Fail = func() (host.CloseReason, bool) { fails--; return host.ConnectFailed, fails >= 0 }
+			e.up.Serve = serveToys
+			e.say("req 1 m -")
+			e.Advance(2 * time.Second)
+			if codec == "toy.exclusive" && tt.again {
+				// Each attempt is one connection's.
+				require.Contains(t, e.got(), "err 1 - upstream connect failure")
+				e.counts(map[string]int64{"request_retry": 1})
+				require.Greater(t, e.count("upstream_connect_fail"), int64(1))
+				continue
+			}
+			if tt.again && len(tt.hosts) > 1 {
+				require.Equal(t, "res 1 m ok\n", e.got(), tt)
+				e.counts(map[string]int64{"request_retry": 1})
+			} else {
+				require.Contains(t, e.got(), "err 1 - upstream connect failure", tt)
+			}
+		}
+	}
+}
+
+// TestOutagesAreNotMadeWorse: of many requests a fifth is sent again, and some each
+// second; of few all are.
+func TestOutagesAreNotMadeWorse(t *testing.T) {
+	const action = `, "retry_policy": {` + quick + `}`
+	for _, tt := range []struct {
+		perSecond   int
+		table       string
+		least, most int
+	}{
+		{1000, "", 6000 + 200, 6000 + 400},
+		{1, "", 30, 30},
+		{1000, `, "clusters": [{"name": "*", "retry_budget": {"budget_percent": {"value": 0}, "min_retries_per_second": 1}}, {"name": "other"}]`, 20, 50},
+		{1000, `, "clusters": [{"name": "up", "retry_budget": {"budget_percent": {"value": 100}}}, {"name": "*", "retry_budget": {}}]`, 29000, 30000},
+	} {
+		e := newPolicyEnv(t, "toy.byid", action, tt.table, "", "h1")
+		e.serveAs(map[string]string{"h1": "nope"})
+		for i := range 30 * 50 {
+			n := tt.perSecond / 50
+			if tt.perSecond < 50 && i%(50/tt.perSecond) == 0 {
+				n = 1
+			}
+			for range n {
+				e.say("req 1 m -")
+			}
+			e.Advance(20 * time.Millisecond)
+		}
+		retries := int(e.count("request_retry"))
+		require.GreaterOrEqual(t, retries, tt.least, tt.table)
+		require.LessOrEqual(t, retries, tt.most, tt.table)
+		require.Equal(t, int64(30*tt.perSecond-retries), e.count("request_retry_overflow"))
+	}
+}
+
+func TestSoManyRequestsAreInRetryAtOnce(t *testing.T) {
+	const action = `, "retry_policy": {"retry_back_off": {"base_interval": "10s"}}`
+	e := newPolicyEnv(t, "toy.byid", action, `, "clusters": [{"name": "up", "retry_budget": {"max_concurrent_retries": 3}}]`, "", "h1")
+	e.serveAs(map[string]string{"h1": "nope"})
+	for i := range 10 {
+		e.say(fmt.Sprintf("req %d m -", i))
+	}
+	require.Len(t, lines(e.c.Take()), 7)
+	e.counts(map[string]int64{"request_retry": 3, "request_retry_overflow": 7})
+	e.c.Close() // their client leaves
+	e.c = e.Dial(e.cfg)
+	for i := range 10 {
+		e.say(fmt.Sprintf("req %d m -", i))
+	}
+	require.Len(t, lines(e.c.Take()), 7, "they are in retry no more")
+	e.counts(map[string]int64{"request_active": 3})
+}
+
+// TestAHedgeIsASecondAttemptElsewhere: the answer that comes first counts, the other
+// finds nobody.
+func TestAHedgeIsASecondAttemptElsewhere(t *testing.T) {
+	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`
+	for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+		for _, first := range []bool{false, true} {
+			e := newPolicyEnv(t, codec, action, "", "", "h1", "h2")
+			e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+			warm := e.Dial(e.cfg)
+			say(warm, "req 1 m -", "req 2 m -", "req 3 m -", "req 4 m -")
+			e.Advance(200 * time.Millisecond)
+			type got struct {
+				s  *filtertest.Server
+				id string
+			}
+			var asked []got
+			e.up.Serve = func(s *filtertest.Server, b []byte) int {
+				asked = append(asked, got{s, strings.Fields(string(b))[1]})
+				return len(b)
+			}
+			e.say("req 5 m -")
+			e.Advance(40 * time.Millisecond)
+			require.Len(t, asked, 1)
+			e.Advance(20 * time.Millisecond)
+			require.Len(t, asked, 2)
+			require.NotEqual(t, asked[0].s.Host, asked[1].s.Host)
+			winner, loser := asked[1], asked[0]
+			if first {
+				winner, loser = loser, winner
+			}
+			e.answer(winner.s, "res "+winner.id+" m won")
+			require.Equal(t, "res 5 m won\n", e.got())
+			e.answer(loser.s, "res "+loser.id+" m lost")
+			require.Empty(t, e.got())
+			won := int64(1)
+			if first {
+				won = 0
+			}
+			e.counts(map[string]int64{"request_hedge": 1, "request_hedge_won": won, "request_active": 0, "upstream_abuse": 0})
+		}
+	}
+}
+
+// TestAHedgeNeedsAnotherHost, and takes an answer that is a failure from neither
+// while the other may have a better one.
+func TestAHedgeNeedsAnotherHost(t *testing.T) {
+	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}, "retry_policy": {"retry_on": "server-error", "num_retries": 0}`
+	e := newPolicyEnv(t, "toy.byid", action, "", "", "h1")
+	asked := e.serveAs(map[string]string{})
+	e.say("req 5 m -")
+	e.Advance(time.Second)
+	require.Len(t, *asked, 1)
+	e.counts(map[string]int64{"request_hedge": 0})
+
+	e = newPolicyEnv(t, "toy.byid", action, "", "", "h1", "h2")
+	e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+	say(e.Dial(e.cfg), "req 1 m -")
+	e.Advance(200 * time.Millisecond)
+	var ids []string
+	var servers []*filtertest.Server
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		ids, servers = append(ids, strings.Fields(string(b))[1]), append(servers, s)
+		return len(b)
+	}
+	e.say("req 5 m -")
+	e.Advance(60 * time.Millisecond)
+	require.Len(t, ids, 2)
+	e.answer(servers[1], "fail "+ids[1]+" m bad")
+	require.Empty(t, e.got())
+	e.answer(servers[0], "res "+ids[0]+" m good")
+	require.Equal(t, "res 5 m good\n", e.got())
+}
+
+// TestHedgingByPercentile begins when enough is known.
+func TestHedgingByPercentile(t *testing.T) {
+	const action = `, "idempotent": true, "hedge_policy": {"hedge_percentile": {"value": 95}}`
+	e := newPolicyEnv(t, "toy.byid", action, "", "", "h1", "h2")
+	e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+	for range 150 {
+		e.say("req 1 m -")
+		e.Advance(time.Millisecond)
+	}
+	e.counts(map[string]int64{"request_hedge": 0})
+	asked := e.serveAs(map[string]string{})
+	e.say("req 1 m -")
+	e.Advance(50 * time.Millisecond)
+	require.Len(t, *asked, 2)
+}
+
+// TestACancelledExchangeLeavesNothing: its client leaves while it waits for a retry, or
+// for two answers.
+func TestACancelledExchangeLeavesNothing(t *testing.T) {
+	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}, "retry_policy": {"retry_back_off": {"base_interval": "1s"}}`
+	for _, types := range []map[string]string{{"h1": "nope", "h2": "nope"}, {}} {
+		for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+			e := newPolicyEnv(t, codec, action, "", "", "h1", "h2")
+			e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+			say(e.Dial(e.cfg), "req 1 m -", "req 2 m -", "req 3 m -", "req 4 m -")
+			e.Advance(200 * time.Millisecond)
+			asked := e.serveAs(types)
+			e.say("req 1 m -")
+			e.Advance(60 * time.Millisecond)
+			e.c.Close()
+			n := len(*asked)
+			e.Advance(20 * time.Second)
+			require.Len(t, *asked, n)
+			e.counts(map[string]int64{"request_abandoned": 1, "request_active": 0})
+		}
+	}
+}

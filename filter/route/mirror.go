@@ -1,0 +1,106 @@
+package route
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+const (
+	// maxMirrors are the policies of one route.
+	maxMirrors = 16
+
+	mirrorBytes      = 64 << 10
+	mirrorRequests   = 100
+	mirrorTimeout    = 5 * time.Second
+	maxMirrorTimeout = time.Hour
+)
+
+// Mirror is one frozen RequestMirrorPolicy.
+type Mirror struct {
+	// Cluster that gets the copies.
+	Cluster string
+	// AfterMutation: copies have the changes of filters and route.
+	AfterMutation bool
+	// Compare: how both answers end is compared.
+	Compare bool
+	// MaxRequestBytes is the largest request that is copied, MaxRequests how many
+	// copies for the cluster may be on their way on a worker.
+	MaxRequestBytes, MaxRequests int
+	// Timeout of a copy.
+	Timeout time.Duration
+
+	share, of uint64
+}
+
+// Picks decides whether a request is copied, by a random number unless all are.
+func (m *Mirror) Picks(rng *rand.Rand) bool { return m.share >= m.of || rng.Uint64N(m.of) < m.share }
+
+// denominators are those of a fraction.
+var denominators = map[typev3.FractionalPercent_DenominatorType]uint64{
+	typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 1e4, typev3.FractionalPercent_MILLION: 1e6,
+}
+
+// mirrors leaves policies out that no request falls under.
+func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy, path string) (ms []Mirror) {
+	if len(from) > maxMirrors {
+		c.refuse(path, "at most %d entries, has %d", maxMirrors, len(from))
+	}
+	if codecs, ok := c.mutator.(interface{ CheckMirror() error }); ok && len(from) > 0 {
+		if err := codecs.CheckMirror(); err != nil {
+			c.refuse(path, "%v", err)
+		}
+	}
+	for i, p := range from {
+		if m := c.mirror(p, fmt.Sprintf("%s[%d]", path, i)); m.share > 0 {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+func (c *compiler) mirror(from *routev1alpha.RouteAction_RequestMirrorPolicy, path string) Mirror {
+	m := Mirror{
+		Cluster: from.GetCluster(), AfterMutation: from.GetAfterMutation(), Compare: from.GetCompare(),
+		MaxRequestBytes: c.bound(from.GetMaxRequestBytes(), path+".max_request_bytes", 1<<30, mirrorBytes),
+		MaxRequests:     c.bound(from.GetMaxRequests(), path+".max_requests", 1<<16, mirrorRequests),
+		Timeout:         mirrorTimeout,
+		share:           1, of: 1,
+	}
+	if m.Cluster == "" {
+		c.refuse(path+".cluster", "required")
+	}
+	if f := from.GetRuntimeFraction(); f != nil {
+		d := f.GetDefaultValue()
+		m.share, m.of = uint64(d.GetNumerator()), denominators[d.GetDenominator()]
+		switch {
+		case d == nil:
+			c.refuse(path+".runtime_fraction.default_value", "required")
+		case m.of == 0:
+			c.refuse(path+".runtime_fraction.default_value.denominator", "unknown value %d", d.GetDenominator())
+		}
+	}
+	if d := from.GetTimeout(); d != nil {
+		m.Timeout = d.AsDuration()
+		if err := d.CheckValid(); err != nil || m.Timeout < time.Millisecond || m.Timeout > maxMirrorTimeout {
+			c.refuse(path+".timeout", "must be between %v and %v, is %v", time.Millisecond, maxMirrorTimeout, m.Timeout)
+		}
+	}
+	return m
+}
+
+// bound is a number from 1 to most.
+func (c *compiler) bound(n *wrapperspb.UInt32Value, path string, most, def uint32) int {
+	if n == nil {
+		return int(def)
+	}
+	if v := n.GetValue(); v < 1 || v > most {
+		c.refuse(path, "must be between 1 and %d, is %d", most, v)
+	}
+	return int(n.GetValue())
+}

@@ -1,0 +1,218 @@
+package route
+
+import (
+	"math"
+	"strings"
+	"time"
+
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meltemi-mesh/meltemi/filter/forward"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+const (
+	maxRetries = 10
+	// longest is what a longer duration counts as: sums of it do not overflow.
+	longest = 10 * 365 * 24 * time.Hour
+	// maxKeptBytes and keptBytes are the largest and the default limit of requests that
+	// are kept for a retry.
+	maxKeptBytes, keptBytes = 1 << 30, 64 << 10
+)
+
+// policies is what a table says for all its routes.
+type policies struct {
+	timeout time.Duration
+	retry   *routev1alpha.RetryPolicy
+	hedge   *routev1alpha.HedgePolicy
+	budgets *forward.Budgets
+	// clusters are those of which something else is said.
+	clusters map[string]*Cluster
+}
+
+// defaults validates what the table says for all its routes.
+func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
+	d := &policies{
+		timeout: c.duration(rc.GetTimeout(), "timeout", 0),
+		retry:   rc.GetRetryPolicy(),
+		hedge:   rc.GetHedgePolicy(),
+	}
+	c.retry(&forward.Policy{}, d.retry, "retry_policy", true)
+	c.hedge(&forward.Policy{}, d.hedge, "hedge_policy")
+	if n := len(rc.GetClusters()); n > maxClusters {
+		c.refuse("clusters", "at most %d, has %d", maxClusters, n)
+		return d
+	}
+	names := map[string]bool{}
+	for i, cl := range rc.GetClusters() {
+		at := element("clusters", i)
+		switch name := cl.GetName(); {
+		case name == "":
+			c.refuse(at+".name", "required")
+		case names[name]:
+			c.refuse(at+".name", "%q has a policy already", name)
+		default:
+			names[name] = true
+		}
+		if cl.GetOutlierDetection() != nil || cl.GetCircuitBreakers() != nil {
+			d.clusters = c.cluster(d.clusters, cl, at)
+		}
+		if cl.GetRetryBudget() == nil {
+			continue
+		}
+		if d.budgets == nil {
+			d.budgets = &forward.Budgets{Of: map[string]*upstream.Budget{}}
+		}
+		b := c.budget(cl.GetRetryBudget(), at+".retry_budget")
+		if cl.GetName() == "*" {
+			d.budgets.Rest = b
+		} else {
+			d.budgets.Of[cl.GetName()] = b
+		}
+	}
+	return d
+}
+
+func (c *compiler) budget(from *routev1alpha.RetryBudget, path string) *upstream.Budget {
+	b := forward.DefaultBudget()
+	if p := from.GetBudgetPercent(); p != nil {
+		b.Ratio = c.percent(p, path+".budget_percent", 0, 100) / 100
+	}
+	b.PerSecond = c.number(from.GetMinRetriesPerSecond(), path+".min_retries_per_second", 0, 1_000_000, b.PerSecond)
+	b.Concurrent = c.number(from.GetMaxConcurrentRetries(), path+".max_concurrent_retries", 1, 1_000_000, b.Concurrent)
+	return &b
+}
+
+// policy returns what a route wants for its requests, nil if that is nothing.
+func (c *compiler) policy(a *routev1alpha.RouteAction, d *policies, path string) *forward.Policy {
+	p := &forward.Policy{Timeout: c.duration(a.GetTimeout(), path+".timeout", d.timeout), Budgets: d.budgets}
+	retry, hedge := a.GetRetryPolicy(), a.GetHedgePolicy()
+	own := retry != nil
+	if !own {
+		retry = d.retry
+	}
+	if !own {
+		(&compiler{}).retry(p, retry, "", true) // its faults are known
+	} else {
+		c.retry(p, retry, path+".retry_policy", a.GetIdempotent())
+	}
+	if !a.GetIdempotent() {
+		p.On &= forward.Unexecuted
+	}
+	switch {
+	case hedge != nil && !a.GetIdempotent():
+		c.refuse(path+".hedge_policy", "needs idempotent: the request is executed twice")
+	case hedge != nil:
+		c.hedge(p, hedge, path+".hedge_policy")
+	case a.GetIdempotent():
+		(&compiler{}).hedge(p, d.hedge, "")
+	}
+	if retry == nil {
+		p.MaxBytes = keptBytes
+		p.BackoffBase, p.BackoffMax = backoffBase, backoffTimes*backoffBase
+	}
+	if p.Timeout == 0 && retry == nil && p.HedgeDelay == 0 && p.HedgePercentile == 0 {
+		return nil
+	}
+	return p
+}
+
+const (
+	backoffBase  = 25 * time.Millisecond
+	backoffTimes = 10
+)
+
+// retry puts into p what from says. idempotent tells that it may name conditions of
+// requests that may have been executed.
+func (c *compiler) retry(p *forward.Policy, from *routev1alpha.RetryPolicy, path string, idempotent bool) {
+	if from == nil {
+		return
+	}
+	on := from.GetRetryOn()
+	if on == "" {
+		on = (forward.OnConnectFailure | forward.OnRefused).String()
+	}
+	for name := range strings.SplitSeq(on, ",") {
+		name = strings.TrimSpace(name)
+		cond, known := forward.ParseCondition(name)
+		switch {
+		case !known:
+			c.refuse(path+".retry_on", "%q is no condition", name)
+		case !idempotent && cond&forward.Unexecuted == 0:
+			c.refuse(path+".retry_on", "%s needs idempotent: the request may have been executed", name)
+		default:
+			p.On |= cond
+		}
+	}
+	p.Retries = c.number(from.GetNumRetries(), path+".num_retries", 0, maxRetries, 1)
+	p.PerTry = c.duration(from.GetPerTryTimeout(), path+".per_try_timeout", 0)
+	p.MaxBytes = c.number(from.GetPerRequestBufferLimitBytes(), path+".per_request_buffer_limit_bytes", 0, maxKeptBytes, keptBytes)
+	p.Codes = from.GetRetriableStatusCodes()
+	switch listed := p.On&forward.OnCode != 0; {
+	case listed && len(p.Codes) == 0:
+		c.refuse(path+".retriable_status_codes", "required, as retry_on has retriable-status-codes")
+	case !listed && len(p.Codes) > 0:
+		c.refuse(path+".retriable_status_codes", "needs retriable-status-codes in retry_on")
+	}
+	b := from.GetRetryBackOff()
+	p.BackoffBase = c.duration(b.GetBaseInterval(), path+".retry_back_off.base_interval", backoffBase)
+	p.BackoffMax = c.duration(b.GetMaxInterval(), path+".retry_back_off.max_interval", backoffTimes*p.BackoffBase)
+	if p.BackoffMax < p.BackoffBase {
+		c.refuse(path+".retry_back_off.max_interval", "must be at least base_interval, %v, is %v", p.BackoffBase, p.BackoffMax)
+	}
+}
+
+func (c *compiler) hedge(p *forward.Policy, from *routev1alpha.HedgePolicy, path string) {
+	if from == nil {
+		return
+	}
+	switch h := from.GetHedgeSpecifier().(type) {
+	case *routev1alpha.HedgePolicy_HedgeDelay:
+		p.HedgeDelay = c.duration(h.HedgeDelay, path+".hedge_delay", 0)
+	case *routev1alpha.HedgePolicy_HedgePercentile:
+		p.HedgePercentile = c.percent(h.HedgePercentile, path+".hedge_percentile", 50, 100)
+		if p.HedgePercentile == 100 {
+			c.refuse(path+".hedge_percentile", "must be less than 100")
+		}
+	default:
+		c.refuse(path, "required: hedge_delay or hedge_percentile")
+	}
+}
+
+func (c *compiler) duration(d *durationpb.Duration, path string, def time.Duration) time.Duration {
+	if d == nil {
+		return def
+	}
+	if err := d.CheckValid(); err != nil {
+		c.refuse(path, "is no valid duration")
+		return def
+	}
+	v := d.AsDuration()
+	if v < time.Millisecond {
+		c.refuse(path, "must be at least %v, is %v", time.Millisecond, v)
+	}
+	return min(v, longest)
+}
+
+func (c *compiler) number(n *wrapperspb.UInt32Value, path string, least, most, def int) int {
+	if n == nil {
+		return def
+	}
+	v := int(n.GetValue())
+	if v < least || v > most {
+		c.refuse(path, "must be between %d and %d, is %d", least, most, v)
+	}
+	return v
+}
+
+func (c *compiler) percent(p *typev3.Percent, path string, least, most float64) float64 {
+	v := p.GetValue()
+	if math.IsNaN(v) || v < least || v > most {
+		c.refuse(path, "must be between %v and %v, is %v", least, most, v)
+		return least
+	}
+	return v
+}
