@@ -18,9 +18,11 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/rdsserver"
@@ -270,6 +272,50 @@ func TestRDSThroughEnvoysTLS(t *testing.T) {
 		s.To("test", "a")
 		require.Equal(t, "a", (&caller{Client: scripted.Dial(t, e.Port("dubbo")), t: t}).call())
 		require.Positive(t, e.Stat("cluster.xds.ssl.handshake"))
+	})
+}
+
+// TestTheGuidesRDS: the configurations of docs/traffic.md, but for ports and paths.
+func TestTheGuidesRDS(t *testing.T) {
+	dir := t.TempDir()
+	secure, roots := certificate(t, dir)
+	require.NoError(t, os.Link(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "ca.pem")))
+	secure.ClientAuth, secure.ClientCAs = tls.RequireAndVerifyClientCert, roots
+	s := rdsserver.Start(t, 0, secure)
+	var parts []envoytest.M
+	for _, b := range docs.Blocks(source(t, "docs/traffic.md")) {
+		if b.Section == "RDS" && b.Kind == "yaml" {
+			text := strings.NewReplacer("/etc/xds", dir, "/etc/meltemi", dir, "15010", strconv.Itoa(s.Port)).Replace(b.Text)
+			var part envoytest.M
+			require.NoError(t, yaml.Unmarshal([]byte(text), &part))
+			parts = append(parts, part)
+			if part["resources"] != nil {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "routes.yaml"), []byte(text), 0o600))
+			}
+		}
+	}
+	require.Len(t, parts, 4)
+	once(t, func(t *testing.T, v variant) {
+		v1, v2 := scripted.Serve(t, scripted.Answer("v1")), scripted.Serve(t, scripted.Answer("v2"))
+		parts[1]["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster("v1", envoytest.At(v1.Port)...), envoytest.Cluster("v2", envoytest.At(v2.Port)...), parts[1]}
+		parts[2]["stat_prefix"] = "from-file"
+		o.Listeners = []envoytest.Resource{
+			envoytest.Loopback(envoytest.Socket()),
+			envoytest.Listener("server", envoytest.Proxy(parts[0])), envoytest.Listener("file", envoytest.Proxy(parts[2])),
+		}
+		e := envoytest.Start(t, o)
+		call := func(listener, tenant string) string {
+			c := scripted.Dial(t, e.Port(listener))
+			c.Ask(1, dubbotest.Request{Attachments: [][2]string{{"tenant", tenant}}})
+			return c.Read().Text()
+		}
+		require.Equal(t, "v2", call("file", "acme"))
+		require.Equal(t, "v1", call("file", "other"))
+		require.True(t, eventually(patience, func() bool { open, _ := s.Streams(); return open == 1 }))
+		s.To("greeter", "v2")
+		require.Equal(t, "v2", call("server", "other"))
 	})
 }
 
