@@ -318,6 +318,9 @@ func (o *caller) Blocked(blocked bool) { o.stream.stall(blocked) }
 // clientGone is called when the client's connection has ended, or its stream may
 // not go on.
 func (m *Message) clientGone() {
+	if m.awaits {
+		m.cfg.awaiting.remove(m)
+	}
 	if m.phase != answered {
 		m.flags |= DownstreamConnectionTermination
 	}

@@ -74,6 +74,7 @@ type use struct {
 	held    bool
 	unsure  bool // whether there will be an answer
 	paused  bool
+	awaits  bool // routes
 	routed  bool
 	replied bool
 	forward bool
@@ -105,7 +106,9 @@ func (m *Message) Oneway() bool { return m.oneway }
 func (m *Message) Route() *route.Route {
 	if !m.routed {
 		m.routed, m.noRoute = true, nil
-		if t := m.cfg.table.Load().Load(); t != nil {
+		if t := m.cfg.table.Load().Load(); t == nil {
+			m.noRoute = errNoTable
+		} else {
 			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
 				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
@@ -116,7 +119,7 @@ func (m *Message) Route() *route.Route {
 }
 
 // Unroutable is why Route returned nil although a route might match: the rules
-// would have cost too much. nil if that is not so.
+// would have cost too much, or there are none yet. nil if that is not so.
 func (m *Message) Unroutable() error {
 	if !m.routed {
 		return nil

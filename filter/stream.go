@@ -66,7 +66,7 @@ func (c *connection) openStream(m *Message) {
 		}
 		c.streams[m.req.StreamID] = st
 		cfg.gauge(metrics.StreamActive, 1)
-		m.runRequest()
+		m.begin()
 	}
 }
 

@@ -68,7 +68,7 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	case *proxyv1alpha.MetaProtocolProxy_RouteConfig:
 		p.RouteConfig = rs.RouteConfig
 	case *proxyv1alpha.MetaProtocolProxy_Rds:
-		c.refuse("rds", notBuilt)
+		p.RDS = c.rds(rs.Rds)
 	default:
 		c.refuse("route_config", "required")
 	}

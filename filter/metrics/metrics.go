@@ -172,6 +172,17 @@ const (
 	// BreakerOpened: breakers of keys that have opened.
 	BreakerOpened
 
+	// RDSUpdateSuccess: answers of RDS that were accepted.
+	RDSUpdateSuccess
+	// RDSUpdateRejected: those that were refused.
+	RDSUpdateRejected
+	// RDSUpdateEmpty: those that had no routes, so that the ones before stay.
+	RDSUpdateEmpty
+	// RDSUpdateFailure: attempts to ask the server that failed, or were cut off.
+	RDSUpdateFailure
+	// RDSUpdateAttempt: all of these.
+	RDSUpdateAttempt
+
 	// Counters is how many there are.
 	Counters
 )
@@ -254,6 +265,11 @@ var counterNames = [Counters]string{
 	BreakerKeyMaxRequests:               "breaker_key_max_requests",
 	BreakerKeyOpen:                      "breaker_key_open",
 	BreakerOpened:                       "breaker_opened",
+	RDSUpdateSuccess:                    "rds_update_success",
+	RDSUpdateRejected:                   "rds_update_rejected",
+	RDSUpdateEmpty:                      "rds_update_empty",
+	RDSUpdateFailure:                    "rds_update_failure",
+	RDSUpdateAttempt:                    "rds_update_attempt",
 }
 
 func (c Counter) String() string { return counterNames[c] }
