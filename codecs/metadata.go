@@ -1,6 +1,9 @@
 package codecs
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // MessageType is what a message is to the pipeline. The first nine numbers are
 // those of the C++ MetaProtocol Proxy.
@@ -386,11 +389,13 @@ func (m *Metadata) Outline() *Metadata {
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
-func EqualFold(b []byte, s string) bool {
+func EqualFold(b []byte, s string) bool { return equalFold(b, s) }
+
+func equalFold[T []byte | string](b T, s string) bool {
 	if len(b) != len(s) {
 		return false
 	}
-	for i := range b {
+	for i := range len(b) {
 		x, y := b[i], s[i]
 		if x == y {
 			continue
@@ -402,15 +407,20 @@ func EqualFold(b []byte, s string) bool {
 	return true
 }
 
-// Mutation is what shall change in a message when it goes out: keys that are
-// set or overwritten, in the codec's own place for attributes (Dubbo
-// attachments, Thrift headers, …). The last value of a key wins.
-type Mutation struct{ kv []KeyValue }
+// Mutation is what shall change in a message when it goes out, in the codec's own
+// place for attributes (Dubbo attachments, Thrift headers, …): keys that are
+// removed, and keys that are set or overwritten. What is set stays if a key like
+// it is removed, too.
+type Mutation struct {
+	kv      []KeyValue
+	removed []string
+}
 
 // KeyValue is one entry of a Mutation.
 type KeyValue struct{ Key, Value string }
 
-// Set sets key to value. Keys are case-sensitive: they go onto the wire.
+// Set sets key to value; the last value of a key wins. Keys are case-sensitive:
+// they go onto the wire.
 func (mu *Mutation) Set(key, value string) {
 	for i := range mu.kv {
 		if mu.kv[i].Key == key {
@@ -421,8 +431,21 @@ func (mu *Mutation) Set(key, value string) {
 	mu.kv = append(mu.kv, KeyValue{key, value})
 }
 
-// Entries returns the entries in the order in which their keys were first set.
-// A nil Mutation has none.
+// Remove removes key, whatever the case of its ASCII letters: as rules do not
+// tell case apart, none must see it any more. What was set before of that name is
+// not set, what is set later is. Codecs need to be a [Remover].
+func (mu *Mutation) Remove(key string) {
+	mu.kv = slices.DeleteFunc(mu.kv, func(kv KeyValue) bool { return equalFold(kv.Key, key) })
+	if !removes(mu.removed, key) {
+		mu.removed = append(mu.removed, key)
+	}
+}
+
+// Empty reports whether nothing shall change. A nil Mutation is empty.
+func (mu *Mutation) Empty() bool { return mu == nil || len(mu.kv) == 0 && len(mu.removed) == 0 }
+
+// Entries returns the entries that are set, in the order in which their keys were
+// first set. A nil Mutation has none.
 func (mu *Mutation) Entries() []KeyValue {
 	if mu == nil {
 		return nil
@@ -430,10 +453,44 @@ func (mu *Mutation) Entries() []KeyValue {
 	return mu.kv
 }
 
+// Removed returns the keys that are removed. A nil Mutation has none.
+func (mu *Mutation) Removed() []string {
+	if mu == nil {
+		return nil
+	}
+	return mu.removed
+}
+
+// Find returns the number of the entry that sets key, -1 if none does.
+func (mu *Mutation) Find(key []byte) int {
+	for i, kv := range mu.Entries() {
+		if kv.Key == string(key) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Removes reports whether key is removed. It may be set all the same: see Find.
+func (mu *Mutation) Removes(key []byte) bool { return removes(mu.Removed(), key) }
+
+func removes[T []byte | string](removed []string, key T) bool {
+	for i := range removed {
+		if equalFold(key, removed[i]) {
+			return true
+		}
+	}
+	return false
+}
+
 // Reset empties mu and keeps its memory, unless it is large.
 func (mu *Mutation) Reset() {
 	clear(mu.kv)
 	if mu.kv = mu.kv[:0]; cap(mu.kv) > keepProps {
 		mu.kv = nil
+	}
+	clear(mu.removed)
+	if mu.removed = mu.removed[:0]; cap(mu.removed) > keepProps {
+		mu.removed = nil
 	}
 }

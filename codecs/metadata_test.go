@@ -102,3 +102,31 @@ func heap() int {
 	runtime.ReadMemStats(&ms)
 	return int(ms.HeapAlloc)
 }
+
+func TestMutations(t *testing.T) {
+	var none *codecs.Mutation
+	require.True(t, none.Empty())
+	require.Empty(t, none.Entries())
+	require.Empty(t, none.Removed())
+	require.False(t, none.Removes([]byte("a")))
+	require.Equal(t, -1, none.Find([]byte("a")))
+
+	var mu codecs.Mutation
+	require.True(t, mu.Empty())
+	mu.Set("a", "1")
+	mu.Set("b", "2")
+	mu.Set("a", "3")
+	require.Equal(t, []codecs.KeyValue{{Key: "a", Value: "3"}, {Key: "b", Value: "2"}}, mu.Entries())
+	mu.Remove("A")
+	mu.Remove("a")
+	require.Equal(t, []codecs.KeyValue{{Key: "b", Value: "2"}}, mu.Entries())
+	require.Equal(t, []string{"A"}, mu.Removed())
+	mu.Set("a", "4")
+	require.Equal(t, 1, mu.Find([]byte("a")), "what is set later stays")
+	require.True(t, mu.Removes([]byte("a")))
+	require.False(t, mu.Removes([]byte("b")))
+	mu.Reset()
+	require.True(t, mu.Empty())
+	mu.Remove("x")
+	require.False(t, mu.Empty())
+}

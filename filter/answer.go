@@ -12,16 +12,26 @@ import (
 // encode appends md with the changes of mut, if there are any, or without them,
 // counted, when it cannot carry them. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() {
 		mut = nil
+	}
+	if len(mut.Removed()) > 0 && m.proto.remover == nil {
+		return m.encodeUnchanged(dst, md, errCannotRemove)
 	}
 	b, err := m.proto.codec.Encode(dst, md, mut)
 	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
-		m.cfg.count(metrics.MutationSkipped, 1)
-		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		b, err = m.proto.codec.Encode(dst, md, nil)
+		return m.encodeUnchanged(dst, md, err)
 	}
 	return b, err
+}
+
+var errCannotRemove = errors.New("its codec cannot remove anything")
+
+// encodeUnchanged appends md without the changes that it cannot carry, and says so.
+func (m *Message) encodeUnchanged(dst []byte, md *codecs.Metadata, why error) ([]byte, error) {
+	m.cfg.count(metrics.MutationSkipped, 1)
+	m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, why)
+	return m.proto.codec.Encode(dst, md, nil)
 }
 
 // codecPanicked ends the client's connection if err is a panic of the codec.

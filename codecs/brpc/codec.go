@@ -83,7 +83,7 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	switch {
-	case len(mut.Entries()) > 0:
+	case !mut.Empty():
 		return c.mutate(dst, m, mut)
 	case !carriesID(m.Type), m.FixedID:
 		return append(dst, m.Raw...), nil
@@ -180,4 +180,9 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	return c.CheckMutation(d, key, "")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 )
 
-// mutate appends m with the entries of mut set, and with its id. What is not
+// mutate appends m with the changes of mut, and with its id. What is not
 // changed keeps its bytes and its place.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if !carriesID(m.Type) {
@@ -22,7 +22,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	from := int(m.Scratch[scratchRPC]) + headerSize
 	end := int(m.Scratch[scratchMetaEnd])
 	dst = append(dst, m.Raw[:from]...)
-	dst, added, err := appendMeta(dst, m, m.Raw[from:end], mut.Entries())
+	dst, added, err := appendMeta(dst, m, m.Raw[from:end], mut)
 	size := len(dst) - start - from
 	dst = append(dst, m.Raw[end:]...)
 	switch {
@@ -37,12 +37,12 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
 }
 
-// appendMeta appends the meta of m with its id and entries set.
-func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.KeyValue) (_ []byte, added int, err error) {
+// appendMeta appends the meta of m with its id set and the changes of mut.
+func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutation) (_ []byte, added int, err error) {
 	// brpc reads user fields. brpc-java and jprotobuf read extension fields
 	// only, and brpc takes such a field for its request id: there entries are
 	// set if the client has used them already.
-	user := pbwire.Entries{Set: entries}
+	user := pbwire.Entries{Mutation: mut}
 	idAt := int(m.Scratch[scratchID]) - int(m.Scratch[scratchRPC]) - headerSize
 	from := 0
 	var r pbwire.Reader
@@ -53,7 +53,7 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 			dst = binary.AppendUvarint(dst, m.ID)
 		case r.Is(fieldRequest, pbwire.Bytes) && m.Scratch[scratchExtFields] > 0:
 			dst = append(dst, meta[from:r.Start]...)
-			ext := pbwire.Entries{Set: entries}
+			ext := pbwire.Entries{Mutation: mut}
 			dst = appendRequest(dst, r.Bytes, &ext)
 			added += ext.Added
 		case r.Is(fieldUserFields, pbwire.Bytes):
@@ -61,12 +61,11 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 			if err != nil {
 				return dst, 0, err
 			}
-			i := user.Find(key)
-			if i < 0 {
+			if !user.Touches(key) {
 				continue
 			}
 			dst = append(dst, meta[from:r.Start]...)
-			dst = user.Put(dst, i, fieldUserFields)
+			dst = user.Replace(dst, key, fieldUserFields)
 		default:
 			continue
 		}
@@ -81,7 +80,7 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, entries []codecs.Ke
 }
 
 // appendRequest appends the meta of a request, which has been read before, with
-// ext set among its extension fields.
+// ext made of its extension fields.
 func appendRequest(dst, b []byte, ext *pbwire.Entries) []byte {
 	dst, mark := pbwire.AppendFrame(dst, fieldRequest)
 	from := 0
@@ -94,9 +93,9 @@ func appendRequest(dst, b []byte, ext *pbwire.Entries) []byte {
 		if !ok {
 			continue
 		}
-		if i := ext.Find(key); i >= 0 {
+		if ext.Touches(key) {
 			dst = append(dst, b[from:r.Start]...)
-			dst = ext.Put(dst, i, requestIDOrExtField)
+			dst = ext.Replace(dst, key, requestIDOrExtField)
 			from = r.End
 		}
 	}

@@ -30,6 +30,7 @@ var properties = []property{
 	{"ids", (*check).ids},
 	{"mutation", (*check).mutation},
 	{"mutation_refused", (*check).mutationRefused},
+	{"removal", (*check).removal},
 	{"error_replies", (*check).errorReplies},
 	{"heartbeats", (*check).heartbeats},
 	{"stream_resets", (*check).streamResets},

@@ -151,7 +151,7 @@ func toyGet(attributes []byte, key string) (value []byte, found bool) {
 
 func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() {
 		dst = append(dst, m.Raw...)
 		binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
 		return dst, nil
@@ -174,11 +174,7 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 		var l []byte
 		l, attributes, _ = bytes.Cut(attributes, []byte("\n"))
 		key, _, _ := bytes.Cut(l, []byte("="))
-		set := false
-		for _, kv := range mut.Entries() {
-			set = set || kv.Key == string(key)
-		}
-		if !set {
+		if mut.Find(key) < 0 && (!mut.Removes(key) || (*toy).CheckRemoval(c, 0, string(key)) != nil) {
 			line()
 			dst = append(dst, l...)
 		}
@@ -203,6 +199,13 @@ func (*toy) CheckMutation(_ codecs.Direction, key, value string) error {
 		return errors.New("key: cannot be set")
 	}
 	return nil
+}
+
+func (c *toy) CheckRemoval(d codecs.Direction, key string) error {
+	if strings.EqualFold(key, "undone") {
+		return errors.New("key: says what has become of the call")
+	}
+	return c.CheckMutation(d, strings.ToLower(key), "")
 }
 
 func (*toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {

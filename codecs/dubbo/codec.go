@@ -113,7 +113,7 @@ const (
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
 	var err error
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() {
 		dst = append(dst, m.Raw...)
 	} else if dst, err = c.mutate(dst, m, mut); err != nil {
 		return dst, err
@@ -190,4 +190,9 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	return c.CheckMutation(d, key, "")
 }

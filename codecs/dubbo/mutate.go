@@ -9,9 +9,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/hessian"
 )
 
-// mutate appends m with the attachments of mut set. What is not changed keeps
-// its bytes: references between Hessian values count the values before them,
-// so nothing that a reference can mean is ever taken out.
+// mutate appends m with the attachments of mut removed and set. What is not
+// changed keeps its bytes: references between Hessian values count the values
+// before them, so nothing that a reference can mean is ever taken out.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Scratch[scratchSerial] != hessian2 {
 		return dst, fmt.Errorf("%w: its serialization is %d", codecs.ErrNoMutation, m.Scratch[scratchSerial])
@@ -22,6 +22,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	for _, kv := range mut.Entries() {
 		if isCall([]byte(kv.Key)) { // a filter's
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
+		}
+	}
+	for _, key := range mut.Removed() {
+		if isCall([]byte(key)) {
+			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, key)
 		}
 	}
 	var r hessian.Reader
@@ -44,6 +49,9 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		if kind%withExceptionAndAttachments != withNull {
 			r.Skip()
 		}
+		if kind < withExceptionAndAttachments && len(mut.Entries()) == 0 {
+			return append(dst, m.Raw...), nil // nothing is there to be removed
+		}
 		if kind < withExceptionAndAttachments {
 			// The kind says from now on that there are attachments. In their place
 			// may be a null, which dubbo-go writes behind every answer.
@@ -58,7 +66,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	default:
 		return dst, fmt.Errorf("%w: it is an %s", codecs.ErrNoMutation, m.Type)
 	}
-	dst, err := appendAttachments(dst, &r, m.Raw[headerSize:], mut.Entries())
+	dst, err := appendAttachments(dst, &r, m.Raw[headerSize:], mut)
 	if err == nil && len(dst)-start > c.maxFrame {
 		err = errors.New("it would become larger than the limits") // which ends connections
 	}
@@ -70,12 +78,16 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 }
 
 // appendAttachments appends the rest of body, from the map on at which r
-// stands, with the entries set.
-func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []codecs.KeyValue) ([]byte, error) {
+// stands, with those of mut removed and set.
+func appendAttachments(dst []byte, r *hessian.Reader, body []byte, mut *codecs.Mutation) ([]byte, error) {
+	entries := mut.Entries()
 	// Entries that stand in the map already. Those beyond are set again at its
 	// end, which does no harm.
 	var done [64]bool
 	if noAttachments(r) {
+		if len(entries) == 0 {
+			return append(dst, body[r.Pos():]...), r.Err()
+		}
 		if r.More() {
 			r.Skip()
 		}
@@ -89,15 +101,23 @@ func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []cod
 			if n == maxAttachments {
 				return dst, errors.New(tooManyAttachments)
 			}
-			i := -1
+			i, removed, at := -1, false, r.Pos()
 			if hessian.IsString(r.Peek()) {
-				i = indexOf(entries, r.String())
+				key := r.String()
+				i, removed = mut.Find(key), mut.Removes(key)
 			} else {
 				r.Skip()
 			}
 			value := r.Pos()
 			simple := r.Skip()
 			switch {
+			case i < 0 && removed && r.Err() == nil:
+				dst = append(dst, body[from:at]...)
+				if from = r.Pos(); !simple {
+					// It stays, as below, under a name that nobody asks for.
+					dst = hessian.AppendString(dst, "")
+					from = value
+				}
 			case i < 0:
 			case simple && r.Err() == nil:
 				dst = append(dst, body[from:value]...)
@@ -128,13 +148,4 @@ func appendAttachments(dst []byte, r *hessian.Reader, body []byte, entries []cod
 	}
 	dst = append(dst, 'Z')
 	return append(dst, body[r.Pos():]...), r.Err()
-}
-
-func indexOf(entries []codecs.KeyValue, key []byte) int {
-	for i := range entries {
-		if entries[i].Key == string(key) {
-			return i
-		}
-	}
-	return -1
 }

@@ -92,7 +92,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	// That its server leaves does not mean that the proxy does.
 	leaves := m.GoesAway && m.Scratch[scratchForm]&noInfo == 0
-	if len(mut.Entries()) > 0 || leaves {
+	if !mut.Empty() || leaves {
 		var err error
 		if dst, err = c.mutate(dst, m, mut); err != nil {
 			return dst, err
@@ -174,4 +174,12 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	if likeCall(key) {
+		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
+	}
+	return c.CheckMutation(d, key, "")
 }

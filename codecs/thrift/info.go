@@ -211,9 +211,15 @@ func isCall(key string) bool {
 	return key == keyService || key == keyBizStatus || key == string(numbered[numberToService]) || ownName([]byte(key))
 }
 
+// likeCall is isCall without regard to case, as keys are removed.
+func likeCall(key string) bool {
+	b := []byte(key)
+	return isCall(key) || codecs.EqualFold(b, keyService) || codecs.EqualFold(b, keyBizStatus) || codecs.EqualFold(b, string(numbered[numberToService]))
+}
+
 // mutate appends the frame with other headers: parts of other kinds stay as
-// they are but for numbered headers and the token of a name that is set; names and
-// values come in one part behind them.
+// they are but for numbered headers and the token of a name that is set or
+// removed; names and values come in one part behind them.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	f := form(m.Scratch[scratchForm] & 0xff)
 	if !f.hasHeader() {
@@ -232,6 +238,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
 		}
 	}
+	for _, key := range mut.Removed() {
+		if likeCall(key) {
+			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, key)
+		}
+	}
 	info := int(m.Scratch[scratchInfo])
 	w := infoWriter{kitex: f.transport() != header}
 	dst = append(dst, raw[:info]...)
@@ -246,20 +257,26 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		if kind == partNumbered {
 			dst = append(dst, raw[at:r.at]...)
 		}
+		pairs := len(dst)
 		for ; n > 0 && r.err == nil; n-- {
 			at := r.at
 			key, _ := r.pair(kind)
 			switch {
 			case kind == partHeaders && stays(m, mut, key):
 				count++
+			case kind == partNumbered && gone(mut, numberedName(key)):
+				left := dst[pairs-2 : pairs]
+				binary.BigEndian.PutUint16(left, binary.BigEndian.Uint16(left)-1)
 			case kind == partNumbered:
 				dst = w.numbered(dst, raw[at:r.at], mut)
-			case kind == partToken && !sets(mut, key): // else a header takes its place
+			case kind == partToken && mut.Find(key) < 0 && !mut.Removes(key): // else a header takes its place, or none
 				dst = append(append(dst, infoTTToken), raw[at:r.at]...)
 			}
 		}
 	}
-	dst = w.number(append(dst, infoKeyValue), count)
+	if count > 0 {
+		dst = w.number(append(dst, infoKeyValue), count)
+	}
 	r.at = info
 	for {
 		kind, n := r.next()
@@ -293,16 +310,12 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 
 // stays reports whether a header of m goes out as it is.
 func stays(m *codecs.Metadata, mut *codecs.Mutation, key []byte) bool {
-	return !sets(mut, key) && (!m.GoesAway || string(key) != keyLeaves)
+	return mut.Find(key) < 0 && !mut.Removes(key) && (!m.GoesAway || string(key) != keyLeaves)
 }
 
-func sets(mut *codecs.Mutation, key []byte) bool {
-	for _, kv := range mut.Entries() {
-		if kv.Key == string(key) {
-			return true
-		}
-	}
-	return false
+// gone reports whether a numbered header of that name is removed.
+func gone(mut *codecs.Mutation, name []byte) bool {
+	return name != nil && mut.Find(name) < 0 && mut.Removes(name)
 }
 
 type infoWriter struct{ kitex, tooLong bool }
@@ -311,12 +324,15 @@ type infoWriter struct{ kitex, tooLong bool }
 // set.
 func (w *infoWriter) numbered(dst, pair []byte, mut *codecs.Mutation) []byte {
 	name := numberedName(pair)
-	for _, kv := range mut.Entries() {
-		if name != nil && kv.Key == string(name) {
-			return append(w.number(append(dst, pair[:2]...), uint64(len(kv.Value))), kv.Value...)
-		}
+	if name == nil {
+		return append(dst, pair...)
 	}
-	return append(dst, pair...)
+	i := mut.Find(name)
+	if i < 0 {
+		return append(dst, pair...)
+	}
+	value := mut.Entries()[i].Value
+	return append(w.number(append(dst, pair[:2]...), uint64(len(value))), value...)
 }
 
 // number appends a count or length.

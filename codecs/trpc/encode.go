@@ -17,7 +17,7 @@ var errTooLarge = errors.New("with another id it may become larger than the limi
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Raw[atType] == typeStream {
-		if len(mut.Entries()) > 0 {
+		if !mut.Empty() {
 			return c.mutateInit(dst, m, mut)
 		}
 		return append(dst, m.Raw...), nil
@@ -25,7 +25,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if !c.fits(m, 0) {
 		return dst, errTooLarge
 	}
-	if len(mut.Entries()) > 0 {
+	if !mut.Empty() {
 		return c.mutateUnary(dst, m, mut)
 	}
 	old, n := idOf(m)
