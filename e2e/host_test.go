@@ -235,7 +235,7 @@ func TestAllCountersOfAListener(t *testing.T) {
 		oneway_error_told oneway_presumed
 		partial_frame_overflow partial_frame_timeout partial_frame_wait
 		passthrough_active passthrough_connect_fail passthrough_connection
-		request_abandoned request_overflow request_timeout request_unanswered request_unroutable request_unserved
+		request_abandoned request_direct_response request_no_cluster request_overflow request_timeout request_unanswered request_unroutable request_unserved
 		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
 		upstream_abuse upstream_connect_fail upstream_event upstream_partial_frame_wait upstream_reset upstream_stray_response
 		upstream_unserved`)

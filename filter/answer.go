@@ -45,15 +45,6 @@ func cannotEncode(err error) (codecs.ErrorType, string) {
 	return codecs.BadResponse, "response cannot be encoded: " + err.Error()
 }
 
-// mutateByRoute adds the route's changes of the answer.
-func (m *Message) mutateByRoute() {
-	if m.route != nil {
-		for _, kv := range m.route.ResponseMutation {
-			m.respMut.Set(kv.Key, kv.Value)
-		}
-	}
-}
-
 // answerLocally ends the message with its local reply.
 func (m *Message) answerLocally() {
 	if m.oneway || !m.conn.closed && m.phase == inRequest && m.knownOneway() {

@@ -116,6 +116,11 @@ const (
 	// RequestUnanswered: quiet requests to which there was no answer.
 	RequestUnanswered
 
+	// RequestDirectResponse: requests that routes have answered themselves.
+	RequestDirectResponse
+	// RequestNoCluster: requests that were to name their cluster, and did not name one that they may.
+	RequestNoCluster
+
 	// Counters is how many there are.
 	Counters
 )
@@ -172,6 +177,8 @@ var counterNames = [Counters]string{
 	PartialFrameOverflow:               "partial_frame_overflow",
 	UpstreamPartialFrameWait:           "upstream_partial_frame_wait",
 	RequestUnanswered:                  "request_unanswered",
+	RequestDirectResponse:              "request_direct_response",
+	RequestNoCluster:                   "request_no_cluster",
 }
 
 func (c Counter) String() string { return counterNames[c] }
