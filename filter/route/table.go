@@ -21,8 +21,8 @@ type Route struct {
 	// Response is what the route changes in an answer whoever has sent it; see Target.
 	Response Mutation
 
-	gate     *gate // nil: always open
 	matchers []matcher
+	gate     *gate // nil: always open
 	targets  []Target
 	sum      uint64 // of the weights
 	property string // that names the target, "" if none does
@@ -46,7 +46,7 @@ type gate struct {
 }
 
 func (g *gate) open(v *view) bool {
-	return (g.direction == corev3.TrafficDirection_UNSPECIFIED || g.direction == v.direction) &&
+	return g == nil || (g.direction == corev3.TrafficDirection_UNSPECIFIED || g.direction == v.direction) &&
 		(g.of == 0 || v.rnd%g.of < g.share)
 }
 
@@ -90,13 +90,10 @@ func (r *Route) Clusters() []string {
 	return names
 }
 
-// matches reports whether all rules hold. If that cannot be told it reports
+// matches reports whether all rules on metadata hold. If that cannot be told it reports
 // true, and v.fault is why.
 func (r *Route) matches(v *view) bool {
 	v.fault = missing
-	if r.gate != nil && !r.gate.open(v) {
-		return false
-	}
 	for i := range r.matchers {
 		if !r.matchers[i].matches(v) {
 			return false
