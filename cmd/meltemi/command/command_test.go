@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -184,6 +185,19 @@ func TestOutput(t *testing.T) {
 		})
 	}
 	require.Empty(t, stale, "no test has these")
+}
+
+// TestTheTrafficPage has configurations that a filter would take, and descriptions
+// of services.
+func TestTheTrafficPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/traffic.md")
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(page, -1)
+	require.NotEmpty(t, blocks)
+	for _, b := range blocks {
+		var stdout, stderr bytes.Buffer
+		require.Zero(t, Main([]string{"check", "-"}, bytes.NewReader(b[1]), &stdout, &stderr), "%s%s%s", &stdout, &stderr, b[1])
+	}
 }
 
 func TestAPanicOfTheCodecIsLocated(t *testing.T) {
