@@ -144,6 +144,11 @@ const (
 	// MirrorDifferent: compared copies that were answered otherwise.
 	MirrorDifferent
 
+	// RequestDirectResponse: requests that routes have answered themselves.
+	RequestDirectResponse
+	// RequestNoCluster: requests that were to name their cluster, and did not name one that they may.
+	RequestNoCluster
+
 	// Counters is how many there are.
 	Counters
 )
@@ -213,6 +218,8 @@ var counterNames = [Counters]string{
 	MirrorFailed:                       "mirror_failed",
 	MirrorSame:                         "mirror_same",
 	MirrorDifferent:                    "mirror_different",
+	RequestDirectResponse:              "request_direct_response",
+	RequestNoCluster:                   "request_no_cluster",
 }
 
 func (c Counter) String() string { return counterNames[c] }
