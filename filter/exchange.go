@@ -257,7 +257,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	m.resp, m.phase = resp, inResponse
 	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
 	m.held = false
-	m.mutateByRoute()
+	m.mutateByRoute(resp)
 	m.pos = len(m.cfg.chain) - 1
 	if m.cfg.respFilters == 0 {
 		m.pos = -1

@@ -50,7 +50,8 @@ type use struct {
 	resp     *codecs.Metadata
 	ownResp  *codecs.Metadata // resp when it is held
 	route    *route.Route
-	noRoute  error // why it is nil although one might match
+	target   *route.Target // of the route, where it was sent; nil: a filter has chosen
+	noRoute  error         // why it is nil although one might match
 	cluster  string
 	flags    Flags
 	local    codecs.LocalError
@@ -90,7 +91,7 @@ func (m *Message) Request() *codecs.Metadata { return &m.req }
 func (m *Message) Response() *codecs.Metadata { return m.resp }
 
 // MutateRequest returns the changes that will be made to the request when it
-// goes out. The router adds those of the route, which win.
+// goes out. The router adds those of the route, which come behind them.
 func (m *Message) MutateRequest() *codecs.Mutation { return &m.reqMut }
 
 // MutateResponse returns the changes that will be made to the answer when it
@@ -109,7 +110,7 @@ func (m *Message) Route() *route.Route {
 		if t := m.cfg.table.Load().Load(); t == nil {
 			m.noRoute = errNoTable
 		} else {
-			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
+			if m.route, m.noRoute = t.Find(&m.req, m.cfg.Direction, m.sh.rand); m.noRoute != nil {
 				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
 			}

@@ -154,7 +154,7 @@ func (s *shadow) Encode(dst []byte, id uint64) ([]byte, error) {
 		s.req.ID = id
 	}
 	mut := &s.mut
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() || len(mut.Removed()) > 0 && s.proto.remover == nil {
 		mut = nil
 	}
 	b, err := s.proto.codec.Encode(dst, &s.req, mut)

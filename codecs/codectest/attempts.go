@@ -87,11 +87,19 @@ func (c *check) timeouts() {
 	}
 }
 
-// withEntries sets a timeout and all that the suite sets.
+// withEntries sets a timeout and all that the suite sets, and removes all else that can
+// be, places for timeouts among it.
 func (c *check) withEntries(w where, k int, m *codecs.Metadata, timeout func(*codecs.Metadata) time.Duration) {
 	mut := c.everything(codecs.ClientToServer)
 	if mut == nil {
 		return
+	}
+	if remover, ok := c.codec.(codecs.Remover); ok {
+		for _, p := range m.Properties() {
+			if name := string(p.Name); mut.Find(p.Name) < 0 && remover.CheckRemoval(codecs.ClientToServer, name) == nil {
+				mut.Remove(name)
+			}
+		}
 	}
 	w.doing = "with entries, and with a timeout too"
 	want, err := c.message(w, m, mut)

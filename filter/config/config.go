@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -29,6 +30,7 @@ type Proxy struct {
 	// RequestTimeout is positive. IdleTimeout is 0 when there is none.
 	RequestTimeout, IdleTimeout time.Duration
 	Delivery                    Delivery
+	Direction                   corev3.TrafficDirection
 	ConnectionMode              ConnectionMode
 	ModeField                   string // that says so, "" for Auto
 	OriginalDst                 OriginalDst

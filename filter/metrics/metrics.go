@@ -182,6 +182,10 @@ const (
 	RDSUpdateFailure
 	// RDSUpdateAttempt: all of these.
 	RDSUpdateAttempt
+	// RequestDirectResponse: requests that routes have answered themselves.
+	RequestDirectResponse
+	// RequestNoCluster: requests that were to name their cluster, and did not name one that they may.
+	RequestNoCluster
 
 	// Counters is how many there are.
 	Counters
@@ -270,6 +274,8 @@ var counterNames = [Counters]string{
 	RDSUpdateEmpty:                      "rds_update_empty",
 	RDSUpdateFailure:                    "rds_update_failure",
 	RDSUpdateAttempt:                    "rds_update_attempt",
+	RequestDirectResponse:               "request_direct_response",
+	RequestNoCluster:                    "request_no_cluster",
 }
 
 func (c Counter) String() string { return counterNames[c] }

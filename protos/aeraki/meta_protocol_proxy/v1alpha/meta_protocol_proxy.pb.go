@@ -287,9 +287,13 @@ type MetaProtocolProxy struct {
 	Limits *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
 	// What becomes of connections that start with none of the codecs' protocols.
 	// Unset: they are closed. Needs codecs that recognise their protocol.
-	Passthrough   *Passthrough `protobuf:"bytes,105,opt,name=passthrough,proto3" json:"passthrough,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Passthrough *Passthrough `protobuf:"bytes,105,opt,name=passthrough,proto3" json:"passthrough,omitempty"`
+	// Whose traffic the listener carries, as routes may ask by their direction: what
+	// the traffic_direction of Envoy's listener says, which is not told to filters.
+	// Default: UNSPECIFIED.
+	TrafficDirection v31.TrafficDirection `protobuf:"varint,120,opt,name=traffic_direction,json=trafficDirection,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"traffic_direction,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *MetaProtocolProxy) Reset() {
@@ -445,6 +449,13 @@ func (x *MetaProtocolProxy) GetPassthrough() *Passthrough {
 		return x.Passthrough
 	}
 	return nil
+}
+
+func (x *MetaProtocolProxy) GetTrafficDirection() v31.TrafficDirection {
+	if x != nil {
+		return x.TrafficDirection
+	}
+	return v31.TrafficDirection(0)
 }
 
 type isMetaProtocolProxy_RouteSpecifier interface {
@@ -1180,7 +1191,8 @@ var File_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto protorefle
 
 const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc = "" +
 	"\n" +
-	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xc2\t\n" +
+	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x97\n" +
+	"\n" +
 	"\x11MetaProtocolProxy\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x125\n" +
@@ -1200,7 +1212,8 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"tableScope\x12O\n" +
 	"\bupstream\x18g \x01(\v23.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptionsR\bupstream\x12B\n" +
 	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
-	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\"\"\n" +
+	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\x12S\n" +
+	"\x11traffic_direction\x18x \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\x10trafficDirection\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
@@ -1301,12 +1314,13 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = 
 	(*v1alpha.RouteConfiguration)(nil),      // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
 	(*v3.AccessLog)(nil),                    // 14: envoy.config.accesslog.v3.AccessLog
 	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 16: google.protobuf.UInt32Value
-	(*v31.ConfigSource)(nil),                // 17: envoy.config.core.v3.ConfigSource
-	(*v31.Node)(nil),                        // 18: envoy.config.core.v3.Node
-	(*anypb.Any)(nil),                       // 19: google.protobuf.Any
-	(*v32.Percent)(nil),                     // 20: envoy.type.v3.Percent
-	(*v33.Tracing_Http)(nil),                // 21: envoy.config.trace.v3.Tracing.Http
+	(v31.TrafficDirection)(0),               // 16: envoy.config.core.v3.TrafficDirection
+	(*wrapperspb.UInt32Value)(nil),          // 17: google.protobuf.UInt32Value
+	(*v31.ConfigSource)(nil),                // 18: envoy.config.core.v3.ConfigSource
+	(*v31.Node)(nil),                        // 19: envoy.config.core.v3.Node
+	(*anypb.Any)(nil),                       // 20: google.protobuf.Any
+	(*v32.Percent)(nil),                     // 21: envoy.type.v3.Percent
+	(*v33.Tracing_Http)(nil),                // 22: envoy.config.trace.v3.Tracing.Http
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
 	8,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
@@ -1322,42 +1336,43 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	6,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
 	7,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
 	5,  // 12: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.passthrough:type_name -> aeraki.meta_protocol_proxy.v1alpha.Passthrough
-	16, // 13: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
-	16, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
-	15, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
-	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
-	16, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
-	16, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	16, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
-	16, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
-	1,  // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
-	16, // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
-	16, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
-	16, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
-	16, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
-	15, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	16, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
-	16, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
-	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Rds.node:type_name -> envoy.config.core.v3.Node
-	19, // 34: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	19, // 35: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	10, // 36: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	10, // 38: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	20, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	20, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	20, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	16, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	21, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	16, // 13: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.traffic_direction:type_name -> envoy.config.core.v3.TrafficDirection
+	17, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
+	17, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
+	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
+	15, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
+	17, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
+	17, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	17, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
+	17, // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
+	1,  // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
+	17, // 24: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
+	17, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
+	17, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
+	17, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
+	17, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	15, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	17, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
+	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
+	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	19, // 34: aeraki.meta_protocol_proxy.v1alpha.Rds.node:type_name -> envoy.config.core.v3.Node
+	20, // 35: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	20, // 36: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 38: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 39: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	21, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	21, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	21, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	17, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	22, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }
