@@ -401,7 +401,8 @@ func (m *Metadata) Outline() *Metadata {
 
 // SetOutline makes m, which is empty, what Outline returns of o, in m's memory.
 func (m *Metadata) SetOutline(o *Metadata) {
-	info, props, own := append(m.ReplyInfo[:0], o.ReplyInfo...), m.props, m.own
+	info, props, own := m.ReplyInfo[:0], m.props, m.own
+	info = append(info, o.ReplyInfo...)
 	*m = *o
 	m.ReplyInfo, m.props, m.own = info, props, own
 	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil

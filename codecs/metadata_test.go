@@ -151,9 +151,15 @@ func TestAMutationOfAnotherAttempt(t *testing.T) {
 		timeout time.Duration
 		want    int32
 	}{
-		{0, 0}, {-time.Second, 0},
-		{1, 1}, {400 * time.Microsecond, 1}, {time.Millisecond, 1}, {1999 * time.Microsecond, 1}, {time.Second, 1000},
-		{math.MaxInt32 * time.Millisecond, math.MaxInt32}, {math.MaxInt64, math.MaxInt32},
+		{0, 0},
+		{-time.Second, 0},
+		{1, 1},
+		{400 * time.Microsecond, 1},
+		{time.Millisecond, 1},
+		{1999 * time.Microsecond, 1},
+		{time.Second, 1000},
+		{math.MaxInt32 * time.Millisecond, math.MaxInt32},
+		{math.MaxInt64, math.MaxInt32},
 	} {
 		mu := &codecs.Mutation{Timeout: tc.timeout}
 		require.Equal(t, tc.want, mu.Millis(), tc.timeout)
