@@ -7,11 +7,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
-	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
@@ -27,15 +25,7 @@ func mirrored(route envoytest.M, policies ...any) envoytest.M {
 // providers and consumers.
 func TestTheGuidesMirrorOfRealCalls(t *testing.T) {
 	t.Parallel()
-	config := envoytest.Dubbo("test")
-	for _, b := range docs.Blocks(source(t, "docs/traffic.md")) {
-		if b.Section == "Mirroring" && b.Kind == "yaml" {
-			var routes envoytest.M
-			require.NoError(t, yaml.Unmarshal([]byte(b.Text), &routes))
-			config["route_config"] = routes
-		}
-	}
-	require.NotEmpty(t, config["route_config"].(envoytest.M)["routes"])
+	config := fromTraffic(t, "Mirroring")
 	once(t, func(t *testing.T, v variant) {
 		v1 := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "v1"})
 		next := peers.Java.Provider(t, peers.ProviderOptions{Name: "next"})

@@ -109,10 +109,16 @@ func (c *check) withEntries(w where, k int, m *codecs.Metadata, timeout func(*co
 	mut.Timeout = time.Minute
 	out, err := c.message(w, m, mut)
 	switch {
-	case isNoMutation(err) || bytes.Equal(out, want):
-		return // it has no room for both, or no place for a timeout
+	case isNoMutation(err):
+		return // it has no room for both
 	case err != nil:
 		c.failf(w, m.Raw, "Encode: %v", err)
+	case bytes.Equal(out, want):
+		alone, err := c.message(w, m, &codecs.Mutation{Timeout: time.Minute})
+		if plain, e := c.message(w, m, nil); err == nil && e == nil && !bytes.Equal(alone, plain) {
+			c.failf(w, out, "it takes a timeout alone, but not with entries")
+		}
+		return // it has no place for a timeout
 	}
 	var o codecs.Metadata
 	c.givenOut(w, w.stream, k, &o, out)

@@ -100,8 +100,8 @@ func TestTheOrderOfChanges(t *testing.T) {
 			 "request_headers_to_remove": ["c"], "response_headers_to_add": [{"header": {"key": "w", "value": "%%UPSTREAM_CLUSTER%%"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}], "response_headers_to_remove": ["x"]},
 			{"name": "b", "weight": 1}]}}}]}`
 	for specific, want := range map[string]struct{ k, w, other, removed string }{
-		"":                                       {"cluster,route,table", "table", "route,table", "c r t"},
-		`"most_specific_mutations_wins": true, `: {"table,route,cluster", "cluster", "table,route", "t r c"},
+		"":                                      {"cluster,route,table", "table", "route,table", "c r t"},
+		`"most_specific_mutations_wins": true,`: {"table,route,cluster", "cluster", "table,route", "t r c"},
 	} {
 		table := mustCompile(t, strings.ReplaceAll(strings.Replace(config, "%s", specific, 1), "%%", "%"))
 		r := &table.routes[0]
@@ -225,9 +225,9 @@ type noRemover struct{}
 func (noRemover) CheckMutation(codecs.Direction, string, string) error { return nil }
 
 // remover refuses to remove what begins with an x, and to set nothing.
-type remover struct{ noRemover }
+type remover struct{}
 
-func (remover) CheckMutation(_ codecs.Direction, key, value string) error {
+func (remover) CheckMutation(_ codecs.Direction, _, value string) error {
 	if value == "" {
 		return errors.New("value: must not be empty")
 	}
@@ -305,9 +305,9 @@ func TestChangesAllocateTheStringsTheyMake(t *testing.T) {
 	s := &source{request: md, remote: "10.0.0.9:1234", route: "r"}
 	m := table.routes[0].targets[0].Request
 	mu := new(codecs.Mutation)
-	require.EqualValues(t, 2, testing.AllocsPerRun(100, func() {
+	require.Equal(t, 2, int(testing.AllocsPerRun(100, func() {
 		mu.Reset()
 		require.NoError(t, m.Apply(mu, md, s))
-	}))
+	})))
 	require.Equal(t, []codecs.KeyValue{{Key: "constant", Value: "v"}, {Key: "from", Value: "acme@10.0.0.9/r"}, {Key: "tenant", Value: "acme,v"}}, mu.Entries())
 }
