@@ -321,9 +321,13 @@ func TestAnswersAreCompared(t *testing.T) {
 					}
 				}
 				for i, tc := range []struct{ ours, theirs, counter string }{
-					{"res", "res", "mirror_same"}, {"err", "err", "mirror_same"},
-					{"res", "err", "mirror_different"}, {"err", "res", "mirror_different"},
-					{"", "res", ""}, {"res", "", ""}, {"", "", ""},
+					{"res", "res", "mirror_same"},
+					{"err", "err", "mirror_same"},
+					{"res", "err", "mirror_different"},
+					{"err", "res", "mirror_different"},
+					{"", "res", ""},
+					{"res", "", ""},
+					{"", "", ""},
 				} {
 					before := map[string]int64{}
 					for _, n := range []string{"mirror_same", "mirror_different"} {
