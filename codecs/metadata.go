@@ -386,9 +386,10 @@ func (m *Metadata) Outline() *Metadata {
 
 // SetOutline makes m, which is empty, what Outline returns of o, in m's memory.
 func (m *Metadata) SetOutline(o *Metadata) {
-	info, props, own := m.ReplyInfo[:0], m.props, m.own
+	m.ReplyInfo = append(m.ReplyInfo[:0], o.ReplyInfo...)
+	info, props, own := m.ReplyInfo, m.props, m.own
 	*m = *o
-	m.ReplyInfo, m.props, m.own = append(info, o.ReplyInfo...), props, own
+	m.ReplyInfo, m.props, m.own = info, props, own
 	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 
