@@ -67,6 +67,7 @@ func (e *mirrorEnv) ends() {
 	e.c.Close()
 	e.Advance(3 * time.Minute)
 	require.Empty(e.t, e.mod.Left())
+	require.Zero(e.t, e.mod.Pools())
 }
 
 // TestACopyIsTheRequestAsItCame, with an id of its own, unless the policy wants what
@@ -644,4 +645,19 @@ func TestAMirrorIsConfiguredAsInTheCPPProxy(t *testing.T) {
 	}
 	require.Len(t, parse(up.Servers()[0].Take()), 100)
 	require.InDelta(t, 50, len(parse(mirror.Servers()[0].Take())), 20)
+}
+
+// TestAnUnfinishedAnswerToACopyKeepsNoServerWaiting: such answers have room of their
+// own.
+func TestAnUnfinishedAnswerToACopyKeepsNoServerWaiting(t *testing.T) {
+	e := newMirrorEnv(t, "toy.byid", toMirror, `, "limits": {"max_partial_bytes": 100}`)
+	badMirrors["sends half an answer"](e)
+	e.say("req 1 m -")
+	s := e.server(0)
+	long := strings.Repeat("x", 100_000)
+	s.Send([]byte("res " + ids(s)[0] + " m " + long[1:]))
+	e.Settle()
+	e.answer(s, "x")
+	require.Equal(t, "res 1 m a=2;"+long+"\n", e.got())
+	e.counts(map[string]int64{"upstream_partial_frame_wait": 0})
 }

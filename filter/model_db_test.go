@@ -220,7 +220,11 @@ func (w *model) arrives(s *filtertest.Server, f []string, a *asked) {
 		return
 	}
 	k := hold{ms.up, f[0] == "vreq"}
-	if h, ok := c.holds[k]; ok && h.s != s {
+	h, ok := c.holds[k]
+	if ok && h.index > a.index { // late, as a server did not read: its client has been told
+		return
+	}
+	if ok && h.s != s {
 		given := false
 		for _, o := range c.asked[h.index:a.index] {
 			given = given || strings.HasSuffix(o.method, "last")

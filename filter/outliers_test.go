@@ -19,6 +19,7 @@ type outlierEnv struct {
 	asked   map[string]int    // requests by host
 	bad     map[string]string // hosts that do not work, and how
 	late    [][]func()        // what late hosts answer, by step
+	pause   time.Duration     // between requests
 	sent    int
 	good    int
 	failed  map[string]int // errors by their text
@@ -39,7 +40,7 @@ func newOutlierEnv(t *testing.T, codec, action, table string, hosts int) *outlie
 	mod := filter.NewModule()
 	mod.Seed(1)
 	h := filtertest.NewWith(t, mod, 2)
-	e := &outlierEnv{toyEnv: &toyEnv{Host: h, t: t}, late: make([][]func(), 100), asked: map[string]int{}, bad: map[string]string{}, failed: map[string]int{}}
+	e := &outlierEnv{toyEnv: &toyEnv{Host: h, t: t}, pause: 20 * time.Millisecond, late: make([][]func(), 100), asked: map[string]int{}, bad: map[string]string{}, failed: map[string]int{}}
 	e.up = h.Cluster("up", hostNames(hosts)...)
 	e.up.Serve = e.serve
 	e.cfg = h.MustLoad(policyConfig(codec, action, table, `, "request_timeout": "5s", "delivery": "ECDS"`))
@@ -82,7 +83,7 @@ func (e *outlierEnv) serve(s *filtertest.Server, b []byte) int {
 // load lets requests come for some time, four of each client at once.
 func (e *outlierEnv) load(d time.Duration) {
 	e.t.Helper()
-	for end := d / (20 * time.Millisecond); end > 0; end-- {
+	for end := d / e.pause; end > 0; end-- {
 		for _, c := range e.clients {
 			var b strings.Builder
 			for range 4 {
@@ -91,8 +92,8 @@ func (e *outlierEnv) load(d time.Duration) {
 			}
 			c.Send([]byte(b.String()))
 		}
-		e.Advance(20 * time.Millisecond)
-		for _, f := range e.late[99] { // two seconds late
+		e.Advance(e.pause)
+		for _, f := range e.late[99] { // two seconds late, or more
 			f()
 		}
 		copy(e.late[1:], e.late)
@@ -143,6 +144,7 @@ func TestABadHostIsLeftOut(t *testing.T) {
 				if codec == "toy.exclusive" && e.count("outlier_ejections_total") == 0 {
 					// It is used no more all the same: what is lost was replaced by others.
 					require.Contains(t, []string{"reset", "half a frame", "garbage"}, bad)
+					e.pause = 100 * time.Millisecond
 					e.load(15 * time.Second)
 					require.Less(t, e.asked["h2"], 10)
 					require.LessOrEqual(t, e.settles()*1000, e.sent-before)
@@ -152,6 +154,7 @@ func TestABadHostIsLeftOut(t *testing.T) {
 				require.EqualValues(t, 1, e.count("outlier_ejections_active"))
 				e.load(200 * time.Millisecond) // the other worker follows
 				there := e.asked["h2"]
+				e.pause = 100 * time.Millisecond
 				e.load(15 * time.Second)
 				require.Equal(t, there, e.asked["h2"], "it is not used")
 				attempts := 0
@@ -171,7 +174,7 @@ func TestABadHostIsLeftOut(t *testing.T) {
 				require.Equal(t, there+1, e.asked["h2"])
 				e.load(15 * time.Second)
 				e.counts(map[string]int64{"outlier_probes": 2, "outlier_probe_failures": 1, "outlier_ejections_total": 2, "outlier_ejections_active": 0})
-				require.Greater(t, e.asked["h2"], there+100)
+				require.Greater(t, e.asked["h2"], there+50)
 				require.LessOrEqual(t, e.settles()*1000, e.sent-before)
 			})
 		}
@@ -328,6 +331,8 @@ func TestHostsAreReplacedWhileOneIsEjected(t *testing.T) {
 	e.load(time.Second)
 	e.up.SetHosts("h1", "h3", "h4", "h5")
 	e.load(5 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 1})
+	e.load(30 * time.Second)
 	e.counts(map[string]int64{"outlier_ejections_active": 0, "outlier_ejections_total": 1})
 	e.bad["h4"] = "fail"
 	e.load(time.Second)

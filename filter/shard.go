@@ -287,8 +287,5 @@ func (s *shard) adoptPools() {
 		for _, p := range wl.pools {
 			p.Observe(wl)
 		}
-		for _, p := range wl.shadows.pools {
-			p.Observe((*mirrorObserver)(wl))
-		}
 	}
 }

@@ -82,7 +82,7 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+	if len(mut.Entries()) > 0 || mut.Millis() > 0 && saysTimeout(m) {
 		out, err := c.mutate(dst, m, mut)
 		if err == nil || len(mut.Entries()) > 0 {
 			return out, err

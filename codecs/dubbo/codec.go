@@ -123,7 +123,7 @@ const (
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+	if len(mut.Entries()) > 0 || mut.Millis() > 0 && saysTimeout(m) {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {

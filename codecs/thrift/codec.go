@@ -92,7 +92,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	// That its server leaves does not mean that the proxy does.
 	leaves := m.GoesAway && m.Scratch[scratchForm]&noInfo == 0
-	if len(mut.Entries()) > 0 || leaves || hasMarks(m) && !mut.Empty() {
+	if len(mut.Entries()) > 0 || leaves || !mut.Empty() && hasMarks(m) {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {

@@ -25,7 +25,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if !c.fits(m, 0) {
 		return dst, errTooLarge
 	}
-	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+	if len(mut.Entries()) > 0 || mut.Millis() > 0 && saysTimeout(m) {
 		out, err := c.mutateUnary(dst, m, mut)
 		if err == nil || len(mut.Entries()) > 0 {
 			return out, err

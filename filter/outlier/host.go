@@ -202,7 +202,7 @@ func (h *Host) again(p *Policy, now time.Duration, why Reason) Ejection {
 	h.times++
 	d := p.length(h.times)
 	h.until = now + d
-	h.forgetAt = h.until + p.BaseEjectionTime
+	h.forgetAt = h.until + max(p.BaseEjectionTime, lostTime)
 	return Ejection{Reason: why, For: d, Number: h.number}
 }
 

@@ -32,6 +32,9 @@ const (
 	// silentTimeouts of a host that sends nothing eject it: one alone may be the
 	// fault of its request.
 	silentTimeouts = 2
+	// lostTime is, at the least, how long an ejected host waits for somebody who tries
+	// it before it is taken to have left the cluster.
+	lostTime = 30 * time.Second
 	// heardEvery is how exactly is known when a host has sent something.
 	heardEvery = time.Millisecond
 )

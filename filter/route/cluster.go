@@ -41,6 +41,9 @@ func (t *Table) Cluster(name string) *Cluster {
 
 // cluster adds to a table's clusters what from says of one.
 func (c *compiler) cluster(to map[string]*Cluster, from *routev1alpha.ClusterPolicy, path string) map[string]*Cluster {
+	if from.GetOutlierDetection() == nil && from.GetCircuitBreakers() == nil {
+		return to
+	}
 	if to == nil {
 		to = map[string]*Cluster{}
 	}
@@ -49,6 +52,23 @@ func (c *compiler) cluster(to map[string]*Cluster, from *routev1alpha.ClusterPol
 		Breakers: c.breakers(from.GetCircuitBreakers(), path+".circuit_breakers"),
 	}
 	return to
+}
+
+// inherit gives clusters what those without a policy of their own have, where theirs
+// says nothing.
+func inherit(clusters map[string]*Cluster) {
+	rest := clusters[anyCluster]
+	if rest == nil {
+		return
+	}
+	for _, c := range clusters {
+		if c.Outliers == nil {
+			c.Outliers = rest.Outliers
+		}
+		if c.Breakers == nil {
+			c.Breakers = rest.Breakers
+		}
+	}
 }
 
 func (c *compiler) outliers(from *routev1alpha.OutlierDetection, path string) *outlier.Policy {

@@ -57,9 +57,7 @@ func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
 		default:
 			names[name] = true
 		}
-		if cl.GetOutlierDetection() != nil || cl.GetCircuitBreakers() != nil {
-			d.clusters = c.cluster(d.clusters, cl, at)
-		}
+		d.clusters = c.cluster(d.clusters, cl, at)
 		if cl.GetRetryBudget() == nil {
 			continue
 		}
@@ -73,6 +71,7 @@ func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
 			d.budgets.Of[cl.GetName()] = b
 		}
 	}
+	inherit(d.clusters)
 	return d
 }
 

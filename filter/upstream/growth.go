@@ -323,7 +323,7 @@ func (p *Pool) yield(now time.Duration) {
 	if len(p.ready) > 1 {
 		p.noGrowth = now + turnTime
 	} else {
-		p.nextTry = now + turnTime/2
+		p.nextTry, p.limited = now+turnTime/2, false // else the next call would take it back
 	}
 	victim := p.ready[0]
 	for _, cn := range p.ready {

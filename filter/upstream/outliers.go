@@ -89,6 +89,7 @@ func (cn *conn) leaveOut(out bool) {
 // have been are replaced.
 func (p *Pool) follow() {
 	p.heeded = p.info.outliers.Version()
+	p.search = 0 // for connections by which ejected hosts can be tried
 	for _, cn := range p.ready {
 		cn.leaveOut(cn.watched != nil && cn.watched.Out())
 	}
