@@ -35,20 +35,21 @@ const (
 	maxDetail = 4 << 10
 )
 
-// grpcSource asks a server. Each run is a connection of its own.
+// grpcSource asks a server. Each run is a stream.
 type grpcSource struct {
-	cfg *config.RDS
-	bg  host.Background
+	cfg         *config.RDS
+	bg          host.Background
+	connections *connections
 }
 
 func (*grpcSource) pause(failures int) time.Duration { return jittered(failures) }
 
 func (g *grpcSource) run(ctx context.Context, held func() (string, bool), answered func(answer) error) error {
-	conn, err := g.connect()
+	conn, err := g.connections.get(g.cfg, g.connect)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer g.connections.put(conn)
 	// What the stream's goroutines hold ends with it.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

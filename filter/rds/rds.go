@@ -69,12 +69,15 @@ type User interface {
 
 // Registry is the subscriptions of a process.
 type Registry struct {
-	mu   sync.Mutex
-	subs map[string]*subscription
+	mu          sync.Mutex
+	subs        map[string]*subscription
+	connections connections
 }
 
 // NewRegistry returns one without subscriptions.
-func NewRegistry() *Registry { return &Registry{subs: map[string]*subscription{}} }
+func NewRegistry() *Registry {
+	return &Registry{subs: map[string]*subscription{}, connections: connections{open: map[server][]*connection{}}}
+}
 
 // Subscribe has u told of the route configuration that cfg names, at once if it is
 // held for somebody else, until the returned function is called. Behind that u is
@@ -89,7 +92,7 @@ func (r *Registry) Subscribe(cfg *config.RDS, bg host.Background, u User) (cance
 		ctx, stop := context.WithCancel(context.Background())
 		s = &subscription{cfg: cfg, bg: bg, stop: stop, users: []User{u}}
 		r.subs[cfg.Key] = s
-		go s.run(ctx, newSource(cfg, bg))
+		go s.run(ctx, r.source(cfg, bg))
 	}
 	return func() { r.leave(s, u) }
 }
@@ -116,11 +119,11 @@ type source interface {
 	pause(failures int) time.Duration
 }
 
-func newSource(cfg *config.RDS, bg host.Background) source {
+func (r *Registry) source(cfg *config.RDS, bg host.Background) source {
 	if cfg.File != "" {
 		return &file{path: cfg.File}
 	}
-	return &grpcSource{cfg: cfg, bg: bg}
+	return &grpcSource{cfg, bg, &r.connections}
 }
 
 // answer is what a source says.

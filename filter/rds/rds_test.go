@@ -317,6 +317,25 @@ func TestUsersShareAStream(t *testing.T) {
 	})
 }
 
+// TestStreamsShareAConnection, up to as many as servers allow, and another one when it
+// is lost.
+func TestStreamsShareAConnection(t *testing.T) {
+	virtually(t, func(b *bed) {
+		b.serve(newServer())
+		for i := range 70 {
+			_, cancel := b.subscribe(source(t, fmt.Sprintf(`"node": {"id": "n%d"}, %s`, i, world)))
+			defer cancel()
+			next(b, b.stream().world)
+		}
+		require.Len(t, b.dials(), 2)
+		b.serve(newServer())
+		for range 70 {
+			next(b, b.stream().world)
+		}
+		require.LessOrEqual(t, len(b.dials()), 2+3)
+	})
+}
+
 // TestAllUsersOrNone: what one of them cannot use is refused for all. One that comes
 // later has nothing then, and others keep what they have.
 func TestAllUsersOrNone(t *testing.T) {
