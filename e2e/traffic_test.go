@@ -370,32 +370,48 @@ func four(t *testing.T, first scripted.Behaviour) (at []envoytest.Endpoint, requ
 	}
 }
 
-// TestOneOfFourServersFails now and then, and clients do not notice.
+// bad is what a server may do that clients are not to notice.
+var bad = map[string]scripted.Behaviour{
+	"resets": scripted.Reset, "closes": scripted.Close, "hangs": scripted.Never, "half frames": scripted.HalfFrame,
+	"half frames and the end": scripted.CloseMidFrame, "garbage": scripted.Garbage,
+	"errors": func(c *scripted.Conn, req dubbotest.Parsed) { c.Write(dubbotest.ErrorResponse(req.ID, 80, "bad")) },
+	"late":   scripted.After(3*time.Second, scripted.Answer("late")),
+}
+
+// TestOneOfFourServersFails, now and then or always, and clients do not notice. One that
+// always does is left out.
 func TestOneOfFourServersFails(t *testing.T) {
 	t.Parallel()
-	for name, b := range map[string]scripted.Behaviour{
-		"resets": scripted.Reset, "closes": scripted.Close, "hangs": scripted.Never, "half frames": scripted.HalfFrame,
-		"half frames and the end": scripted.CloseMidFrame, "garbage": scripted.Garbage,
-		"errors": func(c *scripted.Conn, req dubbotest.Parsed) { c.Write(dubbotest.ErrorResponse(req.ID, 80, "bad")) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			once(t, func(t *testing.T, v variant) {
-				at, requests := four(t, sometimes(10, b))
-				e := v.start(t, withPolicy(toOne("four"), envoytest.M{"idempotent": true, "retry_policy": envoytest.M{
-					"retry_on": "connect-failure,refused,reset,timeout,server-error", "num_retries": 2,
-					"per_try_timeout": "0.5s", "retry_back_off": envoytest.M{"base_interval": "0.005s"},
-				}}), envoytest.Cluster("four", at...))
-				const n = 3000
-				took, failed := callers(t, e.Port("dubbo"), 8, n, "")
-				require.Len(t, took, n)
-				require.LessOrEqual(t, failed, n/1000)
-				require.LessOrEqual(t, requests(), int64(n*12/10))
-				e.WaitStat(stats+"request_retry", envoytest.AtLeast(1))
-				t.Logf("%d requests for %d calls, %d failed", requests(), n, failed)
-				checkCounters(t, e)
+	for name, b := range bad {
+		for often, n := range map[string]int64{"now and then": 10, "always": 1} {
+			t.Run(name+" "+often, func(t *testing.T) {
+				once(t, func(t *testing.T, v variant) { oneOfFourFails(t, v, b, n) })
 			})
-		})
+		}
 	}
+}
+
+func oneOfFourFails(t *testing.T, v variant, b scripted.Behaviour, oneOf int64) {
+	at, requests := four(t, sometimes(oneOf, b))
+	config := withPolicy(toOne("four"), envoytest.M{"idempotent": true, "retry_policy": envoytest.M{
+		"retry_on": "connect-failure,refused,reset,timeout,server-error", "num_retries": 2,
+		"per_try_timeout": "0.5s", "retry_back_off": envoytest.M{"base_interval": "0.005s"},
+	}})
+	config["route_config"].(envoytest.M)["clusters"] = []any{envoytest.M{
+		"name": "four", "outlier_detection": envoytest.M{"consecutive_failures": 2, "base_ejection_time": "60s", "max_ejection_percent": 30},
+	}}
+	e := v.start(t, config, envoytest.Cluster("four", at...))
+	const n = 3000
+	took, failed := callers(t, e.Port("dubbo"), 8, n, "")
+	require.Len(t, took, n)
+	t.Logf("%d requests for %d calls, %d failed, the slowest took %v", requests(), n, failed, slices.Max(took))
+	require.LessOrEqual(t, failed, n/1000)
+	require.LessOrEqual(t, requests(), int64(n*12/10))
+	e.WaitStat(stats+"request_retry", envoytest.AtLeast(1))
+	if oneOf == 1 {
+		e.WaitStat(stats+"outlier_ejections_active", envoytest.Exactly(1))
+	}
+	checkCounters(t, e)
 }
 
 func percentile(of []time.Duration, p int) time.Duration {
