@@ -90,10 +90,7 @@ var refusers = map[string]refuser{
 	},
 	"thrift": {
 		func(t *testing.T) (int, func() int64) {
-			s := scripted.ServeThrift(t, func(c *scripted.Conn, req scripted.ThriftMessage) {
-				req.Type, req.Text, req.Kind = scripted.ThriftException, "loadshedding request", 11
-				c.Write(req.Bytes())
-			})
+			s := scripted.ServeThrift(t, shedsLoad)
 			return s.Port, s.Requests
 		},
 		func(t *testing.T) int { return peers.ThriftGo.Server(t, "s1", thriftWires[0]).Port },
@@ -370,32 +367,115 @@ func four(t *testing.T, first scripted.Behaviour) (at []envoytest.Endpoint, requ
 	}
 }
 
-// TestOneOfFourServersFails now and then, and clients do not notice.
+// bad is what a server may do that clients are not to notice.
+var bad = map[string]scripted.Behaviour{
+	"resets": scripted.Reset, "closes": scripted.Close, "hangs": scripted.Never, "half frames": scripted.HalfFrame,
+	"half frames and the end": scripted.CloseMidFrame, "garbage": scripted.Garbage,
+	"errors": func(c *scripted.Conn, req dubbotest.Parsed) { c.Write(dubbotest.ErrorResponse(req.ID, 80, "bad")) },
+	"late":   scripted.After(3*time.Second, scripted.Answer("late")),
+}
+
+// TestOneOfFourServersFails, now and then or always, and clients do not notice. One that
+// always does is left out.
 func TestOneOfFourServersFails(t *testing.T) {
 	t.Parallel()
-	for name, b := range map[string]scripted.Behaviour{
-		"resets": scripted.Reset, "closes": scripted.Close, "hangs": scripted.Never, "half frames": scripted.HalfFrame,
-		"half frames and the end": scripted.CloseMidFrame, "garbage": scripted.Garbage,
-		"errors": func(c *scripted.Conn, req dubbotest.Parsed) { c.Write(dubbotest.ErrorResponse(req.ID, 80, "bad")) },
+	for name, b := range bad {
+		for often, n := range map[string]int64{"now and then": 10, "always": 1} {
+			t.Run(name+" "+often, func(t *testing.T) {
+				once(t, func(t *testing.T, v variant) { oneOfFourFails(t, v, b, n) })
+			})
+		}
+	}
+}
+
+func oneOfFourFails(t *testing.T, v variant, b scripted.Behaviour, oneOf int64) {
+	at, requests := four(t, sometimes(oneOf, b))
+	config := withPolicy(toOne("four"), envoytest.M{"idempotent": true, "retry_policy": envoytest.M{
+		"retry_on": "connect-failure,refused,reset,timeout,server-error", "num_retries": 2,
+		"per_try_timeout": "0.5s", "retry_back_off": envoytest.M{"base_interval": "0.005s"},
+	}})
+	config["route_config"].(envoytest.M)["clusters"] = []any{envoytest.M{
+		"name": "four", "outlier_detection": envoytest.M{"consecutive_failures": 2, "base_ejection_time": "60s", "max_ejection_percent": 30},
+	}}
+	e := v.start(t, config, envoytest.Cluster("four", at...))
+	const n = 3000
+	took, failed := callers(t, e.Port("dubbo"), 8, n, "")
+	require.Len(t, took, n)
+	t.Logf("%d requests for %d calls, %d failed, the slowest took %v", requests(), n, failed, slices.Max(took))
+	require.LessOrEqual(t, failed, n/1000)
+	require.LessOrEqual(t, requests(), int64(n*12/10))
+	e.WaitStat(stats+"request_retry", envoytest.AtLeast(1))
+	if oneOf == 1 {
+		e.WaitStat(stats+"outlier_ejections_active", envoytest.Exactly(1))
+	}
+	checkCounters(t, e)
+}
+
+// TestOneOfFourThriftServersFails, each of whose connections serves one call at a time.
+func TestOneOfFourThriftServersFails(t *testing.T) {
+	t.Parallel()
+	for name, fails := range map[string]func(*scripted.Conn, scripted.ThriftMessage){
+		"resets": func(c *scripted.Conn, _ scripted.ThriftMessage) { scripted.Reset(c, dubbotest.Parsed{}) },
+		"hangs":  func(*scripted.Conn, scripted.ThriftMessage) {},
+		"half frames": func(c *scripted.Conn, req scripted.ThriftMessage) {
+			req.Type = scripted.ThriftReply
+			c.Write(req.Bytes()[:9])
+		},
+		"sheds load": shedsLoad,
 	} {
 		t.Run(name, func(t *testing.T) {
 			once(t, func(t *testing.T, v variant) {
-				at, requests := four(t, sometimes(10, b))
-				e := v.start(t, withPolicy(toOne("four"), envoytest.M{"idempotent": true, "retry_policy": envoytest.M{
-					"retry_on": "connect-failure,refused,reset,timeout,server-error", "num_retries": 2,
+				var requests atomic.Int64
+				var at []envoytest.Endpoint
+				for i := range 4 {
+					at = append(at, envoytest.Endpoint{Port: scripted.ServeThrift(t, func(c *scripted.Conn, req scripted.ThriftMessage) {
+						requests.Add(1)
+						if i > 0 || requests.Load()%8 > 0 {
+							scripted.ThriftEcho(c, req)
+						} else {
+							fails(c, req)
+						}
+					}).Port})
+				}
+				e := v.start(t, withPolicy(thriftTo("four"), envoytest.M{"idempotent": true, "retry_policy": envoytest.M{
+					"retry_on": "connect-failure,overloaded,reset,timeout", "num_retries": 3,
 					"per_try_timeout": "0.5s", "retry_back_off": envoytest.M{"base_interval": "0.005s"},
 				}}), envoytest.Cluster("four", at...))
-				const n = 3000
-				took, failed := callers(t, e.Port("dubbo"), 8, n, "")
-				require.Len(t, took, n)
-				require.LessOrEqual(t, failed, n/1000)
-				require.LessOrEqual(t, requests(), int64(n*12/10))
-				e.WaitStat(stats+"request_retry", envoytest.AtLeast(1))
-				t.Logf("%d requests for %d calls, %d failed", requests(), n, failed)
-				checkCounters(t, e)
+				warm := scripted.DialThrift(t, e.Port("thrift"))
+				require.True(t, eventually(patience, func() bool { // its method is known for a call then
+					warm.Ask(1, "echo", "x")
+					return warm.Read().Type == scripted.ThriftReply
+				}))
+				requests.Store(0)
+				const clients, n = 8, 200
+				var failed atomic.Int64
+				var wg sync.WaitGroup
+				for range clients {
+					c := scripted.DialThrift(t, e.Port("thrift"))
+					wg.Go(func() {
+						for i := range int32(n) {
+							c.Send(scripted.ThriftMessage{Type: scripted.ThriftCall, Method: "echo", SeqID: i, Text: strconv.Itoa(int(i))}.Bytes()...)
+							if a := c.Read(); a.Type != scripted.ThriftReply || a.SeqID != i || a.Text != strconv.Itoa(int(i)) {
+								failed.Add(1)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				t.Logf("%d requests for %d calls, %d failed", requests.Load(), clients*n, failed.Load())
+				require.LessOrEqual(t, failed.Load(), int64(clients*n/1000))
+				require.LessOrEqual(t, requests.Load(), int64(clients*n*12/10))
+				e.WaitStat(thriftStats+"request_retry", envoytest.AtLeast(1))
+				checkCountersOf(t, e, thriftStats)
 			})
 		})
 	}
+}
+
+// shedsLoad refuses as fbthrift does.
+func shedsLoad(c *scripted.Conn, req scripted.ThriftMessage) {
+	req.Type, req.Text, req.Kind = scripted.ThriftException, "loadshedding request", 11
+	c.Write(req.Bytes())
 }
 
 func percentile(of []time.Duration, p int) time.Duration {
