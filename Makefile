@@ -15,6 +15,9 @@ GO  := go
 # Without the symbol table of the debugger the object is a third smaller; the
 # one the runtime prints stacks from stays.
 SO_LDFLAGS := -s -w
+# Without gRPC's pages of traces, whose templates would have the linker keep all
+# methods there are, it is smaller by another third.
+SO_TAGS    := grpcnotrace
 
 .DEFAULT_GOAL := help
 .PHONY: help so so-arm64 meltemi envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
@@ -25,11 +28,11 @@ help: ## list the targets
 
 so: need-go need-cc ## build/libmeltemi.so, what Envoy loads
 	@mkdir -p build
-	$(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/libmeltemi.so ./envoy-build
+	$(GO) build -trimpath -buildmode=c-shared -tags '$(SO_TAGS)' -ldflags='$(SO_LDFLAGS)' -o build/libmeltemi.so ./envoy-build
 
 so-arm64: need-go ## build/arm64/libmeltemi.so, by a cross compiler
 	@tools/need.sh 'aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu libc6-dev-arm64-cross'
-	GOOS=linux GOARCH=arm64 CC=aarch64-linux-gnu-gcc $(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o build/arm64/libmeltemi.so ./envoy-build
+	GOOS=linux GOARCH=arm64 CC=aarch64-linux-gnu-gcc $(GO) build -trimpath -buildmode=c-shared -tags '$(SO_TAGS)' -ldflags='$(SO_LDFLAGS)' -o build/arm64/libmeltemi.so ./envoy-build
 
 meltemi: need-go ## build/meltemi, the tool: captures, configurations, EnvoyFilters
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/meltemi ./cmd/meltemi
@@ -64,7 +67,7 @@ e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane,
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
-	cd examples/memcached && $(GO) build -trimpath -buildmode=c-shared -ldflags='$(SO_LDFLAGS)' -o ../../build/memcached/libmeltemi.so .
+	cd examples/memcached && $(GO) build -trimpath -buildmode=c-shared -tags '$(SO_TAGS)' -ldflags='$(SO_LDFLAGS)' -o ../../build/memcached/libmeltemi.so .
 	cd bench && $(GO) run . -envoy "$${ENVOY_BIN:-../build/envoy-$(ENVOY_VERSION)/envoy}" -so ../build/libmeltemi.so $(BENCH_FLAGS)
 
 hostile: so envoy ## a million mutated frames of each protocol, and the attacks at their full size

@@ -38,6 +38,8 @@ type scenario struct {
 	conns, outstanding int
 	open               bool
 	ours               string // the target that has goals; "": meltemi
+	// targets that are compared; nil: the protocol's.
+	targets []string
 	// goals are ratios of CPU per request (of p99 in an open loop) to another
 	// target's.
 	goals map[string]float64
@@ -113,11 +115,18 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 
 	fmt.Printf("\n# %s\n", pr.name)
 	var proxies []*proxy
-	targets := pr.targets
+	targets := pr.targets[:len(pr.targets):len(pr.targets)]
+	for _, sc := range pr.scenarios {
+		for _, t := range sc.targets {
+			if chosen(*scenarioRE, sc.name) && !slices.Contains(targets, t) {
+				targets = append(targets, t)
+			}
+		}
+	}
 	if *beforePath != "" {
-		for _, t := range pr.targets {
+		for _, t := range targets {
 			if strings.HasPrefix(t, "meltemi") {
-				targets = append(targets[:len(targets):len(targets)], t+beforeSuffix)
+				targets = append(targets, t+beforeSuffix)
 			}
 		}
 	}
@@ -158,7 +167,7 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 			rate = 0.6 * saturation
 			fmt.Printf("\nopen loop at %.0f requests/s\n", rate)
 		}
-		rs, err := compare(proxies, pr, sc, rate)
+		rs, err := compare(compared(proxies, pr, sc), pr, sc, rate)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", sc.name, err)
 		}
@@ -175,6 +184,20 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 
 func indexOf(ps []*proxy, name string) int {
 	return slices.IndexFunc(ps, func(p *proxy) bool { return p.name == name })
+}
+
+// compared are the proxies of a scenario.
+func compared(ps []*proxy, pr *protocol, sc scenario) (some []*proxy) {
+	targets := pr.targets
+	if sc.targets != nil {
+		targets = sc.targets
+	}
+	for _, p := range ps {
+		if slices.Contains(targets, strings.TrimSuffix(p.name, beforeSuffix)) {
+			some = append(some, p)
+		}
+	}
+	return some
 }
 
 // compare runs a scenario on every target in turn, again and again, and takes

@@ -70,6 +70,10 @@ var dubbo = func() protocol {
 			{name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.80, "dubbo_proxy": 0.65}},
 			{name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"dubbo_proxy": 0.10}},
 			{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.60}},
+			{
+				name: "policies", conns: 16, outstanding: 1, ours: policiesTarget,
+				targets: []string{"meltemi", policiesTarget}, goals: map[string]float64{"meltemi": 1.15},
+			},
 			{name: "open", conns: 16, open: true, goals: map[string]float64{"tcp_proxy": 1.05}},
 		},
 	}

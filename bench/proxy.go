@@ -95,7 +95,14 @@ const meltemiYAML = `      - name: meltemi
                 name: r
                 routes:
                 - match: {metadata: %[3]s}
-                  route: {cluster: echo}`
+                  route: {cluster: echo%[5]s}`
+
+// policiesTarget is Meltemi with all that a route can want of requests none of which fails.
+const (
+	policiesTarget = "meltemi-policies"
+	policies       = `, timeout: 10s, idempotent: true, hedge_policy: {hedge_percentile: {value: 95}},
+                    retry_policy: {retry_on: "connect-failure,refused,overloaded,reset,timeout,server-error", num_retries: 2, per_try_timeout: 5s}`
+)
 
 var errNotInstalled = errors.New("not installed")
 
@@ -114,7 +121,11 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 			so = *beforePath
 		}
 		so = filepath.Join(filepath.Dir(so), pr.so, filepath.Base(so))
-		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name))
+		action := ""
+		if name == policiesTarget {
+			action = policies
+		}
+		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name), action)
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}

@@ -220,6 +220,17 @@ type Mutator interface {
 	CheckMutation(d Direction, key, value string) error
 }
 
+// Remover is implemented by Mutators that can also remove what a [Mutation]
+// removes. Config that removes keys from messages of a codec without it is refused
+// at load; what a filter removes of them is not, and the message goes out
+// unchanged, counted.
+type Remover interface {
+	Mutator
+	// CheckRemoval tells whether the key can be removed from messages that travel
+	// in direction d, as CheckMutation does.
+	CheckRemoval(d Direction, key string) error
+}
+
 // MaxText is the longest key or value of a mutation, in bytes, as in the
 // configuration of routes.
 const MaxText = 16384

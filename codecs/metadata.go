@@ -3,6 +3,7 @@ package codecs
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -400,18 +401,21 @@ func (m *Metadata) Outline() *Metadata {
 
 // SetOutline makes m, which is empty, what Outline returns of o, in m's memory.
 func (m *Metadata) SetOutline(o *Metadata) {
-	info, props, own := append(m.ReplyInfo[:0], o.ReplyInfo...), m.props, m.own
+	info, props, own := m.ReplyInfo[:0], m.props, m.own
+	info = append(info, o.ReplyInfo...)
 	*m = *o
 	m.ReplyInfo, m.props, m.own = info, props, own
 	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
-func EqualFold(b []byte, s string) bool {
+func EqualFold(b []byte, s string) bool { return equalFold(b, s) }
+
+func equalFold[T []byte | string](b T, s string) bool {
 	if len(b) != len(s) {
 		return false
 	}
-	for i := range b {
+	for i := range len(b) {
 		x, y := b[i], s[i]
 		if x == y {
 			continue
@@ -423,26 +427,30 @@ func EqualFold(b []byte, s string) bool {
 	return true
 }
 
-// Mutation is what shall change in a message when it goes out: keys that are
-// set or overwritten, in the codec's own place for attributes (Dubbo
-// attachments, Thrift headers, …). The last value of a key wins.
+// Mutation is what shall change in a message when it goes out: keys that are removed,
+// and keys that are set or overwritten, in the codec's own place for attributes (Dubbo
+// attachments, Thrift headers, …). What is set stays if a key like it is removed, too.
 type Mutation struct {
 	// Timeout is what a request shall say of how long its client will wait, in the
 	// protocol's own place and unit (see Millis), instead of what it says; 0 leaves
-	// that as it is. It wins over an entry for the same place. A request that has
-	// no place for it goes out without, which is no error, as do all other messages.
+	// that as it is. It wins over an entry for the same place, and over its removal. A
+	// request that has no place for it goes out without, which is no error, as do all
+	// other messages.
 	Timeout time.Duration
 	// Retry is the number of the attempt that a request shall be marked as, from 1
-	// for the first retry on; 0 is none. Where the protocol has no mark, it is not.
+	// for the first retry on, whatever is set or removed; 0 is none. Where the protocol
+	// has no mark, it is not.
 	Retry int
 
-	kv []KeyValue
+	kv      []KeyValue
+	removed []string
 }
 
 // KeyValue is one entry of a Mutation.
 type KeyValue struct{ Key, Value string }
 
-// Set sets key to value. Keys are case-sensitive: they go onto the wire.
+// Set sets key to value; the last value of a key wins. Keys are case-sensitive:
+// they go onto the wire.
 func (mu *Mutation) Set(key, value string) {
 	for i := range mu.kv {
 		if mu.kv[i].Key == key {
@@ -453,16 +461,59 @@ func (mu *Mutation) Set(key, value string) {
 	mu.kv = append(mu.kv, KeyValue{key, value})
 }
 
-// Assign makes mu what o is, in mu's memory.
-func (mu *Mutation) Assign(o *Mutation) { mu.kv = append(mu.kv[:0], o.kv...) }
+// Remove removes key, whatever the case of its ASCII letters: as rules do not
+// tell case apart, none must see it any more. What was set before of that name is
+// not set, what is set later is. Codecs need to be a [Remover].
+func (mu *Mutation) Remove(key string) {
+	mu.kv = slices.DeleteFunc(mu.kv, func(kv KeyValue) bool { return equalFold(kv.Key, key) })
+	if !removes(mu.removed, key) {
+		mu.removed = append(mu.removed, key)
+	}
+}
 
-// Entries returns the entries in the order in which their keys were first set.
-// A nil Mutation has none.
+// Assign makes mu set and remove what o does, in mu's memory.
+func (mu *Mutation) Assign(o *Mutation) {
+	mu.kv = append(mu.kv[:0], o.kv...)
+	mu.removed = append(mu.removed[:0], o.removed...)
+}
+
+// Entries returns the entries that are set, in the order in which their keys were
+// first set. A nil Mutation has none.
 func (mu *Mutation) Entries() []KeyValue {
 	if mu == nil {
 		return nil
 	}
 	return mu.kv
+}
+
+// Removed returns the keys that are removed. A nil Mutation has none.
+func (mu *Mutation) Removed() []string {
+	if mu == nil {
+		return nil
+	}
+	return mu.removed
+}
+
+// Find returns the number of the entry that sets key, -1 if none does.
+func (mu *Mutation) Find(key []byte) int {
+	for i, kv := range mu.Entries() {
+		if kv.Key == string(key) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Removes reports whether key is removed. It may be set all the same: see Find.
+func (mu *Mutation) Removes(key []byte) bool { return removes(mu.Removed(), key) }
+
+func removes[T []byte | string](removed []string, key T) bool {
+	for i := range removed {
+		if equalFold(key, removed[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // Millis returns Timeout as protocols write it, 0 if there is none: in whole
@@ -477,11 +528,17 @@ func (mu *Mutation) Millis() int32 {
 
 // Empty reports whether nothing shall change, as if there were no Mutation.
 func (mu *Mutation) Empty() bool {
-	return mu == nil || len(mu.kv) == 0 && mu.Timeout <= 0 && mu.Retry <= 0
+	return !mu.ChangesAttributes() && (mu == nil || mu.Timeout <= 0 && mu.Retry <= 0)
 }
 
-// WithoutEntries returns a Mutation that changes what mu changes but for the entries,
-// nil if that is nothing. It is for a message that cannot carry those.
+// ChangesAttributes reports whether keys are set or removed. A nil Mutation has none.
+func (mu *Mutation) ChangesAttributes() bool {
+	return mu != nil && (len(mu.kv) > 0 || len(mu.removed) > 0)
+}
+
+// WithoutEntries returns a Mutation that changes what mu changes but for the keys that
+// are set or removed, nil if that is nothing. It is for a message that cannot carry
+// those.
 func (mu *Mutation) WithoutEntries() *Mutation {
 	if mu == nil || mu.Timeout <= 0 && mu.Retry <= 0 {
 		return nil
@@ -494,6 +551,10 @@ func (mu *Mutation) Reset() {
 	clear(mu.kv)
 	if mu.kv = mu.kv[:0]; cap(mu.kv) > keepProps {
 		mu.kv = nil
+	}
+	clear(mu.removed)
+	if mu.removed = mu.removed[:0]; cap(mu.removed) > keepProps {
+		mu.removed = nil
 	}
 	mu.Timeout, mu.Retry = 0, 0
 }

@@ -146,13 +146,20 @@ func TestAMutationOfAnotherAttempt(t *testing.T) {
 	require.True(t, none.Empty())
 	require.Zero(t, none.Millis())
 	require.Nil(t, none.WithoutEntries())
+	require.False(t, none.ChangesAttributes())
 	for _, tc := range []struct {
 		timeout time.Duration
 		want    int32
 	}{
-		{0, 0}, {-time.Second, 0},
-		{1, 1}, {400 * time.Microsecond, 1}, {time.Millisecond, 1}, {1999 * time.Microsecond, 1}, {time.Second, 1000},
-		{math.MaxInt32 * time.Millisecond, math.MaxInt32}, {math.MaxInt64, math.MaxInt32},
+		{0, 0},
+		{-time.Second, 0},
+		{1, 1},
+		{400 * time.Microsecond, 1},
+		{time.Millisecond, 1},
+		{1999 * time.Microsecond, 1},
+		{time.Second, 1000},
+		{math.MaxInt32 * time.Millisecond, math.MaxInt32},
+		{math.MaxInt64, math.MaxInt32},
 	} {
 		mu := &codecs.Mutation{Timeout: tc.timeout}
 		require.Equal(t, tc.want, mu.Millis(), tc.timeout)
@@ -181,4 +188,47 @@ func TestFailuresHaveNames(t *testing.T) {
 		require.Equal(t, want, f.String())
 		require.Equal(t, f == codecs.Refused || f == codecs.Overloaded, f.Unexecuted())
 	}
+}
+
+func TestMutations(t *testing.T) {
+	var none *codecs.Mutation
+	require.True(t, none.Empty())
+	require.Empty(t, none.Entries())
+	require.Empty(t, none.Removed())
+	require.False(t, none.Removes([]byte("a")))
+	require.Equal(t, -1, none.Find([]byte("a")))
+
+	var mu codecs.Mutation
+	require.True(t, mu.Empty())
+	mu.Set("a", "1")
+	mu.Set("b", "2")
+	mu.Set("a", "3")
+	require.Equal(t, []codecs.KeyValue{{Key: "a", Value: "3"}, {Key: "b", Value: "2"}}, mu.Entries())
+	mu.Remove("A")
+	mu.Remove("a")
+	require.Equal(t, []codecs.KeyValue{{Key: "b", Value: "2"}}, mu.Entries())
+	require.Equal(t, []string{"A"}, mu.Removed())
+	mu.Set("a", "4")
+	require.Equal(t, 1, mu.Find([]byte("a")), "what is set later stays")
+	require.True(t, mu.Removes([]byte("a")))
+	require.False(t, mu.Removes([]byte("b")))
+	var of codecs.Mutation
+	of.Set("c", "5")
+	of.Remove("d")
+	of.Assign(&mu)
+	require.Equal(t, mu, of)
+	mu.Reset()
+	require.True(t, mu.Empty())
+	require.False(t, mu.ChangesAttributes())
+	require.False(t, of.Empty(), "in its own memory")
+	require.Equal(t, []string{"A"}, of.Removed())
+	mu.Remove("x")
+	require.False(t, mu.Empty())
+	require.True(t, mu.ChangesAttributes())
+	require.Nil(t, mu.WithoutEntries())
+	mu.Timeout = time.Second
+	require.Equal(t, &codecs.Mutation{Timeout: time.Second}, mu.WithoutEntries())
+	mu = codecs.Mutation{Timeout: time.Second, Retry: 1}
+	require.False(t, mu.ChangesAttributes())
+	require.False(t, mu.Empty())
 }

@@ -114,7 +114,7 @@ func TestARefusedListenerLeavesTheOldOneServing(t *testing.T) {
 			reason string
 		}{
 			{func(c envoytest.M) { c["no_such_field"] = 1 }, `stat_prefix "test": no_such_field: unknown field`},
-			{func(c envoytest.M) { c["rds"] = envoytest.M{}; delete(c, "route_config") }, `stat_prefix "test": rds: not built yet`},
+			{func(c envoytest.M) { c["rds"] = envoytest.M{}; delete(c, "route_config") }, `stat_prefix "test": rds.route_config_name: required`},
 			{func(c envoytest.M) { c["protocol"] = envoytest.M{"name": "x", "codec": envoytest.M{"name": "nope"}} }, `protocol.codec.name: unknown codec "nope"`},
 			{func(c envoytest.M) { c["request_timeout"] = "-1s" }, "request_timeout: must be at least 1ms"},
 		} {

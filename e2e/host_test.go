@@ -240,9 +240,10 @@ func TestAllCountersOfAListener(t *testing.T) {
 		oneway_error_told oneway_presumed
 		partial_frame_overflow partial_frame_timeout partial_frame_wait
 		passthrough_active passthrough_connect_fail passthrough_connection
+		rds_update_attempt rds_update_empty rds_update_failure rds_update_rejected rds_update_success
 		request_deadline_spent request_hedge request_hedge_won request_per_try_timeout
 		request_retry request_retry_limit_exceeded request_retry_overflow request_retry_success
-		request_abandoned request_overflow request_timeout request_unanswered request_unroutable request_unserved
+		request_abandoned request_direct_response request_no_cluster request_overflow request_timeout request_unanswered request_unroutable request_unserved
 		stream_abandoned stream_active stream_idle_timeout stream_refused stream_reset stream_stray
 		upstream_abuse upstream_connect_fail upstream_event upstream_partial_frame_wait upstream_reset upstream_stray_response
 		upstream_unserved`)

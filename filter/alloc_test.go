@@ -36,6 +36,7 @@ type bareHost struct {
 func (h *bareHost) DefineCounter(string) (host.MetricID, error)   { return 0, nil }
 func (h *bareHost) DefineGauge(string) (host.MetricID, error)     { return 0, nil }
 func (h *bareHost) DefineHistogram(string) (host.MetricID, error) { return 0, nil }
+func (h *bareHost) Background() host.Background                   { return nil }
 func (h *bareHost) Logf(host.Level, string, ...any)               {}
 func (h *bareHost) Now() time.Duration                            { return h.now }
 func (h *bareHost) SetTimer(time.Duration)                        {}

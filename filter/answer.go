@@ -15,13 +15,23 @@ func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) 
 	if mut.Empty() {
 		mut = nil
 	}
+	if len(mut.Removed()) > 0 && m.proto.remover == nil {
+		return m.encodeUnchanged(dst, md, mut, errCannotRemove)
+	}
 	b, err := m.proto.codec.Encode(dst, md, mut)
 	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
-		m.cfg.count(metrics.MutationSkipped, 1)
-		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, err)
-		b, err = m.proto.codec.Encode(dst, md, mut.WithoutEntries())
+		return m.encodeUnchanged(dst, md, mut, err)
 	}
 	return b, err
+}
+
+var errCannotRemove = errors.New("its codec cannot remove anything")
+
+// encodeUnchanged appends md without the changes that it cannot carry, and says so.
+func (m *Message) encodeUnchanged(dst []byte, md *codecs.Metadata, mut *codecs.Mutation, why error) ([]byte, error) {
+	m.cfg.count(metrics.MutationSkipped, 1)
+	m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, why)
+	return m.proto.codec.Encode(dst, md, mut.WithoutEntries())
 }
 
 // codecPanicked ends the client's connection if err is a panic of the codec.
@@ -33,15 +43,6 @@ func cannotEncode(err error) (codecs.ErrorType, string) {
 		return codecs.Unspecified, guard.Text
 	}
 	return codecs.BadResponse, "response cannot be encoded: " + err.Error()
-}
-
-// mutateByRoute adds the route's changes of the answer.
-func (m *Message) mutateByRoute() {
-	if m.route != nil {
-		for _, kv := range m.route.ResponseMutation {
-			m.respMut.Set(kv.Key, kv.Value)
-		}
-	}
 }
 
 // answerLocally ends the message with its local reply.

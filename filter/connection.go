@@ -36,6 +36,7 @@ type connection struct {
 	suspicion
 	departure
 	lines upstream.Lines
+	place place // among those whose requests wait for routes
 	// unleased: what it had leased is lost, and with it what its requests rely on.
 	unleased bool
 	streams  map[uint64]*stream

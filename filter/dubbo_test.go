@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
 
@@ -84,6 +85,32 @@ func TestARequestInAnotherSerializationThatNoRouteMatches(t *testing.T) {
 	require.Equal(t, "no route matches the request", f.Text())
 	e.c.Send(req(10))
 	require.EqualValues(t, 20, one(t, e.c).Status)
+}
+
+// TestATimeoutIsToldWithoutTheEntries that a request cannot carry.
+func TestATimeoutIsToldWithoutTheEntries(t *testing.T) {
+	key := ""
+	current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+		if key != "" {
+			m.MutateRequest().Set(key, "x")
+		}
+		return filter.Continue
+	}}
+	h := filtertest.New(t)
+	e := &env{Host: h, t: t, v1: h.Cluster("v1", "h1")}
+	e.cfg = h.MustLoad(listener(`{"routes": [{"route": {"cluster": "v1", "timeout": "1.234s"}}]}`,
+		`, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`))
+	e.c = h.Dial(e.cfg)
+	e.v1.Serve = nil
+	for skipped, k := range []string{"", "method"} {
+		key = k
+		e.c.Send(req(1))
+		f := parse(e.v1.Servers()[0].Take())
+		require.Len(t, f, 1)
+		require.Contains(t, string(f[0].Body), "\x07timeout\x041234")
+		require.NotContains(t, string(f[0].Body), "\x06method")
+		require.EqualValues(t, skipped, e.count("mutation_skipped"))
+	}
 }
 
 // TestWhatASideMayNotSendIsCountedAndDropped: callbacks, which are requests by a

@@ -49,22 +49,29 @@ func (m *Message) send() {
 	if !m.admit(p) {
 		return
 	}
-	if m.route != nil && m.route.Mirrors != nil {
-		m.mirror()
-	}
 	line := c.lines.To(p)
 	how := m.how(line)
 	policy := m.policy()
 	if policy != nil && policy.Timeout > 0 {
 		if how.Timeout = m.timeLeft(policy); how.Timeout <= 0 {
 			m.cfg.count(metrics.RequestDeadlineSpent, 1)
-			m.debug("its deadline has passed before it could be sent")
-			m.Reply(codecs.Timeout, "the deadline of the request has passed before it could be sent")
-			m.answerLocally()
+			const text = "the deadline of the request has passed before it could be sent"
+			m.debug(text)
+			if !m.silent(codecs.Timeout, text, metrics.Counters) {
+				m.Reply(codecs.Timeout, text)
+				m.answerLocally()
+			}
 			return
 		}
 	}
-	m.exchange.Start(p, how, policy, policy != nil && m.isCall())
+	if m.route != nil && m.route.Mirrors != nil {
+		m.mirror()
+	}
+	expects := forward.NoAnswer
+	if policy != nil {
+		expects = m.expects()
+	}
+	m.exchange.Start(p, how, policy, expects)
 	// The message may have ended by now.
 	if p.Full(line) {
 		c.stopFor(p, line)
@@ -103,10 +110,21 @@ func (m *Message) timeLeft(p *forward.Policy) time.Duration {
 	return min(m.cfg.RequestTimeout, m.start+limit-m.sh.w.Now())
 }
 
-// isCall reports whether the request is answered for sure, and may be sent again as
-// its protocol sees it.
-func (m *Message) isCall() bool {
-	return m.req.Type == codecs.Request && !m.req.Retried && (!m.mayBeOneway() || m.way() == answeredWay)
+// expects is what is known of the answer, as far as it counts for further attempts.
+func (m *Message) expects() forward.Expects {
+	if m.req.Type != codecs.Request || m.req.Retried {
+		return forward.NoAnswer
+	}
+	if !m.mayBeOneway() {
+		return forward.AnAnswer
+	}
+	switch m.way() {
+	case answeredWay:
+		return forward.AnAnswer
+	case onewayWay:
+		return forward.NoAnswer
+	}
+	return forward.PerhapsAnAnswer
 }
 
 // Hold implements forward.Owner. Properties are no longer needed, or known.
@@ -162,7 +180,11 @@ func (m *Message) letGo() {
 // Again implements forward.Owner.
 func (o *caller) Again() (*upstream.Pool, upstream.Send) {
 	m := (*Message)(o)
-	return m.cfg.pool(m), m.how(nil)
+	p := m.exchange.Call().Pool()
+	if p.Gone() {
+		p = m.cfg.pool(m)
+	}
+	return p, m.how(nil)
 }
 
 // happened are the counters of what has become of attempts, and how logs say it.
@@ -235,7 +257,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	m.resp, m.phase = resp, inResponse
 	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
 	m.held = false
-	m.mutateByRoute()
+	m.mutateByRoute(resp)
 	m.pos = len(m.cfg.chain) - 1
 	if m.cfg.respFilters == 0 {
 		m.pos = -1
@@ -296,6 +318,9 @@ func (o *caller) Blocked(blocked bool) { o.stream.stall(blocked) }
 // clientGone is called when the client's connection has ended, or its stream may
 // not go on.
 func (m *Message) clientGone() {
+	if m.awaits {
+		m.cfg.awaiting.remove(m)
+	}
 	if m.phase != answered {
 		m.flags |= DownstreamConnectionTermination
 	}
@@ -310,6 +335,7 @@ func (m *Message) clientGone() {
 		m.cfg.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
 		m.left = true
+		m.exchange.Abandon()
 		return
 	case m.oneway:
 		m.cfg.count(metrics.OnewayDropped, 1)

@@ -10,7 +10,7 @@ import (
 // Pools returns how many pools the configurations of the first worker know.
 func (mod *Module) Pools() (n int) {
 	for _, wl := range mod.shards[0].listeners {
-		n += len(wl.pools)
+		n += len(wl.pools) + len(wl.shadows.pools)
 	}
 	return n
 }
@@ -22,7 +22,7 @@ func (mod *Module) FreeShadows() int { return len(mod.shards[0].freeShadows) }
 // have is another package's, and looked at by reflection.
 func (mod *Module) Books() (wrong string) {
 	for _, s := range mod.shards {
-		held, inHost, kept := 0, 0, 0
+		held, inHost, kept, again := 0, 0, 0, 0
 		want := func(what string, got, should int) {
 			if got != should {
 				wrong += fmt.Sprintf("%s is %d, not %d\n", what, got, should)
@@ -35,6 +35,7 @@ func (mod *Module) Books() (wrong string) {
 				for m := c.first; m != nil; m = m.next {
 					parked += len(m.reply)
 					n++
+					again += keptAgain(m)
 				}
 				for _, st := range c.streams {
 					if st.stalled {
@@ -56,6 +57,7 @@ func (mod *Module) Books() (wrong string) {
 				wrong += c.readingWrong()
 				wrong += linesWrong(reflect.ValueOf(&c.lines).Elem())
 				for _, m := range c.aside {
+					again += keptAgain(m)
 					if m.conn != c || !m.aside {
 						wrong += "a message set aside is not its connection's\n"
 					}
@@ -63,6 +65,7 @@ func (mod *Module) Books() (wrong string) {
 			}
 		}
 		want("held", s.held, held)
+		want("what is kept for further attempts", int(reflect.ValueOf(s.exchanges).Elem().FieldByName("kept").Int()), again)
 		want("inHost", s.inHost, inHost)
 		bytes, _ := s.partials.Held()
 		want("partials.bytes", bytes, kept)
@@ -102,6 +105,15 @@ func (mod *Module) Books() (wrong string) {
 		}
 	}
 	return wrong
+}
+
+// keptAgain is how many bytes of m are kept for further attempts.
+func keptAgain(m *Message) int {
+	plan := reflect.ValueOf(&m.exchange).Elem().FieldByName("plan")
+	if plan.IsNil() {
+		return 0
+	}
+	return int(plan.Elem().FieldByName("kept").Int())
 }
 
 // readingWrong tells why a client might not be read for ever, "" if nothing is wrong.
@@ -181,6 +193,18 @@ func connWrong(cn reflect.Value) (wrong string) {
 
 // Left tells what the workers still have, "" if nothing.
 func (mod *Module) Left() (left string) {
+	clusters := reflect.ValueOf(mod.shared).Elem().FieldByName("clusters")
+	for _, k := range clusters.MapKeys() {
+		info := clusters.MapIndex(k).Elem()
+		if n := info.FieldByName("spent").FieldByName("active").Int(); n != 0 {
+			left += fmt.Sprintf("%d requests to %s in retry\n", n, k)
+		}
+		for _, gauge := range []string{"Requests", "Pending", "Connections"} {
+			if n := info.FieldByName("breakers").FieldByName(gauge).FieldByName("n").FieldByName("v").Int(); n != 0 {
+				left += fmt.Sprintf("%d %s of %s are counted\n", n, gauge, k)
+			}
+		}
+	}
 	for _, s := range mod.shards {
 		all := reflect.ValueOf(s.up).Elem().FieldByName("pools")
 		pools := all.Len()

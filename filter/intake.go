@@ -240,7 +240,7 @@ func (c *connection) message(m *Message) {
 			m.answerLocally()
 			return
 		}
-		m.runRequest()
+		m.begin()
 		return
 	case codecs.Heartbeat:
 		cfg.count(metrics.RequestEvent, 1)

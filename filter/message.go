@@ -50,7 +50,8 @@ type use struct {
 	resp     *codecs.Metadata
 	ownResp  *codecs.Metadata // resp when it is held
 	route    *route.Route
-	noRoute  error // why it is nil although one might match
+	target   *route.Target // of the route, where it was sent; nil: a filter has chosen
+	noRoute  error         // why it is nil although one might match
 	cluster  string
 	flags    Flags
 	local    codecs.LocalError
@@ -61,8 +62,8 @@ type use struct {
 	op       uint64 // its hash
 	preceded uint64 // by so many answers to its client
 	stream   *stream
-	taken    *breaker.Taken // of circuit breakers; nil: nothing
 	shadows  *shadow        // whose answers are compared with its own
+	taken    *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
 	seen    int // filters whose OnRequest was called
@@ -74,6 +75,7 @@ type use struct {
 	held    bool
 	unsure  bool // whether there will be an answer
 	paused  bool
+	awaits  bool // routes
 	routed  bool
 	replied bool
 	forward bool
@@ -89,7 +91,7 @@ func (m *Message) Request() *codecs.Metadata { return &m.req }
 func (m *Message) Response() *codecs.Metadata { return m.resp }
 
 // MutateRequest returns the changes that will be made to the request when it
-// goes out. The router adds those of the route, which win.
+// goes out. The router adds those of the route, which come behind them.
 func (m *Message) MutateRequest() *codecs.Mutation { return &m.reqMut }
 
 // MutateResponse returns the changes that will be made to the answer when it
@@ -105,8 +107,10 @@ func (m *Message) Oneway() bool { return m.oneway }
 func (m *Message) Route() *route.Route {
 	if !m.routed {
 		m.routed, m.noRoute = true, nil
-		if t := m.cfg.table.Load().Load(); t != nil {
-			if m.route, m.noRoute = t.Find(&m.req); m.noRoute != nil {
+		if t := m.cfg.table.Load().Load(); t == nil {
+			m.noRoute = errNoTable
+		} else {
+			if m.route, m.noRoute = t.Find(&m.req, m.cfg.Direction, m.sh.rand); m.noRoute != nil {
 				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
 			}
@@ -116,7 +120,7 @@ func (m *Message) Route() *route.Route {
 }
 
 // Unroutable is why Route returned nil although a route might match: the rules
-// would have cost too much. nil if that is not so.
+// would have cost too much, or there are none yet. nil if that is not so.
 func (m *Message) Unroutable() error {
 	if !m.routed {
 		return nil

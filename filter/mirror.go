@@ -154,7 +154,7 @@ func (s *shadow) Encode(dst []byte, id uint64) ([]byte, error) {
 		s.req.ID = id
 	}
 	mut := &s.mut
-	if len(mut.Entries()) == 0 {
+	if mut.Empty() || len(mut.Removed()) > 0 && s.proto.remover == nil {
 		mut = nil
 	}
 	b, err := s.proto.codec.Encode(dst, &s.req, mut)
@@ -312,18 +312,10 @@ func (o *mirrorObserver) ConnectFailed(cluster string, r host.CloseReason, why s
 	o.sh.warnOf(cluster+" "+r.String(), (*workerListener)(o), "mirror: cluster %s: no connection: %s", cluster, why)
 }
 
-// Breaks implements upstream.Observer. It and those that follow are not called: copies
-// heed no policies of clusters.
-func (*mirrorObserver) Breaks(string, breaker.Limit) {}
-
-// Ejects implements upstream.Observer.
+// Breaks, Ejects, Probes, Ejected and Readmits implement upstream.Observer: copies have
+// neither breakers nor watched hosts.
+func (*mirrorObserver) Breaks(string, breaker.Limit)            {}
 func (*mirrorObserver) Ejects(string, string, outlier.Ejection) {}
-
-// Probes implements upstream.Observer.
-func (*mirrorObserver) Probes(string, string) {}
-
-// Ejected implements upstream.Observer.
-func (*mirrorObserver) Ejected(int) {}
-
-// Readmits implements upstream.Observer.
-func (*mirrorObserver) Readmits(string, string) {}
+func (*mirrorObserver) Probes(string, string)                   {}
+func (*mirrorObserver) Ejected(int)                             {}
+func (*mirrorObserver) Readmits(string, string)                 {}

@@ -76,6 +76,14 @@ func (t modelToy) DecodeAnswer(b []byte, m, req *codecs.Metadata) (int, error) {
 	return n, err
 }
 
+// Timeout implements codecs.Deadliner: "in" and milliseconds, before what follows a ";".
+func (t modelToy) Timeout(req *codecs.Metadata) time.Duration {
+	f := strings.Fields(string(req.Raw))
+	in, _, _ := strings.Cut(f[len(f)-1], ";")
+	ms, _ := strconv.Atoi(strings.TrimPrefix(in, "in"))
+	return time.Duration(ms) * time.Millisecond
+}
+
 // Encode implements codecs.Codec: not all can be encoded.
 func (t modelToy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if bytes.Contains(m.Raw, []byte("bad;")) {
@@ -101,6 +109,8 @@ type asked struct {
 	index  int           // among those of its client
 	at     time.Duration // when it was sent, on the clock of the model
 	beat   bool          // a heartbeat or goodbye
+	got    int           // how many servers' it has come to
+	undone int           // of which so many have said that they have not executed it
 	maybe  bool          // it may get no answer: it is quiet, or its answer silent
 }
 
@@ -144,6 +154,8 @@ type model struct {
 	shared          bool
 	same            bool // all requests of a client have one id
 	db              bool // the codec has all that protocols without ids have
+	policies        bool // routes have some
+	calm            bool // not everything goes wrong: most further attempts succeed
 	preface         bool // it wants to be greeted
 	good            bool // from now on all do what they should
 
@@ -190,14 +202,70 @@ func (w *model) config() string {
 	return fmt.Sprintf(`{"stat_prefix": "m", "protocol": {"name": "toy", "codec": {"name": "model.%s"}, "connection_mode": "%s"}, "route_config": {"name": "r", "routes": [
 	{"match": {"metadata": [{"name": "method", "exact_match": "nowhere"}]}, "route": {"cluster": "none"}},
 	{"match": {"metadata": [{"name": "method", "exact_match": "unknown"}]}, "route": {"cluster": "unknown"}},
-	{"match": {"metadata": [{"name": "method", "prefix_match": "mb"}]}, "route": {"cluster": "up1"}},
-	{"match": {"metadata": [{"name": "method", "prefix_match": "m"}]}, "route": {"cluster": "up0"},
-	 "request_mutation": [{"key": "q", "value": "%d"}], "response_mutation": [{"key": "a", "value": "%s"}]}]},
+	{"match": {"metadata": [{"name": "method", "prefix_match": "mb"}]}, "route": {"cluster": "up1"%s}},
+	{"match": {"metadata": [{"name": "method", "prefix_match": "mc"}]}, "route": {"cluster": "up0"%s}},
+	{"match": {"metadata": [{"name": "method", "prefix_match": "mf"}]}, "route": {"cluster": "up0"%s}},
+	{"match": {"metadata": [{"name": "method", "prefix_match": "m"}]}, "route": {"cluster": "up0"%s},
+	 "request_mutation": [{"key": "q", "value": "%d"}], "response_mutation": [{"key": "a", "value": "%s"}]}],
+	"clusters": [{"name": "*", "retry_budget": %s%s}]},
 	"passthrough": {"cluster": "plain"}, "request_timeout": "1s", "idle_timeout": "60s",
 	"upstream": {"max_pending_requests": 6, "max_pending_bytes": 2000, "max_requests": %d, "max_connections": 3, "max_exclusive_connections": 4, "max_connection_age": "3s", "target_in_flight": 2, "idle_timeout": "10s"},
 	"limits": {"max_requests_in_flight": 5, "max_write_buffer_bytes": 3000, "max_unread_bytes": %d, "max_partial_bytes": 30, "partial_frame_timeout": "4s", "max_streams": 3, "stream_idle_timeout": "8s"},
 	"meta_protocol_filters": [{"name": "test"}, {"name": "next"}, {"name": "aeraki.meta_protocol.filters.router"}]}`,
-		w.codec, mode, w.version, strings.Repeat("2", pickOf(w, 1, 1, 3000)), pickOf(w, 12, 100), pickOf(w, 20_000, 200_000))
+		w.codec, mode, w.policy(true), w.policy(true), w.policy(true), w.policy(false), w.version, strings.Repeat("2", pickOf(w, 1, 1, 3000)),
+		pickOf(w, `{}`, `{}`, `{"max_concurrent_retries": 2}`, `{"min_retries_per_second": 0}`), w.rules(), pickOf(w, 12, 100), pickOf(w, 20_000, 200_000))
+}
+
+// mostRetries of a request, and the hedge besides.
+const mostRetries = 3
+
+// policy makes one of a route whose methods may be executed twice, or may not.
+func (w *model) policy(idempotent bool) string {
+	if !w.policies || w.chance(4) {
+		return ""
+	}
+	on, codes, hedge := "connect-failure,refused,overloaded", "", ""
+	if idempotent {
+		on += ",reset,timeout"
+		if w.chance(2) {
+			on += ",server-error"
+		} else {
+			on, codes = on+",retriable-status-codes", `, "retriable_status_codes": [3, 4]`
+		}
+		hedge = `, "idempotent": true` + pickOf(w, "", `, "hedge_policy": {"hedge_delay": "0.02s"}`,
+			`, "hedge_policy": {"hedge_delay": "0.2s"}`, `, "hedge_policy": {"hedge_percentile": {"value": 50}}`)
+	}
+	retry := fmt.Sprintf(`, "retry_policy": {"retry_on": %q%s, "num_retries": %d%s, "retry_back_off": {"base_interval": %q}}`,
+		on, codes, w.rng.IntN(mostRetries+1), pickOf(w, "", `, "per_try_timeout": "0.1s"`, `, "per_request_buffer_limit_bytes": 16`), pickOf(w, "0.001s", "0.05s"))
+	return pickOf(w, "", "", `, "timeout": "0.3s"`, `, "timeout": "0.9s"`) + hedge + pickOf(w, "", retry, retry)
+}
+
+// rules makes what a cluster has besides.
+func (w *model) rules() string {
+	if !w.policies {
+		return ""
+	}
+	return pickOf(w, "", `, "outlier_detection": {"consecutive_failures": 2, "base_ejection_time": "0.2s", "max_ejection_percent": 60}`) +
+		pickOf(w, "", "", `, "circuit_breakers": {"max_requests": 20, "max_pending_requests": 3, "max_connections": 2}`,
+			`, "circuit_breakers": {"keys": [{"names": ["method"], "max_requests": 4, "error_percent": 50, "minimum_requests": 3, "open_time": "0.1s"}]}`)
+}
+
+// may reports whether a request may be executed more than once.
+func (a *asked) may() bool {
+	return !a.oneway && !a.stream && !a.beat && slices.ContainsFunc([]string{"mb", "mc", "mf"}, func(p string) bool { return strings.HasPrefix(a.method, p) })
+}
+
+// executes notes that a server has got a request.
+func (w *model) executes(l string, a *asked) {
+	a.got++
+	switch {
+	case a.got > 1 && (w.ordered && w.codec != "exclusive" || a.oneway || a.stream || !w.policies || strings.HasPrefix(l, "again ")):
+		w.fail("a server gets %q once more", l)
+	case !a.may() && a.got-a.undone > 1:
+		w.fail("a server gets %q, which has been executed", l)
+	case a.got > 2+mostRetries:
+		w.fail("a server gets %q for the %dth time", l, a.got)
+	}
 }
 
 func key(md *codecs.Metadata) string {
@@ -289,6 +357,9 @@ func (w *model) asks(c *modelClient, a *asked) {
 func (w *model) line(c *modelClient) string {
 	id := w.id(c)
 	a := &asked{id: id, key: fmt.Sprintf("c%d.%d", c.n, len(c.asked)+1), method: pickOf(w, "ma", "ma", "ma", "mb", "mc", "md")}
+	if w.policies && w.chance(2) {
+		a.method = pickOf(w, "mb", "mc")
+	}
 	text := a.key
 	typ := "req"
 	switch w.rng.IntN(30) {
@@ -322,6 +393,12 @@ func (w *model) line(c *modelClient) string {
 		}
 	case 11:
 		typ = "vreq"
+	case 15:
+		typ = "again"
+	case 16, 17:
+		if w.policies {
+			text = pickOf(w, "in1;", "in50;", "in50;", "in-1;", "in500;") + text
+		}
 	case 12, 13, 14:
 		if !w.same {
 			typ, a.stream = "init", true
@@ -476,6 +553,9 @@ func (w *model) serve(s *filtertest.Server, b []byte) int {
 		if a := w.keys[k]; w.ordered && w.codec != "exclusive" && a != nil && !a.stream {
 			w.arrives(s, f, a)
 		}
+		if a := w.keys[k]; a != nil && f[0] != "data" && f[0] != "half" && f[0] != "end" && f[0] != "hb" {
+			w.executes(l, a)
+		}
 		switch f[0] {
 		case "quiet", "muted":
 			if f[0] == "muted" || w.chance(2) {
@@ -484,7 +564,7 @@ func (w *model) serve(s *filtertest.Server, b []byte) int {
 					w.answer(s, 0, "")
 				}
 			}
-		case "req", "vreq", "init":
+		case "req", "vreq", "init", "again":
 			if w.hidden && (f[2] == "mone" || f[2] == "mtwo") {
 				break
 			}
@@ -492,6 +572,8 @@ func (w *model) serve(s *filtertest.Server, b []byte) int {
 			ms.owed = append(ms.owed, f[0]+" "+f[1]+" "+f[2]+" "+k)
 			if w.good {
 				w.answer(s, 0, "")
+			} else if w.calm && !w.chance(3) {
+				w.answer(s, 0, pickOf(w, "", "", "nope ", "fail "))
 			}
 		case "hb":
 		case "data", "half", "end":
@@ -516,8 +598,11 @@ func (w *model) answer(s *filtertest.Server, i int, text string) {
 			ms.streams = append(ms.streams, f[1]+" "+f[3])
 		}
 	}
-	if strings.HasPrefix(text, "err ") {
-		typ, text = "err", text[4:]
+	if kind, rest, ok := strings.Cut(text, " "); ok {
+		typ, text = kind, rest
+	}
+	if typ == "nope" || typ == "busy" || text == "notprocessed;" {
+		w.keys[f[3]].undone++
 	}
 	if text == "silent;" {
 		w.keys[f[3]].maybe = true
@@ -572,12 +657,18 @@ func (w *model) serverStep() {
 		w.endRite(s, !w.chance(3))
 		return
 	}
-	if len(ms.owed) > 0 && !w.chance(3) {
+	if len(ms.owed) > 0 && (w.calm || !w.chance(3)) {
 		i := 0
 		if !w.ordered {
 			i = w.rng.IntN(len(ms.owed))
 		}
-		text := pickOf(w, "", "", "", "", "", "", "", "bad;", "big", "leaving;", "err ", "err notprocessed;")
+		if w.policies && w.chance(3) {
+			kind := pickOf(w, "nope ", "busy ", "fail ", "err ")
+			say("answers " + ms.owed[i] + " " + kind)
+			w.answer(s, i, kind)
+			return
+		}
+		text := pickOf(w, "", "", "", "", "", "", "", "bad;", "big", "leaving;", "err ", "err notprocessed;", "nope ", "busy ", "fail ")
 		if w.db && (text == "big" || w.chance(8)) {
 			text = ""
 			if !strings.HasPrefix(ms.owed[i], "init") {
@@ -652,7 +743,11 @@ func (w *model) resume() {
 
 func (w *model) worldStep() {
 	up := pickOf(w, append(w.ups, w.plain)...)
-	switch w.rng.IntN(10) {
+	n := w.rng.IntN(10)
+	if w.calm && n < 5 {
+		n = 9
+	}
+	switch n {
 	case 0:
 		w.logf("hosts change")
 		up.SetHosts(pickOf(w, []string{"h1"}, []string{"h1", "h2"}, []string{"h3", "h2"}, nil)...)
@@ -684,6 +779,9 @@ func (w *model) worldStep() {
 		}
 	default:
 		d := pickOf(w, 5*time.Millisecond, 50*time.Millisecond, 300*time.Millisecond, 1100*time.Millisecond, 5*time.Second)
+		if w.policies && w.chance(2) {
+			d = pickOf(w, 5*time.Millisecond, 25*time.Millisecond, 110*time.Millisecond) // what they wait for
+		}
 		w.logf("%v pass", d)
 		w.Advance(d)
 	}
@@ -922,7 +1020,9 @@ func runModel(t *testing.T, seed uint64) {
 	w.hidden = w.codec == "hidden"
 	w.shared = w.codec != "exclusive" && !w.chance(3)
 	w.same = w.ordered && w.chance(2) || w.chance(6)
-	w.logf("codec %s shared %v same %v", w.codec, w.shared, w.same)
+	w.policies = !w.chance(4)
+	w.calm = w.policies && w.chance(2)
+	w.logf("codec %s shared %v same %v policies %v", w.codec, w.shared, w.same, w.policies)
 	for i := range 2 {
 		up := w.Cluster(fmt.Sprintf("up%d", i), "h1", "h2")
 		up.Serve = w.serve

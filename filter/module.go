@@ -13,15 +13,17 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 // Module is the pipeline of one process. It implements host.Module.
 type Module struct {
-	tables  *route.Tables
-	shared  *upstream.Shared
-	oneways *oneways
+	tables     *route.Tables
+	discovered *rds.Registry
+	shared     *upstream.Shared
+	oneways    *oneways
 
 	mu     sync.Mutex
 	shards []*shard
@@ -36,7 +38,7 @@ type Module struct {
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
 	return &Module{
-		tables: route.NewTables(), shared: upstream.NewShared(), oneways: newOneways(),
+		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{},
 	}
 }
@@ -73,10 +75,12 @@ type listener struct {
 	keepsRequest            bool // properties are wanted after the request hooks
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
-	table   atomic.Pointer[route.Slot]
-	own     *route.Slot
-	key     route.Key
-	version *route.Version
+	table     atomic.Pointer[route.Slot]
+	own       *route.Slot
+	key       route.Key
+	version   *route.Version
+	mutator   codecs.Mutator // of what routes set
+	discovery *discovery     // nil unless there is RDS
 
 	// Under mod.mu.
 	published bool
@@ -101,6 +105,9 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	}
 	l.mod = mod
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
+	if l.RDS != nil {
+		l.discovery = &discovery{l: l, background: hc.Background()}
+	}
 	var err error
 	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
 		return nil, l.refuse("stat_prefix", err)
@@ -113,7 +120,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		mod.newBatch = false
 	}
 	l.batch = mod.batch
-	l.key = route.Key{Scope: l.TableScope, Name: l.RouteConfig.GetName()}
+	l.key = route.Key{Scope: l.TableScope, Name: l.TableName()}
 	for o := range mod.listeners {
 		if o.batch == l.batch && l.rivals(o) {
 			return nil, l.refuse(l.keyField(), errors.New("another listener or filter chain that comes with this one has it, the same route_config.name, and other routes: "+
@@ -142,7 +149,6 @@ func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 	}
 	l := &listener{Proxy: cfg}
 	refuse := func(path string, err error) { errs = append(errs, l.refuse(path, err)) }
-	var mutator codecs.Mutator // what routes set needs the codecs
 	if len(errs) == 0 {
 		var path string
 		var err error
@@ -150,10 +156,13 @@ func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 			refuse(path, err)
 		} else {
 			l.makeChain(refuse)
-			mutator = anyOf(l.protocols)
+			l.mutator = anyOf(l.protocols)
 		}
 	}
-	table, faults := route.Compile(cfg.RouteConfig, mutator)
+	if l.RDS != nil {
+		return l, nil, errs
+	}
+	table, faults := route.Compile(cfg.RouteConfig, l.mutator)
 	for _, f := range faults {
 		refuse("route_config."+f.Path, errors.New(f.Reason))
 	}
@@ -209,6 +218,9 @@ func (l *listener) byOriginalDst(cluster string) bool {
 func (l *listener) Published() {
 	mod := l.mod
 	l.version.Publish()
+	if l.discovery != nil {
+		l.discovery.begin()
+	}
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
 	mod.newBatch = true
@@ -237,6 +249,9 @@ func (l *listener) Published() {
 // Destroy implements host.FilterConfig.
 func (l *listener) Destroy() {
 	mod := l.mod
+	if l.discovery != nil {
+		l.discovery.end()
+	}
 	l.version.Remove()
 	mod.mu.Lock()
 	defer mod.mu.Unlock()

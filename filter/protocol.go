@@ -37,6 +37,7 @@ type protocol struct {
 	hiddenOneway bool
 	streamer     codecs.Streamer  // nil: no streams
 	deadliner    codecs.Deadliner // nil: no deadlines of clients
+	remover      codecs.Remover   // nil: nothing can be removed
 }
 
 // profile is what must be equal for two versions of a listener to go on with the
@@ -115,6 +116,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.streams.MinConnections = 0 // none is used twice
 	p.streamer, _ = codec.(codecs.Streamer)
 	p.deadliner, _ = codec.(codecs.Deadliner)
+	p.remover, _ = codec.(codecs.Remover)
 	options, _ := proto.MarshalOptions{Deterministic: true}.Marshal(ext.Config) // what was read can be written
 	p.profile = unique.Make(profile{ext.Name, string(options), cfg.Limits, p.requests})
 	return p
@@ -178,6 +180,24 @@ func (ps anyOf) CheckMutation(d codecs.Direction, key, value string) error {
 		err := fmt.Errorf("codec %s cannot change messages", p.name)
 		if m, ok := p.codec.(codecs.Mutator); ok {
 			err = m.CheckMutation(d, key, value)
+		}
+		if err == nil {
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// CheckRemoval implements codecs.Remover.
+func (ps anyOf) CheckRemoval(d codecs.Direction, key string) error {
+	var first error
+	for _, p := range ps {
+		err := fmt.Errorf("codec %s cannot remove anything from messages", p.name)
+		if p.remover != nil {
+			err = p.remover.CheckRemoval(d, key)
 		}
 		if err == nil {
 			return nil

@@ -147,6 +147,28 @@ func TestOnlyCallsAreSentAgain(t *testing.T) {
 	require.Equal(t, []string{"h1 mfire -", "h1 mfire retry=1;-"}, *asked)
 }
 
+// TestAnAnswerShowsThatARequestIsACall, which might have been a oneway: it may be sent
+// again, though nothing else would be a reason.
+func TestAnAnswerShowsThatARequestIsACall(t *testing.T) {
+	e := newPolicyEnv(t, "toy.hidden", `, "idempotent": true, "retry_policy": {"retry_on": "refused,reset,timeout", "num_retries": 3, "per_try_timeout": "0.1s", `+quick+`}`,
+		"", `, "request_timeout": "1s"`, "h1")
+	n := 0
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		if n++; n < 3 {
+			s.Send([]byte("nope" + strings.TrimPrefix(string(b), "req")))
+		}
+		return len(b)
+	}
+	e.say("req 1 mnew -")
+	e.Advance(900 * time.Millisecond)
+	require.Equal(t, 3, n)
+	require.Empty(t, e.got(), "nor is it given up by per_try_timeout")
+	e.Advance(200 * time.Millisecond)
+	require.Equal(t, "err 1 - upstream request timeout\n", e.got())
+	require.Equal(t, 3, n)
+	e.counts(map[string]int64{"request_retry": 2, "request_per_try_timeout": 0, "request_active": 0})
+}
+
 // TestWhatWasSentIsSentAgainOnlyIfIdempotent: the connection ends before the answer.
 func TestWhatWasSentIsSentAgainOnlyIfIdempotent(t *testing.T) {
 	for _, idempotent := range []bool{false, true} {
@@ -472,4 +494,153 @@ func TestACancelledExchangeLeavesNothing(t *testing.T) {
 			e.counts(map[string]int64{"request_abandoned": 1, "request_active": 0})
 		}
 	}
+}
+
+// TestARetryIsSentElsewhereThanIdleConnectionsLead: exclusive connections that are idle
+// lead to the host that has refused only. A new one is opened, while others' requests
+// take those.
+func TestARetryIsSentElsewhereThanIdleConnectionsLead(t *testing.T) {
+	const action = `, "retry_policy": {` + quick + `}`
+	e := newPolicyEnv(t, "toy.exclusive", action, "", "", "h1", "h2")
+	e.serveAs(map[string]string{"h1": "nope", "h2": "res"})
+	for i := range 10 {
+		e.say(fmt.Sprintf("req %d m -", i))
+		e.Advance(20 * time.Millisecond)
+		require.Equal(t, fmt.Sprintf("res %d m by h2\n", i), e.got())
+	}
+
+	e = newPolicyEnv(t, "toy.exclusive", action, "", "", "h1", "h2")
+	e.serveAs(map[string]string{"h1": "res"})
+	e.say("req 1 m -")
+	require.Equal(t, "res 1 m by h1\n", e.got())
+	e.up.Hang = true // as the other host takes no connections
+	e.serveAs(map[string]string{"h1": "nope"})
+	e.say("req 2 m -")
+	e.Advance(20 * time.Millisecond)
+	e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+	other := e.Dial(e.cfg)
+	for range 3 {
+		say(other, "req 3 m -")
+		require.Equal(t, "res 3 m by h1\n", string(other.Take()))
+	}
+	require.Empty(t, e.got())
+	e.up.Admit()
+	require.Equal(t, "res 2 m by h2\n", e.got())
+
+	// It makes do with the host that there is.
+	e = newPolicyEnv(t, "toy.exclusive", action, "", "", "h1", "h2")
+	e.up.Pick = func([]string) string { return "h1" }
+	asked := e.serveAs(map[string]string{"h1": "nope"})
+	e.say("req 4 m -")
+	e.Advance(100 * time.Millisecond)
+	require.Equal(t, "nope 4 m by h1\n", e.got())
+	require.Len(t, *asked, 2)
+	e.counts(map[string]int64{"request_active": 0, "request_retry": 1})
+}
+
+// TestAPanicOverAFurtherAttemptIsToldOf, whatever becomes of the one before.
+func TestAPanicOverAFurtherAttemptIsToldOf(t *testing.T) {
+	for _, policy := range []string{
+		`"retry_policy": {` + quick + `}`,
+		`"idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`,
+	} {
+		e := newPolicyEnv(t, "toy.byid", ", "+policy, "", "", "h1", "h2")
+		e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+		say(e.Dial(e.cfg), "req 1 m -")
+		e.Advance(200 * time.Millisecond)
+		asked := e.serveAs(map[string]string{})
+		if strings.Contains(policy, "retry") {
+			asked = e.serveAs(map[string]string{"h1": "nope", "h2": "nope"})
+		}
+		e.say("req 5 m boom-again")
+		e.Advance(100 * time.Millisecond)
+		require.Len(t, *asked, 1)
+		require.Equal(t, "err 5 - internal error\n", e.got())
+		require.True(t, e.c.Closed())
+		e.c = e.Dial(e.cfg)
+		e.counts(map[string]int64{"connection_panic": 1, "request_active": 0})
+	}
+}
+
+// TestATooLargeAnswerIsAnAnswer: another server would give it, too.
+func TestATooLargeAnswerIsAnAnswer(t *testing.T) {
+	e := newPolicyEnv(t, "toy.bounded", `, "idempotent": true, "retry_policy": {"retry_on": "reset", `+quick+`}`, "", "", "h1", "h2")
+	n := 0
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		n++
+		s.Send(fmt.Appendf(nil, "%-59.59s\n", fmt.Sprintf("res %s m size=60;", strings.Fields(string(b))[1])))
+		return len(b)
+	}
+	e.say("req 1 m -")
+	e.Advance(100 * time.Millisecond)
+	require.Contains(t, e.got(), "err 1 - response: ")
+	require.Equal(t, 1, n)
+	e.counts(map[string]int64{"request_retry": 0, "request_active": 0})
+}
+
+// TestNothingIsSentAgainForAClientThatHasLeft: what no server has got might be a oneway,
+// and is delivered, once.
+func TestNothingIsSentAgainForAClientThatHasLeft(t *testing.T) {
+	for _, when := range []string{"before it is sent", "in the pause", "while it waits for a connection"} {
+		t.Run(when, func(t *testing.T) {
+			e := newPolicyEnv(t, "toy.hidden", `, "retry_policy": {"retry_back_off": {"base_interval": "0.1s"}}`, "", "", "h1")
+			e.serveAs(map[string]string{"h1": "res"})
+			e.say("req 1 m -")
+			require.Equal(t, "res 1 m by h1\n", e.got())
+			lost := func() {
+				for _, s := range e.up.Servers() {
+					s.Close()
+				}
+				e.up.Hang = true
+			}
+			retries := int64(1)
+			if when == "before it is sent" {
+				lost()
+				retries = 0
+			}
+			asked := e.serveAs(map[string]string{"h1": "nope"})
+			e.say("req 2 m -")
+			require.Len(t, *asked, int(retries))
+			if when == "while it waits for a connection" {
+				lost()
+				e.Advance(200 * time.Millisecond)
+			}
+			e.c.Close()
+			e.up.Hang = false
+			e.up.Admit()
+			e.Advance(5 * time.Second)
+			require.Len(t, *asked, 1)
+			e.c = e.Dial(e.cfg)
+			e.counts(map[string]int64{"request_retry": retries, "request_abandoned": 1, "request_active": 0})
+		})
+	}
+}
+
+// TestASpentDeadlineOfAOnewayInDisguiseIsNotTold: its client would take the error for the
+// answer to its next request.
+func TestASpentDeadlineOfAOnewayInDisguiseIsNotTold(t *testing.T) {
+	e := newPolicyEnv(t, "toy.hidden", `, "timeout": "1s"`, "", "", "h1")
+	e.serveOnly("mask")
+	for range 3 {
+		e.say("req 1 mfire -", "req 2 mask -")
+		require.Equal(t, "res 2 mask yes\n", e.got())
+		e.Advance(late)
+		require.Empty(t, e.got())
+	}
+	e.say("req 3 mfire in-1", "req 4 mask -")
+	require.Equal(t, "res 4 mask yes\n", e.got())
+	e.say("req 5 mask in-1")
+	require.Equal(t, "err 5 - the deadline of the request has passed before it could be sent\n", e.got())
+	e.counts(map[string]int64{"request_deadline_spent": 2, "request_active": 0})
+}
+
+// TestSillyPauses are waited for, or not.
+func TestSillyPauses(t *testing.T) {
+	e := newPolicyEnv(t, "toy.byid", `, "retry_policy": {"num_retries": 10, "retry_back_off": {"base_interval": "0.001s", "max_interval": "315576000000s"}}`, "",
+		`, "request_timeout": "3s"`, "h1")
+	asked := e.serveAs(map[string]string{"h1": "nope"})
+	e.say("req 1 m -")
+	e.Advance(4 * time.Second)
+	require.Len(t, *asked, 11)
+	require.Equal(t, "nope 1 m by h1\n", e.got())
 }

@@ -4,8 +4,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -23,7 +21,7 @@ const grace = time.Second
 
 // rivals reports whether l and o would have different tables in one slot.
 func (l *listener) rivals(o *listener) bool {
-	return l.key == o.key && !proto.Equal(l.RouteConfig, o.RouteConfig)
+	return l.key == o.key && !l.SameRoutes(o.Proxy)
 }
 
 // keyField is the field by which a listener's table is known.

@@ -49,6 +49,7 @@ type shard struct {
 	freeTakens   []*breaker.Taken
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
+	source       source          // of the mutation that is being made
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
 	held         int             // bytes of answers that wait for clients or their turn
@@ -286,9 +287,6 @@ func (s *shard) adoptPools() {
 	for _, wl := range s.listeners {
 		for _, p := range wl.pools {
 			p.Observe(wl)
-		}
-		for _, p := range wl.shadows.pools {
-			p.Observe((*mirrorObserver)(wl))
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (c *connection) openStream(m *Message) {
 		}
 		c.streams[m.req.StreamID] = st
 		cfg.gauge(metrics.StreamActive, 1)
-		m.runRequest()
+		m.begin()
 	}
 }
 
@@ -153,7 +153,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(metrics.ResponseDecodingSuccess, 1)
-		m.mutateByRoute()
+		m.mutateByRoute(md)
 		var err error
 		buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, &m.respMut) })
 		if err != nil {

@@ -15,8 +15,9 @@ import (
 
 // toy is a protocol of lines, "TYPE id method text", in whatever shape a test
 // wants: its first letter tells variants apart, methods "mfixed…" keep their ids.
-// It panics where a text says so: "boom-decode", "boom-encode", "boom-load",
-// "boom-heartbeat", and "boom-size", which makes others panic.
+// It panics where a text says so: "boom-decode", "boom-encode", "boom-again" for a
+// further attempt, "boom-load", "boom-heartbeat", and "boom-size", which makes others
+// panic.
 type toy struct {
 	traits codecs.Traits
 	first  byte // of what it recognises
@@ -121,6 +122,9 @@ func (t toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byt
 	f := strings.SplitN(string(m.Raw), " ", 4)
 	if strings.HasPrefix(f[3], "boom-encode") {
 		_ = append(dst, "what was begun"...)
+		panic("boom: Encode")
+	}
+	if strings.HasPrefix(f[3], "boom-again") && mut != nil && mut.Retry != 0 {
 		panic("boom: Encode")
 	}
 	f[1] = strconv.FormatUint(m.ID, 10)

@@ -18,7 +18,8 @@ type workerListener struct {
 		key  poolKey
 		pool *upstream.Pool
 	}
-	conns *connection
+	conns    *connection
+	awaiting awaiting
 
 	stats  metrics.Batch
 	listed bool // in the shard's dirty
@@ -32,6 +33,9 @@ func (wl *workerListener) add(c *connection) {
 		c.next.prev = c
 	}
 	wl.conns = c
+	if wl.discovery != nil {
+		wl.discovery.report(wl)
+	}
 	if wl.stats.Dirty() { // metrics that had nobody to report them
 		wl.sh.startStats()
 	}

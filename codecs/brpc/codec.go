@@ -82,9 +82,9 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
 		out, err := c.mutate(dst, m, mut)
-		if err == nil || len(mut.Entries()) > 0 {
+		if err == nil || mut.ChangesAttributes() {
 			return out, err
 		}
 		// It cannot say how long its client waits.
@@ -185,4 +185,9 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	return c.CheckMutation(d, key, "")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 )
 
-// mutate appends m with the entries and the timeout of mut set, and with its id. What is not
+// mutate appends m with the changes of mut, and with its id. What is not
 // changed keeps its bytes and its place.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if !carriesID(m.Type) {
@@ -37,12 +37,12 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
 }
 
-// appendMeta appends the meta of m with its id and what is in mut set.
+// appendMeta appends the meta of m with its id set and the changes of mut.
 func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutation) (_ []byte, added int, err error) {
 	// brpc reads user fields. brpc-java and jprotobuf read extension fields
 	// only, and brpc takes such a field for its request id: there entries are
 	// set if the client has used them already.
-	user := pbwire.Entries{Set: mut.Entries()}
+	user := pbwire.Entries{Mutation: mut}
 	var millis int32
 	if saysTimeout(m) {
 		millis = mut.Millis()
@@ -59,7 +59,7 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 			dst = append(dst, meta[from:r.Start]...)
 			var ext pbwire.Entries
 			if m.Scratch[scratchExtFields] > 0 {
-				ext.Set = mut.Entries()
+				ext.Mutation = mut
 			}
 			dst = appendRequest(dst, r.Bytes, &ext, millis)
 			added += ext.Added
@@ -68,12 +68,11 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 			if err != nil {
 				return dst, 0, err
 			}
-			i := user.Find(key)
-			if i < 0 {
+			if !user.Touches(key) {
 				continue
 			}
 			dst = append(dst, meta[from:r.Start]...)
-			dst = user.Put(dst, i, fieldUserFields)
+			dst = user.Replace(dst, key, fieldUserFields)
 		default:
 			continue
 		}
@@ -88,7 +87,7 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 }
 
 // appendRequest appends the meta of a request, which has been read before, with
-// ext set among its extension fields, and its timeout if millis is not 0.
+// ext made of its extension fields, and its timeout if millis is not 0.
 func appendRequest(dst, b []byte, ext *pbwire.Entries, millis int32) []byte {
 	dst, mark := pbwire.AppendFrame(dst, fieldRequest)
 	from, says := 0, false // the timeout
@@ -100,16 +99,16 @@ func appendRequest(dst, b []byte, ext *pbwire.Entries, millis int32) []byte {
 			from, says = r.End, true
 			continue
 		}
-		if len(ext.Set) == 0 || !r.Is(requestIDOrExtField, pbwire.Bytes) {
+		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
 			continue
 		}
 		key, _, ok := extField(r.Bytes)
 		if !ok {
 			continue
 		}
-		if i := ext.Find(key); i >= 0 {
+		if ext.Touches(key) {
 			dst = append(dst, b[from:r.Start]...)
-			dst = ext.Put(dst, i, requestIDOrExtField)
+			dst = ext.Replace(dst, key, requestIDOrExtField)
 			from = r.End
 		}
 	}

@@ -87,11 +87,19 @@ func (c *check) timeouts() {
 	}
 }
 
-// withEntries sets a timeout and all that the suite sets.
+// withEntries sets a timeout and all that the suite sets, and removes all else that can
+// be, places for timeouts among it.
 func (c *check) withEntries(w where, k int, m *codecs.Metadata, timeout func(*codecs.Metadata) time.Duration) {
 	mut := c.everything(codecs.ClientToServer)
 	if mut == nil {
 		return
+	}
+	if remover, ok := c.codec.(codecs.Remover); ok {
+		for _, p := range m.Properties() {
+			if name := string(p.Name); mut.Find(p.Name) < 0 && remover.CheckRemoval(codecs.ClientToServer, name) == nil {
+				mut.Remove(name)
+			}
+		}
 	}
 	w.doing = "with entries, and with a timeout too"
 	want, err := c.message(w, m, mut)
@@ -101,10 +109,16 @@ func (c *check) withEntries(w where, k int, m *codecs.Metadata, timeout func(*co
 	mut.Timeout = time.Minute
 	out, err := c.message(w, m, mut)
 	switch {
-	case isNoMutation(err) || bytes.Equal(out, want):
-		return // it has no room for both, or no place for a timeout
+	case isNoMutation(err):
+		return // it has no room for both
 	case err != nil:
 		c.failf(w, m.Raw, "Encode: %v", err)
+	case bytes.Equal(out, want):
+		alone, err := c.message(w, m, &codecs.Mutation{Timeout: time.Minute})
+		if plain, e := c.message(w, m, nil); err == nil && e == nil && !bytes.Equal(alone, plain) {
+			c.failf(w, out, "it takes a timeout alone, but not with entries")
+		}
+		return // it has no place for a timeout
 	}
 	var o codecs.Metadata
 	c.givenOut(w, w.stream, k, &o, out)

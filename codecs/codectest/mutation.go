@@ -2,6 +2,7 @@ package codectest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -152,6 +153,120 @@ func byName(m *codecs.Metadata) map[string][]string {
 		t[string(p.Name)] = append(t[string(p.Name)], string(p.Value))
 	}
 	return t
+}
+
+// removal checks that what is removed is gone, in whatever case, unless it is set
+// too, and that nothing else changes.
+func (c *check) removal() {
+	remover, ok := c.codec.(codecs.Remover)
+	if !ok {
+		c.skipped = "the codec is no Remover"
+		return
+	}
+	removed := 0
+	c.each(all, func(st *stream) {
+		var mus []Mutation
+		for _, mu := range c.s.Mutations {
+			if mu.Direction == st.dir && len(mus) == 0 {
+				mus = append(mus, mu)
+			}
+		}
+		for k := range maxRemoved {
+			removed += c.remove(st, remover, k, nil)
+		}
+		removed += c.remove(st, remover, maxRemoved, nil)
+		c.remove(st, remover, maxRemoved, mus)
+	})
+	if removed == 0 && !c.light {
+		c.errorf("no message of the suite has anything that CheckRemoval lets be removed")
+	}
+}
+
+// maxRemoved is how many properties of a message are removed each by itself.
+const maxRemoved = 3
+
+// remove removes the k-th of the properties that may be removed from every message
+// of st, or all of them, and sets the keys of set, which are then no others.
+func (c *check) remove(st *stream, remover codecs.Remover, k int, set []Mutation) (removed int) {
+	dec, back := c.decoder(st), c.decoder(st)
+	var m, o codecs.Metadata
+	var mem memory
+	for i, f := range st.frames {
+		w := where{stream: st, frame: i}
+		b := st.frame(i)
+		c.wholeLent(w, dec, &m, mem.lend(b), b, f.n)
+		var mut codecs.Mutation
+		var names []string
+		for _, p := range f.meta.Properties() {
+			if name := string(p.Name); remover.CheckRemoval(st.dir, name) == nil && !mut.Removes(p.Name) {
+				if k == maxRemoved || k == len(names) {
+					mut.Remove(upper(name))
+				}
+				names = append(names, name)
+			}
+		}
+		for _, mu := range set {
+			mut.Remove(mu.Key)
+			mut.Set(mu.Key, mu.Value)
+		}
+		if !mutates(m.Type) || i < st.first || len(mut.Removed()) == 0 {
+			c.whole(w, back, &o, b, f.n)
+			continue
+		}
+		w.doing = fmt.Sprintf("with %.80q removed", mut.Removed())
+		out, err := c.message(w, &m, &mut)
+		if err != nil {
+			c.mayRefuse(w, st, i, f.meta, b, err)
+			c.whole(w, back, &o, b, f.n)
+			continue
+		}
+		removed += len(names)
+		c.whole(w, back, &o, out, len(out))
+		o.GoesAway, o.Retried = f.meta.GoesAway, f.meta.Retried // what is removed may have said so
+		if d := difference(f.meta, outspoken(&o, f.meta), sizes|private|views); d != "" {
+			c.failf(w, out, "the message without it has changed otherwise: %s", d)
+		}
+		var left codecs.Metadata
+		for _, p := range f.meta.Properties() {
+			if !mut.Removes(p.Name) {
+				left.Put(p.Name, p.Value)
+			}
+		}
+		c.removedProperties(w, out, &left, f.meta, &o, set)
+	}
+	return removed
+}
+
+// removedProperties checks that o has the properties that are left, with those of
+// set, and the operation of m.
+func (c *check) removedProperties(w where, out []byte, left, m, o *codecs.Metadata, set []Mutation) {
+	want, got := byName(left), byName(o)
+	for _, mu := range set {
+		want[mu.property()] = []string{mu.Value}
+	}
+	for _, name := range slices.Sorted(maps.Keys(got)) {
+		if want[name] == nil {
+			c.failf(w, out, "property %q, %.80q, is still there, or new", name, got[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if !slices.Equal(want[name], got[name]) {
+			c.failf(w, out, "property %q has changed from %.80q to %.80q", name, want[name], got[name])
+		}
+	}
+	if x, y := m.AppendOperation(nil), o.AppendOperation(nil); string(x) != string(y) {
+		c.failf(w, out, "the operation has changed from %.80q to %.80q", x, y)
+	}
+}
+
+// upper is ASCII only.
+func upper(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' {
+			r -= 'a' - 'A'
+		}
+		return r
+	}, s)
 }
 
 // mutationRefused checks that CheckMutation lets nothing pass that it should

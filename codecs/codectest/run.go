@@ -32,6 +32,7 @@ var properties = []property{
 	{"mutation_refused", (*check).mutationRefused},
 	{"timeouts", (*check).timeouts},
 	{"retries", (*check).retries},
+	{"removal", (*check).removal},
 	{"error_replies", (*check).errorReplies},
 	{"heartbeats", (*check).heartbeats},
 	{"stream_resets", (*check).streamResets},

@@ -173,6 +173,10 @@ func (b *broken) Timeout(req *codecs.Metadata) time.Duration {
 	return b.toy.Timeout(req)
 }
 
+func (b *broken) CheckRemoval(d codecs.Direction, key string) error {
+	return b.toy.CheckRemoval(d, key)
+}
+
 // whole calls then with what the toy has decoded, if that is a whole frame.
 func whole(then func(buf []byte, m *codecs.Metadata)) func(*toy, []byte, *codecs.Metadata) (int, error) {
 	return func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
@@ -423,6 +427,40 @@ func TestEveryFaultIsFound(t *testing.T) {
 					return dst, codecs.ErrNoMutation
 				}
 				return c.Encode(dst, m, nil)
+			}},
+		},
+		{
+			fault: "a removal that is forgotten", property: "removal", says: `property "tenant", ["acme"], is still there`, shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				var set codecs.Mutation
+				for _, kv := range mut.Entries() {
+					set.Set(kv.Key, kv.Value)
+				}
+				return c.Encode(dst, m, &set)
+			}},
+		},
+		{
+			fault: "a removal that minds the case", property: "removal", says: `property "tenant", ["acme"], is still there`, shows: theCall,
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if r := mut.Removed(); len(r) > 0 && r[0] == "TENANT" {
+					return c.Encode(dst, m, nil)
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a removal that takes what is set", property: "removal", says: `["other"] to []`, shows: toyFrame(toyCall, 7, "op=add", "1 2"),
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				var removed codecs.Mutation
+				for _, kv := range mut.Entries() {
+					if !mut.Removes([]byte(kv.Key)) {
+						removed.Set(kv.Key, kv.Value)
+					}
+				}
+				for _, key := range mut.Removed() {
+					removed.Remove(key)
+				}
+				return c.Encode(dst, m, &removed)
 			}},
 		},
 		{

@@ -162,7 +162,7 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 	if mut != nil {
 		retry = mut.Retry
 	}
-	if len(mut.Entries()) == 0 && (!calls || mut.Empty()) {
+	if !mut.ChangesAttributes() && (!calls || mut.Empty()) {
 		dst = append(dst, m.Raw...)
 		binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
 		return dst, nil
@@ -185,12 +185,9 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 		var l []byte
 		l, attributes, _ = bytes.Cut(attributes, []byte("\n"))
 		key, _, _ := bytes.Cut(l, []byte("="))
-		set := false
-		for _, kv := range mut.Entries() {
-			set = set || kv.Key == string(key)
-		}
-		set = set || calls && (millis > 0 && string(key) == "wait" || retry > 0 && string(key) == "again")
-		if !set {
+		changed := mut.Find(key) >= 0 || mut.Removes(key) && (*toy).CheckRemoval(c, 0, string(key)) == nil
+		changed = changed || calls && (millis > 0 && string(key) == "wait" || retry > 0 && string(key) == "again")
+		if !changed {
 			line()
 			dst = append(dst, l...)
 		}
@@ -231,6 +228,13 @@ func (*toy) CheckMutation(_ codecs.Direction, key, value string) error {
 		return errors.New("key: cannot be set")
 	}
 	return nil
+}
+
+func (c *toy) CheckRemoval(d codecs.Direction, key string) error {
+	if strings.EqualFold(key, "undone") {
+		return errors.New("key: says what has become of the call")
+	}
+	return c.CheckMutation(d, strings.ToLower(key), "")
 }
 
 func (*toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {

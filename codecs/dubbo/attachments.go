@@ -50,6 +50,10 @@ func (a *attachments) read() (fault string) {
 		if r.Err() != nil {
 			break
 		}
+		if len(key) == 0 { // nobody asks for it either; removed maps and objects have it
+			r.Skip()
+			continue
+		}
 		if a.request {
 			own, fault := a.own(key)
 			if fault != "" {

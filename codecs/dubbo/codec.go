@@ -123,12 +123,12 @@ const (
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {
 		case err == nil:
-		case len(mut.Entries()) == 0: // it cannot say how long its client waits
+		case !mut.ChangesAttributes(): // it cannot say how long its client waits
 			dst = append(dst[:start], m.Raw...)
 		default:
 			return dst, err
@@ -208,4 +208,9 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	return c.CheckMutation(d, key, "")
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/hessian"
 )
 
-// mutate appends m with the attachments of mut set. What is not changed keeps
-// its bytes: references between Hessian values count the values before them,
-// so nothing that a reference can mean is ever taken out.
+// mutate appends m with the attachments of mut removed and set. What is not
+// changed keeps its bytes: references between Hessian values count the values
+// before them, so nothing that a reference can mean is ever taken out.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Scratch[scratchSerial] != hessian2 {
 		return dst, fmt.Errorf("%w: its serialization is %d", codecs.ErrNoMutation, m.Scratch[scratchSerial])
@@ -24,10 +24,15 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
 		}
 	}
+	for _, key := range mut.Removed() {
+		if isCall([]byte(key)) {
+			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, key)
+		}
+	}
 	var r hessian.Reader
 	r.Reset(m.Raw[headerSize:])
 	start := len(dst)
-	s := set{entries: mut.Entries()}
+	s := set{Mutation: mut}
 	switch m.Type {
 	case codecs.Request, codecs.Oneway:
 		s.millis = mut.Millis()
@@ -38,6 +43,9 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		value := r.Pos() // the kind may be written in more than one byte
 		if kind%withExceptionAndAttachments != withNull {
 			r.Skip()
+		}
+		if kind < withExceptionAndAttachments && len(mut.Entries()) == 0 {
+			return append(dst, m.Raw...), nil // nothing is there to be removed
 		}
 		if kind < withExceptionAndAttachments {
 			// The kind says from now on that there are attachments. In their place
@@ -77,10 +85,10 @@ func seekAttachments(r *hessian.Reader, m *codecs.Metadata) {
 	skipArguments(r)
 }
 
-// set is what attachments are set to.
+// set is what becomes of attachments.
 type set struct {
-	entries []codecs.KeyValue
-	millis  int32 // what keyTimeout is set to, and keyLeft if it is there; 0: as they are
+	*codecs.Mutation
+	millis int32 // what keyTimeout is set to, and keyLeft if it is there; 0: as they are
 	// Of entries and keyTimeout, those that stand in the map already. Entries beyond
 	// are set again at its end, which does no harm.
 	done  [64]bool
@@ -89,26 +97,23 @@ type set struct {
 
 // What find returns in place of the number of an entry.
 const (
-	notSet     = -1
+	untouched  = -1
 	setTimeout = -2
 	setLeft    = -3
+	removed    = -4
 )
 
 func (s *set) find(key []byte) int {
-	if s.millis > 0 {
-		switch {
-		case string(key) == keyTimeout:
-			return setTimeout
-		case isLeft(key):
-			return setLeft
-		}
+	i := s.Find(key)
+	switch {
+	case s.millis > 0 && string(key) == keyTimeout:
+		return setTimeout
+	case i < 0 && s.Removes(key):
+		return removed
+	case s.millis > 0 && isLeft(key):
+		return setLeft
 	}
-	for i := range s.entries {
-		if s.entries[i].Key == string(key) {
-			return i
-		}
-	}
-	return notSet
+	return i
 }
 
 // stands notes whether what find has found is the last of its key in the map.
@@ -128,15 +133,18 @@ func (s *set) appendValue(dst []byte, i int) []byte {
 	case setLeft:
 		return hessian.AppendInt(dst, s.millis)
 	default:
-		return hessian.AppendString(dst, s.entries[i].Value)
+		return hessian.AppendString(dst, s.Entries()[i].Value)
 	}
 }
 
 // appendAttachments appends the rest of body, from the map on at which r
-// stands, with what is to be set.
+// stands, with what is to be removed and set.
 func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]byte, error) {
 	n := 0 // attachments
 	if noAttachments(r) {
+		if len(s.Entries()) == 0 && s.millis == 0 {
+			return append(dst, body[r.Pos():]...), r.Err()
+		}
 		if r.More() {
 			r.Skip()
 		}
@@ -150,7 +158,7 @@ func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]b
 			if n == maxAttachments {
 				return dst, errors.New(tooManyAttachments)
 			}
-			i := notSet
+			i, at := untouched, r.Pos()
 			if hessian.IsString(r.Peek()) {
 				i = s.find(r.String())
 			} else {
@@ -159,7 +167,16 @@ func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]b
 			value := r.Pos()
 			simple := r.Skip()
 			switch {
-			case i == notSet:
+			case i == untouched:
+			case i == removed && r.Err() == nil:
+				dst = append(dst, body[from:at]...)
+				if from = r.Pos(); simple {
+					n--
+				} else {
+					// It stays, as below, under a name that nobody asks for.
+					dst = hessian.AppendString(dst, "")
+					from = value
+				}
 			case simple && r.Err() == nil:
 				dst = append(dst, body[from:value]...)
 				dst = s.appendValue(dst, i)
@@ -177,7 +194,7 @@ func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]b
 			return dst, r.Err()
 		}
 	}
-	for i, kv := range s.entries {
+	for i, kv := range s.Entries() {
 		if (i >= len(s.done) || !s.done[i]) && (s.millis == 0 || kv.Key != keyTimeout) {
 			dst = hessian.AppendString(dst, kv.Key)
 			dst = hessian.AppendString(dst, kv.Value)

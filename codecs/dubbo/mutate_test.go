@@ -57,6 +57,59 @@ func TestMutatedRequests(t *testing.T) {
 	}
 }
 
+// TestRemovedAttachments leave the others where they were.
+func TestRemovedAttachments(t *testing.T) {
+	const pojo = "C\x01P\x91\x01f\x60\x05value"
+	for _, tc := range []struct{ name, before, want string }{
+		{"none so far", call, call},
+		{"null", call + "N", call + "N"},
+		{"empty string", call + "\x00", call + "\x00"},
+		{"the only one", call + "H\x01k\x03oldZ", call + "HZ"},
+		{"among others", call + "H\x01a\x01b\x01k\x03old\x01c\x01dZ", call + "H\x01a\x01b\x01c\x01dZ"},
+		{"in every case, twice", call + "H\x01K\x01a\x01a\x01b\x01k\x01bZ", call + "H\x01a\x01bZ"},
+		{"key in chunks", call + "HR\x00\x00\x01k\x03oldZ", call + "HZ"},
+		{"null value", call + "H\x01kNZ", call + "HZ"},
+		// A later reference may mean it: it loses its name only.
+		{"object", call + "H\x01k" + pojo + "\x01rQ\x91Z", call + "H\x00" + pojo + "\x01rQ\x91Z"},
+		{"key that is no string", call + "H\x91\x01a\x01k\x01bZ", call + "H\x91\x01aZ"},
+		{"map with a type", call + "M\x01t\x01k\x01aZ", call + "M\x01tZ"},
+		{"bytes behind", call + "H\x01k\x01aZN", call + "HZN"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := requestOf(t, tc.before)
+			require.Empty(t, m.Malformed)
+			var mut codecs.Mutation
+			mut.Remove("k")
+			out, err := newCodec(t).Encode(nil, m, &mut)
+			require.NoError(t, err)
+			require.Equal(t, string(dubbotest.Frame(0xc2, 0, m.ID, []byte(tc.want))), string(out))
+			_, there := decodeOne(t, codecs.ClientToServer, out).Get("k")
+			require.False(t, there)
+			mut.Set("k", "new")
+			out, err = newCodec(t).Encode(nil, m, &mut)
+			require.NoError(t, err)
+			k, _ := decodeOne(t, codecs.ClientToServer, out).Get("k")
+			require.Equal(t, "new", string(k))
+		})
+	}
+	// An answer without attachments stays as it is.
+	for _, body := range []string{"\x94\x01v", "\x95", "\x91\x01vN"} {
+		frame := dubbotest.Frame(0x02, 20, 1, []byte(body))
+		var mut codecs.Mutation
+		mut.Remove("k")
+		out, err := newCodec(t).Encode(nil, decodeOne(t, codecs.ServerToClient, frame), &mut)
+		require.NoError(t, err)
+		require.Equal(t, frame, out)
+	}
+	// What is called stays, whoever asks.
+	var mut codecs.Mutation
+	mut.Remove("Path")
+	_, err := newCodec(t).Encode(nil, requestOf(t, call), &mut)
+	require.ErrorIs(t, err, codecs.ErrNoMutation)
+	remover, _ := newCodec(t).(codecs.Remover)
+	require.ErrorContains(t, remover.CheckRemoval(codecs.ClientToServer, "Path"), `key: "Path" belongs to the call itself`)
+}
+
 func TestMutatedAnswers(t *testing.T) {
 	for _, tc := range []struct{ name, before, want string }{
 		{"exception", "\x90\x01e", "\x93\x01eH\x01k\x03newZ"},

@@ -92,13 +92,13 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	// That its server leaves does not mean that the proxy does.
 	leaves := m.GoesAway && m.Scratch[scratchForm]&noInfo == 0
-	if len(mut.Entries()) > 0 || leaves || hasMarks(m) && !mut.Empty() {
+	if mut.ChangesAttributes() || leaves || !mut.Empty() && hasMarks(m) {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {
 		case err == nil:
 			shift = len(dst) - start - len(m.Raw)
-		case len(mut.Entries()) == 0 && !leaves: // it cannot say more of itself
+		case !mut.ChangesAttributes() && !leaves: // it cannot say more of itself
 			dst = append(dst[:start], m.Raw...)
 		default:
 			return dst, err
@@ -179,4 +179,12 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	if likeCall(key) {
+		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
+	}
+	return c.CheckMutation(d, key, "")
 }

@@ -141,6 +141,22 @@ func TestRepeatedHeaders(t *testing.T) {
 				require.Empty(t, after.Malformed)
 				require.Equal(t, want, got)
 			}
+			if tc.key == "" {
+				return
+			}
+			// Removed, nothing of that name is left, in whichever part and case.
+			var mut codecs.Mutation
+			mut.Remove(strings.ToUpper(tc.key))
+			b, err := c.Encode(nil, m, &mut)
+			require.NoError(t, err)
+			after, got := decode(b)
+			require.Empty(t, after.Malformed)
+			require.Empty(t, got)
+			mut.Set(tc.key, "new")
+			b, err = c.Encode(nil, m, &mut)
+			require.NoError(t, err)
+			_, got = decode(b)
+			require.Equal(t, tc.key+`="new"`, got)
 		})
 	}
 }

@@ -214,23 +214,29 @@ func isCall(key string) bool {
 
 // change is what changes in the headers of a message.
 type change struct {
-	entries []codecs.KeyValue
-	millis  int32 // what a TTHeader tells as the timeout; 0: what it does
-	retry   int   // and as the number of a retry
-	stays   bool  // an answer does not say that its server leaves
+	mut    *codecs.Mutation
+	millis int32 // what a TTHeader tells as the timeout; 0: what it does
+	retry  int   // and as the number of a retry
+	stays  bool  // an answer does not say that its server leaves
 }
 
 func changeOf(m *codecs.Metadata, mut *codecs.Mutation) change {
-	ch := change{entries: mut.Entries(), stays: m.GoesAway}
+	ch := change{mut: mut, stays: m.GoesAway}
 	if mut != nil && hasMarks(m) {
 		ch.millis, ch.retry = mut.Millis(), mut.Retry
 	}
 	return ch
 }
 
+// likeCall is isCall without regard to case, as keys are removed.
+func likeCall(key string) bool {
+	b := []byte(key)
+	return isCall(key) || codecs.EqualFold(b, keyService) || codecs.EqualFold(b, keyBizStatus) || codecs.EqualFold(b, string(numbered[numberToService]))
+}
+
 // mutate appends the frame with other headers: parts of other kinds stay as
-// they are but for numbered headers and the token of a name that is set; names and
-// values come in one part behind them.
+// they are but for numbered headers and the token of a name that is set or
+// removed; names and values come in one part behind them.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	f := form(m.Scratch[scratchForm] & 0xff)
 	if !f.hasHeader() {
@@ -245,9 +251,14 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		return dst, err
 	}
 	ch := changeOf(m, mut)
-	for _, kv := range ch.entries {
+	for _, kv := range mut.Entries() {
 		if isCall(kv.Key) { // a filter's
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, kv.Key)
+		}
+	}
+	for _, key := range mut.Removed() {
+		if likeCall(key) {
+			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, key)
 		}
 	}
 	info := int(m.Scratch[scratchInfo])
@@ -255,7 +266,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	dst = append(dst, raw[:info]...)
 
 	r := infoReader{b: raw[:end], at: info, kitex: w.kitex}
-	count, others := uint64(len(ch.entries)), uint64(0) // headers with names, and all others
+	count, others := uint64(len(mut.Entries())), uint64(0) // headers with names, and all others
 	if ch.retry > 0 {
 		count++
 	}
@@ -267,16 +278,20 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		if kind == partNumbered {
 			dst = append(dst, raw[at:r.at]...)
 		}
+		pairs := len(dst)
 		for ; n > 0 && r.err == nil; n-- {
 			at := r.at
 			key, _ := r.pair(kind)
 			switch {
 			case kind == partHeaders && ch.keeps(key):
 				count++
+			case kind == partNumbered && ch.gone(numberedName(key)):
+				left := dst[pairs-2 : pairs]
+				binary.BigEndian.PutUint16(left, binary.BigEndian.Uint16(left)-1)
 			case kind == partNumbered:
 				dst = w.numbered(dst, raw[at:r.at], &ch)
 				others++
-			case kind == partToken && !ch.sets(key): // else a header takes its place
+			case kind == partToken && !ch.touches(key): // else a header takes its place, or none
 				dst = append(append(dst, infoTTToken), raw[at:r.at]...)
 				others++
 			}
@@ -287,7 +302,9 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		dst = w.decimal(append(dst, 0, numberTimeout), int64(ch.millis))
 		others++
 	}
-	dst = w.number(append(dst, infoKeyValue), count)
+	if count > 0 {
+		dst = w.number(append(dst, infoKeyValue), count)
+	}
 	r.at = info
 	for {
 		kind, n := r.next()
@@ -301,7 +318,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			}
 		}
 	}
-	for _, kv := range ch.entries {
+	for _, kv := range mut.Entries() {
 		dst = append(w.number(dst, uint64(len(kv.Key))), kv.Key...)
 		dst = append(w.number(dst, uint64(len(kv.Value))), kv.Value...)
 		w.tooLong = w.tooLong || w.kitex && max(len(kv.Key), len(kv.Value)) > 1<<16-1
@@ -325,20 +342,17 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 
 // keeps reports whether a header goes out as it is.
 func (ch *change) keeps(key []byte) bool {
-	return !ch.sets(key) && (!ch.stays || string(key) != keyLeaves)
+	return !ch.touches(key) && (!ch.stays || string(key) != keyLeaves)
 }
 
-// sets reports whether a header gets another value.
-func (ch *change) sets(key []byte) bool {
-	if ch.retry > 0 && string(key) == keyRetried {
-		return true
-	}
-	for _, kv := range ch.entries {
-		if kv.Key == string(key) {
-			return true
-		}
-	}
-	return false
+// touches reports whether a header gets another value, or goes.
+func (ch *change) touches(key []byte) bool {
+	return ch.retry > 0 && string(key) == keyRetried || ch.mut.Find(key) >= 0 || ch.mut.Removes(key)
+}
+
+// gone reports whether a numbered header of that name is removed.
+func (ch *change) gone(name []byte) bool {
+	return name != nil && ch.mut.Find(name) < 0 && ch.mut.Removes(name)
 }
 
 type infoWriter struct {
@@ -354,12 +368,15 @@ func (w *infoWriter) numbered(dst, pair []byte, ch *change) []byte {
 		return w.decimal(append(dst, pair[:2]...), int64(ch.millis))
 	}
 	name := numberedName(pair)
-	for _, kv := range ch.entries {
-		if name != nil && kv.Key == string(name) {
-			return append(w.number(append(dst, pair[:2]...), uint64(len(kv.Value))), kv.Value...)
-		}
+	if name == nil {
+		return append(dst, pair...)
 	}
-	return append(dst, pair...)
+	i := ch.mut.Find(name)
+	if i < 0 {
+		return append(dst, pair...)
+	}
+	value := ch.mut.Entries()[i].Value
+	return append(w.number(append(dst, pair[:2]...), uint64(len(value))), value...)
 }
 
 // number appends a count or length.

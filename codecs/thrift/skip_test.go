@@ -315,7 +315,9 @@ func BenchmarkDecode(b *testing.B) {
 		"framed":          inFrame(call(typeCall, "Svc:hello", 5, body)),
 		"unframed":        call(typeCall, "Svc:hello", 5, body),
 		"framed, compact": inFrame(callCompact(typeCall, "Svc:hello", 5, "\x18\x05hello\x15\x0e\x1c\x18\x02hi\x00\x00")),
-		"zlib":            inHeader(theader, 5, "\x00\x01\x01", deflated(call(typeCall, "Svc:hello", 5, body))),
+		"ttheader": inHeader(kitexHeader, 5, "\x00\x00"+numbers16("3", "web", "6", "shop", "9", "hello", "12", "1000", "22", "1")+
+			strings16("RPC_TRANSIT_user", "7", "isn", "Svc", "tenant", "acme"), call(typeCall, "hello", 5, body)),
+		"zlib": inHeader(theader, 5, "\x00\x01\x01", deflated(call(typeCall, "Svc:hello", 5, body))),
 	} {
 		b.Run(name, func(b *testing.B) {
 			dec := newCodec(b).NewDecoder(c2s)

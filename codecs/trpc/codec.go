@@ -108,3 +108,8 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 	}
 	return nil
 }
+
+// CheckRemoval implements codecs.Remover.
+func (c *codec) CheckRemoval(d codecs.Direction, key string) error {
+	return c.CheckMutation(d, key, "")
+}

@@ -17,7 +17,7 @@ var errTooLarge = errors.New("with another id it may become larger than the limi
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Raw[atType] == typeStream {
-		if len(mut.Entries()) > 0 {
+		if mut.ChangesAttributes() {
 			return c.mutateInit(dst, m, mut)
 		}
 		return append(dst, m.Raw...), nil
@@ -25,9 +25,9 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if !c.fits(m, 0) {
 		return dst, errTooLarge
 	}
-	if len(mut.Entries()) > 0 || saysTimeout(m) && mut.Millis() > 0 {
+	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
 		out, err := c.mutateUnary(dst, m, mut)
-		if err == nil || len(mut.Entries()) > 0 {
+		if err == nil || mut.ChangesAttributes() {
 			return out, err
 		}
 		// It cannot say how long its client waits.

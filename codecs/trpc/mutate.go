@@ -16,13 +16,13 @@ var errKey = errors.New(faultKey)
 // errLimits: whoever reads it next may refuse it, or end the connection.
 var errLimits = errors.New("it would become larger than the limits")
 
-// mutateUnary appends the unary frame m with the entries and the timeout of mut set,
-// and with its id. What is not changed keeps its bytes and its place.
+// mutateUnary appends the unary frame m with the changes of mut, and with
+// its id. What is not changed keeps its bytes and its place.
 func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Malformed != "" {
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
-	s := set{Entries: pbwire.Entries{Set: mut.Entries()}, number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
+	s := set{Entries: pbwire.Entries{Mutation: mut}, number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
 	if m.Scratch[scratchFlags]&flagRequest != 0 {
 		s.number, s.millis = requestTransInfo, uint32(mut.Millis())
 	}
@@ -43,8 +43,8 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 	return dst, nil
 }
 
-// mutateInit appends the frame m, if it opens a stream, with the entries of mut
-// set.
+// mutateInit appends the frame m, if it opens a stream, with the changes of
+// mut.
 func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	switch {
 	case m.Scratch[scratchFlags]&flagRequest == 0 && m.Type == codecs.StreamInit:
@@ -54,7 +54,7 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 	case m.Malformed != "":
 		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
 	}
-	s := set{Entries: pbwire.Entries{Set: mut.Entries()}, number: metaTransInfo, idAt: -1}
+	s := set{Entries: pbwire.Entries{Mutation: mut}, number: metaTransInfo, idAt: -1}
 	start := len(dst)
 	from := headerSize
 	var err error
@@ -80,7 +80,7 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 	return dst, nil
 }
 
-// set sets entries of a message's trans_info, its request id, and its timeout.
+// set changes entries of a message's trans_info, its request id, and its timeout.
 type set struct {
 	pbwire.Entries
 	number int32 // of trans_info
@@ -90,11 +90,11 @@ type set struct {
 	grown  int    // by how many bytes, the id apart
 }
 
-// appendMessage appends the message b, which has been read before, with the entries
-// and the id set.
+// appendMessage appends the message b, which has been read before, with the changes
+// and the id.
 func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
-	for i := range s.Set {
-		if !utf8.ValidString(s.Set[i].Key) { // a filter's
+	for _, kv := range s.Mutation.Entries() {
+		if !utf8.ValidString(kv.Key) { // a filter's
 			return dst, errKey
 		}
 	}
@@ -119,13 +119,12 @@ func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
 			if err != nil {
 				return dst, err
 			}
-			i := s.Find(key)
-			if i < 0 {
+			if !s.Touches(key) {
 				continue
 			}
 			dst = append(dst, b[from:r.Start]...)
 			n := len(dst)
-			dst = s.Put(dst, i, s.number)
+			dst = s.Replace(dst, key, s.number)
 			s.grown += len(dst) - n - (r.End - r.Start)
 		default:
 			continue

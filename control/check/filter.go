@@ -6,7 +6,6 @@ import (
 
 	modulesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dynamic_modules/v3"
 	"go.yaml.in/yaml/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/source"
@@ -195,6 +194,10 @@ func (c *checker) proxyConfig(l loaded) {
 		}
 		c.refuse(l.line(path), behind(l.where.path, path), "%s", e.Reason)
 	}
+	if p, errs := config.LoadAll(l.raw); len(errs) == 0 && p.RDS != nil {
+		path := typedPath(l) + "rds"
+		c.note(l.line(path), behind(l.where.path, path), "the routes %q come from %s when Envoy runs: they are not checked here, nor whether it is there", p.RDS.Name, p.RDS.Server())
+	}
 	c.shares(l, typedPath(l))
 }
 
@@ -210,7 +213,7 @@ func typedPath(l loaded) string {
 type table struct {
 	listener                *listener
 	statPrefix, scope, name string
-	routes                  proto.Message
+	proxy                   *config.Proxy
 	line                    int
 	path                    string
 }
@@ -231,14 +234,18 @@ func (c *checker) shares(l loaded, prefix string) {
 	if len(errs) > 0 {
 		return
 	}
-	t := table{c.listener, p.StatPrefix, p.TableScope, p.RouteConfig.GetName(), p.RouteConfig, l.line(prefix + "stat_prefix"), behind(l.where.path, prefix+"stat_prefix")}
+	t := table{c.listener, p.StatPrefix, p.TableScope, p.TableName(), p, l.line(prefix + "stat_prefix"), behind(l.where.path, prefix+"stat_prefix")}
 	for _, o := range c.tables {
 		same := o.listener == t.listener
 		switch {
 		case o.statPrefix == t.statPrefix && !same:
 			c.refuse(t.line, behind(l.where.path, prefix+"stat_prefix"), "%q is also that of the listener at %v: each needs its own", t.statPrefix, o)
-		case o.scope == t.scope && o.name == t.name && (!same || !proto.Equal(o.routes, t.routes)):
-			c.refuse(l.line(prefix+"route_config.name"), behind(l.where.path, prefix+"route_config.name"),
+		case o.scope == t.scope && o.name == t.name && (!same || !o.proxy.SameRoutes(t.proxy)):
+			name := prefix + "route_config.name"
+			if p.RDS != nil {
+				name = prefix + "rds.route_config_name"
+			}
+			c.refuse(l.line(name), behind(l.where.path, name),
 				"the route table %q of the scope %q is also that of the configuration at %v: each needs its own", t.name, t.scope, o)
 		default:
 			continue

@@ -3,7 +3,7 @@ package ir
 import "fmt"
 
 // Clusters calls each for the parts of a route that name a cluster: its action,
-// or the weighted clusters of that. The name, or a Destination, is in part under
+// the weighted clusters of that, or those that a request may name. The name, or a Destination, is in part under
 // key; path is that of part within the route.
 func Clusters(route Object, each func(part Object, key, path string)) {
 	action, ok := route["route"].(Object)
@@ -23,7 +23,36 @@ func Clusters(route Object, each func(part Object, key, path string)) {
 		}
 		return // what is wrong with the rest the filter's loader says
 	}
+	for _, k := range []string{"cluster_from_metadata", "clusterFromMetadata"} {
+		from, ok := action[k].(Object)
+		if !ok {
+			continue
+		}
+		for _, k2 := range []string{"allowed_clusters", "allowedClusters"} {
+			allowed, _ := from[k2].([]any)
+			for i := range allowed {
+				name(allowed, i, each, fmt.Sprintf("route.%s.%s[%d]", k, k2, i))
+			}
+		}
+		return
+	}
 	each(action, "cluster", "route")
+}
+
+// name calls each for a name in a list, as if it stood in a part of its own; a
+// Destination does.
+func name(list []any, i int, each func(part Object, key, path string), path string) {
+	part, ok := list[i].(Object)
+	if s, is := list[i].(string); is {
+		part, ok = Object{"name": s}, true
+	}
+	if !ok {
+		return
+	}
+	each(part, "name", path)
+	if s, is := part["name"].(string); is {
+		list[i] = s
+	}
 }
 
 // What the parts of a Destination have to be.

@@ -183,11 +183,12 @@ MT_HOOK int MT_ON(network_filter_new_connection)(void* envoy, const void* module
     return STOP;
   }
   // A client is ours alone; a carrier waits here until it is claimed.
-  return f->config->role == MT_CLIENT ? CONTINUE : STOP;
+  return f->config->role == MT_CLIENT || f->tunnel ? CONTINUE : STOP;
 }
 
 MT_HOOK int MT_ON(network_filter_read)(void* envoy, const void* module, size_t length, bool end) {
   mt_filter* f = (mt_filter*)module;
+  if (f->tunnel) return CONTINUE;
   if (f->slot == MT_NO_SLOT || f->closed) return STOP;
   bool outer = enter();
   self.ended = outer && f->config->role == MT_CLIENT; // mtRead ends its event itself
@@ -206,7 +207,7 @@ MT_HOOK int MT_ON(network_filter_read)(void* envoy, const void* module, size_t l
 
 MT_HOOK int MT_ON(network_filter_write)(void* envoy, const void* module, size_t length, bool end) {
   mt_filter* f = (mt_filter*)module;
-  if (f->config->role == MT_CLIENT) return CONTINUE;
+  if (f->config->role == MT_CLIENT || f->tunnel) return CONTINUE;
   if (f->slot != MT_NO_SLOT && !f->closed) {
     bool outer = enter();
     self.ended = outer; // mtAnswer ends its event itself

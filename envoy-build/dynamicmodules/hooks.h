@@ -32,6 +32,7 @@ typedef struct {
   bool ready;    // carrier: the server is connected
   bool blocked;  // carrier: the server does not take bytes
   bool paused;   // carrier: the server shall not be read
+  bool tunnel;   // carrier: none, its bytes pass
   bool measured; // client: its watermarks move, and mean nothing
 } mt_filter;
 

@@ -41,8 +41,10 @@ static void mt_config_scheduler_delete(void* s) {
 import "C"
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 	"unsafe"
 
@@ -175,6 +177,17 @@ func (l loading) DefineCounter(name string) (host.MetricID, error) {
 func (l loading) DefineGauge(name string) (host.MetricID, error) { return l.define(C.MT_GAUGE, name) }
 func (l loading) DefineHistogram(name string) (host.MetricID, error) {
 	return l.define(C.MT_HISTOGRAM, name)
+}
+
+func (l loading) Background() host.Background { return background{} }
+
+// background implements host.Background.
+type background struct{}
+
+func (background) Logf(level host.Level, format string, args ...any) { logf(level, format, args...) }
+
+func (background) DialCluster(ctx context.Context, cluster string) (net.Conn, error) {
+	return dialer.Tunnel(ctx, cluster)
 }
 
 // logf logs with Envoy's logger; any thread may call it.

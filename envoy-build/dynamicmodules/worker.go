@@ -223,6 +223,10 @@ func mtNewConnection(cf *C.mt_filter, c *C.mt_worker, outer C.bool) (ok C.bool) 
 	w = workerOf(uint32(f.worker), c)
 	w.begin(bool(outer))
 	if f.config.role == C.MT_CARRIER {
+		if w.carriers.Tunnel(f) {
+			f.tunnel = true
+			return true
+		}
 		c := w.carriers.Arrived(f)
 		if c != nil {
 			w.add(c, f)

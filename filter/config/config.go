@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
@@ -21,12 +23,14 @@ type Proxy struct {
 	// choose.
 	Codecs  []Extension
 	Filters []Extension // at least the router
-	// RouteConfig is as it came: package route validates it.
+	// RouteConfig is as it came: package route validates it. nil when there is RDS.
 	RouteConfig *routev1alpha.RouteConfiguration
+	RDS         *RDS // nil when there is RouteConfig
 	TableScope  string
 	// RequestTimeout is positive. IdleTimeout is 0 when there is none.
 	RequestTimeout, IdleTimeout time.Duration
 	Delivery                    Delivery
+	Direction                   corev3.TrafficDirection
 	ConnectionMode              ConnectionMode
 	ModeField                   string // that says so, "" for Auto
 	OriginalDst                 OriginalDst
@@ -35,6 +39,23 @@ type Proxy struct {
 	// Passthrough is the cluster for connections that no codec recognises, "" if
 	// they are closed.
 	Passthrough string
+}
+
+// TableName is the name of the route table.
+func (p *Proxy) TableName() string {
+	if p.RDS != nil {
+		return p.RDS.Name
+	}
+	return p.RouteConfig.GetName()
+}
+
+// SameRoutes reports whether p and o have the same routes, or the same source of
+// them.
+func (p *Proxy) SameRoutes(o *Proxy) bool {
+	if p.RDS != nil && o.RDS != nil {
+		return p.RDS.Key == o.RDS.Key
+	}
+	return p.RDS == nil && o.RDS == nil && proto.Equal(p.RouteConfig, o.RouteConfig)
 }
 
 // Extension is a codec or filter by its registered name.

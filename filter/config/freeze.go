@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -68,7 +69,7 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	case *proxyv1alpha.MetaProtocolProxy_RouteConfig:
 		p.RouteConfig = rs.RouteConfig
 	case *proxyv1alpha.MetaProtocolProxy_Rds:
-		c.refuse("rds", notBuilt)
+		p.RDS = c.rds(rs.Rds)
 	default:
 		c.refuse("route_config", "required")
 	}
@@ -87,6 +88,17 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 		p.Delivery = DeliveryECDS
 	default:
 		c.refuse("delivery", "unknown value %d", m.GetDelivery())
+	}
+	p.Direction = m.GetTrafficDirection()
+	if p.Direction < corev3.TrafficDirection_UNSPECIFIED || p.Direction > corev3.TrafficDirection_OUTBOUND {
+		c.refuse("traffic_direction", "unknown value %d", p.Direction)
+	}
+	if p.Direction == corev3.TrafficDirection_UNSPECIFIED {
+		for i, r := range p.RouteConfig.GetRoutes() {
+			if r.GetMatch().GetDirection() != corev3.TrafficDirection_UNSPECIFIED {
+				c.refuse(fmt.Sprintf("route_config.routes[%d].match.direction", i), "matches nothing without a traffic_direction")
+			}
+		}
 	}
 	c.upstream(m.GetUpstream(), p)
 	c.limits(m.GetLimits(), p)

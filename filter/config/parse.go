@@ -59,7 +59,7 @@ func parse(raw []byte) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
 	// its first field, a type URL.
 	for _, ts := range []typedStruct{new(xdsv3.TypedStruct), new(udpav1.TypedStruct)} {
 		if proto.Unmarshal(raw, ts) == nil && strings.Contains(ts.GetTypeUrl(), "/") {
-			if err := unknownFields(ts.ProtoReflect(), ""); err != nil {
+			if err := UnknownFields(ts.ProtoReflect(), ""); err != nil {
 				return nil, []*Error{err}
 			}
 			return fromTypedStruct(ts.GetTypeUrl(), ts.GetValue())
@@ -69,7 +69,7 @@ func parse(raw []byte) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
 	if err := proto.Unmarshal(raw, m); err != nil {
 		return nil, refused("", "the bytes are neither JSON nor a serialized MetaProtocolProxy or TypedStruct")
 	}
-	if err := unknownFields(m.ProtoReflect(), ""); err != nil {
+	if err := UnknownFields(m.ProtoReflect(), ""); err != nil {
 		err.StatPrefix = m.GetStatPrefix()
 		return nil, []*Error{err}
 	}
@@ -147,7 +147,7 @@ func cleanProtoError(err error) string {
 }
 
 // unknownFields refuses what the descriptors do not know.
-func unknownFields(m protoreflect.Message, path string) *Error {
+func UnknownFields(m protoreflect.Message, path string) *Error {
 	if u := m.GetUnknown(); len(u) > 0 {
 		n, _, _ := protowire.ConsumeTag(u)
 		return &Error{Path: join(path, fmt.Sprintf("#%d", n)), Reason: "unknown field of " + string(m.Descriptor().FullName())}
@@ -159,17 +159,17 @@ func unknownFields(m protoreflect.Message, path string) *Error {
 		case fd.IsMap():
 			if fd.MapValue().Message() != nil {
 				v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-					found = unknownFields(v.Message(), fmt.Sprintf("%s[%s]", at, cut(k.String())))
+					found = UnknownFields(v.Message(), fmt.Sprintf("%s[%s]", at, cut(k.String())))
 					return found == nil
 				})
 			}
 		case fd.Message() == nil:
 		case fd.IsList():
 			for i := 0; i < v.List().Len() && found == nil; i++ {
-				found = unknownFields(v.List().Get(i).Message(), element(at, i))
+				found = UnknownFields(v.List().Get(i).Message(), element(at, i))
 			}
 		default:
-			found = unknownFields(v.Message(), at)
+			found = UnknownFields(v.Message(), at)
 		}
 		return found == nil
 	})

@@ -10,8 +10,11 @@
 package filtertest
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,9 +35,14 @@ const poison = 0xdb
 
 // Host is an in-process host.
 type Host struct {
+	// DialCluster, if set, connects goroutines of the pipeline to a cluster: see
+	// host.Background.
+	DialCluster func(ctx context.Context, cluster string) (net.Conn, error)
+
 	t        testing.TB
 	module   host.Module
 	workers  []*worker
+	configs  []*Config // that are loaded
 	clusters map[string]*Cluster
 	now      time.Duration
 	todo     []func()
@@ -79,6 +87,9 @@ func (h *Host) finish() {
 	// What drains is given the time to do so.
 	for range 200 {
 		h.Advance(time.Second)
+	}
+	for len(h.configs) > 0 {
+		h.configs[0].Destroy()
 	}
 	if h.buffers != 0 {
 		h.t.Errorf("filtertest: %d buffers were not given back", h.buffers)
@@ -137,14 +148,20 @@ func (h *Host) LoadUnpublished(json string) (*Config, error) {
 		return nil, err
 	}
 	c.fc, c.frozen = fc, true
+	h.configs = append(h.configs, c)
 	return c, nil
 }
 
 // Publish tells the pipeline that the configuration is accepted.
 func (c *Config) Publish() { c.fc.Published(); c.h.Settle() }
 
-// Destroy drops the configuration. Its connections must have ended.
-func (c *Config) Destroy() { c.fc.Destroy(); c.h.Settle() }
+// Destroy drops the configuration. Its connections must have ended. The end of the test
+// drops those that are left.
+func (c *Config) Destroy() {
+	c.h.configs = slices.DeleteFunc(c.h.configs, func(o *Config) bool { return o == c })
+	c.fc.Destroy()
+	c.h.Settle()
+}
 
 func (c *Config) define(name string) (host.MetricID, error) {
 	if c.frozen {
@@ -163,6 +180,23 @@ func (c *Config) DefineGauge(name string) (host.MetricID, error) { return c.defi
 
 // DefineHistogram implements host.Config.
 func (c *Config) DefineHistogram(name string) (host.MetricID, error) { return c.define(name) }
+
+// Background implements host.Config.
+func (c *Config) Background() host.Background { return background{c.h} }
+
+// background implements host.Background.
+type background struct{ h *Host }
+
+func (b background) Logf(level host.Level, format string, args ...any) {
+	b.h.logf(level, format, args...)
+}
+
+func (b background) DialCluster(ctx context.Context, cluster string) (net.Conn, error) {
+	if b.h.DialCluster == nil {
+		return nil, fmt.Errorf("filtertest: nobody dials cluster %s", cluster)
+	}
+	return b.h.DialCluster(ctx, cluster)
+}
 
 func (c *Config) metric(name string) *metric {
 	c.h.t.Helper()

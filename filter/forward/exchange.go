@@ -67,6 +67,19 @@ const (
 	HedgeWon
 )
 
+// Expects is what is known of the answer to a request.
+type Expects uint8
+
+const (
+	// NoAnswer: there is none, or the request may not be repeated for another reason.
+	NoAnswer Expects = iota
+	// PerhapsAnAnswer: only an answer shows that there is one. A further attempt needs
+	// one that says that the request has failed.
+	PerhapsAnAnswer
+	// AnAnswer: there is one for sure.
+	AnAnswer
+)
+
 // Env is what the exchanges of a worker have in common.
 type Env struct {
 	timers *timer.Wheel
@@ -107,13 +120,12 @@ func (x *Exchange) Init(o Owner, env *Env) {
 }
 
 // Start sends the request to the pool p. policy, which may be nil, says what else may
-// be done; call that the request is one that a server answers for sure, and may be
-// repeated as far as the policy allows. The owner may hear of its end before Start
-// returns.
-func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, call bool) {
+// be done, as far as what the request expects allows it. The owner may hear of its end
+// before Start returns.
+func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, expects Expects) {
 	x.attempts = 1
 	if policy != nil {
-		s.Timeout = x.devise(p, &s, policy, call)
+		s.Timeout = x.devise(p, &s, policy, expects)
 	}
 	p.Send(&x.first.call, s)
 }
@@ -123,6 +135,14 @@ func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, call
 func (x *Exchange) Cancel() {
 	x.first.call.Cancel()
 	x.settle()
+}
+
+// Abandon is called when nobody wants the answer any more, but the request is to be
+// delivered: no attempt is made once a server may have got it.
+func (x *Exchange) Abandon() {
+	if x.plan != nil {
+		x.plan.may = false
+	}
 }
 
 // Call returns the call of the first attempt: the one that a stream, once it is open,
@@ -140,7 +160,10 @@ func (x *Exchange) Host() (host string, at time.Duration) {
 
 // Waiting reports whether no attempt has been handed to a connection yet.
 func (x *Exchange) Waiting() bool {
-	return x.first.call.Waiting() || x.plan != nil && x.plan.wait.Running() && !x.plan.written
+	if pl := x.plan; pl != nil {
+		return !pl.written && (x.first.call.Waiting() || pl.wait.Running())
+	}
+	return x.first.call.Waiting()
 }
 
 // Attempts returns how many attempts have been made since Start.

@@ -22,6 +22,7 @@ type plan struct {
 	x       *Exchange
 	policy  *Policy
 	due     time.Duration
+	expects Expects
 	may     bool // be repeated as the policy says
 	written bool // a server may have got it
 	retries int
@@ -35,18 +36,15 @@ type plan struct {
 
 // devise makes the plan for a request that is about to be sent, and returns how long
 // its first attempt may take.
-func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, call bool) time.Duration {
+func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, expects Expects) time.Duration {
 	pl := x.newPlan(policy)
 	now := x.env.now()
-	pl.due = now + s.Timeout
-	pl.may = call && s.Line == nil && policy.repeats() && s.Size <= policy.MaxBytes
+	pl.due, pl.expects = now+s.Timeout, expects
+	pl.may = expects != NoAnswer && s.Line == nil && policy.repeats() && s.Size <= policy.MaxBytes
 	if pl.may {
 		p.Deposit()
 	}
-	if !call {
-		return s.Timeout
-	}
-	if pl.may && policy.hedges() {
+	if pl.may && expects == AnAnswer && policy.hedges() {
 		delay := policy.HedgeDelay
 		if policy.HedgePercentile > 0 {
 			delay = p.Latency().Percentile(policy.HedgePercentile)
@@ -84,7 +82,7 @@ func (pl *plan) end() {
 	pl.spent.Done()
 	env.kept -= pl.kept
 	pl.x, pl.policy, pl.second.x, pl.avoid = nil, nil, nil, ""
-	pl.due, pl.may, pl.written, pl.retries, pl.kept = 0, false, false, 0, 0
+	pl.due, pl.expects, pl.may, pl.written, pl.retries, pl.kept = 0, NoAnswer, false, false, 0, 0
 	if len(env.free) < maxFree {
 		env.free = append(env.free, pl)
 	}
@@ -93,7 +91,7 @@ func (pl *plan) end() {
 // time is how long an attempt may take that starts now.
 func (pl *plan) time(now time.Duration) time.Duration {
 	left := pl.due - now
-	if pl.policy.PerTry > 0 {
+	if pl.policy.PerTry > 0 && pl.expects == AnAnswer {
 		left = min(left, pl.policy.PerTry)
 	}
 	return left
@@ -172,7 +170,7 @@ func (pl *plan) failed(a *attempt, f *upstream.Failure) bool {
 	if f.Type == codecs.Timeout && pl.x.env.now() < pl.due {
 		pl.x.owner.Happened(PerTryTimeout, 0)
 	}
-	if pl.other(a).call.Active() {
+	if f.Panic == nil && pl.other(a).call.Active() {
 		return true
 	}
 	return pl.again(a, why)
@@ -199,6 +197,8 @@ func reason(f *upstream.Failure) Conditions {
 	switch {
 	case f.NotProcessed:
 		return OnRefused
+	case f.Answer != nil: // which others would give, too
+		return 0
 	case f.Type == codecs.ConnectFailure, f.Type == codecs.Timeout && !f.Written:
 		return OnConnectFailure
 	case f.Type == codecs.Timeout:
@@ -217,14 +217,17 @@ func (pl *plan) again(a *attempt, why Conditions) bool {
 	unsent := why == OnConnectFailure && !pl.written && pl.retries == 0 && p.Repeats() && p.Alternative()
 	if !unsent {
 		switch {
-		case !pl.may || why == 0 || !pl.policy.wants(why):
+		case !pl.may || !pl.policy.wants(why), pl.expects != AnAnswer && why&ByAnswer == 0:
 			return false
 		case pl.retries >= pl.policy.Retries:
 			x.owner.Happened(RetryLimit, why)
 			return false
 		}
 	}
-	most := min(pl.policy.BackoffBase<<pl.retries, pl.policy.BackoffMax)
+	most := pl.policy.BackoffMax
+	if base := pl.policy.BackoffBase; base < most>>pl.retries {
+		most = base << pl.retries
+	}
 	at := env.now() + time.Duration(env.rand.Int64N(int64(most)+1))
 	if at >= pl.due {
 		return false

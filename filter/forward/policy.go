@@ -69,6 +69,8 @@ const (
 
 	// Unexecuted are the conditions of requests that were not executed: they are safe.
 	Unexecuted = OnConnectFailure | OnRefused | OnOverloaded
+	// ByAnswer are those that an answer has told.
+	ByAnswer = OnRefused | OnOverloaded | OnServerError | OnCode
 )
 
 // conditionNames are those of Envoy where it has the condition.

@@ -16,6 +16,8 @@
 package host
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"time"
 )
@@ -48,6 +50,19 @@ type Config interface {
 	DefineCounter(name string) (MetricID, error)
 	DefineGauge(name string) (MetricID, error)
 	DefineHistogram(name string) (MetricID, error)
+	// Background is for goroutines of the pipeline, also after the load.
+	Background() Background
+}
+
+// Background is the host's side of what belongs to no worker. Any goroutine may use
+// it as long as the process lives.
+type Background interface {
+	// DialCluster connects to one host of a cluster, as the cluster says: with its
+	// load balancing, limits and TLS. That there is no such cluster, or no host, may
+	// show only by the connection's end.
+	DialCluster(ctx context.Context, cluster string) (net.Conn, error)
+	// Logf logs with the host's logger.
+	Logf(level Level, format string, args ...any)
 }
 
 // MetricID names a metric within its Config.

@@ -172,6 +172,21 @@ const (
 	// BreakerOpened: breakers of keys that have opened.
 	BreakerOpened
 
+	// RDSUpdateSuccess: answers of RDS that were accepted.
+	RDSUpdateSuccess
+	// RDSUpdateRejected: those that were refused.
+	RDSUpdateRejected
+	// RDSUpdateEmpty: those that had no routes, so that the ones before stay.
+	RDSUpdateEmpty
+	// RDSUpdateFailure: attempts to ask the server that failed, or were cut off.
+	RDSUpdateFailure
+	// RDSUpdateAttempt: all of these.
+	RDSUpdateAttempt
+	// RequestDirectResponse: requests that routes have answered themselves.
+	RequestDirectResponse
+	// RequestNoCluster: requests that were to name their cluster, and did not name one that they may.
+	RequestNoCluster
+
 	// Counters is how many there are.
 	Counters
 )
@@ -254,6 +269,13 @@ var counterNames = [Counters]string{
 	BreakerKeyMaxRequests:               "breaker_key_max_requests",
 	BreakerKeyOpen:                      "breaker_key_open",
 	BreakerOpened:                       "breaker_opened",
+	RDSUpdateSuccess:                    "rds_update_success",
+	RDSUpdateRejected:                   "rds_update_rejected",
+	RDSUpdateEmpty:                      "rds_update_empty",
+	RDSUpdateFailure:                    "rds_update_failure",
+	RDSUpdateAttempt:                    "rds_update_attempt",
+	RequestDirectResponse:               "request_direct_response",
+	RequestNoCluster:                    "request_no_cluster",
 }
 
 func (c Counter) String() string { return counterNames[c] }

@@ -1,13 +1,14 @@
 package route
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -16,8 +17,8 @@ import (
 
 const (
 	notBuilt = "not built yet"
-	// maxMutations are the entries of one mutation.
-	maxMutations = 1000
+	// maxBody is the longest text of a direct response, in bytes.
+	maxBody = 4096
 )
 
 // Error is one fault of a RouteConfiguration.
@@ -33,12 +34,14 @@ func (e *Error) Error() string { return e.Path + ": " + e.Reason }
 // routes set in messages has to pass the mutator; without one it is not known
 // yet which codec is to do it.
 func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Table, []*Error) {
-	c := &compiler{mutator: mutator}
+	c := &compiler{mutator: mutator, specific: rc.GetMostSpecificMutationsWins()}
 	c.mirrored = c.mirrors(rc.GetRequestMirrorPolicies(), "request_mirror_policies")
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	d := c.defaults(rc)
+	c.table = c.changes(rc, "")
 	for i, r := range rc.GetRoutes() {
 		c.route(&t.routes[i], r, d, element("routes", i))
+		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.of > 0
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
@@ -53,8 +56,10 @@ func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Tabl
 // compiler gathers faults.
 type compiler struct {
 	mutator  codecs.Mutator
-	errs     []*Error
+	table    changes  // of all routes
+	specific bool     // changes of the table are made first, not last
 	mirrored []Mirror // of routes that do not say
+	errs     []*Error
 }
 
 func (c *compiler) refuse(path, format string, args ...any) {
@@ -68,7 +73,7 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path s
 	for i, h := range from.GetMatch().GetMetadata() {
 		m, field, err := compileMatcher(h)
 		if err != nil {
-			at := fmt.Sprintf("%s.match.metadata[%d]", path, i)
+			at := element(path+".match.metadata", i)
 			if field != "" {
 				at += "." + field
 			}
@@ -76,39 +81,150 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path s
 		}
 		r.matchers = append(r.matchers, m)
 	}
-	c.action(r, from.GetRoute(), path+".route")
-	r.Policy = c.policy(from.GetRoute(), d, path+".route")
-	r.RequestMutation = c.mutation(codecs.ClientToServer, from.GetRequestMutation(), path+".request_mutation")
-	r.ResponseMutation = c.mutation(codecs.ServerToClient, from.GetResponseMutation(), path+".response_mutation")
+	c.match(r, from.GetMatch(), path+".match")
+	action, direct := from.GetRoute(), from.GetDirectResponse()
+	switch {
+	case action == nil && direct == nil:
+		c.refuse(path+".route", "required")
+	case action != nil && direct != nil:
+		c.refuse(path+".direct_response", "there is a route, too")
+	}
+	own := c.changes(from, path+".")
+	if direct != nil {
+		c.direct(r, direct, path+".direct_response")
+		if own.any() {
+			c.refuse(path+".direct_response", "does not go with mutations: nothing is sent on")
+		}
+	} else if action != nil {
+		c.action(r, action, own, path+".route")
+		r.Policy = c.policy(action, d, path+".route")
+	}
 }
 
-func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, path string) {
-	if a == nil {
-		c.refuse(path, "required")
+// match compiles what a route asks beside metadata.
+func (c *compiler) match(r *Route, m *routev1alpha.RouteMatch, path string) {
+	if len(m.GetSourceLabels()) > 0 {
+		c.refuse(path+".source_labels", notBuilt)
+	}
+	d, f := m.GetDirection(), m.GetRuntimeFraction()
+	if d < corev3.TrafficDirection_UNSPECIFIED || d > corev3.TrafficDirection_OUTBOUND {
+		c.refuse(path+".direction", "unknown value %d", d)
+	}
+	if d != corev3.TrafficDirection_UNSPECIFIED || f != nil {
+		r.gate = &gate{direction: d}
+	}
+	if f == nil {
 		return
 	}
+	path += ".runtime_fraction"
+	if f.GetRuntimeKey() != "" {
+		c.refuse(path+".runtime_key", "there is no runtime that could override default_value")
+	}
+	of := uint64(100)
+	switch v := f.GetDefaultValue(); {
+	case v == nil:
+		c.refuse(path+".default_value", "required")
+	case v.GetDenominator() == typev3.FractionalPercent_HUNDRED:
+	case v.GetDenominator() == typev3.FractionalPercent_TEN_THOUSAND:
+		of = 10_000
+	case v.GetDenominator() == typev3.FractionalPercent_MILLION:
+		of = 1_000_000
+	default:
+		c.refuse(path+".default_value.denominator", "unknown value %d", v.GetDenominator())
+	}
+	n := uint64(f.GetDefaultValue().GetNumerator())
+	if n > of {
+		c.refuse(path+".default_value.numerator", "must be at most %d, is %d", of, n)
+	}
+	r.gate.share, r.gate.of = n, of
+}
+
+var statuses = map[routev1alpha.DirectResponse_Status]codecs.ErrorType{
+	routev1alpha.DirectResponse_UNSPECIFIED:         codecs.Unspecified,
+	routev1alpha.DirectResponse_ROUTE_NOT_FOUND:     codecs.RouteNotFound,
+	routev1alpha.DirectResponse_CLUSTER_NOT_FOUND:   codecs.ClusterNotFound,
+	routev1alpha.DirectResponse_NO_HEALTHY_UPSTREAM: codecs.NoHealthyUpstream,
+	routev1alpha.DirectResponse_BAD_RESPONSE:        codecs.BadResponse,
+	routev1alpha.DirectResponse_OVER_LIMIT:          codecs.OverLimit,
+	routev1alpha.DirectResponse_BAD_REQUEST:         codecs.BadRequest,
+	routev1alpha.DirectResponse_TIMEOUT:             codecs.Timeout,
+	routev1alpha.DirectResponse_CONNECT_FAILURE:     codecs.ConnectFailure,
+	routev1alpha.DirectResponse_UPSTREAM_RESET:      codecs.UpstreamReset,
+	routev1alpha.DirectResponse_DENIED:              codecs.Denied,
+}
+
+func (c *compiler) direct(r *Route, d *routev1alpha.DirectResponse, path string) {
+	t, known := statuses[d.GetStatus()]
+	if !known {
+		c.refuse(path+".status", "unknown value %d", d.GetStatus())
+	}
+	if n := len(d.GetBody()); n > maxBody {
+		c.refuse(path+".body", "must have at most %d bytes, has %d", maxBody, n)
+	}
+	r.Direct = &codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String())}
+}
+
+func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, own changes, path string) {
 	if len(a.GetHashPolicy()) > 0 {
 		c.refuse(path+".hash_policy", notBuilt)
 	}
 	if r.Mirrors = c.mirrored; len(a.GetRequestMirrorPolicies()) > 0 {
 		r.Mirrors = c.mirrors(a.GetRequestMirrorPolicies(), path+".request_mirror_policies")
 	}
-	if wc := a.GetWeightedClusters(); wc != nil {
-		c.weighted(r, wc, path+".weighted_clusters")
-		return
+	all := c.join(&own, &c.table)
+	r.Response = all.response
+	switch {
+	case a.GetWeightedClusters() != nil:
+		c.weighted(r, a.GetWeightedClusters(), own, all, path+".weighted_clusters")
+	case a.GetClusterFromMetadata() != nil:
+		c.named(r, a.GetClusterFromMetadata(), all, path+".cluster_from_metadata")
+	default:
+		if a.GetCluster() == "" {
+			c.refuse(path+".cluster", "required")
+		}
+		r.targets = []Target{{a.GetCluster(), all.request, all.response, 1}}
 	}
-	if a.GetCluster() == "" {
-		c.refuse(path+".cluster", "required")
-	}
-	r.clusters = []weighted{{a.GetCluster(), 1}}
 }
 
-func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, path string) {
+// join joins changes, given from the most specific to the least.
+func (c *compiler) join(levels ...*changes) (all changes) {
+	if c.specific {
+		slices.Reverse(levels)
+	}
+	for _, l := range levels {
+		all.request = append(all.request, l.request...)
+		all.response = append(all.response, l.response...)
+	}
+	return all
+}
+
+func (c *compiler) named(r *Route, from *routev1alpha.ClusterFromMetadata, all changes, path string) {
+	if r.property = from.GetName(); r.property == "" {
+		c.refuse(path+".name", "required")
+	}
+	if len(from.GetAllowedClusters()) == 0 {
+		c.refuse(path+".allowed_clusters", "required")
+	}
+	r.allowed = map[string]int{}
+	for i, name := range from.GetAllowedClusters() {
+		at := element(path+".allowed_clusters", i)
+		if name == "" {
+			c.refuse(at, "required")
+		}
+		if _, twice := r.allowed[name]; twice {
+			c.refuse(at, "%q occurs twice", name)
+		}
+		r.allowed[name] = i
+		r.targets = append(r.targets, Target{name, all.request, all.response, 0})
+	}
+}
+
+func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all changes, path string) {
 	c.only(wc.ProtoReflect(), path, "clusters")
 	complete := true
 	for i, w := range wc.GetClusters() {
-		at := fmt.Sprintf("%s.clusters[%d]", path, i)
-		c.only(w.ProtoReflect(), at, "name", "weight")
+		at := element(path+".clusters", i)
+		c.only(w.ProtoReflect(), at, "name", "weight", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 		if w.GetName() == "" {
 			c.refuse(at+".name", "required")
 		}
@@ -117,7 +233,11 @@ func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, path string) 
 			complete = false
 		}
 		r.sum += uint64(w.GetWeight().GetValue())
-		r.clusters = append(r.clusters, weighted{w.GetName(), r.sum})
+		its := all
+		if of := c.headers(w, at); of.any() {
+			its = c.join(&of, &own, &c.table)
+		}
+		r.targets = append(r.targets, Target{w.GetName(), its.request, its.response, r.sum})
 	}
 	switch {
 	case len(wc.GetClusters()) == 0:
@@ -137,49 +257,4 @@ func (c *compiler) only(m protoreflect.Message, path string, names ...protorefle
 			c.refuse(path+"."+string(f.Name()), "not supported")
 		}
 	}
-}
-
-// mutation keeps the last value of each key.
-func (c *compiler) mutation(d codecs.Direction, kvs []*routev1alpha.KeyValue, path string) []codecs.KeyValue {
-	if len(kvs) > maxMutations {
-		c.refuse(path, "at most %d entries, has %d", maxMutations, len(kvs))
-	}
-	var entries []codecs.KeyValue
-	places := map[string]int{}
-	for i, kv := range kvs {
-		c.entry(d, kv.GetKey(), kv.GetValue(), fmt.Sprintf("%s[%d]", path, i))
-		at, twice := places[kv.GetKey()]
-		if !twice {
-			at = len(entries)
-			places[kv.GetKey()] = at
-			entries = append(entries, codecs.KeyValue{Key: kv.GetKey()})
-		}
-		entries[at].Value = kv.GetValue()
-	}
-	return entries
-}
-
-// entry refuses what cannot be set in a message.
-func (c *compiler) entry(d codecs.Direction, key, value, path string) {
-	sound := true
-	if n := len(key); n == 0 || n > codecs.MaxText {
-		c.refuse(path+".key", "must have 1 to %d bytes, has %d", codecs.MaxText, n)
-		sound = false
-	}
-	if n := len(value); n > codecs.MaxText {
-		c.refuse(path+".value", "must have at most %d bytes, has %d", codecs.MaxText, n)
-		sound = false
-	}
-	if c.mutator == nil || !sound {
-		return
-	}
-	err := c.mutator.CheckMutation(d, key, value)
-	if err == nil {
-		return
-	}
-	// Codecs say which of the two it is.
-	if field, reason, ok := strings.Cut(err.Error(), ": "); ok && (field == "key" || field == "value") {
-		path, err = path+"."+field, errors.New(reason)
-	}
-	c.refuse(path, "%v", err)
 }

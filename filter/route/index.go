@@ -153,7 +153,7 @@ func (s *search) try(routes []int32) {
 		if r >= s.best {
 			return
 		}
-		if s.routes[r].matches(s.view) {
+		if s.routes[r].matches(s.view) && s.routes[r].gate.open(s.view) {
 			s.best, s.fault = r, s.view.fault
 			return
 		}

@@ -17,7 +17,7 @@ func TestTheReadmesTableDoesWhatItSays(t *testing.T) {
 	table := mustCompile(t, snippets[0][1])
 	acme := table.Match(message("interface", "org.example.Greeter", "Tenant", "ACME"))
 	require.Equal(t, "acme", acme.Name)
-	require.Equal(t, "v2", acme.PickCluster(0))
+	require.Equal(t, "v2", picked(t, acme, 0))
 	rest := table.Match(message("interface", "org.example.Greeter"))
 	require.Equal(t, "rest", rest.Name)
 	require.Equal(t, []string{"v1", "v2"}, rest.Clusters())

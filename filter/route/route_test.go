@@ -32,6 +32,14 @@ func mustCompile(t testing.TB, json string) *Table {
 	return table
 }
 
+// picked is the cluster that a route picks by rnd.
+func picked(t testing.TB, r *Route, rnd uint64) string {
+	t.Helper()
+	target, err := r.Pick(rnd, nil)
+	require.NoError(t, err)
+	return target.Cluster
+}
+
 func message(kvs ...string) *codecs.Metadata {
 	m := &codecs.Metadata{}
 	for i := 0; i < len(kvs); i += 2 {
@@ -228,7 +236,7 @@ func TestSpellingsOfANameAreOneKey(t *testing.T) {
 
 // indexed is a table that is indexed although it is short.
 func indexed(t *Table) *Table {
-	x := &Table{routes: t.routes, keys: t.keys}
+	x := &Table{routes: t.routes, keys: t.keys, draws: t.draws}
 	x.index.build(t.routes, 0)
 	return x
 }
@@ -241,7 +249,7 @@ func TestAKeyRepeatedTooOftenMatchesNothing(t *testing.T) {
 			kvs = append(kvs, "K", "x")
 		}
 		for _, table := range []*Table{table, indexed(table)} {
-			require.Equal(t, "c", table.Match(message(kvs...)).PickCluster(0), matcher)
+			require.Equal(t, "c", picked(t, table.Match(message(kvs...)), 0), matcher)
 			require.Nil(t, table.Match(message(append(kvs, "k", "x")...)), matcher)
 		}
 		// Keys that no rule looks at do not matter.
@@ -250,7 +258,7 @@ func TestAKeyRepeatedTooOftenMatchesNothing(t *testing.T) {
 				kvs[i] = "other"
 			}
 		}
-		require.Equal(t, "c", table.Match(message(append(kvs, "other", "x", "other", "x")...)).PickCluster(0), matcher)
+		require.Equal(t, "c", picked(t, table.Match(message(append(kvs, "other", "x", "other", "x")...)), 0), matcher)
 	}
 }
 
@@ -274,7 +282,7 @@ func TestWeightsShareTheRandomNumbers(t *testing.T) {
 	r := table.Match(message())
 	n := map[string]int{}
 	for rnd := range uint64(1000) {
-		n[r.PickCluster(rnd)]++
+		n[picked(t, r, rnd)]++
 	}
 	require.Equal(t, map[string]int{"a": 900, "c": 100}, n)
 	require.Equal(t, []string{"a", "b", "c"}, r.Clusters())
@@ -283,7 +291,9 @@ func TestWeightsShareTheRandomNumbers(t *testing.T) {
 
 func TestTheLastOfEqualMutationKeysWins(t *testing.T) {
 	table := mustCompile(t, `{"routes": [{"route": {"cluster": "c"}, "request_mutation": [{"key": "a", "value": "1"}, {"key": "b", "value": "2"}, {"key": "a", "value": "3"}]}]}`)
-	require.Equal(t, []codecs.KeyValue{{Key: "a", Value: "3"}, {Key: "b", Value: "2"}}, table.Match(message()).RequestMutation)
+	mu, err := applied(t, table, message(), source{})
+	require.NoError(t, err)
+	require.Equal(t, []codecs.KeyValue{{Key: "a", Value: "3"}, {Key: "b", Value: "2"}}, mu.Entries())
 }
 
 func TestTablesAgreeWithALinearSearch(t *testing.T) {

@@ -4,6 +4,11 @@
 package route
 
 import (
+	"fmt"
+	"math/rand/v2"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 )
@@ -12,51 +17,86 @@ import (
 type Route struct {
 	// Name may be empty.
 	Name string
-	// RequestMutation and ResponseMutation are what the route sets in messages,
-	// each key once. They must not be changed.
-	RequestMutation, ResponseMutation []codecs.KeyValue
+	// Direct is the answer to all requests of the route; nil if they go to a Target.
+	Direct *codecs.LocalError
+	// Response is what the route changes in an answer whoever has sent it; see Target.
+	Response Mutation
 	// Policy is what requests get beyond one attempt, nil: nothing.
 	Policy *forward.Policy
-
 	// Mirrors are who gets copies of the requests, nil if nobody does. They must
 	// not be changed.
 	Mirrors []Mirror
 
 	matchers []matcher
-	clusters []weighted
-	sum      uint64
+	gate     *gate // nil: always open
+	targets  []Target
+	sum      uint64 // of the weights
+	property string // that names the target, "" if none does
+	allowed  map[string]int
 }
 
-type weighted struct {
-	name string
+// Target is a cluster that a route's requests may go to.
+type Target struct {
+	Cluster string
+	// Request and Response are what changes in a request on its way there, and in
+	// its answer.
+	Request, Response Mutation
+
 	upTo uint64 // sum of the weights up to and with this one
 }
 
-// PickCluster returns the cluster for a request: of weighted ones that which
-// the random number rnd falls on.
-func (r *Route) PickCluster(rnd uint64) string {
-	if len(r.clusters) == 1 {
-		return r.clusters[0].name
+// gate is what a route asks of a request beside its metadata.
+type gate struct {
+	direction corev3.TrafficDirection // UNSPECIFIED: any
+	share, of uint64                  // of so many requests; of is 0: all
+}
+
+func (g *gate) open(v *view) bool {
+	return g == nil || (g.direction == corev3.TrafficDirection_UNSPECIFIED || g.direction == v.direction) &&
+		(g.of == 0 || v.rnd%g.of < g.share)
+}
+
+// Pick returns where a request goes: of weighted clusters that which the random
+// number rnd falls on. It returns an error that says why if the request itself has to
+// name a cluster, and does not name one that it may.
+func (r *Route) Pick(rnd uint64, md *codecs.Metadata) (*Target, error) {
+	switch {
+	case r.property != "":
+		return r.named(md)
+	case len(r.targets) == 1:
+		return &r.targets[0], nil
 	}
 	rnd %= r.sum
-	for i := range r.clusters {
-		if rnd < r.clusters[i].upTo {
-			return r.clusters[i].name
-		}
+	i := 0
+	for rnd >= r.targets[i].upTo { // rnd < sum
+		i++
 	}
-	return r.clusters[len(r.clusters)-1].name // not reached: rnd < sum
+	return &r.targets[i], nil
+}
+
+// named returns the target that the request names.
+func (r *Route) named(md *codecs.Metadata) (*Target, error) {
+	name, there := md.Get(r.property)
+	if !there {
+		return nil, fmt.Errorf("the request names no cluster by its %s", r.property)
+	}
+	i, is := r.allowed[string(name)]
+	if !is {
+		return nil, fmt.Errorf("the request may not name the cluster %.80q by its %s", name, r.property)
+	}
+	return &r.targets[i], nil
 }
 
 // Clusters returns the names of the clusters that requests may go to.
 func (r *Route) Clusters() []string {
-	names := make([]string, len(r.clusters))
-	for i := range r.clusters {
-		names[i] = r.clusters[i].name
+	names := make([]string, len(r.targets))
+	for i := range r.targets {
+		names[i] = r.targets[i].Cluster
 	}
 	return names
 }
 
-// matches reports whether all rules hold. If that cannot be told it reports
+// matches reports whether all rules on metadata hold. If that cannot be told it reports
 // true, and v.fault is why.
 func (r *Route) matches(v *view) bool {
 	v.fault = missing
@@ -75,21 +115,27 @@ type Table struct {
 	index  index
 	// clusters are those of which the table says something, nil if there are none.
 	clusters map[string]*Cluster
+	draws    bool // routes ask for a share
 }
 
-// Match returns the first route that matches, nil if none does or Find cannot
-// tell.
+// Match is Find for tables whose routes ask for nothing but metadata, without the
+// reason why it cannot tell.
 func (t *Table) Match(md *codecs.Metadata) *Route {
-	r, _ := t.Find(md)
+	r, _ := t.Find(md, corev3.TrafficDirection_UNSPECIFIED, nil)
 	return r
 }
 
-// Find returns the first route that matches, nil if none does. What it costs is
-// bounded: it returns ErrRepeated for a message that repeats keys at which the
-// table's rules look too often, and ErrTooLong or ErrTooMuch if that ended the
-// search for the first route.
-func (t *Table) Find(md *codecs.Metadata) (*Route, error) {
+// Find returns the first route that matches a message of a listener with that
+// direction, nil if none does. If routes take a share of the messages, one number is
+// drawn for all of them. What it costs is bounded: it returns ErrRepeated for a
+// message that repeats keys at which the table's rules look too often, and ErrTooLong
+// or ErrTooMuch if that ended the search for the first route.
+func (t *Table) Find(md *codecs.Metadata, direction corev3.TrafficDirection, rng *rand.Rand) (*Route, error) {
 	var v view
+	v.direction = direction
+	if t.draws {
+		v.rnd = rng.Uint64()
+	}
 	defer v.done()
 	if len(t.keys) > 0 {
 		if err := v.locate(t.keys, md.Properties()); err != nil {

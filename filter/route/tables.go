@@ -26,7 +26,8 @@ type Slot struct {
 	versions []*Version // in the order in which they came
 }
 
-// NewSlot returns a slot of its own for one table, which stays valid in it.
+// NewSlot returns a slot of its own for one table, which stays valid in it until Set
+// replaces it. It may be nil.
 func NewSlot(t *Table) *Slot {
 	s := &Slot{}
 	s.table.Store(t)
@@ -36,7 +37,10 @@ func NewSlot(t *Table) *Slot {
 // Load returns the table that is valid now, nil if there is none. Any thread.
 func (s *Slot) Load() *Table { return s.table.Load() }
 
-// Version is one table of a key, from Add to Remove.
+// Set replaces the table of a slot of NewSlot.
+func (s *Slot) Set(t *Table) { s.table.Store(t) }
+
+// Version is one table of a key, or one after the other, from Add to Remove.
 type Version struct {
 	tables    *Tables
 	key       Key
@@ -46,7 +50,8 @@ type Version struct {
 
 // Add brings a version. The first one of a key is valid at once; one that
 // replaces another when Publish is called, as the host may still refuse the
-// configuration that brought it.
+// configuration that brought it. A version whose table is nil has none yet: the one
+// before it stays valid until Set brings one.
 func (ts *Tables) Add(key Key, t *Table) *Version {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -79,6 +84,16 @@ func (v *Version) Publish() {
 	}
 }
 
+// Set replaces the version's table.
+func (v *Version) Set(t *Table) {
+	v.tables.mu.Lock()
+	defer v.tables.mu.Unlock()
+	v.table = t
+	if s := v.tables.slots[v.key]; s != nil {
+		s.update()
+	}
+}
+
 // Remove takes the version away; the one before it is valid again.
 func (v *Version) Remove() {
 	v.tables.mu.Lock()
@@ -95,15 +110,15 @@ func (v *Version) Remove() {
 	s.update()
 }
 
-// update makes the newest published version valid. Without a published one it
-// is the oldest: the first of a key, or what a host keeps that has dropped the
-// published one and so has accepted a later one.
+// update makes the newest published version valid that has a table. Without one it is
+// the oldest: the first of a key, or what a host keeps that has dropped the published
+// one and so has accepted a later one.
 func (s *Slot) update() {
-	valid := s.versions[0]
+	var valid *Table
 	for _, v := range s.versions {
-		if v.published {
-			valid = v
+		if v.table != nil && (valid == nil || v.published) {
+			valid = v.table
 		}
 	}
-	s.table.Store(valid.table)
+	s.table.Store(valid)
 }

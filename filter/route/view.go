@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
@@ -50,6 +52,9 @@ type view struct {
 	props []codecs.Property
 	n     [maxKeys]uint8  // how often the message has a key
 	first [maxKeys]uint16 // where it does first
+
+	direction corev3.TrafficDirection
+	rnd       uint64 // if routes ask for a share
 
 	spent int     // steps
 	fault outcome // of the route that was tried last: tooLong, tooMuch, or none

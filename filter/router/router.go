@@ -41,8 +41,5 @@ func (router) OnRequest(m *filter.Message) filter.Verdict {
 		}
 		return m.Reply(codecs.RouteNotFound, text)
 	}
-	for _, kv := range r.RequestMutation {
-		m.MutateRequest().Set(kv.Key, kv.Value)
-	}
-	return m.Forward(r.PickCluster(m.Rand()))
+	return m.Follow(r)
 }

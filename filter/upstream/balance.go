@@ -23,6 +23,9 @@ const (
 	goneTime = time.Second
 	// A membership change replaces all connections within this time.
 	changeTime = time.Second
+	// maxSought is how many connections are opened for a call that had better avoid the
+	// only host that idle ones lead to.
+	maxSought = 3
 )
 
 // balance is what a pool has learnt of the cluster's hosts, and of how its load
@@ -78,6 +81,26 @@ func (p *Pool) pick(avoid string) *conn {
 		best.current -= sum
 	}
 	return best
+}
+
+// pickFor chooses a connection for c, nil if it has to wait. Where exclusive ones are idle,
+// but only to the host that c had better avoid, it waits for a new one: that may lead to
+// another host.
+func (p *Pool) pickFor(c *Call) *conn {
+	cn := p.pick(c.avoid)
+	if cn == nil || c.avoid == "" || cn.host != c.avoid || p.opts.Shared {
+		return cn
+	}
+	now := p.m.now()
+	switch {
+	case c.sought > 0 && p.trying > 0:
+		return nil
+	case c.sought < maxSought && p.hosts.Preferred > 1 && p.room() > 0 && now >= max(p.nextTry, p.noGrowth):
+		if c.sought++; p.connect(now) {
+			return nil
+		}
+	}
+	return cn
 }
 
 // pickOther chooses a connection to another host than avoid: of shared ones that with

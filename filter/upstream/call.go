@@ -34,6 +34,7 @@ type Call struct {
 	written  bool   // it has been handed to a connection
 	host     string // that it was sent to last
 	avoid    string // the host that it had better not go to
+	sought   int    // so many connections have been opened as they might lead to another
 	sent     time.Duration
 	due      time.Duration
 	deadline timer.Timer

@@ -112,8 +112,8 @@ func (p *Pool) Send(c *Call, s Send) {
 	now := p.m.now()
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
-	c.judged, c.unsure = false, s.Unsure
-	c.written, c.host, c.sent, c.muted, c.lease, c.avoid = false, "", 0, s.Muted, s.Lease, s.Avoid
+	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
+	c.avoid, c.sought, c.judged, c.unsure = s.Avoid, 0, false, s.Unsure
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
@@ -126,8 +126,8 @@ func (p *Pool) Send(c *Call, s Send) {
 		// An ejected host is tried.
 	} else if l != nil {
 		cn = l.pick()
-	} else if p.queue.n == 0 {
-		cn = p.pick(s.Avoid)
+	} else if p.queue.n == 0 || p.queue.first.sought > 0 {
+		cn = p.pickFor(c)
 	}
 	if cn != nil {
 		if !oneway {
@@ -230,20 +230,25 @@ func (p *Pool) kick() {
 func (p *Pool) dispatch() {
 	p.dispatching = true
 	defer func() { p.dispatching = false }() // also when something panics
-	for c := p.queue.first; c != nil; c = p.queue.first {
+	for c := p.queue.first; c != nil; {
 		l := c.line
 		var cn *conn
 		if l != nil {
 			cn = l.free()
 		} else {
-			cn = p.pick(c.avoid)
+			cn = p.pickFor(c)
 		}
-		if cn == nil {
+		switch {
+		case cn != nil:
+			cn.send(c)
+			if l != nil {
+				l.next() // those behind it go the same way
+			}
+			c = p.queue.first
+		case c.sought > 0: // others may take what it does not
+			c = c.next
+		default:
 			return
-		}
-		cn.send(c)
-		if l != nil {
-			l.next() // those behind it go the same way
 		}
 	}
 }

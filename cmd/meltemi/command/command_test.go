@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -184,6 +185,33 @@ func TestOutput(t *testing.T) {
 		})
 	}
 	require.Empty(t, stale, "no test has these")
+}
+
+// TestTheTrafficPage has whole RouteConfigurations, whole configurations of the filter,
+// and descriptions of services.
+func TestTheTrafficPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/traffic.md")
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(page, -1)
+	require.Len(t, blocks, bytes.Count(page, []byte("```yaml")))
+	require.NotEmpty(t, blocks)
+	for _, b := range blocks {
+		config := b[1]
+		switch {
+		case bytes.HasPrefix(config, []byte("host: ")), bytes.HasPrefix(config, []byte("stat_prefix: ")):
+		case regexp.MustCompile("(?m)^routes:").Match(config):
+			config = append([]byte(`
+stat_prefix: test
+protocol: {name: dubbo, codec: {name: aeraki.meta_protocol.codec.dubbo}}
+traffic_direction: INBOUND
+route_config:
+`), regexp.MustCompile("(?m)^").ReplaceAll(config, []byte("  "))...)
+		default: // what stands beside them, such as a server's answer: the e2e suite runs it
+			continue
+		}
+		var stdout, stderr bytes.Buffer
+		require.Zero(t, Main([]string{"check", "-"}, bytes.NewReader(config), &stdout, &stderr), "%s%s%s", &stdout, &stderr, b[1])
+	}
 }
 
 func TestAPanicOfTheCodecIsLocated(t *testing.T) {

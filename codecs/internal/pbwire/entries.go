@@ -22,12 +22,11 @@ func Entry(b []byte) (key, value []byte, err error) {
 	return key, value, r.Err()
 }
 
-// Entries sets entries of a map field whose keys and values are strings or
-// bytes: those that a message has already in their place, the others behind it.
-// It is good for one field of one message.
+// Entries makes a mutation of a map field whose keys and values are strings or
+// bytes: entries that the message has already are set in their place, the others
+// behind it. It is good for one field of one message.
 type Entries struct {
-	// Set are the entries. Their keys differ.
-	Set []codecs.KeyValue
+	*codecs.Mutation
 	// Added is how many the message did not have, after Append.
 	Added int
 
@@ -36,33 +35,35 @@ type Entries struct {
 	done [64]bool
 }
 
-// Find returns the number of the entry with that key, -1 if none is to be set.
-func (e *Entries) Find(key []byte) int {
-	for i := range e.Set {
-		if e.Set[i].Key == string(key) {
-			return i
-		}
+// Touches reports whether an entry of the message with that key is set or removed.
+func (e *Entries) Touches(key []byte) bool { return e.Find(key) >= 0 || e.Removes(key) }
+
+// Replace appends what comes in the place of an entry that is touched: nothing if
+// it is removed.
+func (e *Entries) Replace(dst, key []byte, number int32) []byte {
+	if i := e.Find(key); i >= 0 {
+		return e.put(dst, i, number)
 	}
-	return -1
+	return dst
 }
 
-// Put appends entry i, in the place of one with its key.
-func (e *Entries) Put(dst []byte, i int, number int32) []byte {
+// put appends entry i.
+func (e *Entries) put(dst []byte, i int, number int32) []byte {
 	if i < len(e.done) {
 		e.done[i] = true
 	}
-	kv := &e.Set[i]
+	kv := &e.Entries()[i]
 	dst, mark := AppendFrame(dst, number)
 	dst = AppendBytes(dst, entryKey, kv.Key)
 	dst = AppendBytes(dst, entryValue, kv.Value)
 	return CloseFrame(dst, mark)
 }
 
-// Append appends the entries that were not Put.
+// Append appends the entries that have replaced none.
 func (e *Entries) Append(dst []byte, number int32) []byte {
-	for i := range e.Set {
+	for i := range e.Entries() {
 		if i >= len(e.done) || !e.done[i] {
-			dst = e.Put(dst, i, number)
+			dst = e.put(dst, i, number)
 			e.Added++
 		}
 	}

@@ -28,6 +28,8 @@ func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) ob
 		"protocol":     g.protocol(p),
 		"route_config": object{"name": fmt.Sprintf("%s_%d", g.s.Host, p.Port), "routes": routes},
 		"delivery":     string(g.s.Delivery),
+		// As istiod says of the listeners.
+		"traffic_direction": strings.ToUpper(side),
 	}, side)
 	return cfg
 }

@@ -2,6 +2,7 @@ package envoyfilter
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/meltemi-mesh/meltemi/control/ir"
@@ -28,6 +29,10 @@ func destinationOf(cluster string) (d ir.Destination, ok bool) {
 	return d, err == nil
 }
 
+func has(o object, keys ...string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { _, given := o[k]; return given })
+}
+
 // routes are the routes of a port, for its configuration, and the places to
 // which they lead.
 func (g *generator) routes(p *ir.Port) (routes []any, to []ir.Destination) {
@@ -38,7 +43,7 @@ func (g *generator) routes(p *ir.Port) (routes []any, to []ir.Destination) {
 	routes = []any{}
 	for _, r := range p.Routes {
 		r = exact(r).(object)
-		if _, given := r["route"]; !given {
+		if !has(r, "route", "direct_response", "directResponse") {
 			r["route"] = object{}
 		}
 		ir.Clusters(r, func(part object, key, _ string) {

@@ -28,6 +28,8 @@ type ThriftMessage struct {
 	// Text is an argument (field 1), a result (field 0) or the text of an
 	// exception (field 1).
 	Text string
+	// Kind is the type of an exception (field 2), if it is not 0. It is not read.
+	Kind int32
 }
 
 // Bytes is the message with the length of its frame.
@@ -44,6 +46,10 @@ func (m ThriftMessage) Bytes() []byte {
 		b = append(b, 11, 0, field)
 		b = binary.BigEndian.AppendUint32(b, uint32(len(m.Text)))
 		b = append(b, m.Text...)
+	}
+	if m.Kind != 0 {
+		b = append(b, 8, 0, 2)
+		b = binary.BigEndian.AppendUint32(b, uint32(m.Kind))
 	}
 	b = append(b, 0)
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))

@@ -65,6 +65,16 @@ func (s *Set) Connect(t host.Target, ev host.UpstreamEvents) *Carrier {
 	return c
 }
 
+// Tunnel reports whether f is that of a tunnel, which is no carrier: its bytes go to
+// its cluster and back as they are, as soon as the chain goes on.
+func (s *Set) Tunnel(f Filter) bool {
+	cluster, ok := s.dialer.TunnelTo(f.Token())
+	if ok {
+		f.SetState(stateCluster, cluster)
+	}
+	return ok
+}
+
 // Arrived takes the filter of a carrier that was born on this worker, whose events
 // are those of the carrier that is returned. Strangers are turned away, and what is
 // not wanted any more: nil.

@@ -298,3 +298,24 @@ func TestBallastThatEnds(t *testing.T) {
 		s.advance(2 * spareTime)
 	})
 }
+
+// TestATunnelIsNoCarrier: its cluster is set, and nobody parks or claims it.
+func TestATunnelIsNoCarrier(t *testing.T) {
+	play(t, 1, func(t *testing.T, s *stage) {
+		w := s.workers[0]
+		s.world.Unlock()
+		c, err := s.dialer.Tunnel(t.Context(), "xds")
+		s.world.Lock()
+		require.NoError(t, err)
+		defer c.Close()
+		s.wait(0)
+		require.Len(t, s.arrived, 1)
+		f := &filter{w: w, token: s.arrived[0].token()}
+		s.arrived = nil
+		require.True(t, w.carriers.Tunnel(f))
+		require.Equal(t, map[string]string{stateCluster: "xds"}, f.state)
+		require.Empty(t, w.carriers.parked)
+		require.False(t, w.carriers.Tunnel(f), "its token is good once")
+		require.Nil(t, w.carriers.Arrived(f))
+	})
+}

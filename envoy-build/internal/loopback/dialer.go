@@ -61,10 +61,12 @@ type Dialer struct {
 	stillborn atomic.Int32
 	seen      int32 // of them, by the goroutine that dials
 
-	mu     sync.Mutex
-	last   uint64
-	conns  map[uint64]*Conn
-	orders orders
+	mu    sync.Mutex
+	last  uint64
+	conns map[uint64]*Conn
+	// tunnels are the clusters of those that have not appeared.
+	tunnels map[uint64]string
+	orders  orders
 
 	// What other processes can cause as often as they like.
 	strangers, squatters, stillbirths process.Sometimes
@@ -77,7 +79,7 @@ func New(connect func(path string) (net.Conn, error), log process.Log, panics *p
 		connect: connect, log: log, panics: panics,
 		nonce: newNonce(),
 		kick:  make(chan struct{}, 1), fresh: make(chan struct{}, 1), done: make(chan struct{}),
-		conns:  map[uint64]*Conn{},
+		conns: map[uint64]*Conn{}, tunnels: map[uint64]string{},
 		orders: orders{open: map[Order]*ordered{}},
 	}
 }

@@ -287,9 +287,13 @@ type MetaProtocolProxy struct {
 	Limits *Limits `protobuf:"bytes,104,opt,name=limits,proto3" json:"limits,omitempty"`
 	// What becomes of connections that start with none of the codecs' protocols.
 	// Unset: they are closed. Needs codecs that recognise their protocol.
-	Passthrough   *Passthrough `protobuf:"bytes,105,opt,name=passthrough,proto3" json:"passthrough,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Passthrough *Passthrough `protobuf:"bytes,105,opt,name=passthrough,proto3" json:"passthrough,omitempty"`
+	// Whose traffic the listener carries, as routes may ask by their direction: what
+	// the traffic_direction of Envoy's listener says, which is not told to filters.
+	// Default: UNSPECIFIED.
+	TrafficDirection v31.TrafficDirection `protobuf:"varint,120,opt,name=traffic_direction,json=trafficDirection,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"traffic_direction,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *MetaProtocolProxy) Reset() {
@@ -445,6 +449,13 @@ func (x *MetaProtocolProxy) GetPassthrough() *Passthrough {
 		return x.Passthrough
 	}
 	return nil
+}
+
+func (x *MetaProtocolProxy) GetTrafficDirection() v31.TrafficDirection {
+	if x != nil {
+		return x.TrafficDirection
+	}
+	return v31.TrafficDirection(0)
 }
 
 type isMetaProtocolProxy_RouteSpecifier interface {
@@ -801,15 +812,36 @@ func (x *Limits) GetMaxPartialBytes() *wrapperspb.UInt32Value {
 	return nil
 }
 
-// Rds says where routes are discovered.
+// Rds says where routes are discovered. All listeners of the process that have the
+// same share one subscription. Until its first answer requests wait, up to
+// config_source.initial_fetch_timeout after the first of them on a worker (default
+// 15 s, 0 is no bound) and never longer than request_timeout; from then on they go
+// by the last table that was accepted, whatever becomes of the server.
 type Rds struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where from. Required.
+	// Where from. Required: one of
+	//   - path_config_source.path, or path: a file with a DiscoveryResponse, JSON unless
+	//     its name ends in .yaml, .yml, .pb or .pb_text. It is looked at twice a second.
+	//   - api_config_source with api_type GRPC or DELTA_GRPC, transport_api_version V3
+	//     and one of grpc_services: envoy_grpc, a cluster of Envoy's by cluster_name,
+	//     with authority if it is not that name; or google_grpc, an address without TLS
+	//     by target_uri (host:port or unix:PATH); and initial_metadata. request_timeout
+	//     and a service's timeout mean nothing to a stream.
+	//
+	// What else is set is refused.
 	ConfigSource *v31.ConfigSource `protobuf:"bytes,1,opt,name=config_source,json=configSource,proto3" json:"config_source,omitempty"`
-	// Name of the route configuration.
+	// Name of the route configuration. Required.
 	RouteConfigName string `protobuf:"bytes,2,opt,name=route_config_name,json=routeConfigName,proto3" json:"route_config_name,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What the server is told of this proxy: a module does not learn its Envoy's node.
+	// Its id should be no other proxy's. Default: the host's name as id.
+	Node *v31.Node `protobuf:"bytes,100,opt,name=node,proto3" json:"node,omitempty"`
+	// Type of the resources that are asked for:
+	// type.googleapis.com/envoy.config.route.v3.RouteConfiguration, the default, or
+	// type.googleapis.com/aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.
+	// Answers may have either.
+	TypeUrl       string `protobuf:"bytes,101,opt,name=type_url,json=typeUrl,proto3" json:"type_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rds) Reset() {
@@ -852,6 +884,20 @@ func (x *Rds) GetConfigSource() *v31.ConfigSource {
 func (x *Rds) GetRouteConfigName() string {
 	if x != nil {
 		return x.RouteConfigName
+	}
+	return ""
+}
+
+func (x *Rds) GetNode() *v31.Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Rds) GetTypeUrl() string {
+	if x != nil {
+		return x.TypeUrl
 	}
 	return ""
 }
@@ -1145,7 +1191,8 @@ var File_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto protorefle
 
 const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc = "" +
 	"\n" +
-	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xc2\t\n" +
+	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x97\n" +
+	"\n" +
 	"\x11MetaProtocolProxy\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x125\n" +
@@ -1165,7 +1212,8 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"tableScope\x12O\n" +
 	"\bupstream\x18g \x01(\v23.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptionsR\bupstream\x12B\n" +
 	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
-	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\"\"\n" +
+	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\x12S\n" +
+	"\x11traffic_direction\x18x \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\x10trafficDirection\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
@@ -1200,10 +1248,12 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"maxStreams\x12I\n" +
 	"\x13stream_idle_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11streamIdleTimeout\x12F\n" +
 	"\x10max_unread_bytes\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0emaxUnreadBytes\x12H\n" +
-	"\x11max_partial_bytes\x18\b \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxPartialBytes\"z\n" +
+	"\x11max_partial_bytes\x18\b \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaxPartialBytes\"\xc5\x01\n" +
 	"\x03Rds\x12G\n" +
 	"\rconfig_source\x18\x01 \x01(\v2\".envoy.config.core.v3.ConfigSourceR\fconfigSource\x12*\n" +
-	"\x11route_config_name\x18\x02 \x01(\tR\x0frouteConfigName\"V\n" +
+	"\x11route_config_name\x18\x02 \x01(\tR\x0frouteConfigName\x12.\n" +
+	"\x04node\x18d \x01(\v2\x1a.envoy.config.core.v3.NodeR\x04node\x12\x19\n" +
+	"\btype_url\x18e \x01(\tR\atypeUrl\"V\n" +
 	"\x12MetaProtocolFilter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\"I\n" +
@@ -1264,11 +1314,13 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = 
 	(*v1alpha.RouteConfiguration)(nil),      // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
 	(*v3.AccessLog)(nil),                    // 14: envoy.config.accesslog.v3.AccessLog
 	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 16: google.protobuf.UInt32Value
-	(*v31.ConfigSource)(nil),                // 17: envoy.config.core.v3.ConfigSource
-	(*anypb.Any)(nil),                       // 18: google.protobuf.Any
-	(*v32.Percent)(nil),                     // 19: envoy.type.v3.Percent
-	(*v33.Tracing_Http)(nil),                // 20: envoy.config.trace.v3.Tracing.Http
+	(v31.TrafficDirection)(0),               // 16: envoy.config.core.v3.TrafficDirection
+	(*wrapperspb.UInt32Value)(nil),          // 17: google.protobuf.UInt32Value
+	(*v31.ConfigSource)(nil),                // 18: envoy.config.core.v3.ConfigSource
+	(*v31.Node)(nil),                        // 19: envoy.config.core.v3.Node
+	(*anypb.Any)(nil),                       // 20: google.protobuf.Any
+	(*v32.Percent)(nil),                     // 21: envoy.type.v3.Percent
+	(*v33.Tracing_Http)(nil),                // 22: envoy.config.trace.v3.Tracing.Http
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
 	8,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
@@ -1284,41 +1336,43 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	6,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
 	7,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
 	5,  // 12: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.passthrough:type_name -> aeraki.meta_protocol_proxy.v1alpha.Passthrough
-	16, // 13: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
-	16, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
-	15, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
-	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
-	16, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
-	16, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	16, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
-	16, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
-	1,  // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
-	16, // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
-	16, // 24: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
-	16, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
-	16, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	16, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
-	15, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	16, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
-	16, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
-	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	18, // 33: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	18, // 34: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	10, // 35: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 36: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	10, // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	19, // 38: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	19, // 39: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	19, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	16, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	20, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	16, // 13: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.traffic_direction:type_name -> envoy.config.core.v3.TrafficDirection
+	17, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
+	17, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
+	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
+	15, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
+	17, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
+	17, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	17, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
+	17, // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
+	1,  // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
+	17, // 24: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
+	17, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
+	17, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
+	17, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
+	15, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
+	17, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	15, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	17, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
+	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
+	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	19, // 34: aeraki.meta_protocol_proxy.v1alpha.Rds.node:type_name -> envoy.config.core.v3.Node
+	20, // 35: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	20, // 36: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 38: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 39: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	21, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	21, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	21, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	17, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	22, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }

@@ -26,6 +26,149 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What kind of error it is. Codecs know how their protocols say so.
+type DirectResponse_Status int32
+
+const (
+	// None of the others.
+	DirectResponse_UNSPECIFIED DirectResponse_Status = 0
+	// There is no such service or method.
+	DirectResponse_ROUTE_NOT_FOUND DirectResponse_Status = 1
+	// There is no such cluster.
+	DirectResponse_CLUSTER_NOT_FOUND DirectResponse_Status = 2
+	// No server can be used.
+	DirectResponse_NO_HEALTHY_UPSTREAM DirectResponse_Status = 3
+	// What the server sent cannot be used.
+	DirectResponse_BAD_RESPONSE DirectResponse_Status = 4
+	// A limit is reached; clients may repeat the request.
+	DirectResponse_OVER_LIMIT DirectResponse_Status = 5
+	// The request cannot be served as it is.
+	DirectResponse_BAD_REQUEST DirectResponse_Status = 6
+	// It took too long.
+	DirectResponse_TIMEOUT DirectResponse_Status = 7
+	// No connection to a server could be made.
+	DirectResponse_CONNECT_FAILURE DirectResponse_Status = 8
+	// The connection to the server was lost.
+	DirectResponse_UPSTREAM_RESET DirectResponse_Status = 9
+	// It is not allowed.
+	DirectResponse_DENIED DirectResponse_Status = 10
+)
+
+// Enum value maps for DirectResponse_Status.
+var (
+	DirectResponse_Status_name = map[int32]string{
+		0:  "UNSPECIFIED",
+		1:  "ROUTE_NOT_FOUND",
+		2:  "CLUSTER_NOT_FOUND",
+		3:  "NO_HEALTHY_UPSTREAM",
+		4:  "BAD_RESPONSE",
+		5:  "OVER_LIMIT",
+		6:  "BAD_REQUEST",
+		7:  "TIMEOUT",
+		8:  "CONNECT_FAILURE",
+		9:  "UPSTREAM_RESET",
+		10: "DENIED",
+	}
+	DirectResponse_Status_value = map[string]int32{
+		"UNSPECIFIED":         0,
+		"ROUTE_NOT_FOUND":     1,
+		"CLUSTER_NOT_FOUND":   2,
+		"NO_HEALTHY_UPSTREAM": 3,
+		"BAD_RESPONSE":        4,
+		"OVER_LIMIT":          5,
+		"BAD_REQUEST":         6,
+		"TIMEOUT":             7,
+		"CONNECT_FAILURE":     8,
+		"UPSTREAM_RESET":      9,
+		"DENIED":              10,
+	}
+)
+
+func (x DirectResponse_Status) Enum() *DirectResponse_Status {
+	p := new(DirectResponse_Status)
+	*p = x
+	return p
+}
+
+func (x DirectResponse_Status) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DirectResponse_Status) Descriptor() protoreflect.EnumDescriptor {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes[0].Descriptor()
+}
+
+func (DirectResponse_Status) Type() protoreflect.EnumType {
+	return &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes[0]
+}
+
+func (x DirectResponse_Status) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DirectResponse_Status.Descriptor instead.
+func (DirectResponse_Status) EnumDescriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9, 0}
+}
+
+// What becomes of an attribute that the message has. It is the same one if the
+// case of letters is the same, too.
+type KeyValue_AppendAction int32
+
+const (
+	// Set it, whether the message has it or not.
+	KeyValue_OVERWRITE_IF_EXISTS_OR_ADD KeyValue_AppendAction = 0
+	// Set it, if the message has it, to the value that it has, a comma, and this one.
+	KeyValue_APPEND_IF_EXISTS_OR_ADD KeyValue_AppendAction = 1
+	// Set it if the message does not have it.
+	KeyValue_ADD_IF_ABSENT KeyValue_AppendAction = 2
+	// Set it if the message has it.
+	KeyValue_OVERWRITE_IF_EXISTS KeyValue_AppendAction = 3
+)
+
+// Enum value maps for KeyValue_AppendAction.
+var (
+	KeyValue_AppendAction_name = map[int32]string{
+		0: "OVERWRITE_IF_EXISTS_OR_ADD",
+		1: "APPEND_IF_EXISTS_OR_ADD",
+		2: "ADD_IF_ABSENT",
+		3: "OVERWRITE_IF_EXISTS",
+	}
+	KeyValue_AppendAction_value = map[string]int32{
+		"OVERWRITE_IF_EXISTS_OR_ADD": 0,
+		"APPEND_IF_EXISTS_OR_ADD":    1,
+		"ADD_IF_ABSENT":              2,
+		"OVERWRITE_IF_EXISTS":        3,
+	}
+)
+
+func (x KeyValue_AppendAction) Enum() *KeyValue_AppendAction {
+	p := new(KeyValue_AppendAction)
+	*p = x
+	return p
+}
+
+func (x KeyValue_AppendAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeyValue_AppendAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes[1].Descriptor()
+}
+
+func (KeyValue_AppendAction) Type() protoreflect.EnumType {
+	return &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes[1]
+}
+
+func (x KeyValue_AppendAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeyValue_AppendAction.Descriptor instead.
+func (KeyValue_AppendAction) EnumDescriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13, 0}
+}
+
 // RouteConfiguration is a table of routes.
 type RouteConfiguration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -44,9 +187,23 @@ type RouteConfiguration struct {
 	// own. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,104,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
 	// Policies of clusters, each named once.
-	Clusters      []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Clusters []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Set in the requests of all routes: behind what their clusters and they
+	// themselves change, so that this wins (see most_specific_mutations_wins). At most
+	// 1000.
+	RequestMutation []*KeyValue `protobuf:"bytes,120,rep,name=request_mutation,json=requestMutation,proto3" json:"request_mutation,omitempty"`
+	// Set in the answers of all routes, in the same order. At most 1000.
+	ResponseMutation []*KeyValue `protobuf:"bytes,121,rep,name=response_mutation,json=responseMutation,proto3" json:"response_mutation,omitempty"`
+	// Removed from the requests of all routes before request_mutation; as in Route.
+	RequestKeysToRemove []string `protobuf:"bytes,122,rep,name=request_keys_to_remove,json=requestKeysToRemove,proto3" json:"request_keys_to_remove,omitempty"`
+	// Removed from the answers of all routes before response_mutation; as in Route.
+	ResponseKeysToRemove []string `protobuf:"bytes,123,rep,name=response_keys_to_remove,json=responseKeysToRemove,proto3" json:"response_keys_to_remove,omitempty"`
+	// The order of changes. False: those of the weighted cluster, of the route, of
+	// this table, as Envoy's for HTTP; the table wins. True: the other way round; the
+	// weighted cluster wins.
+	MostSpecificMutationsWins bool `protobuf:"varint,124,opt,name=most_specific_mutations_wins,json=mostSpecificMutationsWins,proto3" json:"most_specific_mutations_wins,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
 }
 
 func (x *RouteConfiguration) Reset() {
@@ -126,6 +283,41 @@ func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
 		return x.Clusters
 	}
 	return nil
+}
+
+func (x *RouteConfiguration) GetRequestMutation() []*KeyValue {
+	if x != nil {
+		return x.RequestMutation
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetResponseMutation() []*KeyValue {
+	if x != nil {
+		return x.ResponseMutation
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetRequestKeysToRemove() []string {
+	if x != nil {
+		return x.RequestKeysToRemove
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetResponseKeysToRemove() []string {
+	if x != nil {
+		return x.ResponseKeysToRemove
+	}
+	return nil
+}
+
+func (x *RouteConfiguration) GetMostSpecificMutationsWins() bool {
+	if x != nil {
+		return x.MostSpecificMutationsWins
+	}
+	return false
 }
 
 // ClusterPolicy is what holds for all requests to a cluster, whichever their route.
@@ -798,21 +990,29 @@ func (*HedgePolicy_HedgeDelay) isHedgePolicy_HedgeSpecifier() {}
 
 func (*HedgePolicy_HedgePercentile) isHedgePolicy_HedgeSpecifier() {}
 
-// Route sends matching requests to a cluster.
+// Route sends matching requests to a cluster, or answers them.
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the route.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// What it matches; absent matches everything.
 	Match *RouteMatch `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
-	// Where it goes. Required.
+	// Where it goes. This or direct_response is required, not both.
 	Route *RouteAction `protobuf:"bytes,3,opt,name=route,proto3" json:"route,omitempty"`
 	// Set in the request; the last of equal keys wins. At most 1000.
 	RequestMutation []*KeyValue `protobuf:"bytes,19,rep,name=request_mutation,json=requestMutation,proto3" json:"request_mutation,omitempty"`
-	// Set in the answer. At most 1000.
+	// Set in the answer; not in those of the proxy itself. At most 1000.
 	ResponseMutation []*KeyValue `protobuf:"bytes,20,rep,name=response_mutation,json=responseMutation,proto3" json:"response_mutation,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The answer, instead of route.
+	DirectResponse *DirectResponse `protobuf:"bytes,100,opt,name=direct_response,json=directResponse,proto3" json:"direct_response,omitempty"`
+	// Removed from the request before request_mutation, whatever the case of the
+	// key's ASCII letters. The codec must be able to; a message that cannot be
+	// changed passes as it is, counted as mutation_skipped. At most 1000.
+	RequestKeysToRemove []string `protobuf:"bytes,101,rep,name=request_keys_to_remove,json=requestKeysToRemove,proto3" json:"request_keys_to_remove,omitempty"`
+	// Removed from the answer before response_mutation, in the same way. At most 1000.
+	ResponseKeysToRemove []string `protobuf:"bytes,102,rep,name=response_keys_to_remove,json=responseKeysToRemove,proto3" json:"response_keys_to_remove,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Route) Reset() {
@@ -880,18 +1080,107 @@ func (x *Route) GetResponseMutation() []*KeyValue {
 	return nil
 }
 
+func (x *Route) GetDirectResponse() *DirectResponse {
+	if x != nil {
+		return x.DirectResponse
+	}
+	return nil
+}
+
+func (x *Route) GetRequestKeysToRemove() []string {
+	if x != nil {
+		return x.RequestKeysToRemove
+	}
+	return nil
+}
+
+func (x *Route) GetResponseKeysToRemove() []string {
+	if x != nil {
+		return x.ResponseKeysToRemove
+	}
+	return nil
+}
+
+// DirectResponse is an error that the proxy itself answers with, in the client's own
+// protocol. A oneway gets no answer and goes nowhere.
+type DirectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of error.
+	Status DirectResponse_Status `protobuf:"varint,1,opt,name=status,proto3,enum=aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse_Status" json:"status,omitempty"`
+	// What it says. At most 4096 bytes; empty: the name of the status.
+	Body          string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectResponse) Reset() {
+	*x = DirectResponse{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectResponse) ProtoMessage() {}
+
+func (x *DirectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
+func (*DirectResponse) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DirectResponse) GetStatus() DirectResponse_Status {
+	if x != nil {
+		return x.Status
+	}
+	return DirectResponse_UNSPECIFIED
+}
+
+func (x *DirectResponse) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
 // RouteMatch matches a message's metadata.
 type RouteMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All must match. Names are compared without regard to case.
-	Metadata      []*v31.HeaderMatcher `protobuf:"bytes,1,rep,name=metadata,proto3" json:"metadata,omitempty"`
+	Metadata []*v31.HeaderMatcher `protobuf:"bytes,1,rep,name=metadata,proto3" json:"metadata,omitempty"`
+	// The share of requests that match, of those for which all else does: that of
+	// default_value, 0 to 100 %. One random number is drawn for a request and all
+	// routes, so that the shares of routes that follow each other include each
+	// other, as in Envoy. A runtime_key is refused, as there is no runtime that could
+	// override the value. Unset: all.
+	RuntimeFraction *v32.RuntimeFractionalPercent `protobuf:"bytes,100,opt,name=runtime_fraction,json=runtimeFraction,proto3" json:"runtime_fraction,omitempty"`
+	// The traffic_direction of the listener that the request came to. A listener that
+	// has none matches no route with one. UNSPECIFIED: any.
+	Direction v32.TrafficDirection `protobuf:"varint,101,opt,name=direction,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"direction,omitempty"`
+	// Labels of the workload that the request came from. Not built yet: nothing
+	// knows them without the filter metadata_exchange.
+	SourceLabels  map[string]string `protobuf:"bytes,102,rep,name=source_labels,json=sourceLabels,proto3" json:"source_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1192,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,12 +1205,33 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RouteMatch) GetMetadata() []*v31.HeaderMatcher {
 	if x != nil {
 		return x.Metadata
+	}
+	return nil
+}
+
+func (x *RouteMatch) GetRuntimeFraction() *v32.RuntimeFractionalPercent {
+	if x != nil {
+		return x.RuntimeFraction
+	}
+	return nil
+}
+
+func (x *RouteMatch) GetDirection() v32.TrafficDirection {
+	if x != nil {
+		return x.Direction
+	}
+	return v32.TrafficDirection(0)
+}
+
+func (x *RouteMatch) GetSourceLabels() map[string]string {
+	if x != nil {
+		return x.SourceLabels
 	}
 	return nil
 }
@@ -935,6 +1245,7 @@ type RouteAction struct {
 	//
 	//	*RouteAction_Cluster
 	//	*RouteAction_WeightedClusters
+	//	*RouteAction_ClusterFromMetadata
 	ClusterSpecifier isRouteAction_ClusterSpecifier `protobuf_oneof:"cluster_specifier"`
 	// Properties that choose the host. At most 100.
 	HashPolicy []string `protobuf:"bytes,10,rep,name=hash_policy,json=hashPolicy,proto3" json:"hash_policy,omitempty"`
@@ -957,7 +1268,7 @@ type RouteAction struct {
 
 func (x *RouteAction) Reset() {
 	*x = RouteAction{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1280,7 @@ func (x *RouteAction) String() string {
 func (*RouteAction) ProtoMessage() {}
 
 func (x *RouteAction) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1293,7 @@ func (x *RouteAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction.ProtoReflect.Descriptor instead.
 func (*RouteAction) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RouteAction) GetClusterSpecifier() isRouteAction_ClusterSpecifier {
@@ -1005,6 +1316,15 @@ func (x *RouteAction) GetWeightedClusters() *v31.WeightedCluster {
 	if x != nil {
 		if x, ok := x.ClusterSpecifier.(*RouteAction_WeightedClusters); ok {
 			return x.WeightedClusters
+		}
+	}
+	return nil
+}
+
+func (x *RouteAction) GetClusterFromMetadata() *ClusterFromMetadata {
+	if x != nil {
+		if x, ok := x.ClusterSpecifier.(*RouteAction_ClusterFromMetadata); ok {
+			return x.ClusterFromMetadata
 		}
 	}
 	return nil
@@ -1062,28 +1382,118 @@ type RouteAction_Cluster struct {
 }
 
 type RouteAction_WeightedClusters struct {
-	// Several with weights; only name and weight count.
+	// Several with weights. Of each name and weight count, and, of the messages that
+	// go to it, request_headers_to_add, request_headers_to_remove,
+	// response_headers_to_add and response_headers_to_remove: attributes instead of
+	// headers, with Envoy's rules: values are formats (see KeyValue.format), an
+	// append_action is APPEND_IF_EXISTS_OR_ADD unless it says otherwise, and an
+	// empty value is set only with keep_empty_value. All else is refused.
 	WeightedClusters *v31.WeightedCluster `protobuf:"bytes,2,opt,name=weighted_clusters,json=weightedClusters,proto3,oneof"`
+}
+
+type RouteAction_ClusterFromMetadata struct {
+	// The one that the request itself names.
+	ClusterFromMetadata *ClusterFromMetadata `protobuf:"bytes,104,opt,name=cluster_from_metadata,json=clusterFromMetadata,proto3,oneof"`
 }
 
 func (*RouteAction_Cluster) isRouteAction_ClusterSpecifier() {}
 
 func (*RouteAction_WeightedClusters) isRouteAction_ClusterSpecifier() {}
 
-// KeyValue is a property to set.
+func (*RouteAction_ClusterFromMetadata) isRouteAction_ClusterSpecifier() {}
+
+// ClusterFromMetadata has a property of the request name its cluster, as Envoy's
+// cluster_header does.
+type ClusterFromMetadata struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the property, whatever the case of its ASCII letters. A request without
+	// it is answered with an error, counted as request_no_cluster. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The clusters that it may name. A request that names another one is answered in
+	// the same way. At least one, each once.
+	AllowedClusters []string `protobuf:"bytes,2,rep,name=allowed_clusters,json=allowedClusters,proto3" json:"allowed_clusters,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ClusterFromMetadata) Reset() {
+	*x = ClusterFromMetadata{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterFromMetadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterFromMetadata) ProtoMessage() {}
+
+func (x *ClusterFromMetadata) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterFromMetadata.ProtoReflect.Descriptor instead.
+func (*ClusterFromMetadata) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ClusterFromMetadata) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterFromMetadata) GetAllowedClusters() []string {
+	if x != nil {
+		return x.AllowedClusters
+	}
+	return nil
+}
+
+// KeyValue is an attribute to set.
 type KeyValue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 16384 bytes.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// At most 16384 bytes.
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// At most 16384 bytes. As it is: % has no meaning.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Unset: OVERWRITE_IF_EXISTS_OR_ADD.
+	AppendAction KeyValue_AppendAction `protobuf:"varint,100,opt,name=append_action,json=appendAction,proto3,enum=aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue_AppendAction" json:"append_action,omitempty"`
+	// In place of value: a text with Envoy's command operators. One that has nothing to
+	// tell is replaced by nothing, and if nothing is left the attribute is not set. At
+	// most 16384 bytes; an unknown operator is refused. What it makes of a message and
+	// cannot be set, as it is too long or no text, is counted as mutation_skipped.
+	//
+	//	%REQ(X?Y):Z%  the property X of the request, or Y if it has none, up to Z
+	//	    bytes, as rules see it: without the changes of routes; ?Y and :Z may be
+	//	    left out. Also %REQUEST_HEADER(X?Y):Z%. Not for answers
+	//	%RESP(X?Y):Z%  the same of the answer. Also %RESPONSE_HEADER(X?Y):Z%. Not for
+	//	    requests
+	//	%DOWNSTREAM_REMOTE_ADDRESS%, %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%,
+	//	%DOWNSTREAM_REMOTE_PORT%  the client's address
+	//	%DOWNSTREAM_LOCAL_ADDRESS%, %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%,
+	//	%DOWNSTREAM_LOCAL_PORT%  the address that it is connected to
+	//	%ROUTE_NAME%, %UPSTREAM_CLUSTER%  the route, and the cluster that was chosen
+	//	%ENVIRONMENT(X):Z%  the environment variable X, read when this is loaded
+	//	%%  a percent sign
+	Format        string `protobuf:"bytes,101,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1505,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1518,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -1121,6 +1531,20 @@ func (x *KeyValue) GetKey() string {
 func (x *KeyValue) GetValue() string {
 	if x != nil {
 		return x.Value
+	}
+	return ""
+}
+
+func (x *KeyValue) GetAppendAction() KeyValue_AppendAction {
+	if x != nil {
+		return x.AppendAction
+	}
+	return KeyValue_OVERWRITE_IF_EXISTS_OR_ADD
+}
+
+func (x *KeyValue) GetFormat() string {
+	if x != nil {
+		return x.Format
 	}
 	return ""
 }
@@ -1139,7 +1563,7 @@ type RetryPolicy_RetryBackOff struct {
 
 func (x *RetryPolicy_RetryBackOff) Reset() {
 	*x = RetryPolicy_RetryBackOff{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1575,7 @@ func (x *RetryPolicy_RetryBackOff) String() string {
 func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
 
 func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1640,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1652,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1665,7 @@ func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction_RequestMirrorPolicy.ProtoReflect.Descriptor instead.
 func (*RouteAction_RequestMirrorPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
@@ -1297,7 +1721,7 @@ var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflec
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd6\x04\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd1\a\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
 	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x123\n" +
@@ -1305,7 +1729,12 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x88\x01\n" +
 	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12Z\n" +
-	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\xe1\x02\n" +
+	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\x12d\n" +
+	"\x10request_mutation\x18x \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x0frequestMutation\x12f\n" +
+	"\x11response_mutation\x18y \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\x123\n" +
+	"\x16request_keys_to_remove\x18z \x03(\tR\x13requestKeysToRemove\x125\n" +
+	"\x17response_keys_to_remove\x18{ \x03(\tR\x14responseKeysToRemove\x12?\n" +
+	"\x1cmost_specific_mutations_wins\x18| \x01(\bR\x19mostSpecificMutationsWins\"\xe1\x02\n" +
 	"\rClusterPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
 	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\x12k\n" +
@@ -1355,19 +1784,47 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\vhedge_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationH\x00R\n" +
 	"hedgeDelay\x12C\n" +
 	"\x10hedge_percentile\x18\x02 \x01(\v2\x16.envoy.type.v3.PercentH\x00R\x0fhedgePercentileB\x11\n" +
-	"\x0fhedge_specifier\"\x90\x03\n" +
+	"\x0fhedge_specifier\"\xe6\x04\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12Q\n" +
 	"\x05match\x18\x02 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12R\n" +
 	"\x05route\x18\x03 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteActionR\x05route\x12d\n" +
 	"\x10request_mutation\x18\x13 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x0frequestMutation\x12f\n" +
-	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\"N\n" +
+	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\x12h\n" +
+	"\x0fdirect_response\x18d \x01(\v2?.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponseR\x0edirectResponse\x123\n" +
+	"\x16request_keys_to_remove\x18e \x03(\tR\x13requestKeysToRemove\x125\n" +
+	"\x17response_keys_to_remove\x18f \x03(\tR\x14responseKeysToRemove\"\xda\x02\n" +
+	"\x0eDirectResponse\x12^\n" +
+	"\x06status\x18\x01 \x01(\x0e2F.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.StatusR\x06status\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\"\xd3\x01\n" +
+	"\x06Status\x12\x0f\n" +
+	"\vUNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fROUTE_NOT_FOUND\x10\x01\x12\x15\n" +
+	"\x11CLUSTER_NOT_FOUND\x10\x02\x12\x17\n" +
+	"\x13NO_HEALTHY_UPSTREAM\x10\x03\x12\x10\n" +
+	"\fBAD_RESPONSE\x10\x04\x12\x0e\n" +
+	"\n" +
+	"OVER_LIMIT\x10\x05\x12\x0f\n" +
+	"\vBAD_REQUEST\x10\x06\x12\v\n" +
+	"\aTIMEOUT\x10\a\x12\x13\n" +
+	"\x0fCONNECT_FAILURE\x10\b\x12\x12\n" +
+	"\x0eUPSTREAM_RESET\x10\t\x12\n" +
+	"\n" +
+	"\x06DENIED\x10\n" +
+	"\"\xa4\x03\n" +
 	"\n" +
 	"RouteMatch\x12@\n" +
-	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xe6\a\n" +
+	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\x12Y\n" +
+	"\x10runtime_fraction\x18d \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFraction\x12D\n" +
+	"\tdirection\x18e \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\tdirection\x12r\n" +
+	"\rsource_labels\x18f \x03(\v2M.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntryR\fsourceLabels\x1a?\n" +
+	"\x11SourceLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\b\n" +
 	"\vRouteAction\x12\x1a\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x12U\n" +
-	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12\x1f\n" +
+	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12z\n" +
+	"\x15cluster_from_metadata\x18h \x01(\v2D.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadataH\x00R\x13clusterFromMetadata\x12\x1f\n" +
 	"\vhash_policy\x18\n" +
 	" \x03(\tR\n" +
 	"hashPolicy\x12\x88\x01\n" +
@@ -1386,10 +1843,20 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\fmax_requests\x18f \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x123\n" +
 	"\atimeout\x18g \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x18\n" +
 	"\acompare\x18h \x01(\bR\acompareB\x13\n" +
-	"\x11cluster_specifier\"2\n" +
+	"\x11cluster_specifier\"T\n" +
+	"\x13ClusterFromMetadata\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10allowed_clusters\x18\x02 \x03(\tR\x0fallowedClusters\"\xb0\x02\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05valueBeZcgithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha;routev1alphab\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value\x12k\n" +
+	"\rappend_action\x18d \x01(\x0e2F.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendActionR\fappendAction\x12\x16\n" +
+	"\x06format\x18e \x01(\tR\x06format\"w\n" +
+	"\fAppendAction\x12\x1e\n" +
+	"\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x00\x12\x1b\n" +
+	"\x17APPEND_IF_EXISTS_OR_ADD\x10\x01\x12\x11\n" +
+	"\rADD_IF_ABSENT\x10\x02\x12\x17\n" +
+	"\x13OVERWRITE_IF_EXISTS\x10\x03BeZcgithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha;routev1alphab\x06proto3"
 
 var (
 	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescOnce sync.Once
@@ -1403,89 +1870,105 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
-	(*RouteConfiguration)(nil),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	(*ClusterPolicy)(nil),                   // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	(*CircuitBreakers)(nil),                 // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	(*KeyBreaker)(nil),                      // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	(*OutlierDetection)(nil),                // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	(*RetryBudget)(nil),                     // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	(*RetryPolicy)(nil),                     // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	(*HedgePolicy)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	(*Route)(nil),                           // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	(*RouteMatch)(nil),                      // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*RouteAction)(nil),                     // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	(*KeyValue)(nil),                        // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*RetryPolicy_RetryBackOff)(nil),        // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	(*RouteAction_RequestMirrorPolicy)(nil), // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 14: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 15: google.protobuf.UInt32Value
-	(*v3.Percent)(nil),                      // 16: envoy.type.v3.Percent
-	(*v31.HeaderMatcher)(nil),               // 17: envoy.config.route.v3.HeaderMatcher
-	(*v31.WeightedCluster)(nil),             // 18: envoy.config.route.v3.WeightedCluster
-	(*v32.RuntimeFractionalPercent)(nil),    // 19: envoy.config.core.v3.RuntimeFractionalPercent
+	(DirectResponse_Status)(0),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
+	(KeyValue_AppendAction)(0),              // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
+	(*RouteConfiguration)(nil),              // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	(*ClusterPolicy)(nil),                   // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	(*CircuitBreakers)(nil),                 // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	(*KeyBreaker)(nil),                      // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	(*OutlierDetection)(nil),                // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	(*RetryBudget)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	(*RetryPolicy)(nil),                     // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	(*HedgePolicy)(nil),                     // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	(*Route)(nil),                           // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	(*DirectResponse)(nil),                  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	(*RouteMatch)(nil),                      // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*RouteAction)(nil),                     // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	(*ClusterFromMetadata)(nil),             // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	(*KeyValue)(nil),                        // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	(*RetryPolicy_RetryBackOff)(nil),        // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	nil,                                     // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	(*RouteAction_RequestMirrorPolicy)(nil), // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 19: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 20: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 21: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 22: envoy.config.route.v3.HeaderMatcher
+	(*v32.RuntimeFractionalPercent)(nil),    // 23: envoy.config.core.v3.RuntimeFractionalPercent
+	(v32.TrafficDirection)(0),               // 24: envoy.config.core.v3.TrafficDirection
+	(*v31.WeightedCluster)(nil),             // 25: envoy.config.route.v3.WeightedCluster
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	8,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	14, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
-	6,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	7,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	13, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	1,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	5,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	2,  // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	4,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	15, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
-	15, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	15, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
-	3,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	15, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
-	15, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
-	15, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
-	14, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
-	15, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
-	14, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
-	14, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
-	15, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
-	15, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
-	14, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	14, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	14, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
-	15, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
-	15, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
-	15, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
-	14, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
-	16, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	15, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	15, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	15, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	14, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	12, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	15, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	14, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	16, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	9,  // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	10, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	11, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	11, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	17, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	18, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	13, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	14, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	6,  // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	7,  // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	14, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	14, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	19, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	15, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	14, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	10, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	19, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	8,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	9,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	18, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	3,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	15, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	15, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	7,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	4,  // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	6,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	20, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	20, // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	20, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	5,  // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	20, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	20, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	19, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	20, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	19, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	19, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	20, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	20, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	19, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	19, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	19, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	20, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	20, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	20, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	19, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	21, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	20, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	20, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	20, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	19, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	16, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	20, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	19, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	21, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	12, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	13, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	15, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	15, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	11, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	0,  // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
+	22, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	23, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	24, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
+	17, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	25, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	14, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	18, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	19, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	8,  // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	9,  // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	1,  // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
+	19, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	19, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	23, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	20, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	20, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	19, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -1497,22 +1980,24 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 		(*HedgePolicy_HedgeDelay)(nil),
 		(*HedgePolicy_HedgePercentile)(nil),
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11].OneofWrappers = []any{
 		(*RouteAction_Cluster)(nil),
 		(*RouteAction_WeightedClusters)(nil),
+		(*RouteAction_ClusterFromMetadata)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   14,
+			NumEnums:      2,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes,
 		DependencyIndexes: file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs,
+		EnumInfos:         file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes,
 		MessageInfos:      file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes,
 	}.Build()
 	File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto = out.File

@@ -1,0 +1,197 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
+)
+
+// The types of route configurations that RDS brings.
+var (
+	// EnvoyRoutes is Envoy's own, as Aeraki uses it.
+	EnvoyRoutes = urlOf((*routev3.RouteConfiguration)(nil))
+	// ProxyRoutes is that of route_config.
+	ProxyRoutes = urlOf((*routev1alpha.RouteConfiguration)(nil))
+)
+
+func urlOf(m proto.Message) string {
+	return "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName())
+}
+
+// RDS says where routes are discovered; see the proto's Rds.
+type RDS struct {
+	// Name of the route configuration.
+	Name string
+	// TypeURL is EnvoyRoutes or ProxyRoutes.
+	TypeURL string
+	// One of these is set: a file, a cluster of the host's, or an address as
+	// "host:port" or "unix:path".
+	File, Cluster, Address string
+	// Authority of a Cluster.
+	Authority string
+	Delta     bool
+	// Metadata of each stream: keys and values in turn.
+	Metadata []string
+	// Node is told with each request, or with a stream's first. Never nil.
+	Node     *corev3.Node
+	NodeOnce bool
+	// FetchTimeout is 0 when there is none.
+	FetchTimeout time.Duration
+	// Key is the same for all that can share a subscription.
+	Key string
+}
+
+// Server is where the routes come from, for people.
+func (r *RDS) Server() string {
+	switch {
+	case r.File != "":
+		return "file " + r.File
+	case r.Cluster != "":
+		return "cluster " + r.Cluster
+	default:
+		return r.Address
+	}
+}
+
+func (c *checker) rds(m *proxyv1alpha.Rds) *RDS {
+	const path = "rds.config_source"
+	r := &RDS{
+		Name: m.GetRouteConfigName(), TypeURL: m.GetTypeUrl(), Node: m.GetNode(),
+		FetchTimeout: c.duration(m.GetConfigSource().GetInitialFetchTimeout(), path+".initial_fetch_timeout", 0, 15*time.Second),
+	}
+	if r.Name == "" {
+		c.refuse("rds.route_config_name", "required")
+	}
+	switch r.TypeURL {
+	case "":
+		r.TypeURL = EnvoyRoutes
+	case EnvoyRoutes, ProxyRoutes:
+	default:
+		c.refuse("rds.type_url", "want %s or %s", EnvoyRoutes, ProxyRoutes)
+	}
+	if r.Node == nil {
+		r.Node = &corev3.Node{}
+	}
+	src := m.GetConfigSource()
+	switch s := src.GetConfigSourceSpecifier().(type) {
+	case *corev3.ConfigSource_Path:
+		r.File = c.required(s.Path, path+".path")
+	case *corev3.ConfigSource_PathConfigSource:
+		// Without watched_directory files that links name are noticed, too.
+		c.only(s.PathConfigSource, path+".path_config_source", "path", "watched_directory")
+		r.File = c.required(s.PathConfigSource.GetPath(), path+".path_config_source.path")
+	case *corev3.ConfigSource_ApiConfigSource:
+		c.apiSource(s.ApiConfigSource, r, path+".api_config_source")
+	case nil:
+		c.refuse(path, "required: api_config_source or path_config_source")
+	case *corev3.ConfigSource_Ads:
+		c.refuse(path+".ads", "not supported: Envoy's own stream is closed to modules; use api_config_source")
+	default:
+		c.refuse(path+".self", "not supported: use api_config_source or path_config_source")
+	}
+	c.version(src.GetResourceApiVersion(), path+".resource_api_version")
+	if len(src.GetAuthorities()) > 0 {
+		c.refuse(path+".authorities", "not supported")
+	}
+	if len(c.errs) == 0 {
+		r.Key = rdsKey(m)
+	}
+	return r
+}
+
+// rdsKey is all of m but how long requests wait, which is each listener's own.
+func rdsKey(m *proxyv1alpha.Rds) string {
+	m = proto.CloneOf(m)
+	m.ConfigSource.InitialFetchTimeout = nil
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil { // it cannot be shared
+		return fmt.Sprintf("%p", m)
+	}
+	return string(b)
+}
+
+func (c *checker) apiSource(a *corev3.ApiConfigSource, r *RDS, path string) {
+	c.only(a, path, "api_type", "transport_api_version", "grpc_services", "set_node_on_first_message_only", "request_timeout")
+	switch a.GetApiType() {
+	case corev3.ApiConfigSource_GRPC:
+	case corev3.ApiConfigSource_DELTA_GRPC:
+		r.Delta = true
+	default:
+		c.refuse(path+".api_type", "want GRPC or DELTA_GRPC, is %v", a.GetApiType())
+	}
+	r.NodeOnce = a.GetSetNodeOnFirstMessageOnly()
+	c.version(a.GetTransportApiVersion(), path+".transport_api_version")
+	if n := len(a.GetGrpcServices()); n != 1 {
+		c.refuse(path+".grpc_services", "want one, has %d", n)
+		return
+	}
+	path += ".grpc_services[0]"
+	s := a.GetGrpcServices()[0]
+	c.only(s, path, "envoy_grpc", "google_grpc", "timeout", "initial_metadata")
+	switch {
+	case s.GetEnvoyGrpc() != nil:
+		c.only(s.GetEnvoyGrpc(), path+".envoy_grpc", "cluster_name", "authority")
+		r.Cluster = c.required(s.GetEnvoyGrpc().GetClusterName(), path+".envoy_grpc.cluster_name")
+		r.Authority = s.GetEnvoyGrpc().GetAuthority()
+	case s.GetGoogleGrpc() != nil:
+		// stat_prefix Envoy requires, and nothing here uses.
+		c.only(s.GetGoogleGrpc(), path+".google_grpc", "target_uri", "stat_prefix")
+		r.Address = c.address(s.GetGoogleGrpc().GetTargetUri(), path+".google_grpc.target_uri")
+	default:
+		c.refuse(path, "want envoy_grpc or google_grpc")
+	}
+	for i, h := range s.GetInitialMetadata() {
+		at := fmt.Sprintf("%s.initial_metadata[%d]", path, i)
+		c.only(h, at, "key", "value")
+		r.Metadata = append(r.Metadata, strings.ToLower(c.required(h.GetKey(), at+".key")), h.GetValue())
+	}
+}
+
+// address takes what gRPC calls a target.
+func (c *checker) address(target, path string) string {
+	if c.required(target, path) == "" {
+		return ""
+	}
+	if socket, ok := strings.CutPrefix(target, "unix:"); ok && socket != "" {
+		return target
+	}
+	hostPort := strings.TrimPrefix(strings.TrimPrefix(target, "dns:"), "///")
+	if _, port, err := net.SplitHostPort(hostPort); err != nil || port == "" {
+		c.refuse(path, "want host:port or unix:PATH, is %q", target)
+	}
+	return hostPort
+}
+
+func (c *checker) required(s, path string) string {
+	if s == "" {
+		c.refuse(path, "required")
+	}
+	return s
+}
+
+func (c *checker) version(v corev3.ApiVersion, path string) {
+	if v != corev3.ApiVersion_V3 && v != corev3.ApiVersion_AUTO {
+		c.refuse(path, "want V3, is %v", v)
+	}
+}
+
+// only refuses the fields of m that are set and not named.
+func (c *checker) only(m proto.Message, path string, names ...protoreflect.Name) {
+	r := m.ProtoReflect()
+	fields := r.Descriptor().Fields()
+	for i := range fields.Len() {
+		if f := fields.Get(i); r.Has(f) && !slices.Contains(names, f.Name()) {
+			c.refuse(path+"."+string(f.Name()), "not supported")
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// Source is a message whose mutation is made: what formats take their values from.
+type Source interface {
+	// Request and Response return metadata whose properties can be had; nil if they
+	// cannot.
+	Request() *codecs.Metadata
+	Response() *codecs.Metadata
+	// RemoteAddress and LocalAddress are the client's and that which it is connected
+	// to, "ip:port" or a pipe's name, "" if unknown.
+	RemoteAddress() string
+	LocalAddress() string
+	// RouteName and Cluster are those of the route that was chosen.
+	RouteName() string
+	Cluster() string
+	// Check tells whether the message's codec can set key to value.
+	Check(key, value string) error
+}
+
+// format is a frozen text with operators.
+type format []piece
+
+// piece is a text, or one operator.
+type piece struct {
+	op          operator
+	text        string // of the text
+	name, other string // of the property, and of the one in its place
+	most        int    // bytes; 0: all
+}
+
+type operator uint8
+
+const (
+	opText operator = iota
+	opRequest
+	opResponse
+	opRemote
+	opRemoteIP
+	opRemotePort
+	opLocal
+	opLocalIP
+	opLocalPort
+	opRouteName
+	opCluster
+	opEnvironment // is text when it has been read
+)
+
+var operators = map[string]operator{
+	"REQ": opRequest, "REQUEST_HEADER": opRequest,
+	"RESP": opResponse, "RESPONSE_HEADER": opResponse,
+	"DOWNSTREAM_REMOTE_ADDRESS":              opRemote,
+	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": opRemoteIP,
+	"DOWNSTREAM_REMOTE_PORT":                 opRemotePort,
+	"DOWNSTREAM_LOCAL_ADDRESS":               opLocal,
+	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":  opLocalIP,
+	"DOWNSTREAM_LOCAL_PORT":                  opLocalPort,
+	"ROUTE_NAME":                             opRouteName,
+	"UPSTREAM_CLUSTER":                       opCluster,
+	"ENVIRONMENT":                            opEnvironment,
+}
+
+// command is an operator behind its first %, as Envoy parses it.
+var command = regexp.MustCompile(`^([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%`)
+
+// parseFormat parses a format for messages of one direction.
+func parseFormat(s string, d codecs.Direction) (format, error) {
+	var f format
+	text := func(s string) {
+		if n := len(f); n > 0 && f[n-1].op == opText {
+			f[n-1].text += s
+		} else if s != "" {
+			f = append(f, piece{text: s})
+		}
+	}
+	for {
+		before, rest, more := strings.Cut(s, "%")
+		text(before)
+		if !more {
+			return f, nil
+		}
+		if behind, ok := strings.CutPrefix(rest, "%"); ok {
+			text("%")
+			s = behind
+			continue
+		}
+		m := command.FindStringSubmatch(rest)
+		if m == nil {
+			return nil, fmt.Errorf("no operator begins at %.20q: a percent sign is written %%%%", "%"+rest)
+		}
+		p, err := parseOperator(m[1], m[2], m[3], d)
+		if err != nil {
+			return nil, fmt.Errorf("%%%s%%: %w", m[1], err)
+		}
+		if p.op == opText {
+			text(p.text)
+		} else {
+			f = append(f, p)
+		}
+		s = rest[len(m[0]):]
+	}
+}
+
+func parseOperator(name, argument, length string, d codecs.Direction) (piece, error) {
+	op, known := operators[name]
+	p := piece{op: op}
+	if !known {
+		return p, errors.New("unknown operator")
+	}
+	takes := op == opRequest || op == opResponse || op == opEnvironment
+	switch {
+	case takes && argument == "":
+		return p, errors.New("needs a name in parentheses")
+	case !takes && argument != "":
+		return p, errors.New("takes nothing in parentheses")
+	case op == opRequest && d == codecs.ServerToClient:
+		return p, errors.New("the request's properties are gone when the answer comes")
+	case op == opResponse && d == codecs.ClientToServer:
+		return p, errors.New("there is no answer yet")
+	}
+	if length != "" {
+		n, err := strconv.ParseUint(length, 10, 31)
+		switch {
+		case !takes:
+			return p, errors.New("takes no length")
+		case err != nil || n == 0:
+			return p, fmt.Errorf("length %s is not between 1 and 2147483647", length)
+		}
+		p.most = int(n)
+	}
+	if op == opEnvironment {
+		v := []byte(os.Getenv(argument))
+		return piece{text: string(v[:p.cut(v)])}, nil
+	}
+	p.name, p.other, _ = strings.Cut(argument, "?")
+	if takes && p.name == "" {
+		return p, errors.New("needs a name in parentheses")
+	}
+	return p, nil
+}
+
+// append appends the text that f makes of what s has.
+func (f format) append(dst []byte, s Source) []byte {
+	for i := range f {
+		dst = f[i].append(dst, s)
+	}
+	return dst
+}
+
+func (p *piece) append(dst []byte, s Source) []byte {
+	switch p.op {
+	case opRequest:
+		return p.property(dst, s.Request())
+	case opResponse:
+		return p.property(dst, s.Response())
+	case opRemote:
+		return append(dst, s.RemoteAddress()...)
+	case opRemoteIP, opRemotePort:
+		return p.half(dst, s.RemoteAddress())
+	case opLocal:
+		return append(dst, s.LocalAddress()...)
+	case opLocalIP, opLocalPort:
+		return p.half(dst, s.LocalAddress())
+	case opRouteName:
+		return append(dst, s.RouteName()...)
+	case opCluster:
+		return append(dst, s.Cluster()...)
+	default:
+		return append(dst, p.text...)
+	}
+}
+
+// property appends the value of the property that p names.
+func (p *piece) property(dst []byte, md *codecs.Metadata) []byte {
+	if md == nil {
+		return dst
+	}
+	v, ok := md.Get(p.name)
+	if !ok && p.other != "" {
+		v, _ = md.Get(p.other)
+	}
+	return append(dst, v[:p.cut(v)]...)
+}
+
+// half appends the IP address of an address, without brackets, or its port. A
+// pipe's name has no port.
+func (p *piece) half(dst []byte, address string) []byte {
+	i := strings.LastIndexByte(address, ':')
+	ip, port := address, ""
+	if i >= 0 {
+		ip, port = address[:i], address[i+1:]
+	}
+	if p.op == opRemotePort || p.op == opLocalPort {
+		return append(dst, port...)
+	}
+	return append(dst, strings.Trim(ip, "[]")...)
+}
+
+// cut is where v ends that must have no more than p's bytes, nor end within a
+// character.
+func (p *piece) cut(v []byte) int {
+	n := len(v)
+	if p.most > 0 && n > p.most {
+		for n = p.most; n > 0 && !utf8.RuneStart(v[n]); n-- {
+		}
+	}
+	return n
+}
+
+// constant reports whether f is the same for each message, and what it is.
+func (f format) constant() (text string, ok bool) {
+	switch {
+	case len(f) == 0:
+		return "", true
+	case len(f) == 1 && f[0].op == opText:
+		return f[0].text, true
+	}
+	return "", false
+}

@@ -1,0 +1,141 @@
+package route
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// TestSharesOfRequests: one number is drawn for all routes, so that the shares of
+// routes that follow each other include each other; none is drawn where nobody asks.
+func TestSharesOfRequests(t *testing.T) {
+	table := mustCompile(t, `{"routes": [
+		{"name": "never", "match": {"runtime_fraction": {"default_value": {"numerator": 0}}}, "route": {"cluster": "c"}},
+		{"name": "tenth", "match": {"runtime_fraction": {"default_value": {"numerator": 10}}}, "route": {"cluster": "c"}},
+		{"name": "tenth of acme", "match": {"metadata": [{"name": "tenant", "exact_match": "acme"}], "runtime_fraction": {"default_value": {"numerator": 1000, "denominator": "TEN_THOUSAND"}}}, "route": {"cluster": "c"}},
+		{"name": "quarter", "match": {"runtime_fraction": {"default_value": {"numerator": 250000, "denominator": "MILLION"}}}, "route": {"cluster": "c"}},
+		{"name": "all", "match": {"runtime_fraction": {"default_value": {"numerator": 100}}}, "route": {"cluster": "c"}}]}`)
+	const n = 100_000
+	for _, table := range []*Table{table, indexed(table)} {
+		seen := map[string]int{}
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range n {
+			r, err := table.Find(message("tenant", "acme"), corev3.TrafficDirection_UNSPECIFIED, rng)
+			require.NoError(t, err)
+			seen[r.Name]++
+		}
+		require.Zero(t, seen["never"])
+		// A tenth has the numbers of the route before, in hundredths or in
+		// thousandths of a percent: what is left for it is where they differ.
+		require.InDelta(t, n/10, seen["tenth"], n/200)
+		require.InDelta(t, 0.9*n/10, seen["tenth of acme"], n/200)
+		require.Equal(t, n, seen["tenth"]+seen["tenth of acme"]+seen["quarter"]+seen["all"])
+	}
+	plain := mustCompile(t, `{"routes": [{"route": {"cluster": "c"}}]}`)
+	require.NotNil(t, plain.Match(message()), "no number is drawn: there is no source of any")
+	alike := mustCompile(t, `{"routes": [
+		{"name": "a", "match": {"runtime_fraction": {"default_value": {"numerator": 30}}}, "route": {"cluster": "c"}},
+		{"name": "b", "match": {"runtime_fraction": {"default_value": {"numerator": 30}}}, "route": {"cluster": "c"}}]}`)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 1000 {
+		r, _ := alike.Find(message(), corev3.TrafficDirection_UNSPECIFIED, rng)
+		require.True(t, r == nil || r.Name == "a", "b has the share that a has taken")
+	}
+}
+
+func TestRoutesOfADirection(t *testing.T) {
+	table := mustCompile(t, `{"routes": [
+		{"name": "in", "match": {"direction": "INBOUND"}, "route": {"cluster": "c"}},
+		{"name": "out", "match": {"direction": "OUTBOUND", "metadata": [{"name": "m", "exact_match": "x"}]}, "route": {"cluster": "c"}},
+		{"name": "any", "match": {"direction": "UNSPECIFIED"}, "route": {"cluster": "c"}}]}`)
+	for _, table := range []*Table{table, indexed(table)} {
+		for d, want := range map[corev3.TrafficDirection]string{corev3.TrafficDirection_INBOUND: "in", corev3.TrafficDirection_OUTBOUND: "out", corev3.TrafficDirection_UNSPECIFIED: "any"} {
+			r, err := table.Find(message("m", "x"), d, nil)
+			require.NoError(t, err)
+			require.Equal(t, want, r.Name)
+		}
+	}
+}
+
+// TestARouteThatIsExcludedDoesNotDecide, also if its rules cost too much.
+func TestARouteThatIsExcludedDoesNotDecide(t *testing.T) {
+	table := mustCompile(t, `{"routes": [
+		{"match": {"direction": "INBOUND", "metadata": [{"name": "k", "contains_match": "x"}]}, "route": {"cluster": "c"}},
+		{"name": "rest", "route": {"cluster": "c"}}]}`)
+	long := message("k", strings.Repeat("y", MaxValueBytes+1))
+	r, err := table.Find(long, corev3.TrafficDirection_OUTBOUND, nil)
+	require.NoError(t, err)
+	require.Equal(t, "rest", r.Name)
+	_, err = table.Find(long, corev3.TrafficDirection_INBOUND, nil)
+	require.ErrorIs(t, err, ErrTooLong)
+}
+
+func TestImpossibleMatchesAreRefusedWithTheirPath(t *testing.T) {
+	for match, want := range map[string]string{
+		`"runtime_fraction": {}`: "runtime_fraction.default_value: required",
+		`"runtime_fraction": {"default_value": {"numerator": 5}, "runtime_key": "k"}`:                "runtime_fraction.runtime_key: there is no runtime that could override default_value",
+		`"runtime_fraction": {"default_value": {"numerator": 101}}`:                                  "runtime_fraction.default_value.numerator: must be at most 100, is 101",
+		`"runtime_fraction": {"default_value": {"numerator": 10001, "denominator": "TEN_THOUSAND"}}`: "runtime_fraction.default_value.numerator: must be at most 10000, is 10001",
+		`"runtime_fraction": {"default_value": {"numerator": 1, "denominator": 7}}`:                  "runtime_fraction.default_value.denominator: unknown value 7",
+		`"direction": 3`:                  "direction: unknown value 3",
+		`"source_labels": {"app": "web"}`: "source_labels: not built yet",
+	} {
+		_, err := compile(t, `{"routes": [{"match": {`+match+`}, "route": {"cluster": "c"}}]}`)
+		require.EqualError(t, err, "routes[0].match."+want)
+	}
+}
+
+func TestDirectResponses(t *testing.T) {
+	table := mustCompile(t, `{"routes": [{"direct_response": {"status": "OVER_LIMIT", "body": "closed for today"}}, {"direct_response": {}}]}`)
+	require.Equal(t, &codecs.LocalError{Type: codecs.OverLimit, Message: "closed for today"}, table.routes[0].Direct)
+	require.Equal(t, &codecs.LocalError{Type: codecs.Unspecified, Message: "unspecified"}, table.routes[1].Direct)
+	for route, want := range map[string]string{
+		`"direct_response": {}, "route": {"cluster": "c"}`:                      "direct_response: there is a route, too",
+		`"direct_response": {"status": 11}`:                                     "direct_response.status: unknown value 11",
+		`"direct_response": {"body": "` + strings.Repeat("x", maxBody+1) + `"}`: "direct_response.body: must have at most 4096 bytes, has 4097",
+		`"direct_response": {}, "response_keys_to_remove": ["k"]`:               "direct_response: does not go with mutations: nothing is sent on",
+		`"direct_response": {}, "request_mutation": [{"key": "k"}]`:             "direct_response: does not go with mutations: nothing is sent on",
+	} {
+		_, err := compile(t, `{"routes": [{`+route+`}]}`)
+		require.EqualError(t, err, "routes[0]."+want)
+	}
+	for i := range statuses {
+		require.NotEqual(t, "unknown", statuses[i].String())
+	}
+	require.Len(t, statuses, int(codecs.Denied)+1)
+}
+
+func TestRequestsThatNameTheirCluster(t *testing.T) {
+	table := mustCompile(t, `{"routes": [{"route": {"cluster_from_metadata": {"name": "Lane", "allowed_clusters": ["blue", "green"]}}, "request_mutation": [{"key": "k", "value": "v"}]}]}`)
+	r := &table.routes[0]
+	require.Equal(t, []string{"blue", "green"}, r.Clusters())
+	for _, name := range []string{"blue", "green"} {
+		target, err := r.Pick(0, message("lane", name))
+		require.NoError(t, err)
+		require.Equal(t, name, target.Cluster)
+		require.Len(t, target.Request, 1)
+	}
+	_, err := r.Pick(0, message("x", "blue"))
+	require.EqualError(t, err, "the request names no cluster by its Lane")
+	for _, name := range []string{"Blue", "", "blue ", strings.Repeat("x", 1000)} {
+		_, err = r.Pick(0, message("lane", name))
+		require.ErrorContains(t, err, "the request may not name the cluster ")
+		require.Less(t, len(err.Error()), 200)
+	}
+	md := message("lane", "green")
+	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = r.Pick(0, md) }))
+	for field, want := range map[string]string{
+		`"allowed_clusters": ["a"]`:                        "name: required",
+		`"name": "k"`:                                      "allowed_clusters: required",
+		`"name": "k", "allowed_clusters": ["a", ""]`:       "allowed_clusters[1]: required",
+		`"name": "k", "allowed_clusters": ["a", "b", "a"]`: `allowed_clusters[2]: "a" occurs twice`,
+	} {
+		_, err := compile(t, `{"routes": [{"route": {"cluster_from_metadata": {`+field+`}}}]}`)
+		require.EqualError(t, err, "routes[0].route.cluster_from_metadata."+want)
+	}
+}

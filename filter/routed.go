@@ -1,0 +1,104 @@
+package filter
+
+import (
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/route"
+)
+
+// Follow does what a route says: it sends the request to the route's cluster, with
+// the changes that the route makes behind those of filters, or answers it. The
+// filter returns what it returns.
+func (m *Message) Follow(r *route.Route) Verdict {
+	if d := r.Direct; d != nil {
+		m.cfg.count(metrics.RequestDirectResponse, 1)
+		m.sh.log(host.Debug, m.cfg.StatPrefix, "", "client %s: route %q answers itself: %s: %s", m.ClientAddress(), r.Name, d.Type, d.Message)
+		return m.Reply(d.Type, d.Message)
+	}
+	t, err := r.Pick(m.Rand(), &m.req)
+	if err != nil {
+		m.cfg.count(metrics.RequestNoCluster, 1)
+		m.sh.log(host.Debug, m.cfg.StatPrefix, "", "client %s: route %q leads to no cluster: %v", m.ClientAddress(), r.Name, err)
+		return m.Reply(codecs.ClusterNotFound, err.Error())
+	}
+	m.target = t
+	m.Forward(t.Cluster)
+	m.mutate(t.Request, &m.reqMut, codecs.ClientToServer, &m.req)
+	return stopped
+}
+
+// mutateByRoute adds the route's changes of the answer md.
+func (m *Message) mutateByRoute(md *codecs.Metadata) {
+	switch {
+	case m.target != nil:
+		m.mutate(m.target.Response, &m.respMut, codecs.ServerToClient, md)
+	case m.route != nil: // a filter has sent it elsewhere
+		m.mutate(m.route.Response, &m.respMut, codecs.ServerToClient, md)
+	}
+}
+
+// mutate adds changes of a route to mut, for the message md that travels in
+// direction d.
+func (m *Message) mutate(changes route.Mutation, mut *codecs.Mutation, d codecs.Direction, md *codecs.Metadata) {
+	if len(changes) == 0 {
+		return
+	}
+	s := &m.sh.source
+	*s = source{m, d, md}
+	err := changes.Apply(mut, md, s)
+	*s = source{}
+	if err != nil {
+		m.cfg.count(metrics.MutationSkipped, 1)
+		m.sh.warn(m.cfg, "%s mutated in part: %v", md.Type, err)
+	}
+}
+
+// source is a message as its route's mutation sees it: route.Source.
+type source struct {
+	m   *Message
+	dir codecs.Direction
+	md  *codecs.Metadata
+}
+
+func (s *source) Request() *codecs.Metadata {
+	if s.dir == codecs.ClientToServer {
+		return s.md
+	}
+	return nil
+}
+
+func (s *source) Response() *codecs.Metadata {
+	if s.dir == codecs.ServerToClient {
+		return s.md
+	}
+	return nil
+}
+
+func (s *source) RemoteAddress() string { return s.m.ClientAddress() }
+
+func (s *source) LocalAddress() string {
+	if s.m.conn.closed {
+		return ""
+	}
+	return s.m.conn.d.LocalAddress()
+}
+
+func (s *source) RouteName() string { return s.m.route.Name }
+
+func (s *source) Cluster() string { return s.m.cluster }
+
+// Check judges what formats make of a message, as configurations are judged when
+// they are loaded.
+func (s *source) Check(key, value string) error {
+	mutator, ok := s.m.proto.codec.(codecs.Mutator)
+	switch {
+	case !ok:
+		return fmt.Errorf("codec %s cannot change messages", s.m.proto.name)
+	case len(value) > codecs.MaxText:
+		return fmt.Errorf("value: that of key %.40q is longer than %d bytes", key, codecs.MaxText)
+	}
+	return mutator.CheckMutation(s.dir, key, value)
+}
