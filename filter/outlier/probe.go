@@ -54,9 +54,12 @@ func (pr *Probe) take() (h *Host, counts bool) {
 
 // Free ends the probe without a word on the host: another may be made.
 func (pr *Probe) Free() {
-	if pr.h == nil {
-		return
+	if pr.h != nil { // for nearly all requests there is nothing to do
+		pr.free()
 	}
+}
+
+func (pr *Probe) free() {
 	mu := &pr.h.hosts.mu
 	mu.Lock()
 	defer mu.Unlock()
