@@ -70,9 +70,10 @@ func answeredAs(resp *codecs.Metadata) breaker.Outcome {
 	return breaker.Success
 }
 
-// unanswered is what the end of a message without an answer says to them.
+// unanswered is what the end of a message without an answer says to them. What was not
+// sent, as its deadline had passed, says nothing.
 func (m *Message) unanswered() breaker.Outcome {
-	if m.replied {
+	if m.replied && m.exchange.Attempts() > 0 {
 		switch m.local.Type {
 		case codecs.Timeout, codecs.UpstreamReset, codecs.BadResponse, codecs.ConnectFailure,
 			codecs.NoHealthyUpstream, codecs.ClusterNotFound:

@@ -242,6 +242,17 @@ func TestAKeysBreakerOpens(t *testing.T) {
 	e.counts(map[string]int64{"breaker_opened": 3, "request_active": 0})
 }
 
+// TestADeadlineThatHasPassedOpensNoBreaker: no server was asked.
+func TestADeadlineThatHasPassedOpensNoBreaker(t *testing.T) {
+	e := newPolicyEnv(t, "toy.byid", `, "timeout": "1s"`, breaking(`"max_requests": 1, "keys": [{"names": ["method"], "error_percent": 1, "minimum_requests": 1}]`), "", "h1")
+	e.up.Serve = serveToys
+	e.say("req 1 m in-5")
+	require.Contains(t, e.got(), "the deadline of the request has passed")
+	e.say("req 2 m -")
+	require.Equal(t, "res 2 m ok\n", e.got())
+	e.counts(map[string]int64{"breaker_opened": 0, "request_deadline_spent": 1})
+}
+
 func TestAKeysBreakerSeesSlowAnswers(t *testing.T) {
 	e := newBreakerEnv(t, "toy.byid", `"keys": [{"names": ["method"], "slow_percent": 100, "slow_threshold": "0.1s", "minimum_requests": 2, "open_time": "5s"}]`, "")
 	for range 4 {
