@@ -326,6 +326,24 @@ func TestAPolicyGoesAndComes(t *testing.T) {
 	require.Zero(t, active(), "the pools have gone")
 }
 
+// TestOnewaysInDisguiseEjectNobody: that they get no answer says nothing, until their
+// operation has been seen to be answered.
+func TestOnewaysInDisguiseEjectNobody(t *testing.T) {
+	for known, ejected := range map[bool]int64{false: 0, true: 1} {
+		e := newOutlierEnv(t, "toy.hidden", "", watching(""), 4)
+		if known {
+			e.load(time.Second)
+		}
+		for _, h := range hostNames(4) {
+			e.bad[h] = "black hole"
+		}
+		e.load(500 * time.Millisecond)
+		e.Advance(6 * time.Second)
+		require.Positive(t, e.count("request_timeout")+e.count("oneway_presumed"))
+		e.counts(map[string]int64{"outlier_ejections_active": ejected})
+	}
+}
+
 // TestTheShareIsOfAllHosts of the cluster, also of those to which no connection leads.
 func TestTheShareIsOfAllHosts(t *testing.T) {
 	e := newOutlierEnv(t, "toy.byid", "", watching(""), 50)
