@@ -3,6 +3,8 @@
 // and read by all workers.
 package consistent
 
+import "github.com/cespare/xxhash/v2"
+
 // Host is one of a table's.
 type Host struct {
 	// Key is what its places in the table follow from: in Envoy the metadata
@@ -61,3 +63,6 @@ func (t *Table) Pick(hash uint64, attempt uint32) int { return int(t.slots.pick(
 
 // Combine adds the hash of a further property to that of those before it.
 func Combine(hash, next uint64) uint64 { return hash<<1 | hash>>63 ^ next }
+
+// Hash is the hash of one value, by which Pick chooses.
+func Hash(value string) uint64 { return xxhash.Sum64String(value) }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -137,7 +136,7 @@ func TestBounds(t *testing.T) {
 // keys are 100,000 hashes.
 func keys(f func(hash uint64)) {
 	for i := range 100_000 {
-		f(xxhash.Sum64String("user-" + strconv.Itoa(i)))
+		f(consistent.Hash("user-" + strconv.Itoa(i)))
 	}
 }
 
