@@ -1,17 +1,21 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 )
 
@@ -204,21 +208,88 @@ func TestTCPProxyHashesAsWeDo(t *testing.T) {
 			table := h.table()
 			for i := range n {
 				s := source(i)
-				require.Equal(t, h.at[table.Pick(consistent.Hash(s.Addr().String()), 0)].Host, from(t, e, h.name+"-source", s), "%s: %s", h.name, s)
-				require.Equal(t, h.at[table.Pick(consistent.Hash(s.String()), 0)].Host, from(t, e, h.name+"-state", s), "%s: %s", h.name, s)
+				require.Equal(t, h.at[table.Pick(consistent.Hash([]byte(s.Addr().String())), 0)].Host, from(t, e, h.name+"-source", s), "%s: %s", h.name, s)
+				require.Equal(t, h.at[table.Pick(consistent.Hash([]byte(s.String())), 0)].Host, from(t, e, h.name+"-state", s), "%s: %s", h.name, s)
 			}
 		}
 		for _, h := range all {
 			agree(h)
 			gone, of := 1, h.table()
 			i := 0
-			for of.Pick(consistent.Hash(source(i).Addr().String()), 0) != gone {
+			for of.Pick(consistent.Hash([]byte(source(i).Addr().String())), 0) != gone {
 				i++
 			}
 			h.at = append(at[:gone:gone], at[gone+1:]...)
 			e.SetEndpoints(h.name, h.at...)
 			require.True(t, eventually(patience, func() bool { return from(t, e, h.name+"-source", source(i)) != at[gone].Host }))
 			agree(h)
+		}
+	})
+}
+
+// TestRequestsGoToTheHostsOfTheirKeys: over one connection, to the hosts that Envoy's own
+// load balancers would choose, before one of ten leaves and behind it.
+func TestRequestsGoToTheHostsOfTheirKeys(t *testing.T) {
+	everywhere(t, func(t *testing.T, v variant) {
+		const users = 200
+		user := func(i uint64) string { return "user-" + strconv.FormatUint(i, 10) }
+		var names []string
+		for i := range 10 {
+			names = append(names, strconv.Itoa(i))
+		}
+		_, at := servers(t, names...)
+		name := map[int]string{} // of a port
+		for i, ep := range at {
+			name[ep.Port] = names[i]
+		}
+		// That of hosts of which only addresses are known.
+		slices.SortFunc(at, func(a, b envoytest.Endpoint) int {
+			return cmp.Compare(address(a).String(), address(b).String())
+		})
+		both := ringAndMaglev("ten", at)
+		config := envoytest.Dubbo("test", envoytest.Route(both[0].name, map[string]string{"lb": both[0].name}), envoytest.Route(both[1].name, nil))
+		config["upstream"] = envoytest.M{"max_connections": 10}
+		routes := config["route_config"].(envoytest.M)
+		routes["hash_policies"] = []any{envoytest.M{"metadata": envoytest.M{"name": "user"}}}
+		routes["clusters"] = []any{envoytest.M{"name": both[1].name, "load_balancing": envoytest.M{"maglev": envoytest.M{}}}}
+		e := v.start(t, config, both[0].cluster().With(envoytest.M{"lb_policy": "ROUND_ROBIN"}), both[1].cluster().With(envoytest.M{"lb_policy": "RANDOM"}))
+		clients := []*scripted.Client{scripted.Dial(t, e.Port("dubbo")), scripted.Dial(t, e.Port("dubbo"))}
+		// asked returns who answers each user of each client.
+		asked := func(h *hashed) (by []string) {
+			for _, c := range clients {
+				for i := range uint64(users) {
+					c.Ask(i, dubbotest.Request{Attachments: [][2]string{{"user", user(i)}, {"lb", h.name}}})
+				}
+				answers := c.Answers(users)
+				for i := range uint64(users) {
+					require.EqualValues(t, statusOK, answers[i].Status, answers[i].Text())
+					by = append(by, answers[i].Text())
+				}
+			}
+			return by
+		}
+		mapped := func(h *hashed) (by []string) {
+			table := h.table()
+			for range clients {
+				for i := range uint64(users) {
+					by = append(by, name[h.at[table.Pick(consistent.Hash([]byte(user(i))), 0)].Port])
+				}
+			}
+			return by
+		}
+		for _, h := range both {
+			require.True(t, eventually(patience, func() bool { return slices.Equal(asked(h), mapped(h)) }), h.name)
+			h.at = append(at[:3:3], at[4:]...)
+			e.SetEndpoints(h.name, h.at...)
+			require.True(t, eventually(patience, func() bool { return slices.Equal(asked(h), mapped(h)) }), h.name)
+			h.at = at
+			e.SetEndpoints(h.name, h.at...)
+			require.True(t, eventually(patience, func() bool { return slices.Equal(asked(h), mapped(h)) }), h.name)
+			detours := e.Stats(stats + "request_hash")
+			for range 5 {
+				require.Equal(t, mapped(h), asked(h), h.name)
+			}
+			require.Equal(t, detours, e.Stats(stats+"request_hash"))
 		}
 	})
 }

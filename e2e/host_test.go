@@ -241,6 +241,7 @@ func TestAllCountersOfAListener(t *testing.T) {
 		partial_frame_overflow partial_frame_timeout partial_frame_wait
 		passthrough_active passthrough_connect_fail passthrough_connection
 		rds_update_attempt rds_update_empty rds_update_failure rds_update_rejected rds_update_success
+		request_hash_host_busy request_hash_host_unavailable request_hash_hosts_unknown request_hash_no_key
 		request_deadline_spent request_hedge request_hedge_won request_per_try_timeout
 		request_retry request_retry_limit_exceeded request_retry_overflow request_retry_success
 		request_abandoned request_overflow request_timeout request_unanswered request_unroutable request_unserved

@@ -65,4 +65,4 @@ func (t *Table) Pick(hash uint64, attempt uint32) int { return int(t.slots.pick(
 func Combine(hash, next uint64) uint64 { return hash<<1 | hash>>63 ^ next }
 
 // Hash is the hash of one value, by which Pick chooses.
-func Hash(value string) uint64 { return xxhash.Sum64String(value) }
+func Hash(value []byte) uint64 { return xxhash.Sum64(value) }

@@ -136,7 +136,7 @@ func TestBounds(t *testing.T) {
 // keys are 100,000 hashes.
 func keys(f func(hash uint64)) {
 	for i := range 100_000 {
-		f(consistent.Hash("user-" + strconv.Itoa(i)))
+		f(consistent.Hash(strconv.AppendInt([]byte("user-"), int64(i), 10)))
 	}
 }
 

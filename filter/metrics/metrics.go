@@ -183,6 +183,15 @@ const (
 	// RDSUpdateAttempt: all of these.
 	RDSUpdateAttempt
 
+	// RequestHashNoKey: requests of routes with hash policies that have nothing to be hashed.
+	RequestHashNoKey
+	// RequestHashHostsUnknown: requests with a hash that went to any host, as not all hosts are known.
+	RequestHashHostsUnknown
+	// RequestHashHostUnavailable: … to another host, as no connection to theirs could take them.
+	RequestHashHostUnavailable
+	// RequestHashHostBusy: … to another host, as too much was in flight to theirs.
+	RequestHashHostBusy
+
 	// Counters is how many there are.
 	Counters
 )
@@ -270,6 +279,10 @@ var counterNames = [Counters]string{
 	RDSUpdateEmpty:                      "rds_update_empty",
 	RDSUpdateFailure:                    "rds_update_failure",
 	RDSUpdateAttempt:                    "rds_update_attempt",
+	RequestHashNoKey:                    "request_hash_no_key",
+	RequestHashHostsUnknown:             "request_hash_hosts_unknown",
+	RequestHashHostUnavailable:          "request_hash_host_unavailable",
+	RequestHashHostBusy:                 "request_hash_host_busy",
 }
 
 func (c Counter) String() string { return counterNames[c] }

@@ -37,8 +37,9 @@ func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Tabl
 	c.mirrored = c.mirrors(rc.GetRequestMirrorPolicies(), "request_mirror_policies")
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	d := c.defaults(rc)
+	h := c.hashing(rc)
 	for i, r := range rc.GetRoutes() {
-		c.route(&t.routes[i], r, d, element("routes", i))
+		c.route(&t.routes[i], r, d, h, element("routes", i))
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
@@ -63,7 +64,7 @@ func (c *compiler) refuse(path, format string, args ...any) {
 
 func element(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 
-func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path string) {
+func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, h *Hash, path string) {
 	r.Name = from.GetName()
 	for i, h := range from.GetMatch().GetMetadata() {
 		m, field, err := compileMatcher(h)
@@ -78,6 +79,7 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path s
 	}
 	c.action(r, from.GetRoute(), path+".route")
 	r.Policy = c.policy(from.GetRoute(), d, path+".route")
+	r.Hash = c.hash(from.GetRoute(), h, path+".route")
 	r.RequestMutation = c.mutation(codecs.ClientToServer, from.GetRequestMutation(), path+".request_mutation")
 	r.ResponseMutation = c.mutation(codecs.ServerToClient, from.GetResponseMutation(), path+".response_mutation")
 }
@@ -86,9 +88,6 @@ func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, path string) {
 	if a == nil {
 		c.refuse(path, "required")
 		return
-	}
-	if len(a.GetHashPolicy()) > 0 {
-		c.refuse(path+".hash_policy", notBuilt)
 	}
 	if r.Mirrors = c.mirrored; len(a.GetRequestMirrorPolicies()) > 0 {
 		r.Mirrors = c.mirrors(a.GetRequestMirrorPolicies(), path+".request_mirror_policies")

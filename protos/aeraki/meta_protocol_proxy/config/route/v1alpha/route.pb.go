@@ -43,6 +43,8 @@ type RouteConfiguration struct {
 	// Who gets copies of the requests of routes that have no such policies of their
 	// own. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,104,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
+	// RouteAction.hash_policies of routes that have none.
+	HashPolicies []*HashPolicy `protobuf:"bytes,105,rep,name=hash_policies,json=hashPolicies,proto3" json:"hash_policies,omitempty"`
 	// Policies of clusters, each named once.
 	Clusters      []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -121,6 +123,13 @@ func (x *RouteConfiguration) GetRequestMirrorPolicies() []*RouteAction_RequestMi
 	return nil
 }
 
+func (x *RouteConfiguration) GetHashPolicies() []*HashPolicy {
+	if x != nil {
+		return x.HashPolicies
+	}
+	return nil
+}
+
 func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
 	if x != nil {
 		return x.Clusters
@@ -131,8 +140,8 @@ func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
 // ClusterPolicy is what holds for all requests to a cluster, whichever their route.
 type ClusterPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the cluster, or "*" for those that have no policy of their own.
-	// Required.
+	// Name of the cluster, or "*" for all others, and for what the policy of a cluster
+	// does not say. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// How many retries there may be.
 	RetryBudget *RetryBudget `protobuf:"bytes,2,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`
@@ -140,8 +149,10 @@ type ClusterPolicy struct {
 	CircuitBreakers *CircuitBreakers `protobuf:"bytes,3,opt,name=circuit_breakers,json=circuitBreakers,proto3" json:"circuit_breakers,omitempty"`
 	// Which hosts are not used for a while. Absent: hosts are not watched.
 	OutlierDetection *OutlierDetection `protobuf:"bytes,4,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How requests with a hash choose their hosts.
+	LoadBalancing *LoadBalancing `protobuf:"bytes,5,opt,name=load_balancing,json=loadBalancing,proto3" json:"load_balancing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterPolicy) Reset() {
@@ -202,6 +213,226 @@ func (x *ClusterPolicy) GetOutlierDetection() *OutlierDetection {
 	return nil
 }
 
+func (x *ClusterPolicy) GetLoadBalancing() *LoadBalancing {
+	if x != nil {
+		return x.LoadBalancing
+	}
+	return nil
+}
+
+// HashPolicy is a part of the key by which a request chooses its host. The hash of the
+// parts that are there is that of Envoy's hash_policy for HTTP.
+type HashPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	//
+	// Types that are valid to be assigned to PolicySpecifier:
+	//
+	//	*HashPolicy_Metadata_
+	//	*HashPolicy_SourceIp
+	//	*HashPolicy_Principal
+	PolicySpecifier isHashPolicy_PolicySpecifier `protobuf_oneof:"policy_specifier"`
+	// If this part is there, or one before it, those behind it do not count.
+	Terminal      bool `protobuf:"varint,4,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashPolicy) Reset() {
+	*x = HashPolicy{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashPolicy) ProtoMessage() {}
+
+func (x *HashPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashPolicy.ProtoReflect.Descriptor instead.
+func (*HashPolicy) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HashPolicy) GetPolicySpecifier() isHashPolicy_PolicySpecifier {
+	if x != nil {
+		return x.PolicySpecifier
+	}
+	return nil
+}
+
+func (x *HashPolicy) GetMetadata() *HashPolicy_Metadata {
+	if x != nil {
+		if x, ok := x.PolicySpecifier.(*HashPolicy_Metadata_); ok {
+			return x.Metadata
+		}
+	}
+	return nil
+}
+
+func (x *HashPolicy) GetSourceIp() bool {
+	if x != nil {
+		if x, ok := x.PolicySpecifier.(*HashPolicy_SourceIp); ok {
+			return x.SourceIp
+		}
+	}
+	return false
+}
+
+func (x *HashPolicy) GetPrincipal() bool {
+	if x != nil {
+		if x, ok := x.PolicySpecifier.(*HashPolicy_Principal); ok {
+			return x.Principal
+		}
+	}
+	return false
+}
+
+func (x *HashPolicy) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
+}
+
+type isHashPolicy_PolicySpecifier interface {
+	isHashPolicy_PolicySpecifier()
+}
+
+type HashPolicy_Metadata_ struct {
+	// The value of a property.
+	Metadata *HashPolicy_Metadata `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
+}
+
+type HashPolicy_SourceIp struct {
+	// The client's IP address, without its port. Must be true.
+	SourceIp bool `protobuf:"varint,2,opt,name=source_ip,json=sourceIp,proto3,oneof"`
+}
+
+type HashPolicy_Principal struct {
+	// The name in the client's certificate. Not supported: refused.
+	Principal bool `protobuf:"varint,3,opt,name=principal,proto3,oneof"`
+}
+
+func (*HashPolicy_Metadata_) isHashPolicy_PolicySpecifier() {}
+
+func (*HashPolicy_SourceIp) isHashPolicy_PolicySpecifier() {}
+
+func (*HashPolicy_Principal) isHashPolicy_PolicySpecifier() {}
+
+// LoadBalancing is how requests whose route has hash policies choose hosts. Tables are
+// those that Envoy makes of the same hosts.
+type LoadBalancing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default: ring_hash.
+	//
+	// Types that are valid to be assigned to Policy:
+	//
+	//	*LoadBalancing_RingHash_
+	//	*LoadBalancing_Maglev_
+	Policy isLoadBalancing_Policy `protobuf_oneof:"policy"`
+	// A host gets no further request while it has more of a worker's requests in flight
+	// than this percentage of its share; then another one does, always the same for a
+	// key as long as that one can. 100 to 1000000; absent: no bound.
+	HashBalanceFactor *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=hash_balance_factor,json=hashBalanceFactor,proto3" json:"hash_balance_factor,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *LoadBalancing) Reset() {
+	*x = LoadBalancing{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing) ProtoMessage() {}
+
+func (x *LoadBalancing) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing.ProtoReflect.Descriptor instead.
+func (*LoadBalancing) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LoadBalancing) GetPolicy() isLoadBalancing_Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetRingHash() *LoadBalancing_RingHash {
+	if x != nil {
+		if x, ok := x.Policy.(*LoadBalancing_RingHash_); ok {
+			return x.RingHash
+		}
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetMaglev() *LoadBalancing_Maglev {
+	if x != nil {
+		if x, ok := x.Policy.(*LoadBalancing_Maglev_); ok {
+			return x.Maglev
+		}
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetHashBalanceFactor() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.HashBalanceFactor
+	}
+	return nil
+}
+
+type isLoadBalancing_Policy interface {
+	isLoadBalancing_Policy()
+}
+
+type LoadBalancing_RingHash_ struct {
+	// Ring hash.
+	RingHash *LoadBalancing_RingHash `protobuf:"bytes,1,opt,name=ring_hash,json=ringHash,proto3,oneof"`
+}
+
+type LoadBalancing_Maglev_ struct {
+	// Maglev.
+	Maglev *LoadBalancing_Maglev `protobuf:"bytes,2,opt,name=maglev,proto3,oneof"`
+}
+
+func (*LoadBalancing_RingHash_) isLoadBalancing_Policy() {}
+
+func (*LoadBalancing_Maglev_) isLoadBalancing_Policy() {}
+
 // CircuitBreakers bound what is under way to a cluster, over all workers. What is
 // beyond is refused at once, with the error of the protocol for too much load. Of
 // retries RetryBudget tells.
@@ -223,7 +454,7 @@ type CircuitBreakers struct {
 
 func (x *CircuitBreakers) Reset() {
 	*x = CircuitBreakers{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +466,7 @@ func (x *CircuitBreakers) String() string {
 func (*CircuitBreakers) ProtoMessage() {}
 
 func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +479,7 @@ func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircuitBreakers.ProtoReflect.Descriptor instead.
 func (*CircuitBreakers) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CircuitBreakers) GetMaxRequests() *wrapperspb.UInt32Value {
@@ -319,7 +550,7 @@ type KeyBreaker struct {
 
 func (x *KeyBreaker) Reset() {
 	*x = KeyBreaker{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +562,7 @@ func (x *KeyBreaker) String() string {
 func (*KeyBreaker) ProtoMessage() {}
 
 func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +575,7 @@ func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyBreaker.ProtoReflect.Descriptor instead.
 func (*KeyBreaker) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KeyBreaker) GetNames() []string {
@@ -449,7 +680,7 @@ type OutlierDetection struct {
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +692,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +705,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *OutlierDetection) GetConsecutiveFailures() *wrapperspb.UInt32Value {
@@ -550,7 +781,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +793,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +806,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RetryBudget) GetBudgetPercent() *v3.Percent {
@@ -638,7 +869,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +881,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +894,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryPolicy) GetRetryOn() string {
@@ -726,7 +957,7 @@ type HedgePolicy struct {
 
 func (x *HedgePolicy) Reset() {
 	*x = HedgePolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +969,7 @@ func (x *HedgePolicy) String() string {
 func (*HedgePolicy) ProtoMessage() {}
 
 func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +982,7 @@ func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HedgePolicy.ProtoReflect.Descriptor instead.
 func (*HedgePolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HedgePolicy) GetHedgeSpecifier() isHedgePolicy_HedgeSpecifier {
@@ -817,7 +1048,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1060,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1073,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Route) GetName() string {
@@ -891,7 +1122,7 @@ type RouteMatch struct {
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1134,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1147,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RouteMatch) GetMetadata() []*v31.HeaderMatcher {
@@ -936,7 +1167,8 @@ type RouteAction struct {
 	//	*RouteAction_Cluster
 	//	*RouteAction_WeightedClusters
 	ClusterSpecifier isRouteAction_ClusterSpecifier `protobuf_oneof:"cluster_specifier"`
-	// Properties that choose the host. At most 100.
+	// Properties that choose the host: as hash_policies with metadata, instead of them.
+	// At most 100.
 	HashPolicy []string `protobuf:"bytes,10,rep,name=hash_policy,json=hashPolicy,proto3" json:"hash_policy,omitempty"`
 	// Who gets copies, in place of those that the table says. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,11,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
@@ -950,14 +1182,17 @@ type RouteAction struct {
 	// When a request is sent to a second host; absent: that of the RouteConfiguration.
 	HedgePolicy *HedgePolicy `protobuf:"bytes,102,opt,name=hedge_policy,json=hedgePolicy,proto3" json:"hedge_policy,omitempty"`
 	// The requests may be executed more than once: reads, and writes that say the same.
-	Idempotent    bool `protobuf:"varint,103,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	Idempotent bool `protobuf:"varint,103,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	// What a request chooses its host by, in their order; absent: those of the
+	// RouteConfiguration. At most 100.
+	HashPolicies  []*HashPolicy `protobuf:"bytes,105,rep,name=hash_policies,json=hashPolicies,proto3" json:"hash_policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteAction) Reset() {
 	*x = RouteAction{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1204,7 @@ func (x *RouteAction) String() string {
 func (*RouteAction) ProtoMessage() {}
 
 func (x *RouteAction) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1217,7 @@ func (x *RouteAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction.ProtoReflect.Descriptor instead.
 func (*RouteAction) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RouteAction) GetClusterSpecifier() isRouteAction_ClusterSpecifier {
@@ -1052,6 +1287,13 @@ func (x *RouteAction) GetIdempotent() bool {
 	return false
 }
 
+func (x *RouteAction) GetHashPolicies() []*HashPolicy {
+	if x != nil {
+		return x.HashPolicies
+	}
+	return nil
+}
+
 type isRouteAction_ClusterSpecifier interface {
 	isRouteAction_ClusterSpecifier()
 }
@@ -1083,7 +1325,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1337,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1350,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -1125,6 +1367,153 @@ func (x *KeyValue) GetValue() string {
 	return ""
 }
 
+// Metadata is a property of the request, as it came.
+type HashPolicy_Metadata struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Compared without regard to case; of several the first counts. Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashPolicy_Metadata) Reset() {
+	*x = HashPolicy_Metadata{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashPolicy_Metadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashPolicy_Metadata) ProtoMessage() {}
+
+func (x *HashPolicy_Metadata) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashPolicy_Metadata.ProtoReflect.Descriptor instead.
+func (*HashPolicy_Metadata) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2, 0}
+}
+
+func (x *HashPolicy_Metadata) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RingHash has a number of places on a ring for each host.
+type LoadBalancing_RingHash struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Places of all hosts at least. 1 to 8388608, default 1024.
+	MinimumRingSize *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=minimum_ring_size,json=minimumRingSize,proto3" json:"minimum_ring_size,omitempty"`
+	// Places at most. minimum_ring_size to 8388608, default 8388608.
+	MaximumRingSize *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=maximum_ring_size,json=maximumRingSize,proto3" json:"maximum_ring_size,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LoadBalancing_RingHash) Reset() {
+	*x = LoadBalancing_RingHash{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing_RingHash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing_RingHash) ProtoMessage() {}
+
+func (x *LoadBalancing_RingHash) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing_RingHash.ProtoReflect.Descriptor instead.
+func (*LoadBalancing_RingHash) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 0}
+}
+
+func (x *LoadBalancing_RingHash) GetMinimumRingSize() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MinimumRingSize
+	}
+	return nil
+}
+
+func (x *LoadBalancing_RingHash) GetMaximumRingSize() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaximumRingSize
+	}
+	return nil
+}
+
+// Maglev has hosts take turns at the places of a table.
+type LoadBalancing_Maglev struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Places. A prime up to 5000011, default 65537.
+	TableSize     *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=table_size,json=tableSize,proto3" json:"table_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadBalancing_Maglev) Reset() {
+	*x = LoadBalancing_Maglev{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing_Maglev) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing_Maglev) ProtoMessage() {}
+
+func (x *LoadBalancing_Maglev) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing_Maglev.ProtoReflect.Descriptor instead.
+func (*LoadBalancing_Maglev) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 1}
+}
+
+func (x *LoadBalancing_Maglev) GetTableSize() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.TableSize
+	}
+	return nil
+}
+
 // RetryBackOff is the pause before a retry: random, up to base_interval for the
 // first, twice as much for each further one, up to max_interval.
 type RetryPolicy_RetryBackOff struct {
@@ -1139,7 +1528,7 @@ type RetryPolicy_RetryBackOff struct {
 
 func (x *RetryPolicy_RetryBackOff) Reset() {
 	*x = RetryPolicy_RetryBackOff{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1540,7 @@ func (x *RetryPolicy_RetryBackOff) String() string {
 func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
 
 func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1553,7 @@ func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy_RetryBackOff.ProtoReflect.Descriptor instead.
 func (*RetryPolicy_RetryBackOff) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *RetryPolicy_RetryBackOff) GetBaseInterval() *durationpb.Duration {
@@ -1216,7 +1605,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1617,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1630,7 @@ func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction_RequestMirrorPolicy.ProtoReflect.Descriptor instead.
 func (*RouteAction_RequestMirrorPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
@@ -1297,20 +1686,42 @@ var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflec
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd6\x04\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xb8\x05\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
 	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x123\n" +
 	"\atimeout\x18d \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12_\n" +
 	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x88\x01\n" +
-	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12Z\n" +
-	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\xe1\x02\n" +
+	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12`\n" +
+	"\rhash_policies\x18i \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicyR\fhashPolicies\x12Z\n" +
+	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\"\xc8\x03\n" +
 	"\rClusterPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
 	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\x12k\n" +
 	"\x10circuit_breakers\x18\x03 \x01(\v2@.aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakersR\x0fcircuitBreakers\x12n\n" +
-	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\"\xba\x02\n" +
+	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\x12e\n" +
+	"\x0eload_balancing\x18\x05 \x01(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancingR\rloadBalancing\"\xff\x01\n" +
+	"\n" +
+	"HashPolicy\x12b\n" +
+	"\bmetadata\x18\x01 \x01(\v2D.aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.MetadataH\x00R\bmetadata\x12\x1d\n" +
+	"\tsource_ip\x18\x02 \x01(\bH\x00R\bsourceIp\x12\x1e\n" +
+	"\tprincipal\x18\x03 \x01(\bH\x00R\tprincipal\x12\x1a\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\x1a\x1e\n" +
+	"\bMetadata\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04nameB\x12\n" +
+	"\x10policy_specifier\"\x98\x04\n" +
+	"\rLoadBalancing\x12f\n" +
+	"\tring_hash\x18\x01 \x01(\v2G.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHashH\x00R\bringHash\x12_\n" +
+	"\x06maglev\x18\x02 \x01(\v2E.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.MaglevH\x00R\x06maglev\x12L\n" +
+	"\x13hash_balance_factor\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x11hashBalanceFactor\x1a\x9e\x01\n" +
+	"\bRingHash\x12H\n" +
+	"\x11minimum_ring_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fminimumRingSize\x12H\n" +
+	"\x11maximum_ring_size\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaximumRingSize\x1aE\n" +
+	"\x06Maglev\x12;\n" +
+	"\n" +
+	"table_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ttableSizeB\b\n" +
+	"\x06policy\"\xba\x02\n" +
 	"\x0fCircuitBreakers\x12?\n" +
 	"\fmax_requests\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12N\n" +
 	"\x14max_pending_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxPendingRequests\x12E\n" +
@@ -1364,7 +1775,7 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\"N\n" +
 	"\n" +
 	"RouteMatch\x12@\n" +
-	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xe6\a\n" +
+	"\bmetadata\x18\x01 \x03(\v2$.envoy.config.route.v3.HeaderMatcherR\bmetadata\"\xc8\b\n" +
 	"\vRouteAction\x12\x1a\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x12U\n" +
 	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12\x1f\n" +
@@ -1377,7 +1788,8 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x1e\n" +
 	"\n" +
 	"idempotent\x18g \x01(\bR\n" +
-	"idempotent\x1a\x8b\x03\n" +
+	"idempotent\x12`\n" +
+	"\rhash_policies\x18i \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicyR\fhashPolicies\x1a\x8b\x03\n" +
 	"\x13RequestMirrorPolicy\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12Y\n" +
 	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFraction\x12%\n" +
@@ -1403,89 +1815,104 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(*RouteConfiguration)(nil),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
 	(*ClusterPolicy)(nil),                   // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	(*CircuitBreakers)(nil),                 // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	(*KeyBreaker)(nil),                      // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	(*OutlierDetection)(nil),                // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	(*RetryBudget)(nil),                     // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	(*RetryPolicy)(nil),                     // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	(*HedgePolicy)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	(*Route)(nil),                           // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	(*RouteMatch)(nil),                      // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*RouteAction)(nil),                     // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	(*KeyValue)(nil),                        // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*RetryPolicy_RetryBackOff)(nil),        // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	(*RouteAction_RequestMirrorPolicy)(nil), // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 14: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 15: google.protobuf.UInt32Value
-	(*v3.Percent)(nil),                      // 16: envoy.type.v3.Percent
-	(*v31.HeaderMatcher)(nil),               // 17: envoy.config.route.v3.HeaderMatcher
-	(*v31.WeightedCluster)(nil),             // 18: envoy.config.route.v3.WeightedCluster
-	(*v32.RuntimeFractionalPercent)(nil),    // 19: envoy.config.core.v3.RuntimeFractionalPercent
+	(*HashPolicy)(nil),                      // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	(*LoadBalancing)(nil),                   // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing
+	(*CircuitBreakers)(nil),                 // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	(*KeyBreaker)(nil),                      // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	(*OutlierDetection)(nil),                // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	(*RetryBudget)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	(*RetryPolicy)(nil),                     // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	(*HedgePolicy)(nil),                     // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	(*Route)(nil),                           // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	(*RouteMatch)(nil),                      // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*RouteAction)(nil),                     // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	(*KeyValue)(nil),                        // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	(*HashPolicy_Metadata)(nil),             // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
+	(*LoadBalancing_RingHash)(nil),          // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
+	(*LoadBalancing_Maglev)(nil),            // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
+	(*RetryPolicy_RetryBackOff)(nil),        // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	(*RouteAction_RequestMirrorPolicy)(nil), // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 19: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 20: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 21: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 22: envoy.config.route.v3.HeaderMatcher
+	(*v31.WeightedCluster)(nil),             // 23: envoy.config.route.v3.WeightedCluster
+	(*v32.RuntimeFractionalPercent)(nil),    // 24: envoy.config.core.v3.RuntimeFractionalPercent
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	8,  // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	14, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
-	6,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	7,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	13, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	1,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	5,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	2,  // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	4,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	15, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
-	15, // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	15, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
-	3,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	15, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
-	15, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
-	15, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
-	14, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
-	15, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
-	14, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
-	14, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
-	15, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
-	15, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
-	14, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	14, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	14, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
-	15, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
-	15, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
-	15, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
-	14, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
-	16, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	15, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	15, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	15, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	14, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	12, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	15, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	14, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	16, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	9,  // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	10, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	11, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	11, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	17, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	18, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	13, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	14, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	6,  // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	7,  // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	14, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	14, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	19, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	15, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	14, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	10, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	19, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	8,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	9,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	18, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	2,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	1,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	7,  // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	4,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	6,  // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	3,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.load_balancing:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing
+	14, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
+	15, // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.ring_hash:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
+	16, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.maglev:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
+	20, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
+	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	20, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	20, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	5,  // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	20, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	20, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	20, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	19, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	20, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	19, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	19, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	20, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	20, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	19, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	19, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	19, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	20, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	20, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	20, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	19, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	21, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	20, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	20, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	20, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	19, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	17, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	20, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	19, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	21, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	11, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	12, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	13, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	13, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	22, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	23, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	18, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	19, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	8,  // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	9,  // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	2,  // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	20, // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
+	20, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
+	20, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
+	19, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	19, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	24, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	20, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	20, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	19, // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -1493,11 +1920,20 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 	if File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto != nil {
 		return
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2].OneofWrappers = []any{
+		(*HashPolicy_Metadata_)(nil),
+		(*HashPolicy_SourceIp)(nil),
+		(*HashPolicy_Principal)(nil),
+	}
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3].OneofWrappers = []any{
+		(*LoadBalancing_RingHash_)(nil),
+		(*LoadBalancing_Maglev_)(nil),
+	}
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9].OneofWrappers = []any{
 		(*HedgePolicy_HedgeDelay)(nil),
 		(*HedgePolicy_HedgePercentile)(nil),
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12].OneofWrappers = []any{
 		(*RouteAction_Cluster)(nil),
 		(*RouteAction_WeightedClusters)(nil),
 	}
@@ -1507,7 +1943,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
