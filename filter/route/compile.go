@@ -14,11 +14,8 @@ import (
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
-const (
-	notBuilt = "not built yet"
-	// maxMutations are the entries of one mutation.
-	maxMutations = 1000
-)
+// maxMutations are the entries of one mutation.
+const maxMutations = 1000
 
 // Error is one fault of a RouteConfiguration.
 type Error struct {
