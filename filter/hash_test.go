@@ -198,3 +198,48 @@ func TestHostsAreFoundByChance(t *testing.T) {
 		require.Equal(t, e.mapped(consistent.Default, consistent.Hash([]byte(user))), e.ask(user))
 	}
 }
+
+// The keys of a host that is ejected go to the next of the table, each to its own, and
+// with a retry no client notices.
+func TestTheKeysOfAnEjectedHost(t *testing.T) {
+	e := newHashEnv(t, `"hash_policy": ["user"], "idempotent": true, "retry_policy": {"retry_on": "reset", "retry_back_off": {"base_interval": "0.001s"}}`,
+		`, "clusters": [{"name": "up", "load_balancing": {"maglev": {}}, "outlier_detection": {"consecutive_failures": 3, "base_ejection_time": "60s"}}]`)
+	before := map[string]string{}
+	for i := range 60 {
+		user := fmt.Sprint("user-", i)
+		before[user] = e.ask(user)
+	}
+	bad := before["user-0"]
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		if s.Host == bad {
+			s.Reset()
+			return len(b)
+		}
+		return answer(s, b)
+	}
+	ask := func(user string) string {
+		e.c.Send(dubbotest.Request{ID: 7, Attachments: [][2]string{{"user", user}}}.Bytes())
+		e.Advance(50 * time.Millisecond)
+		answers, _ := dubbotest.Parse(e.c.Take())
+		require.Len(t, answers, 1)
+		return answers[0].Text()
+	}
+	retried := ask("user-0") // to where its key goes from now on
+	for range 5 {
+		require.Equal(t, retried, ask("user-0"))
+		e.Advance(time.Second)
+	}
+	require.EqualValues(t, 1, e.cfg.Counter("dubbo.t.outlier_ejections_total"))
+	to := map[string]bool{}
+	for user, host := range before {
+		now := ask(user)
+		if host != bad {
+			require.Equal(t, host, now)
+			continue
+		}
+		require.NotEqual(t, bad, now)
+		require.Equal(t, now, ask(user))
+		to[now] = true
+	}
+	require.Greater(t, len(to), 1, "one host does not get them all")
+}
