@@ -312,9 +312,10 @@ func (o *mirrorObserver) ConnectFailed(cluster string, r host.CloseReason, why s
 	o.sh.warnOf(cluster+" "+r.String(), (*workerListener)(o), "mirror: cluster %s: no connection: %s", cluster, why)
 }
 
-// Breaks, Ejects, Probes and EjectionOver implement upstream.Observer: copies have
-// neither breakers nor watched hosts.
-func (*mirrorObserver) Breaks(string, breaker.Limit)            {}
-func (*mirrorObserver) Ejects(string, string, outlier.Ejection) {}
-func (*mirrorObserver) Probes(string, string)                   {}
-func (*mirrorObserver) EjectionOver(string, string, bool)       {}
+// Breaks, Ejects, Probes, EjectionOver and Detoured implement upstream.Observer: copies
+// have neither breakers, nor watched hosts, nor hashes.
+func (*mirrorObserver) Breaks(string, breaker.Limit)             {}
+func (*mirrorObserver) Ejects(string, string, outlier.Ejection)  {}
+func (*mirrorObserver) Probes(string, string)                    {}
+func (*mirrorObserver) EjectionOver(string, string, bool)        {}
+func (*mirrorObserver) Detoured(string, string, upstream.Detour) {}
