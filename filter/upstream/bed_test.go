@@ -338,5 +338,6 @@ func (*observer) Unserved()                                        {}
 func (*observer) Breaks(string, breaker.Limit)                     {}
 func (*observer) Ejects(string, string, outlier.Ejection)          {}
 func (*observer) Probes(string, string)                            {}
-func (*observer) EjectionOver(string, string, bool)                {}
+func (*observer) Ejected(int)                                      {}
+func (*observer) Readmits(string, string)                          {}
 func (o *observer) ConnectFailed(string, host.CloseReason, string) { o.failed++ }

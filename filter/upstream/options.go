@@ -120,9 +120,11 @@ type Observer interface {
 	Ejects(cluster, host string, e outlier.Ejection)
 	// Probes: an ejected host gets a call that tells whether it can be used again.
 	Probes(cluster, host string)
-	// EjectionOver: one of which Ejects has told, but for those withheld, is over, as
-	// the host is back; or it is not known any more when it will be.
-	EjectionOver(cluster, host string, back bool)
+	// Ejected: so many hosts more are ejected, of those of which the pool tells; each
+	// is told of by one pool.
+	Ejected(n int)
+	// Readmits: an ejected host is used again, or has left the cluster.
+	Readmits(cluster, host string)
 }
 
 // Owner is what a Call is made for: an attempt to serve a request.
