@@ -219,7 +219,7 @@ func TestTCPProxyHashesAsWeDo(t *testing.T) {
 			for of.Pick(consistent.Hash([]byte(source(i).Addr().String())), 0) != gone {
 				i++
 			}
-			h.at = append(at[:gone:gone], at[gone+1:]...)
+			h.at = slices.Delete(slices.Clone(at), gone, gone+1)
 			e.SetEndpoints(h.name, h.at...)
 			require.True(t, eventually(patience, func() bool { return from(t, e, h.name+"-source", source(i)) != at[gone].Host }))
 			agree(h)
@@ -279,7 +279,7 @@ func TestRequestsGoToTheHostsOfTheirKeys(t *testing.T) {
 		}
 		for _, h := range both {
 			require.True(t, eventually(patience, func() bool { return slices.Equal(asked(h), mapped(h)) }), h.name)
-			h.at = append(at[:3:3], at[4:]...)
+			h.at = slices.Delete(slices.Clone(at), 3, 4)
 			e.SetEndpoints(h.name, h.at...)
 			require.True(t, eventually(patience, func() bool { return slices.Equal(asked(h), mapped(h)) }), h.name)
 			h.at = at
