@@ -1052,7 +1052,7 @@ func runModel(t *testing.T, seed uint64) {
 
 var (
 	modelFirst = flag.Uint64("model.first", 1, "the first seed of TestModel")
-	modelSeeds = flag.Uint64("model.seeds", 20, "how many seeds TestModel tries")
+	modelSeeds = flag.Uint64("model.seeds", 40, "how many seeds TestModel tries")
 )
 
 // TestModel has clients, servers, filters and the configuration do at random what

@@ -106,6 +106,8 @@ type Observer interface {
 	Panicked(p *guard.Panic)
 	// Event: a heartbeat or event of a server was handled.
 	Event()
+	// Detoured: a call with a hash has gone to a host that is not its hash's.
+	Detoured(cluster, host string, d Detour)
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
 	// ConnectFailed: an attempt to connect failed, or a server did not answer the
