@@ -3,6 +3,7 @@ module github.com/meltemi-mesh/meltemi
 go 1.26.0
 
 require (
+	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2
 	github.com/envoyproxy/go-control-plane/envoy v1.39.0
 	github.com/stretchr/testify v1.12.1

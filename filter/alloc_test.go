@@ -110,7 +110,7 @@ const byAttributes = `{"name": "r", "routes": [
 // withPolicies is byAttributes with all policies of requests.
 const withPolicies = `{"name": "r", "routes": [
   {"match": {"metadata": [{"name": "interface", "string_match": {"exact": "org.example.Greeter"}}]},
-   "route": {"cluster": "v1", "timeout": "1s", "idempotent": true, "hedge_policy": {"hedge_percentile": {"value": 95}},
+   "route": {"cluster": "v1", "hash_policies": [{"metadata": {"name": "tenant"}}, {"source_ip": true}], "timeout": "1s", "idempotent": true, "hedge_policy": {"hedge_percentile": {"value": 95}},
     "retry_policy": {"retry_on": "connect-failure,refused,reset,timeout,server-error", "per_try_timeout": "0.5s"}}}],
   "clusters": [{"name": "*", "outlier_detection": {"failure_percentage_threshold": 85, "silence": "2s"}, "circuit_breakers": {
    "max_requests": 1000, "keys": [{"names": ["method"], "max_requests": 100, "error_percent": 50}]}}]}`

@@ -125,9 +125,6 @@ func (wl *workerListener) Ejects(cluster, addr string, e outlier.Ejection) {
 	}
 	wl.count(metrics.OutlierEjectionsTotal, 1)
 	wl.count(ejections[e.Reason], 1)
-	if e.Reason != outlier.ProbeFailed {
-		wl.gauge(metrics.OutlierEjectionsActive, 1)
-	}
 	wl.sh.warnOf(cluster, wl, "cluster %s: host %s is ejected for %v: %s", cluster, addr, e.For, e.Reason)
 }
 
@@ -137,10 +134,19 @@ func (wl *workerListener) Probes(cluster, addr string) {
 	wl.sh.w.Logf(host.Debug, "%s: cluster %s: ejected host %s is tried with a request", wl.StatPrefix, cluster, addr)
 }
 
-// EjectionOver implements upstream.Observer.
-func (wl *workerListener) EjectionOver(cluster, addr string, back bool) {
-	wl.gauge(metrics.OutlierEjectionsActive, -1)
-	if back {
-		wl.sh.log(host.Info, wl.StatPrefix, cluster, "cluster %s: host %s is not ejected any more", cluster, addr)
+// Ejected implements upstream.Observer. Versions of a listener have one gauge, and this
+// one may be left without a connection by which it could be told.
+func (wl *workerListener) Ejected(n int) {
+	teller := wl
+	for _, o := range wl.sh.listeners {
+		if teller.conns == nil && o.StatPrefix == wl.StatPrefix && o.Protocol == wl.Protocol {
+			teller = o
+		}
 	}
+	teller.gauge(metrics.OutlierEjectionsActive, int64(n))
+}
+
+// Readmits implements upstream.Observer.
+func (wl *workerListener) Readmits(cluster, addr string) {
+	wl.sh.log(host.Info, wl.StatPrefix, cluster, "cluster %s: host %s is not ejected any more", cluster, addr)
 }

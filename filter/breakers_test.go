@@ -220,7 +220,7 @@ func TestAKeysBreakerOpens(t *testing.T) {
 	e.answersAs("fail")
 	require.Len(t, e.asks(4, "bad"), 4)
 	e.Advance(5 * time.Second)
-	require.Len(t, e.asks(1, "bad"), 0)
+	require.Empty(t, e.asks(1, "bad"))
 	e.Advance(1100 * time.Millisecond) // it times out
 	require.Contains(t, string(e.clients[len(e.clients)-1].Take()), "upstream request timeout")
 	require.Len(t, e.asks(4, "bad"), 4)
@@ -274,7 +274,7 @@ func TestRoutesChangeWhileRequestsAreUnderWay(t *testing.T) {
 	load("")
 	require.Empty(t, e.asks(10, "m"))
 	load(breaking(keys(`"method"`, 6)))
-	require.Len(t, e.asks(2, "n"), 0)
+	require.Empty(t, e.asks(2, "n"))
 	e.answersAs("res")
 	for range 3 {
 		require.Len(t, e.asks(8, "m"), 2)

@@ -48,6 +48,7 @@ type connection struct {
 	ending    bool // close was asked for
 	lastUse   time.Duration
 	address   netip.Addr  // of the client, see source
+	located   bool        // it has been asked for
 	timer     timer.Timer // see wakeAt
 	armed     time.Duration
 
@@ -56,7 +57,8 @@ type connection struct {
 
 // source is the client's IP address, the zero value if it has none.
 func (c *connection) source() netip.Addr {
-	if !c.address.IsValid() {
+	if !c.located {
+		c.located = true
 		if ap, err := netip.ParseAddrPort(c.d.RemoteAddress()); err == nil {
 			c.address = ap.Addr().Unmap().WithZone("")
 		}

@@ -83,7 +83,7 @@ func (m *Message) how(line *upstream.Line) upstream.Send {
 	return upstream.Send{
 		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
-		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout,
+		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout, Hash: m.hash, Hashing: m.hashing,
 	}
 }
 

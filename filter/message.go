@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
@@ -52,6 +53,8 @@ type use struct {
 	route    *route.Route
 	target   *route.Target // of the route, where it was sent; nil: a filter has chosen
 	noRoute  error         // why it is nil although one might match
+	hash     uint64
+	hashing  *consistent.Policy // what hash is for; nil: nothing
 	cluster  string
 	flags    Flags
 	local    codecs.LocalError
@@ -185,6 +188,9 @@ func (m *Message) Reply(t codecs.ErrorType, text string) Verdict {
 // returns what it returns.
 func (m *Message) Forward(cluster string) Verdict {
 	m.cluster, m.forward = cluster, true
+	if m.route != nil && m.route.Hash != nil {
+		m.hashed()
+	}
 	return stopped
 }
 

@@ -312,9 +312,11 @@ func (o *mirrorObserver) ConnectFailed(cluster string, r host.CloseReason, why s
 	o.sh.warnOf(cluster+" "+r.String(), (*workerListener)(o), "mirror: cluster %s: no connection: %s", cluster, why)
 }
 
-// Breaks, Ejects, Probes and EjectionOver implement upstream.Observer: copies have
-// neither breakers nor watched hosts.
-func (*mirrorObserver) Breaks(string, breaker.Limit)            {}
-func (*mirrorObserver) Ejects(string, string, outlier.Ejection) {}
-func (*mirrorObserver) Probes(string, string)                   {}
-func (*mirrorObserver) EjectionOver(string, string, bool)       {}
+// Breaks, Ejects, Probes, Ejected, Readmits and Detoured implement upstream.Observer:
+// copies have neither breakers, nor watched hosts, nor hashes.
+func (*mirrorObserver) Breaks(string, breaker.Limit)             {}
+func (*mirrorObserver) Ejects(string, string, outlier.Ejection)  {}
+func (*mirrorObserver) Probes(string, string)                    {}
+func (*mirrorObserver) Ejected(int)                              {}
+func (*mirrorObserver) Readmits(string, string)                  {}
+func (*mirrorObserver) Detoured(string, string, upstream.Detour) {}

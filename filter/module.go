@@ -44,8 +44,12 @@ func NewModule() *Module {
 }
 
 // Seed makes the random decisions of the workers that are made from now on the same
-// each time: a test that passes once passes always.
-func (mod *Module) Seed(seed uint64) { mod.seed = seed }
+// each time, and what is done beside them at once: a test that passes once passes
+// always.
+func (mod *Module) Seed(seed uint64) {
+	mod.seed = seed
+	mod.shared.Inline()
+}
 
 // NewWorker implements host.Module.
 func (mod *Module) NewWorker(w host.Worker) host.Shard {

@@ -261,7 +261,7 @@ func TestAHostThatLosesAllRacesIsLeftOut(t *testing.T) {
 
 // TestTheProbesClientLeaves: then another request tries the host.
 func TestTheProbesClientLeaves(t *testing.T) {
-	for _, codec := range []string{"toy.byid", "toy.exclusive"} {
+	for _, codec := range []string{"toy.byid", "toy.exclusive", "toy.inorder"} {
 		e := newOutlierEnv(t, codec, "", watching(`"base_ejection_time": "5s"`), 4)
 		e.load(time.Second)
 		e.bad["h2"] = "fail"
@@ -307,19 +307,33 @@ func TestAPolicyGoesAndComes(t *testing.T) {
 	e.load(time.Second)
 	require.Len(t, e.asked, 4)
 	e.counts(map[string]int64{"outlier_ejections_active": 0})
-	newest := e.MustLoad(policyConfig("toy.byid", "", watching(""), `, "request_timeout": "5s", "delivery": "ECDS"`))
+	newest := e.MustLoad(policyConfig("toy.byid", "", watching(`"base_ejection_time": "600s"`), `, "request_timeout": "5s", "delivery": "ECDS"`))
 	e.load(2 * time.Second)
 	clear(e.asked)
 	e.load(time.Second)
 	require.Len(t, e.asked, 3)
+	active := func() int64 {
+		return newer.Counter("toy.t.outlier_ejections_active") + newest.Counter("toy.t.outlier_ejections_active") + e.count("outlier_ejections_active")
+	}
+	require.EqualValues(t, 1, active())
 	e.settles()
 	for _, c := range e.clients {
 		c.Close()
 	}
-	e.c = e.Dial(newest) // by which gauges can be told
+	e.DialOn(newest, 0) // gauges are told by connections
+	e.DialOn(newest, 1)
 	e.Advance(5 * time.Minute)
-	require.Zero(t, newer.Counter("toy.t.outlier_ejections_active")+newest.Counter("toy.t.outlier_ejections_active")+e.count("outlier_ejections_active"),
-		"the pools have gone")
+	require.Zero(t, active(), "the pools have gone")
+}
+
+// TestTheShareIsOfAllHosts of the cluster, also of those to which no connection leads.
+func TestTheShareIsOfAllHosts(t *testing.T) {
+	e := newOutlierEnv(t, "toy.byid", "", watching(""), 50)
+	for i := range 25 {
+		e.bad[fmt.Sprint("h", i+1)] = "fail"
+	}
+	e.load(2 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 5})
 }
 
 // TestHostsAreReplacedWhileOneIsEjected: what has left the cluster is forgotten, and

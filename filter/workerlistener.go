@@ -21,6 +21,8 @@ type workerListener struct {
 	conns    *connection
 	awaiting awaiting
 
+	detoured [len(detours)]time.Duration // when the debug log was told
+
 	stats  metrics.Batch
 	listed bool // in the shard's dirty
 	gone   bool // the host has forgotten it; late answers may still come

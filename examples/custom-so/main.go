@@ -2,6 +2,8 @@
 // that it does not bring along. Build it like libmeltemi.so:
 //
 //	go build -buildmode=c-shared -o libmeltemi.so ./examples/custom-so
+//
+// With -tags grpcnotrace -ldflags '-s -w' it is half as large.
 package main
 
 import (

@@ -187,6 +187,15 @@ const (
 	// RequestNoCluster: requests that were to name their cluster, and did not name one that they may.
 	RequestNoCluster
 
+	// RequestHashNoKey: requests of routes with hash policies that have nothing to be hashed.
+	RequestHashNoKey
+	// RequestHashHostsUnknown: requests with a hash that went to any host, as not all hosts are known.
+	RequestHashHostsUnknown
+	// RequestHashHostUnavailable: … to another host, as no connection to theirs could take them.
+	RequestHashHostUnavailable
+	// RequestHashHostBusy: … to another host, as too much was in flight to theirs.
+	RequestHashHostBusy
+
 	// Counters is how many there are.
 	Counters
 )
@@ -276,6 +285,10 @@ var counterNames = [Counters]string{
 	RDSUpdateAttempt:                    "rds_update_attempt",
 	RequestDirectResponse:               "request_direct_response",
 	RequestNoCluster:                    "request_no_cluster",
+	RequestHashNoKey:                    "request_hash_no_key",
+	RequestHashHostsUnknown:             "request_hash_hosts_unknown",
+	RequestHashHostUnavailable:          "request_hash_host_unavailable",
+	RequestHashHostBusy:                 "request_hash_host_busy",
 }
 
 func (c Counter) String() string { return counterNames[c] }

@@ -23,6 +23,7 @@ type Host struct {
 	times    int           // it was ejected, less those that it has made up for
 	backAt   time.Duration
 	number   uint64 // of the ejection that lasts
+	told     bool   // somebody tells of it
 	probe    uint64 // number of the probe that is under way, 0: none
 	silence  silence
 }
@@ -63,6 +64,27 @@ func (h *Host) Ejected(number uint64) bool {
 	h.hosts.mu.Lock()
 	defer h.hosts.mu.Unlock()
 	return h.out.Load() && h.number == number
+}
+
+// Adopt gives the caller the ejection that lasts, to tell of it, if nobody does.
+func (h *Host) Adopt() (number uint64, ok bool) {
+	h.hosts.mu.Lock()
+	defer h.hosts.mu.Unlock()
+	if !h.out.Load() || h.told {
+		return 0, false
+	}
+	h.told = true
+	return h.number, true
+}
+
+// Disown has somebody else adopt the ejection of that number, if it lasts.
+func (h *Host) Disown(number uint64) {
+	h.hosts.mu.Lock()
+	defer h.hosts.mu.Unlock()
+	if h.out.Load() && h.number == number {
+		h.told = false
+		h.hosts.version.Add(1)
+	}
 }
 
 // Heard notes that the host has sent something.
@@ -192,7 +214,7 @@ func (h *Host) eject(p *Policy, now time.Duration, why Reason) Ejection {
 	h.out.Store(true)
 	hs.ejected++
 	hs.numbers++
-	h.number = hs.numbers
+	h.number, h.told = hs.numbers, false
 	hs.changed()
 	return h.again(p, now, why)
 }
@@ -203,7 +225,7 @@ func (h *Host) again(p *Policy, now time.Duration, why Reason) Ejection {
 	d := p.length(h.times)
 	h.until = now + d
 	h.forgetAt = h.until + max(p.BaseEjectionTime, lostTime)
-	return Ejection{Reason: why, For: d, Number: h.number}
+	return Ejection{Reason: why, For: d}
 }
 
 // sound ends that the host is bad.

@@ -70,9 +70,6 @@ type Ejection struct {
 	Withheld bool
 	// For is how long it will last, until the host is tried.
 	For time.Duration
-	// Number tells it from others of the host: see [Host.Ejected]. It stays the same
-	// when a probe fails.
-	Number uint64
 }
 
 // length of the n-th ejection.

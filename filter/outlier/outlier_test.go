@@ -75,10 +75,20 @@ func TestFailuresInARowEject(t *testing.T) {
 	require.Empty(t, c.outs())
 	v := c.Version()
 	e := c.fails(1, 1, p)
-	require.Equal(t, outlier.Ejection{Reason: outlier.Consecutive, For: 30 * time.Second, Number: e.Number}, e)
+	require.Equal(t, outlier.Ejection{Reason: outlier.Consecutive, For: 30 * time.Second}, e)
 	require.Equal(t, []int{1}, c.outs())
 	require.NotEqual(t, v, c.Version())
-	require.True(t, c.h[1].Ejected(e.Number))
+	number, ok := c.h[1].Adopt()
+	require.True(t, ok)
+	require.True(t, c.h[1].Ejected(number))
+	_, again := c.h[1].Adopt()
+	require.False(t, again)
+	v = c.Version()
+	c.h[1].Disown(number)
+	require.NotEqual(t, v, c.Version())
+	other, ok := c.h[1].Adopt()
+	require.True(t, ok)
+	require.Equal(t, number, other)
 	require.Equal(t, outlier.Ejection{}, c.fails(1, 10, p), "what is still under way says nothing more")
 	c.h[1].Succeeded(p, c.now)
 	require.Equal(t, []int{1}, c.outs(), "an answer to an earlier request does not bring it back")
@@ -219,14 +229,15 @@ func TestIfAllAreBadNoneIsLeftOut(t *testing.T) {
 func TestAnEjectionEndsByAProbe(t *testing.T) {
 	c, p := newCluster(4), policy()
 	e := c.fails(0, 5, p)
+	number, _ := c.h[0].Adopt()
 	_, ok := c.h[0].Probe(c.now + e.For - 1)
 	require.False(t, ok, "not yet")
 	for _, want := range []int{60, 90, 100, 100} {
 		c.now += e.For
 		require.True(t, c.h[0].Due(c.now))
-		number := e.Number
 		e = c.probes(t, 0, false, p)
-		require.Equal(t, outlier.Ejection{Reason: outlier.ProbeFailed, For: time.Duration(want) * time.Second, Number: number}, e)
+		require.Equal(t, outlier.Ejection{Reason: outlier.ProbeFailed, For: time.Duration(want) * time.Second}, e)
+		require.True(t, c.h[0].Ejected(number), "it is the same ejection")
 		require.Equal(t, []int{0}, c.outs())
 	}
 	c.now += e.For
@@ -240,7 +251,7 @@ func TestAnEjectionEndsByAProbe(t *testing.T) {
 	require.Equal(t, []int{0}, c.outs())
 	c.probes(t, 0, true, p)
 	require.Empty(t, c.outs())
-	require.False(t, c.h[0].Ejected(e.Number))
+	require.False(t, c.h[0].Ejected(number))
 
 	c.now += 3 * p.Interval // of five ejections it has made up for three
 	require.Equal(t, 90*time.Second, c.fails(0, 5, p).For)
@@ -276,12 +287,13 @@ func TestHostsThatHaveLeftAreForgotten(t *testing.T) {
 	c, p := newCluster(3), policy()
 	e := c.fails(0, 5, p)
 	old := c.h[0]
+	number, _ := old.Adopt()
 	old.Leave()
 	require.True(t, c.fails(1, 5, p).Withheld)
 	c.now += e.For + p.BaseEjectionTime
 	require.Equal(t, outlier.Consecutive, c.fails(1, 5, p).Reason)
 	require.Equal(t, []int{1}, c.outs())
-	require.False(t, old.Ejected(e.Number))
+	require.False(t, old.Ejected(number))
 	require.Equal(t, outlier.Ejection{}, c.fails(0, 50, p), "nobody uses it")
 
 	c = newCluster(2)

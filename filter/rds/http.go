@@ -13,11 +13,10 @@ import (
 )
 
 // fromHTTP makes of routes that Aeraki has put into Envoy's own type what they mean.
-// Domains and paths mean nothing. What would change where requests go and has no
-// meaning here is refused.
+// Domains and paths mean nothing. What else has no meaning here is refused.
 func fromHTTP(from *routev3.RouteConfiguration, path string) (*routev1alpha.RouteConfiguration, error) {
 	var c converter
-	c.only(from, path, "name", "virtual_hosts", "validate_clusters")
+	c.only(from, path, "name", "virtual_hosts")
 	rc := &routev1alpha.RouteConfiguration{Name: from.GetName()}
 	switch n := len(from.GetVirtualHosts()); n {
 	case 0:
@@ -56,7 +55,7 @@ func (c *converter) only(m proto.Message, path string, names ...protoreflect.Nam
 }
 
 func (c *converter) route(from *routev3.Route, path string) *routev1alpha.Route {
-	c.only(from, path, "name", "match", "route", "metadata", "decorator", "request_headers_to_add", "response_headers_to_add")
+	c.only(from, path, "name", "match", "route", "request_headers_to_add", "response_headers_to_add")
 	r := &routev1alpha.Route{
 		Name:             from.GetName(),
 		RequestMutation:  c.mutation(from.GetRequestHeadersToAdd(), path+"request_headers_to_add"),
@@ -73,7 +72,7 @@ func (c *converter) route(from *routev3.Route, path string) *routev1alpha.Route 
 }
 
 func (c *converter) action(from *routev3.RouteAction, path string) *routev1alpha.RouteAction {
-	c.only(from, path, "cluster", "weighted_clusters", "hash_policy", "request_mirror_policies", "cluster_not_found_response_code")
+	c.only(from, path, "cluster", "weighted_clusters", "hash_policy", "request_mirror_policies")
 	a := &routev1alpha.RouteAction{}
 	switch s := from.GetClusterSpecifier().(type) {
 	case *routev3.RouteAction_Cluster:

@@ -39,8 +39,9 @@ func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Tabl
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	d := c.defaults(rc)
 	c.table = c.changes(rc, "")
+	h := c.hashing(rc)
 	for i, r := range rc.GetRoutes() {
-		c.route(&t.routes[i], r, d, element("routes", i))
+		c.route(&t.routes[i], r, d, h, element("routes", i))
 		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.of > 0
 	}
 	if len(c.errs) > 0 {
@@ -68,7 +69,7 @@ func (c *compiler) refuse(path, format string, args ...any) {
 
 func element(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 
-func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path string) {
+func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, h *Hash, path string) {
 	r.Name = from.GetName()
 	for i, h := range from.GetMatch().GetMetadata() {
 		m, field, err := compileMatcher(h)
@@ -98,6 +99,7 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, path s
 	} else if action != nil {
 		c.action(r, action, own, path+".route")
 		r.Policy = c.policy(action, d, path+".route")
+		r.Hash = c.hash(action, h, path+".route")
 	}
 }
 
@@ -165,9 +167,6 @@ func (c *compiler) direct(r *Route, d *routev1alpha.DirectResponse, path string)
 }
 
 func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, own changes, path string) {
-	if len(a.GetHashPolicy()) > 0 {
-		c.refuse(path+".hash_policy", notBuilt)
-	}
 	if r.Mirrors = c.mirrored; len(a.GetRequestMirrorPolicies()) > 0 {
 		r.Mirrors = c.mirrors(a.GetRequestMirrorPolicies(), path+".request_mirror_policies")
 	}

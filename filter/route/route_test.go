@@ -124,14 +124,13 @@ func TestRoutesThatLeadNowhereAreRefusedWithTheirPath(t *testing.T) {
 		return `"route": {"weighted_clusters": {"clusters": [` + clusters + `]}}`
 	}
 	for action, want := range map[string]string{
-		``:                         "routes[1].route: required",
-		`"route": {}`:              "routes[1].route.cluster: required",
-		`"route": {"cluster": ""}`: "routes[1].route.cluster: required",
-		`"route": {"cluster": "c", "hash_policy": ["k"]}`: "routes[1].route.hash_policy: not built yet",
-		weighted(``):                                          "routes[1].route.weighted_clusters.clusters: required",
-		weighted(`{"name": "a", "weight": 0}`):                "routes[1].route.weighted_clusters.clusters: the weights add up to 0",
-		weighted(`{"name": "a", "weight": 1}, {"weight": 1}`): "routes[1].route.weighted_clusters.clusters[1].name: required",
-		weighted(`{"name": "a"}`):                             "routes[1].route.weighted_clusters.clusters[0].weight: required",
+		``:                                     "routes[1].route: required",
+		`"route": {}`:                          "routes[1].route.cluster: required",
+		`"route": {"cluster": ""}`:             "routes[1].route.cluster: required",
+		weighted(``):                           "routes[1].route.weighted_clusters.clusters: required",
+		weighted(`{"name": "a", "weight": 0}`): "routes[1].route.weighted_clusters.clusters: the weights add up to 0",
+		weighted(`{"name": "a", "weight": 1}, {"weight": 1}`):                                                   "routes[1].route.weighted_clusters.clusters[1].name: required",
+		weighted(`{"name": "a"}`):                                                                               "routes[1].route.weighted_clusters.clusters[0].weight: required",
 		weighted(`{"name": "a", "weight": 4294967295}, {"name": "b", "weight": 1}`):                             "routes[1].route.weighted_clusters.clusters: the weights add up to more than 4294967295",
 		weighted(`{"name": "a", "weight": 1, "metadata_match": {}}`):                                            "routes[1].route.weighted_clusters.clusters[0].metadata_match: not supported",
 		`"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1}], "runtime_key_prefix": "k"}}`: "routes[1].route.weighted_clusters.runtime_key_prefix: not supported",

@@ -23,6 +23,9 @@ type Route struct {
 	Response Mutation
 	// Policy is what requests get beyond one attempt, nil: nothing.
 	Policy *forward.Policy
+	// Hash is what requests choose their hosts by, nil: nothing.
+	Hash *Hash
+
 	// Mirrors are who gets copies of the requests, nil if nobody does. They must
 	// not be changed.
 	Mirrors []Mirror

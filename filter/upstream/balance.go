@@ -171,6 +171,7 @@ func (p *Pool) weigh() {
 			cn.weight = 0
 		}
 	}
+	p.arrange()
 }
 
 // leaves keeps calls from a host that has said that it leaves, also over
@@ -281,6 +282,12 @@ func (p *Pool) sample(now time.Duration) {
 		return
 	}
 	missing := len(p.countHosts()) < p.hostsWanted()
+	if p.seeks(missing) {
+		for range seekTogether {
+			p.connect(now)
+		}
+		return
+	}
 	if missing {
 		if now < p.nextSearch {
 			return

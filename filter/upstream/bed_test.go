@@ -51,7 +51,9 @@ func newBed(t *testing.T, traits codecs.Traits, change func(o *upstream.Options)
 	b := &bed{t: t, now: time.Hour, known: true}
 	b.timers = timer.New(b.now)
 	b.has(1)
-	b.manager = upstream.NewManager(b, b.timers, upstream.NewShared(), rand.New(rand.NewPCG(1, 2)))
+	shared := upstream.NewShared()
+	shared.Inline()
+	b.manager = upstream.NewManager(b, b.timers, shared, rand.New(rand.NewPCG(1, 2)))
 	b.pool = b.manager.Pool(upstream.Key{Cluster: "c", Mode: o.Mode}, words{traits: traits}, o, &b.seen)
 	t.Cleanup(b.finish)
 	return b
@@ -173,6 +175,7 @@ type server struct {
 	bed   *bed
 	ev    host.UpstreamEvents
 	state serverState
+	host  string
 	ended bool // it has got an end of stream
 	got   []string
 }
@@ -184,7 +187,7 @@ func (s *server) event(f func()) {
 }
 
 func (s *server) ready(addr string) {
-	s.state = serving
+	s.state, s.host = serving, addr
 	s.event(func() { s.ev.Ready(addr) })
 }
 
@@ -314,17 +317,27 @@ func (words) Decode(b []byte, m *codecs.Metadata) (int, error) {
 }
 
 // observer counts what the pool tells of its connections.
-type observer struct{ strays, failed int }
+type observer struct {
+	strays, failed int
+	detours        map[upstream.Detour]int
+}
 
-func (o *observer) Stray(*codecs.Metadata)                         { o.strays++ }
-func (*observer) DecodingError(string, string, error, bool)        {}
-func (*observer) Closes(string, string, string)                    {}
-func (*observer) Starves()                                         {}
-func (*observer) Panicked(*guard.Panic)                            {}
-func (*observer) Event()                                           {}
+func (o *observer) Stray(*codecs.Metadata)                  { o.strays++ }
+func (*observer) DecodingError(string, string, error, bool) {}
+func (*observer) Closes(string, string, string)             {}
+func (*observer) Starves()                                  {}
+func (*observer) Panicked(*guard.Panic)                     {}
+func (*observer) Event()                                    {}
+func (o *observer) Detoured(_, _ string, d upstream.Detour) {
+	if o.detours == nil {
+		o.detours = map[upstream.Detour]int{}
+	}
+	o.detours[d]++
+}
 func (*observer) Unserved()                                        {}
 func (*observer) Breaks(string, breaker.Limit)                     {}
 func (*observer) Ejects(string, string, outlier.Ejection)          {}
 func (*observer) Probes(string, string)                            {}
-func (*observer) EjectionOver(string, string, bool)                {}
+func (*observer) Ejected(int)                                      {}
+func (*observer) Readmits(string, string)                          {}
 func (o *observer) ConnectFailed(string, host.CloseReason, string) { o.failed++ }

@@ -35,6 +35,8 @@ type Call struct {
 	host     string // that it was sent to last
 	avoid    string // the host that it had better not go to
 	sought   int    // so many connections have been opened as they might lead to another
+	hash     uint64 // what its host is chosen by, if it is hashed
+	hashed   bool
 	sent     time.Duration
 	due      time.Duration
 	deadline timer.Timer

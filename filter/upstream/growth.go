@@ -137,6 +137,7 @@ func (p *Pool) connected(cn *conn) {
 	p.samples++
 	p.picks.add(cn.attempt, cn.host)
 	p.info.picked(cn.host)
+	p.rehash(p.m.now())
 	cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now())
 	if p.outliers != nil && !p.keeps(cn) {
 		cn.drain()

@@ -142,8 +142,8 @@ func (l *Line) takes() bool {
 	return l.held || (l.open == 0 || cn.state == ready) && (cn.pool.opts.Shared || cn.inFlight == 0)
 }
 
-// pick chooses the connection for the client's next call, nil if it has to wait.
-func (l *Line) pick() *conn {
+// pick chooses the connection for c, the client's next call, nil if it has to wait.
+func (l *Line) pick(c *Call) *conn {
 	switch {
 	case l.head != nil || l.waiting.n > 0:
 		return nil
@@ -155,16 +155,16 @@ func (l *Line) pick() *conn {
 	case l.pool.queue.n > 0:
 		return nil
 	}
-	return l.free()
+	return l.free(c)
 }
 
-// free chooses a connection for a call of l, which is not bound. An exclusive one
+// free chooses a connection for c, a call of l, which is not bound. An exclusive one
 // that it has just had is as good as any, and some servers keep state by it.
-func (l *Line) free() *conn {
+func (l *Line) free(c *Call) *conn {
 	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.shunned() {
 		return cn
 	}
-	return l.pool.pick("")
+	return l.pool.choose(c)
 }
 
 // sent notes that c has gone to cn.

@@ -106,6 +106,8 @@ type Observer interface {
 	Panicked(p *guard.Panic)
 	// Event: a heartbeat or event of a server was handled.
 	Event()
+	// Detoured: a call with a hash has gone to a host that is not its hash's.
+	Detoured(cluster, host string, d Detour)
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
 	// ConnectFailed: an attempt to connect failed, or a server did not answer the
@@ -118,9 +120,11 @@ type Observer interface {
 	Ejects(cluster, host string, e outlier.Ejection)
 	// Probes: an ejected host gets a call that tells whether it can be used again.
 	Probes(cluster, host string)
-	// EjectionOver: one of which Ejects has told, but for those withheld, is over, as
-	// the host is back; or it is not known any more when it will be.
-	EjectionOver(cluster, host string, back bool)
+	// Ejected: so many hosts more are ejected, of those of which the pool tells; each
+	// is told of by one pool.
+	Ejected(n int)
+	// Readmits: an ejected host is used again, or has left the cluster.
+	Readmits(cluster, host string)
 }
 
 // Owner is what a Call is made for: an attempt to serve a request.

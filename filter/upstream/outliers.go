@@ -17,7 +17,7 @@ type watch struct {
 	heeded   uint32          // version of the hosts that its connections follow
 	misses   int             // new connections to ejected hosts, in a row
 	untried  *conn           // leads to an ejected host that is to be tried; nil: none does
-	// ejections are those that are the pool's own doing, and last.
+	// ejections are those of which the pool tells: one of the process does.
 	ejections []ejection
 }
 
@@ -91,9 +91,20 @@ func (p *Pool) follow() {
 	p.heeded = p.info.outliers.Version()
 	p.search = 0 // for connections by which ejected hosts can be tried
 	for _, cn := range p.ready {
-		cn.leaveOut(cn.watched != nil && cn.watched.Out())
+		if cn.watched != nil {
+			cn.leaveOut(cn.watched.Out())
+			p.adopt(cn.watched)
+		}
 	}
 	p.weigh()
+}
+
+// adopt has the pool tell of a host's ejection, if no other does.
+func (p *Pool) adopt(h *outlier.Host) {
+	if number, ok := h.Adopt(); ok {
+		p.ejections = append(p.ejections, ejection{h, number})
+		p.obs.Ejected(1)
+	}
 }
 
 // keeps tells whether a new connection to an ejected host is kept. One that many share
@@ -109,6 +120,7 @@ func (p *Pool) keeps(cn *conn) bool {
 		return true
 	}
 	cn.ejected = true
+	p.adopt(cn.watched)
 	if p.opts.Shared {
 		return p.staying() > 0 && p.countHosts()[cn.host] == 1
 	}
@@ -251,24 +263,28 @@ func (p *Pool) ejects(cn *conn, e outlier.Ejection) {
 		return
 	}
 	p.obs.Ejects(p.key.Cluster, cn.host, e)
-	if !e.Withheld && e.Reason != outlier.ProbeFailed {
-		p.ejections = append(p.ejections, ejection{cn.watched, e.Number})
-	}
+	p.adopt(cn.watched)
 	p.soon()
 }
 
 // soon has the upkeep come at once, behind what is going on.
 func (p *Pool) soon() { p.m.timers.Start(&p.tick, p.m.now()) }
 
-// disown tells of the pool's ejections that are over, or of all, as the pool does not
-// watch its hosts any more.
+// disown gives up the pool's ejections that are over, or all, as the pool does not watch
+// its hosts any more.
 func (p *Pool) disown(over bool) {
 	left := p.ejections[:0]
 	for _, e := range p.ejections {
-		if over && e.host.Ejected(e.number) {
+		lasts := e.host.Ejected(e.number)
+		if over && lasts {
 			left = append(left, e)
+			continue
+		}
+		p.obs.Ejected(-1)
+		if lasts {
+			e.host.Disown(e.number)
 		} else {
-			p.obs.EjectionOver(p.key.Cluster, e.host.Address(), over)
+			p.obs.Readmits(p.key.Cluster, e.host.Address())
 		}
 	}
 	clear(p.ejections[len(left):])

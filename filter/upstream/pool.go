@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 )
 
@@ -53,6 +54,7 @@ type Pool struct {
 
 	growth
 	balance
+	hashing hashing
 }
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
@@ -62,7 +64,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p.info = m.shared.cluster(k.Cluster, m.now())
 	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
 	if k.OriginalDst != "" || k.Mirror { // one host, and as many keys as clients care to dial; see Key
-		p.info = newClusterInfo()
+		p.info = newClusterInfo(m.shared)
 	}
 	if k.Mirror {
 		p.breakers = &p.info.breakers
@@ -103,6 +105,9 @@ type Send struct {
 	// Avoid is the host that gets the call only if there is no connection to another
 	// that can take it; "": none.
 	Avoid string
+	// Hash is what the host is chosen by, as Hashing says, if that is not nil.
+	Hash    uint64
+	Hashing *consistent.Policy
 }
 
 // Send takes a call. It ends by one of the Owner's methods, at the latest when its
@@ -114,6 +119,9 @@ func (p *Pool) Send(c *Call, s Send) {
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
 	c.avoid, c.sought, c.judged, c.unsure = s.Avoid, 0, false, s.Unsure
+	if c.hash, c.hashed = s.Hash, s.Hashing != nil; c.hashed {
+		p.hashBy(s.Hashing)
+	}
 	if p.inFlight+p.pending >= p.opts.MaxRequests {
 		c.fail(codecs.OverLimit, "too many requests are in flight")
 		return
@@ -125,9 +133,9 @@ func (p *Pool) Send(c *Call, s Send) {
 	if cn != nil {
 		// An ejected host is tried.
 	} else if l != nil {
-		cn = l.pick()
+		cn = l.pick(c)
 	} else if p.queue.n == 0 || p.queue.first.sought > 0 {
-		cn = p.pickFor(c)
+		cn = p.choose(c)
 	}
 	if cn != nil {
 		if !oneway {
@@ -234,9 +242,9 @@ func (p *Pool) dispatch() {
 		l := c.line
 		var cn *conn
 		if l != nil {
-			cn = l.free()
+			cn = l.free(c)
 		} else {
-			cn = p.pickFor(c)
+			cn = p.choose(c)
 		}
 		switch {
 		case cn != nil:
@@ -280,6 +288,7 @@ func (p *Pool) onTick() {
 		}
 	} else {
 		p.look(now)
+		p.rehash(now)
 		if p.heard != p.info.said.Load() {
 			p.heed(now)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
@@ -15,13 +16,20 @@ type Shared struct {
 	mu       sync.Mutex
 	clusters map[string]*clusterInfo
 	swept    time.Duration
+	run      func(f func()) // beside the workers, which it does not stop
 }
 
 // unusedTime is how long what is known of a cluster outlives the last pool to it.
 const unusedTime = time.Minute
 
 // NewShared returns an empty Shared.
-func NewShared() *Shared { return &Shared{clusters: map[string]*clusterInfo{}} }
+func NewShared() *Shared {
+	return &Shared{clusters: map[string]*clusterInfo{}, run: func(f func()) { go f() }}
+}
+
+// Inline has done at once what is done beside workers: for tests, before any pool is
+// made.
+func (s *Shared) Inline() { s.run = func(f func()) { f() } }
 
 // cluster returns what is known of a cluster to a pool, which releases it.
 func (s *Shared) cluster(name string, now time.Duration) *clusterInfo {
@@ -30,7 +38,7 @@ func (s *Shared) cluster(name string, now time.Duration) *clusterInfo {
 	ci := s.clusters[name]
 	if ci == nil {
 		s.sweep(now)
-		ci = newClusterInfo()
+		ci = newClusterInfo(s)
 		s.clusters[name] = ci
 	}
 	ci.pools++
@@ -74,14 +82,18 @@ type clusterInfo struct {
 	leaving map[string]time.Duration
 	said    atomic.Int64 // how often a host has said so
 
+	members  members
 	hunger   hunger
 	outliers outlier.Hosts
 	breakers breaker.Cluster
 	spent    spending
 }
 
-func newClusterInfo() *clusterInfo {
-	return &clusterInfo{picks: map[string]float64{}, leaving: map[string]time.Duration{}}
+func newClusterInfo(s *Shared) *clusterInfo {
+	return &clusterInfo{
+		picks: map[string]float64{}, leaving: map[string]time.Duration{},
+		members: members{seen: map[string]int{}, tables: map[consistent.Policy]*builtTable{}, run: s.run},
+	}
 }
 
 // maxPicks bounds the memory of the estimate: beyond it older picks fade.
@@ -90,6 +102,7 @@ const maxPicks = 512
 func (ci *clusterInfo) picked(host string) {
 	ci.mu.Lock()
 	defer ci.mu.Unlock()
+	ci.members.picked(host)
 	ci.picks[host]++
 	ci.sum++
 	if ci.sum >= maxPicks {
@@ -152,6 +165,7 @@ func (ci *clusterInfo) forget(epoch int) int {
 	defer ci.mu.Unlock()
 	if ci.epoch == epoch {
 		ci.epoch++
+		ci.members.forget()
 		clear(ci.picks)
 		ci.sum = 0
 	}

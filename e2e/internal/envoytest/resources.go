@@ -33,6 +33,8 @@ type Endpoint struct {
 	HealthPort int
 	// Unhealthy endpoints get no traffic.
 	Unhealthy bool
+	// HashKey is what consistent hashing goes by, "" for the address.
+	HashKey string
 }
 
 // At makes endpoints at ports of 127.0.0.1.
@@ -67,6 +69,9 @@ func assignment(cluster string, endpoints []Endpoint) Resource {
 			m := M{"endpoint": endpoint}
 			if ep.Weight > 0 {
 				m["load_balancing_weight"] = ep.Weight
+			}
+			if ep.HashKey != "" {
+				m["metadata"] = M{"filter_metadata": M{"envoy.lb": M{"hash_key": ep.HashKey}}}
 			}
 			if ep.Unhealthy {
 				m["health_status"] = "UNHEALTHY"

@@ -108,7 +108,7 @@ func (x DirectResponse_Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectResponse_Status.Descriptor instead.
 func (DirectResponse_Status) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // What becomes of an attribute that the message has. It is the same one if the
@@ -166,7 +166,7 @@ func (x KeyValue_AppendAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use KeyValue_AppendAction.Descriptor instead.
 func (KeyValue_AppendAction) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // RouteConfiguration is a table of routes.
@@ -186,6 +186,8 @@ type RouteConfiguration struct {
 	// Who gets copies of the requests of routes that have no such policies of their
 	// own. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,104,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
+	// RouteAction.hash_policies of routes that have none.
+	HashPolicies []*HashPolicy `protobuf:"bytes,105,rep,name=hash_policies,json=hashPolicies,proto3" json:"hash_policies,omitempty"`
 	// Policies of clusters, each named once.
 	Clusters []*ClusterPolicy `protobuf:"bytes,110,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// Set in the requests of all routes: behind what their clusters and they
@@ -278,6 +280,13 @@ func (x *RouteConfiguration) GetRequestMirrorPolicies() []*RouteAction_RequestMi
 	return nil
 }
 
+func (x *RouteConfiguration) GetHashPolicies() []*HashPolicy {
+	if x != nil {
+		return x.HashPolicies
+	}
+	return nil
+}
+
 func (x *RouteConfiguration) GetClusters() []*ClusterPolicy {
 	if x != nil {
 		return x.Clusters
@@ -332,8 +341,10 @@ type ClusterPolicy struct {
 	CircuitBreakers *CircuitBreakers `protobuf:"bytes,3,opt,name=circuit_breakers,json=circuitBreakers,proto3" json:"circuit_breakers,omitempty"`
 	// Which hosts are not used for a while. Absent: hosts are not watched.
 	OutlierDetection *OutlierDetection `protobuf:"bytes,4,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How requests with a hash choose their hosts.
+	LoadBalancing *LoadBalancing `protobuf:"bytes,5,opt,name=load_balancing,json=loadBalancing,proto3" json:"load_balancing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterPolicy) Reset() {
@@ -394,6 +405,226 @@ func (x *ClusterPolicy) GetOutlierDetection() *OutlierDetection {
 	return nil
 }
 
+func (x *ClusterPolicy) GetLoadBalancing() *LoadBalancing {
+	if x != nil {
+		return x.LoadBalancing
+	}
+	return nil
+}
+
+// HashPolicy is a part of the key by which a request chooses its host. The hash of the
+// parts that are there is that of Envoy's hash_policy for HTTP.
+type HashPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	//
+	// Types that are valid to be assigned to PolicySpecifier:
+	//
+	//	*HashPolicy_Metadata_
+	//	*HashPolicy_SourceIp
+	//	*HashPolicy_Principal
+	PolicySpecifier isHashPolicy_PolicySpecifier `protobuf_oneof:"policy_specifier"`
+	// If this part is there, or one before it, those behind it do not count.
+	Terminal      bool `protobuf:"varint,4,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashPolicy) Reset() {
+	*x = HashPolicy{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashPolicy) ProtoMessage() {}
+
+func (x *HashPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashPolicy.ProtoReflect.Descriptor instead.
+func (*HashPolicy) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HashPolicy) GetPolicySpecifier() isHashPolicy_PolicySpecifier {
+	if x != nil {
+		return x.PolicySpecifier
+	}
+	return nil
+}
+
+func (x *HashPolicy) GetMetadata() *HashPolicy_Metadata {
+	if x != nil {
+		if x, ok := x.PolicySpecifier.(*HashPolicy_Metadata_); ok {
+			return x.Metadata
+		}
+	}
+	return nil
+}
+
+func (x *HashPolicy) GetSourceIp() bool {
+	if x != nil {
+		if x, ok := x.PolicySpecifier.(*HashPolicy_SourceIp); ok {
+			return x.SourceIp
+		}
+	}
+	return false
+}
+
+func (x *HashPolicy) GetPrincipal() bool {
+	if x != nil {
+		if x, ok := x.PolicySpecifier.(*HashPolicy_Principal); ok {
+			return x.Principal
+		}
+	}
+	return false
+}
+
+func (x *HashPolicy) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
+}
+
+type isHashPolicy_PolicySpecifier interface {
+	isHashPolicy_PolicySpecifier()
+}
+
+type HashPolicy_Metadata_ struct {
+	// The value of a property.
+	Metadata *HashPolicy_Metadata `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
+}
+
+type HashPolicy_SourceIp struct {
+	// The client's IP address, without its port. Must be true.
+	SourceIp bool `protobuf:"varint,2,opt,name=source_ip,json=sourceIp,proto3,oneof"`
+}
+
+type HashPolicy_Principal struct {
+	// The name in the client's certificate. Not supported: refused.
+	Principal bool `protobuf:"varint,3,opt,name=principal,proto3,oneof"`
+}
+
+func (*HashPolicy_Metadata_) isHashPolicy_PolicySpecifier() {}
+
+func (*HashPolicy_SourceIp) isHashPolicy_PolicySpecifier() {}
+
+func (*HashPolicy_Principal) isHashPolicy_PolicySpecifier() {}
+
+// LoadBalancing is how requests whose route has hash policies choose hosts. Tables are
+// those that Envoy makes of the same hosts.
+type LoadBalancing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default: ring_hash.
+	//
+	// Types that are valid to be assigned to Policy:
+	//
+	//	*LoadBalancing_RingHash_
+	//	*LoadBalancing_Maglev_
+	Policy isLoadBalancing_Policy `protobuf_oneof:"policy"`
+	// A host gets no further request while it has more of a worker's requests in flight
+	// than this percentage of its share; then another one does, always the same for a
+	// key as long as that one can. 100 to 1000000; absent: no bound.
+	HashBalanceFactor *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=hash_balance_factor,json=hashBalanceFactor,proto3" json:"hash_balance_factor,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *LoadBalancing) Reset() {
+	*x = LoadBalancing{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing) ProtoMessage() {}
+
+func (x *LoadBalancing) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing.ProtoReflect.Descriptor instead.
+func (*LoadBalancing) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LoadBalancing) GetPolicy() isLoadBalancing_Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetRingHash() *LoadBalancing_RingHash {
+	if x != nil {
+		if x, ok := x.Policy.(*LoadBalancing_RingHash_); ok {
+			return x.RingHash
+		}
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetMaglev() *LoadBalancing_Maglev {
+	if x != nil {
+		if x, ok := x.Policy.(*LoadBalancing_Maglev_); ok {
+			return x.Maglev
+		}
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetHashBalanceFactor() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.HashBalanceFactor
+	}
+	return nil
+}
+
+type isLoadBalancing_Policy interface {
+	isLoadBalancing_Policy()
+}
+
+type LoadBalancing_RingHash_ struct {
+	// Ring hash.
+	RingHash *LoadBalancing_RingHash `protobuf:"bytes,1,opt,name=ring_hash,json=ringHash,proto3,oneof"`
+}
+
+type LoadBalancing_Maglev_ struct {
+	// Maglev.
+	Maglev *LoadBalancing_Maglev `protobuf:"bytes,2,opt,name=maglev,proto3,oneof"`
+}
+
+func (*LoadBalancing_RingHash_) isLoadBalancing_Policy() {}
+
+func (*LoadBalancing_Maglev_) isLoadBalancing_Policy() {}
+
 // CircuitBreakers bound what is under way to a cluster, over all workers. What is
 // beyond is refused at once, with the error of the protocol for too much load. Of
 // retries RetryBudget tells.
@@ -415,7 +646,7 @@ type CircuitBreakers struct {
 
 func (x *CircuitBreakers) Reset() {
 	*x = CircuitBreakers{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +658,7 @@ func (x *CircuitBreakers) String() string {
 func (*CircuitBreakers) ProtoMessage() {}
 
 func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +671,7 @@ func (x *CircuitBreakers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircuitBreakers.ProtoReflect.Descriptor instead.
 func (*CircuitBreakers) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CircuitBreakers) GetMaxRequests() *wrapperspb.UInt32Value {
@@ -511,7 +742,7 @@ type KeyBreaker struct {
 
 func (x *KeyBreaker) Reset() {
 	*x = KeyBreaker{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +754,7 @@ func (x *KeyBreaker) String() string {
 func (*KeyBreaker) ProtoMessage() {}
 
 func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +767,7 @@ func (x *KeyBreaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyBreaker.ProtoReflect.Descriptor instead.
 func (*KeyBreaker) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KeyBreaker) GetNames() []string {
@@ -641,7 +872,7 @@ type OutlierDetection struct {
 
 func (x *OutlierDetection) Reset() {
 	*x = OutlierDetection{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +884,7 @@ func (x *OutlierDetection) String() string {
 func (*OutlierDetection) ProtoMessage() {}
 
 func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +897,7 @@ func (x *OutlierDetection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutlierDetection.ProtoReflect.Descriptor instead.
 func (*OutlierDetection) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *OutlierDetection) GetConsecutiveFailures() *wrapperspb.UInt32Value {
@@ -742,7 +973,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +985,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +998,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{5}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RetryBudget) GetBudgetPercent() *v3.Percent {
@@ -830,7 +1061,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1073,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1086,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryPolicy) GetRetryOn() string {
@@ -918,7 +1149,7 @@ type HedgePolicy struct {
 
 func (x *HedgePolicy) Reset() {
 	*x = HedgePolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1161,7 @@ func (x *HedgePolicy) String() string {
 func (*HedgePolicy) ProtoMessage() {}
 
 func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1174,7 @@ func (x *HedgePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HedgePolicy.ProtoReflect.Descriptor instead.
 func (*HedgePolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{7}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HedgePolicy) GetHedgeSpecifier() isHedgePolicy_HedgeSpecifier {
@@ -1017,7 +1248,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1260,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1273,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Route) GetName() string {
@@ -1115,7 +1346,7 @@ type DirectResponse struct {
 
 func (x *DirectResponse) Reset() {
 	*x = DirectResponse{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1358,7 @@ func (x *DirectResponse) String() string {
 func (*DirectResponse) ProtoMessage() {}
 
 func (x *DirectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1371,7 @@ func (x *DirectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectResponse.ProtoReflect.Descriptor instead.
 func (*DirectResponse) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{9}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DirectResponse) GetStatus() DirectResponse_Status {
@@ -1180,7 +1411,7 @@ type RouteMatch struct {
 
 func (x *RouteMatch) Reset() {
 	*x = RouteMatch{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1423,7 @@ func (x *RouteMatch) String() string {
 func (*RouteMatch) ProtoMessage() {}
 
 func (x *RouteMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[10]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1436,7 @@ func (x *RouteMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteMatch.ProtoReflect.Descriptor instead.
 func (*RouteMatch) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{10}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RouteMatch) GetMetadata() []*v31.HeaderMatcher {
@@ -1247,7 +1478,8 @@ type RouteAction struct {
 	//	*RouteAction_WeightedClusters
 	//	*RouteAction_ClusterFromMetadata
 	ClusterSpecifier isRouteAction_ClusterSpecifier `protobuf_oneof:"cluster_specifier"`
-	// Properties that choose the host. At most 100.
+	// Properties that choose the host: as hash_policies with metadata, instead of them.
+	// At most 100.
 	HashPolicy []string `protobuf:"bytes,10,rep,name=hash_policy,json=hashPolicy,proto3" json:"hash_policy,omitempty"`
 	// Who gets copies, in place of those that the table says. At most 16.
 	RequestMirrorPolicies []*RouteAction_RequestMirrorPolicy `protobuf:"bytes,11,rep,name=request_mirror_policies,json=requestMirrorPolicies,proto3" json:"request_mirror_policies,omitempty"`
@@ -1261,14 +1493,17 @@ type RouteAction struct {
 	// When a request is sent to a second host; absent: that of the RouteConfiguration.
 	HedgePolicy *HedgePolicy `protobuf:"bytes,102,opt,name=hedge_policy,json=hedgePolicy,proto3" json:"hedge_policy,omitempty"`
 	// The requests may be executed more than once: reads, and writes that say the same.
-	Idempotent    bool `protobuf:"varint,103,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	Idempotent bool `protobuf:"varint,103,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	// What a request chooses its host by, in their order; absent: those of the
+	// RouteConfiguration. At most 100.
+	HashPolicies  []*HashPolicy `protobuf:"bytes,105,rep,name=hash_policies,json=hashPolicies,proto3" json:"hash_policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteAction) Reset() {
 	*x = RouteAction{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1515,7 @@ func (x *RouteAction) String() string {
 func (*RouteAction) ProtoMessage() {}
 
 func (x *RouteAction) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1528,7 @@ func (x *RouteAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction.ProtoReflect.Descriptor instead.
 func (*RouteAction) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RouteAction) GetClusterSpecifier() isRouteAction_ClusterSpecifier {
@@ -1372,6 +1607,13 @@ func (x *RouteAction) GetIdempotent() bool {
 	return false
 }
 
+func (x *RouteAction) GetHashPolicies() []*HashPolicy {
+	if x != nil {
+		return x.HashPolicies
+	}
+	return nil
+}
+
 type isRouteAction_ClusterSpecifier interface {
 	isRouteAction_ClusterSpecifier()
 }
@@ -1418,7 +1660,7 @@ type ClusterFromMetadata struct {
 
 func (x *ClusterFromMetadata) Reset() {
 	*x = ClusterFromMetadata{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1672,7 @@ func (x *ClusterFromMetadata) String() string {
 func (*ClusterFromMetadata) ProtoMessage() {}
 
 func (x *ClusterFromMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[12]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1685,7 @@ func (x *ClusterFromMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterFromMetadata.ProtoReflect.Descriptor instead.
 func (*ClusterFromMetadata) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{12}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ClusterFromMetadata) GetName() string {
@@ -1493,7 +1735,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1747,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1760,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -1549,6 +1791,153 @@ func (x *KeyValue) GetFormat() string {
 	return ""
 }
 
+// Metadata is a property of the request, as it came.
+type HashPolicy_Metadata struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Compared without regard to case; of several the first counts. Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashPolicy_Metadata) Reset() {
+	*x = HashPolicy_Metadata{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashPolicy_Metadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashPolicy_Metadata) ProtoMessage() {}
+
+func (x *HashPolicy_Metadata) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashPolicy_Metadata.ProtoReflect.Descriptor instead.
+func (*HashPolicy_Metadata) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{2, 0}
+}
+
+func (x *HashPolicy_Metadata) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RingHash has a number of places on a ring for each host.
+type LoadBalancing_RingHash struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Places of all hosts at least. 1 to 8388608, default 1024.
+	MinimumRingSize *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=minimum_ring_size,json=minimumRingSize,proto3" json:"minimum_ring_size,omitempty"`
+	// Places at most. minimum_ring_size to 8388608, default 8388608.
+	MaximumRingSize *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=maximum_ring_size,json=maximumRingSize,proto3" json:"maximum_ring_size,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LoadBalancing_RingHash) Reset() {
+	*x = LoadBalancing_RingHash{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing_RingHash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing_RingHash) ProtoMessage() {}
+
+func (x *LoadBalancing_RingHash) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing_RingHash.ProtoReflect.Descriptor instead.
+func (*LoadBalancing_RingHash) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 0}
+}
+
+func (x *LoadBalancing_RingHash) GetMinimumRingSize() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MinimumRingSize
+	}
+	return nil
+}
+
+func (x *LoadBalancing_RingHash) GetMaximumRingSize() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaximumRingSize
+	}
+	return nil
+}
+
+// Maglev has hosts take turns at the places of a table.
+type LoadBalancing_Maglev struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Places. A prime up to 5000011, default 65537.
+	TableSize     *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=table_size,json=tableSize,proto3" json:"table_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadBalancing_Maglev) Reset() {
+	*x = LoadBalancing_Maglev{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing_Maglev) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing_Maglev) ProtoMessage() {}
+
+func (x *LoadBalancing_Maglev) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing_Maglev.ProtoReflect.Descriptor instead.
+func (*LoadBalancing_Maglev) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 1}
+}
+
+func (x *LoadBalancing_Maglev) GetTableSize() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.TableSize
+	}
+	return nil
+}
+
 // RetryBackOff is the pause before a retry: random, up to base_interval for the
 // first, twice as much for each further one, up to max_interval.
 type RetryPolicy_RetryBackOff struct {
@@ -1563,7 +1952,7 @@ type RetryPolicy_RetryBackOff struct {
 
 func (x *RetryPolicy_RetryBackOff) Reset() {
 	*x = RetryPolicy_RetryBackOff{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1964,7 @@ func (x *RetryPolicy_RetryBackOff) String() string {
 func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
 
 func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[14]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1977,7 @@ func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy_RetryBackOff.ProtoReflect.Descriptor instead.
 func (*RetryPolicy_RetryBackOff) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{6, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *RetryPolicy_RetryBackOff) GetBaseInterval() *durationpb.Duration {
@@ -1640,7 +2029,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +2041,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +2054,7 @@ func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteAction_RequestMirrorPolicy.ProtoReflect.Descriptor instead.
 func (*RouteAction_RequestMirrorPolicy) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11, 0}
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{13, 0}
 }
 
 func (x *RouteAction_RequestMirrorPolicy) GetCluster() string {
@@ -1721,25 +2110,47 @@ var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflec
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xd1\a\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xb3\b\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
 	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x123\n" +
 	"\atimeout\x18d \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12_\n" +
 	"\fretry_policy\x18e \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicyR\vretryPolicy\x12_\n" +
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x88\x01\n" +
-	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12Z\n" +
+	"\x17request_mirror_policies\x18h \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicyR\x15requestMirrorPolicies\x12`\n" +
+	"\rhash_policies\x18i \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicyR\fhashPolicies\x12Z\n" +
 	"\bclusters\x18n \x03(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicyR\bclusters\x12d\n" +
 	"\x10request_mutation\x18x \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x0frequestMutation\x12f\n" +
 	"\x11response_mutation\x18y \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\x123\n" +
 	"\x16request_keys_to_remove\x18z \x03(\tR\x13requestKeysToRemove\x125\n" +
 	"\x17response_keys_to_remove\x18{ \x03(\tR\x14responseKeysToRemove\x12?\n" +
-	"\x1cmost_specific_mutations_wins\x18| \x01(\bR\x19mostSpecificMutationsWins\"\xe1\x02\n" +
+	"\x1cmost_specific_mutations_wins\x18| \x01(\bR\x19mostSpecificMutationsWins\"\xc8\x03\n" +
 	"\rClusterPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
 	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\x12k\n" +
 	"\x10circuit_breakers\x18\x03 \x01(\v2@.aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakersR\x0fcircuitBreakers\x12n\n" +
-	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\"\xba\x02\n" +
+	"\x11outlier_detection\x18\x04 \x01(\v2A.aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetectionR\x10outlierDetection\x12e\n" +
+	"\x0eload_balancing\x18\x05 \x01(\v2>.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancingR\rloadBalancing\"\xff\x01\n" +
+	"\n" +
+	"HashPolicy\x12b\n" +
+	"\bmetadata\x18\x01 \x01(\v2D.aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.MetadataH\x00R\bmetadata\x12\x1d\n" +
+	"\tsource_ip\x18\x02 \x01(\bH\x00R\bsourceIp\x12\x1e\n" +
+	"\tprincipal\x18\x03 \x01(\bH\x00R\tprincipal\x12\x1a\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\x1a\x1e\n" +
+	"\bMetadata\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04nameB\x12\n" +
+	"\x10policy_specifier\"\x98\x04\n" +
+	"\rLoadBalancing\x12f\n" +
+	"\tring_hash\x18\x01 \x01(\v2G.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHashH\x00R\bringHash\x12_\n" +
+	"\x06maglev\x18\x02 \x01(\v2E.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.MaglevH\x00R\x06maglev\x12L\n" +
+	"\x13hash_balance_factor\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x11hashBalanceFactor\x1a\x9e\x01\n" +
+	"\bRingHash\x12H\n" +
+	"\x11minimum_ring_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fminimumRingSize\x12H\n" +
+	"\x11maximum_ring_size\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaximumRingSize\x1aE\n" +
+	"\x06Maglev\x12;\n" +
+	"\n" +
+	"table_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ttableSizeB\b\n" +
+	"\x06policy\"\xba\x02\n" +
 	"\x0fCircuitBreakers\x12?\n" +
 	"\fmax_requests\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12N\n" +
 	"\x14max_pending_requests\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x12maxPendingRequests\x12E\n" +
@@ -1820,7 +2231,7 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\rsource_labels\x18f \x03(\v2M.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntryR\fsourceLabels\x1a?\n" +
 	"\x11SourceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\t\n" +
 	"\vRouteAction\x12\x1a\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x12U\n" +
 	"\x11weighted_clusters\x18\x02 \x01(\v2&.envoy.config.route.v3.WeightedClusterH\x00R\x10weightedClusters\x12z\n" +
@@ -1834,7 +2245,8 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\fhedge_policy\x18f \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicyR\vhedgePolicy\x12\x1e\n" +
 	"\n" +
 	"idempotent\x18g \x01(\bR\n" +
-	"idempotent\x1a\x8b\x03\n" +
+	"idempotent\x12`\n" +
+	"\rhash_policies\x18i \x03(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicyR\fhashPolicies\x1a\x8b\x03\n" +
 	"\x13RequestMirrorPolicy\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12Y\n" +
 	"\x10runtime_fraction\x18\x02 \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0fruntimeFraction\x12%\n" +
@@ -1871,104 +2283,119 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 }
 
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(DirectResponse_Status)(0),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
 	(KeyValue_AppendAction)(0),              // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
 	(*RouteConfiguration)(nil),              // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
 	(*ClusterPolicy)(nil),                   // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	(*CircuitBreakers)(nil),                 // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	(*KeyBreaker)(nil),                      // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	(*OutlierDetection)(nil),                // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	(*RetryBudget)(nil),                     // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	(*RetryPolicy)(nil),                     // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	(*HedgePolicy)(nil),                     // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	(*Route)(nil),                           // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	(*DirectResponse)(nil),                  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
-	(*RouteMatch)(nil),                      // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*RouteAction)(nil),                     // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	(*ClusterFromMetadata)(nil),             // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
-	(*KeyValue)(nil),                        // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*RetryPolicy_RetryBackOff)(nil),        // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	nil,                                     // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	(*RouteAction_RequestMirrorPolicy)(nil), // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 19: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 20: google.protobuf.UInt32Value
-	(*v3.Percent)(nil),                      // 21: envoy.type.v3.Percent
-	(*v31.HeaderMatcher)(nil),               // 22: envoy.config.route.v3.HeaderMatcher
-	(*v32.RuntimeFractionalPercent)(nil),    // 23: envoy.config.core.v3.RuntimeFractionalPercent
-	(v32.TrafficDirection)(0),               // 24: envoy.config.core.v3.TrafficDirection
-	(*v31.WeightedCluster)(nil),             // 25: envoy.config.route.v3.WeightedCluster
+	(*HashPolicy)(nil),                      // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	(*LoadBalancing)(nil),                   // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing
+	(*CircuitBreakers)(nil),                 // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	(*KeyBreaker)(nil),                      // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	(*OutlierDetection)(nil),                // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	(*RetryBudget)(nil),                     // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	(*RetryPolicy)(nil),                     // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	(*HedgePolicy)(nil),                     // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	(*Route)(nil),                           // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	(*DirectResponse)(nil),                  // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	(*RouteMatch)(nil),                      // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*RouteAction)(nil),                     // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	(*ClusterFromMetadata)(nil),             // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	(*KeyValue)(nil),                        // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	(*HashPolicy_Metadata)(nil),             // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
+	(*LoadBalancing_RingHash)(nil),          // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
+	(*LoadBalancing_Maglev)(nil),            // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
+	(*RetryPolicy_RetryBackOff)(nil),        // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	nil,                                     // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	(*RouteAction_RequestMirrorPolicy)(nil), // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 24: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 25: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 26: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 27: envoy.config.route.v3.HeaderMatcher
+	(*v32.RuntimeFractionalPercent)(nil),    // 28: envoy.config.core.v3.RuntimeFractionalPercent
+	(v32.TrafficDirection)(0),               // 29: envoy.config.core.v3.TrafficDirection
+	(*v31.WeightedCluster)(nil),             // 30: envoy.config.route.v3.WeightedCluster
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
-	10, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	19, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
-	8,  // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	9,  // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	18, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	3,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
-	15, // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	15, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	7,  // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	4,  // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	6,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	20, // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
-	20, // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	20, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
-	5,  // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
-	20, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
-	20, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
-	19, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
-	20, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
-	19, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
-	19, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
-	20, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
-	20, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
-	19, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	19, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	19, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
-	20, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
-	20, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
-	20, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
-	19, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
-	21, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	20, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	20, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	20, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	19, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	16, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	20, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	19, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	21, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	12, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	13, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	15, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	15, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	11, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
-	0,  // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
-	22, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	23, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	24, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
-	17, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	25, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	14, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
-	18, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	19, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	8,  // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	9,  // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	1,  // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
-	19, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	19, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	23, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	20, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	20, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	19, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	12, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
+	24, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	10, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	11, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	23, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	4,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	3,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
+	17, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	17, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	9,  // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	6,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	8,  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	5,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.load_balancing:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing
+	18, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
+	19, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.ring_hash:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
+	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.maglev:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
+	25, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
+	25, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	25, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	25, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	7,  // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	25, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	25, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	25, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	24, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	25, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	24, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	24, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	25, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	25, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	24, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	24, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	24, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	25, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	25, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	25, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	24, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	26, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	25, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	25, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	25, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	24, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	21, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	25, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	24, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	26, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	14, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	15, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	17, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	17, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	13, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	0,  // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
+	27, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	28, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	29, // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
+	22, // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	30, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	16, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	23, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	24, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	10, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	11, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	4,  // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	1,  // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
+	25, // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
+	25, // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
+	25, // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
+	24, // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	24, // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	28, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	25, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	25, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	24, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -1976,11 +2403,20 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 	if File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto != nil {
 		return
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[7].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[2].OneofWrappers = []any{
+		(*HashPolicy_Metadata_)(nil),
+		(*HashPolicy_SourceIp)(nil),
+		(*HashPolicy_Principal)(nil),
+	}
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3].OneofWrappers = []any{
+		(*LoadBalancing_RingHash_)(nil),
+		(*LoadBalancing_Maglev_)(nil),
+	}
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9].OneofWrappers = []any{
 		(*HedgePolicy_HedgeDelay)(nil),
 		(*HedgePolicy_HedgePercentile)(nil),
 	}
-	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[11].OneofWrappers = []any{
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[13].OneofWrappers = []any{
 		(*RouteAction_Cluster)(nil),
 		(*RouteAction_WeightedClusters)(nil),
 		(*RouteAction_ClusterFromMetadata)(nil),
@@ -1991,7 +2427,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
