@@ -95,13 +95,16 @@ const meltemiYAML = `      - name: meltemi
                 name: r
                 routes:
                 - match: {metadata: %[3]s}
-                  route: {cluster: echo%[5]s}`
+                  route: {cluster: echo%[5]s}
+                clusters: [%[6]s]`
 
-// policiesTarget is Meltemi with all that a route can want of requests none of which fails.
+// policiesTarget is Meltemi with all that a route and a cluster can want of requests none
+// of which fails.
 const (
 	policiesTarget = "meltemi-policies"
-	policies       = `, timeout: 10s, idempotent: true, hedge_policy: {hedge_percentile: {value: 95}},
+	ofRoute        = `, timeout: 10s, idempotent: true, hedge_policy: {hedge_percentile: {value: 95}}, hash_policy: [tenant],
                     retry_policy: {retry_on: "connect-failure,refused,overloaded,reset,timeout,server-error", num_retries: 2, per_try_timeout: 5s}`
+	ofCluster = `{name: echo, outlier_detection: {}, circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}}`
 )
 
 var errNotInstalled = errors.New("not installed")
@@ -121,11 +124,11 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 			so = *beforePath
 		}
 		so = filepath.Join(filepath.Dir(so), pr.so, filepath.Base(so))
-		action := ""
+		route, cluster := "", ""
 		if name == policiesTarget {
-			action = policies
+			route, cluster = ofRoute, ofCluster
 		}
-		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name), action)
+		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name), route, cluster)
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}

@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -472,6 +473,39 @@ func TestHedgingByPercentile(t *testing.T) {
 	e.say("req 1 m -")
 	e.Advance(50 * time.Millisecond)
 	require.Len(t, *asked, 2)
+}
+
+// TestHedgesAreAsManyAsThePercentileSays, in the long run too: those that are cut off were
+// as slow as they had been by then.
+func TestHedgesAreAsManyAsThePercentileSays(t *testing.T) {
+	const action = `, "idempotent": true, "hedge_policy": {"hedge_percentile": {"value": 95}}`
+	e := newPolicyEnv(t, "toy.byid", action, `, "clusters": [{"name": "*", "retry_budget": {"budget_percent": {"value": 100}}}]`, "", "h1", "h2")
+	rng := rand.New(rand.NewPCG(1, 1))
+	type answer struct {
+		s    *filtertest.Server
+		text string
+	}
+	due := map[int][]answer{}
+	now := 0
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, l := range lines(b) {
+			at := now + 1 + int(rng.ExpFloat64()*50)
+			due[at] = append(due[at], answer{s, "res " + strings.Fields(l)[1] + " m -\n"})
+		}
+		return len(b)
+	}
+	const n = 30_000
+	for ; now < n; now++ {
+		for _, a := range due[now] {
+			a.s.Send([]byte(a.text))
+		}
+		delete(due, now)
+		e.say(fmt.Sprintf("req %d m -", now))
+		e.Advance(time.Millisecond)
+	}
+	hedges := e.count("request_hedge") // of 3.8 %, as times are known to a fifth
+	require.Less(t, hedges, int64(n*6/100))
+	require.Greater(t, hedges, int64(n*2/100))
 }
 
 // TestACancelledExchangeLeavesNothing: its client leaves while it waits for a retry, or

@@ -159,7 +159,9 @@ func (pl *plan) declines(a *attempt, resp *codecs.Metadata) bool {
 		pl.x.won = won{a.call.Host(), a.call.SentAt()}
 	}
 	if pl.policy.HedgePercentile > 0 {
-		a.call.Pool().Latency().Add(pl.x.env.now() - a.call.SentAt())
+		// Of the first attempt, also where the second was faster: it is at least as slow as
+		// that. The time of the second would make for ever more hedges.
+		a.call.Pool().Latency().Add(pl.x.env.now() - pl.x.first.call.SentAt())
 	}
 	return false
 }
