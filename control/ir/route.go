@@ -1,14 +1,26 @@
 package ir
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
-// Clusters calls each for the parts of a route that name a cluster: its action,
-// the weighted clusters of that, or those that a request may name. The name, or a Destination, is in part under
-// key; path is that of part within the route.
+// Clusters calls each for the parts of a route that name a cluster: its mirrors, and
+// its action, the weighted clusters of that, or those that a request may name. The
+// name, or a Destination, is in part under key; path is that of part within the route.
 func Clusters(route Object, each func(part Object, key, path string)) {
 	action, ok := route["route"].(Object)
 	if !ok {
 		return
+	}
+	for _, k := range []string{"request_mirror_policies", "requestMirrorPolicies"} {
+		mirrors, _ := action[k].([]any)
+		for i, m := range mirrors {
+			// One that names none leads nowhere: the filter's loader says so.
+			if m, ok := m.(Object); ok && slices.ContainsFunc([]string{"cluster", "host", "subset", "port"}, func(k string) bool { _, is := m[k]; return is }) {
+				each(m, "cluster", fmt.Sprintf("route.%s[%d]", k, i))
+			}
+		}
 	}
 	for _, k := range []string{"weighted_clusters", "weightedClusters"} {
 		wc, ok := action[k].(Object)
