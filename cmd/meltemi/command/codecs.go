@@ -96,6 +96,12 @@ func capabilities(c codecs.Codec) (can []string) {
 	if _, ok := c.(codecs.Mutator); ok {
 		can = append(can, "mutation")
 	}
+	if _, ok := c.(codecs.Remover); ok {
+		can = append(can, "removal")
+	}
+	if _, ok := c.(codecs.Deadliner); ok {
+		can = append(can, "deadlines")
+	}
 	if _, ok := c.(codecs.Sniffer); ok {
 		can = append(can, "sniffing")
 	}

@@ -66,6 +66,15 @@ func (p *printer) text(offset int, m *codecs.Metadata, props []codecs.Property, 
 	if hasStatus(m) {
 		fmt.Fprintf(&s, ", status %s", statusName(m.Status))
 	}
+	if m.Code != 0 {
+		fmt.Fprintf(&s, ", code %d", m.Code)
+	}
+	if m.Failure != codecs.NoFailure {
+		fmt.Fprintf(&s, ", %s", m.Failure)
+	}
+	if m.Retried {
+		s.WriteString(", retried")
+	}
 	if m.Type == codecs.Heartbeat && m.ExpectsReply {
 		s.WriteString(", expects a reply")
 	}
@@ -113,6 +122,9 @@ type object struct {
 	StreamID     *uint64    `json:"stream_id,omitempty"`
 	Variant      uint8      `json:"variant,omitempty"`
 	Status       string     `json:"status,omitempty"`
+	Code         int32      `json:"code,omitempty"`
+	Failure      string     `json:"failure,omitempty"`
+	Retried      bool       `json:"retried,omitempty"`
 	ExpectsReply bool       `json:"expects_reply,omitempty"`
 	GoesAway     bool       `json:"goes_away,omitempty"`
 	NotProcessed bool       `json:"not_processed,omitempty"`
@@ -136,7 +148,10 @@ func (p *printer) object(offset int, m *codecs.Metadata, props []codecs.Property
 		Protocol: p.protocol, Offset: offset, Length: len(raw), HeaderSize: m.HeaderSize, BodySize: m.BodySize,
 		Type: m.Type.String(), Variant: m.Variant, Operation: string(m.AppendOperation(nil)), Malformed: m.Malformed,
 		ExpectsReply: m.Type == codecs.Heartbeat && m.ExpectsReply,
-		GoesAway:     m.GoesAway, NotProcessed: m.NotProcessed,
+		GoesAway:     m.GoesAway, NotProcessed: m.NotProcessed, Code: m.Code, Retried: m.Retried,
+	}
+	if m.Failure != codecs.NoFailure {
+		o.Failure = m.Failure.String()
 	}
 	if p.ids {
 		o.ID = &m.ID
