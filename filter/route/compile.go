@@ -118,27 +118,31 @@ func (c *compiler) match(r *Route, m *routev1alpha.RouteMatch, path string) {
 	if f == nil {
 		return
 	}
-	path += ".runtime_fraction"
-	if f.GetRuntimeKey() != "" {
-		c.refuse(path+".runtime_key", "there is no runtime that could override default_value")
+	r.gate.share, r.gate.of = c.fraction(f, path+".runtime_fraction")
+}
+
+// denominators are those of a fraction.
+var denominators = map[typev3.FractionalPercent_DenominatorType]uint64{
+	typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 1e4, typev3.FractionalPercent_MILLION: 1e6,
+}
+
+// fraction is a share, and of how many. Its runtime_key is never set: there is no
+// runtime.
+func (c *compiler) fraction(f *corev3.RuntimeFractionalPercent, path string) (share, of uint64) {
+	path += ".default_value"
+	v := f.GetDefaultValue()
+	if v == nil {
+		c.refuse(path, "required")
+		return 1, 1
 	}
-	of := uint64(100)
-	switch v := f.GetDefaultValue(); {
-	case v == nil:
-		c.refuse(path+".default_value", "required")
-	case v.GetDenominator() == typev3.FractionalPercent_HUNDRED:
-	case v.GetDenominator() == typev3.FractionalPercent_TEN_THOUSAND:
-		of = 10_000
-	case v.GetDenominator() == typev3.FractionalPercent_MILLION:
-		of = 1_000_000
-	default:
-		c.refuse(path+".default_value.denominator", "unknown value %d", v.GetDenominator())
+	of, known := denominators[v.GetDenominator()]
+	if !known {
+		c.refuse(path+".denominator", "unknown value %d", v.GetDenominator())
 	}
-	n := uint64(f.GetDefaultValue().GetNumerator())
-	if n > of {
-		c.refuse(path+".default_value.numerator", "must be at most %d, is %d", of, n)
+	if share = uint64(v.GetNumerator()); known && share > of {
+		c.refuse(path+".numerator", "must be at most %d, is %d", of, share)
 	}
-	r.gate.share, r.gate.of = n, of
+	return share, of
 }
 
 var statuses = map[routev1alpha.DirectResponse_Status]codecs.ErrorType{

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
@@ -41,11 +40,6 @@ type Mirror struct {
 // Picks decides whether a request is copied, by a random number unless all are.
 func (m *Mirror) Picks(rng *rand.Rand) bool { return m.share >= m.of || rng.Uint64N(m.of) < m.share }
 
-// denominators are those of a fraction.
-var denominators = map[typev3.FractionalPercent_DenominatorType]uint64{
-	typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 1e4, typev3.FractionalPercent_MILLION: 1e6,
-}
-
 // mirrors leaves policies out that no request falls under.
 func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy, path string) (ms []Mirror) {
 	if len(from) > maxMirrors {
@@ -76,14 +70,7 @@ func (c *compiler) mirror(from *routev1alpha.RouteAction_RequestMirrorPolicy, pa
 		c.refuse(path+".cluster", "required")
 	}
 	if f := from.GetRuntimeFraction(); f != nil {
-		d := f.GetDefaultValue()
-		m.share, m.of = uint64(d.GetNumerator()), denominators[d.GetDenominator()]
-		switch {
-		case d == nil:
-			c.refuse(path+".runtime_fraction.default_value", "required")
-		case m.of == 0:
-			c.refuse(path+".runtime_fraction.default_value.denominator", "unknown value %d", d.GetDenominator())
-		}
+		m.share, m.of = c.fraction(f, path+".runtime_fraction")
 	}
 	if d := from.GetTimeout(); d != nil {
 		m.Timeout = d.AsDuration()

@@ -1396,8 +1396,8 @@ type RouteMatch struct {
 	// The share of requests that match, of those for which all else does: that of
 	// default_value, 0 to 100 %. One random number is drawn for a request and all
 	// routes, so that the shares of routes that follow each other include each
-	// other, as in Envoy. A runtime_key is refused, as there is no runtime that could
-	// override the value. Unset: all.
+	// other, as in Envoy. A runtime_key is accepted and never set, as there is no
+	// runtime here. Unset: all.
 	RuntimeFraction *v32.RuntimeFractionalPercent `protobuf:"bytes,100,opt,name=runtime_fraction,json=runtimeFraction,proto3" json:"runtime_fraction,omitempty"`
 	// The traffic_direction of the listener that the request came to. A listener that
 	// has none matches no route with one. UNSPECIFIED: any.
