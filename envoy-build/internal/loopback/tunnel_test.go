@@ -18,6 +18,13 @@ func (l *listener) dial(ctx context.Context, cluster string) (c net.Conn, err er
 	return l.d.Tunnel(ctx, cluster)
 }
 
+// tunnels is how many have not appeared yet.
+func (l *listener) tunnels() int {
+	l.d.mu.Lock()
+	defer l.d.mu.Unlock()
+	return len(l.d.tunnels)
+}
+
 func TestATunnel(t *testing.T) {
 	virtually(t, func(t *testing.T, l *listener) {
 		l.d.Serve("@here")
@@ -88,9 +95,9 @@ func TestATunnelThatNeverAppears(t *testing.T) {
 		require.NoError(t, err)
 		defer c.Close()
 		l.settle()
-		require.Len(t, l.d.tunnels, 1)
+		require.Equal(t, 1, l.tunnels())
 		l.advance(bornTime)
 		synctest.Wait()
-		require.Empty(t, l.d.tunnels)
+		require.Zero(t, l.tunnels())
 	})
 }
