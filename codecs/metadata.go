@@ -409,23 +409,33 @@ func (m *Metadata) SetOutline(o *Metadata) {
 }
 
 // EqualFold reports whether b equals s without regard to ASCII case.
-func EqualFold(b []byte, s string) bool { return equalFold(b, s) }
-
-func equalFold[T []byte | string](b T, s string) bool {
+func EqualFold(b []byte, s string) bool {
 	if len(b) != len(s) {
 		return false
 	}
-	for i := range len(b) {
-		x, y := b[i], s[i]
-		if x == y {
-			continue
-		}
-		if x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z' {
+	for i := range b {
+		if x, y := b[i], s[i]; x != y && !equalLetters(x, y) {
 			return false
 		}
 	}
 	return true
 }
+
+// equalFold is EqualFold of two strings.
+func equalFold(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if x, y := a[i], b[i]; x != y && !equalLetters(x, y) {
+			return false
+		}
+	}
+	return true
+}
+
+// equalLetters reports whether two different bytes are one letter.
+func equalLetters(x, y byte) bool { return x|0x20 == y|0x20 && x|0x20 >= 'a' && x|0x20 <= 'z' }
 
 // Mutation is what shall change in a message when it goes out: keys that are removed,
 // and keys that are set or overwritten, in the codec's own place for attributes (Dubbo
@@ -466,7 +476,7 @@ func (mu *Mutation) Set(key, value string) {
 // not set, what is set later is. Codecs need to be a [Remover].
 func (mu *Mutation) Remove(key string) {
 	mu.kv = slices.DeleteFunc(mu.kv, func(kv KeyValue) bool { return equalFold(kv.Key, key) })
-	if !removes(mu.removed, key) {
+	if !slices.ContainsFunc(mu.removed, func(r string) bool { return equalFold(r, key) }) {
 		mu.removed = append(mu.removed, key)
 	}
 }
@@ -505,11 +515,9 @@ func (mu *Mutation) Find(key []byte) int {
 }
 
 // Removes reports whether key is removed. It may be set all the same: see Find.
-func (mu *Mutation) Removes(key []byte) bool { return removes(mu.Removed(), key) }
-
-func removes[T []byte | string](removed []string, key T) bool {
-	for i := range removed {
-		if equalFold(key, removed[i]) {
+func (mu *Mutation) Removes(key []byte) bool {
+	for _, removed := range mu.Removed() {
+		if EqualFold(key, removed) {
 			return true
 		}
 	}
