@@ -77,6 +77,7 @@ var (
 
 // TestOurTablesAreEnvoys reads the whole tables that stock Envoys log.
 func TestOurTablesAreEnvoys(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		var ten []envoytest.Endpoint
 		for i := range 10 {
@@ -171,6 +172,7 @@ func from(t *testing.T, e *envoytest.Envoy, listener string, source netip.AddrPo
 // TestTCPProxyHashesAsWeDo asks Envoy's own tcp_proxy where connections go, by their
 // address or by a string of filter state, before one of the hosts leaves and behind it.
 func TestTCPProxyHashesAsWeDo(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		v.workers = 1 // which learns of the hosts at one moment
 		n := 150
@@ -230,6 +232,7 @@ func TestTCPProxyHashesAsWeDo(t *testing.T) {
 // TestRequestsGoToTheHostsOfTheirKeys: over one connection, to the hosts that Envoy's own
 // load balancers would choose, before one of ten leaves and behind it.
 func TestRequestsGoToTheHostsOfTheirKeys(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		const users = 200
 		user := func(i uint64) string { return "user-" + strconv.FormatUint(i, 10) }

@@ -48,6 +48,7 @@ func TestTheGuidesMirrorOfRealCalls(t *testing.T) {
 
 // TestCopiesHaveTheirOwnIDs, and are what the client has sent, or what it has become.
 func TestCopiesHaveTheirOwnIDs(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		var mu sync.Mutex
 		got := map[string]map[uint64]string{"before": {}, "after": {}}

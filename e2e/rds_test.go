@@ -145,6 +145,7 @@ func (c *caller) call() string {
 // TestAnRDSServerComesAndGoes: requests wait for it at first, and go on by the last
 // routes that were good, whatever it says, and when it is gone.
 func TestAnRDSServerComesAndGoes(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		for what, apiType := range map[string]string{"state of the world": "GRPC", "delta": "DELTA_GRPC"} {
 			t.Run(what, func(t *testing.T) {
@@ -198,6 +199,7 @@ func TestAnRDSServerComesAndGoes(t *testing.T) {
 // has the stream. Nor does a listener's update leave a request without routes, and the
 // loopback listener's ends no more than the stream.
 func TestListenersShareAnRDSStream(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		a, b := scripted.Serve(t, scripted.Answer("a")), scripted.Serve(t, scripted.Answer("b"))
 		s := rdsserver.Start(t, 0, nil)
@@ -249,6 +251,7 @@ func TestListenersShareAnRDSStream(t *testing.T) {
 // TestRDSThroughEnvoysTLS: the server wants a certificate of its client, and Envoy has
 // one.
 func TestRDSThroughEnvoysTLS(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		dir := t.TempDir()
 		secure, roots := certificate(t, dir)
@@ -277,6 +280,7 @@ func TestRDSThroughEnvoysTLS(t *testing.T) {
 
 // TestTheGuidesRDS: the configurations of docs/traffic.md, but for ports and paths.
 func TestTheGuidesRDS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	secure, roots := certificate(t, dir)
 	require.NoError(t, os.Link(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "ca.pem")))
@@ -346,6 +350,7 @@ func certificate(t *testing.T, dir string) (*tls.Config, *x509.CertPool) {
 
 // TestRoutesFromAFile, and none at first.
 func TestRoutesFromAFile(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		a, b := scripted.Serve(t, scripted.Answer("a")), scripted.Serve(t, scripted.Answer("b"))
 		path := filepath.Join(t.TempDir(), "routes.yaml")
