@@ -9,15 +9,13 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
 const (
 	routerName = "aeraki.meta_protocol.filters.router"
 	notBuilt   = "not built yet"
-	// longest is what a longer duration counts as: later than any process ends,
-	// and far from where sums of durations overflow.
-	longest = 10 * 365 * 24 * time.Hour
 )
 
 // checker gathers faults.
@@ -28,27 +26,17 @@ func (c *checker) refuse(path, format string, args ...any) {
 }
 
 func (c *checker) duration(d *durationpb.Duration, path string, least, def time.Duration) time.Duration {
-	if d == nil {
-		return def
+	v, err := fields.Duration(d, least, def)
+	if err != nil {
+		c.refuse(path, "%v", err)
 	}
-	if err := d.CheckValid(); err != nil {
-		c.refuse(path, "%s", cleanProtoError(err))
-		return def
-	}
-	v := d.AsDuration()
-	if v < least {
-		c.refuse(path, "must be at least %v, is %v", least, v)
-	}
-	return min(v, longest)
+	return v
 }
 
 func (c *checker) number(n *wrapperspb.UInt32Value, path string, least, most, def int) int {
-	if n == nil {
-		return def
-	}
-	v := int(n.GetValue())
-	if v < least || v > most {
-		c.refuse(path, "must be between %d and %d, is %d", least, most, v)
+	v, err := fields.Number(n, least, most, def)
+	if err != nil {
+		c.refuse(path, "%v", err)
 	}
 	return v
 }

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 )
 
 // maxDepth bounds the nesting of a configuration.
@@ -246,7 +248,7 @@ func (s *shape) alone(v *value, raw string, parent protoreflect.Message, fd prot
 	}
 	err := protojson.Unmarshal(fmt.Appendf(nil, "{%q:%s}", fd.Name(), raw), parent.New().Interface())
 	if err != nil {
-		s.refuse(path, cleanProtoError(err))
+		s.refuse(path, fields.CleanError(err))
 	}
 }
 
@@ -274,7 +276,7 @@ func (s *shape) leaf(v *value, m protoreflect.Message, path string) {
 		}
 	}
 	if err := protojson.Unmarshal(v.raw, m.New().Interface()); err != nil {
-		s.refuse(path, cleanProtoError(err))
+		s.refuse(path, fields.CleanError(err))
 	}
 }
 

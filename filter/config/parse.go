@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 
 	// The types that an Any in the configuration may name.
@@ -128,22 +129,13 @@ func parseJSON(raw []byte) (*proxyv1alpha.MetaProtocolProxy, []*Error) {
 	s.message(tree, m.ProtoReflect(), "")
 	if len(s.errs) == 0 {
 		if err := protojson.Unmarshal(raw, m); err != nil {
-			s.refuse("", cleanProtoError(err))
+			s.refuse("", fields.CleanError(err))
 		}
 	}
 	for _, e := range s.errs {
 		e.StatPrefix = prefix
 	}
 	return m, s.errs
-}
-
-// cleanProtoError drops what protobuf-go puts before its messages.
-func cleanProtoError(err error) string {
-	s := err.Error()
-	if i := strings.Index(s, "): "); strings.HasPrefix(s, "proto:") && i > 0 {
-		return s[i+3:]
-	}
-	return strings.TrimLeft(strings.TrimPrefix(s, "proto:"), "\u00a0 ")
 }
 
 // unknownFields refuses what the descriptors do not know.

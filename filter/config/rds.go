@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
@@ -187,11 +187,7 @@ func (c *checker) version(v corev3.ApiVersion, path string) {
 
 // only refuses the fields of m that are set and not named.
 func (c *checker) only(m proto.Message, path string, names ...protoreflect.Name) {
-	r := m.ProtoReflect()
-	fields := r.Descriptor().Fields()
-	for i := range fields.Len() {
-		if f := fields.Get(i); r.Has(f) && !slices.Contains(names, f.Name()) {
-			c.refuse(path+"."+string(f.Name()), "not supported")
-		}
+	for f := range fields.Others(m.ProtoReflect(), names...) {
+		c.refuse(path+"."+string(f), "not supported")
 	}
 }

@@ -2,13 +2,13 @@ package rds
 
 import (
 	"fmt"
-	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -45,12 +45,8 @@ func (c *converter) refuse(format string, args ...any) {
 
 // only refuses the fields of m that are set and not named.
 func (c *converter) only(m proto.Message, path string, names ...protoreflect.Name) {
-	r := m.ProtoReflect()
-	fields := r.Descriptor().Fields()
-	for i := range fields.Len() {
-		if f := fields.Get(i); r.Has(f) && !slices.Contains(names, f.Name()) {
-			c.refuse("%s%s: not supported", path, f.Name())
-		}
+	for f := range fields.Others(m.ProtoReflect(), names...) {
+		c.refuse("%s%s: not supported", path, f)
 	}
 }
 

@@ -138,13 +138,14 @@ func (c *compiler) key(from *routev1alpha.KeyBreaker, path string) breaker.KeyPo
 	}
 	names := map[string]bool{}
 	for i, name := range p.Names {
-		switch name = strings.ToLower(name); {
+		name = strings.ToLower(name)
+		switch {
 		case name == "":
 			c.refuse(element(path+".names", i), "required")
 		case names[name]:
 			c.refuse(element(path+".names", i), "is there twice")
 		}
-		names[strings.ToLower(name)] = true
+		names[name] = true
 	}
 	switch slow := from.GetSlowPercent() != nil; {
 	case slow && from.GetSlowThreshold() == nil:

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -254,10 +255,7 @@ func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all chan
 
 // only refuses the fields of m that are set and not named.
 func (c *compiler) only(m protoreflect.Message, path string, names ...protoreflect.Name) {
-	fields := m.Descriptor().Fields()
-	for i := range fields.Len() {
-		if f := fields.Get(i); m.Has(f) && !slices.Contains(names, f.Name()) {
-			c.refuse(path+"."+string(f.Name()), "not supported")
-		}
+	for f := range fields.Others(m, names...) {
+		c.refuse(path+"."+string(f), "not supported")
 	}
 }

@@ -72,7 +72,7 @@ func (c *compiler) hashing(rc *routev1alpha.RouteConfiguration) *Hash {
 			continue
 		}
 		p := c.loadBalancing(cl.GetLoadBalancing(), element("clusters", i)+".load_balancing")
-		if cl.GetName() == "*" {
+		if cl.GetName() == anyCluster {
 			clusters.rest = p
 		} else {
 			clusters.of[cl.GetName()] = p

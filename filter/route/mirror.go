@@ -1,11 +1,8 @@
 package route
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
@@ -51,7 +48,7 @@ func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy,
 		}
 	}
 	for i, p := range from {
-		if m := c.mirror(p, fmt.Sprintf("%s[%d]", path, i)); m.share > 0 {
+		if m := c.mirror(p, element(path, i)); m.share > 0 {
 			ms = append(ms, m)
 		}
 	}
@@ -61,8 +58,8 @@ func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy,
 func (c *compiler) mirror(from *routev1alpha.RouteAction_RequestMirrorPolicy, path string) Mirror {
 	m := Mirror{
 		Cluster: from.GetCluster(), AfterMutation: from.GetAfterMutation(), Compare: from.GetCompare(),
-		MaxRequestBytes: c.bound(from.GetMaxRequestBytes(), path+".max_request_bytes", 1<<30, mirrorBytes),
-		MaxRequests:     c.bound(from.GetMaxRequests(), path+".max_requests", 1<<16, mirrorRequests),
+		MaxRequestBytes: c.number(from.GetMaxRequestBytes(), path+".max_request_bytes", 1, 1<<30, mirrorBytes),
+		MaxRequests:     c.number(from.GetMaxRequests(), path+".max_requests", 1, 1<<16, mirrorRequests),
 		Timeout:         mirrorTimeout,
 		share:           1, of: 1,
 	}
@@ -79,15 +76,4 @@ func (c *compiler) mirror(from *routev1alpha.RouteAction_RequestMirrorPolicy, pa
 		}
 	}
 	return m
-}
-
-// bound is a number from 1 to most.
-func (c *compiler) bound(n *wrapperspb.UInt32Value, path string, most, def uint32) int {
-	if n == nil {
-		return int(def)
-	}
-	if v := n.GetValue(); v < 1 || v > most {
-		c.refuse(path, "must be between 1 and %d, is %d", most, v)
-	}
-	return int(n.GetValue())
 }

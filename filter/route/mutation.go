@@ -2,7 +2,6 @@ package route
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -145,7 +144,7 @@ func (c *compiler) most(n int, path string) {
 func (c *compiler) removals(d codecs.Direction, keys []string, path string) (m Mutation) {
 	c.most(len(keys), path)
 	for i, key := range keys {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := element(path, i)
 		if n := len(key); n == 0 || n > codecs.MaxText {
 			c.refuse(at, "must have 1 to %d bytes, has %d", codecs.MaxText, n)
 			continue
@@ -175,7 +174,7 @@ var actions = map[routev1alpha.KeyValue_AppendAction]action{
 func (c *compiler) mutation(d codecs.Direction, kvs []*routev1alpha.KeyValue, path string) (m Mutation) {
 	c.most(len(kvs), path)
 	for i, kv := range kvs {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := element(path, i)
 		action, known := actions[kv.GetAppendAction()]
 		if !known {
 			c.refuse(at+".append_action", "unknown value %d", kv.GetAppendAction())
@@ -206,7 +205,7 @@ var headerActions = map[corev3.HeaderValueOption_HeaderAppendAction]action{
 func (c *compiler) options(d codecs.Direction, hs []*corev3.HeaderValueOption, path string) (m Mutation) {
 	c.most(len(hs), path)
 	for i, h := range hs {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := element(path, i)
 		c.only(h.ProtoReflect(), at, "header", "append_action", "keep_empty_value")
 		c.only(h.GetHeader().ProtoReflect(), at+".header", "key", "value")
 		action, known := headerActions[h.GetAppendAction()]

@@ -10,14 +10,13 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/filter/forward"
+	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 const (
 	maxRetries = 10
-	// longest is what a longer duration counts as: sums of it do not overflow.
-	longest = 10 * 365 * 24 * time.Hour
 	// maxKeptBytes and keptBytes are the largest and the default limit of requests that
 	// are kept for a retry.
 	maxKeptBytes, keptBytes = 1 << 30, 64 << 10
@@ -65,7 +64,7 @@ func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
 			d.budgets = &forward.Budgets{Of: map[string]*upstream.Budget{}}
 		}
 		b := c.budget(cl.GetRetryBudget(), at+".retry_budget")
-		if cl.GetName() == "*" {
+		if cl.GetName() == anyCluster {
 			d.budgets.Rest = b
 		} else {
 			d.budgets.Of[cl.GetName()] = b
@@ -89,14 +88,11 @@ func (c *compiler) budget(from *routev1alpha.RetryBudget, path string) *upstream
 func (c *compiler) policy(a *routev1alpha.RouteAction, d *policies, path string) *forward.Policy {
 	p := &forward.Policy{Timeout: c.duration(a.GetTimeout(), path+".timeout", d.timeout), Budgets: d.budgets}
 	retry, hedge := a.GetRetryPolicy(), a.GetHedgePolicy()
-	own := retry != nil
-	if !own {
-		retry = d.retry
-	}
-	if !own {
-		(&compiler{}).retry(p, retry, "", true) // its faults are known
-	} else {
+	if retry != nil {
 		c.retry(p, retry, path+".retry_policy", a.GetIdempotent())
+	} else {
+		retry = d.retry
+		(&compiler{}).retry(p, retry, "", true) // its faults are known
 	}
 	if !a.GetIdempotent() {
 		p.On &= forward.Unexecuted
@@ -182,27 +178,17 @@ func (c *compiler) hedge(p *forward.Policy, from *routev1alpha.HedgePolicy, path
 }
 
 func (c *compiler) duration(d *durationpb.Duration, path string, def time.Duration) time.Duration {
-	if d == nil {
-		return def
+	v, err := fields.Duration(d, time.Millisecond, def)
+	if err != nil {
+		c.refuse(path, "%v", err)
 	}
-	if err := d.CheckValid(); err != nil {
-		c.refuse(path, "is no valid duration")
-		return def
-	}
-	v := d.AsDuration()
-	if v < time.Millisecond {
-		c.refuse(path, "must be at least %v, is %v", time.Millisecond, v)
-	}
-	return min(v, longest)
+	return v
 }
 
 func (c *compiler) number(n *wrapperspb.UInt32Value, path string, least, most, def int) int {
-	if n == nil {
-		return def
-	}
-	v := int(n.GetValue())
-	if v < least || v > most {
-		c.refuse(path, "must be between %d and %d, is %d", least, most, v)
+	v, err := fields.Number(n, least, most, def)
+	if err != nil {
+		c.refuse(path, "%v", err)
 	}
 	return v
 }
