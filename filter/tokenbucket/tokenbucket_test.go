@@ -224,7 +224,7 @@ func TestTakenAtOnce(t *testing.T) {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(3, uint64(w)))
 			for range 20_000 {
-				at := time.Duration(now.Add(int64(100 * time.Microsecond)))
+				at := time.Duration(now.Add(int64(20 * time.Microsecond))) // nobody is 10 s late
 				n := 1 + rng.Uint32N(3)
 				if !b.Take(at, n) {
 					continue
