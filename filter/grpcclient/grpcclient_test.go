@@ -113,3 +113,32 @@ func TestConnectionsAreShared(t *testing.T) {
 	require.Equal(t, connectivity.Shutdown, b.GetState())
 	require.Equal(t, connectivity.Shutdown, many[49].GetState())
 }
+
+// TestAConnectionThatIsReset is made again, without anybody's call.
+func TestAConnectionThatIsReset(t *testing.T) {
+	l, s := bufconn.Listen(1<<10), grpc.NewServer()
+	go s.Serve(l)
+	defer s.Stop()
+	dialled := make(chan struct{}, 100)
+	var p grpcclient.Pool
+	c, err := p.Get(&grpcclient.Target{Cluster: "limits"}, func(ctx context.Context, _ string) (net.Conn, error) {
+		dialled <- struct{}{}
+		return l.DialContext(ctx)
+	})
+	require.NoError(t, err)
+	defer c.Release()
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { defer close(over); c.Hold(ctx) }()
+	ready := func() {
+		<-dialled
+		for s := c.GetState(); s != connectivity.Ready; s = c.GetState() {
+			require.True(t, c.WaitForStateChange(t.Context(), s))
+		}
+	}
+	ready()
+	c.Reset()
+	ready()
+	cancel()
+	<-over
+}

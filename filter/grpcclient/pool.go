@@ -1,6 +1,7 @@
 package grpcclient
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
@@ -49,6 +50,9 @@ type Conn struct {
 	pool  *Pool
 	to    server
 	users int
+
+	mu   sync.Mutex
+	last net.Conn // that was dialled to a cluster
 }
 
 // Get returns a connection to t for one user: one that has a stream open for long, or
@@ -64,14 +68,13 @@ func (p *Pool) Get(t *Target, dial Dial) (*Conn, error) {
 			return c, nil
 		}
 	}
-	conn, err := connect(t, dial)
-	if err != nil {
+	c := &Conn{pool: p, to: to, users: 1}
+	if err := c.connect(dial); err != nil {
 		return nil, err
 	}
 	if p.open == nil {
 		p.open = map[server][]*Conn{}
 	}
-	c := &Conn{ClientConn: conn, pool: p, to: to, users: 1}
 	p.open[to] = append(p.open[to], c)
 	return c, nil
 }
@@ -95,7 +98,33 @@ func (c *Conn) Release() {
 	}
 }
 
-func connect(t *Target, dial Dial) (*grpc.ClientConn, error) {
+// Hold has the connection made, and made again when it is lost, before somebody asks
+// for it, until ctx is done.
+func (c *Conn) Hold(ctx context.Context) {
+	for {
+		s := c.GetState()
+		if s == connectivity.Idle {
+			c.Connect()
+		}
+		if !c.WaitForStateChange(ctx, s) || s == connectivity.Shutdown {
+			return
+		}
+	}
+}
+
+// Reset ends the connection to the host of a cluster, as nothing comes from there.
+// Calls under way fail, later ones have another one made. A connection to an address is
+// left to the kernel, which sees itself that nothing is acknowledged.
+func (c *Conn) Reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last != nil {
+		c.last.Close()
+		c.last = nil
+	}
+}
+
+func (c *Conn) connect(dial Dial) (err error) {
 	pauses := backoff.DefaultConfig
 	pauses.MaxDelay = maxPause
 	options := []grpc.DialOption{
@@ -104,14 +133,18 @@ func connect(t *Target, dial Dial) (*grpc.ClientConn, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: connectTime}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: probeTime, Timeout: probeAnswer}),
 	}
-	if t.Cluster == "" {
-		return grpc.NewClient(t.Address, options...)
+	if c.to.cluster == "" {
+		c.ClientConn, err = grpc.NewClient(c.to.address, options...)
+		return err
 	}
-	authority := t.Authority
-	if authority == "" {
-		authority = t.Cluster
-	}
-	cluster := t.Cluster
-	return grpc.NewClient("passthrough:///cluster", append(options, grpc.WithAuthority(authority),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx, cluster) }))...)
+	options = append(options, grpc.WithAuthority(cmp.Or(c.to.authority, c.to.cluster)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := dial(ctx, c.to.cluster)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.last = conn
+			return conn, err
+		}))
+	c.ClientConn, err = grpc.NewClient("passthrough:///cluster", options...)
+	return err
 }
