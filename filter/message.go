@@ -177,9 +177,14 @@ func (m *Message) SetState(v any) {
 // Reply ends the message with a local reply in the client's protocol. The
 // filter returns what it returns. A oneway message ends without a word.
 func (m *Message) Reply(t codecs.ErrorType, text string) Verdict {
-	m.local, m.replied = codecs.LocalError{Type: t, Message: text}, true
-	if int(t) < len(flagOf) {
-		m.flags |= flagOf[t]
+	return m.ReplyWith(codecs.LocalError{Type: t, Message: text})
+}
+
+// ReplyWith is Reply with all that an error can say.
+func (m *Message) ReplyWith(e codecs.LocalError) Verdict {
+	m.local, m.replied = e, true
+	if int(e.Type) < len(flagOf) {
+		m.flags |= flagOf[e.Type]
 	}
 	return stopped
 }

@@ -1339,7 +1339,14 @@ type DirectResponse struct {
 	// The kind of error.
 	Status DirectResponse_Status `protobuf:"varint,1,opt,name=status,proto3,enum=aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse_Status" json:"status,omitempty"`
 	// What it says. At most 4096 bytes; empty: the name of the status.
-	Body          string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	Body string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// The protocol's own code, in place of the one that its codec has for the status: in
+	// Dubbo the status, 1 to 255 without 20; in tRPC the ret, 1 to 999; in bRPC the error
+	// code; in Thrift the type of the TApplicationException. Clients decide by it
+	// whether they send a request again. Refused if the protocol cannot carry it, or has
+	// no codes, and of a listener with several protocols if one of them cannot. 0: that
+	// of the status.
+	Code          int32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1386,6 +1393,13 @@ func (x *DirectResponse) GetBody() string {
 		return x.Body
 	}
 	return ""
+}
+
+func (x *DirectResponse) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
 }
 
 // RouteMatch matches a message's metadata.
@@ -2204,10 +2218,11 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\x12h\n" +
 	"\x0fdirect_response\x18d \x01(\v2?.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponseR\x0edirectResponse\x123\n" +
 	"\x16request_keys_to_remove\x18e \x03(\tR\x13requestKeysToRemove\x125\n" +
-	"\x17response_keys_to_remove\x18f \x03(\tR\x14responseKeysToRemove\"\xda\x02\n" +
+	"\x17response_keys_to_remove\x18f \x03(\tR\x14responseKeysToRemove\"\xee\x02\n" +
 	"\x0eDirectResponse\x12^\n" +
 	"\x06status\x18\x01 \x01(\x0e2F.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.StatusR\x06status\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\tR\x04body\"\xd3\x01\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\x05R\x04code\"\xd3\x01\n" +
 	"\x06Status\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fROUTE_NOT_FOUND\x10\x01\x12\x15\n" +
