@@ -167,6 +167,20 @@ type TLS struct {
 	Subject string
 }
 
+// Principal is the one name of the client: the first URI in its certificate, else the
+// first DNS name, else the subject. "" if it has presented none, or t is nil.
+func (t *TLS) Principal() string {
+	switch {
+	case t == nil:
+		return ""
+	case len(t.URISANs) > 0:
+		return t.URISANs[0]
+	case len(t.DNSSANs) > 0:
+		return t.DNSSANs[0]
+	}
+	return t.Subject
+}
+
 // Worker is the host's side of one worker.
 type Worker interface {
 	// Now is a monotonic time since an arbitrary point. It is read once per
