@@ -16,22 +16,16 @@ import (
 // Size is how many bytes a key has at most: room for it on the stack.
 const Size = 256
 
-// Names are the properties that make a key.
-type Names struct {
-	names []string
-	seeds [2]maphash.Seed
-}
+// Names are the properties that make a key, compared without regard to case.
+type Names []string
 
-// NewNames returns names, which are compared without regard to case.
-func NewNames(names ...string) *Names {
-	return &Names{names, [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
-}
+var seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 
 // Append appends the key of m to dst, which is empty. No values have the key of others,
 // and a property that m lacks is not taken for an empty one; of one that is repeated the
 // first value counts. Of values that are too long for a key there is a digest.
-func (n *Names) Append(dst []byte, m *codecs.Metadata) []byte {
-	for _, name := range n.names {
+func (n Names) Append(dst []byte, m *codecs.Metadata) []byte {
+	for _, name := range n {
 		v, ok := m.Get(name)
 		if !ok {
 			dst = append(dst, 0)
@@ -39,23 +33,23 @@ func (n *Names) Append(dst []byte, m *codecs.Metadata) []byte {
 		}
 		dst = append(binary.AppendUvarint(dst, uint64(len(v))+1), v...)
 	}
-	return n.digest(dst)
+	return digest(dst)
 }
 
 // Key is what Append appends for a message whose properties have these values.
-func (n *Names) Key(values ...string) string {
+func Key(values ...string) string {
 	var dst []byte
 	for _, v := range values {
 		dst = append(binary.AppendUvarint(dst, uint64(len(v))+1), v...)
 	}
-	return string(n.digest(dst))
+	return string(digest(dst))
 }
 
-func (n *Names) digest(key []byte) []byte {
+func digest(key []byte) []byte {
 	if len(key) <= Size {
 		return key
 	}
-	d0, d1 := maphash.Bytes(n.seeds[0], key), maphash.Bytes(n.seeds[1], key)
+	d0, d1 := maphash.Bytes(seeds[0], key), maphash.Bytes(seeds[1], key)
 	key = binary.LittleEndian.AppendUint64(key[:0], d0)
 	key = binary.LittleEndian.AppendUint64(key, d1)
 	return append(key, "digest"...)

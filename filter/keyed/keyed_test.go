@@ -22,7 +22,7 @@ func message(kvs ...string) *codecs.Metadata {
 }
 
 func TestKeysDiffer(t *testing.T) {
-	n := keyed.NewNames("a", "b")
+	n := keyed.Names{"a", "b"}
 	long := strings.Repeat("x", 1000)
 	keys := map[string]bool{}
 	all := []*codecs.Metadata{
@@ -36,8 +36,8 @@ func TestKeysDiffer(t *testing.T) {
 		keys[string(k)] = true
 	}
 	require.Len(t, keys, len(all))
-	require.Equal(t, n.Key("x", "yz"), string(n.Append(nil, message("B", "yz", "c", "1", "A", "x", "a", "other"))))
-	require.Equal(t, n.Key("x", long), string(n.Append(nil, message("a", "x", "b", long))))
+	require.Equal(t, keyed.Key("x", "yz"), string(n.Append(nil, message("B", "yz", "c", "1", "A", "x", "a", "other"))))
+	require.Equal(t, keyed.Key("x", long), string(n.Append(nil, message("a", "x", "b", long))))
 }
 
 // count is a value that is idle when until is over.
@@ -107,7 +107,7 @@ func TestManyKeysAtOnce(t *testing.T) {
 }
 
 func TestAKnownKeyAllocatesNothing(t *testing.T) {
-	tab, n, m := table(4096), keyed.NewNames("a", "b"), message("a", "x", "b", strings.Repeat("x", 100))
+	tab, n, m := table(4096), keyed.Names{"a", "b"}, message("a", "x", "b", strings.Repeat("x", 100))
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		var room [keyed.Size]byte
 		e, _ := tab.Lock(n.Append(room[:0], m), 0)
