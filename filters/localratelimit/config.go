@@ -1,7 +1,6 @@
 package localratelimit
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -67,11 +66,11 @@ type parser struct {
 
 func parse(any *anypb.Any, env *filter.Env) (*config, error) {
 	if any == nil {
-		return nil, errors.New("required: a LocalRateLimit")
+		return nil, &fields.Error{Reason: "required"}
 	}
 	m := new(localratelimitv1alpha.LocalRateLimit)
 	if err := any.UnmarshalTo(m); err != nil {
-		return nil, errors.New(fields.CleanError(err))
+		return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
 	}
 	p := &parser{scope: fmt.Sprintf("%q %q", env.StatPrefix, m.GetStatPrefix())}
 	c := &config{statPrefix: m.GetStatPrefix()}
