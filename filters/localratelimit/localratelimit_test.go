@@ -235,14 +235,21 @@ func TestWhoComesByForgetsNobody(t *testing.T) {
 // TestWhatIsRefusedTakesNothing: neither of who has spent his own, nor of him what others
 // have spent.
 func TestWhatIsRefusedTakesNothing(t *testing.T) {
-	b := newBed(t, 1, listener(limit(byTenant+`, "token_bucket": `+bucket(5, 1, "60s")), routes))
+	b := newBed(t, 1, listener(limit(`"token_bucket": `+bucket(3, 1, "60s")+`,
+		"descriptors": [{"names": ["zone"], "token_bucket": `+bucket(9, 1, "86400s")+`}, {"names": ["tenant"], "token_bucket": `+bucket(2, 1, "86400s")+`}]`), routes))
 	require.Equal(t, 2, b.passes(10, of("tenant", "a")))
-	require.Equal(t, 2, b.passes(10, of("tenant", "b")))
-	require.Equal(t, 1, b.passes(10, of("tenant", "c")), "the fifth of all")
+	require.Equal(t, 1, b.passes(10, of("tenant", "b")), "the third of all")
 	b.Advance(time.Minute)
-	require.Equal(t, 1, b.passes(10, of("tenant", "c")))
-	b.Advance(time.Minute)
-	require.Equal(t, 1, b.passes(1, of("tenant", "c")), "which has kept its second one")
+	require.Equal(t, 1, b.passes(10, of("tenant", "b")), "which has kept its second one")
+	b.Advance(time.Hour)
+	require.Zero(t, b.passes(10, of("tenant", "b")))
+	passed := 0
+	for _, tenant := range []string{"c", "d", "e"} {
+		passed += b.passes(2, of("tenant", tenant))
+	}
+	require.Equal(t, 3, passed, "what b was refused is there for others")
+	b.Advance(time.Hour)
+	require.Equal(t, 2, b.passes(10, of("tenant", "f"))+b.passes(10, of("tenant", "g")), "nine of the zone")
 }
 
 // TestARouteHasItsOwn: in place of the filter's, and shared by routes where all is alike.
@@ -302,6 +309,7 @@ func TestTokensSurviveUpdates(t *testing.T) {
 
 	b.update(listener(limit(`"token_bucket": `+bucket(5, 1, "60s")), routes))
 	require.Equal(t, 5, b.passes(9, of()), "another bucket")
+	b.update(listener(limit(`"token_bucket": `+bucket(5, 2, "60s")), routes))
 
 	b.update(before)
 	require.Zero(t, b.passes(1, of("tenant", "b")), "what has gone and is not full again")
