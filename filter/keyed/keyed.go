@@ -68,7 +68,6 @@ type Table[V any] struct {
 	init   func(v *V)
 	idle   func(v *V, now time.Duration) bool
 	seed   maphash.Seed
-	each   int // keys of a shard
 	shards []shard[V]
 	rest   shard[V] // has one entry, that of all others
 }
@@ -89,15 +88,15 @@ type Entry[V any] struct {
 	next, prev *Entry[V]
 }
 
-// NewTable returns a table of at most that many keys, rounded up to a multiple of 16 if
-// they are many. init makes a value of the zero value; idle reports whether nothing is
-// lost when a value is forgotten, now being what Lock was told.
+// NewTable returns a table for about that many keys. init, which may be nil, makes a value
+// of the zero value; idle reports whether nothing is lost when a value is forgotten, now
+// being what Lock was told.
 func NewTable[V any](most int, init func(v *V), idle func(v *V, now time.Duration) bool) *Table[V] {
 	n := 1
 	if most >= manyKeys {
 		n = shards
 	}
-	t := &Table[V]{init: init, idle: idle, seed: maphash.MakeSeed(), each: (most + n - 1) / n, shards: make([]shard[V], n)}
+	t := &Table[V]{init: init, idle: idle, seed: maphash.MakeSeed(), shards: make([]shard[V], n)}
 	for i := range t.shards {
 		t.shards[i].empty()
 	}
@@ -111,9 +110,10 @@ func (s *shard[V]) empty() {
 	s.used.next, s.used.prev = &s.used, &s.used
 }
 
-// Lock returns what belongs to a key, which nobody else uses until Unlock. shared reports
-// that it is what belongs to all keys for which there was no room.
-func (t *Table[V]) Lock(key []byte, now time.Duration) (e *Entry[V], shared bool) {
+// Lock returns what belongs to a key, which nobody else uses until Unlock. There is room
+// for another key if there are fewer than most, rounded up to a multiple of 16 if they
+// are many. shared reports that it is what belongs to all keys without room.
+func (t *Table[V]) Lock(key []byte, most int, now time.Duration) (e *Entry[V], shared bool) {
 	s := &t.shards[0]
 	if len(t.shards) > 1 {
 		s = &t.shards[maphash.Bytes(t.seed, key)%shards]
@@ -123,7 +123,7 @@ func (t *Table[V]) Lock(key []byte, now time.Duration) (e *Entry[V], shared bool
 		s.touch(e)
 		return e, false
 	}
-	if t.room(s, now) {
+	if t.room(s, (most+len(t.shards)-1)/len(t.shards), now) {
 		return t.add(s, string(key)), false
 	}
 	s.mu.Unlock()
@@ -160,7 +160,9 @@ func (s *shard[V]) all(f func(v *V) bool) bool {
 
 func (t *Table[V]) add(s *shard[V], key string) *Entry[V] {
 	e := &Entry[V]{of: s, key: key}
-	t.init(&e.Value)
+	if t.init != nil {
+		t.init(&e.Value)
+	}
 	s.entries[key] = e
 	s.touch(e)
 	return e
@@ -176,9 +178,9 @@ func (s *shard[V]) touch(e *Entry[V]) {
 }
 
 // room reports whether there may be another key, and forgets one if it must.
-func (t *Table[V]) room(s *shard[V], now time.Duration) bool {
+func (t *Table[V]) room(s *shard[V], most int, now time.Duration) bool {
 	for range looks {
-		if len(s.entries) < t.each {
+		if len(s.entries) < most {
 			return true
 		}
 		if e := s.used.prev; t.idle(&e.Value, now) {
@@ -188,5 +190,5 @@ func (t *Table[V]) room(s *shard[V], now time.Duration) bool {
 			s.touch(e)
 		}
 	}
-	return len(s.entries) < t.each
+	return len(s.entries) < most
 }

@@ -50,8 +50,8 @@ func table(most int) *keyed.Table[count] {
 	return keyed.NewTable(most, func(c *count) { c.n = 100 }, func(c *count, now time.Duration) bool { return now >= c.until })
 }
 
-func use(t *keyed.Table[count], key string, now time.Duration) (n int, shared bool) {
-	e, shared := t.Lock([]byte(key), now)
+func use(t *keyed.Table[count], most int, key string, now time.Duration) (n int, shared bool) {
+	e, shared := t.Lock([]byte(key), most, now)
 	defer e.Unlock()
 	e.Value.n++
 	e.Value.until = now + time.Second
@@ -62,7 +62,7 @@ func TestTheOldestIdleKeyIsForgotten(t *testing.T) {
 	tab := table(3)
 	at := func(key string, now time.Duration, want int, wantShared bool) {
 		t.Helper()
-		n, shared := use(tab, key, now)
+		n, shared := use(tab, 3, key, now)
 		require.Equal(t, want, n)
 		require.Equal(t, wantShared, shared)
 	}
@@ -76,7 +76,7 @@ func TestTheOldestIdleKeyIsForgotten(t *testing.T) {
 	require.False(t, tab.All(func(c *count) bool { return c.n == 101 }))
 	old := 0
 	for _, key := range []string{"a", "b", "c"} {
-		if n, _ := use(tab, key, 10*time.Second); n > 101 {
+		if n, _ := use(tab, 3, key, 10*time.Second); n > 101 {
 			old++
 		}
 	}
@@ -91,7 +91,7 @@ func TestManyKeysAtOnce(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for i := range 10_000 {
-				use(tab, strconv.Itoa(i%20_000), 0)
+				use(tab, 4096, strconv.Itoa(i%20_000), 0)
 			}
 		})
 	}
@@ -110,7 +110,7 @@ func TestAKnownKeyAllocatesNothing(t *testing.T) {
 	tab, n, m := table(4096), keyed.Names{"a", "b"}, message("a", "x", "b", strings.Repeat("x", 100))
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		var room [keyed.Size]byte
-		e, _ := tab.Lock(n.Append(room[:0], m), 0)
+		e, _ := tab.Lock(n.Append(room[:0], m), 4096, 0)
 		e.Unlock()
 	}))
 }

@@ -92,6 +92,7 @@ type limits struct {
 // keyedLimits are the tokens of a descriptor.
 type keyedLimits struct {
 	names     keyed.Names
+	most      int
 	table     *tokens
 	overrides map[string]*tokens
 }
@@ -113,7 +114,7 @@ func (s *store) limits(c *config) *limits {
 	}
 	for i := range c.descriptors {
 		d := &c.descriptors[i]
-		k := keyedLimits{d.names, use(d.bucket, d.most), make(map[string]*tokens, len(d.overrides))}
+		k := keyedLimits{d.names, d.most, use(d.bucket, d.most), make(map[string]*tokens, len(d.overrides))}
 		for key, b := range d.overrides {
 			k.overrides[key] = use(b, 0)
 		}
@@ -133,7 +134,7 @@ func (k *keyedLimits) take(m *codecs.Metadata, now time.Duration) (from *tokenbu
 		}
 		return nil, false
 	}
-	e, shared := k.table.table.Lock(key, now)
+	e, shared := k.table.table.Lock(key, k.most, now)
 	defer e.Unlock()
 	if e.Value.Take(now, 1) {
 		return &e.Value, shared
