@@ -24,6 +24,8 @@ const (
 	message = "type.googleapis.com/aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit"
 	// routes have what passes answered at once.
 	routes = `{"name": "r", "routes": [{"direct_response": {"body": "passed"}}]}`
+	// cxxPrefix is the stat_prefix of the C++ proxy's tests, of listener and filter.
+	cxxPrefix = "outbound|9090||thrift-sample-server.thrift.svc.cluster.local"
 )
 
 // limit is a LocalRateLimit with these fields.
@@ -35,6 +37,14 @@ func listener(config, routes string) string {
 	return fmt.Sprintf(`{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
 	"meta_protocol_filters": [{"name": %q, "config": %s}, {"name": "aeraki.meta_protocol.filters.router"}],
 	"route_config": %s}`, localratelimit.Name, config, routes)
+}
+
+// cxx is a listener as the C++ proxy's tests write it, but for its protocol.
+func cxx(config string) string {
+	return fmt.Sprintf(`{"application_protocol": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"},
+	"metaProtocolFilters": [{"name": %q, "config": %s}, {"name": "aeraki.meta_protocol.filters.router"}],
+	"routeConfig": {"routes": [{"name": "default", "match": {"metadata": [{"name": "method", "exact_match": "sayHello"}]}, "direct_response": {"body": "passed"}}]},
+	"statPrefix": %q}`, localratelimit.Name, strings.Replace(config, `"stat_prefix": "l"`, fmt.Sprintf(`"stat_prefix": %q`, cxxPrefix), 1), cxxPrefix)
 }
 
 func bucket(most, perFill int, interval string) string {
@@ -97,9 +107,15 @@ func (b *bed) passes(n int, r dubbotest.Request) (passed int) {
 // counts wants these counters, and no other to be above 0.
 func (b *bed) counts(want map[string]int) {
 	b.t.Helper()
+	b.countsOf("t.l", want)
+}
+
+// countsOf is counts of other prefixes.
+func (b *bed) countsOf(prefixes string, want map[string]int) {
+	b.t.Helper()
 	b.Advance(100 * time.Millisecond)
 	for _, name := range []string{"enabled", "ok", "rate_limited", "enforced", "keys_overflow"} {
-		require.EqualValues(b.t, want[name], b.cfg.Counter("dubbo.t.l.local_rate_limit."+name), name)
+		require.EqualValues(b.t, want[name], b.cfg.Counter("dubbo."+prefixes+".local_rate_limit."+name), name)
 	}
 }
 
@@ -126,11 +142,11 @@ func TestTheConfigurationsOfTheCxxProxy(t *testing.T) {
 		{"no global bucket no matched condition", limit(`"conditions": [` + method("noneExistingMethod", bucket(2, 2, "60s")) + `]`), 10, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBed(t, 1, listener(tt.config, routes))
+			b := newBed(t, 1, cxx(tt.config))
 			require.Equal(t, tt.want, b.passes(10, of()))
 			b.Advance(tt.then)
 			require.Equal(t, tt.want, b.passes(10, of()), "again")
-			b.counts(map[string]int{"enabled": 20, "ok": 2 * tt.want, "rate_limited": 20 - 2*tt.want, "enforced": 20 - 2*tt.want})
+			b.countsOf(cxxPrefix+"."+cxxPrefix, map[string]int{"enabled": 20, "ok": 2 * tt.want, "rate_limited": 20 - 2*tt.want, "enforced": 20 - 2*tt.want})
 		})
 	}
 }
