@@ -13,6 +13,8 @@ import (
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	"github.com/meltemi-mesh/meltemi/codecs/trpc/trpctest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filters/localratelimit"
@@ -196,6 +198,23 @@ func TestOnewaysCount(t *testing.T) {
 	b.counts(map[string]int{"enabled": 5, "ok": 2, "rate_limited": 3, "enforced": 3})
 }
 
+// TestStreamsCount by the frames that open them; those of an open stream do not.
+func TestStreamsCount(t *testing.T) {
+	l := strings.NewReplacer(`"name": "dubbo"`, `"name": "trpc"`, "codec.dubbo", "codec.trpc").Replace(
+		listener(limit(`"token_bucket": `+bucket(1, 1, "60s")), `{"name": "r", "routes": [{"route": {"cluster": "up"}}]}`))
+	b := newBed(t, 1, l)
+	up := b.Cluster("up", "10.0.0.3:8000")
+	c := b.clients[0]
+	c.Send(trpctest.Request{ID: 1}.Init(), trpctest.StreamFrame(trpctest.Data, 1, []byte("a")), trpctest.StreamFrame(trpctest.Data, 1, []byte("b")))
+	c.Send(trpctest.Request{ID: 2}.Init())
+	got, _ := trpctest.Parse(up.Servers()[0].Take(), true)
+	require.Len(t, got, 3)
+	told, _ := trpctest.Parse(c.Take(), false)
+	require.Len(t, told, 1)
+	require.EqualValues(t, 2, told[0].FixedID)
+	require.Equal(t, limited, told[0].ErrorMsg)
+}
+
 func TestShares(t *testing.T) {
 	percent := func(n int) string { return fmt.Sprintf(`{"default_value": {"numerator": %d}}`, n) }
 	none := `"token_bucket": ` + bucket(0, 1, "1s")
@@ -376,7 +395,7 @@ func TestTheReplyIsConfigurable(t *testing.T) {
 // properties provided.
 func TestARequestAllocatesNothing(t *testing.T) {
 	const up = `{"name": "r", "routes": [{"route": {"cluster": "up"}}]}`
-	of := func(listener string) float64 {
+	of := func(listener string) int {
 		b := newBed(t, 1, listener)
 		servers := b.Cluster("up", "10.0.0.3:20880")
 		r := dubbotest.Request{Oneway: true, Attachments: [][2]string{{"tenant", "a"}}}.Bytes()
@@ -387,7 +406,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		for range 100 {
 			roundTrip()
 		}
-		return testing.AllocsPerRun(1000, roundTrip)
+		return int(testing.AllocsPerRun(1000, roundTrip))
 	}
 	plenty := bucket(1<<31, 1<<31-1, "1s")
 	without := of(strings.Replace(listener(limit(`"token_bucket": `+plenty), up), localratelimit.Name, "test.pass", 1))
