@@ -50,7 +50,7 @@ func TestEachRequestOfRealClientsIsALine(t *testing.T) {
 		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
 		for name, port := range servers {
 			o.Clusters = append(o.Clusters, envoytest.Cluster(name, envoytest.At(port)...))
-			c := envoytest.Protocol(name, "test", envoytest.Route(name, nil))
+			c := envoytest.Protocol(name, name, envoytest.Route(name, nil))
 			c["access_log"] = []any{logTo(filepath.Join(dir, name))}
 			c["request_timeout"] = "3s" // the end of Go's oneways
 			o.Listeners = append(o.Listeners, envoytest.Listener(name, envoytest.Proxy(c)))
@@ -73,15 +73,15 @@ func TestEachRequestOfRealClientsIsALine(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				call(t)
-				stat := "meta_protocol." + name + ".test."
+				stat := "meta_protocol." + name + "." + name + "."
 				e.WaitStat(stat+"request_active", envoytest.Exactly(0))
 				requests := e.Stat(stat + "request")
 				require.Positive(t, requests)
 				e.WaitStat(stat+"access_log_written", envoytest.Exactly(requests))
 				var ls []string
-				require.Eventually(t, func() bool { ls = loggedLines(t, filepath.Join(dir, name)); return len(ls) >= requests }, patience, tick)
-				require.Len(t, ls, requests)
-				ok := 0
+				require.Eventually(t, func() bool { ls = loggedLines(t, filepath.Join(dir, name)); return len(ls) >= int(requests) }, patience, tick)
+				require.Len(t, ls, int(requests))
+				var ok int64
 				for _, l := range ls {
 					require.Contains(t, l, `"`+name+` /`)
 					if strings.Contains(l, " 200 - via_upstream ") {
@@ -135,8 +135,8 @@ func TestTheObservabilityPagesLog(t *testing.T) {
 			_, err := os.Stat(path)
 			return err == nil
 		}, patience, tick)
-		greeter.Stop()
+		greeter.Kill()
 		require.NotEmpty(t, c.Call(peers.Command{Method: "who"}).Error)
-		require.Eventually(t, func() bool { return strings.Contains(e.Log(), " 503 U") }, patience, tick, "the log of what went wrong, on stderr")
+		require.Eventually(t, func() bool { return strings.Contains(e.Log(), "/who\" 503 U") }, patience, tick, "the log of what went wrong, on stderr")
 	})
 }
