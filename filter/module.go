@@ -19,6 +19,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -35,6 +36,10 @@ type Module struct {
 	shares map[sharedKey]*shared
 	owns   map[string]*ownState
 	files  accesslog.Files
+	// counted is what listeners have counted, by their protocol and prefix. It only
+	// grows, as counters do, with the prefixes that operators use.
+	counted   map[listenerName]*metrics.Totals
+	telemetry *telemetry.Registry
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	// Configurations that were loaded between two publications came together;
@@ -49,6 +54,7 @@ func NewModule() *Module {
 	return &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[string]*ownState{},
+		counted: map[listenerName]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
 }
 
@@ -121,7 +127,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 		l.discovery = &discovery{l: l, background: hc.Background()}
 	}
 	var err error
-	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+".", mod.totals(l)); err != nil {
 		return nil, l.refuse("stat_prefix", err)
 	}
 

@@ -14,6 +14,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -62,9 +63,10 @@ type shard struct {
 	warned warnings
 	posted *mailbox.Mailbox[posted]
 
-	entry   accesslog.Entry   // that is being written
-	logging []*workerListener // have lines to hand over
-	logged  timer.Timer       // hands them over
+	telemetry *telemetry.Worker
+	entry     accesslog.Entry   // that is being written
+	logging   []*workerListener // have lines to hand over
+	logged    timer.Timer       // hands them over
 
 	freeShadows []*shadow
 	shadows     map[string]int // copies on their way, by their cluster
@@ -89,6 +91,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.exchanges = forward.NewEnv(s.timers, w.Now, s.rand)
 	s.stats.Fire = s.report
 	s.logged.Fire = s.flushLogs
+	s.telemetry = mod.telemetry.NewWorker()
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s

@@ -49,12 +49,14 @@ func (b *Batch) Report(s *Set, d host.Downstream) {
 	for i, n := range b.counts {
 		if n != 0 {
 			d.Count(s.counters[i], n)
+			s.totals.counters[i].Add(n)
 			b.counts[i] = 0
 		}
 	}
 	for i, n := range b.gauges {
 		if n != 0 {
 			d.Add(s.gauges[i], n)
+			s.totals.gauges[i].Add(n)
 			b.gauges[i] = 0
 		}
 	}
