@@ -224,7 +224,7 @@ func (c *compiler) named(r *Route, from *routev1alpha.ClusterFromMetadata, all c
 }
 
 func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all changes, path string) {
-	c.only(wc.ProtoReflect(), path, "clusters")
+	c.only(wc.ProtoReflect(), path, "clusters", "total_weight")
 	complete := true
 	for i, w := range wc.GetClusters() {
 		at := element(path+".clusters", i)
@@ -250,6 +250,8 @@ func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all chan
 		c.refuse(path+".clusters", "the weights add up to 0")
 	case r.sum > math.MaxUint32:
 		c.refuse(path+".clusters", "the weights add up to more than %d", uint32(math.MaxUint32))
+	case wc.TotalWeight != nil && uint64(wc.TotalWeight.GetValue()) != r.sum && complete:
+		c.refuse(path+".total_weight", "the weights add up to %d, is %d", r.sum, wc.TotalWeight.GetValue())
 	}
 }
 
