@@ -140,11 +140,14 @@ func (wl *workerListener) Probes(cluster, addr string) {
 func (wl *workerListener) Ejected(n int) {
 	teller := wl
 	for _, o := range wl.sh.listeners {
-		if teller.conns == nil && o.StatPrefix == wl.StatPrefix && o.Protocol == wl.Protocol {
+		if teller.conns == nil && o.metricsKey() == wl.metricsKey() {
 			teller = o
 		}
 	}
 	teller.gauge(metrics.OutlierEjectionsActive, int64(n))
+	if teller.gone {
+		wl.sh.bequeath(teller)
+	}
 }
 
 // Readmits implements upstream.Observer.

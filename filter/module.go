@@ -279,5 +279,6 @@ func (s *shard) forget(l *listener) {
 		wl.gone = true
 		s.adoptPools()
 		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
+		s.bequeath(wl)
 	}
 }

@@ -326,6 +326,64 @@ func TestAPolicyGoesAndComes(t *testing.T) {
 	require.Zero(t, active(), "the pools have gone")
 }
 
+// TestAnEjectionEndsWhileNobodyIsConnected: the gauge is told by the next connection,
+// whatever has become of the version of the listener by which it was raised.
+func TestAnEjectionEndsWhileNobodyIsConnected(t *testing.T) {
+	const idle = 2 * time.Minute // the pools go
+	for what, meanwhile := range map[string]func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config{
+		"the same version": func(e *outlierEnv, _ func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			return e.cfg
+		},
+		"replaced behind the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			newer := load()
+			e.cfg.Destroy()
+			return newer
+		},
+		"replaced before the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			newer := load()
+			e.cfg.Destroy()
+			e.Advance(idle)
+			return newer
+		},
+		"removed behind the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			e.cfg.Destroy()
+			return load()
+		},
+		"removed before the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.cfg.Destroy()
+			e.Advance(idle)
+			return load()
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			e := newOutlierEnv(t, "toy.byid", "", watching(`"base_ejection_time": "600s"`), 4)
+			e.load(time.Second)
+			e.bad["h2"] = "fail"
+			e.load(time.Second)
+			e.settles()
+			e.counts(map[string]int64{"outlier_ejections_active": 1})
+			for _, c := range e.clients {
+				c.Close()
+			}
+			e.Settle()
+			newer := meanwhile(e, func() *filtertest.Config {
+				return e.MustLoad(policyConfig("toy.byid", "", "", `, "request_timeout": "5s", "delivery": "ECDS"`))
+			})
+			e.DialOn(newer, 0)
+			e.DialOn(newer, 1)
+			e.Advance(time.Second)
+			active := e.count("outlier_ejections_active")
+			if newer != e.cfg {
+				active += newer.Counter("toy.t.outlier_ejections_active")
+			}
+			require.Zero(t, active)
+		})
+	}
+}
+
 // TestOnewaysInDisguiseEjectNobody: that they get no answer says nothing, until their
 // operation has been seen to be answered.
 func TestOnewaysInDisguiseEjectNobody(t *testing.T) {
