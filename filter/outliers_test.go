@@ -326,6 +326,21 @@ func TestAPolicyGoesAndComes(t *testing.T) {
 	require.Zero(t, active(), "the pools have gone")
 }
 
+// TestTwoThatResetExclusiveConnections are left out one after the other: what has failed
+// of the second is not forgotten when the first is, as no connection leads to it.
+func TestTwoThatResetExclusiveConnections(t *testing.T) {
+	for _, bad := range []string{"reset", "half a frame", "garbage"} {
+		t.Run(bad, func(t *testing.T) {
+			e := newOutlierEnv(t, "toy.exclusive", retrying, watching(`"consecutive_failures": 3, "base_ejection_time": "600s", "max_ejection_percent": 50`), 6)
+			e.load(2 * time.Second)
+			e.bad["h2"], e.bad["h3"] = bad, bad
+			e.load(70 * time.Second)
+			e.counts(map[string]int64{"outlier_ejections_total": 2, "outlier_ejections_active": 2})
+			require.LessOrEqual(t, e.settles()*1000, e.sent)
+		})
+	}
+}
+
 // TestAnEjectionEndsWhileNobodyIsConnected: the gauge is told by the next connection,
 // whatever has become of the version of the listener by which it was raised.
 func TestAnEjectionEndsWhileNobodyIsConnected(t *testing.T) {
