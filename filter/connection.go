@@ -43,7 +43,10 @@ type connection struct {
 	paused   []*stream    // whose servers are not read, while the client does not read
 	plain    *passthrough // nil while it speaks, or may speak, a protocol
 
+	states []any // of filters, by their place in the chain
+
 	closed    bool
+	leaving   bool // a filter wants it closed
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
 	lastUse   time.Duration
@@ -237,6 +240,10 @@ func (c *connection) Aborted() {
 }
 
 func (c *connection) leave() {
+	if c.inFlight > 0 { // oneways go on, and are judged by who has sent them
+		c.source()
+		c.d.TLS()
+	}
 	c.closed = true
 	c.room.Cancel()
 	c.turn.Cancel()
@@ -259,5 +266,6 @@ func (c *connection) leave() {
 	}
 	c.forgetPartial()
 	c.forgetUnread()
+	c.disconnect()
 	c.cfg.remove(c)
 }
