@@ -37,7 +37,8 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 	d := c.defaults(rc)
 	c.table = c.changes(rc, "")
 	overrides := c.overrides(rc.GetTypedPerFilterConfig(), "")
-	h := c.hashing(rc)
+	h := &Hash{c.hashParts(rc.GetHashPolicies(), "hash_policies")}
+	t.clusters, t.others = c.clusters(rc.GetClusters())
 	for i, r := range rc.GetRoutes() {
 		to := &t.routes[i]
 		c.route(to, r, d, h, element("routes", i))
@@ -51,7 +52,6 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
-	t.clusters = d.clusters
 	t.settle()
 	return t, nil
 }

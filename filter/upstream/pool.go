@@ -45,7 +45,8 @@ type Pool struct {
 	watch
 	guards
 
-	deposits int      // in the budget for retries, not yet handed over
+	budget   *Budget  // for retries
+	deposits int      // in it, not yet handed over
 	latency  *Latency // nil until somebody wants to know it
 
 	tick    timer.Timer
@@ -59,7 +60,7 @@ type Pool struct {
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p := &Pool{
-		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
+		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts, budget: &DefaultBudget,
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
 	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
