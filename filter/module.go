@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -79,6 +80,7 @@ func (mod *Module) NewWorker(w host.Worker) host.Shard {
 type listener struct {
 	*config.Proxy
 	mod     *Module
+	loaded  time.Time
 	batch   int
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
@@ -112,7 +114,7 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	if len(errs) > 0 {
 		return nil, errs[0]
 	}
-	l.mod = mod
+	l.mod, l.loaded = mod, time.Now()
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	if l.RDS != nil {
 		l.discovery = &discovery{l: l, background: hc.Background()}
