@@ -66,14 +66,18 @@ func TestARunningEnvoyTellsItsRoutes(t *testing.T) {
 		require.Empty(t, d.GetVersionInfo())
 		require.True(t, eventually(patience, func() bool { open, _ := s.Streams(); return open == 1 }))
 		s.To("test", "a")
-		d = dynamic(func(d *adminv1alpha.RoutesConfigDump_DynamicRouteConfig) bool { return d.GetClientStatus().String() == "ACKED" })
+		d = dynamic(func(d *adminv1alpha.RoutesConfigDump_DynamicRouteConfig) bool {
+			return d.GetClientStatus().String() == "ACKED"
+		})
 		rc := new(routev1alpha.RouteConfiguration)
 		require.NoError(t, d.GetRouteConfig().UnmarshalTo(rc))
 		require.Equal(t, "a", rc.GetRoutes()[0].GetRoute().GetCluster())
 		version := d.GetVersionInfo()
 		require.NotEmpty(t, version)
 		s.Say("test", &clusterv3.Cluster{Name: "test"})
-		d = dynamic(func(d *adminv1alpha.RoutesConfigDump_DynamicRouteConfig) bool { return d.GetClientStatus().String() == "NACKED" })
+		d = dynamic(func(d *adminv1alpha.RoutesConfigDump_DynamicRouteConfig) bool {
+			return d.GetClientStatus().String() == "NACKED"
+		})
 		require.Equal(t, version, d.GetVersionInfo())
 		require.Contains(t, d.GetErrorState().GetDetails(), "resources[0]: want type.googleapis.com/envoy.config.route.v3.RouteConfiguration")
 
