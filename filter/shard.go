@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -63,6 +64,10 @@ type shard struct {
 	warned warnings
 	posted *mailbox.Mailbox[posted]
 
+	entry   accesslog.Entry   // that is being written
+	logging []*workerListener // have lines to hand over
+	logged  timer.Timer       // hands them over
+
 	freeShadows []*shadow
 	shadows     map[string]int // copies on their way, by their cluster
 }
@@ -86,6 +91,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.up.Gone = s.dropPool
 	s.exchanges = forward.NewEnv(s.timers, w.Now, s.rand)
 	s.stats.Fire = s.report
+	s.logged.Fire = s.flushLogs
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s
@@ -130,6 +136,7 @@ func (s *shard) config(l *listener) *workerListener {
 			wl.inherit(b)
 		}
 		wl.parts()
+		wl.takeLogs()
 	}
 	return wl
 }
