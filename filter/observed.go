@@ -6,14 +6,11 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
-// listenerName is what tells the statistics of listeners apart.
-type listenerName struct{ protocol, prefix string }
-
 // totals returns what all versions of l count in.
 func (mod *Module) totals(l *listener) *metrics.Totals {
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
-	name := listenerName{l.Protocol, l.StatPrefix}
+	name := l.metricsKey()
 	t := mod.counted[name]
 	if t == nil {
 		t = &metrics.Totals{}
@@ -66,7 +63,7 @@ func (m listenerMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
 	m.mod.mu.Lock()
-	all := make(map[listenerName]*metrics.Totals, len(m.mod.counted))
+	all := make(map[metricsKey]*metrics.Totals, len(m.mod.counted))
 	for name, t := range m.mod.counted {
 		all[name] = t
 	}

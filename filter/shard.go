@@ -14,6 +14,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -57,9 +58,10 @@ type shard struct {
 	held         int             // bytes of answers that wait for clients or their turn
 
 	stats  timer.Timer
-	inHost int           // bytes for clients that take none, in the host's buffers
-	stuck  timer.Timer   // looks for those
-	armed  time.Duration // when Run has been asked for, 0: not
+	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come
+	inHost int                           // bytes for clients that take none, in the host's buffers
+	stuck  timer.Timer                   // looks for those
+	armed  time.Duration                 // when Run has been asked for, 0: not
 	warned warnings
 	posted *mailbox.Mailbox[posted]
 
@@ -85,6 +87,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 		rand:      rng,
 		posted:    mailbox.New[posted](w.Wake),
 		listeners: map[*listener]*workerListener{},
+		estate:    map[metricsKey]*metrics.Batch{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
@@ -131,6 +134,10 @@ func (s *shard) config(l *listener) *workerListener {
 	if wl == nil {
 		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
 		s.listeners[l] = wl
+		if b := s.estate[wl.metricsKey()]; b != nil {
+			delete(s.estate, wl.metricsKey())
+			wl.inherit(b)
+		}
 		wl.parts()
 		wl.takeLogs()
 	}
