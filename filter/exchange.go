@@ -17,6 +17,9 @@ type caller Message
 // send gives the request to the pool of its cluster.
 func (m *Message) send() {
 	c := m.conn
+	if m.stream != nil && !m.stream.showUnseen() {
+		return
+	}
 	if m.cfg.keepsRequest && !m.held {
 		raw := m.req.Raw
 		if !m.detach(&m.req) {

@@ -96,8 +96,8 @@ func (h *Host) finish() {
 	for len(h.configs) > 0 {
 		h.configs[0].Destroy()
 	}
-	h.checkPanics()
 	h.checkGoroutines()
+	h.checkPanics()
 	if h.buffers != 0 {
 		h.t.Errorf("filtertest: %d buffers were not given back", h.buffers)
 	}
@@ -113,9 +113,12 @@ func (h *Host) MayPanic() { h.mayPanic = true }
 
 func (h *Host) checkPanics() {
 	n := int64(h.panics)
+	if m, ok := h.module.(interface{ Panics() int64 }); ok {
+		n += m.Panics()
+	}
 	for _, c := range h.loaded {
 		for i, name := range c.names {
-			if strings.HasSuffix(name, "."+metrics.FilterPanic.String()) || strings.HasSuffix(name, "."+metrics.ConnectionPanic.String()) {
+			if strings.HasSuffix(name, "."+metrics.ConnectionPanic.String()) {
 				n += c.metrics[i].value
 			}
 		}

@@ -2,7 +2,11 @@
 // gathered of them and not yet reported.
 package metrics
 
-import "github.com/meltemi-mesh/meltemi/filter/host"
+import (
+	"slices"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
 
 // Counter is one of a listener's counters. Those up to IdleTimeout keep the names of
 // the C++ MetaProtocol Proxy.
@@ -323,6 +327,11 @@ func (g Gauge) String() string { return gaugeNames[g] }
 // RequestTime is the name of the histogram of the time from a request to its
 // answer, in milliseconds.
 const RequestTime = "request_time_ms"
+
+// Has reports whether each listener has a metric of that name.
+func Has(name string) bool {
+	return name == RequestTime || slices.Contains(counterNames[:], name) || slices.Contains(gaugeNames[:], name)
+}
 
 // Set is a listener's metrics as its host knows them.
 type Set struct {
