@@ -261,7 +261,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
 	m.held = false
 	m.mutateByRoute(resp)
-	m.pos = len(m.cfg.chain) - 1
+	m.pos = m.seen - 1
 	if m.cfg.respFilters == 0 {
 		m.pos = -1
 	}

@@ -36,8 +36,8 @@ type Filter interface {
 	OnRequest(m *Message) Verdict
 }
 
-// ResponseFilter is a Filter that also sees answers, in the reverse order of
-// the chain: those of servers, not local replies. m.Request still has the
+// ResponseFilter is a Filter that also sees the answers to messages that its OnRequest
+// has seen, in the reverse order of the chain: those of servers, not local replies. m.Request still has the
 // request's properties, m.Response the answer's. It returns Continue, Pause,
 // or what [Message.Reply] returned: that reply takes the place of the answer.
 type ResponseFilter interface {
