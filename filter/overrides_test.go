@@ -289,3 +289,46 @@ func TestAPanicOverACondition(t *testing.T) {
 	require.Zero(t, e.Panics())
 	require.False(t, e.c.Closed())
 }
+
+// TestRoutesByRDSConfigureFilters in either of their types: of Envoy's, the route wins
+// over the virtual host, and that over the whole.
+func TestRoutesByRDSConfigureFilters(t *testing.T) {
+	texts := func(of ...string) string {
+		all := make([]string, len(of)/2)
+		for i := range all {
+			all[i] = `"` + of[2*i] + `": ` + text(of[2*i+1])
+		}
+		return `"typed_per_filter_config": {` + strings.Join(all, ", ") + `}`
+	}
+	var log []string
+	for _, name := range []string{"probe.a", "probe.b", "probe.c"} {
+		p := built(func(*filter.Scope) filter.Filter {
+			return &hooks{request: func(m *filter.Message) filter.Verdict {
+				log = append(log, fmt.Sprint(m.RouteConfig()))
+				return filter.Continue
+			}}
+		})
+		p.parseRoute = parseText
+		setProbe(t, name, p)
+	}
+	d := discover(t, "", strings.Replace(probed, `{"name": "probe.b"}`, `{"name": "probe.b"}, {"name": "probe.c"}`, 1))
+	route := `"name": "the route", "route": {"cluster": "v1"}, ` + texts("probe.a", "route a")
+	d.write(`{"version_info": "1", "resources": [{"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration",
+		"name": "r", ` + texts("probe.a", "all a", "probe.b", "all b") + `, "routes": [{` + route + `}]}]}`)
+	d.become(d.c, "h1")
+	require.Equal(t, []string{"route a", "all b", "<nil>"}, log)
+	log = nil
+	d.write(`{"version_info": "2", "resources": [{"@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+		"name": "r", ` + texts("probe.a", "all a", "probe.b", "all b", "probe.c", "all c") + `, "virtual_hosts": [{"name": "v", "domains": ["*"],
+		` + texts("probe.a", "host a", "probe.b", "host b") + `, "routes": [{"match": {"prefix": "/"}, ` + strings.Replace(route, "v1", "v2", 1) + `}]}]}]}`)
+	d.become(d.c, "h2")
+	require.Equal(t, []string{"route a", "host b", "all c"}, log[len(log)-3:])
+
+	// What is wrong is refused, and what is held stays.
+	d.write(`{"version_info": "3", "resources": [{"@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+		"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "v1"},
+		"typed_per_filter_config": {"probe.a": {"@type": "type.googleapis.com/google.protobuf.Empty"}}}]}]}]}`)
+	d.heard("rds_update_rejected", 1)
+	require.Contains(t, strings.Join(d.Log(), "\n"), "routes[0].typed_per_filter_config[probe.a]: ")
+	require.Equal(t, "h2", served(t, d.c))
+}

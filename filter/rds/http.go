@@ -2,11 +2,13 @@ package rds
 
 import (
 	"fmt"
+	"maps"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
@@ -16,14 +18,15 @@ import (
 // Domains and paths mean nothing. What else has no meaning here is refused.
 func fromHTTP(from *routev3.RouteConfiguration, path string) (*routev1alpha.RouteConfiguration, error) {
 	var c converter
-	c.only(from, path, "name", "virtual_hosts")
-	rc := &routev1alpha.RouteConfiguration{Name: from.GetName()}
+	c.only(from, path, "name", "virtual_hosts", "typed_per_filter_config")
+	rc := &routev1alpha.RouteConfiguration{Name: from.GetName(), TypedPerFilterConfig: from.GetTypedPerFilterConfig()}
 	switch n := len(from.GetVirtualHosts()); n {
 	case 0:
 	case 1:
 		at := path + "virtual_hosts[0]."
 		vh := from.GetVirtualHosts()[0]
-		c.only(vh, at, "name", "domains", "routes")
+		c.only(vh, at, "name", "domains", "routes", "typed_per_filter_config")
+		rc.TypedPerFilterConfig = moreSpecific(vh.GetTypedPerFilterConfig(), rc.TypedPerFilterConfig)
 		for i, r := range vh.GetRoutes() {
 			rc.Routes = append(rc.Routes, c.route(r, fmt.Sprintf("%sroutes[%d].", at, i)))
 		}
@@ -34,6 +37,16 @@ func fromHTTP(from *routev3.RouteConfiguration, path string) (*routev1alpha.Rout
 		return nil, faultsError(c.faults)
 	}
 	return rc, nil
+}
+
+// moreSpecific are the entries of own, and those of other that it does not have.
+func moreSpecific(own, other map[string]*anypb.Any) map[string]*anypb.Any {
+	all := maps.Clone(other)
+	if all == nil {
+		return own
+	}
+	maps.Copy(all, own)
+	return all
 }
 
 // converter gathers faults.
@@ -51,11 +64,13 @@ func (c *converter) only(m proto.Message, path string, names ...protoreflect.Nam
 }
 
 func (c *converter) route(from *routev3.Route, path string) *routev1alpha.Route {
-	c.only(from, path, "name", "match", "route", "request_headers_to_add", "response_headers_to_add")
+	c.only(from, path, "name", "match", "route", "request_headers_to_add", "response_headers_to_add", "typed_per_filter_config")
 	r := &routev1alpha.Route{
-		Name:             from.GetName(),
-		RequestMutation:  c.mutation(from.GetRequestHeadersToAdd(), path+"request_headers_to_add"),
-		ResponseMutation: c.mutation(from.GetResponseHeadersToAdd(), path+"response_headers_to_add"),
+		Name: from.GetName(),
+
+		TypedPerFilterConfig: from.GetTypedPerFilterConfig(),
+		RequestMutation:      c.mutation(from.GetRequestHeadersToAdd(), path+"request_headers_to_add"),
+		ResponseMutation:     c.mutation(from.GetResponseHeadersToAdd(), path+"response_headers_to_add"),
 	}
 	if m := from.GetMatch(); m != nil {
 		c.only(m, path+"match.", "prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix", "path_match_policy", "case_sensitive", "headers")
