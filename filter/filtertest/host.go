@@ -341,14 +341,18 @@ func (h *Host) WaitWake() {
 }
 
 // WaitUntil lets happen what other goroutines want of the workers until done
-// reports true. It fails the test after five seconds. It calls done on the
-// goroutine of the test.
+// reports true, which it looks at also when nobody wants anything: goroutines that
+// filters run have real time. It fails the test after five seconds. It calls done on
+// the goroutine of the test.
 func (h *Host) WaitUntil(done func() bool) {
 	h.t.Helper()
 	late := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	for h.Settle(); !done(); h.Settle() {
 		select {
 		case <-h.woken:
+		case <-look.C:
 		case <-late:
 			h.t.Fatalf("filtertest: what was waited for has not happened within %v", patience)
 		}

@@ -30,6 +30,7 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   check FILE|-             validate what a file configures
   new-codec NAME           write a module to begin a codec with
+  new-filter NAME          write a module to begin a filter with
   codecs                   list the codecs that are linked
   version                  print what this program was built from
   help [COMMAND]           print this, or the flags of a command
@@ -87,6 +88,8 @@ func (e *env) run(args []string) int {
 		return e.check(args)
 	case name == "new-codec":
 		return e.newCodec(args)
+	case name == "new-filter":
+		return e.newFilter(args)
 	case name == "help" || name == "-h" || name == "-help" || name == "--help":
 		return e.help(args)
 	case len(args) > 0 && (name == "codecs" || name == "version"):
@@ -119,6 +122,8 @@ func (e *env) help(args []string) int {
 			return e.check([]string{"-h"})
 		case "new-codec":
 			return e.newCodec([]string{"-h"})
+		case "new-filter":
+			return e.newFilter([]string{"-h"})
 		case "codecs", "version", "help":
 		default:
 			e.complain("meltemi: unknown command %q\n\n%s", args[0], usage)

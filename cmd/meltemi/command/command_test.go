@@ -154,6 +154,7 @@ func TestOutput(t *testing.T) {
 		"check of nowhere":         {args: "check nowhere"},
 		"help check":               {args: "help check"},
 		"help new-codec":           {args: "help new-codec"},
+		"help new-filter":          {args: "help new-filter"},
 		"codecs":                   {args: "codecs"},
 		"too much":                 {args: "codecs dubbo"},
 		"help":                     {args: "help"},
