@@ -11,7 +11,7 @@
 // filter shares between configurations, counts, and does beside the traffic it has
 // of its [Scope]; what is a worker's own it makes by [WorkerFilter]. Per message its
 // hooks run on the worker to which the client's connection belongs, one at a time.
-// README.md tells the whole contract.
+// filters/README.md tells the whole contract.
 package filter
 
 import (
@@ -137,6 +137,14 @@ type RouteBuilder interface {
 	Builder
 	// ParseRoute is Parse for what [Message.RouteConfig] returns.
 	ParseRoute(config *anypb.Any, env *Env) (Config, error)
+}
+
+// MergeBuilder is a RouteBuilder with whose configurations of a route that of its table
+// counts, too. Others have the more specific one alone.
+type MergeBuilder interface {
+	RouteBuilder
+	// Merge makes one of both, once for each route, and changes neither.
+	Merge(table, route Config) Config
 }
 
 // Factory is a Builder for filters that have no life of their own: it makes one of its

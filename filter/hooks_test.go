@@ -1,6 +1,7 @@
 package filter_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -437,6 +438,69 @@ func TestADelayOfAHookThatGoesOn(t *testing.T) {
 	require.Empty(t, e.got())
 	e.Advance(2 * time.Second)
 	require.Equal(t, "res 1 m a=2;x\n", e.got())
+}
+
+// TestWhatMayBlock runs beside the worker, and its panic ends the message alone.
+func TestWhatMayBlock(t *testing.T) {
+	d := keep(t)
+	release := make(chan struct{})
+	d.a.request = func(m *filter.Message) filter.Verdict {
+		id := m.Request().ID
+		return m.Go(func(ctx context.Context) func(*filter.Message) filter.Verdict {
+			<-release
+			switch id {
+			case 1:
+				return nil
+			case 2:
+				return func(m *filter.Message) filter.Verdict { return m.Reply(codecs.Denied, "no") }
+			default:
+				panic("boom")
+			}
+		})
+	}
+	mod := filter.NewModule()
+	h := filtertest.NewWith(t, mod, 1)
+	h.MayPanic()
+	e := &toyEnv{Host: h, t: t, up: h.Cluster("up", "h1")}
+	e.cfg = h.MustLoad(toyByID(probed))
+	e.c = h.Dial(e.cfg)
+	gone := h.Dial(e.cfg)
+	gone.Send([]byte("req 2 m -\n"))
+	gone.Close()
+	e.say("req 1 m -", "req 2 m -", "req 3 m -")
+	require.Empty(t, e.got())
+	close(release)
+	got := ""
+	h.WaitUntil(func() bool { got += e.got(); return strings.Count(got, "\n") == 2 })
+	require.Contains(t, got, "err 2 - no")
+	require.Contains(t, got, "err 3 - internal error")
+	require.Len(t, ids(e.server(0)), 1)
+	require.EqualValues(t, 1, mod.Panics())
+	e.counts(map[string]int64{"filter_panic": 1})
+	require.Contains(t, strings.Join(h.Log(), "\n"), "panic in filter probe.a: boom")
+}
+
+// TestValuesAreOfAllFilters, and of one message.
+func TestValuesAreOfAllFilters(t *testing.T) {
+	type key struct{}
+	d := keep(t)
+	d.a.request = func(m *filter.Message) filter.Verdict {
+		require.Nil(t, m.Value(key{}))
+		m.SetValue(key{}, 1)
+		m.SetValue("other", 2)
+		m.SetValue(key{}, 3)
+		return filter.Continue
+	}
+	seen := 0
+	d.b.end = func(m *filter.Message) {
+		seen++
+		require.Equal(t, 3, m.Value(key{}))
+		require.Equal(t, 2, m.Value("other"))
+	}
+	e := newProbed(t)
+	e.say("one 1 m -")
+	e.say("one 2 m -")
+	require.Equal(t, 2, seen)
 }
 
 // TestManyDelays: each is over at its own time.

@@ -57,12 +57,17 @@ func (l *Life) start(f func(ctx context.Context)) {
 		defer l.mod.goroutines.Done()
 		defer func() {
 			if r := recover(); r != nil {
-				l.panics.Add(1)
-				l.mod.panicked(l.background, "in a goroutine of a filter", guard.New(r))
+				l.panicked("in a goroutine of a filter", r)
 			}
 		}()
 		f(l.ctx)
 	}()
+}
+
+// panicked counts what was recovered, and logs it.
+func (l *Life) panicked(where string, r any) {
+	l.panics.Add(1)
+	l.mod.panicked(l.background, where, guard.New(r))
 }
 
 // Dial connects to one host of a cluster of the host's, as the cluster says: with its

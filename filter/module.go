@@ -272,6 +272,15 @@ func (l *listener) ParseOverride(name string, c *anypb.Any) (any, error) {
 	return asked(func() (Config, error) { return rb.ParseRoute(c, l.env()) })
 }
 
+// MergeOverrides implements route.Filters.
+func (l *listener) MergeOverrides(name string, table, route any) any {
+	b, _ := lookup(name)
+	if m, is := b.(MergeBuilder); is {
+		return m.Merge(table, route)
+	}
+	return route
+}
+
 // build makes the filters of a listener that is accepted.
 func (l *listener) build(hc host.Config) error {
 	l.background = hc.Background()

@@ -126,6 +126,31 @@ func TestFiltersThatRoutesEnable(t *testing.T) {
 	e.says("a request <nil>", "a response <nil>", "a end <nil>")
 }
 
+// merging is a builder whose routes add to their table.
+type merging struct{ builder }
+
+func (merging) Merge(table, route filter.Config) filter.Config {
+	return table.(string) + " and " + route.(string)
+}
+
+func init() { filter.Register("probe.merging", merging{"probe.b"}) }
+
+func TestConfigurationsOfTablesAndRoutesAreMerged(t *testing.T) {
+	chain := strings.Replace(probed, `"probe.b"`, `"probe.merging"`, 1)
+	e := newOverridden(t, chain, `{"typed_per_filter_config": {"probe.a": `+text("table a")+`, "probe.merging": `+text("table")+`}, "routes": [`+
+		byMethod("m1", `"probe.a": `+text("route a")+`, "probe.merging": `+text("route"))+","+
+		byMethod("m2", `"probe.merging": `+disabled)+","+byMethod("m3", "")+","+
+		byMethod("m4", `"probe.merging": `+text("another"))+`]}`)
+	for method, want := range map[string]string{"m1": "table and route", "m3": "table", "m4": "table and another"} {
+		e.log = nil
+		e.say("req 1 " + method + " -")
+		require.Equal(t, "b request "+want, e.log[1])
+	}
+	e.log = nil
+	e.say("req 1 m2 -")
+	e.says("a request table a", "a response table a", "a end table a")
+}
+
 // TestAChainWithoutTheRouter: its filters are configured all the same.
 func TestAChainWithoutTheRouter(t *testing.T) {
 	e := newOverridden(t, `, "meta_protocol_filters": [{"name": "probe.a"}]`, `{"routes": [`+byMethod("m1", `"probe.a": `+text("one"))+","+byMethod("m2", `"probe.a": `+disabled)+`]}`)
