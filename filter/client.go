@@ -80,6 +80,7 @@ func (c *connection) connect() {
 			c.tellFilter(k, func() { c.states[i] = k.conn.OnConnect((*Connection)(c)) })
 		}
 	}
+	c.cfg.ownBatch() // gauges are told, though there may be no traffic
 }
 
 // unmet is the state of a connection that a filter has not taken in.
@@ -87,11 +88,15 @@ type unmet struct{}
 
 // disconnect tells those that the connection has ended.
 func (c *connection) disconnect() {
+	if c.states == nil {
+		return
+	}
 	for i, state := range c.states {
 		if k := &c.cfg.chain[i]; k.conn != nil && state != (unmet{}) {
 			c.tellFilter(k, func() { k.conn.OnDisconnect((*Connection)(c), state) })
 		}
 	}
+	c.cfg.ownBatch()
 	c.states = nil
 }
 

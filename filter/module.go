@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -34,6 +35,7 @@ type Module struct {
 	seed   uint64 // 0: none
 	shares map[sharedKey]*shared
 	owns   map[string]*ownState
+	files  accesslog.Files
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -102,6 +104,7 @@ type listener struct {
 	shares     map[sharedKey]*shared // that its filters use
 	owned      []*own                // metrics of its filters
 	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
+	logFiles   []*accesslog.File     // of its access logs
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
@@ -284,6 +287,9 @@ func (l *listener) MergeOverrides(name string, table, route any) any {
 // build makes the filters of a listener that is accepted.
 func (l *listener) build(hc host.Config) error {
 	l.background = hc.Background()
+	if err := l.openLogs(); err != nil {
+		return err
+	}
 	l.life = l.newLife()
 	for i := range l.chain {
 		k := &l.chain[i]
@@ -328,6 +334,7 @@ func (l *listener) endLives() {
 			delete(mod.shares, k)
 		}
 	}
+	l.closeLogs()
 	l.shares = nil
 }
 
@@ -366,6 +373,9 @@ func (l *listener) Published() {
 	mod.newBatch = true
 	l.published = true
 	l.life.begin()
+	for _, f := range l.logFiles {
+		mod.files.Begin(f, &mod.goroutines)
+	}
 	for _, v := range l.shares {
 		v.life.begin()
 	}

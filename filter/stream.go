@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -83,7 +84,7 @@ func (c *connection) streamFrame(f *Message) (kept bool) {
 	case f.req.Malformed != "":
 		st.refuse("malformed frame of a stream: " + f.req.Malformed)
 	case c.cfg.streamFilters > 0 && st.m.phase == inRequest:
-		st.last = c.lastUse
+		st.heard(f.req.Raw)
 		if st.mayHold(f.req.Raw) {
 			f.hold()
 			st.unseen = append(st.unseen, f)
@@ -91,10 +92,16 @@ func (c *connection) streamFrame(f *Message) (kept bool) {
 			return true
 		}
 	default:
-		st.last = c.lastUse
+		st.heard(f.req.Raw)
 		st.frame(&f.req)
 	}
 	return false
+}
+
+// heard notes that a frame of the client has come.
+func (st *stream) heard(frame []byte) {
+	st.last = st.m.conn.lastUse
+	st.m.receivedBytes += int64(len(frame))
 }
 
 // showUnseen is called when all filters have seen the opening frame: what came
@@ -198,6 +205,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 	}
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)
+	before := len(buf.B)
 	if !opening {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
@@ -214,12 +222,14 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 		}
 		cfg.countResponse(md)
 		m.answeredAt, m.answerBytes = st.last, size
+		m.status, m.code = md.Status, md.Code
 		if !answer {
 			st.open = true
 			m.exchange.Call().Opened()
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
+	m.sentBytes += int64(len(buf.B) - before)
 	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.serverDone = st.serverDone || md.Type == codecs.StreamCloseOneWay
 	if answer || st.done() {
@@ -264,6 +274,7 @@ func (st *stream) reset() {
 		m.replies()
 	}
 	buf := c.buffer(256 + len(m.local.Message))
+	before := len(buf.B)
 	var err error
 	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) {
 		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)
@@ -275,6 +286,7 @@ func (st *stream) reset() {
 		c.finish() // the client would wait for ever
 		return
 	}
+	m.sentBytes += int64(len(buf.B) - before)
 	m.end()
 }
 
@@ -286,7 +298,7 @@ func (st *stream) onIdle() {
 	}
 	defer st.m.sh.barrier(st.m.conn)
 	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
-	st.m.flags |= StreamIdleTimeout
+	st.m.flags |= facts.StreamIdleTimeout
 	st.m.exchange.Call().EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")
 }

@@ -71,7 +71,7 @@ func TestReadmesHaveOneShape(t *testing.T) {
 // counts reports whether a filter defines a metric.
 func counts(t *testing.T, dir string) bool {
 	return slices.ContainsFunc(sources(), func(f string) bool {
-		return path.Dir(f) == dir && regexp.MustCompile(`\.(Counter|Gauge|Histogram)\("`).MatchString(read(t, f))
+		return path.Dir(f) == dir && regexp.MustCompile(`\.(Counter|Gauge|Histogram)\(`).MatchString(read(t, f))
 	})
 }
 
