@@ -251,6 +251,8 @@ func (s *shard) freeMessage(m *Message) {
 	m.respMut.Reset()
 	clear(m.states)
 	m.states = m.states[:0]
+	clear(m.values)
+	m.values = m.values[:0]
 	m.dropFrame()
 	if cap(m.operation) > maxOperationKept {
 		m.operation = nil

@@ -146,10 +146,13 @@ func (wl *workerListener) inherit(b *metrics.Batch) {
 // is none. Metrics of a configuration without connections wait for the next.
 func (wl *workerListener) report() bool {
 	switch {
-	case !wl.dirty():
+	case !wl.dirty() && len(wl.owned) == 0 && wl.panics.Load() == 0:
 		return true
 	case wl.conns == nil:
 		return false
+	}
+	if wl.panics.Load() > 0 {
+		wl.stats.Count(metrics.FilterPanic, wl.panics.Swap(0))
 	}
 	wl.stats.Report(&wl.metrics, wl.conns.d)
 	wl.owns.report(wl.owned, wl.conns.d)

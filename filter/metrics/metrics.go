@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -335,6 +336,11 @@ func (g Gauge) String() string { return gaugeNames[g] }
 // RequestTime is the name of the histogram of the time from a request to its
 // answer, in milliseconds.
 const RequestTime = "request_time_ms"
+
+// Has reports whether each listener has a metric of that name.
+func Has(name string) bool {
+	return name == RequestTime || slices.Contains(counterNames[:], name) || slices.Contains(gaugeNames[:], name)
+}
 
 // Set is a listener's metrics as its host knows them.
 type Set struct {

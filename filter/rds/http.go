@@ -11,6 +11,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
@@ -22,12 +23,13 @@ import (
 // refused.
 func fromHTTP(from *routev3.RouteConfiguration, path string) (*routev1alpha.RouteConfiguration, map[string]string, error) {
 	c := converter{origins: map[string]string{}}
-	c.only(from, path, "name", "virtual_hosts", "request_mirror_policies", "most_specific_header_mutations_wins",
+	c.only(from, path, "name", "virtual_hosts", "request_mirror_policies", "most_specific_header_mutations_wins", "typed_per_filter_config",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 	rc := &routev1alpha.RouteConfiguration{
 		Name:                      from.GetName(),
 		MostSpecificMutationsWins: from.GetMostSpecificHeaderMutationsWins(),
 		RequestMirrorPolicies:     c.mirrors(from.GetRequestMirrorPolicies(), path+"request_mirror_policies"),
+		TypedPerFilterConfig:      from.GetTypedPerFilterConfig(),
 	}
 	// of is whose changes are the table's, at where it is.
 	of, at := changed(from), ""
@@ -78,6 +80,16 @@ func changesAnything(c changed) bool {
 		len(c.GetResponseHeadersToAdd())+len(c.GetResponseHeadersToRemove()) > 0
 }
 
+// moreSpecific are the entries of own, and those of other that it does not have.
+func moreSpecific(own, other map[string]*anypb.Any) map[string]*anypb.Any {
+	all := maps.Clone(other)
+	if all == nil {
+		return own
+	}
+	maps.Copy(all, own)
+	return all
+}
+
 // converter gathers faults.
 type converter struct {
 	faults []string
@@ -98,7 +110,8 @@ func (c *converter) only(m proto.Message, path string, names ...protoreflect.Nam
 
 // virtualHost has what holds for all routes: as there is one, it holds for the table.
 func (c *converter) virtualHost(rc *routev1alpha.RouteConfiguration, from *routev3.VirtualHost, path, at string) {
-	c.only(from, path+at, "name", "domains", "routes", "retry_policy", "request_mirror_policies",
+	rc.TypedPerFilterConfig = moreSpecific(from.GetTypedPerFilterConfig(), rc.TypedPerFilterConfig)
+	c.only(from, path+at, "name", "domains", "routes", "retry_policy", "request_mirror_policies", "typed_per_filter_config",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 	c.origins["routes"] = at + "routes"
 	if from.GetRetryPolicy() != nil {
@@ -115,12 +128,13 @@ func (c *converter) virtualHost(rc *routev1alpha.RouteConfiguration, from *route
 }
 
 func (c *converter) route(from *routev3.Route, path string) *routev1alpha.Route {
-	c.only(from, path, "name", "match", "route", "direct_response", "metadata",
+	c.only(from, path, "name", "match", "route", "direct_response", "metadata", "typed_per_filter_config",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 	r := &routev1alpha.Route{
 		Name:                 from.GetName(),
 		RequestKeysToRemove:  from.GetRequestHeadersToRemove(),
 		ResponseKeysToRemove: from.GetResponseHeadersToRemove(),
+		TypedPerFilterConfig: from.GetTypedPerFilterConfig(),
 	}
 	r.RequestMutation, r.ResponseMutation = c.mutations(from, path)
 	if m := from.GetMatch(); m != nil {

@@ -42,7 +42,7 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 	for i, r := range rc.GetRoutes() {
 		to := &t.routes[i]
 		c.route(to, r, d, h, element("routes", i))
-		to.overrides = inheritOverrides(c.overrides(r.GetTypedPerFilterConfig(), element("routes", i)+"."), overrides)
+		to.overrides = c.inheritOverrides(c.overrides(r.GetTypedPerFilterConfig(), element("routes", i)+"."), overrides)
 		for _, o := range to.overrides {
 			if !slices.Contains(t.overridden, o.Filter) {
 				t.overridden = append(t.overridden, o.Filter)

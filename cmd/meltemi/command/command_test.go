@@ -157,6 +157,7 @@ func TestOutput(t *testing.T) {
 		"routes without address":   {args: "routes"},
 		"help routes":              {args: "help routes"},
 		"help new-codec":           {args: "help new-codec"},
+		"help new-filter":          {args: "help new-filter"},
 		"codecs":                   {args: "codecs"},
 		"too much":                 {args: "codecs dubbo"},
 		"help":                     {args: "help"},
