@@ -68,6 +68,25 @@ func TestDetachedPropertiesOutliveTheirFrame(t *testing.T) {
 	}
 }
 
+// TestWhatIsSetIsTheOnlyOne of its name, where the first one was.
+func TestWhatIsSetIsTheOnlyOne(t *testing.T) {
+	var m codecs.Metadata
+	for _, kv := range [][2]string{{"a", "1"}, {"K", "first"}, {"b", "2"}, {"k", "second"}, {"k", "third"}} {
+		m.Put([]byte(kv[0]), []byte(kv[1]))
+	}
+	m.SetBytes("k", []byte("new"))
+	m.Set("c", "3")
+	got := ""
+	for _, p := range m.Properties() {
+		got += string(p.Name) + "=" + string(p.Value) + " "
+	}
+	require.Equal(t, "a=1 k=new b=2 c=3 ", got)
+	value := []byte("again")
+	m.Reset()
+	m.Put([]byte("k"), value)
+	require.Zero(t, testing.AllocsPerRun(100, func() { m.Reset(); m.SetBytes("k", value) }))
+}
+
 // TestAnOutlineIsWhatOutlivesAFrame, in new memory or that of another message.
 func TestAnOutlineIsWhatOutlivesAFrame(t *testing.T) {
 	m := codecs.Metadata{

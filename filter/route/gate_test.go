@@ -27,7 +27,7 @@ func TestSharesOfRequests(t *testing.T) {
 		seen := map[string]int{}
 		rng := rand.New(rand.NewPCG(1, 2))
 		for range n {
-			r, err := table.Find(message("tenant", "acme"), corev3.TrafficDirection_UNSPECIFIED, rng)
+			r, err := table.Find(message("tenant", "acme"), Origin{}, rng)
 			require.NoError(t, err)
 			seen[r.Name]++
 		}
@@ -45,7 +45,7 @@ func TestSharesOfRequests(t *testing.T) {
 		{"name": "b", "match": {"runtime_fraction": {"default_value": {"numerator": 30}}}, "route": {"cluster": "c"}}]}`)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 1000 {
-		r, _ := alike.Find(message(), corev3.TrafficDirection_UNSPECIFIED, rng)
+		r, _ := alike.Find(message(), Origin{}, rng)
 		require.True(t, r == nil || r.Name == "a", "b has the share that a has taken")
 	}
 }
@@ -57,7 +57,7 @@ func TestRoutesOfADirection(t *testing.T) {
 		{"name": "any", "match": {"direction": "UNSPECIFIED"}, "route": {"cluster": "c"}}]}`)
 	for _, table := range []*Table{table, indexed(table)} {
 		for d, want := range map[corev3.TrafficDirection]string{corev3.TrafficDirection_INBOUND: "in", corev3.TrafficDirection_OUTBOUND: "out", corev3.TrafficDirection_UNSPECIFIED: "any"} {
-			r, err := table.Find(message("m", "x"), d, nil)
+			r, err := table.Find(message("m", "x"), Origin{Direction: d}, nil)
 			require.NoError(t, err)
 			require.Equal(t, want, r.Name)
 		}
@@ -70,10 +70,10 @@ func TestARouteThatIsExcludedDoesNotDecide(t *testing.T) {
 		{"match": {"direction": "INBOUND", "metadata": [{"name": "k", "contains_match": "x"}]}, "route": {"cluster": "c"}},
 		{"name": "rest", "route": {"cluster": "c"}}]}`)
 	long := message("k", strings.Repeat("y", MaxValueBytes+1))
-	r, err := table.Find(long, corev3.TrafficDirection_OUTBOUND, nil)
+	r, err := table.Find(long, Origin{Direction: corev3.TrafficDirection_OUTBOUND}, nil)
 	require.NoError(t, err)
 	require.Equal(t, "rest", r.Name)
-	_, err = table.Find(long, corev3.TrafficDirection_INBOUND, nil)
+	_, err = table.Find(long, Origin{Direction: corev3.TrafficDirection_INBOUND}, nil)
 	require.ErrorIs(t, err, ErrTooLong)
 }
 
@@ -83,12 +83,30 @@ func TestImpossibleMatchesAreRefusedWithTheirPath(t *testing.T) {
 		`"runtime_fraction": {"default_value": {"numerator": 101}}`:                                  "runtime_fraction.default_value.numerator: must be at most 100, is 101",
 		`"runtime_fraction": {"default_value": {"numerator": 10001, "denominator": "TEN_THOUSAND"}}`: "runtime_fraction.default_value.numerator: must be at most 10000, is 10001",
 		`"runtime_fraction": {"default_value": {"numerator": 1, "denominator": 7}}`:                  "runtime_fraction.default_value.denominator: unknown value 7",
-		`"direction": 3`:                  "direction: unknown value 3",
-		`"source_labels": {"app": "web"}`: "source_labels: not built yet",
+		`"direction": 3`: "direction: unknown value 3",
 	} {
 		_, err := compile(t, `{"routes": [{"match": {`+match+`}, "route": {"cluster": "c"}}]}`)
 		require.EqualError(t, err, "routes[0].match."+want)
 	}
+}
+
+// TestRoutesOfSourceLabels: all have to be known and equal.
+func TestRoutesOfSourceLabels(t *testing.T) {
+	table := mustCompile(t, `{"routes": [
+		{"name": "both", "match": {"source_labels": {"app": "web", "version": "v1"}}, "route": {"cluster": "c"}},
+		{"name": "web", "match": {"source_labels": {"app": "web"}}, "route": {"cluster": "c"}},
+		{"name": "empty", "match": {"source_labels": {"lane": ""}}, "route": {"cluster": "c"}},
+		{"name": "rest", "route": {"cluster": "c"}}]}`)
+	md := message()
+	for want, labels := range map[string]map[string]string{
+		"both": {"app": "web", "version": "v1", "x": "y"}, "web": {"app": "web", "version": "V1"},
+		"empty": {"lane": ""}, "rest": {"app": "Web"},
+	} {
+		find := func() *Route { r, _ := table.Find(md, Origin{Labels: labels}, nil); return r }
+		require.Equal(t, want, find().Name)
+		require.Zero(t, testing.AllocsPerRun(100, func() { find() }))
+	}
+	require.Equal(t, "rest", table.Match(md).Name, "nothing is known")
 }
 
 func TestDirectResponses(t *testing.T) {
@@ -131,12 +149,12 @@ func TestCodesOfDirectResponses(t *testing.T) {
 	direct := func(code int32) *routev1alpha.RouteConfiguration {
 		return &routev1alpha.RouteConfiguration{Routes: []*routev1alpha.Route{{DirectResponse: &routev1alpha.DirectResponse{Code: code}}}}
 	}
-	table, faults := Compile(direct(9), coded{})
+	table, faults := Compile(direct(9), Env{Mutator: coded{}})
 	require.Empty(t, faults)
 	require.EqualValues(t, 9, table.routes[0].Direct.Code)
-	_, faults = Compile(direct(10), coded{})
-	require.Equal(t, []*Error{{"routes[0].direct_response.code", "must be at most 9"}}, faults)
-	_, faults = Compile(direct(10), nil)
+	_, faults = Compile(direct(10), Env{Mutator: coded{}})
+	require.Equal(t, []*Error{{Path: "routes[0].direct_response.code", Reason: "must be at most 9"}}, faults)
+	_, faults = Compile(direct(10), Env{})
 	require.Empty(t, faults, "the codec is not known yet")
 }
 
@@ -154,18 +172,14 @@ func TestReplyOfFilters(t *testing.T) {
 		{&routev1alpha.DirectResponse{Body: "later"}, codecs.LocalError{Type: codecs.OverLimit, Message: "later", Code: 3}},
 		{&routev1alpha.DirectResponse{Status: routev1alpha.DirectResponse_DENIED}, codecs.LocalError{Type: codecs.Denied, Message: "rate limited"}},
 	} {
-		e, errs := Reply(tt.d, def, "reply", few)
-		require.Empty(t, errs)
+		e, err := Reply(tt.d, def, "reply", few)
+		require.NoError(t, err)
 		require.Equal(t, tt.want, e)
 	}
-	_, errs := Reply(&routev1alpha.DirectResponse{Status: 99, Code: 10, Body: strings.Repeat("x", maxBody+1)}, def, "abort.reply", few)
-	require.Equal(t, []*Error{
-		{"abort.reply.status", "unknown value 99"},
-		{"abort.reply.body", "must have at most 4096 bytes, has 4097"},
-		{"abort.reply.code", "must be at most 9"},
-	}, errs)
-	_, errs = Reply(&routev1alpha.DirectResponse{Code: 1}, def, "reply", []codecs.Codec{fewCodes{}, struct{ codecs.Codec }{}})
-	require.Equal(t, []*Error{{"reply.code", "the codec has one code for each status, and no others"}}, errs)
+	_, err := Reply(&routev1alpha.DirectResponse{Status: 99, Code: 10, Body: strings.Repeat("x", maxBody+1)}, def, "abort.reply", few)
+	require.EqualError(t, err, "abort.reply.status: unknown value 99\nabort.reply.body: must have at most 4096 bytes, has 4097\nabort.reply.code: must be at most 9")
+	_, err = Reply(&routev1alpha.DirectResponse{Code: 1}, def, "reply", []codecs.Codec{fewCodes{}, struct{ codecs.Codec }{}})
+	require.EqualError(t, err, "reply.code: the codec has one code for each status, and no others")
 }
 
 func TestRequestsThatNameTheirCluster(t *testing.T) {

@@ -2,9 +2,9 @@ package route
 
 import (
 	"cmp"
-	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -27,13 +27,13 @@ var statuses = map[routev1alpha.DirectResponse_Status]codecs.ErrorType{
 
 // Reply makes the error of d, a field of a filter's configuration, with which the
 // filter answers by Message.ReplyWith in a listener with these codecs. What d leaves
-// open is as in def, all of it if d is nil. The errors have path, that of d, before
-// their fields.
-func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, cs []codecs.Codec) (codecs.LocalError, []*Error) {
+// open is as in def, all of it if d is nil. The error has path, that of d, before its
+// fields.
+func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, cs []codecs.Codec) (codecs.LocalError, error) {
 	if d == nil {
 		return def, nil
 	}
-	e, errs := reply(d, path, func(code int32) error { return codecs.CheckCode(cs, code) })
+	e, err := reply(d, func(code int32) error { return codecs.CheckCode(cs, code) })
 	if d.GetStatus() == routev1alpha.DirectResponse_UNSPECIFIED {
 		e.Type = def.Type
 		e.Code = cmp.Or(e.Code, def.Code)
@@ -41,33 +41,33 @@ func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, c
 	if d.GetBody() == "" {
 		e.Message = def.Message
 	}
-	return e, errs
+	var faults fields.Faults
+	faults.AddAll(path, err)
+	return e, faults.Err()
 }
 
 // direct is what a route answers with. Which codec does so need not be known yet.
 func (c *compiler) direct(d *routev1alpha.DirectResponse, path string) *codecs.LocalError {
 	check := func(int32) error { return nil }
-	if checker, ok := c.mutator.(codecs.CodeChecker); ok {
+	if checker, ok := c.env.Mutator.(codecs.CodeChecker); ok {
 		check = checker.CheckCode
 	}
-	e, errs := reply(d, path, check)
-	c.errs = append(c.errs, errs...)
+	e, err := reply(d, check)
+	fields.Each(err, func(f *Error) { c.refuse(fields.Join(path, f.Path), "%s", f.Reason) })
 	return &e
 }
 
-func reply(d *routev1alpha.DirectResponse, path string, check func(code int32) error) (e codecs.LocalError, errs []*Error) {
-	refuse := func(field, format string, args ...any) {
-		errs = append(errs, &Error{path + "." + field, fmt.Sprintf(format, args...)})
-	}
+func reply(d *routev1alpha.DirectResponse, check func(code int32) error) (codecs.LocalError, error) {
+	var faults fields.Faults
 	t, known := statuses[d.GetStatus()]
 	if !known {
-		refuse("status", "unknown value %d", d.GetStatus())
+		faults.Add("status", "unknown value %d", d.GetStatus())
 	}
 	if n := len(d.GetBody()); n > maxBody {
-		refuse("body", "must have at most %d bytes, has %d", maxBody, n)
+		faults.Add("body", "must have at most %d bytes, has %d", maxBody, n)
 	}
 	if err := check(d.GetCode()); err != nil {
-		refuse("code", "%v", err)
+		faults.Add("code", "%v", err)
 	}
-	return codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String()), Code: d.GetCode()}, errs
+	return codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String()), Code: d.GetCode()}, faults.Err()
 }

@@ -42,7 +42,7 @@ func tableOf(t testing.TB, rules ...*routev3.HeaderMatcher) *Table {
 		rc.Routes = append(rc.Routes, route(h))
 	}
 	rc.Routes = append(rc.Routes, route())
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	return table
 }
@@ -109,7 +109,7 @@ func TestWorkPerMessageIsBounded(t *testing.T) {
 			steps, _, fault := spent(a.table, a.md)
 			require.ErrorIs(t, fault, ErrTooMuch)
 			require.Less(t, steps, maxSteps+maxSteps/10)
-			r, err := a.table.Find(a.md, 0, nil)
+			r, err := a.table.Find(a.md, Origin{}, nil)
 			require.Nil(t, r)
 			require.ErrorIs(t, err, ErrTooMuch)
 		})
@@ -137,7 +137,7 @@ func TestEqualExpressionsAreEvaluatedOnce(t *testing.T) {
 	for i := range 1000 {
 		rc.Routes = append(rc.Routes, route(newMatcher(12, []string{"k", "K"}[i%2], "a*b", i%3 == 0, false, false), exactly("other", fmt.Sprint(i))))
 	}
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	steps, _, _ := spent(table, message("k", value, "other", "999"))
 	require.LessOrEqual(t, steps, once+100)
@@ -158,11 +158,11 @@ func TestALongValueMatchesNothing(t *testing.T) {
 				{"match": {"metadata": [{"name": "k", `+matcher+invert+`}, {"name": "m", "exact_match": "x"}]}, "route": {"cluster": "c"}},
 				{"name": "rest", "route": {"cluster": "d"}}]}`)
 			for _, table := range []*Table{table, indexed(table)} {
-				_, err := table.Find(message("k", long, "m", "x"), 0, nil)
+				_, err := table.Find(message("k", long, "m", "x"), Origin{}, nil)
 				require.ErrorIs(t, err, ErrTooLong, matcher+invert)
 				require.Equal(t, "before", table.Match(message("k", long, "m", "before")).Name)
 				require.Equal(t, "rest", table.Match(message("k", long, "m", "y")).Name)
-				_, err = table.Find(message("k", long[1:], "m", "x"), 0, nil)
+				_, err = table.Find(message("k", long[1:], "m", "x"), Origin{}, nil)
 				require.NoError(t, err)
 			}
 		}
@@ -192,7 +192,7 @@ func TestRepeatedKeysAreWalkedOnce(t *testing.T) {
 		rc.Routes = append(rc.Routes, route(exactly("cell", "c"), exactly("env", "e"), exactly("lane", "l"),
 			newMatcher(9, "method", fmt.Sprintf("method%05d", i), false, false, false)))
 	}
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	for i := range table.routes {
 		m := &table.routes[i].matchers
