@@ -56,7 +56,7 @@ func TestDetachedPropertiesOutliveTheirFrame(t *testing.T) {
 			m.Set("000", "xy")
 			m.Set("new", "z")
 			m.Detach()
-			require.Len(t, m.Properties(), n+1)
+			require.Len(t, m.Properties(), n+1-(min(n, 100)-1), "a hundred are called 000, of which one is left")
 			v, _ = m.Get("000")
 			require.Equal(t, "xy", string(v))
 			v, _ = m.Get("new")
