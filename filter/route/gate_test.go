@@ -172,14 +172,18 @@ func TestReplyOfFilters(t *testing.T) {
 		{&routev1alpha.DirectResponse{Body: "later"}, codecs.LocalError{Type: codecs.OverLimit, Message: "later", Code: 3}},
 		{&routev1alpha.DirectResponse{Status: routev1alpha.DirectResponse_DENIED}, codecs.LocalError{Type: codecs.Denied, Message: "rate limited"}},
 	} {
-		e, err := Reply(tt.d, def, "reply", few)
-		require.NoError(t, err)
+		e, errs := Reply(tt.d, def, "reply", few)
+		require.Empty(t, errs)
 		require.Equal(t, tt.want, e)
 	}
-	_, err := Reply(&routev1alpha.DirectResponse{Status: 99, Code: 10, Body: strings.Repeat("x", maxBody+1)}, def, "abort.reply", few)
-	require.EqualError(t, err, "abort.reply.status: unknown value 99\nabort.reply.body: must have at most 4096 bytes, has 4097\nabort.reply.code: must be at most 9")
-	_, err = Reply(&routev1alpha.DirectResponse{Code: 1}, def, "reply", []codecs.Codec{fewCodes{}, struct{ codecs.Codec }{}})
-	require.EqualError(t, err, "reply.code: the codec has one code for each status, and no others")
+	_, errs := Reply(&routev1alpha.DirectResponse{Status: 99, Code: 10, Body: strings.Repeat("x", maxBody+1)}, def, "abort.reply", few)
+	require.Equal(t, []*Error{
+		{Path: "abort.reply.status", Reason: "unknown value 99"},
+		{Path: "abort.reply.body", Reason: "must have at most 4096 bytes, has 4097"},
+		{Path: "abort.reply.code", Reason: "must be at most 9"},
+	}, errs)
+	_, errs = Reply(&routev1alpha.DirectResponse{Code: 1}, def, "reply", []codecs.Codec{fewCodes{}, struct{ codecs.Codec }{}})
+	require.Equal(t, []*Error{{Path: "reply.code", Reason: "the codec has one code for each status, and no others"}}, errs)
 }
 
 func TestRequestsThatNameTheirCluster(t *testing.T) {

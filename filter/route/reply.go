@@ -2,9 +2,9 @@ package route
 
 import (
 	"cmp"
+	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
-	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -27,13 +27,13 @@ var statuses = map[routev1alpha.DirectResponse_Status]codecs.ErrorType{
 
 // Reply makes the error of d, a field of a filter's configuration, with which the
 // filter answers by Message.ReplyWith in a listener with these codecs. What d leaves
-// open is as in def, all of it if d is nil. The error has path, that of d, before its
-// fields.
-func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, cs []codecs.Codec) (codecs.LocalError, error) {
+// open is as in def, all of it if d is nil. The errors have path, that of d, before
+// their fields.
+func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, cs []codecs.Codec) (codecs.LocalError, []*Error) {
 	if d == nil {
 		return def, nil
 	}
-	e, err := reply(d, func(code int32) error { return codecs.CheckCode(cs, code) })
+	e, errs := reply(d, path, func(code int32) error { return codecs.CheckCode(cs, code) })
 	if d.GetStatus() == routev1alpha.DirectResponse_UNSPECIFIED {
 		e.Type = def.Type
 		e.Code = cmp.Or(e.Code, def.Code)
@@ -41,9 +41,7 @@ func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, c
 	if d.GetBody() == "" {
 		e.Message = def.Message
 	}
-	var faults fields.Faults
-	faults.AddAll(path, err)
-	return e, faults.Err()
+	return e, errs
 }
 
 // direct is what a route answers with. Which codec does so need not be known yet.
@@ -52,22 +50,24 @@ func (c *compiler) direct(d *routev1alpha.DirectResponse, path string) *codecs.L
 	if checker, ok := c.env.Mutator.(codecs.CodeChecker); ok {
 		check = checker.CheckCode
 	}
-	e, err := reply(d, check)
-	fields.Each(err, func(f *Error) { c.refuse(fields.Join(path, f.Path), "%s", f.Reason) })
+	e, errs := reply(d, path, check)
+	c.errs = append(c.errs, errs...)
 	return &e
 }
 
-func reply(d *routev1alpha.DirectResponse, check func(code int32) error) (codecs.LocalError, error) {
-	var faults fields.Faults
+func reply(d *routev1alpha.DirectResponse, path string, check func(code int32) error) (e codecs.LocalError, errs []*Error) {
+	refuse := func(field, format string, args ...any) {
+		errs = append(errs, &Error{Path: path + "." + field, Reason: fmt.Sprintf(format, args...)})
+	}
 	t, known := statuses[d.GetStatus()]
 	if !known {
-		faults.Add("status", "unknown value %d", d.GetStatus())
+		refuse("status", "unknown value %d", d.GetStatus())
 	}
 	if n := len(d.GetBody()); n > maxBody {
-		faults.Add("body", "must have at most %d bytes, has %d", maxBody, n)
+		refuse("body", "must have at most %d bytes, has %d", maxBody, n)
 	}
 	if err := check(d.GetCode()); err != nil {
-		faults.Add("code", "%v", err)
+		refuse("code", "%v", err)
 	}
-	return codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String()), Code: d.GetCode()}, faults.Err()
+	return codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String()), Code: d.GetCode()}, errs
 }

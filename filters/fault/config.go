@@ -85,16 +85,16 @@ func parseDelay(m *faultv1alpha.Delay, faults *fields.Faults) (d delay) {
 }
 
 func parseAbort(m *faultv1alpha.Abort, env *filter.Env, faults *fields.Faults) (a abort) {
-	var err error
+	var errs []*fields.Error
 	switch m.GetAbortSpecifier().(type) {
 	case *faultv1alpha.Abort_Reply:
-		a.reply, err = route.Reply(m.GetReply(), usual, "abort.reply", env.Codecs)
+		a.reply, errs = route.Reply(m.GetReply(), usual, "abort.reply", env.Codecs)
 	case *faultv1alpha.Abort_HeaderAbort_:
 		reply := m.GetHeaderAbort().GetReply()
 		if a.byRequest = true; reply.GetCode() != 0 {
 			faults.Add("abort.header_abort.reply.code", "is for the requests to say")
 		} else {
-			a.reply, err = route.Reply(reply, usual, "abort.header_abort.reply", env.Codecs)
+			a.reply, errs = route.Reply(reply, usual, "abort.header_abort.reply", env.Codecs)
 		}
 		for _, c := range env.Codecs {
 			if _, is := c.(codecs.CodeChecker); !is {
@@ -105,7 +105,10 @@ func parseAbort(m *faultv1alpha.Abort, env *filter.Env, faults *fields.Faults) (
 	default:
 		faults.Add("abort.reply", "required, or header_abort")
 	}
-	faults.AddAll("", err)
+	for _, e := range errs {
+		faults.AddAll("", e)
+	}
+	var err error
 	a.share, err = fields.ParseFraction(m.GetPercentage())
 	faults.AddAll("abort.percentage", err)
 	return a
