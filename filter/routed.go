@@ -120,6 +120,13 @@ func (s *source) LocalAddress() string {
 
 func (s *source) Direction() corev3.TrafficDirection { return s.m.cfg.Direction }
 
+func (s *source) TLS() *host.TLS {
+	if s.m.conn.closed {
+		return nil
+	}
+	return s.m.conn.d.TLS()
+}
+
 func (s *source) SourceField(name string) string { return s.m.source.Field(name) }
 
 func (s *source) RouteName() string {

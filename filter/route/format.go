@@ -14,6 +14,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // Source is a message whose mutation is made: what formats take their values from.
@@ -28,6 +29,8 @@ type Source interface {
 	LocalAddress() string
 	// Direction is the traffic direction of the listener.
 	Direction() corev3.TrafficDirection
+	// TLS is what is known of the client's, nil if there is none.
+	TLS() *host.TLS
 	// SourceField is what is known of the workload that the request came from; "" if
 	// nothing is.
 	SourceField(name string) string
@@ -68,6 +71,10 @@ const (
 	opMethod
 	opDirection
 	opSource
+	opURISAN
+	opDNSSAN
+	opSubject
+	opServerName
 	opEnvironment // is text when it has been read
 )
 
@@ -87,6 +94,10 @@ var operators = map[string]operator{
 	"METHOD":                                 opMethod,
 	"TRAFFIC_DIRECTION":                      opDirection,
 	"FILTER_STATE":                           opSource,
+	"DOWNSTREAM_PEER_URI_SAN":                opURISAN,
+	"DOWNSTREAM_PEER_DNS_SAN":                opDNSSAN,
+	"DOWNSTREAM_PEER_SUBJECT":                opSubject,
+	"REQUESTED_SERVER_NAME":                  opServerName,
 	"ENVIRONMENT":                            opEnvironment,
 }
 
@@ -217,6 +228,8 @@ func (p *piece) append(dst []byte, s Source) []byte {
 			dst = append(dst, d.String()...)
 		}
 		return dst
+	case opURISAN, opDNSSAN, opSubject, opServerName:
+		return p.tls(dst, s.TLS())
 	case opSource:
 		v := s.SourceField(p.name)
 		return append(dst, v[:cut(v, p.most)]...)
@@ -249,6 +262,34 @@ func (p *piece) operation(dst []byte, md *codecs.Metadata) []byte {
 	default:
 		return md.AppendOperation(dst)
 	}
+}
+
+// tls appends what is known of the client's TLS: several names with commas between
+// them.
+func (p *piece) tls(dst []byte, t *host.TLS) []byte {
+	if t == nil {
+		return dst
+	}
+	switch p.op {
+	case opURISAN:
+		return list(dst, t.URISANs)
+	case opDNSSAN:
+		return list(dst, t.DNSSANs)
+	case opSubject:
+		return append(dst, t.Subject...)
+	default:
+		return append(dst, t.ServerName...)
+	}
+}
+
+func list(dst []byte, all []string) []byte {
+	for i, s := range all {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, s...)
+	}
+	return dst
 }
 
 // half appends the IP address of an address, without brackets, or its port. A

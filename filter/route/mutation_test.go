@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -27,6 +28,10 @@ func (s source) LocalAddress() string       { return s.local }
 func (s source) RouteName() string          { return s.route }
 
 func (s source) Direction() corev3.TrafficDirection { return corev3.TrafficDirection_INBOUND }
+
+func (s source) TLS() *host.TLS {
+	return &host.TLS{ServerName: "shop", URISANs: []string{"spiffe://a", "spiffe://b"}, DNSSANs: []string{"a.b"}, Subject: "CN=a"}
+}
 
 func (s source) SourceField(name string) string { return name + " of süd" }
 
@@ -309,9 +314,10 @@ func TestOperatorsOfRequests(t *testing.T) {
 	md.SetOperation([]byte("Greeter"), []byte("hello"))
 	for text, want := range map[string]string{
 		"%OPERATION%": "Greeter/hello", "%SERVICE%.%METHOD%": "Greeter.hello", "%TRAFFIC_DIRECTION%": "INBOUND",
-		"%FILTER_STATE(downstream_peer:FIELD:workload)%":    "workload of süd",
-		"%FILTER_STATE(downstream_peer:FIELD:app):9%":       "app of s",
-		"%FILTER_STATE(downstream_peer:FIELD:namespace):3%": "nam",
+		"%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_DNS_SAN% %DOWNSTREAM_PEER_SUBJECT% %REQUESTED_SERVER_NAME%": "spiffe://a,spiffe://b a.b CN=a shop",
+		"%FILTER_STATE(downstream_peer:FIELD:workload)%":                                                        "workload of süd",
+		"%FILTER_STATE(downstream_peer:FIELD:app):9%":                                                           "app of s",
+		"%FILTER_STATE(downstream_peer:FIELD:namespace):3%":                                                     "nam",
 	} {
 		f, err := ParseFormat(text, codecs.ClientToServer)
 		require.NoError(t, err)
