@@ -20,6 +20,7 @@ import (
 	"slices"
 	"sync"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -156,6 +157,8 @@ func (f Factory) Build(c Config, _ *Scope) (Filter, error) { return c.(Filter), 
 type Env struct {
 	// StatPrefix of the listener's configuration.
 	StatPrefix string
+	// Direction is the listener's traffic_direction.
+	Direction corev3.TrafficDirection
 	// Codecs of the listener: one, or those that the first bytes of each
 	// connection choose from.
 	Codecs []codecs.Codec

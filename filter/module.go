@@ -218,7 +218,7 @@ func (l *listener) parseChain(refuse func(string, error)) {
 }
 
 func (l *listener) env() *Env {
-	e := &Env{StatPrefix: l.StatPrefix}
+	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction}
 	for _, p := range l.protocols {
 		e.Codecs = append(e.Codecs, p.codec)
 	}

@@ -68,24 +68,41 @@ func (m *Message) AppendFormat(dst []byte, f route.Format) []byte {
 	return dst
 }
 
-// SetAttribute has the request say value under key when it goes out, and what it has
-// under that key in other cases no more, if the codec can remove. It counts as
-// mutation_skipped, and nothing changes, if the codec cannot set that. Only in
-// OnRequest.
+// SetAttribute has the message that the hook sees, the request or its answer, say value
+// under key when it goes out, and what it has under that key in other cases no more, if
+// the codec can remove. If the codec cannot set that it counts as mutation_skipped, and
+// nothing changes.
 func (m *Message) SetAttribute(key, value string) {
+	d, mut, md := m.outgoing()
 	s := &m.sh.source
-	*s = source{m, codecs.ClientToServer, &m.req}
+	*s = source{m, d, md}
 	err := s.Check(key, value)
 	*s = source{}
 	if err != nil {
 		m.cfg.count(metrics.MutationSkipped, 1)
-		m.sh.warn(m.cfg, "%s mutated in part: %v", m.req.Type, err)
+		m.sh.warn(m.cfg, "%s mutated in part: %v", md.Type, err)
 		return
 	}
-	if r := m.proto.remover; r != nil && r.CheckRemoval(codecs.ClientToServer, key) == nil {
-		m.reqMut.Remove(key)
+	m.RemoveAttribute(key)
+	mut.Set(key, value)
+}
+
+// RemoveAttribute has the message that the hook sees go out without what it says under
+// key, in any case of it, if the codec can remove that.
+func (m *Message) RemoveAttribute(key string) {
+	d, mut, _ := m.outgoing()
+	if r := m.proto.remover; r != nil && r.CheckRemoval(d, key) == nil {
+		mut.Remove(key)
 	}
-	m.reqMut.Set(key, value)
+}
+
+// outgoing is the message that the hook which runs now sees, its direction, and what
+// changes in it.
+func (m *Message) outgoing() (codecs.Direction, *codecs.Mutation, *codecs.Metadata) {
+	if m.phase == inResponse {
+		return codecs.ServerToClient, &m.respMut, m.resp
+	}
+	return codecs.ClientToServer, &m.reqMut, &m.req
 }
 
 // source is a message as its route's mutation sees it: route.Source.

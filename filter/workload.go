@@ -60,10 +60,11 @@ func (m *Message) SetSource(w *Workload) {
 	m.ClearRoute()
 }
 
-// Destination is the workload that the answer comes from, as Source is the request's.
+// Destination is the workload that serves the request, as far as a filter has told; nil
+// if none has. It may be known when the answer comes only.
 func (m *Message) Destination() *Workload { return m.destination }
 
-// SetDestination tells of the workload that the answer comes from. Only in OnResponse.
+// SetDestination tells of the workload that serves the request.
 func (m *Message) SetDestination(w *Workload) { m.destination = w }
 
 // origin is where the request comes from, as its routes see it.

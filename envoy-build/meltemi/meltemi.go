@@ -8,6 +8,7 @@ import (
 
 	// The built-in filters.
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 )
