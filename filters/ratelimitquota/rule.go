@@ -1,0 +1,96 @@
+package ratelimitquota
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+// rule decides which requests of a bucket pass. The strategy says which rule it is: a
+// rule that has tokens is one bucket's.
+type rule struct {
+	strategy *typev3.RateLimitStrategy
+	deny     bool
+	tokens   *tokens
+}
+
+// units are those of requests_per_time_unit, a month as the services of Envoy count it.
+var units = map[typev3.RateLimitUnit]time.Duration{
+	typev3.RateLimitUnit_SECOND: time.Second, typev3.RateLimitUnit_MINUTE: time.Minute, typev3.RateLimitUnit_HOUR: time.Hour,
+	typev3.RateLimitUnit_DAY: 24 * time.Hour, typev3.RateLimitUnit_MONTH: 30 * 24 * time.Hour, typev3.RateLimitUnit_YEAR: 365 * 24 * time.Hour,
+}
+
+// leastInterval of a token bucket.
+const leastInterval = time.Millisecond
+
+// newRule makes a rule; none lets all pass. The error begins with the field that cannot
+// be.
+func newRule(s *typev3.RateLimitStrategy) (*rule, error) {
+	r := &rule{strategy: s}
+	switch k := s.GetStrategy().(type) {
+	case nil:
+		if s != nil {
+			return nil, errors.New("want blanket_rule, requests_per_time_unit or token_bucket")
+		}
+	case *typev3.RateLimitStrategy_BlanketRule_:
+		switch k.BlanketRule {
+		case typev3.RateLimitStrategy_ALLOW_ALL:
+		case typev3.RateLimitStrategy_DENY_ALL:
+			r.deny = true
+		default:
+			return nil, fmt.Errorf("blanket_rule: unknown value %d", k.BlanketRule)
+		}
+	case *typev3.RateLimitStrategy_RequestsPerTimeUnit_:
+		unit, known := units[k.RequestsPerTimeUnit.GetTimeUnit()]
+		if !known {
+			return nil, fmt.Errorf("requests_per_time_unit.time_unit: want SECOND to YEAR, is %v", k.RequestsPerTimeUnit.GetTimeUnit())
+		}
+		n := k.RequestsPerTimeUnit.GetRequestsPerTimeUnit()
+		r.tokens = newTokens(n, n, unit)
+	case *typev3.RateLimitStrategy_TokenBucket:
+		interval := k.TokenBucket.GetFillInterval()
+		if err := interval.CheckValid(); err != nil || interval.AsDuration() < leastInterval {
+			return nil, fmt.Errorf("token_bucket.fill_interval: must be at least %v", leastInterval)
+		}
+		fill := uint64(1)
+		if f := k.TokenBucket.GetTokensPerFill(); f != nil {
+			fill = uint64(f.GetValue())
+		}
+		if fill == 0 {
+			return nil, errors.New("token_bucket.tokens_per_fill: must be at least 1")
+		}
+		r.tokens = newTokens(uint64(k.TokenBucket.GetMaxTokens()), fill, interval.AsDuration())
+	}
+	return r, nil
+}
+
+// fresh is a rule like r, with all its tokens.
+func (r *rule) fresh() *rule {
+	if r.tokens == nil {
+		return r
+	}
+	t := r.tokens
+	return &rule{strategy: r.strategy, tokens: newTokens(uint64(t.max), uint64(t.fill), t.interval)}
+}
+
+// same reports whether s is r's strategy.
+func (r *rule) same(s *typev3.RateLimitStrategy) bool { return proto.Equal(r.strategy, s) }
+
+// allows decides on a request.
+func (r *rule) allows(now time.Duration) bool {
+	if r.tokens != nil {
+		return r.tokens.take(now)
+	}
+	return !r.deny
+}
+
+// memory is how long the rule remembers what has passed.
+func (r *rule) memory() time.Duration {
+	if r.tokens != nil {
+		return r.tokens.refill()
+	}
+	return 0
+}
