@@ -401,7 +401,7 @@ func (x *Bucket_NoAssignment) GetFallbackRateLimit() *v31.RateLimitStrategy {
 type Bucket_ExpiredAssignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long that holds; then the bucket is forgotten, and begins anew with the next
-	// request. More than 0, absent: as long as the stream is used.
+	// request. More than 0. Required.
 	ExpiredAssignmentBehaviorTimeout *durationpb.Duration `protobuf:"bytes,1,opt,name=expired_assignment_behavior_timeout,json=expiredAssignmentBehaviorTimeout,proto3" json:"expired_assignment_behavior_timeout,omitempty"`
 	// Required.
 	//
