@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 const (
@@ -35,29 +37,19 @@ const (
 type client struct {
 	domain string
 	target grpcclient.Target
-	events events
+	logf   func(level host.Level, format string, args ...any)
 	// Something has changed: for those who look at states, and who reports.
 	states, reports chan struct{}
 
-	mu      sync.Mutex
-	buckets map[string]*bucket
+	mu        sync.Mutex
+	buckets   map[string]*bucket
+	listeners []*counters
+	silent    bool // the service, and that was said
 }
 
-// events hear what the client does, on its goroutines or a worker.
-type events interface {
-	// reported tells of usage that was sent.
-	reported(buckets int)
-	// assigned tells of an assignment, refused of one that cannot be.
-	assigned()
-	refused(b *quotav3.BucketId, err error)
-	// connected and lost tell of the stream.
-	connected()
-	lost(err error)
-}
-
-func newClient(target grpcclient.Target, domain string, e events) *client {
+func newClient(target grpcclient.Target, domain string) *client {
 	return &client{
-		target: target, domain: domain, events: e,
+		target: target, domain: domain, logf: func(host.Level, string, ...any) {},
 		states: make(chan struct{}, 1), reports: make(chan struct{}, 1), buckets: map[string]*bucket{},
 	}
 }
@@ -104,7 +96,7 @@ func (c *client) run(ctx context.Context, conn grpc.ClientConnInterface) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.events.lost(err)
+		c.failed(err)
 		if answered {
 			failures = 0
 		}
@@ -142,7 +134,7 @@ func (c *client) stream(ctx context.Context, service quotav3.RateLimitQuotaServi
 		}
 		if !answered {
 			answered = true
-			c.events.connected()
+			c.answered()
 		}
 		c.follow(r)
 	}
@@ -218,7 +210,6 @@ func (c *client) report(now time.Time, send func(*quotav3.RateLimitQuotaUsageRep
 			c.restore(usages)
 			return next, err
 		}
-		c.events.reported(len(part))
 		usages = usages[len(part):]
 	}
 	return next, nil
@@ -291,13 +282,76 @@ func (c *client) follow(r *quotav3.RateLimitQuotaResponse) {
 			err = errors.New("assignment_time_to_live: must be at least 0s")
 		}
 		if err != nil {
-			c.events.refused(b.id, err)
+			c.told(b.id, err)
 			continue
 		}
 		b.assign(rule, ttl.AsDuration(), ttl == nil, now)
-		c.events.assigned()
+		c.told(b.id, nil)
 	}
 	c.kick()
+}
+
+// join has what the client does counted in cs, until leave.
+func (c *client) join(cs *counters) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listeners = append(c.listeners, cs)
+}
+
+func (c *client) leave(cs *counters) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, o := range c.listeners {
+		if o == cs {
+			c.listeners = append(c.listeners[:i], c.listeners[i+1:]...)
+			return
+		}
+	}
+}
+
+// failed tells of a stream that has ended.
+func (c *client) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cs := range c.listeners {
+		cs.lost.Add(1)
+	}
+	if level := c.unlessSaid(); level != 0 {
+		c.logf(level, "meltemi: rate_limit_quota: %s: %v", &c.target, err)
+	}
+}
+
+// unlessSaid is the level at which a failure is told: once, until the service answers.
+func (c *client) unlessSaid() host.Level {
+	if c.silent {
+		return host.Debug
+	}
+	c.silent = true
+	return host.Warn
+}
+
+// answered tells that the service says something.
+func (c *client) answered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.silent {
+		c.silent = false
+		c.logf(host.Info, "meltemi: rate_limit_quota: %s answers again", &c.target)
+	}
+}
+
+// told counts an assignment. c.mu is held.
+func (c *client) told(id *quotav3.BucketId, err error) {
+	for _, cs := range c.listeners {
+		if err != nil {
+			cs.refused.Add(1)
+		} else {
+			cs.assignments.Add(1)
+		}
+	}
+	if err != nil {
+		c.logf(host.Debug, "meltemi: rate_limit_quota: %s: an assignment for %s is refused: %v", &c.target, fmt.Sprint(id.GetBucket()), err)
+	}
 }
 
 // keyOf is the key of an id: its parts in the order of their names.

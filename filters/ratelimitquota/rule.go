@@ -3,10 +3,13 @@ package ratelimitquota
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/meltemi-mesh/meltemi/filter/tokenbucket"
 )
 
 // rule decides which requests of a bucket pass. The strategy says which rule it is: a
@@ -14,7 +17,7 @@ import (
 type rule struct {
 	strategy *typev3.RateLimitStrategy
 	deny     bool
-	tokens   *tokens
+	tokens   *tokenbucket.Bucket
 }
 
 // units are those of requests_per_time_unit, a month as the services of Envoy count it.
@@ -23,8 +26,8 @@ var units = map[typev3.RateLimitUnit]time.Duration{
 	typev3.RateLimitUnit_DAY: 24 * time.Hour, typev3.RateLimitUnit_MONTH: 30 * 24 * time.Hour, typev3.RateLimitUnit_YEAR: 365 * 24 * time.Hour,
 }
 
-// leastInterval of a token bucket.
-const leastInterval = time.Millisecond
+// leastInterval between the tokens of a bucket.
+const leastInterval = time.Microsecond
 
 // newRule makes a rule; none lets all pass. The error begins with the field that cannot
 // be.
@@ -49,7 +52,7 @@ func newRule(s *typev3.RateLimitStrategy) (*rule, error) {
 			return nil, fmt.Errorf("requests_per_time_unit.time_unit: want SECOND to YEAR, is %v", k.RequestsPerTimeUnit.GetTimeUnit())
 		}
 		n := k.RequestsPerTimeUnit.GetRequestsPerTimeUnit()
-		r.tokens = newTokens(n, n, unit)
+		r.limit(n, n, unit)
 	case *typev3.RateLimitStrategy_TokenBucket:
 		interval := k.TokenBucket.GetFillInterval()
 		if err := interval.CheckValid(); err != nil || interval.AsDuration() < leastInterval {
@@ -62,9 +65,15 @@ func newRule(s *typev3.RateLimitStrategy) (*rule, error) {
 		if fill == 0 {
 			return nil, errors.New("token_bucket.tokens_per_fill: must be at least 1")
 		}
-		r.tokens = newTokens(uint64(k.TokenBucket.GetMaxTokens()), fill, interval.AsDuration())
+		r.limit(uint64(k.TokenBucket.GetMaxTokens()), fill, interval.AsDuration())
 	}
 	return r, nil
+}
+
+func (r *rule) limit(most, fill uint64, interval time.Duration) {
+	r.tokens = tokenbucket.New(tokenbucket.NewRate(tokenbucket.Limit{
+		Max: uint32(min(most, math.MaxUint32)), PerFill: uint32(min(fill, math.MaxUint32)), Interval: interval,
+	}))
 }
 
 // fresh is a rule like r, with all its tokens.
@@ -72,8 +81,7 @@ func (r *rule) fresh() *rule {
 	if r.tokens == nil {
 		return r
 	}
-	t := r.tokens
-	return &rule{strategy: r.strategy, tokens: newTokens(uint64(t.max), uint64(t.fill), t.interval)}
+	return &rule{strategy: r.strategy, tokens: tokenbucket.New(r.tokens.Rate())}
 }
 
 // same reports whether s is r's strategy.
@@ -82,15 +90,16 @@ func (r *rule) same(s *typev3.RateLimitStrategy) bool { return proto.Equal(r.str
 // allows decides on a request.
 func (r *rule) allows(now time.Duration) bool {
 	if r.tokens != nil {
-		return r.tokens.take(now)
+		return r.tokens.Take(now, 1)
 	}
 	return !r.deny
 }
 
 // memory is how long the rule remembers what has passed.
 func (r *rule) memory() time.Duration {
-	if r.tokens != nil {
-		return r.tokens.refill()
+	if r.tokens == nil {
+		return 0
 	}
-	return 0
+	l := r.tokens.Rate().Limit()
+	return time.Duration(min(float64(l.Max)/float64(max(l.PerFill, 1))*float64(l.Interval), math.MaxInt64/2))
 }
