@@ -37,6 +37,11 @@ func (t *Target) String() string {
 	return t.Address
 }
 
+// Key is the same for targets that are.
+func (t *Target) Key() string {
+	return fmt.Sprintf("%q", append([]string{t.Cluster, t.Address, t.Authority}, t.Metadata...))
+}
+
 // Context is that of calls, with the target's metadata.
 func (t *Target) Context(ctx context.Context) context.Context {
 	if len(t.Metadata) == 0 {

@@ -36,16 +36,6 @@ type config struct {
 	definitions       []definition
 }
 
-// key is the same for configurations that share a stream.
-func (c *config) key() string {
-	t := &c.target
-	var key []byte
-	for _, part := range append([]string{c.domain, t.Cluster, t.Authority, t.Address}, t.Metadata...) {
-		key = appendPart(key, part)
-	}
-	return string(key)
-}
-
 // definition is a Bucket of a configuration: which requests, and what identifies theirs.
 type definition struct {
 	match *route.Match // nil: all

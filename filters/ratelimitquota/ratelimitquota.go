@@ -41,7 +41,7 @@ func (builder) Build(cfg filter.Config, s *filter.Scope) (filter.Filter, error) 
 		}
 	}
 	connections := s.Shared("connections", func(*filter.Life) any { return new(grpcclient.Pool) }).(*grpcclient.Pool)
-	q.client = s.Shared("client "+q.key(), func(l *filter.Life) any {
+	q.client = s.Shared("client "+q.domain+" "+q.target.Key(), func(l *filter.Life) any {
 		c := newClient(q.target, q.domain)
 		c.logf = l.Logf
 		l.Go(func(ctx context.Context) {
