@@ -195,8 +195,6 @@ func (p *parser) definition(d *definition, b *quotav1alpha.Bucket, path string) 
 
 func (p *parser) rule(s *typev3.RateLimitStrategy, path string) *rule {
 	r, err := newRule(s)
-	if err != nil {
-		p.Add(path, "%v", err)
-	}
+	p.AddAll(path, err)
 	return r
 }

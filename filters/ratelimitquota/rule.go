@@ -1,7 +1,6 @@
 package ratelimitquota
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -9,6 +8,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/tokenbucket"
 )
 
@@ -29,14 +29,13 @@ var units = map[typev3.RateLimitUnit]time.Duration{
 // leastInterval between the tokens of a bucket.
 const leastInterval = time.Microsecond
 
-// newRule makes a rule; none lets all pass. The error begins with the field that cannot
-// be.
+// newRule makes a rule; none lets all pass. The error is a [fields.Error] of a field in s.
 func newRule(s *typev3.RateLimitStrategy) (*rule, error) {
 	r := &rule{strategy: s}
 	switch k := s.GetStrategy().(type) {
 	case nil:
 		if s != nil {
-			return nil, errors.New("want blanket_rule, requests_per_time_unit or token_bucket")
+			return nil, &fields.Error{Reason: "want blanket_rule, requests_per_time_unit or token_bucket"}
 		}
 	case *typev3.RateLimitStrategy_BlanketRule_:
 		switch k.BlanketRule {
@@ -44,26 +43,28 @@ func newRule(s *typev3.RateLimitStrategy) (*rule, error) {
 		case typev3.RateLimitStrategy_DENY_ALL:
 			r.deny = true
 		default:
-			return nil, fmt.Errorf("blanket_rule: unknown value %d", k.BlanketRule)
+			return nil, &fields.Error{Path: "blanket_rule", Reason: fmt.Sprintf("unknown value %d", k.BlanketRule)}
 		}
 	case *typev3.RateLimitStrategy_RequestsPerTimeUnit_:
 		unit, known := units[k.RequestsPerTimeUnit.GetTimeUnit()]
 		if !known {
-			return nil, fmt.Errorf("requests_per_time_unit.time_unit: want SECOND to YEAR, is %v", k.RequestsPerTimeUnit.GetTimeUnit())
+			return nil, &fields.Error{
+				Path: "requests_per_time_unit.time_unit", Reason: fmt.Sprintf("want SECOND to YEAR, is %v", k.RequestsPerTimeUnit.GetTimeUnit()),
+			}
 		}
 		n := k.RequestsPerTimeUnit.GetRequestsPerTimeUnit()
 		r.limit(n, n, unit)
 	case *typev3.RateLimitStrategy_TokenBucket:
 		interval := k.TokenBucket.GetFillInterval()
 		if err := interval.CheckValid(); err != nil || interval.AsDuration() < leastInterval {
-			return nil, fmt.Errorf("token_bucket.fill_interval: must be at least %v", leastInterval)
+			return nil, &fields.Error{Path: "token_bucket.fill_interval", Reason: fmt.Sprintf("must be at least %v", leastInterval)}
 		}
 		fill := uint64(1)
 		if f := k.TokenBucket.GetTokensPerFill(); f != nil {
 			fill = uint64(f.GetValue())
 		}
 		if fill == 0 {
-			return nil, errors.New("token_bucket.tokens_per_fill: must be at least 1")
+			return nil, &fields.Error{Path: "token_bucket.tokens_per_fill", Reason: "must be at least 1"}
 		}
 		r.limit(uint64(k.TokenBucket.GetMaxTokens()), fill, interval.AsDuration())
 	}
