@@ -58,7 +58,7 @@ func fourProtocols(t *testing.T, v variant, filtered func(protocol string, confi
 	for protocol, r := range refusers {
 		o.Clusters = append(o.Clusters, envoytest.Cluster(protocol, envoytest.At(r.good(t))...))
 		o.Listeners = append(o.Listeners, envoytest.Listener(protocol,
-			envoytest.Proxy(filtered(protocol, envoytest.Protocol(protocol, "test", envoytest.Route(protocol, nil))))))
+			envoytest.Proxy(filtered(protocol, envoytest.Protocol(protocol, protocol, envoytest.Route(protocol, nil))))))
 	}
 	e := envoytest.Start(t, o)
 	clients := map[string]*peers.Consumer{}
@@ -106,13 +106,13 @@ func TestRateLimit(t *testing.T) {
 		for protocol, c := range clients {
 			pass(t, protocol, c, 5)
 			pass(t, protocol, c, 0)
-			stats := "meta_protocol." + protocol + ".test."
+			stats := "meta_protocol." + protocol + "." + protocol + "."
 			e.WaitStat(stats+"ratelimit.ok", envoytest.Exactly(5))
 			e.WaitStat(stats+"ratelimit.over_limit", envoytest.Exactly(19))
 			require.Zero(t, e.Stat(stats+"ratelimit.error"))
 			checkCountersOf(t, e, stats)
 		}
-		a := clients["thrift"].Call(peers.Command{Method: "sayHello", Args: []any{"you"}})
+		a := clients["thrift"].Call(thriftCall("echo", "x"))
 		require.Empty(t, a.Error, "the match is not for it")
 	})
 }
@@ -255,7 +255,7 @@ func TestRateLimitQuota(t *testing.T) {
 			require.True(t, strings.Contains(a.Error, "rate limit exceeded"), "%s: %v", protocol, a)
 			require.True(t, eventually(patience, func() bool { return s.assigned(protocol) }), protocol)
 			pass(t, protocol, c, 5)
-			stats := "meta_protocol." + protocol + ".test."
+			stats := "meta_protocol." + protocol + "." + protocol + "."
 			e.WaitStat(stats+"rate_limit_quota.allowed", envoytest.Exactly(5))
 			e.WaitStat(stats+"rate_limit_quota.denied", envoytest.Exactly(8))
 			checkCountersOf(t, e, stats)

@@ -51,7 +51,7 @@ func (l *RateLimiter) Start() {
 	l.t.Helper()
 	os.Remove(l.Socket)
 	l.process = start(l.t, "ratelimit", []string{filepath.Join(rateLimitBuild(), "ratelimit")}, []string{
-		"USE_STATSD=false", "REDIS_SOCKET_TYPE=unix", "REDIS_URL=" + l.redis(), "RUNTIME_ROOT=" + l.dir, "RUNTIME_SUBDIRECTORY=ratelimit",
+		"DISABLE_STATS=true", "USE_STATSD=false", "REDIS_SOCKET_TYPE=unix", "REDIS_URL=" + l.redis(), "RUNTIME_ROOT=" + l.dir, "RUNTIME_SUBDIRECTORY=ratelimit",
 		"RUNTIME_WATCH_ROOT=false", "RUNTIME_IGNOREDOTFILES=true", "GRPC_UDS=" + l.Socket,
 		"HOST=127.0.0.1", "PORT=0", "DEBUG_HOST=127.0.0.1", "DEBUG_PORT=0",
 	}, func([]byte) {})
