@@ -18,8 +18,6 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
-
-	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
 )
 
 const patience = 5 * time.Second

@@ -2,16 +2,20 @@ package ratelimit_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filters/ratelimit"
 )
 
 func TestAServiceDecides(t *testing.T) {
@@ -241,6 +245,50 @@ func TestWhoIsNotAsked(t *testing.T) {
 			b.counts(nil)
 		})
 	}
+}
+
+// TestWhoIsNotAskedAllocatesNothing that it would not without the filter.
+func TestWhoIsNotAskedAllocatesNothing(t *testing.T) {
+	of := func(config string) float64 {
+		b := newBed(t, byMethod, toServer)
+		b.client = b.Dial(b.MustLoad(config))
+		r := dubbotest.Request{Oneway: true}.Bytes()
+		roundTrip := func() {
+			b.client.Send(r)
+			b.greeter.Servers()[0].Take()
+		}
+		for range 100 {
+			roundTrip()
+		}
+		return testing.AllocsPerRun(1000, roundTrip)
+	}
+	with := listener(byMethod+`, "match": {"metadata": [{"name": "method", "exact_match": "other"}]}`, toServer)
+	require.Equal(t, of(strings.Replace(with, ratelimit.Name, "test.pass", 1)), of(with))
+}
+
+// pass lets everything pass.
+type pass struct{}
+
+func (pass) OnRequest(*filter.Message) filter.Verdict { return filter.Continue }
+
+func init() {
+	filter.Register("test.pass", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return pass{}, nil }))
+}
+
+// TestFailuresAreTold once a minute, however often they come and go.
+func TestFailuresAreTold(t *testing.T) {
+	b := newBed(t, byMethod, toServer)
+	for id := uint64(1); id < 20; id += 2 {
+		b.asked(id).answer <- result{nil, errors.New("no descriptors")}
+		b.served(id)
+		b.asked(id + 1).code(ok)
+		b.served(id + 1)
+	}
+	require.Len(t, b.Log(), 2)
+	b.Advance(time.Minute + time.Second)
+	b.asked(30).answer <- result{nil, errors.New("no descriptors")}
+	b.served(30)
+	require.Len(t, b.Log(), 3)
 }
 
 // TestShadow: a refusal that is not heeded is counted, and told.

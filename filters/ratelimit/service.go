@@ -20,6 +20,8 @@ const (
 	// maxSilence is how long nothing may come while calls time out, before another
 	// connection is made.
 	maxSilence = 5 * time.Second
+	// quiet is how long nothing is said of failures behind the last time.
+	quiet = time.Minute
 )
 
 var (
@@ -36,7 +38,8 @@ type service struct {
 	// silent is when the first call has timed out since there was an answer, on the
 	// clock of workers, and 1 ns; 0 is never.
 	silent  atomic.Int64
-	failing atomic.Bool // and that was said
+	failing atomic.Bool  // and that was said
+	said    atomic.Int64 // when, on that clock
 
 	mu   sync.Mutex
 	conn *grpcclient.Conn
@@ -100,9 +103,13 @@ func (s *service) heard() {
 	}
 }
 
-// failed tells that it does not, once until it does.
-func (s *service) failed(err error) {
-	if !s.failing.Load() && s.failing.CompareAndSwap(false, true) {
+// failed tells that it does not, once until it does, and not as often as that may be.
+func (s *service) failed(err error, now time.Duration) {
+	if said := s.said.Load(); s.failing.Load() || said != 0 && now-time.Duration(said) < quiet {
+		return
+	}
+	if s.failing.CompareAndSwap(false, true) {
+		s.said.Store(int64(now) + 1)
 		s.life.Logf(host.Warn, "meltemi: ratelimit: %s: %v", &s.target, err)
 	}
 }
