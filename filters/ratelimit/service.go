@@ -76,10 +76,9 @@ func (s *service) ask(r *ratelimitv3.RateLimitRequest, answered func(*ratelimitv
 		return nil, errPending
 	}
 	call, cancel := context.WithCancel(s.target.Context(context.Background()))
-	s.life.Go(func(ctx context.Context) {
+	s.life.Go(func(context.Context) { // who has asked gives it up before the life ends
 		defer s.pending.Add(-1)
 		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
 		conn, err := s.connection()
 		var resp *ratelimitv3.RateLimitResponse
 		if err == nil {
