@@ -45,7 +45,7 @@ type result struct {
 }
 
 func newLimiter(t *testing.T) *limiter {
-	l := &limiter{t: t, grpc: grpc.NewServer(), l: bufconn.Listen(64 << 10), calls: make(chan *call, 20000)}
+	l := &limiter{t: t, grpc: grpc.NewServer(), l: bufconn.Listen(64 << 10), calls: make(chan *call, 1000)}
 	ratelimitv3.RegisterRateLimitServiceServer(l.grpc, l)
 	go l.grpc.Serve(l.l)
 	return l
@@ -102,7 +102,6 @@ type bed struct {
 // listener is a configuration with a RateLimit, and what else the listener has.
 func listener(rateLimit, routes string) string {
 	return `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
-		"limits": {"max_requests_in_flight": 20000},
 		"meta_protocol_filters": [{"name": "test.facts"}, {"name": "aeraki.meta_protocol.filters.ratelimit", "config": {
 			"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit", ` + rateLimit + `}},
 			{"name": "aeraki.meta_protocol.filters.router"}],

@@ -396,7 +396,8 @@ func TestARouteThatWasKnownBefore(t *testing.T) {
 // TestTooManyCalls at a time: requests beyond are as if the service had failed, and
 // those that have ended make room.
 func TestTooManyCalls(t *testing.T) {
-	const most = 16384
+	const most = 100
+	ratelimit.SetMaxPending(t, most)
 	b := newBed(t, byMethod+`, "timeout": "0s"`, toServer)
 	var many []byte
 	for id := range uint64(most) {

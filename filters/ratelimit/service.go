@@ -15,14 +15,15 @@ import (
 )
 
 const (
-	// maxPending are the calls to a service that may be under way.
-	maxPending = 16384
 	// maxSilence is how long nothing may come while calls time out, before another
 	// connection is made.
 	maxSilence = 5 * time.Second
 	// quiet is how long nothing is said of failures behind the last time.
 	quiet = time.Minute
 )
+
+// maxPending are the calls to a service that may be under way.
+var maxPending int64 = 16384
 
 var (
 	errPending = errors.New("too many requests wait for it")
