@@ -15,6 +15,8 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 )
 
