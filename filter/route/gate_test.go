@@ -135,7 +135,7 @@ func TestCodesOfDirectResponses(t *testing.T) {
 	require.Empty(t, faults)
 	require.EqualValues(t, 9, table.routes[0].Direct.Code)
 	_, faults = Compile(direct(10), Env{Mutator: coded{}})
-	require.Equal(t, []*Error{{Path: "routes[0].direct_response.code", "must be at most 9"}}, faults)
+	require.Equal(t, []*Error{{Path: "routes[0].direct_response.code", Reason: "must be at most 9"}}, faults)
 	_, faults = Compile(direct(10), Env{})
 	require.Empty(t, faults, "the codec is not known yet")
 }
@@ -160,12 +160,12 @@ func TestReplyOfFilters(t *testing.T) {
 	}
 	_, errs := Reply(&routev1alpha.DirectResponse{Status: 99, Code: 10, Body: strings.Repeat("x", maxBody+1)}, def, "abort.reply", few)
 	require.Equal(t, []*Error{
-		{"abort.reply.status", "unknown value 99"},
-		{"abort.reply.body", "must have at most 4096 bytes, has 4097"},
-		{"abort.reply.code", "must be at most 9"},
+		{Path: "abort.reply.status", Reason: "unknown value 99"},
+		{Path: "abort.reply.body", Reason: "must have at most 4096 bytes, has 4097"},
+		{Path: "abort.reply.code", Reason: "must be at most 9"},
 	}, errs)
 	_, errs = Reply(&routev1alpha.DirectResponse{Code: 1}, def, "reply", []codecs.Codec{fewCodes{}, struct{ codecs.Codec }{}})
-	require.Equal(t, []*Error{{Path: "reply.code", "the codec has one code for each status, and no others"}}, errs)
+	require.Equal(t, []*Error{{Path: "reply.code", Reason: "the codec has one code for each status, and no others"}}, errs)
 }
 
 func TestRequestsThatNameTheirCluster(t *testing.T) {

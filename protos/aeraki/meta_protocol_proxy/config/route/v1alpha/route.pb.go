@@ -526,7 +526,8 @@ type HashPolicy_SourceIp struct {
 }
 
 type HashPolicy_Principal struct {
-	// The name in the client's certificate. Not supported: refused.
+	// The name in the client's certificate: its first URI SAN, else its first DNS SAN,
+	// else the subject. Must be true. A client without one does not have this part.
 	Principal bool `protobuf:"varint,3,opt,name=principal,proto3,oneof"`
 }
 
