@@ -258,9 +258,6 @@ func (c *compiler) metadata(m *matcherv3.MetadataMatcher, path string) node {
 		c.Add(fields.Join(path, "path"), "want one key, the name of a property")
 		return constant(route.No)
 	}
-	if m.GetValue() == nil {
-		c.Add(fields.Join(path, "value"), "required")
-	}
 	n := c.value(m.GetPath()[0].GetKey(), m.GetValue(), fields.Join(path, "value"))
 	if m.GetInvert() {
 		return not(n)

@@ -42,7 +42,14 @@ func (builder) ParseRoute(from *anypb.Any, env *filter.Env) (filter.Config, erro
 	if m.GetRbac() == nil {
 		return &config{}, nil
 	}
-	return parse(m.GetRbac(), "rbac", env)
+	c, err := parse(m.GetRbac(), "rbac", env)
+	if c.prefix != "" {
+		var faults fields.Faults
+		faults.AddAll("", err)
+		faults.Add("rbac.shadow_rules_stat_prefix", "routes count as the filter does: it is the filter's")
+		return nil, faults.Err()
+	}
+	return c, err
 }
 
 func read(from *anypb.Any, m proto.Message) error {

@@ -105,7 +105,8 @@ func (x *RBAC) GetReply() *v1alpha.DirectResponse {
 // RBACPerRoute is what a route, or a table, has instead.
 type RBACPerRoute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Instead of the filter's own. Absent: nothing is checked or counted.
+	// Instead of the filter's own. Absent: nothing is checked or counted. What it counts
+	// and sets has the names of the filter's own: shadow_rules_stat_prefix is refused.
 	Rbac          *RBAC `protobuf:"bytes,1,opt,name=rbac,proto3" json:"rbac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
