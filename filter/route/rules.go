@@ -74,17 +74,31 @@ func (r *Rules) Exact(i Rule) (key int, value string, ok bool) {
 	return m.key, m.text, m.indexable() && m.key != unnumbered
 }
 
-// ExactText returns what the text must be, PrefixText what it must begin with. ok is
-// false if the rule may hold otherwise.
-func (r *Rules) ExactText(i TextRule) (text string, ok bool) {
-	m := &r.texts[i]
-	return m.text, m.indexable()
-}
+// Part is what a text rule asks for.
+type Part uint8
 
-// PrefixText returns what the text must begin with, if the rule is to hold.
-func (r *Rules) PrefixText(i TextRule) (text string, ok bool) {
+// What a rule can ask of a text, if it is to hold: to be something, to begin or to end
+// with it, or something else.
+const (
+	Other Part = iota
+	Whole
+	Start
+	End
+)
+
+// Needs returns what a text must be, begin or end with, if a rule is to hold.
+func (r *Rules) Needs(i TextRule) (Part, string) {
 	m := &r.texts[i]
-	return m.text, m.kind == prefix && !m.fold && !m.invert && !m.missingEmpty
+	switch {
+	case m.indexable():
+		return Whole, m.text
+	case m.fold || m.invert || m.missingEmpty:
+	case m.kind == prefix:
+		return Start, m.text
+	case m.kind == suffix:
+		return End, m.text
+	}
+	return Other, ""
 }
 
 // Truth is what a rule says, if it can be told.

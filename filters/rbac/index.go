@@ -10,19 +10,20 @@ import (
 )
 
 // index finds the policies that can match a request, by what they need to match: a
-// value that the path, the service in it, or a property has to have.
+// value that the path, its service or method, or a property has to have.
 type index struct {
 	by   []values
 	rest []uint64 // set of the policies that need nothing of the kind
 }
 
-// dimension is what a value is one of: the path, the service, or a property by the
-// number of its key.
+// dimension is what a value is one of: the path, its service or method, or a property
+// by the number of its key.
 type dimension int
 
 const (
 	byPath    dimension = -1
 	byService dimension = -2
+	byMethod  dimension = -3
 )
 
 // values are those of one dimension that policies need.
@@ -115,14 +116,20 @@ func (n needs) add(d dimension, values map[string]bool) {
 
 func (e *engine) ofPath(rule route.TextRule) needs {
 	n := needs{}
-	text, exact := e.rules.ExactText(rule)
-	if exact {
-		n.add(byPath, map[string]bool{text: true})
-	} else if text, exact = e.rules.PrefixText(rule); !exact {
-		return n
+	part, text := e.rules.Needs(rule)
+	one := func(d dimension, value []byte) {
+		if value != nil {
+			n.add(d, map[string]bool{string(value): true})
+		}
 	}
-	if s := service([]byte(text)); s != nil {
-		n.add(byService, map[string]bool{string(s): true})
+	if part == route.Whole {
+		one(byPath, []byte(text))
+	}
+	if part == route.Whole || part == route.Start {
+		one(byService, service([]byte(text)))
+	}
+	if part == route.Whole || part == route.End {
+		one(byMethod, lastPart([]byte(text)))
 	}
 	return n
 }
@@ -139,6 +146,14 @@ func service(path []byte) []byte {
 	return path[:i+2]
 }
 
+// lastPart is what a path ends with from its last slash on, nil if it has none.
+func lastPart(path []byte) []byte {
+	if i := bytes.LastIndexByte(path, '/'); i >= 0 {
+		return path[i:]
+	}
+	return nil
+}
+
 // search tries the policies that are indexed and can match.
 func (x *look) search(in *index) {
 	for i := range in.by {
@@ -149,6 +164,8 @@ func (x *look) search(in *index) {
 			value = x.operation()
 		case byService:
 			value = service(x.operation())
+		case byMethod:
+			value = lastPart(x.operation())
 		default:
 			only, n := x.begun().Only(int(by.dimension))
 			if n > 1 { // whatever is among them: it cannot be told, or is seldom

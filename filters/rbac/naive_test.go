@@ -276,7 +276,7 @@ func (r random) of(s ...string) string { return s[r.IntN(len(s))] }
 func (r random) one(n int) bool        { return r.IntN(n) == 0 }
 
 func (r random) texts() *matcherv3.StringMatcher {
-	t := r.of("x", "xy", "/s/m", "/s/", "/s", "m", "spiffe://c/ns/a/sa/b", "spiffe://c/ns/a/", "b", "X", "10", "/S/M", "s.com")
+	t := r.of("x", "xy", "/s/m", "/s/", "/s", "/m", "m", "spiffe://c/ns/a/sa/b", "spiffe://c/ns/a/", "b", "X", "10", "/S/M", "s.com")
 	switch r.IntN(6) {
 	case 0, 1:
 		if r.one(10) {

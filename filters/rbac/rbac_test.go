@@ -383,8 +383,10 @@ func hundred(kind string) *rbacv3.RBAC {
 			}}}
 		case "prefixes":
 			permission = path("prefix", fmt.Sprintf("/org.example.Service%d/meth", i%10))
-		default: // nothing tells them apart but the principal
+		case "suffixes":
 			permission = path("suffix", fmt.Sprint("/method", i))
+		default: // nothing tells them apart but the principal
+			permission = path("suffix", fmt.Sprint("ethod", i))
 		}
 		policies[fmt.Sprintf("p%02d", i)] = map[string]any{
 			"permissions": []any{permission},
@@ -414,7 +416,7 @@ func asked() (*codecs.Metadata, *peer) {
 }
 
 func TestARequestAllocatesNothing(t *testing.T) {
-	for _, kind := range []string{"paths", "properties", "prefixes", "suffixes"} {
+	for _, kind := range []string{"paths", "properties", "prefixes", "suffixes", "others"} {
 		e, err := compile(hundred(kind))
 		require.NoError(t, err)
 		md, p := asked()
@@ -429,7 +431,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 
 // BenchmarkHundredPolicies: at most 1 µs.
 func BenchmarkHundredPolicies(b *testing.B) {
-	for _, kind := range []string{"paths", "properties", "prefixes", "suffixes"} {
+	for _, kind := range []string{"paths", "properties", "prefixes", "suffixes", "others"} {
 		e, _ := compile(hundred(kind))
 		md, p := asked()
 		for name, rules := range map[string]func(s *standing) *standing{
