@@ -27,7 +27,7 @@ type (
 func (r *Rules) Property(h *routev3.HeaderMatcher) (Rule, *Error) {
 	m, field, err := compileMatcher(h)
 	if err != nil {
-		return 0, &Error{field, err.Error()}
+		return 0, &Error{Path: field, Reason: err.Error()}
 	}
 	r.properties = append(r.properties, m)
 	return Rule(len(r.properties) - 1), nil
@@ -37,7 +37,7 @@ func (r *Rules) Property(h *routev3.HeaderMatcher) (Rule, *Error) {
 func (r *Rules) Header(h *routev3.HeaderMatcher) (TextRule, *Error) {
 	m, field, err := compileMatcher(h)
 	if err != nil {
-		return 0, &Error{field, err.Error()}
+		return 0, &Error{Path: field, Reason: err.Error()}
 	}
 	return r.text(m), nil
 }
@@ -49,7 +49,7 @@ func (r *Rules) Text(s *matcherv3.StringMatcher) (TextRule, *Error) {
 		if field != "" {
 			field = field[1:]
 		}
-		return 0, &Error{field, err.Error()}
+		return 0, &Error{Path: field, Reason: err.Error()}
 	}
 	return r.text(m), nil
 }
