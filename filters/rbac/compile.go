@@ -56,7 +56,11 @@ func (c *compiler) policy(name string, p *rbacv3.Policy) {
 	c.Only(p, path, "permissions", "principals")
 	perms := each(c, p.GetPermissions(), fields.Join(path, "permissions"), (*compiler).permission)
 	ids := each(c, p.GetPrincipals(), fields.Join(path, "principals"), (*compiler).principal)
-	c.engine.policies = append(c.engine.policies, policy{name, join(and, join(or, perms...), join(or, ids...))})
+	c.engine.policies = append(c.engine.policies, policy{
+		name:    name,
+		details: "rbac_access_denied_matched_policy[" + strings.ReplaceAll(name, " ", "_") + "]",
+		node:    join(and, join(or, perms...), join(or, ids...)),
+	})
 }
 
 // each compiles what a list at path has, which may not be empty.

@@ -22,8 +22,9 @@ type engine struct {
 }
 
 type policy struct {
-	name string
-	node node
+	name    string
+	details string // of requests that are refused as it matches
+	node    node
 }
 
 // kind of a node.

@@ -16,10 +16,8 @@ const Name = "aeraki.meta_protocol.filters.rbac"
 const (
 	// propHint is "true" if rules whose action is LOG match, else "false".
 	propHint = "access_log_hint"
-	// Of a request that is refused, and with the configured prefix of what the shadow
-	// rules say of any: "allowed" or "denied", and the policy that says so.
-	propResult       = "enforced_engine_result"
-	propPolicy       = "enforced_effective_policy_id"
+	// What shadow rules say, "allowed" or "denied", and the policy that says so. Behind
+	// the configured prefix.
 	propShadowResult = "shadow_engine_result"
 	propShadowPolicy = "shadow_effective_policy_id"
 )
@@ -132,8 +130,7 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 		return filter.Continue
 	}
 	m.Count(p.denied, 1)
-	m.Request().Set(propResult, "denied")
-	m.Request().Set(propPolicy, c.enforced.name(which))
+	m.SetDetails(c.enforced.details(which))
 	m.AddFlags(filter.Unauthorized)
 	return m.ReplyWith(c.reply)
 }
@@ -161,6 +158,14 @@ func (e *engine) allows(matched route.Truth) bool {
 		return matched == route.No
 	}
 	return true
+}
+
+// details of a refusal, for access logs.
+func (e *engine) details(policy int) string {
+	if policy == none {
+		return "rbac_access_denied_matched_policy[none]"
+	}
+	return e.policies[policy].details
 }
 
 // name of a policy, "" of none.

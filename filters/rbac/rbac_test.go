@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +172,29 @@ func TestWhatIsCounted(t *testing.T) {
 	require.Equal(t, "allowed", spied.seen["shadow_engine_result"])
 	require.Empty(t, spied.seen["shadow_effective_policy_id"])
 	require.Equal(t, map[string]int64{"allowed": 2, "logged": 1, "shadow_allowed": 1, "shadow_denied": 1}, e.counted())
+}
+
+// TestWhatLogsTell of requests that are refused.
+func TestWhatLogsTell(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	e := newEnvOf(t, `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
+		"meta_protocol_filters": [
+			{"name": "aeraki.meta_protocol.filters.rbac", "config": {`+anyType+`RBAC", `+strings.Replace(tenant("DENY", "evil"), `"p"`, `"no evil"`, 1)+`}},
+			{"name": "aeraki.meta_protocol.filters.rbac", "config": {`+anyType+`RBAC", `+tenant("ALLOW", "good")+`}},
+			{"name": "aeraki.meta_protocol.filters.router"}],
+		"access_log": [{"name": "f", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+			"path": "`+path+`", "log_format": {"text_format_source": {"inline_string": "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n"}}}}],
+		"route_config": {"routes": [{"route": {"cluster": "up"}}]}}`)
+	c := e.Dial(e.cfg)
+	require.Equal(t, denied, e.ask(c, of("evil")))
+	require.Equal(t, denied, e.ask(c, of("other")))
+	require.Equal(t, "served", e.ask(c, of("good")))
+	require.Equal(t, map[string]int64{"denied": 2, "allowed": 3}, e.counted(), "of both filters")
+	require.Eventually(t, func() bool {
+		e.Advance(time.Second)
+		b, err := os.ReadFile(path)
+		return err == nil && string(b) == "UAEX rbac_access_denied_matched_policy[no_evil]\nUAEX rbac_access_denied_matched_policy[none]\n- via_upstream\n"
+	}, 10*time.Second, time.Millisecond)
 }
 
 // called is a policy for one principal and one path.
