@@ -84,7 +84,7 @@ func and2(a, b could) could { return could{a.be && b.be, a.not || b.not} }
 func not1(a could) could    { return could{a.not, a.be} }
 
 func (r *request) permission(p *rbacv3.Permission) could {
-	c := could{}
+	var c could
 	switch {
 	case p.GetAndRules() != nil:
 		c = is(true)
@@ -219,11 +219,10 @@ func (r *request) meta(m *matcherv3.MetadataMatcher) could {
 	} else {
 		h.HeaderMatchSpecifier = &routev3.HeaderMatcher_PresentMatch{PresentMatch: m.GetValue().GetPresentMatch()}
 	}
-	if c := r.header(h); m.GetInvert() {
-		return not1(c)
-	} else {
-		return c
+	if m.GetInvert() {
+		return not1(r.header(h))
 	}
+	return r.header(h)
 }
 
 func (r *request) header(h *routev3.HeaderMatcher) could {
