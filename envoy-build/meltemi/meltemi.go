@@ -7,6 +7,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 
 	// The built-in filters.
+	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 

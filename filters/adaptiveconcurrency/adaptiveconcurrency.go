@@ -10,6 +10,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 )
 
 // Name is the filter's config name.
@@ -123,7 +124,7 @@ func (f *part) limitOf(m *filter.Message, c *config) *keyed {
 
 func (f *part) block(m *filter.Message, c *config) filter.Verdict {
 	m.Count(f.blocked, 1)
-	m.AddFlags(filter.UpstreamOverflow)
+	m.AddFlags(facts.UpstreamOverflow)
 	return m.ReplyWith(c.reply)
 }
 

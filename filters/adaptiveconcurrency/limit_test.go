@@ -94,7 +94,7 @@ func TestTheLimitStaysWhenItIsNotReached(t *testing.T) {
 			service: func(now time.Duration) time.Duration { return unit * (1 + now/(20*time.Second)%2) },
 		}).by(p)
 		require.GreaterOrEqual(t, got.low, 20, "load %v", load)
-		require.Zero(t, got.refused)
+		require.Less(t, got.refused, 100, "in bursts")
 	}
 	busy := &scenario{cores: 16, load: steady(2), service: always(unit), unit: unit, deadline: time.Minute, lasts: 30 * time.Second}
 	reached := int(busy.by(p).limit.estimate)
