@@ -12,6 +12,8 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
 )
 
 func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
