@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
@@ -40,6 +41,10 @@ func (c *Connection) LocalAddress() string {
 
 // RemoteIP is the client's IP address, the zero value if it has none.
 func (c *Connection) RemoteIP() netip.Addr { return (*connection)(c).source() }
+
+// TLS is what the host knows of the client's TLS, nil if there is none. Not before the
+// first message: the handshake has not come to its end.
+func (c *Connection) TLS() *host.TLS { return c.d.TLS() }
 
 // Codec is that which the connection speaks, nil as long as its first bytes have not
 // told.
