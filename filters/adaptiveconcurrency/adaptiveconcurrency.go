@@ -156,7 +156,7 @@ func (f *part) leave(m *filter.Message) {
 	}
 	m.SetState(nil)
 	o, took := tells(m)
-	if s, ended := t.place.free(m.Now(), o, took, f.random); ended {
+	if s, ended := t.free(m.Now(), o, took, f.random); ended {
 		f.limit.Set(f.limits.tell(t.k, s.limit))
 		f.gradient.Set(int64(s.gradient * 1000))
 		f.base.Set(s.base.Milliseconds())

@@ -305,7 +305,7 @@ func TestMessagesAllocateNothing(t *testing.T) {
 		}
 		allocations[disabled] = testing.AllocsPerRun(2000, round)
 	}
-	require.Equal(t, allocations[true], allocations[false])
+	require.Equal(t, int(allocations[true]), int(allocations[false]))
 }
 
 // TestAMillionKeys cost what max_keys cost.

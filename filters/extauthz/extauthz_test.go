@@ -344,7 +344,7 @@ func TestKeptAnswersAllocateNothing(t *testing.T) {
 		}
 		allocations[name] = testing.AllocsPerRun(1000, round)
 	}
-	require.Equal(t, allocations["disabled"], allocations["kept"])
+	require.Equal(t, int(allocations["disabled"]), int(allocations["kept"]))
 }
 
 // TestManyWait, and none keeps another from being served, on its worker or elsewhere.
