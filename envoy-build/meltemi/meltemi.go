@@ -8,7 +8,9 @@ import (
 
 	// The built-in filters.
 	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
+	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
+	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
