@@ -80,7 +80,7 @@ type part struct {
 // taken is a message's place. It is used again.
 type taken struct {
 	place
-	k *keyed
+	k *keyedLimit
 }
 
 // maxFree of them are kept.
@@ -109,12 +109,12 @@ func (f *part) OnRequest(m *filter.Message) filter.Verdict {
 	return filter.Continue
 }
 
-func (f *part) limitOf(m *filter.Message, c *config) *keyed {
+func (f *part) limitOf(m *filter.Message, c *config) *keyedLimit {
 	route := ""
 	if r := m.Route(); r != nil {
 		route = r.Name
 	}
-	f.key = f.limits.appendKey(f.key[:0], route, c, m.Request())
+	f.key = c.appendKey(f.key[:0], route, m.Request())
 	k, shared := f.known.find(f.limits, f.key, c)
 	if shared {
 		m.Count(f.overflow, 1)

@@ -315,9 +315,9 @@ func TestAMillionKeys(t *testing.T) {
 	for i := range 100_000 {
 		md := &codecs.Metadata{}
 		md.Set("k", strings.Repeat("x", i%400)+fmt.Sprint(i))
-		k, shared := kn.find(ls, ls.appendKey(nil, "r", c, md), c)
+		k, shared := kn.find(ls, c.appendKey(nil, "r", md), c)
 		require.False(t, shared)
-		again, _ := kn.find(ls, ls.appendKey(nil, "r", c, md), c)
+		again, _ := kn.find(ls, c.appendKey(nil, "r", md), c)
 		require.Same(t, k, again)
 	}
 	require.Len(t, ls.all, 100)

@@ -12,6 +12,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	"github.com/meltemi-mesh/meltemi/filter/keyed"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	adaptivev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/adaptive_concurrency/v1alpha"
 )
@@ -32,7 +33,7 @@ var usual = codecs.LocalError{Type: codecs.OverLimit, Message: "the concurrency 
 type config struct {
 	policy
 	reply   codecs.LocalError
-	names   []string
+	names   keyed.Names
 	id      string // of the names
 	maxKeys int
 }

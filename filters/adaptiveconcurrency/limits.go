@@ -1,36 +1,29 @@
 package adaptiveconcurrency
 
 import (
-	"encoding/binary"
-	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
-const (
-	// longKey is a key of which only a digest is kept.
-	longKey = 256
-	// looks is how many limits are looked at for one that can be forgotten.
-	looks = 8
-)
+// looks is how many limits are looked at for one that can be forgotten.
+const looks = 8
 
 // limits are those of a listener, of all its routes and keys. Workers remember those that
 // they have found: only what is new to one of them takes the lock.
 type limits struct {
-	seeds [2]maphash.Seed
-	sum   atomic.Int64 // of what they are
+	sum atomic.Int64 // of what they are
 
 	mu    sync.Mutex
-	byKey map[string]*keyed
-	all   []*keyed
+	byKey map[string]*keyedLimit
+	all   []*keyedLimit
 	hand  int // the next one of all to be looked at
-	rest  *keyed
+	rest  *keyedLimit
 }
 
-// keyed is the limit of a key.
-type keyed struct {
+// keyedLimit is the limit of a key.
+type keyedLimit struct {
 	limit
 	key  string
 	told atomic.Int64 // its part of the sum
@@ -38,36 +31,16 @@ type keyed struct {
 	gone atomic.Bool
 }
 
-func newLimits() *limits {
-	return &limits{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, byKey: map[string]*keyed{}}
-}
+func newLimits() *limits { return &limits{byKey: map[string]*keyedLimit{}} }
 
-// appendKey appends the key of a request: its route's name, and the values that it has of
-// the properties. None is taken for another, nor a missing one for an empty one.
-func (ls *limits) appendKey(b []byte, route string, c *config, md *codecs.Metadata) []byte {
-	b = binary.AppendUvarint(b, uint64(len(route)))
-	b = append(b, route...)
-	b = append(b, c.id...)
-	for _, name := range c.names {
-		v, ok := md.Get(name)
-		if !ok {
-			b = append(b, 0)
-			continue
-		}
-		b = binary.AppendUvarint(b, uint64(len(v))+1)
-		b = append(b, v...)
-	}
-	if len(b) > longKey {
-		d0, d1 := maphash.Bytes(ls.seeds[0], b), maphash.Bytes(ls.seeds[1], b)
-		b = binary.LittleEndian.AppendUint64(b[:0], d0)
-		b = binary.LittleEndian.AppendUint64(b, d1)
-		b = append(b, "digest"...)
-	}
-	return b
+// appendKey appends the key of a request to b, which is empty: the values that it has of
+// the properties, and its route's name.
+func (c *config) appendKey(b []byte, route string, md *codecs.Metadata) []byte {
+	return append(append(c.names.Append(b, md), route...), c.id...)
 }
 
 // get returns the limit of a key, or that which all keys share for which there is no room.
-func (ls *limits) get(key []byte, c *config) (k *keyed, shared bool) {
+func (ls *limits) get(key []byte, c *config) (k *keyedLimit, shared bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if k = ls.byKey[string(key)]; k != nil {
@@ -86,15 +59,15 @@ func (ls *limits) get(key []byte, c *config) (k *keyed, shared bool) {
 	return k, false
 }
 
-func (ls *limits) add(c *config) *keyed {
-	k := &keyed{}
+func (ls *limits) add(c *config) *keyedLimit {
+	k := &keyedLimit{}
 	k.start(&c.policy)
 	ls.tell(k, c.initial)
 	return k
 }
 
 // tell notes what a limit is now, and returns the sum.
-func (ls *limits) tell(k *keyed, limit int) int64 {
+func (ls *limits) tell(k *keyedLimit, limit int) int64 {
 	if ls.sum.Add(int64(limit) - k.told.Swap(int64(limit))); limit > 0 && k.gone.Load() {
 		ls.sum.Add(-k.told.Swap(0))
 	}
@@ -134,10 +107,10 @@ func (ls *limits) forget(i int) {
 }
 
 // known are the limits that a worker has found.
-type known map[string]*keyed
+type known map[string]*keyedLimit
 
 // find returns the limit of a key.
-func (kn *known) find(ls *limits, key []byte, c *config) (k *keyed, shared bool) {
+func (kn *known) find(ls *limits, key []byte, c *config) (k *keyedLimit, shared bool) {
 	if k = (*kn)[string(key)]; k != nil {
 		if !k.gone.Load() {
 			if !k.used.Load() {

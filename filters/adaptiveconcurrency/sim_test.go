@@ -139,7 +139,7 @@ func (sc *scenario) static(limit int) result {
 
 // best is the goodput of the best limit of those that stay.
 func (sc *scenario) best() (good int) {
-	for _, times := range []float64{1, 1.3, 2, 4} {
+	for _, times := range []float64{1.3, 2, 4} {
 		good = max(good, sc.static(max(1, int(float64(sc.cores)*times))).good)
 	}
 	return good
