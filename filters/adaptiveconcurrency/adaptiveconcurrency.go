@@ -10,7 +10,6 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
-	"github.com/meltemi-mesh/meltemi/filter/facts"
 )
 
 // Name is the filter's config name.
@@ -124,7 +123,7 @@ func (f *part) limitOf(m *filter.Message, c *config) *keyedLimit {
 
 func (f *part) block(m *filter.Message, c *config) filter.Verdict {
 	m.Count(f.blocked, 1)
-	m.AddFlags(facts.UpstreamOverflow)
+	m.AddFlags(filter.UpstreamOverflow)
 	return m.ReplyWith(c.reply)
 }
 

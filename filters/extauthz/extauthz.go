@@ -10,7 +10,6 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
-	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 )
 
@@ -96,7 +95,7 @@ func (f *part) OnRequest(m *filter.Message) filter.Verdict {
 	if err := f.subject.of(m, f.config, s.id); err != nil {
 		// Whatever the mode: clients must not get by with more than can be checked.
 		m.Count(f.invalid, 1)
-		m.AddFlags(facts.Unauthorized)
+		m.AddFlags(filter.Unauthorized)
 		return m.ReplyWith(codecs.LocalError{Type: codecs.BadRequest, Message: err.Error()})
 	}
 	var k key
@@ -162,7 +161,7 @@ func (f *part) failure(m *filter.Message, err error) filter.Verdict {
 	m.Count(f.failed, 1)
 	f.service.failed(err, m.Now())
 	if !f.config.allowFailure {
-		m.AddFlags(facts.Unauthorized)
+		m.AddFlags(filter.Unauthorized)
 		return m.ReplyWith(f.config.failed)
 	}
 	m.Count(f.allowed, 1)
@@ -181,14 +180,14 @@ func (f *part) carryOut(m *filter.Message, d *decision) filter.Verdict {
 	}
 	if !d.allowed {
 		m.Count(f.denied, 1)
-		m.AddFlags(facts.Unauthorized)
+		m.AddFlags(filter.Unauthorized)
 		return m.ReplyWith(d.reply)
 	}
 	if err := d.check(m.Connection().Codec()); err != nil {
 		// A server may rely on what it would not be told.
 		m.Count(f.invalid, 1)
 		f.service.failed(err, m.Now())
-		m.AddFlags(facts.Unauthorized)
+		m.AddFlags(filter.Unauthorized)
 		return m.ReplyWith(f.config.failed)
 	}
 	m.Count(f.ok, 1)
