@@ -19,10 +19,11 @@ import (
 // bareHost is a host that allocates nothing: one worker, one client, one
 // upstream connection.
 type bareHost struct {
-	now  time.Duration
-	free []*host.Buffer
-	up   host.UpstreamEvents
-	sent []byte // to the server
+	now     time.Duration
+	members *host.Members // of all clusters
+	free    []*host.Buffer
+	up      host.UpstreamEvents
+	sent    []byte // to the server
 	// The same of the cluster "mirror".
 	mirror host.UpstreamEvents
 	copied []byte
@@ -41,6 +42,7 @@ func (h *bareHost) Logf(host.Level, string, ...any)               {}
 func (h *bareHost) Now() time.Duration                            { return h.now }
 func (h *bareHost) SetTimer(time.Duration)                        {}
 func (h *bareHost) Wake()                                         {}
+func (h *bareHost) ClusterMembers(string) *host.Members           { return h.members }
 func (h *bareHost) ClusterHosts(string) (host.Hosts, bool, bool) {
 	return host.Hosts{Total: 1, Healthy: 1, Preferred: 1}, true, true
 }

@@ -24,6 +24,7 @@ type bed struct {
 	now     time.Duration
 	timers  *timer.Wheel
 	hosts   host.Hosts
+	members *host.Members
 	known   bool
 	servers []*server // that were asked for, in that order
 	buffers int       // that have not come back
@@ -155,6 +156,7 @@ func (b *bed) Buffer(n int) *host.Buffer {
 func (b *bed) Recycle(*host.Buffer) { b.buffers-- }
 
 func (b *bed) ClusterHosts(string) (h host.Hosts, known, ok bool) { return b.hosts, b.known, true }
+func (b *bed) ClusterMembers(string) *host.Members                { return b.members }
 
 func (b *bed) Connect(_ host.Target, ev host.UpstreamEvents) host.Upstream {
 	s := &server{bed: b, ev: ev}
