@@ -27,7 +27,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	"github.com/meltemi-mesh/meltemi/control/check"
 	"github.com/meltemi-mesh/meltemi/filter/config"
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
+	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 
 // probed is a bootstrap that Envoy and `meltemi check` take.

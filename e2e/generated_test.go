@@ -14,7 +14,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
+	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 
 // What the generator makes of this host, and what Envoy is told of it.

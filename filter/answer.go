@@ -57,6 +57,9 @@ func (m *Message) answerLocally() {
 		return
 	}
 	m.resp = nil
+	if m.cfg.localFilters > 0 {
+		m.replies()
+	}
 	m.leaveRequest()
 	m.write(256+len(m.local.Message), func(dst []byte) ([]byte, error) {
 		b, err := m.proto.codec.EncodeError(dst, &m.req, &m.local)

@@ -4,7 +4,66 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/route"
 )
+
+// maxFilters is how many a chain may have: one bit of Message.skipped each.
+const maxFilters = 64
+
+// link is one filter of a chain with the hooks that it has.
+type link struct {
+	Filter
+	name   string
+	resp   ResponseFilter
+	local  LocalReplyFilter
+	stream StreamFilter
+	end    EndFilter
+	conn   ConnectionFilter
+
+	builder  Builder
+	config   Config
+	match    *route.Match // which messages it sees, nil: all
+	disabled bool         // unless the route says otherwise
+}
+
+// take has the link's hooks be those of f.
+func (k *link) take(f Filter) {
+	k.Filter = f
+	k.resp, _ = f.(ResponseFilter)
+	k.local, _ = f.(LocalReplyFilter)
+	k.stream, _ = f.(StreamFilter)
+	k.end, _ = f.(EndFilter)
+	k.conn, _ = f.(ConnectionFilter)
+}
+
+// hooks counts the links of a chain that have each hook.
+type hooks struct {
+	respFilters, localFilters, streamFilters, endFilters, connFilters int
+	keepsRequest                                                      bool // properties are wanted after the request hooks
+}
+
+func hooksOf(chain []link) (h hooks) {
+	for i := range chain {
+		k := &chain[i]
+		if k.resp != nil {
+			h.respFilters++
+		}
+		if k.local != nil {
+			h.localFilters++
+		}
+		if k.stream != nil {
+			h.streamFilters++
+		}
+		if k.end != nil {
+			h.endFilters++
+		}
+		if k.conn != nil {
+			h.connFilters++
+		}
+	}
+	h.keepsRequest = h.respFilters+h.localFilters+h.streamFilters+h.endFilters > 0
+	return h
+}
 
 // guard runs a hook; a panic in it ends this message only.
 func (m *Message) guard(hook func() Verdict) (v Verdict) {
@@ -17,8 +76,7 @@ func (m *Message) guard(hook func() Verdict) (v Verdict) {
 }
 
 func (m *Message) panicked(r any) Verdict {
-	m.cfg.count(metrics.FilterPanic, 1)
-	m.sh.logPanic(m.cfg.StatPrefix, " in filter "+m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, guard.New(r))
+	m.cfg.filterPanicked(m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, guard.New(r))
 	return m.Reply(codecs.Unspecified, guard.Text)
 }
 
@@ -40,6 +98,60 @@ func (m *Message) onResponse(f ResponseFilter) (v Verdict) {
 		}
 	}()
 	return f.OnResponse(m)
+}
+
+// replies tells filters of the local reply that m is about to be answered with.
+func (m *Message) replies() {
+	pos := m.pos
+	for i := m.seen - 1; i >= 0; i-- {
+		if f := m.cfg.chain[i].local; f != nil && m.saw(i) {
+			m.pos = i
+			m.onLocalReply(f)
+		}
+	}
+	m.pos = pos
+}
+
+func (m *Message) onLocalReply(f LocalReplyFilter) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.panicked(r)
+		}
+	}()
+	f.OnLocalReply(m, &m.local)
+}
+
+// passesFrame has filters see a further frame of a stream, and reports whether it may
+// be passed on. If not, the stream has ended.
+func (m *Message) passesFrame(d codecs.Direction, f *codecs.Metadata) bool {
+	pos := m.pos
+	at, step := 0, 1
+	if d == codecs.ServerToClient {
+		at, step = m.seen-1, -1
+	}
+	for ; at >= 0 && at < m.seen; at += step {
+		k := m.cfg.chain[at].stream
+		if k == nil || !m.saw(at) {
+			continue
+		}
+		m.pos = at
+		m.onStreamFrame(k, d, f)
+		if m.replied {
+			m.stream.refused()
+			return false
+		}
+		m.pos = pos
+	}
+	return true
+}
+
+func (m *Message) onStreamFrame(f StreamFilter, d codecs.Direction, md *codecs.Metadata) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.panicked(r)
+		}
+	}()
+	f.OnStreamFrame(m, d, md)
 }
 
 // after carries out a verdict and reports whether the next filter shall run.
@@ -67,7 +179,9 @@ func (m *Message) after(v Verdict) bool {
 func (m *Message) runRequest() {
 	for ; m.pos < len(m.cfg.chain); m.pos++ {
 		m.seen = max(m.seen, m.pos+1)
-		if !m.after(m.onRequest(m.cfg.chain[m.pos].Filter)) {
+		if k := &m.cfg.chain[m.pos]; m.passes(k) {
+			m.skipped |= 1 << m.pos
+		} else if !m.after(m.onRequest(k.Filter)) {
 			return
 		}
 	}
@@ -75,9 +189,43 @@ func (m *Message) runRequest() {
 	m.answerLocally()
 }
 
+// passes reports whether m goes past a filter without its seeing it.
+func (m *Message) passes(k *link) bool {
+	disabled := k.disabled
+	if o := m.override(k); o != nil {
+		disabled = o.Disabled
+	}
+	if disabled || k.match == nil {
+		return disabled
+	}
+	// What cannot be told is left to the filter: it may be there to refuse it.
+	holds, err := m.Matches(k.match)
+	return !holds && err == nil
+}
+
+// override is what the message's route, or its table, says of a filter; nil: nothing.
+// The route is asked for only if some route says something of the filter.
+func (m *Message) override(k *link) *route.Override {
+	if len(m.cfg.chain) == 1 {
+		return nil
+	}
+	if !m.routed {
+		if t := m.cfg.table.Load().Load(); t == nil || !t.Overrides(k.name) {
+			return nil
+		}
+	}
+	if r := m.Route(); r != nil {
+		return r.Override(k.name)
+	}
+	return nil
+}
+
+// saw reports whether the filter at i has seen the request.
+func (m *Message) saw(i int) bool { return i < m.seen && m.skipped>>i&1 == 0 }
+
 func (m *Message) runResponse() {
 	for ; m.pos >= 0; m.pos-- {
-		if f := m.cfg.chain[m.pos].resp; f != nil && !m.after(m.onResponse(f)) {
+		if f := m.cfg.chain[m.pos].resp; f != nil && m.skipped>>m.pos&1 == 0 && !m.after(m.onResponse(f)) {
 			return
 		}
 	}
@@ -101,7 +249,7 @@ func (m *Message) end() {
 	c := m.cfg
 	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
-		if f := c.chain[i].end; f != nil {
+		if f := c.chain[i].end; f != nil && m.saw(i) {
 			m.pos = i
 			m.onEnd(f)
 		}
@@ -121,6 +269,10 @@ func (m *Message) end() {
 	}
 	if m.shadows != nil {
 		m.tellShadows(0)
+	}
+	if m.left {
+		c.left--
+		defer c.endIfDone()
 	}
 	m.sh.freeMessage(m)
 }

@@ -43,7 +43,10 @@ type connection struct {
 	paused   []*stream    // whose servers are not read, while the client does not read
 	plain    *passthrough // nil while it speaks, or may speak, a protocol
 
+	states []any // of filters, by their place in the chain
+
 	closed    bool
+	leaving   bool // a filter wants it closed
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
 	lastUse   time.Duration
@@ -259,5 +262,6 @@ func (c *connection) leave() {
 	}
 	c.forgetPartial()
 	c.forgetUnread()
+	c.disconnect()
 	c.cfg.remove(c)
 }

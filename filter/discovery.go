@@ -39,7 +39,7 @@ func (d *discovery) end() {
 
 // Compile implements rds.User.
 func (d *discovery) Compile(rc *routev1alpha.RouteConfiguration) (use func(), faults []*route.Error) {
-	table, faults := route.Compile(rc, d.l.mutator)
+	table, faults := route.Compile(rc, d.l.routeEnv())
 	return func() {
 		d.l.own.Set(table)
 		d.l.version.Set(table)

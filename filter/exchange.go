@@ -335,6 +335,7 @@ func (m *Message) clientGone() {
 		m.cfg.gauge(metrics.RequestActive, -1)
 		m.conn.unlink(m)
 		m.left = true
+		m.cfg.left++
 		m.exchange.Abandon()
 		return
 	case m.oneway:

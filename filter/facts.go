@@ -49,21 +49,33 @@ type Flags uint32
 const (
 	// NoHealthyUpstream (UH): no host could be used.
 	NoHealthyUpstream Flags = 1 << iota
+	// UpstreamRequestTimeout (UT): no answer came in time.
+	UpstreamRequestTimeout
 	// UpstreamConnectionFailure (UF): no connection could be made.
 	UpstreamConnectionFailure
+	// UpstreamConnectionTermination (UC): the server's connection ended before the
+	// answer.
+	UpstreamConnectionTermination
 	// UpstreamOverflow (UO): too many requests wait or are in flight.
 	UpstreamOverflow
 	// NoRouteFound (NR): no route matches.
 	NoRouteFound
-	// UpstreamRequestTimeout (UT): no answer came in time.
-	UpstreamRequestTimeout
-	// UpstreamConnectionTermination (UC): the server's connection ended before the
-	// answer.
-	UpstreamConnectionTermination
-	// DownstreamConnectionTermination (DC): the client left before the answer.
-	DownstreamConnectionTermination
+	// DelayInjected (DI): a filter has delayed the request on purpose.
+	DelayInjected
+	// FaultInjected (FI): a filter has answered the request with an error on purpose.
+	FaultInjected
+	// RateLimited (RL): a filter has refused the request, as there were too many.
+	RateLimited
 	// Unauthorized (UAEX): a filter has denied the request.
 	Unauthorized
+	// RateLimitServiceError (RLSE): the rate limit service did not answer as it should,
+	// and the request was refused for that.
+	RateLimitServiceError
+	// DownstreamConnectionTermination (DC): the client left before the answer.
+	DownstreamConnectionTermination
+	// UpstreamRetryLimitExceeded (URX): it would have been sent again, were there not
+	// as many retries as are allowed.
+	UpstreamRetryLimitExceeded
 	// StreamIdleTimeout (SI): nothing happened on an open stream for too long.
 	StreamIdleTimeout
 	// DownstreamProtocolError (DPE): the request cannot be read or served as it is.
@@ -72,15 +84,13 @@ const (
 	UpstreamProtocolError
 	// NoClusterFound (NC): there is no cluster of that name.
 	NoClusterFound
-	// UpstreamRetryLimitExceeded (URX): it would have been sent again, were there not
-	// as many retries as are allowed.
-	UpstreamRetryLimitExceeded
 	flagsEnd
 )
 
 var flagNames = map[Flags]string{
 	NoHealthyUpstream: "UH", UpstreamConnectionFailure: "UF", UpstreamOverflow: "UO", NoRouteFound: "NR",
 	UpstreamRequestTimeout: "UT", UpstreamConnectionTermination: "UC", DownstreamConnectionTermination: "DC",
+	DelayInjected: "DI", FaultInjected: "FI", RateLimited: "RL", RateLimitServiceError: "RLSE",
 	Unauthorized: "UAEX", StreamIdleTimeout: "SI", DownstreamProtocolError: "DPE", UpstreamProtocolError: "UPE",
 	NoClusterFound: "NC", UpstreamRetryLimitExceeded: "URX",
 }

@@ -223,6 +223,7 @@ func TestHeartbeatsAreAnsweredInTheirTurn(t *testing.T) {
 
 func TestHeartbeatsThatCannotBeAnsweredInTurnEndTheClient(t *testing.T) {
 	e := dbEnv(t, "toy.db")
+	e.MayPanic()
 	e.up.Serve = nil
 	e.c.Send([]byte("req 0 m a\nhb 2 - boom-heartbeat\nreq 0 m b\n"))
 	s := e.up.Servers()[0]
@@ -700,6 +701,7 @@ func TestPushesKeepTheirClient(t *testing.T) {
 func TestALeaseThatDoesNotBegin(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
 		e, seen := leaseEnv(t, "toy.db", `, "request_timeout": "2s"`)
+		e.MayPanic()
 		e.up.Hang = true
 		c := e.Dial(e.cfg)
 		c.Send([]byte("req 0 mhold 1\n"))
@@ -714,6 +716,7 @@ func TestALeaseThatDoesNotBegin(t *testing.T) {
 	})
 	t.Run("as it is not encoded", func(t *testing.T) {
 		e, seen := leaseEnv(t, "toy.db", "")
+		e.MayPanic()
 		c := e.Dial(e.cfg)
 		c.Send([]byte("req 0 mhold 1\nreq 0 mhold boom-encode\nreq 0 mlast 3\n"))
 		require.Empty(t, seen(), "what has begun does not go on without a part of it")
@@ -723,6 +726,7 @@ func TestALeaseThatDoesNotBegin(t *testing.T) {
 	})
 	t.Run("or end", func(t *testing.T) {
 		e, seen := leaseEnv(t, "toy.db", `, "request_timeout": "2s"`)
+		e.MayPanic()
 		c := e.Dial(e.cfg)
 		c.Send([]byte("req 0 mhold 1\n"))
 		s := e.up.Servers()[0]
@@ -750,6 +754,7 @@ func TestAServerThatDoesNotStay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newToyEnv(t, "toy.db.preface", "")
+			e.MayPanic()
 			greeted := 0
 			e.up.Serve = func(s *filtertest.Server, b []byte) int {
 				if greeted++; greeted < 1000 {

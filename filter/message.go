@@ -7,6 +7,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
+	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 )
@@ -34,6 +35,7 @@ type Message struct {
 	states    []any
 	frame     []byte // backs req.Raw, and resp.Raw, when held
 	operation []byte // what it calls, where that must be known when the request has gone
+	delay     timer.Timer
 
 	use
 }
@@ -69,7 +71,12 @@ type use struct {
 	taken    *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
-	seen    int // filters whose OnRequest was called
+	seen    int    // filters whose OnRequest was called, but for those that are
+	skipped uint64 // a bit each
+	delayed struct {
+		gen  uint64
+		then func(m *Message) Verdict
+	}
 	phase   phase
 	oneway  bool
 	aside   bool // a oneway in disguise, most likely: not in the list of its connection
@@ -120,6 +127,37 @@ func (m *Message) Route() *route.Route {
 		}
 	}
 	return m.route
+}
+
+// ClearRoute has the route looked up again when it is asked for the next time: what a
+// filter has changed in the request counts then. Only in OnRequest.
+func (m *Message) ClearRoute() {
+	if m.phase == inRequest {
+		m.route, m.noRoute, m.routed = nil, nil, false
+	}
+}
+
+// RouteConfig is what the request's route, or the table, has for the filter that runs
+// now: what its ParseRoute has returned; nil if it has nothing.
+func (m *Message) RouteConfig() Config {
+	if m.pos >= len(m.cfg.chain) {
+		return nil
+	}
+	if o := m.override(&m.cfg.chain[m.pos]); o != nil {
+		return o.Config
+	}
+	return nil
+}
+
+// Matches reports whether the request fulfils a condition. The error says why that
+// cannot be told: the request would have cost too much to look at.
+func (m *Message) Matches(c *route.Match) (bool, error) {
+	holds, err := c.Matches(&m.req, m.cfg.Direction, m.sh.rand)
+	if err != nil {
+		m.cfg.count(metrics.RequestUnroutable, 1)
+		m.sh.warn(m.cfg, "client %s: a condition of filter %s: %v", m.ClientAddress(), m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, err)
+	}
+	return holds, err
 }
 
 // Unroutable is why Route returned nil although a route might match: the rules
@@ -177,11 +215,34 @@ func (m *Message) SetState(v any) {
 // Reply ends the message with a local reply in the client's protocol. The
 // filter returns what it returns. A oneway message ends without a word.
 func (m *Message) Reply(t codecs.ErrorType, text string) Verdict {
-	m.local, m.replied = codecs.LocalError{Type: t, Message: text}, true
 	if int(t) < len(flagOf) {
 		m.flags |= flagOf[t]
 	}
+	return m.ReplyWith(codecs.LocalError{Type: t, Message: text})
+}
+
+// ReplyWith is Reply without the flag that its type usually has: the filter adds its
+// own by AddFlags.
+func (m *Message) ReplyWith(e codecs.LocalError) Verdict {
+	m.local, m.replied = e, true
 	return stopped
+}
+
+// AddFlags adds to the flags of [Facts].
+func (m *Message) AddFlags(f Flags) { m.flags |= f }
+
+// Delay pauses the message for d, give or take a few milliseconds, and then runs then,
+// which may be nil, and goes on as its verdict says. A [Resumer] of the same hook may
+// have it go on before: what comes first counts, so this is also the timeout of what
+// the filter waits for. The filter returns what it returns.
+func (m *Message) Delay(d time.Duration, then func(m *Message) Verdict) Verdict {
+	m.delayed.gen, m.delayed.then = m.gen, then
+	m.sh.timers.Start(&m.delay, m.sh.w.Now()+d)
+	return Pause
+}
+
+func (m *Message) delayOver() {
+	Resumer{m.sh, m, m.delayed.gen}.run(m.delayed.then)
 }
 
 // Forward sends the request to a cluster and ends the chain. The filter
@@ -219,6 +280,7 @@ func (r Resumer) run(do func(m *Message) Verdict) {
 		return
 	}
 	m.paused = false
+	m.sh.timers.Stop(&m.delay)
 	m.gen++
 	defer m.sh.barrier(m.conn)
 	v := Continue

@@ -468,6 +468,7 @@ func TestAMirrorCostsItsRequestsNothing(t *testing.T) {
 		for _, compare := range []string{"", `, "compare": true`} {
 			run := func(t *testing.T, policies string, bad func(e *mirrorEnv)) (seen []string, counters map[string]int64) {
 				e := newMirrorEnv(t, codec, policies, `, "request_timeout": "2s", "upstream": {"max_requests": 40, "max_pending_requests": 8, "max_connections": 2}, "limits": {"max_partial_bytes": 100}`)
+				e.MayPanic()
 				bad(e)
 				other := e.Dial(e.cfg)
 				tell := func() {
@@ -533,6 +534,7 @@ func TestAMirrorCostsItsRequestsNothing(t *testing.T) {
 // answered, or whose answer is read.
 func TestAPanicOverACopyIsItsOwn(t *testing.T) {
 	e := newMirrorEnv(t, "toy.byid", toMirror, "")
+	e.MayPanic()
 	e.up.Serve = serveToys
 	badMirrors["answers what the codec panics over"](e)
 	e.say("req 1 m x")

@@ -9,8 +9,11 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/config"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/rds"
@@ -28,6 +31,10 @@ type Module struct {
 	mu     sync.Mutex
 	shards []*shard
 	seed   uint64 // 0: none
+	shares map[sharedKey]*shared
+	owns   map[string]*ownState
+	// goroutines of filters.
+	goroutines sync.WaitGroup
 	// Configurations that were loaded between two publications came together;
 	// those of an earlier batch are replaced by those of a later one.
 	batch     int
@@ -39,7 +46,7 @@ type Module struct {
 func NewModule() *Module {
 	return &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
-		listeners: map[*listener]struct{}{},
+		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[string]*ownState{},
 	}
 }
 
@@ -50,6 +57,10 @@ func (mod *Module) Seed(seed uint64) {
 	mod.seed = seed
 	mod.shared.Inline()
 }
+
+// Wait returns when no goroutine of a filter runs: some time after the last
+// configuration that has one was destroyed.
+func (mod *Module) Wait() { mod.goroutines.Wait() }
 
 // NewWorker implements host.Module.
 func (mod *Module) NewWorker(w host.Worker) host.Shard {
@@ -71,12 +82,14 @@ type listener struct {
 	batch   int
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
-	protocols []*protocol
-	metrics   metrics.Set
-	chain     []link
-	// respFilters and endFilters count the links that have such hooks.
-	respFilters, endFilters int
-	keepsRequest            bool // properties are wanted after the request hooks
+	protocols  []*protocol
+	metrics    metrics.Set
+	chain      []link
+	background host.Background
+	life       *Life
+	shares     map[sharedKey]*shared // that its filters use
+	owned      []*own                // metrics of its filters
+	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
 	table     atomic.Pointer[route.Slot]
@@ -91,14 +104,6 @@ type listener struct {
 	apart     bool        // table is own
 	address   string      // of its first connection
 	accepted  atomic.Bool // address is set
-}
-
-// link is one filter of a chain with the hooks that it has.
-type link struct {
-	Filter
-	name string
-	resp ResponseFilter
-	end  EndFilter
 }
 
 // NewConfig implements host.Module.
@@ -131,6 +136,9 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 				"give one of them another stat_prefix, or another table_scope"))
 		}
 	}
+	if err := l.build(hc); err != nil {
+		return nil, err
+	}
 	l.version = mod.tables.Add(l.key, table)
 	l.own = route.NewSlot(table)
 	l.table.Store(mod.tables.Slot(l.key))
@@ -159,51 +167,130 @@ func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 		if l.protocols, path, err = makeProtocols(cfg); err != nil {
 			refuse(path, err)
 		} else {
-			l.makeChain(refuse)
+			l.parseChain(refuse)
 			l.mutator = anyOf(l.protocols)
 		}
 	}
 	if l.RDS != nil {
 		return l, nil, errs
 	}
-	table, faults := route.Compile(cfg.RouteConfig, l.mutator)
+	table, faults := route.Compile(cfg.RouteConfig, l.routeEnv())
 	for _, f := range faults {
 		refuse("route_config."+f.Path, errors.New(f.Reason))
 	}
 	return l, table, errs
 }
 
+// routeEnv is what tables are judged by.
+func (l *listener) routeEnv() route.Env { return route.Env{Mutator: l.mutator, Filters: l} }
+
 func (l *listener) refuse(path string, err error) *config.Error {
 	return &config.Error{StatPrefix: l.StatPrefix, Path: path, Reason: err.Error()}
 }
 
-func (l *listener) makeChain(refuse func(string, error)) {
+// parseChain judges the filters' configurations.
+func (l *listener) parseChain(refuse func(string, error)) {
+	if n := len(l.Filters); n > maxFilters {
+		refuse("meta_protocol_filters", fmt.Errorf("must be at most %d, are %d", maxFilters, n))
+		return
+	}
 	for i, fc := range l.Filters {
 		path := fmt.Sprintf("meta_protocol_filters[%d].", i)
-		newFilter, ok := lookup(fc.Name)
+		b, ok := lookup(fc.Name)
 		if !ok {
 			refuse(path+"name", fmt.Errorf("unknown filter %q (built in: %s)", fc.Name, strings.Join(Names(), ", ")))
 			continue
 		}
-		ctx := FactoryContext{StatPrefix: l.StatPrefix}
-		for _, p := range l.protocols {
-			ctx.Codecs = append(ctx.Codecs, p.codec)
+		k := link{name: fc.Name, builder: b, disabled: fc.Disabled}
+		var err error
+		if k.config, err = b.Parse(fc.Config, l.env()); err != nil {
+			fields.Each(err, func(e *fields.Error) { refuse(fields.Join(path+"config", e.Path), errors.New(e.Reason)) })
 		}
-		f, err := newFilter(fc.Config, ctx)
-		if err != nil {
-			refuse(path+"config", err)
-			continue
-		}
-		k := link{Filter: f, name: fc.Name}
-		if k.resp, ok = f.(ResponseFilter); ok {
-			l.respFilters++
-		}
-		if k.end, ok = f.(EndFilter); ok {
-			l.endFilters++
+		if fc.Match != nil {
+			var faults []*route.Error
+			k.match, faults = route.CompileMatch(fc.Match)
+			for _, f := range faults {
+				refuse(fields.Join(path+"match", f.Path), errors.New(f.Reason))
+			}
 		}
 		l.chain = append(l.chain, k)
 	}
-	l.keepsRequest = l.respFilters+l.endFilters > 0
+}
+
+func (l *listener) env() *Env {
+	e := &Env{StatPrefix: l.StatPrefix}
+	for _, p := range l.protocols {
+		e.Codecs = append(e.Codecs, p.codec)
+	}
+	return e
+}
+
+// ParseOverride implements route.Filters. What is for a filter that the chain does not
+// have is judged all the same, as others may have it that share the table.
+func (l *listener) ParseOverride(name string, config *anypb.Any) (any, error) {
+	b, ok := lookup(name)
+	if !ok {
+		return nil, fmt.Errorf("%w %q (built in: %s)", route.ErrUnknownFilter, name, strings.Join(Names(), ", "))
+	}
+	if l.RDS == nil && !slices.ContainsFunc(l.chain, func(k link) bool { return k.name == name }) {
+		return nil, fmt.Errorf("%w: there is no %q among meta_protocol_filters", route.ErrUnknownFilter, name)
+	}
+	if config == nil {
+		return nil, nil
+	}
+	rb, ok := b.(RouteBuilder)
+	if !ok {
+		return nil, fmt.Errorf("filter %q has nothing that routes could configure; envoy.config.route.v3.FilterConfig can disable it", name)
+	}
+	return rb.ParseRoute(config, l.env())
+}
+
+// build makes the filters of a listener that is accepted.
+func (l *listener) build(hc host.Config) error {
+	l.background = hc.Background()
+	l.life = newLife(l.background, &l.mod.goroutines)
+	for i := range l.chain {
+		k := &l.chain[i]
+		s := &Scope{Env: *l.env(), l: l, hc: hc, name: k.name}
+		f, err := k.builder.Build(k.config, s)
+		s.settle()
+		if err != nil {
+			l.chain = l.chain[:i]
+			l.endLives()
+			return l.refuse(fmt.Sprintf("meta_protocol_filters[%d]", i), err)
+		}
+		k.take(f)
+	}
+	return nil
+}
+
+// endLives ends what the filters have beside the traffic, and them.
+func (l *listener) endLives() {
+	for i := range l.chain {
+		if c, is := l.chain[i].Filter.(Closer); is {
+			c.Close()
+		}
+	}
+	l.life.end()
+	mod := l.mod
+	for k, v := range l.shares {
+		if v.users--; v.users == 0 {
+			v.life.end()
+			delete(mod.shares, k)
+		}
+	}
+	mod.disown(l.owned)
+	l.shares, l.owned = nil, nil
+}
+
+// release is called by each worker that has done with a forgotten listener.
+func (l *listener) release() {
+	if l.workers.Add(-1) > 0 {
+		return
+	}
+	l.mod.mu.Lock()
+	defer l.mod.mu.Unlock()
+	l.endLives()
 }
 
 // byOriginalDst reports whether a cluster goes where its client wanted to go.
@@ -229,6 +316,10 @@ func (l *listener) Published() {
 	defer mod.mu.Unlock()
 	mod.newBatch = true
 	l.published = true
+	l.life.begin()
+	for _, v := range l.shares {
+		v.life.begin()
+	}
 	for o := range mod.listeners {
 		if o.batch < l.batch && o.rivals(l) {
 			for _, s := range mod.shards {
@@ -260,6 +351,11 @@ func (l *listener) Destroy() {
 	mod.mu.Lock()
 	defer mod.mu.Unlock()
 	delete(mod.listeners, l)
+	if len(mod.shards) == 0 {
+		l.endLives()
+		return
+	}
+	l.workers.Store(int32(len(mod.shards)))
 	for _, s := range mod.shards {
 		s.post(posted{call: func(s *shard) { s.forget(l) }})
 	}
@@ -274,10 +370,14 @@ func (s *shard) drain(l *listener) {
 }
 
 func (s *shard) forget(l *listener) {
-	if wl := s.listeners[l]; wl != nil && wl.conns == nil {
-		delete(s.listeners, l)
-		wl.gone = true
-		s.adoptPools()
-		s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
+	wl := s.listeners[l]
+	if wl == nil {
+		l.release()
+		return
 	}
+	delete(s.listeners, l)
+	wl.gone = true
+	s.adoptPools()
+	s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
+	wl.endIfDone()
 }

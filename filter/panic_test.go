@@ -61,6 +61,7 @@ func TestAPanicOverAClientsBytesEndsThatClientAfterItsAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, "")
+			p.MayPanic()
 			p.c.Send([]byte(bytes + "req 3 m -\n"))
 			require.Empty(t, p.s.Take(), "nothing behind it is read")
 			require.False(t, p.c.Closed())
@@ -77,6 +78,7 @@ func TestAPanicOverAClientsBytesEndsThatClientAfterItsAnswers(t *testing.T) {
 
 func TestAPanicOverTheFirstBytes(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", "")
+	e.MayPanic()
 	e.cfg = e.MustLoad(toyConfig(`"codecs": [{"name": "toy.byid"}, {"name": "toy.inorder"}]`, ""))
 	c := e.Dial(e.cfg)
 	c.Send([]byte("!"))
@@ -90,6 +92,7 @@ func TestAPanicOverAServersBytesEndsThatConnectionAndItsRequests(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, "")
+			p.MayPanic()
 			p.say("req 2 m -")
 			p.answer(p.s, line)
 			require.False(t, p.s.Open())
@@ -104,6 +107,7 @@ func TestAPanicOverAServersBytesEndsThatConnectionAndItsRequests(t *testing.T) {
 
 func TestAPanicOverARequestThatGoesOut(t *testing.T) {
 	p := newPair(t, `, "request_timeout": "1s"`)
+	p.MayPanic()
 	p.say("req 2 m boom-encode", "req 3 m -")
 	require.Equal(t, "err 2 - internal error\n", p.got())
 	require.Empty(t, string(p.s.Take()), "neither half a frame nor what is behind it")
@@ -122,6 +126,7 @@ func TestAPanicOverARequestThatHasWaited(t *testing.T) {
 	for _, boom := range []string{"boom-encode", "boom-size"} {
 		t.Run(boom, func(t *testing.T) {
 			e := newToyEnv(t, "toy.byid", `, "request_timeout": "1s"`)
+			e.MayPanic()
 			other := e.Dial(e.cfg)
 			e.up.Hang = true
 			e.say("req 2 m " + boom)
@@ -142,6 +147,7 @@ func TestAPanicOverARequestThatHasWaited(t *testing.T) {
 
 func TestAPanicOverAnAnswerThatGoesOut(t *testing.T) {
 	p := newPair(t, "")
+	p.MayPanic()
 	p.say("req 2 m -")
 	second := ids(p.s)[0]
 	p.answer(p.s, "res "+p.first+" m boom-encode", "res "+p.its+" m y")
@@ -159,6 +165,7 @@ func TestAPanicOverAnAnswerThatGoesOut(t *testing.T) {
 // is: the server's connection is others' too.
 func TestAPanicOfThePipelineItself(t *testing.T) {
 	p := newPair(t, "")
+	p.MayPanic()
 	p.say("req 2 m -")
 	p.s.Take()
 	p.answer(p.s, "res "+p.first+" m boom-size", "res "+p.its+" m y")
@@ -173,6 +180,7 @@ func TestAPanicOfThePipelineItself(t *testing.T) {
 // client reaches the host.
 func TestAPanicOverTheRoomForAFrame(t *testing.T) {
 	p := newPair(t, "")
+	p.MayPanic()
 	p.say("hb 2 - boom-size")
 	require.True(t, p.c.Closed())
 	require.Equal(t, 1, p.Panics())
@@ -207,6 +215,7 @@ func TestAPanicOverWhatAServerDoes(t *testing.T) {
 // over, which may be one of another connection.
 func TestAPanicBetweenTheEvents(t *testing.T) {
 	p := newPair(t, `, "limits": {"max_requests_in_flight": 4}`)
+	p.MayPanic()
 	p.say("req 2 m -", "req 3 m -")
 	second := ids(p.s)[0]
 	large := "req 4 m " + strings.Repeat("x", 40000) // more than is left to the host
@@ -243,6 +252,7 @@ func TestAPanicOverAResumedMessage(t *testing.T) {
 				}
 				current = &testFilter{onRequest: pause, onResponse: pause}
 				e := newToyEnv(t, "toy.byid", `, "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+				e.MayPanic()
 				other := e.Dial(e.cfg)
 				texts := map[string]string{where: boom}
 				e.say("req 1 m " + texts["request"])
@@ -278,6 +288,7 @@ func TestAPanicOverAResumedMessage(t *testing.T) {
 // stands.
 func TestAPanicOverALocalReply(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", `, "request_timeout": "1s"`)
+	e.MayPanic()
 	other := e.Dial(e.cfg)
 	e.say("req 500 m -", "req 2 m -")
 	other.Send([]byte("req 1 m -\n"))
@@ -292,6 +303,7 @@ func TestAPanicOverALocalReply(t *testing.T) {
 
 func TestAPanicOverAStream(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", "")
+	e.MayPanic()
 	e.say("init 5 m boom-encode")
 	require.Equal(t, "err 5 - internal error\n", e.got())
 	require.True(t, e.c.Closed())
@@ -338,6 +350,7 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 		e := newToyEnv(t, pick("toy.byid", "toy.inorder", "toy.exclusive"), `, "request_timeout": "1s", "idle_timeout": "9s",
 			"upstream": {"max_pending_requests": 4, "max_connection_age": "0.5s", "target_in_flight": 2},
 			"meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+		e.MayPanic()
 		e.up.SetHosts("h1", "h2")
 		e.up.Serve = func(s *filtertest.Server, b []byte) int {
 			for _, l := range lines(b) {

@@ -922,7 +922,7 @@ func (f *testFilter) OnEnd(m *filter.Message) {
 var current *testFilter
 
 func init() {
-	filter.Register("test", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return current, nil })
+	filter.Register("test", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return current, nil }))
 }
 
 func withFilter(t *testing.T, f *testFilter) *env {
@@ -1032,6 +1032,7 @@ func TestAPanicInAFilterEndsOneMessageOnly(t *testing.T) {
 				f.onEnd = func(m *filter.Message) { boom(m) }
 			}
 			e := withFilter(t, f)
+			e.MayPanic()
 			texts := func() map[uint64]string {
 				texts := map[uint64]string{}
 				for _, f := range replies(t, e.c) {

@@ -67,7 +67,7 @@ func (c *connection) goOn() {
 
 // takeUp decodes what the inbox itself holds.
 func (c *connection) takeUp() {
-	if c.broken && !c.closed {
+	if (c.broken || c.leaving) && !c.closed {
 		c.finish()
 	}
 	if c.closed || c.finishing || c.stopped() {

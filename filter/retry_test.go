@@ -579,6 +579,7 @@ func TestAPanicOverAFurtherAttemptIsToldOf(t *testing.T) {
 		`"idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`,
 	} {
 		e := newPolicyEnv(t, "toy.byid", ", "+policy, "", "", "h1", "h2")
+		e.MayPanic()
 		e.serveAs(map[string]string{"h1": "res", "h2": "res"})
 		say(e.Dial(e.cfg), "req 1 m -")
 		e.Advance(200 * time.Millisecond)

@@ -110,6 +110,7 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	c.timer.Fire = c.onTimer
 	c.lines.Client = c
 	wl.add(c)
+	c.connect()
 	if wl.IdleTimeout > 0 {
 		c.arm(c.lastUse + wl.IdleTimeout)
 	}
@@ -121,6 +122,7 @@ func (s *shard) config(l *listener) *workerListener {
 	if wl == nil {
 		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
 		s.listeners[l] = wl
+		wl.parts()
 	}
 	return wl
 }
@@ -209,6 +211,7 @@ func (s *shard) newMessage(c *connection) *Message {
 	} else {
 		m = &Message{sh: s}
 		m.exchange.Init((*caller)(m), s.exchanges)
+		m.delay.Fire = m.delayOver
 	}
 	m.conn, m.cfg, m.proto, m.start = c, c.cfg, c.proto, s.w.Now()
 	m.req.Borrow(&s.spare)
@@ -217,6 +220,7 @@ func (s *shard) newMessage(c *connection) *Message {
 
 func (s *shard) freeMessage(m *Message) {
 	m.gen++
+	s.timers.Stop(&m.delay)
 	m.req.Reset()
 	m.req.Return(&s.spare)
 	if md := m.ownResp; md != nil {

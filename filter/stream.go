@@ -83,6 +83,9 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		return
 	}
 	st.last = c.lastUse
+	if c.cfg.streamFilters > 0 && !st.m.passesFrame(codecs.ClientToServer, md) {
+		return
+	}
 	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.clientDone = st.clientDone || md.Type == codecs.StreamCloseOneWay
 	if !st.sent {
@@ -147,9 +150,13 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 		return
 	}
 	st.last = m.sh.w.Now()
+	opening := !st.open && (answer || md.Type == codecs.StreamInit)
+	if cfg.streamFilters > 0 && !opening && !m.passesFrame(codecs.ServerToClient, md) {
+		return
+	}
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)
-	if st.open || !answer && md.Type != codecs.StreamInit {
+	if !opening {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(metrics.ResponseDecodingSuccess, 1)
@@ -187,14 +194,31 @@ func (st *stream) refuse(reason string) {
 	(*caller)(m).Failed(&upstream.Failure{Type: codecs.BadRequest, Reason: reason})
 }
 
+// refused ends a stream that a filter has refused to go on with.
+func (st *stream) refused() {
+	m := st.m
+	if !st.open {
+		m.exchange.Cancel()
+		m.answerLocally()
+		return
+	}
+	m.exchange.Call().EndStream()
+	st.reset()
+}
+
 // lost ends an open stream that cannot go on, and tells the client.
 func (st *stream) lost(e codecs.ErrorType, reason string) {
+	st.m.Reply(e, reason)
+	st.reset()
+}
+
+// reset is lost when the local reply tells why.
+func (st *stream) reset() {
 	m := st.m
 	cfg := m.cfg
 	cfg.count(metrics.StreamReset, 1)
-	m.Reply(e, reason)
 	c := m.conn
-	buf := c.buffer(256 + len(reason))
+	buf := c.buffer(256 + len(m.local.Message))
 	var err error
 	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) {
 		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)

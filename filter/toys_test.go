@@ -15,7 +15,7 @@ import (
 var next *testFilter
 
 func init() {
-	filter.Register("next", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return next, nil })
+	filter.Register("next", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return next, nil }))
 	register := func(name string, c func(t toy) codecs.Codec) {
 		codecs.Register(name, func(*anypb.Any, codecs.Limits) (codecs.Codec, error) {
 			return c(toy{codecs.Traits{Correlation: codecs.ByID, MaxID: 1<<31 - 1, ShareByDefault: true}, 'x'}), nil

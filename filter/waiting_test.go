@@ -41,6 +41,7 @@ func TestHooksSeeTheirOwnMessage(t *testing.T) {
 			ends = append(ends, end)
 		},
 	})
+	e.MayPanic()
 	e.v1.Serve = nil
 	send := func(method, tenant string) {
 		e.c.Send(dubbotest.Request{ID: 1, Method: method, Attachments: [][2]string{{"tenant", tenant}}}.Bytes())

@@ -95,6 +95,7 @@ func TestANewOutageIsToldAtOnce(t *testing.T) {
 // TestAPanicIsLoggedAHandfulOfTimes with its stack, and hides none at another place.
 func TestAPanicIsLoggedAHandfulOfTimes(t *testing.T) {
 	e := newToyEnv(t, "toy.byid", "")
+	e.MayPanic()
 	for range 100 {
 		for _, line := range []string{"req 2 m boom-decode\n", "req 2 m boom-encode\n"} {
 			c := e.Dial(e.cfg)

@@ -23,9 +23,17 @@ type workerListener struct {
 
 	detoured [len(detours)]time.Duration // when the debug log was told
 
+	// Its own chain, with the parts that filters have made for the worker.
+	chain   []link
+	workers []workerPart
+	hooks
+
 	stats  metrics.Batch
+	owns   ownBatch
 	listed bool // in the shard's dirty
 	gone   bool // the host has forgotten it; late answers may still come
+	ended  bool // no hook runs any more
+	left   int  // messages whose clients have left it, and that are delivered all the same
 
 	shadows shadows
 }
@@ -38,7 +46,7 @@ func (wl *workerListener) add(c *connection) {
 	if wl.discovery != nil {
 		wl.discovery.report(wl)
 	}
-	if wl.stats.Dirty() { // metrics that had nobody to report them
+	if wl.dirty() { // metrics that had nobody to report them
 		wl.sh.startStats()
 	}
 }
@@ -57,6 +65,7 @@ func (wl *workerListener) remove(c *connection) {
 		c.next.prev = c.prev
 	}
 	c.next, c.prev = nil, nil
+	wl.endIfDone()
 }
 
 func (wl *workerListener) count(c metrics.Counter, n int64) {
@@ -90,7 +99,7 @@ func (wl *workerListener) record(ms uint64) {
 
 // mark is called before something is counted.
 func (wl *workerListener) mark() {
-	if wl.stats.Dirty() || wl.gone {
+	if wl.dirty() || wl.gone {
 		return
 	}
 	if !wl.listed {
@@ -104,11 +113,23 @@ func (wl *workerListener) mark() {
 // is none. Metrics of a configuration without connections wait for the next.
 func (wl *workerListener) report() bool {
 	switch {
-	case !wl.stats.Dirty():
+	case !wl.dirty():
 		return true
 	case wl.conns == nil:
 		return false
 	}
 	wl.stats.Report(&wl.metrics, wl.conns.d)
+	wl.owns.report(wl.owned, wl.conns.d)
 	return true
+}
+
+func (wl *workerListener) dirty() bool { return wl.stats.Dirty() || wl.owns.dirty }
+
+// endIfDone ends the worker's parts of filters when none of their hooks runs any more.
+func (wl *workerListener) endIfDone() {
+	if wl.gone && wl.conns == nil && wl.left == 0 && !wl.ended {
+		wl.ended = true
+		wl.closeParts()
+		wl.release()
+	}
 }

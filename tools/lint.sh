@@ -30,17 +30,18 @@ above() { # FOLDER PATTERN
 	bad=$(go list -test -deps -f '{{if not .ForTest}}{{.ImportPath}}{{end}}' "./$1/..." | grep -E "^github.com/meltemi-mesh/meltemi/($2)(/|\$)" | sort -u || true)
 	[ -z "$bad" ] || fail "what is above $1/ is imported there:" $bad
 }
-above codecs 'filter|control|envoy-build|cmd'
-above filter 'control|envoy-build|cmd'
+above codecs 'filter|filters|control|envoy-build|cmd'
+above filter 'filters|control|envoy-build|cmd'
+above filters 'control|envoy-build|cmd'
 above control 'envoy-build|cmd'
 above envoy-build/internal 'control|envoy-build/dynamicmodules|cmd'
 
 # No cgo under those, nor in what the binding to Envoy adapts: plain `go test` tests it.
-bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'control/*.go' 'envoy-build/internal/*.go' | xargs grep -lE '^import "C"' || true)
+bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'filters/*.go' 'control/*.go' 'envoy-build/internal/*.go' | xargs grep -lE '^import "C"' || true)
 [ -z "$bad" ] || fail "cgo where there is to be none: $bad"
 
 # The module lives in somebody else's process.
-bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'envoy-build/*.go' | grep -v '_test\.go$' | xargs grep -nE 'signal\.Notify|os\.Exit|log\.Fatal' || true)
+bad=$(git ls-files 'codecs/*.go' 'filter/*.go' 'filters/*.go' 'envoy-build/*.go' | grep -v '_test\.go$' | xargs grep -nE 'signal\.Notify|os\.Exit|log\.Fatal' || true)
 [ -z "$bad" ] || fail "not in a host's process: $bad"
 
 [ $status -ne 0 ] || echo "lint: clean"

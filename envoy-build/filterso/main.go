@@ -30,7 +30,7 @@ func main() {}
 var spin atomic.Uint64
 
 func init() {
-	filter.Register("test.busy", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
+	filter.Register("test.busy", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) {
 		// As many as a container's GOMAXPROCS would let run at once.
 		n, err := strconv.Atoi(os.Getenv("GOMAXPROCS"))
 		if err != nil {
@@ -46,18 +46,18 @@ func init() {
 		return tells(func() string {
 			return fmt.Sprintf("GOMAXPROCS %d, memory limit %d", runtime.GOMAXPROCS(0), debug.SetMemoryLimit(-1))
 		}), nil
-	})
-	filter.Register("test.runtime", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
+	}))
+	filter.Register("test.runtime", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) {
 		return tells(func() string {
 			runtime.GC() // what is left is in use
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
 			return fmt.Sprintf("goroutines %d, heap %d", runtime.NumGoroutine(), m.HeapAlloc)
 		}), nil
-	})
-	filter.Register("test.boom", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return boom{}, nil })
-	filter.Register("test.reply", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return reply{}, nil })
-	filter.Register("test.gate", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) { return &gate{}, nil })
+	}))
+	filter.Register("test.boom", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return boom{}, nil }))
+	filter.Register("test.reply", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return reply{}, nil }))
+	filter.Register("test.gate", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return &gate{}, nil }))
 	codecs.Register("test.codec.boom", func(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
 		c, err := dubbo.New(config, limits)
 		if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 
 	// The built-in filters.
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
+	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 
 func init() { dynamicmodules.Serve(filter.NewModule()) }

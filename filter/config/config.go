@@ -22,7 +22,7 @@ type Proxy struct {
 	// Codecs has one entry, or several of which the first bytes of a connection
 	// choose.
 	Codecs  []Extension
-	Filters []Extension // at least the router
+	Filters []Filter // at least the router
 	// RouteConfig is as it came: package route validates it. nil when there is RDS.
 	RouteConfig *routev1alpha.RouteConfiguration
 	RDS         *RDS // nil when there is RouteConfig
@@ -62,6 +62,13 @@ func (p *Proxy) SameRoutes(o *Proxy) bool {
 type Extension struct {
 	Name   string
 	Config *anypb.Any // may be nil
+}
+
+// Filter is one filter of the chain.
+type Filter struct {
+	Extension
+	Match    *routev1alpha.RouteMatch // as it came; nil: all messages
+	Disabled bool
 }
 
 // Delivery is how new versions of a configuration come.

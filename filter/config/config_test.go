@@ -90,7 +90,7 @@ func TestDeprecatedFieldsCountWhereTheNewOnesAreEmpty(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "dubbo", p.Protocol)
 	require.Equal(t, "c", p.Codecs[0].Name)
-	require.Equal(t, []Extension{{Name: routerName}}, p.Filters)
+	require.Equal(t, []Filter{{Extension: Extension{Name: routerName}}}, p.Filters)
 	p, err = Load([]byte(`{"stat_prefix": "t", "application_protocol": "old", "codec": {"name": "old"},
 		"protocol": {"name": "new", "codec": {"name": "new"}}, "route_config": {}}`))
 	require.NoError(t, err)
@@ -265,13 +265,20 @@ func requireSame(t *testing.T, want, got *Proxy) {
 	t.Helper()
 	require.True(t, proto.Equal(want.RouteConfig, got.RouteConfig), "%v\n%v", want.RouteConfig, got.RouteConfig)
 	want.RouteConfig, got.RouteConfig = nil, nil
-	for _, part := range []struct{ want, got []Extension }{{want.Codecs, got.Codecs}, {want.Filters, got.Filters}} {
-		require.Len(t, part.got, len(part.want))
-		for i := range part.want {
-			w, g := &part.want[i], &part.got[i]
-			require.True(t, proto.Equal(w.Config, g.Config), "%v\n%v", w.Config, g.Config)
-			w.Config, g.Config = nil, nil
-		}
+	same := func(want, got *Extension) {
+		require.True(t, proto.Equal(want.Config, got.Config), "%v\n%v", want.Config, got.Config)
+		want.Config, got.Config = nil, nil
+	}
+	require.Len(t, got.Codecs, len(want.Codecs))
+	for i := range want.Codecs {
+		same(&want.Codecs[i], &got.Codecs[i])
+	}
+	require.Len(t, got.Filters, len(want.Filters))
+	for i := range want.Filters {
+		w, g := &want.Filters[i], &got.Filters[i]
+		same(&w.Extension, &g.Extension)
+		require.True(t, proto.Equal(w.Match, g.Match), "%v\n%v", w.Match, g.Match)
+		w.Match, g.Match = nil, nil
 	}
 	require.Equal(t, want, got)
 }

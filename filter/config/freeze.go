@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
@@ -157,13 +157,18 @@ func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 		if f.GetName() == "" {
 			c.refuse(fmt.Sprintf("meta_protocol_filters[%d].name", i), "required")
 		}
-		if f.GetName() == routerName && i != len(fs)-1 {
-			c.refuse(fmt.Sprintf("meta_protocol_filters[%d]", i+1), "comes after the router, which ends the chain")
+		if f.GetName() == routerName {
+			if i != len(fs)-1 {
+				c.refuse(fmt.Sprintf("meta_protocol_filters[%d]", i+1), "comes after the router, which ends the chain")
+			}
+			if f.GetDisabled() {
+				c.refuse(fmt.Sprintf("meta_protocol_filters[%d].disabled", i), "the router cannot be disabled")
+			}
 		}
-		p.Filters = append(p.Filters, Extension{f.GetName(), f.GetConfig()})
+		p.Filters = append(p.Filters, Filter{Extension{f.GetName(), f.GetConfig()}, f.GetMatch(), f.GetDisabled()})
 	}
 	if len(fs) == 0 {
-		p.Filters = []Extension{{Name: routerName}}
+		p.Filters = []Filter{{Extension: Extension{Name: routerName}}}
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 )
 
 // maxDepth bounds the nesting of a configuration.

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 
 	// The types that an Any in the configuration may name.

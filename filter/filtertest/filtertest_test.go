@@ -28,9 +28,9 @@ func (curfew) OnRequest(m *filter.Message) filter.Verdict {
 }
 
 func init() {
-	filter.Register("example.curfew", func(*anypb.Any, filter.FactoryContext) (filter.Filter, error) {
+	filter.Register("example.curfew", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) {
 		return curfew{}, nil
-	})
+	}))
 }
 
 // How the author of a filter tests it.

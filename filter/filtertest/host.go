@@ -15,15 +15,17 @@ import (
 	"net"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 
 	// Without any filters a chain is the router alone.
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
+	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 
 // watermark is how many bytes a blocked peer takes before the host tells the
@@ -43,10 +45,12 @@ type Host struct {
 	module   host.Module
 	workers  []*worker
 	configs  []*Config // that are loaded
+	loaded   []*Config // all that ever were
 	clusters map[string]*Cluster
 	now      time.Duration
 	todo     []func()
 	panics   int
+	mayPanic bool
 	buffers  int // handed out and not come back
 	lastID   uint64
 	limit    int // of the bytes of a client that wait for the pipeline, 0: none
@@ -57,8 +61,9 @@ type Host struct {
 }
 
 // New returns a host with one worker that runs the pipeline of package filter.
-// When the test ends it checks that every buffer has come back, and prints the
-// log if the test has failed.
+// When the test ends it checks that every buffer has come back, that nothing has
+// panicked, and that filters have left no goroutine behind, and prints the log if the
+// test has failed.
 func New(t testing.TB) *Host {
 	mod := filter.NewModule()
 	mod.Seed(1)
@@ -91,6 +96,8 @@ func (h *Host) finish() {
 	for len(h.configs) > 0 {
 		h.configs[0].Destroy()
 	}
+	h.checkPanics()
+	h.checkGoroutines()
 	if h.buffers != 0 {
 		h.t.Errorf("filtertest: %d buffers were not given back", h.buffers)
 	}
@@ -98,6 +105,40 @@ func (h *Host) finish() {
 		for _, l := range h.Log() {
 			h.t.Log(l)
 		}
+	}
+}
+
+// MayPanic is for tests in which the pipeline, a codec or a filter panics.
+func (h *Host) MayPanic() { h.mayPanic = true }
+
+func (h *Host) checkPanics() {
+	n := int64(h.panics)
+	for _, c := range h.loaded {
+		for i, name := range c.names {
+			if strings.HasSuffix(name, "."+metrics.FilterPanic.String()) || strings.HasSuffix(name, "."+metrics.ConnectionPanic.String()) {
+				n += c.metrics[i].value
+			}
+		}
+	}
+	if n > 0 && !h.mayPanic {
+		h.t.Errorf("filtertest: %d panics", n)
+	}
+}
+
+func (h *Host) checkGoroutines() {
+	m, ok := h.module.(interface{ Wait() })
+	if !ok {
+		return
+	}
+	over := make(chan struct{})
+	go func() {
+		m.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-time.After(patience):
+		h.t.Errorf("filtertest: goroutines of filters run on %v after the last configuration's end", patience)
 	}
 }
 
@@ -149,6 +190,7 @@ func (h *Host) LoadUnpublished(json string) (*Config, error) {
 	}
 	c.fc, c.frozen = fc, true
 	h.configs = append(h.configs, c)
+	h.loaded = append(h.loaded, c)
 	return c, nil
 }
 

@@ -205,7 +205,7 @@ func (u *user) Compile(rc *routev1alpha.RouteConfiguration) (func(), []*route.Er
 	compile := u.compile
 	if compile == nil {
 		compile = func(rc *routev1alpha.RouteConfiguration) []*route.Error {
-			_, faults := route.Compile(rc, nil)
+			_, faults := route.Compile(rc, route.Env{})
 			return faults
 		}
 	}

@@ -57,7 +57,7 @@ func (s shape) table(t testing.TB, n int) (*Table, *codecs.Metadata) {
 		rc.Routes = append(rc.Routes, route(s.route(i)...))
 	}
 	rc.Routes[n-1].Name = "last"
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	m := message(append(s.last(n), "path", "x", "version", "1", "tenant", "acme")...)
 	require.Equal(t, "last", table.Match(m).Name)

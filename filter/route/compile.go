@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
-	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -22,42 +22,58 @@ const (
 	maxBody = 4096
 )
 
-// Error is one fault of a RouteConfiguration.
-type Error struct {
-	// Path of the field in the RouteConfiguration.
-	Path   string
-	Reason string
+// Error is one fault of a RouteConfiguration, at a path in it.
+type Error = fields.Error
+
+// Env is what a table is judged by.
+type Env struct {
+	// Mutator has to be able to make what routes set in messages. Without one it is
+	// not known yet which codec is to do it.
+	Mutator codecs.Mutator
+	// Filters judges what the table says of filters. Without them that is not known.
+	Filters Filters
 }
 
-func (e *Error) Error() string { return e.Path + ": " + e.Reason }
-
-// Compile validates rc and makes a table of it, or returns all its faults. What
-// routes set in messages has to pass the mutator; without one it is not known
-// yet which codec is to do it.
-func Compile(rc *routev1alpha.RouteConfiguration, mutator codecs.Mutator) (*Table, []*Error) {
-	c := &compiler{mutator: mutator, specific: rc.GetMostSpecificMutationsWins()}
+// Compile validates rc and makes a table of it, or returns all its faults.
+func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
+	c := &compiler{env: env, specific: rc.GetMostSpecificMutationsWins()}
 	c.mirrored = c.mirrors(rc.GetRequestMirrorPolicies(), "request_mirror_policies")
 	t := &Table{routes: make([]Route, len(rc.GetRoutes()))}
 	d := c.defaults(rc)
 	c.table = c.changes(rc, "")
+	overrides := c.overrides(rc.GetTypedPerFilterConfig(), "")
 	h := c.hashing(rc)
 	for i, r := range rc.GetRoutes() {
-		c.route(&t.routes[i], r, d, h, element("routes", i))
-		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.of > 0
+		to := &t.routes[i]
+		c.route(to, r, d, h, element("routes", i))
+		to.overrides = inheritOverrides(c.overrides(r.GetTypedPerFilterConfig(), element("routes", i)+"."), overrides)
+		for _, o := range to.overrides {
+			if !slices.Contains(t.overridden, o.Filter) {
+				t.overridden = append(t.overridden, o.Filter)
+			}
+		}
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
 	t.clusters = d.clusters
+	t.settle()
+	return t, nil
+}
+
+// settle makes what is found in the table's routes.
+func (t *Table) settle() {
+	for i := range t.routes {
+		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.of > 0
+	}
 	t.keys = rank(t.routes)
 	number(t.routes)
 	t.index.build(t.routes, fewRoutes)
-	return t, nil
 }
 
 // compiler gathers faults.
 type compiler struct {
-	mutator  codecs.Mutator
+	env      Env
 	table    changes  // of all routes
 	specific bool     // changes of the table are made first, not last
 	mirrored []Mirror // of routes that do not say
@@ -65,25 +81,14 @@ type compiler struct {
 }
 
 func (c *compiler) refuse(path, format string, args ...any) {
-	c.errs = append(c.errs, &Error{path, fmt.Sprintf(format, args...)})
+	c.errs = append(c.errs, &Error{Path: path, Reason: fmt.Sprintf(format, args...)})
 }
 
 func element(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 
 func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, h *Hash, path string) {
 	r.Name = from.GetName()
-	for i, h := range from.GetMatch().GetMetadata() {
-		m, field, err := compileMatcher(h)
-		if err != nil {
-			at := element(path+".match.metadata", i)
-			if field != "" {
-				at += "." + field
-			}
-			c.refuse(at, "%v", err)
-		}
-		r.matchers = append(r.matchers, m)
-	}
-	c.match(r, from.GetMatch(), path+".match")
+	c.matches(r, from.GetMatch(), path+".match")
 	action, direct := from.GetRoute(), from.GetDirectResponse()
 	switch {
 	case action == nil && direct == nil:
@@ -104,14 +109,21 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, h *Has
 	}
 }
 
-// match compiles what a route asks beside metadata.
-func (c *compiler) match(r *Route, m *routev1alpha.RouteMatch, path string) {
+// matches compiles what a route asks of messages.
+func (c *compiler) matches(r *Route, m *routev1alpha.RouteMatch, path string) {
+	for i, h := range m.GetMetadata() {
+		x, field, err := compileMatcher(h)
+		if err != nil {
+			c.refuse(fields.Join(element(fields.Join(path, "metadata"), i), field), "%v", err)
+		}
+		r.matchers = append(r.matchers, x)
+	}
 	if len(m.GetSourceLabels()) > 0 {
-		c.refuse(path+".source_labels", notBuilt)
+		c.refuse(fields.Join(path, "source_labels"), notBuilt)
 	}
 	d, f := m.GetDirection(), m.GetRuntimeFraction()
 	if d < corev3.TrafficDirection_UNSPECIFIED || d > corev3.TrafficDirection_OUTBOUND {
-		c.refuse(path+".direction", "unknown value %d", d)
+		c.refuse(fields.Join(path, "direction"), "unknown value %d", d)
 	}
 	if d != corev3.TrafficDirection_UNSPECIFIED || f != nil {
 		r.gate = &gate{direction: d}
@@ -119,7 +131,7 @@ func (c *compiler) match(r *Route, m *routev1alpha.RouteMatch, path string) {
 	if f == nil {
 		return
 	}
-	r.gate.share, r.gate.of = c.fraction(f, path+".runtime_fraction")
+	r.gate.share, r.gate.of = c.fraction(f, fields.Join(path, "runtime_fraction"))
 }
 
 // denominators are those of a fraction.

@@ -209,7 +209,7 @@ func FuzzMatcherAgreesWithEnvoy(f *testing.F) {
 		k := int(kind) % kinds
 		h := newMatcher(k, rule, text, invert, missing, fold)
 		rc := &routev1alpha.RouteConfiguration{Routes: []*routev1alpha.Route{route(h)}}
-		table, faults := Compile(rc, nil)
+		table, faults := Compile(rc, Env{})
 		if impossible(k, rule, text, fold) {
 			require.Len(t, faults, 1)
 			require.Contains(t, faults[0].Path, "routes[0].match.metadata[0]")
@@ -269,7 +269,7 @@ func checkTable(t *testing.T, data []byte) {
 		r.Name = strconv.Itoa(len(rc.Routes))
 		rc.Routes = append(rc.Routes, r)
 	}
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	for range 1 + s.n(8) {
 		var kvs []string

@@ -18,7 +18,7 @@ func hashOf(t *testing.T, config string) *Hash {
 	t.Helper()
 	rc := new(routev1alpha.RouteConfiguration)
 	require.NoError(t, protojson.Unmarshal([]byte(config), rc))
-	table, errs := Compile(rc, nil)
+	table, errs := Compile(rc, Env{})
 	require.Empty(t, errs)
 	return table.routes[0].Hash
 }

@@ -42,7 +42,7 @@ func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy,
 	if len(from) > maxMirrors {
 		c.refuse(path, "at most %d entries, has %d", maxMirrors, len(from))
 	}
-	if codecs, ok := c.mutator.(interface{ CheckMirror() error }); ok && len(from) > 0 {
+	if codecs, ok := c.env.Mutator.(interface{ CheckMirror() error }); ok && len(from) > 0 {
 		if err := codecs.CheckMirror(); err != nil {
 			c.refuse(path, "%v", err)
 		}

@@ -74,7 +74,7 @@ func TestMirrorsAreRefusedWithTheirPath(t *testing.T) {
 		}
 		rc := new(routev1alpha.RouteConfiguration)
 		require.NoError(t, protojson.Unmarshal([]byte(json), rc))
-		_, faults := Compile(rc, m)
+		_, faults := Compile(rc, Env{Mutator: m})
 		var texts []string
 		for _, f := range faults {
 			texts = append(texts, strings.Replace(f.Error(), "routes[1].route.request_mirror_policies", "HERE", 1))

@@ -150,11 +150,11 @@ func (c *compiler) removals(d codecs.Direction, keys []string, path string) (m M
 			continue
 		}
 		m = append(m, change{action: remove, key: key})
-		if c.mutator == nil {
+		if c.env.Mutator == nil {
 			continue
 		}
 		err := errors.New("the codec cannot remove anything from messages")
-		if r, ok := c.mutator.(codecs.Remover); ok {
+		if r, ok := c.env.Mutator.(codecs.Remover); ok {
 			err = r.CheckRemoval(d, key)
 		}
 		if err != nil {
@@ -258,10 +258,10 @@ func (c *compiler) entry(d codecs.Direction, k, v, key, value string) {
 		c.refuse(value, "must have at most %d bytes, has %d", codecs.MaxText, n)
 		sound = false
 	}
-	if c.mutator == nil || !sound {
+	if c.env.Mutator == nil || !sound {
 		return
 	}
-	err := c.mutator.CheckMutation(d, k, v)
+	err := c.env.Mutator.CheckMutation(d, k, v)
 	if err == nil {
 		return
 	}

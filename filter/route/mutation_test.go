@@ -280,19 +280,19 @@ func TestImpossibleChangesAreRefusedWithTheirPath(t *testing.T) {
 	} {
 		rc := new(routev1alpha.RouteConfiguration)
 		require.NoError(t, protojson.Unmarshal([]byte("{"+config+"}"), rc))
-		_, faults := Compile(rc, remover{})
+		_, faults := Compile(rc, Env{Mutator: remover{}})
 		require.NotEmpty(t, faults, want)
 		require.Equal(t, want, faults[0].Error())
 	}
 	rc := new(routev1alpha.RouteConfiguration)
 	require.NoError(t, protojson.Unmarshal([]byte(`{`+route(`"request_keys_to_remove": ["a"]`)+`}`), rc))
-	_, faults := Compile(rc, noRemover{})
+	_, faults := Compile(rc, Env{Mutator: noRemover{}})
 	require.EqualError(t, faults[0], "routes[0].request_keys_to_remove[0]: the codec cannot remove anything from messages")
-	_, faults = Compile(rc, nil)
+	_, faults = Compile(rc, Env{})
 	require.Empty(t, faults)
 	// What a format makes of a message is not known yet.
 	require.NoError(t, protojson.Unmarshal([]byte(`{`+route(`"request_mutation": [{"key": "k", "format": "%REQ(a)%"}]`)+`}`), rc))
-	_, faults = Compile(rc, remover{})
+	_, faults = Compile(rc, Env{Mutator: remover{}})
 	require.Empty(t, faults)
 }
 

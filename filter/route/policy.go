@@ -9,8 +9,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
-	"github.com/meltemi-mesh/meltemi/filter/internal/fields"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )

@@ -16,7 +16,7 @@ func faultsOf(t *testing.T, config string) (all []string) {
 	t.Helper()
 	rc := new(routev1alpha.RouteConfiguration)
 	require.NoError(t, protojson.Unmarshal([]byte(config), rc))
-	_, errs := Compile(rc, nil)
+	_, errs := Compile(rc, Env{})
 	for _, e := range errs {
 		all = append(all, e.Error())
 	}

@@ -18,7 +18,7 @@ func compile(t testing.TB, json string) (*Table, error) {
 	t.Helper()
 	rc := new(routev1alpha.RouteConfiguration)
 	require.NoError(t, protojson.Unmarshal([]byte(json), rc))
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	if len(faults) > 0 {
 		return nil, faults[0]
 	}
@@ -181,7 +181,7 @@ func TestImpossibleMutationsAreRefusedWithTheirPath(t *testing.T) {
 	} {
 		rc := new(routev1alpha.RouteConfiguration)
 		require.NoError(t, protojson.Unmarshal([]byte(`{"routes": [{"route": {"cluster": "c"}}, {"route": {"cluster": "c"}, `+tc.route+`}]}`), rc))
-		table, faults := Compile(rc, tc.mutator)
+		table, faults := Compile(rc, Env{Mutator: tc.mutator})
 		require.Equal(t, len(tc.want) == 0, table != nil)
 		var got []string
 		for _, f := range faults {
@@ -200,7 +200,7 @@ func TestAllFaultsAreTold(t *testing.T) {
 		{"match": {"metadata": [{}, {"name": "k", "prefix_match": ""}]}, "request_mutation": [{}]},
 		{"route": {"cluster": "c"}},
 		{"route": {"weighted_clusters": {"clusters": [{"weight": 1}, {"name": "a", "metadata_match": {}}]}}}]}`), rc))
-	_, faults := Compile(rc, nil)
+	_, faults := Compile(rc, Env{})
 	var paths []string
 	for _, f := range faults {
 		paths = append(paths, f.Path)
@@ -268,7 +268,7 @@ func TestTablesThatLookAtManyKeysMatchAll(t *testing.T) {
 		r.Name = fmt.Sprint(i)
 		rc.Routes = append(rc.Routes, r)
 	}
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	for i := range rc.Routes {
 		require.Equal(t, fmt.Sprint(i), table.Match(message("method", "getX", fmt.Sprintf("K%d", i), "x", fmt.Sprintf("k%d", i), "v")).Name)

@@ -30,6 +30,8 @@ type Route struct {
 	// not be changed.
 	Mirrors []Mirror
 
+	overrides []Override
+
 	matchers []matcher
 	gate     *gate // nil: always open
 	targets  []Target
@@ -119,6 +121,8 @@ type Table struct {
 	// clusters are those of which the table says something, nil if there are none.
 	clusters map[string]*Cluster
 	draws    bool // routes ask for a share
+	// overridden are the filters of which it or a route says something.
+	overridden []string
 }
 
 // Match is Find for tables whose routes ask for nothing but metadata, without the

@@ -42,7 +42,7 @@ func tableOf(t testing.TB, rules ...*routev3.HeaderMatcher) *Table {
 		rc.Routes = append(rc.Routes, route(h))
 	}
 	rc.Routes = append(rc.Routes, route())
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	return table
 }
@@ -137,7 +137,7 @@ func TestEqualExpressionsAreEvaluatedOnce(t *testing.T) {
 	for i := range 1000 {
 		rc.Routes = append(rc.Routes, route(newMatcher(12, []string{"k", "K"}[i%2], "a*b", i%3 == 0, false, false), exactly("other", fmt.Sprint(i))))
 	}
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	steps, _, _ := spent(table, message("k", value, "other", "999"))
 	require.LessOrEqual(t, steps, once+100)
@@ -192,7 +192,7 @@ func TestRepeatedKeysAreWalkedOnce(t *testing.T) {
 		rc.Routes = append(rc.Routes, route(exactly("cell", "c"), exactly("env", "e"), exactly("lane", "l"),
 			newMatcher(9, "method", fmt.Sprintf("method%05d", i), false, false, false)))
 	}
-	table, faults := Compile(rc, nil)
+	table, faults := Compile(rc, Env{})
 	require.Empty(t, faults)
 	for i := range table.routes {
 		m := &table.routes[i].matchers

@@ -15,7 +15,7 @@ var shape = []string{"## What it does", "## How it works", "## Rules", "## Files
 
 // shaped have such a README. Any other that begins like one is held to it, too.
 var shaped = []string{
-	"filter", "filter/router", "filter/upstream", "filter/forward", "envoy-build/dynamicmodules", "control", "cmd",
+	"filter", "filters/router", "filter/upstream", "filter/forward", "envoy-build/dynamicmodules", "control", "cmd",
 }
 
 var listing = regexp.MustCompile(`(?m)^[\w./-]+(?:\.go|\.c|\.h|/)$`)

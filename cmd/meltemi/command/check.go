@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/control/check"
-	_ "github.com/meltemi-mesh/meltemi/filter/router" // as in every shared object
+	_ "github.com/meltemi-mesh/meltemi/filters/router" // as in every shared object
 )
 
 const checkUsage = `usage: meltemi check FILE|-

@@ -19,7 +19,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/input"
 	"github.com/meltemi-mesh/meltemi/control/ir"
-	_ "github.com/meltemi-mesh/meltemi/filter/router"
+	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")

@@ -18,11 +18,11 @@ import (
 // Name is the filter's config name.
 const Name = "example.filters.tenant"
 
-func init() { filter.Register(Name, newTenant) }
+func init() { filter.Register(Name, filter.Factory(newTenant)) }
 
 type tenant struct{}
 
-func newTenant(config *anypb.Any, _ filter.FactoryContext) (filter.Filter, error) {
+func newTenant(config *anypb.Any, _ *filter.Env) (filter.Filter, error) {
 	if config != nil {
 		return nil, errors.New("has no options")
 	}

@@ -21,7 +21,7 @@ import (
 // Name is the filter's config name.
 const Name = "example.filters.zone"
 
-func init() { filter.Register(Name, newZone) }
+func init() { filter.Register(Name, filter.Factory(newZone)) }
 
 // Directory answers in which zone a tenant lives. It may take its time.
 type Directory func(tenant string) (zone string, err error)
@@ -51,7 +51,7 @@ func slow(tenant string) (string, error) {
 
 type zone struct{}
 
-func newZone(config *anypb.Any, _ filter.FactoryContext) (filter.Filter, error) {
+func newZone(config *anypb.Any, _ *filter.Env) (filter.Filter, error) {
 	if config != nil {
 		return nil, errors.New("has no options")
 	}

@@ -259,7 +259,7 @@ type MetaProtocolProxy struct {
 	//
 	// Deprecated: Marked as deprecated in aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto.
 	Codec *Codec `protobuf:"bytes,5,opt,name=codec,proto3" json:"codec,omitempty"`
-	// Filters in their order; the router comes last. Empty: the router only.
+	// Filters in their order; the router comes last. At most 64. Empty: the router only.
 	MetaProtocolFilters []*MetaProtocolFilter `protobuf:"bytes,6,rep,name=meta_protocol_filters,json=metaProtocolFilters,proto3" json:"meta_protocol_filters,omitempty"`
 	// Tracing; its presence turns it on.
 	Tracing *Tracing `protobuf:"bytes,7,opt,name=tracing,proto3" json:"tracing,omitempty"`
@@ -908,7 +908,13 @@ type MetaProtocolFilter struct {
 	// The name under which the filter is registered. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The filter's configuration; may be absent.
-	Config        *anypb.Any `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	Config *anypb.Any `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	// Which messages the filter sees, its share of them included; absent: all. One of
+	// which that cannot be told, as it would cost too much, the filter sees.
+	Match *v1alpha.RouteMatch `protobuf:"bytes,100,opt,name=match,proto3" json:"match,omitempty"`
+	// The filter sees no message but those of routes that name it in
+	// typed_per_filter_config. Not for the router.
+	Disabled      bool `protobuf:"varint,101,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -955,6 +961,20 @@ func (x *MetaProtocolFilter) GetConfig() *anypb.Any {
 		return x.Config
 	}
 	return nil
+}
+
+func (x *MetaProtocolFilter) GetMatch() *v1alpha.RouteMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *MetaProtocolFilter) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
 }
 
 // Codec names the codec.
@@ -1253,10 +1273,12 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\rconfig_source\x18\x01 \x01(\v2\".envoy.config.core.v3.ConfigSourceR\fconfigSource\x12*\n" +
 	"\x11route_config_name\x18\x02 \x01(\tR\x0frouteConfigName\x12.\n" +
 	"\x04node\x18d \x01(\v2\x1a.envoy.config.core.v3.NodeR\x04node\x12\x19\n" +
-	"\btype_url\x18e \x01(\tR\atypeUrl\"V\n" +
+	"\btype_url\x18e \x01(\tR\atypeUrl\"\xc5\x01\n" +
 	"\x12MetaProtocolFilter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
-	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\"I\n" +
+	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\x12Q\n" +
+	"\x05match\x18d \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12\x1a\n" +
+	"\bdisabled\x18e \x01(\bR\bdisabled\"I\n" +
 	"\x05Codec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x06config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x06config\"\xf9\x02\n" +
@@ -1319,8 +1341,9 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = 
 	(*v31.ConfigSource)(nil),                // 18: envoy.config.core.v3.ConfigSource
 	(*v31.Node)(nil),                        // 19: envoy.config.core.v3.Node
 	(*anypb.Any)(nil),                       // 20: google.protobuf.Any
-	(*v32.Percent)(nil),                     // 21: envoy.type.v3.Percent
-	(*v33.Tracing_Http)(nil),                // 22: envoy.config.trace.v3.Tracing.Http
+	(*v1alpha.RouteMatch)(nil),              // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*v32.Percent)(nil),                     // 22: envoy.type.v3.Percent
+	(*v33.Tracing_Http)(nil),                // 23: envoy.config.trace.v3.Tracing.Http
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
 	8,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
@@ -1359,20 +1382,21 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
 	19, // 34: aeraki.meta_protocol_proxy.v1alpha.Rds.node:type_name -> envoy.config.core.v3.Node
 	20, // 35: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	20, // 36: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	10, // 37: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 38: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	10, // 39: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	21, // 40: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	21, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	21, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	17, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	22, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	21, // 36: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	20, // 37: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	10, // 38: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 39: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	10, // 40: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	22, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	22, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	22, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	17, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	23, // 45: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }

@@ -12,6 +12,7 @@ import (
 	v3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
@@ -204,8 +205,10 @@ type RouteConfiguration struct {
 	// this table, as Envoy's for HTTP; the table wins. True: the other way round; the
 	// weighted cluster wins.
 	MostSpecificMutationsWins bool `protobuf:"varint,124,opt,name=most_specific_mutations_wins,json=mostSpecificMutationsWins,proto3" json:"most_specific_mutations_wins,omitempty"`
-	unknownFields             protoimpl.UnknownFields
-	sizeCache                 protoimpl.SizeCache
+	// Route.typed_per_filter_config of routes that have none for a filter.
+	TypedPerFilterConfig map[string]*anypb.Any `protobuf:"bytes,125,rep,name=typed_per_filter_config,json=typedPerFilterConfig,proto3" json:"typed_per_filter_config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *RouteConfiguration) Reset() {
@@ -327,6 +330,13 @@ func (x *RouteConfiguration) GetMostSpecificMutationsWins() bool {
 		return x.MostSpecificMutationsWins
 	}
 	return false
+}
+
+func (x *RouteConfiguration) GetTypedPerFilterConfig() map[string]*anypb.Any {
+	if x != nil {
+		return x.TypedPerFilterConfig
+	}
+	return nil
 }
 
 // ClusterPolicy is what holds for all requests to a cluster, whichever their route.
@@ -1242,6 +1252,15 @@ type Route struct {
 	RequestKeysToRemove []string `protobuf:"bytes,101,rep,name=request_keys_to_remove,json=requestKeysToRemove,proto3" json:"request_keys_to_remove,omitempty"`
 	// Removed from the answer before response_mutation, in the same way. At most 1000.
 	ResponseKeysToRemove []string `protobuf:"bytes,102,rep,name=response_keys_to_remove,json=responseKeysToRemove,proto3" json:"response_keys_to_remove,omitempty"`
+	// What is different for the filters of meta_protocol_filters, by their names: a
+	// configuration of the type that the filter's page tells, or
+	// envoy.config.route.v3.FilterConfig, which has one as config, or disables the
+	// filter. A filter that is disabled in the listener is on where it is named here
+	// without being disabled. The route is chosen before such a filter sees the
+	// request, of what those before it have made of that. A filter that
+	// meta_protocol_filters does not have is refused, unless FilterConfig's is_optional
+	// says otherwise, or the routes come by RDS.
+	TypedPerFilterConfig map[string]*anypb.Any `protobuf:"bytes,103,rep,name=typed_per_filter_config,json=typedPerFilterConfig,proto3" json:"typed_per_filter_config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1328,6 +1347,13 @@ func (x *Route) GetRequestKeysToRemove() []string {
 func (x *Route) GetResponseKeysToRemove() []string {
 	if x != nil {
 		return x.ResponseKeysToRemove
+	}
+	return nil
+}
+
+func (x *Route) GetTypedPerFilterConfig() map[string]*anypb.Any {
+	if x != nil {
+		return x.TypedPerFilterConfig
 	}
 	return nil
 }
@@ -1802,7 +1828,7 @@ type HashPolicy_Metadata struct {
 
 func (x *HashPolicy_Metadata) Reset() {
 	*x = HashPolicy_Metadata{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1840,7 @@ func (x *HashPolicy_Metadata) String() string {
 func (*HashPolicy_Metadata) ProtoMessage() {}
 
 func (x *HashPolicy_Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[16]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1876,7 @@ type LoadBalancing_RingHash struct {
 
 func (x *LoadBalancing_RingHash) Reset() {
 	*x = LoadBalancing_RingHash{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +1888,7 @@ func (x *LoadBalancing_RingHash) String() string {
 func (*LoadBalancing_RingHash) ProtoMessage() {}
 
 func (x *LoadBalancing_RingHash) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[17]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1929,7 @@ type LoadBalancing_Maglev struct {
 
 func (x *LoadBalancing_Maglev) Reset() {
 	*x = LoadBalancing_Maglev{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +1941,7 @@ func (x *LoadBalancing_Maglev) String() string {
 func (*LoadBalancing_Maglev) ProtoMessage() {}
 
 func (x *LoadBalancing_Maglev) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[18]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +1978,7 @@ type RetryPolicy_RetryBackOff struct {
 
 func (x *RetryPolicy_RetryBackOff) Reset() {
 	*x = RetryPolicy_RetryBackOff{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[19]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +1990,7 @@ func (x *RetryPolicy_RetryBackOff) String() string {
 func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
 
 func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[19]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2055,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[21]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2067,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[21]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2136,8 @@ var File_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto protoreflec
 
 const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc = "" +
 	"\n" +
-	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xb3\b\n" +
+	";aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x12/aeraki.meta_protocol_proxy.config.route.v1alpha\x1a\x1fenvoy/config/core/v3/base.proto\x1a,envoy/config/route/v3/route_components.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xa9\n" +
+	"\n" +
 	"\x12RouteConfiguration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12N\n" +
 	"\x06routes\x18\x02 \x03(\v26.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteR\x06routes\x123\n" +
@@ -2124,7 +2151,11 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18y \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\x123\n" +
 	"\x16request_keys_to_remove\x18z \x03(\tR\x13requestKeysToRemove\x125\n" +
 	"\x17response_keys_to_remove\x18{ \x03(\tR\x14responseKeysToRemove\x12?\n" +
-	"\x1cmost_specific_mutations_wins\x18| \x01(\bR\x19mostSpecificMutationsWins\"\xc8\x03\n" +
+	"\x1cmost_specific_mutations_wins\x18| \x01(\bR\x19mostSpecificMutationsWins\x12\x94\x01\n" +
+	"\x17typed_per_filter_config\x18} \x03(\v2].aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntryR\x14typedPerFilterConfig\x1a]\n" +
+	"\x19TypedPerFilterConfigEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12*\n" +
+	"\x05value\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05value:\x028\x01\"\xc8\x03\n" +
 	"\rClusterPolicy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12_\n" +
 	"\fretry_budget\x18\x02 \x01(\v2<.aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudgetR\vretryBudget\x12k\n" +
@@ -2195,7 +2226,7 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\vhedge_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationH\x00R\n" +
 	"hedgeDelay\x12C\n" +
 	"\x10hedge_percentile\x18\x02 \x01(\v2\x16.envoy.type.v3.PercentH\x00R\x0fhedgePercentileB\x11\n" +
-	"\x0fhedge_specifier\"\xe6\x04\n" +
+	"\x0fhedge_specifier\"\xcf\x06\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12Q\n" +
 	"\x05match\x18\x02 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12R\n" +
@@ -2204,7 +2235,11 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x11response_mutation\x18\x14 \x03(\v29.aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValueR\x10responseMutation\x12h\n" +
 	"\x0fdirect_response\x18d \x01(\v2?.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponseR\x0edirectResponse\x123\n" +
 	"\x16request_keys_to_remove\x18e \x03(\tR\x13requestKeysToRemove\x125\n" +
-	"\x17response_keys_to_remove\x18f \x03(\tR\x14responseKeysToRemove\"\xda\x02\n" +
+	"\x17response_keys_to_remove\x18f \x03(\tR\x14responseKeysToRemove\x12\x87\x01\n" +
+	"\x17typed_per_filter_config\x18g \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntryR\x14typedPerFilterConfig\x1a]\n" +
+	"\x19TypedPerFilterConfigEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12*\n" +
+	"\x05value\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05value:\x028\x01\"\xda\x02\n" +
 	"\x0eDirectResponse\x12^\n" +
 	"\x06status\x18\x01 \x01(\x0e2F.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.StatusR\x06status\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\tR\x04body\"\xd3\x01\n" +
@@ -2283,7 +2318,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 }
 
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(DirectResponse_Status)(0),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
 	(KeyValue_AppendAction)(0),              // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
@@ -2303,99 +2338,106 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = [
 	(*RouteAction)(nil),                     // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
 	(*ClusterFromMetadata)(nil),             // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
 	(*KeyValue)(nil),                        // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	(*HashPolicy_Metadata)(nil),             // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
-	(*LoadBalancing_RingHash)(nil),          // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
-	(*LoadBalancing_Maglev)(nil),            // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
-	(*RetryPolicy_RetryBackOff)(nil),        // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	nil,                                     // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	(*RouteAction_RequestMirrorPolicy)(nil), // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 24: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 25: google.protobuf.UInt32Value
-	(*v3.Percent)(nil),                      // 26: envoy.type.v3.Percent
-	(*v31.HeaderMatcher)(nil),               // 27: envoy.config.route.v3.HeaderMatcher
-	(*v32.RuntimeFractionalPercent)(nil),    // 28: envoy.config.core.v3.RuntimeFractionalPercent
-	(v32.TrafficDirection)(0),               // 29: envoy.config.core.v3.TrafficDirection
-	(*v31.WeightedCluster)(nil),             // 30: envoy.config.route.v3.WeightedCluster
+	nil,                                     // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry
+	(*HashPolicy_Metadata)(nil),             // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
+	(*LoadBalancing_RingHash)(nil),          // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
+	(*LoadBalancing_Maglev)(nil),            // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
+	(*RetryPolicy_RetryBackOff)(nil),        // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	nil,                                     // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
+	nil,                                     // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	(*RouteAction_RequestMirrorPolicy)(nil), // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 26: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 27: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 28: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 29: envoy.config.route.v3.HeaderMatcher
+	(*v32.RuntimeFractionalPercent)(nil),    // 30: envoy.config.core.v3.RuntimeFractionalPercent
+	(v32.TrafficDirection)(0),               // 31: envoy.config.core.v3.TrafficDirection
+	(*v31.WeightedCluster)(nil),             // 32: envoy.config.route.v3.WeightedCluster
+	(*anypb.Any)(nil),                       // 33: google.protobuf.Any
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
 	12, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	24, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	26, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
 	10, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
 	11, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	23, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	25, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
 	4,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
 	3,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
 	17, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
 	17, // 8: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	9,  // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
-	6,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
-	8,  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
-	5,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.load_balancing:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing
-	18, // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
-	19, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.ring_hash:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
-	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.maglev:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
-	25, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
-	25, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
-	25, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	25, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
-	7,  // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	25, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
-	25, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
-	25, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
-	24, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
-	25, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
-	24, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
-	24, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
-	25, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
-	25, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
-	24, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	24, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	24, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
-	25, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
-	25, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
-	25, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
-	24, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
-	26, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	25, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	25, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	25, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	24, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	21, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	25, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	24, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	26, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	14, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	15, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	17, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	17, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	13, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
-	0,  // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
-	27, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	28, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	29, // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
-	22, // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	30, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	16, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
-	23, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	24, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	10, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	11, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	4,  // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
-	1,  // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
-	25, // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
-	25, // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
-	25, // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
-	24, // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	24, // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	28, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	25, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	25, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	24, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	18, // 9: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.typed_per_filter_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry
+	9,  // 10: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.retry_budget:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget
+	6,  // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.circuit_breakers:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers
+	8,  // 12: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.outlier_detection:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection
+	5,  // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy.load_balancing:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing
+	19, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
+	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.ring_hash:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
+	21, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.maglev:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
+	27, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
+	27, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	27, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	27, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	7,  // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	27, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	27, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	27, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	26, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	27, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	26, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	26, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	27, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	27, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	26, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	26, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	26, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	27, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	27, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	27, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	26, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	28, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	27, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	27, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	27, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	26, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	22, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	27, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	26, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	28, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	14, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	15, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	17, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	17, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	13, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	23, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.typed_per_filter_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
+	0,  // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
+	29, // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	30, // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	31, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
+	24, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	32, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	16, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	25, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	26, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	10, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	11, // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	4,  // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	1,  // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
+	33, // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
+	27, // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
+	27, // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
+	27, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
+	26, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	26, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	33, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
+	30, // 73: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	27, // 74: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	27, // 75: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	26, // 76: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	77, // [77:77] is the sub-list for method output_type
+	77, // [77:77] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -2427,7 +2469,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -16,11 +16,11 @@ const Name = "aeraki.meta_protocol.filters.router"
 
 const configType = "aeraki.meta_protocol_proxy.filters.router.v1alpha.Router"
 
-func init() { filter.Register(Name, newRouter) }
+func init() { filter.Register(Name, filter.Factory(newRouter)) }
 
 type router struct{}
 
-func newRouter(config *anypb.Any, _ filter.FactoryContext) (filter.Filter, error) {
+func newRouter(config *anypb.Any, _ *filter.Env) (filter.Filter, error) {
 	if config != nil && config.MessageName() != configType {
 		return nil, fmt.Errorf("config.type_url: want %s, got %s", configType, config.MessageName())
 	}

@@ -1,0 +1,103 @@
+package filter
+
+import (
+	"net/netip"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
+)
+
+// Connection is a client connection as filters see it.
+type Connection connection
+
+// Connection returns the client's connection, which may have ended.
+func (m *Message) Connection() *Connection { return (*Connection)(m.conn) }
+
+// ID is unique among the connections of the process; 0 when it has ended.
+func (c *Connection) ID() uint64 {
+	if c.closed {
+		return 0
+	}
+	return c.d.ID()
+}
+
+// RemoteAddress is the client's address as "ip:port" or a pipe's name, "" when unknown
+// or gone.
+func (c *Connection) RemoteAddress() string {
+	if c.closed {
+		return ""
+	}
+	return c.d.RemoteAddress()
+}
+
+// LocalAddress is that which the client has connected to, as RemoteAddress.
+func (c *Connection) LocalAddress() string {
+	if c.closed {
+		return ""
+	}
+	return c.d.LocalAddress()
+}
+
+// RemoteIP is the client's IP address, the zero value if it has none.
+func (c *Connection) RemoteIP() netip.Addr { return (*connection)(c).source() }
+
+// Codec is that which the connection speaks, nil as long as its first bytes have not
+// told.
+func (c *Connection) Codec() codecs.Codec {
+	if c.proto == nil {
+		return nil
+	}
+	return c.proto.codec
+}
+
+// Close has no more requests read, and the connection end when what is in flight is
+// answered: also the request whose hook calls it.
+func (c *Connection) Close() {
+	if !c.leaving && !c.closed {
+		c.leaving = true
+		c.sh.later = append(c.sh.later, (*connection)(c))
+	}
+}
+
+// ConnectionState is what the OnConnect of the filter that runs now has returned for the
+// client's connection.
+func (m *Message) ConnectionState() any {
+	if m.pos >= len(m.conn.states) {
+		return nil
+	}
+	return m.conn.states[m.pos]
+}
+
+// connect tells filters of a new connection.
+func (c *connection) connect() {
+	if c.cfg.connFilters == 0 {
+		return
+	}
+	c.states = make([]any, len(c.cfg.chain))
+	for i := range c.cfg.chain {
+		if k := &c.cfg.chain[i]; k.conn != nil {
+			c.tellFilter(k, func() { c.states[i] = k.conn.OnConnect((*Connection)(c)) })
+		}
+	}
+}
+
+// disconnect tells those that the connection has ended.
+func (c *connection) disconnect() {
+	for i, state := range c.states {
+		if k := &c.cfg.chain[i]; k.conn != nil {
+			c.tellFilter(k, func() { k.conn.OnDisconnect((*Connection)(c), state) })
+		}
+	}
+	c.states = nil
+}
+
+// tellFilter runs a hook of a connection. A panic in it ends the connection.
+func (c *connection) tellFilter(k *link, hook func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.cfg.filterPanicked(k.name, guard.New(r))
+			(*Connection)(c).Close()
+		}
+	}()
+	hook()
+}

@@ -1,0 +1,36 @@
+package route
+
+import (
+	"math/rand/v2"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+// Match is a condition on messages outside of a table. It is immutable.
+type Match struct {
+	table Table // of one route
+}
+
+// CompileMatch validates m and makes a condition of it, or returns all its faults. A
+// nil m holds for all messages.
+func CompileMatch(m *routev1alpha.RouteMatch) (*Match, []*Error) {
+	c := &compiler{}
+	x := &Match{Table{routes: make([]Route, 1)}}
+	c.matches(&x.table.routes[0], m, "")
+	if len(c.errs) > 0 {
+		return nil, c.errs
+	}
+	x.table.settle()
+	return x, nil
+}
+
+// Matches reports whether the condition holds for a message of a listener with that
+// direction. What it costs is bounded: the error is one of those of [Table.Find]. It
+// draws a number from rng if it is for a share of the messages.
+func (x *Match) Matches(md *codecs.Metadata, direction corev3.TrafficDirection, rng *rand.Rand) (bool, error) {
+	r, err := x.table.Find(md, direction, rng)
+	return r != nil, err
+}

@@ -1,0 +1,94 @@
+package route
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meltemi-mesh/meltemi/filter/fields"
+)
+
+// Override is what a route, or its table, says of a filter.
+type Override struct {
+	Filter string // its name
+	// Config is what Filters has made of the configuration, nil if there is none.
+	Config any
+	// Disabled says that the filter does not see the route's messages.
+	Disabled bool
+}
+
+// Filters judges what tables say of filters.
+type Filters interface {
+	// ParseOverride judges a configuration for the filter of that name; nil is none.
+	// The error, of which [fields.Each] tells, is an ErrUnknownFilter for a filter that
+	// is not there.
+	ParseOverride(filter string, config *anypb.Any) (any, error)
+}
+
+// ErrUnknownFilter is what the errors of unknown filters are.
+var ErrUnknownFilter = errors.New("unknown filter")
+
+// overrides judges what is at path. All is in the order of the filters' names.
+func (c *compiler) overrides(configs map[string]*anypb.Any, path string) (all []Override) {
+	for _, name := range slices.Sorted(maps.Keys(configs)) {
+		at := path + "typed_per_filter_config[" + name + "]"
+		config := configs[name]
+		o := Override{Filter: name}
+		optional := false
+		if fc := new(routev3.FilterConfig); config.MessageIs(fc) {
+			if err := config.UnmarshalTo(fc); err != nil {
+				c.refuse(at, "%s", fields.CleanError(err))
+				continue
+			}
+			config, o.Disabled, optional = fc.GetConfig(), fc.GetDisabled(), fc.GetIsOptional()
+			at += ".config"
+		}
+		if c.env.Filters != nil {
+			var err error
+			if o.Config, err = c.env.Filters.ParseOverride(name, config); err != nil {
+				if optional && errors.Is(err, ErrUnknownFilter) {
+					continue
+				}
+				fields.Each(err, func(e *fields.Error) { c.refuse(fields.Join(at, e.Path), "%s", e.Reason) })
+			}
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+// inheritOverrides adds to those of a route the ones of its table for other filters.
+func inheritOverrides(own, table []Override) []Override {
+	if len(own) == 0 {
+		return table
+	}
+	for _, o := range table {
+		if _, has := slices.BinarySearchFunc(own, o.Filter, byFilter); !has {
+			own = append(own, o)
+		}
+	}
+	slices.SortFunc(own, func(a, b Override) int { return cmp.Compare(a.Filter, b.Filter) })
+	return own
+}
+
+func byFilter(o Override, name string) int { return cmp.Compare(o.Filter, name) }
+
+// Override returns what is said of a filter for the route's messages, nil if nothing
+// is. It must not be changed.
+func (r *Route) Override(filter string) *Override {
+	for i := range r.overrides {
+		if r.overrides[i].Filter == filter {
+			return &r.overrides[i]
+		}
+	}
+	return nil
+}
+
+// Overrides reports whether the table, or one of its routes, says something of a filter.
+func (t *Table) Overrides(filter string) bool {
+	return len(t.overridden) > 0 && slices.Contains(t.overridden, filter)
+}
