@@ -41,6 +41,7 @@ type Pool struct {
 	pendingBytes        int
 	waiters, lastWaiter *Waiter
 	dispatching         bool
+	round               uint64 // of looks at what waits
 
 	watch
 	guards
@@ -54,7 +55,9 @@ type Pool struct {
 
 	growth
 	balance
-	hashing hashing
+	endpoints
+	hashing   hashing
+	balancing *Balancing // nil: the load balancer's choice
 }
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
@@ -118,7 +121,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
-	c.avoid, c.sought, c.judged, c.unsure = s.Avoid, 0, false, s.Unsure
+	c.avoid, c.sought, c.round, c.judged, c.unsure = s.Avoid, 0, 0, false, s.Unsure
 	if c.hash, c.hashed = s.Hash, s.Hashing != nil; c.hashed {
 		p.hashBy(s.Hashing)
 	}
@@ -238,7 +241,12 @@ func (p *Pool) kick() {
 func (p *Pool) dispatch() {
 	p.dispatching = true
 	defer func() { p.dispatching = false }() // also when something panics
+	p.round++
 	for c := p.queue.first; c != nil; {
+		if c.round == p.round { // it waits for what others do not take
+			c = c.next
+			continue
+		}
 		l := c.line
 		var cn *conn
 		if l != nil {
@@ -254,6 +262,7 @@ func (p *Pool) dispatch() {
 			}
 			c = p.queue.first
 		case c.sought > 0: // others may take what it does not
+			c.round = p.round
 			c = c.next
 		default:
 			return
