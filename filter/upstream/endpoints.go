@@ -197,15 +197,21 @@ func (ep *endpoint) fresh() int {
 	return n
 }
 
-// seek connects to hosts that the cluster tells and to which no connection leads.
-func (p *Pool) seek(now time.Duration) {
-	missing := min(len(p.usable), p.opts.MaxConnections)
+// missing is to how many more of the hosts that the cluster tells there may be shared
+// connections. Those that are more than one to a host give way.
+func (p *Pool) missing() int {
+	n := min(len(p.usable), p.opts.MaxConnections)
 	for _, ep := range p.usable {
 		if ep.fresh() > 0 {
-			missing--
+			n--
 		}
 	}
-	n := len(p.usable)
+	return n
+}
+
+// seek connects to hosts that the cluster tells and to which no connection leads.
+func (p *Pool) seek(now time.Duration) {
+	n, missing := len(p.usable), p.missing()
 	for i, from := 0, p.m.rand.IntN(max(1, n)); i < n && missing > 0; i++ {
 		ep := p.usable[(from+i)%n]
 		if ep.fresh() > 0 || ep.backoff > 0 && now < ep.nextTry {
@@ -274,7 +280,7 @@ func (p *Pool) awaits(c *Call, ep *endpoint) bool {
 	}
 	room := p.room()
 	if p.opts.Shared {
-		room = p.opts.MaxConnections - p.fresh()
+		room = p.missing()
 	}
 	if c.sought >= maxSought || room <= 0 || now < max(p.nextTry, p.noGrowth) || p.info.leavingUntil(ep.addr, now) != 0 {
 		return false

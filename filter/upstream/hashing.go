@@ -345,6 +345,9 @@ type toldTable struct {
 	table *hostTable // nil: it is being built
 }
 
+// buildTime is how soon a pool looks again for a table that is being built.
+const buildTime = 2 * time.Millisecond
+
 // buildAtOnce is up to how many places a table without which calls would go anywhere is
 // built by who needs it, within a few milliseconds.
 const buildAtOnce = 70_000

@@ -317,7 +317,11 @@ func (p *Pool) onTick() {
 	}
 	p.reap(now)
 	p.kick()
-	p.m.timers.Start(&p.tick, now+tickTime)
+	again := tickTime
+	if p.hashing.used && p.told() && !p.hashing.current {
+		again = buildTime
+	}
+	p.m.timers.Start(&p.tick, now+again)
 }
 
 // giveUp ends the pool.
