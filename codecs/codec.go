@@ -231,6 +231,33 @@ type Remover interface {
 	CheckRemoval(d Direction, key string) error
 }
 
+// CodeChecker is implemented by codecs whose EncodeError heeds [LocalError.Code].
+// Config with a code for a codec without it is refused at load.
+type CodeChecker interface {
+	// CheckCode tells whether an error reply can carry the code, which is not 0: its
+	// decoder then reads an answer with that code that is no success. The error names
+	// the code, and what the protocol has.
+	CheckCode(code int32) error
+}
+
+// CheckCode tells whether error replies of all the codecs can carry the code; any can
+// carry 0.
+func CheckCode(cs []Codec, code int32) error {
+	if code == 0 {
+		return nil
+	}
+	for _, c := range cs {
+		checker, ok := c.(CodeChecker)
+		if !ok {
+			return errors.New("the codec has one code for each status, and no others")
+		}
+		if err := checker.CheckCode(code); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // MaxText is the longest key or value of a mutation, in bytes, as in the
 // configuration of routes.
 const MaxText = 16384

@@ -60,6 +60,10 @@ type LocalError struct {
 	Type ErrorType
 	// Message is shown to the client, in the protocol's place for it.
 	Message string
+	// Code is the protocol's own, which the client gets in place of the one that the
+	// codec has for Type; it decides what clients repeat. 0, and one that the codec's
+	// CheckCode refuses: that of Type.
+	Code int32
 }
 
 func (e *LocalError) Error() string { return e.Message }

@@ -100,6 +100,8 @@ func (d bareDownstream) BufferLimit() int               { return 1 << 20 }
 func (d bareDownstream) ID() uint64                     { return 1 }
 func (d bareDownstream) LocalAddress() string           { return "" }
 func (d bareDownstream) RemoteAddress() string          { return "" }
+func (d bareDownstream) DirectRemoteAddress() string    { return "" }
+func (d bareDownstream) TLS() *host.TLS                 { return nil }
 func (d bareDownstream) Count(host.MetricID, int64)     {}
 func (d bareDownstream) Add(host.MetricID, int64)       {}
 func (d bareDownstream) Record(host.MetricID, []uint64) {}

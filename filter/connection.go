@@ -240,6 +240,10 @@ func (c *connection) Aborted() {
 }
 
 func (c *connection) leave() {
+	if c.inFlight > 0 { // oneways go on, and are judged by who has sent them
+		c.source()
+		c.d.TLS()
+	}
 	c.closed = true
 	c.room.Cancel()
 	c.turn.Cancel()

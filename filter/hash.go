@@ -12,7 +12,7 @@ import (
 // Without any key it goes to any host.
 func (m *Message) hashed() {
 	h := m.route.Hash
-	key, ok := h.Key(&m.req, m.conn.source())
+	key, ok := h.Key(&m.req, m.conn.source(), m.conn.d.TLS().Principal())
 	if !ok {
 		m.cfg.count(metrics.RequestHashNoKey, 1)
 		m.debug("it has nothing that its host could be chosen by")

@@ -12,6 +12,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // hashEnv is a client, and a cluster of some hosts that its requests are hashed to.
@@ -115,6 +116,19 @@ func TestAClientSticksToAHost(t *testing.T) {
 		hosts[e.ask(fmt.Sprint(i))] = true
 	}
 	require.Len(t, hosts, 1)
+}
+
+// TestAClientsPrincipalChoosesItsHost: whichever connection it comes over.
+func TestAClientsPrincipalChoosesItsHost(t *testing.T) {
+	e := newHashEnv(t, `"hash_policies": [{"principal": true}]`, "")
+	for i := range 10 {
+		principal := fmt.Sprint("spiffe://cluster.local/ns/shop/sa/", i)
+		e.c = e.DialTLS(e.cfg, host.TLS{Mutual: true, URISANs: []string{principal, "spiffe://other"}, Subject: "CN=x"})
+		require.Equal(t, e.mapped(consistent.Default, consistent.HashString(principal)), e.ask(""))
+	}
+	e.c = e.DialTLS(e.cfg, host.TLS{})
+	e.ask("")
+	require.Equal(t, int64(2), e.counted()["no_key"], "the client of the environment has none, either")
 }
 
 // A host that is gone is left for the next of the table; when it is back, so are its

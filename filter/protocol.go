@@ -170,7 +170,7 @@ func (l *listener) sniff(b []byte) (p *protocol, more bool) {
 }
 
 // anyOf are a listener's protocols, one of which has to be able to make a
-// mutation.
+// mutation, and all to tell a code.
 type anyOf []*protocol
 
 // CheckMutation implements codecs.Mutator.
@@ -207,4 +207,15 @@ func (ps anyOf) CheckRemoval(d codecs.Direction, key string) error {
 		}
 	}
 	return first
+}
+
+// CheckCode implements codecs.CodeChecker: all have to be able to tell it, as any may
+// be answered.
+func (ps anyOf) CheckCode(code int32) error {
+	for _, p := range ps {
+		if err := codecs.CheckCode([]codecs.Codec{p.codec}, code); err != nil {
+			return fmt.Errorf("codec %s: %w", p.name, err)
+		}
+	}
+	return nil
 }

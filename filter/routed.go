@@ -16,7 +16,7 @@ func (m *Message) Follow(r *route.Route) Verdict {
 	if d := r.Direct; d != nil {
 		m.cfg.count(metrics.RequestDirectResponse, 1)
 		m.sh.log(host.Debug, m.cfg.StatPrefix, "", "client %s: route %q answers itself: %s: %s", m.ClientAddress(), r.Name, d.Type, d.Message)
-		return m.Reply(d.Type, d.Message)
+		return m.ReplyWith(*d)
 	}
 	t, err := r.Pick(m.Rand(), &m.req)
 	if err != nil {

@@ -152,7 +152,7 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	dst = append(dst, magicRPC...)
 	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
 	dst, mark := pbwire.AppendFrame(dst, fieldResponse)
-	dst = pbwire.AppendVarint(dst, responseErrorCode, uint64(codeOf(e.Type)))
+	dst = pbwire.AppendVarint(dst, responseErrorCode, uint64(codeOf(e)))
 	dst = pbwire.AppendBytes(dst, responseErrorText, strings.ToValidUTF8(e.Message, "?"))
 	dst = pbwire.CloseFrame(dst, mark)
 	dst = pbwire.AppendVarint(dst, fieldCorrelationID, req.ID)

@@ -189,6 +189,17 @@ func TestErrorAnswers(t *testing.T) {
 	}
 }
 
+func TestErrorsWithACode(t *testing.T) {
+	for _, code := range []int32{1, 2003, 2004, 4711, math.MaxInt32, -1, math.MinInt32} {
+		b, err := newCodec(t).EncodeError(nil, &codecs.Metadata{ID: 3}, &codecs.LocalError{Type: codecs.OverLimit, Code: code})
+		require.NoError(t, err)
+		_, meta, _ := sections(t, answerOf(t, b).Raw)
+		got, err := parse(brpcMeta, meta)
+		require.NoError(t, err)
+		require.EqualValues(t, code, got.sub("response").get("error_code").Int())
+	}
+}
+
 func TestTheResetOfAStream(t *testing.T) {
 	for _, id := range ids() {
 		stream := codecs.Metadata{Type: codecs.StreamInit, ID: 3, StreamID: id}

@@ -28,12 +28,19 @@ const (
 	lastOfTransports  = 3002
 )
 
+// CheckCode implements codecs.CodeChecker: any error code can be told. Services are
+// free to use all that are not brpc's, negative ones too.
+func (c *codec) CheckCode(int32) error { return nil }
+
 // codeOf chooses the error code. C++ clients repeat calls that end with 112,
 // 1009 or 2004, as they do when no proxy is between, and none of the others.
 // None of these makes them give up a connection, as 2003 does, and of connections
 // for one call each also 22, 101, 111 and 113.
-func codeOf(t codecs.ErrorType) int32 {
-	switch t {
+func codeOf(e *codecs.LocalError) int32 {
+	if e.Code != 0 {
+		return e.Code
+	}
+	switch e.Type {
 	case codecs.RouteNotFound, codecs.ClusterNotFound:
 		return eNoService
 	case codecs.NoHealthyUpstream:

@@ -3,6 +3,7 @@ package codectest
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -89,8 +90,9 @@ func (c *check) errorReply(w where, b []byte, m *codecs.Metadata, e *codecs.Loca
 	return out
 }
 
-// isError checks that out is one whole answer to req that tells of an error.
-func (c *check) isError(w where, req *codecs.Metadata, out []byte) {
+// isError checks that out is one whole answer to req that tells of an error, and
+// returns its code.
+func (c *check) isError(w where, req *codecs.Metadata, out []byte) (code int32) {
 	var m codecs.Metadata
 	c.reads(w, "EncodeError", codecs.ServerToClient, &m, out, req)
 	switch {
@@ -106,6 +108,53 @@ func (c *check) isError(w where, req *codecs.Metadata, out []byte) {
 		c.failf(w, out, "the answer has id %d, its request %d", m.ID, req.ID)
 	case m.Variant != req.Variant:
 		c.failf(w, out, "the answer is of variant %d, its request of %d", m.Variant, req.Variant)
+	}
+	return m.Code
+}
+
+// someCodes are codes of errors to try: those of some protocol, and around where
+// numbers on the wire grow.
+var someCodes = []int32{
+	1, 6, 7, 19, 20, 21, 23, 63, 64, 80, 99, 100, 127, 128, 255, 256, 999, 1000, 2004, 8191, 8192, 16383, 16384,
+	math.MaxUint16, math.MaxUint16 + 1, math.MaxInt32, -1, -64, -65, math.MinInt32,
+}
+
+// codes checks that errors carry the codes that the codec says they can, and no
+// others.
+func (c *check) codes() {
+	checker, _ := c.codec.(codecs.CodeChecker)
+	taken := 0
+	c.each(all, func(st *stream) {
+		if st.dir == codecs.ServerToClient {
+			return
+		}
+		c.walk(st, "", func(w where, k int, m *codecs.Metadata) {
+			if !isFailed(m.Type) {
+				return
+			}
+			b := st.frame(k)
+			usual := c.errorReply(w, b, m, &codecs.LocalError{Message: texts[1].text})
+			for _, code := range someCodes {
+				w.doing = fmt.Sprintf("answered with code %d", code)
+				out := c.errorReply(w, b, m, &codecs.LocalError{Message: texts[1].text, Code: code})
+				if checker == nil || checker.CheckCode(code) != nil {
+					if !bytes.Equal(out, usual) {
+						c.failf(w, out, "CheckCode refuses it, and the answer is not what it is without")
+					}
+					continue
+				}
+				taken++
+				if got := c.isError(w, m, out); got != code {
+					c.failf(w, out, "the answer is decoded with code %d", got)
+				}
+			}
+		})
+	})
+	switch {
+	case checker == nil:
+		c.skipped = "the codec is no CodeChecker"
+	case taken == 0:
+		c.errorf("the codec is a CodeChecker, and takes none of %d", someCodes)
 	}
 }
 

@@ -34,6 +34,7 @@ var properties = []property{
 	{"retries", (*check).retries},
 	{"removal", (*check).removal},
 	{"error_replies", (*check).errorReplies},
+	{"codes", (*check).codes},
 	{"heartbeats", (*check).heartbeats},
 	{"stream_resets", (*check).streamResets},
 	{"roles", (*check).roles},

@@ -478,6 +478,21 @@ func TestEveryFaultIsFound(t *testing.T) {
 			}},
 		},
 		{
+			fault: "a code that is not told", property: "codes", says: "answered with code 6: the answer is decoded with code 1", shows: toyFrame(toyError, 7, "code=1", "")[:8],
+			codec: broken{reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+				return c.EncodeError(dst, req, &codecs.LocalError{Message: e.Message, Code: min(e.Code, 1)})
+			}},
+		},
+		{
+			fault: "a code that is refused and told", property: "codes", says: "answered with code 100: CheckCode refuses it", shows: toyFrame(toyError, 7, "code=10", "")[:8],
+			codec: broken{reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+				if e.Code == 100 {
+					return append(dst, toyFrame(toyError, uint32(req.ID), "code=10", e.Message)...), nil
+				}
+				return c.EncodeError(dst, req, e)
+			}},
+		},
+		{
 			fault: "an answer that needs the frame", property: "error_replies", says: "the codec panics", shows: theCall,
 			codec: broken{reply: func(c *toy, dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 				return c.EncodeError(dst, &codecs.Metadata{ID: uint64(req.Raw[7])}, e)

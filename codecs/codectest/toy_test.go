@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ const (
 	toyCall   = 'C' // attribute op
 	toyTell   = 'T'
 	toyAnswer = 'A' // attribute failed, if the application has
-	toyError  = 'E' // attribute why
+	toyError  = 'E' // attributes why, code
 	toyPing   = 'P'
 	toyPong   = 'p'
 	toyOpen   = 'O' // of a stream: its id is that of the frame
@@ -132,6 +133,9 @@ func (c *toy) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 			m.Put(key, value)
 		}
 		m.GoesAway = m.GoesAway || isAnswer(t) && string(key) == "away"
+		if t == codecs.Error && string(key) == "code" {
+			m.Code, _ = decimal.Int32(value)
+		}
 		if t == codecs.Error && string(key) == "undone" {
 			m.NotProcessed, m.Failure = true, codecs.Refused
 		}
@@ -237,8 +241,19 @@ func (c *toy) CheckRemoval(d codecs.Direction, key string) error {
 	return c.CheckMutation(d, strings.ToLower(key), "")
 }
 
-func (*toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
-	return append(dst, toyFrame(toyError, uint32(req.ID), "", e.Message)...), nil
+func (*toy) CheckCode(code int32) error {
+	if code < 1 || code > 99 {
+		return errors.New("two digits")
+	}
+	return nil
+}
+
+func (c *toy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	attributes := ""
+	if c.CheckCode(e.Code) == nil {
+		attributes = fmt.Sprint("code=", e.Code)
+	}
+	return append(dst, toyFrame(toyError, uint32(req.ID), attributes, e.Message)...), nil
 }
 
 func (*toy) EncodeGoAway(dst []byte, _ uint8) ([]byte, error) {

@@ -5,6 +5,7 @@ package dubbo
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/anypb"
@@ -145,7 +146,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 // serialization they do not accept.
 func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 	start := len(dst)
-	dst = appendHeader(dst, hessian2, statusOf(e.Type), req.ID)
+	dst = appendHeader(dst, hessian2, c.statusOf(e), req.ID)
 	dst = hessian.AppendString(dst, strings.ToValidUTF8(e.Message, "?"))
 	binary.BigEndian.PutUint32(dst[start+12:], uint32(len(dst)-start-headerSize))
 	return dst, nil
@@ -179,11 +180,22 @@ func appendHeader(dst []byte, flags, status byte, id uint64) []byte {
 	return append(dst, 0, 0, 0, 0)
 }
 
+// CheckCode implements codecs.CodeChecker: codes are statuses.
+func (c *codec) CheckCode(code int32) error {
+	if code < 1 || code > math.MaxUint8 || code == statusOK {
+		return fmt.Errorf("must be between 1 and %d, and not %d, which is a success, is %d", math.MaxUint8, statusOK, code)
+	}
+	return nil
+}
+
 // statusOf chooses the status. Clients show the body as the message whatever it
 // is; Dubbo Java tells timeouts (30, 31) and serialization (25) from the rest,
 // dubbo-go nothing.
-func statusOf(t codecs.ErrorType) byte {
-	switch t {
+func (c *codec) statusOf(e *codecs.LocalError) byte {
+	if e.Code != 0 && c.CheckCode(e.Code) == nil {
+		return byte(e.Code)
+	}
+	switch e.Type {
 	case codecs.RouteNotFound, codecs.ClusterNotFound:
 		return statusServiceNotFound
 	case codecs.Timeout:

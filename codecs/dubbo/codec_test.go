@@ -205,6 +205,18 @@ func TestErrorReplies(t *testing.T) {
 	}
 }
 
+func TestErrorsWithACode(t *testing.T) {
+	c := newCodec(t)
+	for code, want := range map[int32]byte{1: 1, 19: 19, 20: 100, 21: 21, 40: 40, 255: 255, 256: 100, -1: 100, 0: 100} {
+		refused := c.(codecs.CodeChecker).CheckCode(code)
+		require.Equal(t, want != byte(code), refused != nil, code)
+		b, err := c.EncodeError(nil, &codecs.Metadata{ID: 1}, &codecs.LocalError{Type: codecs.OverLimit, Code: code})
+		require.NoError(t, err)
+		require.Equal(t, want, b[3], code)
+	}
+	require.EqualError(t, c.(codecs.CodeChecker).CheckCode(20), "must be between 1 and 255, and not 20, which is a success, is 20")
+}
+
 func typicalRequest() []byte {
 	return dubbotest.Request{
 		ID: 1, Argument: strings.Repeat("x", 128), Version: "1.0.0",

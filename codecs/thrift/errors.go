@@ -85,8 +85,14 @@ func exceptionTypeCompact(b []byte) (kind int32) {
 	return kind
 }
 
-func exceptionOf(t codecs.ErrorType) uint32 {
-	switch t {
+// CheckCode implements codecs.CodeChecker: codes are types of exceptions, an i32.
+func (c *codec) CheckCode(int32) error { return nil }
+
+func exceptionOf(e *codecs.LocalError) int32 {
+	if e.Code != 0 {
+		return e.Code
+	}
+	switch e.Type {
 	case codecs.RouteNotFound:
 		return exceptionUnknownMethod
 	case codecs.BadRequest, codecs.BadResponse:
@@ -130,7 +136,7 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 		seqid = req.Scratch[scratchInnerID]
 	}
 	_, method := operation(req.ReplyInfo) // servers answer without the service, and clients compare
-	dst = appendException(dst, f.protocol(), method, seqid, exceptionOf(e.Type), strings.ToValidUTF8(e.Message, "?"))
+	dst = appendException(dst, f.protocol(), method, seqid, exceptionOf(e), strings.ToValidUTF8(e.Message, "?"))
 	if f.transport() == ttheaderFramed {
 		binary.BigEndian.PutUint32(dst[inner:], uint32(len(dst)-inner-4))
 	}
@@ -140,7 +146,7 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	return dst, nil
 }
 
-func appendException(dst []byte, protocol int, name []byte, seqid, kind uint32, text string) []byte {
+func appendException(dst []byte, protocol int, name []byte, seqid uint32, kind int32, text string) []byte {
 	switch protocol {
 	case compact:
 		dst = append(dst, compactID, typeException<<5|compactVersion)
@@ -148,7 +154,8 @@ func appendException(dst []byte, protocol int, name []byte, seqid, kind uint32, 
 		dst = append(binary.AppendUvarint(dst, uint64(len(name))), name...)
 		dst = append(dst, 1<<4|cmpBinary)
 		dst = append(binary.AppendUvarint(dst, uint64(len(text))), text...)
-		return append(dst, 1<<4|cmpI32, byte(kind)<<1, 0) // zigzag
+		dst = append(dst, 1<<4|cmpI32)
+		return append(binary.AppendUvarint(dst, uint64(uint32(kind<<1^kind>>31))), 0) // zigzag
 	case lax:
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(name)))
 		dst = append(append(dst, name...), typeException)
@@ -160,5 +167,5 @@ func appendException(dst []byte, protocol int, name []byte, seqid, kind uint32, 
 	dst = append(dst, binString, 0, 1)
 	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(text))), text...)
 	dst = append(dst, binI32, 0, 2)
-	return append(binary.BigEndian.AppendUint32(dst, kind), 0)
+	return append(binary.BigEndian.AppendUint32(dst, uint32(kind)), 0)
 }

@@ -2,6 +2,7 @@ package thrift
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -53,6 +54,25 @@ func TestErrorsAreNamedAsServersNameTheirs(t *testing.T) {
 				require.EqualValues(t, 77, answer.ID)
 				require.Equal(t, req.Variant, answer.Variant)
 			})
+		}
+	}
+}
+
+// TestErrorsWithACode are read in each form, and say whatever an i32 can.
+func TestErrorsWithACode(t *testing.T) {
+	for form, b := range everyForm("x", 77) {
+		for _, code := range []int32{1, 11, 63, 64, 8191, 8192, math.MaxInt32, -1, -65, math.MinInt32} {
+			c := newCodec(t)
+			var req, answer codecs.Metadata
+			_, err := c.NewDecoder(c2s).Decode([]byte(b), &req)
+			require.NoError(t, err)
+			e, err := c.EncodeError(nil, &req, &codecs.LocalError{Type: codecs.OverLimit, Message: "no", Code: code})
+			require.NoError(t, err)
+			n, err := c.NewDecoder(s2c).Decode(e, &answer)
+			require.NoError(t, err)
+			require.Equal(t, len(e), n)
+			require.Equal(t, codecs.Error, answer.Type)
+			require.Equal(t, code, answer.Code, form)
 		}
 	}
 }

@@ -260,7 +260,7 @@ func TestErrorAnswers(t *testing.T) {
 	long := strings.Repeat("ü", maxMessage)
 	for e, code := range []int32{
 		codecs.RouteNotFound: 11, codecs.ClusterNotFound: 11, codecs.NoHealthyUpstream: 111, codecs.BadResponse: 122,
-		codecs.Unspecified: 31, codecs.OverLimit: 22, codecs.BadRequest: 1, codecs.Timeout: 21,
+		codecs.Unspecified: 31, codecs.OverLimit: 23, codecs.BadRequest: 1, codecs.Timeout: 21,
 		codecs.ConnectFailure: 111, codecs.UpstreamReset: 141, codecs.Denied: 41,
 	} {
 		for text, want := range map[string]string{
@@ -298,6 +298,20 @@ func TestErrorAnswers(t *testing.T) {
 			checkStreamErrors(t, local, code, want)
 		}
 	}
+}
+
+// TestErrorsWithACode are of the framework, of calls and of streams.
+func TestErrorsWithACode(t *testing.T) {
+	c := newCodec(t)
+	for code, want := range map[int32]int32{1: 1, 22: 22, 999: 999, 1000: 23, -1: 23, 0: 23} {
+		local := &codecs.LocalError{Type: codecs.OverLimit, Message: "why", Code: code}
+		b, err := c.EncodeError(nil, requestOf(t, trpctest.Request{ID: 7}.Bytes()), local)
+		require.NoError(t, err)
+		frames, _ := trpctest.Parse(b, false)
+		require.Equal(t, want, frames[0].Ret)
+		checkStreamErrors(t, local, want, "why")
+	}
+	require.EqualError(t, c.(codecs.CodeChecker).CheckCode(1000), "must be between 1 and 999, the codes of the framework, is 1000")
 }
 
 func checkStreamErrors(t *testing.T, local *codecs.LocalError, code int32, text string) {

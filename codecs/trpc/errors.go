@@ -2,6 +2,7 @@ package trpc
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -23,9 +24,24 @@ const (
 	retClientNetwork   = 141
 )
 
+// maxRet is the last code of the framework, which has it for an unknown error.
+// Services say in func_ret what they have to say.
+const maxRet = 999
+
+// CheckCode implements codecs.CodeChecker: codes are the framework's.
+func (c *codec) CheckCode(code int32) error {
+	if code < 1 || code > maxRet {
+		return fmt.Errorf("must be between 1 and %d, the codes of the framework, is %d", maxRet, code)
+	}
+	return nil
+}
+
 // retOf chooses the code. No client does anything but show it.
-func retOf(t codecs.ErrorType) uint64 {
-	switch t {
+func (c *codec) retOf(e *codecs.LocalError) uint64 {
+	if e.Code != 0 && c.CheckCode(e.Code) == nil {
+		return uint64(e.Code)
+	}
+	switch e.Type {
 	case codecs.RouteNotFound, codecs.ClusterNotFound:
 		return retServerNoService
 	case codecs.NoHealthyUpstream, codecs.ConnectFailure:
@@ -35,7 +51,7 @@ func retOf(t codecs.ErrorType) uint64 {
 	case codecs.Timeout:
 		return retServerTimeout
 	case codecs.OverLimit:
-		return retServerOverload
+		return retServerLimited
 	case codecs.BadRequest:
 		return retServerDecode
 	case codecs.BadResponse:
@@ -86,7 +102,7 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	if req.Type == codecs.StreamInit {
 		dst = appendFixed(dst, typeStream, streamInit, uint32(req.StreamID), version)
 		dst, mark := pbwire.AppendFrame(dst, initResponseMeta)
-		dst = pbwire.AppendVarint(dst, metaRet, retOf(e.Type))
+		dst = pbwire.AppendVarint(dst, metaRet, c.retOf(e))
 		dst = pbwire.AppendBytes(dst, metaErrorMsg, textOf(e))
 		dst = pbwire.CloseFrame(dst, mark)
 		binary.BigEndian.PutUint32(dst[start+atLength:], uint32(len(dst)-start))
@@ -104,7 +120,7 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 	}
 	number(responseCallType, scratchCallType)
 	dst = pbwire.AppendVarint(dst, responseID, req.ID)
-	dst = pbwire.AppendVarint(dst, responseRet, retOf(e.Type))
+	dst = pbwire.AppendVarint(dst, responseRet, c.retOf(e))
 	dst = pbwire.AppendBytes(dst, responseErrorMsg, textOf(e))
 	number(responseMessageType, scratchMessageType)
 	number(responseContentType, scratchContentType)
@@ -121,7 +137,7 @@ func (c *codec) EncodeReset(dst []byte, stream *codecs.Metadata, e *codecs.Local
 	start := len(dst)
 	dst = appendFixed(dst, typeStream, streamClose, uint32(stream.StreamID), stream.Scratch[scratchVersion])
 	dst = pbwire.AppendVarint(dst, closeType, closeReset)
-	dst = pbwire.AppendVarint(dst, closeRet, retOf(e.Type))
+	dst = pbwire.AppendVarint(dst, closeRet, c.retOf(e))
 	dst = pbwire.AppendBytes(dst, closeMsg, textOf(e))
 	binary.BigEndian.PutUint32(dst[start+atLength:], uint32(len(dst)-start))
 	return dst, nil

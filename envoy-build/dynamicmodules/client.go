@@ -10,9 +10,17 @@ static uint32_t mt_buffer_limit(mt_filter* f) {
   return MT_CALL(network_filter_get_buffer_limit) ? MT_CALL(network_filter_get_buffer_limit)(f->envoy) : 0;
 }
 static uint64_t mt_id(mt_filter* f) { return MT_CALL(network_filter_get_connection_id)(f->envoy); }
-static bool mt_address(mt_filter* f, bool local, mt_buf* out, uint32_t* port) {
-  return local ? MT_CALL(network_filter_get_local_address)(f->envoy, out, port)
-               : MT_CALL(network_filter_get_remote_address)(f->envoy, out, port);
+enum { MT_LOCAL, MT_REMOTE, MT_DIRECT };
+static bool mt_address(mt_filter* f, int which, mt_buf* out, uint32_t* port) {
+  switch (which) {
+  case MT_LOCAL:
+    return MT_CALL(network_filter_get_local_address)(f->envoy, out, port);
+  case MT_REMOTE:
+    return MT_CALL(network_filter_get_remote_address)(f->envoy, out, port);
+  default:
+    return MT_CALL(network_filter_get_direct_remote_address) &&
+           MT_CALL(network_filter_get_direct_remote_address)(f->envoy, out, port);
+  }
 }
 static void mt_count(mt_filter* f, size_t id, uint64_t n) { MT_CALL(network_filter_increment_counter)(f->envoy, id, n); }
 static void mt_gauge(mt_filter* f, size_t id, int64_t n) {
@@ -34,12 +42,14 @@ import (
 
 // client is a client connection. It implements host.Downstream and linger.Client.
 type client struct {
-	w             *worker
-	f             *filter
-	ev            host.DownstreamEvents
-	gone          bool
-	local, remote string
-	linger        linger.Place
+	w         *worker
+	f         *filter
+	ev        host.DownstreamEvents
+	gone      bool
+	addresses [3]string // that have been asked for
+	tls       *host.TLS
+	asked     bool // for tls
+	linger    linger.Place
 }
 
 func newClient(w *worker, f *filter, cfg host.FilterConfig) {
@@ -103,28 +113,32 @@ func (c *client) ID() uint64 {
 }
 
 // LocalAddress implements host.Downstream.
-func (c *client) LocalAddress() string {
-	if c.local == "" && !c.gone {
-		c.local = address(c.f, true)
-	}
-	return c.local
-}
+func (c *client) LocalAddress() string { return c.address(C.MT_LOCAL) }
 
 // RemoteAddress implements host.Downstream.
-func (c *client) RemoteAddress() string {
-	if c.remote == "" && !c.gone {
-		c.remote = address(c.f, false)
+func (c *client) RemoteAddress() string { return c.address(C.MT_REMOTE) }
+
+// DirectRemoteAddress implements host.Downstream.
+func (c *client) DirectRemoteAddress() string { return c.address(C.MT_DIRECT) }
+
+func (c *client) address(which C.int) string {
+	a := &c.addresses[which]
+	if *a == "" && !c.gone {
+		var b C.mt_buf
+		var port C.uint32_t
+		if bool(C.mt_address(c.f.c(), which, &b, &port)) {
+			*a = joined(b, port)
+		}
 	}
-	return c.remote
+	return *a
 }
 
-func address(f *filter, local bool) string {
-	var b C.mt_buf
-	var port C.uint32_t
-	if !bool(C.mt_address(f.c(), C.bool(local), &b, &port)) {
-		return ""
+// TLS implements host.Downstream.
+func (c *client) TLS() *host.TLS {
+	if !c.asked && !c.gone {
+		c.asked, c.tls = true, tls(c.f)
 	}
-	return joined(b, port)
+	return c.tls
 }
 
 // Count implements host.Downstream.

@@ -2,8 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net"
-	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -12,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
@@ -34,14 +33,10 @@ type RDS struct {
 	Name string
 	// TypeURL is EnvoyRoutes or ProxyRoutes.
 	TypeURL string
-	// One of these is set: a file, a cluster of the host's, or an address as
-	// "host:port" or "unix:path".
-	File, Cluster, Address string
-	// Authority of a Cluster.
-	Authority string
-	Delta     bool
-	// Metadata of each stream: keys and values in turn.
-	Metadata []string
+	// File is set, or the Service is.
+	File    string
+	Service grpcclient.Target
+	Delta   bool
 	// Node is told with each request, or with a stream's first. Never nil.
 	Node     *corev3.Node
 	NodeOnce bool
@@ -53,14 +48,10 @@ type RDS struct {
 
 // Server is where the routes come from, for people.
 func (r *RDS) Server() string {
-	switch {
-	case r.File != "":
+	if r.File != "" {
 		return "file " + r.File
-	case r.Cluster != "":
-		return "cluster " + r.Cluster
-	default:
-		return r.Address
 	}
+	return r.Service.String()
 }
 
 func (c *checker) rds(m *proxyv1alpha.Rds) *RDS {
@@ -135,41 +126,11 @@ func (c *checker) apiSource(a *corev3.ApiConfigSource, r *RDS, path string) {
 		c.refuse(path+".grpc_services", "want one, has %d", n)
 		return
 	}
-	path += ".grpc_services[0]"
-	s := a.GetGrpcServices()[0]
-	c.only(s, path, "envoy_grpc", "google_grpc", "timeout", "initial_metadata")
-	switch {
-	case s.GetEnvoyGrpc() != nil:
-		c.only(s.GetEnvoyGrpc(), path+".envoy_grpc", "cluster_name", "authority")
-		r.Cluster = c.required(s.GetEnvoyGrpc().GetClusterName(), path+".envoy_grpc.cluster_name")
-		r.Authority = s.GetEnvoyGrpc().GetAuthority()
-	case s.GetGoogleGrpc() != nil:
-		// stat_prefix Envoy requires, and nothing here uses.
-		c.only(s.GetGoogleGrpc(), path+".google_grpc", "target_uri", "stat_prefix")
-		r.Address = c.address(s.GetGoogleGrpc().GetTargetUri(), path+".google_grpc.target_uri")
-	default:
-		c.refuse(path, "want envoy_grpc or google_grpc")
+	service, errs := grpcclient.Parse(a.GetGrpcServices()[0], path+".grpc_services[0]")
+	for _, err := range errs {
+		c.refuse(err.Path, "%s", err.Reason)
 	}
-	for i, h := range s.GetInitialMetadata() {
-		at := fmt.Sprintf("%s.initial_metadata[%d]", path, i)
-		c.only(h, at, "key", "value")
-		r.Metadata = append(r.Metadata, strings.ToLower(c.required(h.GetKey(), at+".key")), h.GetValue())
-	}
-}
-
-// address takes what gRPC calls a target.
-func (c *checker) address(target, path string) string {
-	if c.required(target, path) == "" {
-		return ""
-	}
-	if socket, ok := strings.CutPrefix(target, "unix:"); ok && socket != "" {
-		return target
-	}
-	hostPort := strings.TrimPrefix(strings.TrimPrefix(target, "dns:"), "///")
-	if _, port, err := net.SplitHostPort(hostPort); err != nil || port == "" {
-		c.refuse(path, "want host:port or unix:PATH, is %q", target)
-	}
-	return hostPort
+	r.Service = service
 }
 
 func (c *checker) required(s, path string) string {

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 )
 
 const rdsBase = `{"stat_prefix": "t", "protocol": {"name": "d", "codec": {"name": "c"}}, "rds": `
@@ -16,19 +18,19 @@ func api(service string) string {
 
 func TestRDS(t *testing.T) {
 	for cfg, want := range map[string]RDS{
-		api(`{"envoy_grpc": {"cluster_name": "xds"}}`): {Cluster: "xds"},
+		api(`{"envoy_grpc": {"cluster_name": "xds"}}`): {Service: grpcclient.Target{Cluster: "xds"}},
 		api(`{"envoy_grpc": {"cluster_name": "xds", "authority": "a"}, "timeout": "1s", "initial_metadata": [{"key": "K", "value": "v"}]}`): {
-			Cluster: "xds", Authority: "a", Metadata: []string{"k", "v"},
+			Service: grpcclient.Target{Cluster: "xds", Authority: "a", Metadata: []string{"k", "v"}, Timeout: time.Second},
 		},
-		api(`{"google_grpc": {"target_uri": "10.0.0.1:15010", "stat_prefix": "s"}}`):                                                          {Address: "10.0.0.1:15010"},
-		api(`{"google_grpc": {"target_uri": "dns:///[::1]:15010"}}`):                                                                          {Address: "[::1]:15010"},
-		api(`{"google_grpc": {"target_uri": "unix:/run/xds.sock"}}`):                                                                          {Address: "unix:/run/xds.sock"},
+		api(`{"google_grpc": {"target_uri": "10.0.0.1:15010", "stat_prefix": "s"}}`):                                                          {Service: grpcclient.Target{Address: "10.0.0.1:15010"}},
+		api(`{"google_grpc": {"target_uri": "dns:///[::1]:15010"}}`):                                                                          {Service: grpcclient.Target{Address: "[::1]:15010"}},
+		api(`{"google_grpc": {"target_uri": "unix:/run/xds.sock"}}`):                                                                          {Service: grpcclient.Target{Address: "unix:/run/xds.sock"}},
 		`{"route_config_name": "r", "config_source": {"path": "/etc/r.yaml"}}`:                                                                {File: "/etc/r.yaml"},
 		`{"route_config_name": "r", "config_source": {"path_config_source": {"path": "/etc/r.yaml", "watched_directory": {"path": "/etc"}}}}`: {File: "/etc/r.yaml"},
 		// As the C++ proxy's own test of it, and Aeraki have it.
 		`{"route_config_name": "r", "config_source": {"resource_api_version": "V3", "initial_fetch_timeout": "0s", "api_config_source": {"api_type": "DELTA_GRPC",
 			"transport_api_version": "V3", "request_timeout": "10s", "set_node_on_first_message_only": true,
-			"grpc_services": [{"envoy_grpc": {"cluster_name": "aeraki-xds"}}]}}}`: {Cluster: "aeraki-xds", Delta: true, NodeOnce: true, FetchTimeout: -1},
+			"grpc_services": [{"envoy_grpc": {"cluster_name": "aeraki-xds"}}]}}}`: {Service: grpcclient.Target{Cluster: "aeraki-xds"}, Delta: true, NodeOnce: true, FetchTimeout: -1},
 	} {
 		p, err := Load([]byte(rdsBase + cfg + "}"))
 		require.NoError(t, err, cfg)

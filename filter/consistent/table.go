@@ -83,3 +83,6 @@ func Combine(hash, next uint64) uint64 { return hash<<1 | hash>>63 ^ next }
 
 // Hash is the hash of one value, by which Pick chooses.
 func Hash(value []byte) uint64 { return xxhash.Sum64(value) }
+
+// HashString is Hash of a string.
+func HashString(value string) uint64 { return xxhash.Sum64String(value) }

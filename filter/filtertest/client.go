@@ -22,6 +22,7 @@ type Client struct {
 	received []byte
 	closed   bool
 	busy     bool // a delivery is already to do
+	sent     bool // the pipeline has got bytes
 
 	blocked bool
 	above   bool
@@ -41,6 +42,20 @@ func (h *Host) DialOn(cfg *Config, worker int) *Client { return h.dial(cfg, work
 
 // DialFrom is Dial from that IP address; others come from 10.0.0.2.
 func (h *Host) DialFrom(cfg *Config, ip string) *Client { return h.dial(cfg, 0, ip, usual) }
+
+// DialTLS is Dial by a client of whose TLS the host knows that; others have none.
+func (h *Host) DialTLS(cfg *Config, tls host.TLS) *Client {
+	c := h.dial(cfg, 0, "10.0.0.2", usual)
+	c.d.tls = &tls // the handshake comes behind the connection
+	return c
+}
+
+// DialBehind is DialFrom by way of a proxy at the address direct, which has told ip.
+func (h *Host) DialBehind(cfg *Config, direct, ip string) *Client {
+	c := h.dial(cfg, 0, ip, usual)
+	c.d.direct = direct
+	return c
+}
 
 const usual = "10.0.0.1:20880"
 
@@ -136,6 +151,7 @@ func (c *Client) schedule() {
 		more := total < len(c.pending)
 		end := c.eof && !more
 		c.eofTold = end // told once, whatever becomes of it
+		c.sent = true
 		n := 0
 		deliver(read, func(b [][]byte) {
 			if total == 0 {
@@ -166,6 +182,7 @@ func (c *Client) close(remote bool) {
 		}
 	}
 	c.w.event(nil, func() { c.ev.Closed(remote) })
+	c.d.gone = true
 }
 
 func (c *Client) fail() {
@@ -177,11 +194,15 @@ func (c *Client) fail() {
 
 // downstream implements host.Downstream.
 type downstream struct {
-	c     *Client
-	id    uint64
-	ip    string
-	local string
-	limit int
+	c      *Client
+	id     uint64
+	ip     string
+	local  string
+	limit  int
+	tls    *host.TLS
+	known  *host.TLS // what has been asked for
+	gone   bool      // nothing is told any more
+	direct string    // IP address, where a proxy has told another one
 }
 
 // Write implements host.Downstream.
@@ -243,6 +264,25 @@ func (d *downstream) LocalAddress() string { return d.local }
 // RemoteAddress implements host.Downstream.
 func (d *downstream) RemoteAddress() string {
 	return net.JoinHostPort(d.ip, strconv.FormatUint(1024+d.id, 10))
+}
+
+// DirectRemoteAddress implements host.Downstream.
+func (d *downstream) DirectRemoteAddress() string {
+	if d.direct == "" {
+		return d.RemoteAddress()
+	}
+	return net.JoinHostPort(d.direct, "1024")
+}
+
+// TLS implements host.Downstream.
+func (d *downstream) TLS() *host.TLS {
+	if !d.c.sent {
+		d.c.h.t.Error("filtertest: TLS was asked for before the first Data")
+	}
+	if !d.gone {
+		d.known = d.tls
+	}
+	return d.known
 }
 
 // Count implements host.Downstream.

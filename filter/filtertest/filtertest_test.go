@@ -86,6 +86,8 @@ type module struct {
 	up     host.Upstream
 	data   func(b [][]byte, total int) int
 	answer func(b []byte)
+	// accepted is called with each connection, if it is set.
+	accepted func()
 }
 
 func (m *module) NewConfig(host.Config, []byte) (host.FilterConfig, error) { return m, nil }
@@ -96,6 +98,9 @@ func (m *module) Run()                                                     {}
 func (m *module) EndHook()                                                 {}
 func (m *module) Accept(_ host.FilterConfig, d host.Downstream) host.DownstreamEvents {
 	m.d = d
+	if m.accepted != nil {
+		m.accepted()
+	}
 	return client{m}
 }
 
@@ -129,6 +134,10 @@ func TestFaultsOfAPipelineAreFound(t *testing.T) {
 		"ReadDisable(false) without a ReadDisable(true)": func(m *module) func([][]byte, int) int {
 			return func(_ [][]byte, total int) int { m.d.ReadDisable(false); return total }
 		},
+		"TLS was asked for before the first Data": func(m *module) func([][]byte, int) int {
+			m.accepted = func() { m.d.TLS() }
+			return func(_ [][]byte, total int) int { return total }
+		},
 	} {
 		t.Run(want, func(t *testing.T) {
 			r := &recorder{}
@@ -150,6 +159,29 @@ func TestMemoryOfAHookIsPoisonedAfterIt(t *testing.T) {
 	h := filtertest.NewWith(t, m, 1)
 	h.Dial(h.MustLoad("{}")).Send([]byte("hello"))
 	require.NotContains(t, string(kept), "hello")
+}
+
+// TestWhatIsKnownOfTLS: as of Envoy, it is told as long as there is the connection.
+func TestWhatIsKnownOfTLS(t *testing.T) {
+	m := &module{data: func(_ [][]byte, total int) int { return total }}
+	h := filtertest.NewWith(t, m, 1)
+	cfg := h.MustLoad("{}")
+	h.Dial(cfg).Send([]byte("hello"))
+	require.Nil(t, m.d.TLS())
+	of := host.TLS{ServerName: "greeter", Mutual: true, URISANs: []string{"spiffe://a/ns/b/sa/c"}}
+	late := h.DialTLS(cfg, of)
+	late.Send([]byte("hello"))
+	late.Close()
+	require.Nil(t, m.d.TLS(), "nobody had asked")
+	early := h.DialTLS(cfg, of)
+	early.Send([]byte("hello"))
+	require.Equal(t, &of, m.d.TLS())
+	early.Close()
+	require.Equal(t, &of, m.d.TLS())
+	require.Equal(t, "10.0.0.2:1027", m.d.DirectRemoteAddress())
+	h.DialBehind(cfg, "10.0.0.9", "192.0.2.1")
+	require.Equal(t, "10.0.0.9:1024", m.d.DirectRemoteAddress())
+	require.Equal(t, "192.0.2.1:1028", m.d.RemoteAddress())
 }
 
 func TestAServerThatIsNotReadKeepsItsBytes(t *testing.T) {

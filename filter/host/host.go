@@ -133,6 +133,13 @@ type Downstream interface {
 	// unknown.
 	LocalAddress() string
 	RemoteAddress() string
+	// DirectRemoteAddress is that of the connection itself, where RemoteAddress may
+	// be what a proxy before the host has told (the PROXY protocol).
+	DirectRemoteAddress() string
+	// TLS is what the host knows of the client's TLS, nil if there is none. It is
+	// complete from the first Data on, and not to be asked for before. It does not
+	// change, and stays known when the connection is gone if it was asked for before.
+	TLS() *TLS
 	// Count adds delta, which is positive, to a counter of the connection's
 	// configuration.
 	Count(id MetricID, delta int64)
@@ -141,6 +148,37 @@ type Downstream interface {
 	// Record adds values, at least one, to a histogram of the connection's
 	// configuration. They stay the caller's.
 	Record(id MetricID, values []uint64)
+}
+
+// TLS is what a host knows of a client's TLS that it has terminated. It is not to be
+// changed.
+type TLS struct {
+	// ServerName is the name that the client asked for (SNI), "" if it did not, or if
+	// the host has not looked: Envoy does with the listener filter tls_inspector.
+	ServerName string
+	// Mutual tells that the client has presented a certificate. What such a one is
+	// worth is for the host's configuration to say: Envoy refuses those that its
+	// validation context does not trust, unless that accepts untrusted ones.
+	Mutual bool
+	// URISANs and DNSSANs are the alternative names in the client's certificate, in
+	// their order.
+	URISANs, DNSSANs []string
+	// Subject of the client's certificate, as in RFC 2253.
+	Subject string
+}
+
+// Principal is the one name of the client: the first URI in its certificate, else the
+// first DNS name, else the subject. "" if it has presented none, or t is nil.
+func (t *TLS) Principal() string {
+	switch {
+	case t == nil:
+		return ""
+	case len(t.URISANs) > 0:
+		return t.URISANs[0]
+	case len(t.DNSSANs) > 0:
+		return t.DNSSANs[0]
+	}
+	return t.Subject
 }
 
 // Worker is the host's side of one worker.

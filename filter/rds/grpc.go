@@ -3,7 +3,6 @@ package rds
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -13,49 +12,35 @@ import (
 	routeservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/filter/config"
+	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
-const (
-	// connectTime bounds an attempt to connect.
-	connectTime = 5 * time.Second
-	// A connection on which nothing comes is probed: servers take offence at probes
-	// that are less than 5 minutes apart.
-	probeTime   = 6 * time.Minute
-	probeAnswer = 20 * time.Second
-	// maxDetail bounds what a server is told of a fault.
-	maxDetail = 4 << 10
-)
+// maxDetail bounds what a server is told of a fault.
+const maxDetail = 4 << 10
 
 // grpcSource asks a server. Each run is a stream.
 type grpcSource struct {
 	cfg         *config.RDS
 	bg          host.Background
-	connections *connections
+	connections *grpcclient.Pool
 }
 
 func (*grpcSource) pause(failures int) time.Duration { return jittered(failures) }
 
 func (g *grpcSource) run(ctx context.Context, held func() (string, bool), answered func(answer) error) error {
-	conn, err := g.connections.get(g.cfg, g.connect)
+	conn, err := g.connections.Get(&g.cfg.Service, g.bg.DialCluster)
 	if err != nil {
 		return err
 	}
-	defer g.connections.put(conn)
+	defer conn.Release()
 	// What the stream's goroutines hold ends with it.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(g.cfg.Service.Context(ctx))
 	defer cancel()
-	if len(g.cfg.Metadata) > 0 {
-		ctx = metadata.AppendToOutgoingContext(ctx, g.cfg.Metadata...)
-	}
 	client := routeservicev3.NewRouteDiscoveryServiceClient(conn)
 	if g.cfg.Delta {
 		return g.delta(ctx, client, held, answered)
@@ -63,31 +48,13 @@ func (g *grpcSource) run(ctx context.Context, held func() (string, bool), answer
 	return g.stateOfTheWorld(ctx, client, held, answered)
 }
 
-func (g *grpcSource) connect() (*grpc.ClientConn, error) {
-	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()), // TLS is the cluster's
-		grpc.WithUserAgent("meltemi"), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithDisableRetry(),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTime}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: probeTime, Timeout: probeAnswer}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * MaxBytes)),
-	}
-	if g.cfg.Cluster == "" {
-		return grpc.NewClient(g.cfg.Address, options...)
-	}
-	authority := g.cfg.Authority
-	if authority == "" {
-		authority = g.cfg.Cluster
-	}
-	return grpc.NewClient("passthrough:///cluster", append(options, grpc.WithAuthority(authority),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return g.bg.DialCluster(ctx, g.cfg.Cluster)
-		}))...)
-}
+// room is for what a server may say at a time.
+var room = grpc.MaxCallRecvMsgSize(2 * MaxBytes)
 
 func (g *grpcSource) stateOfTheWorld(ctx context.Context, client routeservicev3.RouteDiscoveryServiceClient,
 	held func() (string, bool), answered func(answer) error,
 ) error {
-	stream, err := client.StreamRoutes(ctx)
+	stream, err := client.StreamRoutes(ctx, room)
 	if err != nil {
 		return err
 	}
@@ -116,7 +83,7 @@ func (g *grpcSource) stateOfTheWorld(ctx context.Context, client routeservicev3.
 func (g *grpcSource) delta(ctx context.Context, client routeservicev3.RouteDiscoveryServiceClient,
 	held func() (string, bool), answered func(answer) error,
 ) error {
-	stream, err := client.DeltaRoutes(ctx)
+	stream, err := client.DeltaRoutes(ctx, room)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/filter/config"
+	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/route"
@@ -71,12 +72,12 @@ type User interface {
 type Registry struct {
 	mu          sync.Mutex
 	subs        map[string]*subscription
-	connections connections
+	connections grpcclient.Pool
 }
 
 // NewRegistry returns one without subscriptions.
 func NewRegistry() *Registry {
-	return &Registry{subs: map[string]*subscription{}, connections: connections{open: map[server][]*connection{}}}
+	return &Registry{subs: map[string]*subscription{}}
 }
 
 // Subscribe has u told of the route configuration that cfg names, at once if it is

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -16,11 +15,7 @@ import (
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
-const (
-	notBuilt = "not built yet"
-	// maxBody is the longest text of a direct response, in bytes.
-	maxBody = 4096
-)
+const notBuilt = "not built yet"
 
 // Error is one fault of a RouteConfiguration, at a path in it.
 type Error = fields.Error
@@ -98,7 +93,7 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, h *Has
 	}
 	own := c.changes(from, path+".")
 	if direct != nil {
-		c.direct(r, direct, path+".direct_response")
+		r.Direct = c.direct(direct, path+".direct_response")
 		if own.any() {
 			c.refuse(path+".direct_response", "does not go with mutations: nothing is sent on")
 		}
@@ -156,31 +151,6 @@ func (c *compiler) fraction(f *corev3.RuntimeFractionalPercent, path string) (sh
 		c.refuse(path+".numerator", "must be at most %d, is %d", of, share)
 	}
 	return share, of
-}
-
-var statuses = map[routev1alpha.DirectResponse_Status]codecs.ErrorType{
-	routev1alpha.DirectResponse_UNSPECIFIED:         codecs.Unspecified,
-	routev1alpha.DirectResponse_ROUTE_NOT_FOUND:     codecs.RouteNotFound,
-	routev1alpha.DirectResponse_CLUSTER_NOT_FOUND:   codecs.ClusterNotFound,
-	routev1alpha.DirectResponse_NO_HEALTHY_UPSTREAM: codecs.NoHealthyUpstream,
-	routev1alpha.DirectResponse_BAD_RESPONSE:        codecs.BadResponse,
-	routev1alpha.DirectResponse_OVER_LIMIT:          codecs.OverLimit,
-	routev1alpha.DirectResponse_BAD_REQUEST:         codecs.BadRequest,
-	routev1alpha.DirectResponse_TIMEOUT:             codecs.Timeout,
-	routev1alpha.DirectResponse_CONNECT_FAILURE:     codecs.ConnectFailure,
-	routev1alpha.DirectResponse_UPSTREAM_RESET:      codecs.UpstreamReset,
-	routev1alpha.DirectResponse_DENIED:              codecs.Denied,
-}
-
-func (c *compiler) direct(r *Route, d *routev1alpha.DirectResponse, path string) {
-	t, known := statuses[d.GetStatus()]
-	if !known {
-		c.refuse(path+".status", "unknown value %d", d.GetStatus())
-	}
-	if n := len(d.GetBody()); n > maxBody {
-		c.refuse(path+".body", "must have at most %d bytes, has %d", maxBody, n)
-	}
-	r.Direct = &codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String())}
 }
 
 func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, own changes, path string) {

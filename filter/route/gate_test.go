@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 // TestSharesOfRequests: one number is drawn for all routes, so that the shares of
@@ -107,6 +109,63 @@ func TestDirectResponses(t *testing.T) {
 		require.NotEqual(t, "unknown", statuses[i].String())
 	}
 	require.Len(t, statuses, int(codecs.Denied)+1)
+}
+
+// fewCodes is a codec whose answers carry codes up to 9.
+type fewCodes struct{ codecs.Codec }
+
+func (fewCodes) CheckCode(code int32) error {
+	if code > 9 {
+		return errors.New("must be at most 9")
+	}
+	return nil
+}
+
+// coded is the mutator of a listener with it.
+type coded struct {
+	codecs.Mutator
+	fewCodes
+}
+
+func TestCodesOfDirectResponses(t *testing.T) {
+	direct := func(code int32) *routev1alpha.RouteConfiguration {
+		return &routev1alpha.RouteConfiguration{Routes: []*routev1alpha.Route{{DirectResponse: &routev1alpha.DirectResponse{Code: code}}}}
+	}
+	table, faults := Compile(direct(9), Env{Mutator: coded{}})
+	require.Empty(t, faults)
+	require.EqualValues(t, 9, table.routes[0].Direct.Code)
+	_, faults = Compile(direct(10), Env{Mutator: coded{}})
+	require.Equal(t, []*Error{{Path: "routes[0].direct_response.code", Reason: "must be at most 9"}}, faults)
+	_, faults = Compile(direct(10), Env{})
+	require.Empty(t, faults, "the codec is not known yet")
+}
+
+// TestReplyOfFilters: what is not configured is the filter's own.
+func TestReplyOfFilters(t *testing.T) {
+	def := codecs.LocalError{Type: codecs.OverLimit, Message: "rate limited", Code: 3}
+	few := []codecs.Codec{fewCodes{}}
+	for _, tt := range []struct {
+		d    *routev1alpha.DirectResponse
+		want codecs.LocalError
+	}{
+		{nil, def},
+		{&routev1alpha.DirectResponse{}, def},
+		{&routev1alpha.DirectResponse{Code: 7}, codecs.LocalError{Type: codecs.OverLimit, Message: "rate limited", Code: 7}},
+		{&routev1alpha.DirectResponse{Body: "later"}, codecs.LocalError{Type: codecs.OverLimit, Message: "later", Code: 3}},
+		{&routev1alpha.DirectResponse{Status: routev1alpha.DirectResponse_DENIED}, codecs.LocalError{Type: codecs.Denied, Message: "rate limited"}},
+	} {
+		e, errs := Reply(tt.d, def, "reply", few)
+		require.Empty(t, errs)
+		require.Equal(t, tt.want, e)
+	}
+	_, errs := Reply(&routev1alpha.DirectResponse{Status: 99, Code: 10, Body: strings.Repeat("x", maxBody+1)}, def, "abort.reply", few)
+	require.Equal(t, []*Error{
+		{Path: "abort.reply.status", Reason: "unknown value 99"},
+		{Path: "abort.reply.body", Reason: "must have at most 4096 bytes, has 4097"},
+		{Path: "abort.reply.code", Reason: "must be at most 9"},
+	}, errs)
+	_, errs = Reply(&routev1alpha.DirectResponse{Code: 1}, def, "reply", []codecs.Codec{fewCodes{}, struct{ codecs.Codec }{}})
+	require.Equal(t, []*Error{{Path: "reply.code", Reason: "the codec has one code for each status, and no others"}}, errs)
 }
 
 func TestRequestsThatNameTheirCluster(t *testing.T) {

@@ -18,8 +18,9 @@ type Hash struct {
 }
 
 type hashPart struct {
-	property string // "": the client's address
-	terminal bool
+	property  string // "": the client's address
+	principal bool   // … or its principal
+	terminal  bool
 }
 
 // hashedClusters are the tables that clusters want.
@@ -28,26 +29,31 @@ type hashedClusters struct {
 	rest *consistent.Policy
 }
 
-// Key returns the hash of a request from a client's address, which may be unknown. ok
-// is false if it has none of the parts.
-func (h *Hash) Key(md *codecs.Metadata, source netip.Addr) (key uint64, ok bool) {
+// Key returns the hash of a request from a client's address, which may be unknown, and
+// principal, "" if it has none. ok is false if it has none of the parts.
+func (h *Hash) Key(md *codecs.Metadata, source netip.Addr, principal string) (key uint64, ok bool) {
 	var text [64]byte
 	for i := range h.parts {
 		p := &h.parts[i]
-		var value []byte
-		found := source.IsValid()
+		var next uint64
+		found := true
 		switch {
 		case p.property != "":
+			var value []byte
 			value, found = md.Get(p.property)
-		case found:
-			value = source.AppendTo(text[:0])
+			next = consistent.Hash(value)
+		case p.principal:
+			found = principal != ""
+			next = consistent.HashString(principal)
+		case source.IsValid():
+			next = consistent.Hash(source.AppendTo(text[:0]))
+		default:
+			found = false
 		}
-		if found {
-			if next := consistent.Hash(value); ok {
-				key = consistent.Combine(key, next)
-			} else {
-				key, ok = next, true
-			}
+		if found && ok {
+			key = consistent.Combine(key, next)
+		} else if found {
+			key, ok = next, true
 		}
 		if p.terminal && ok {
 			break
@@ -124,9 +130,11 @@ func (c *compiler) hashParts(from []*routev1alpha.HashPolicy, path string) (part
 				c.refuse(at+".source_ip", "must be true")
 			}
 		case *routev1alpha.HashPolicy_Principal:
-			c.refuse(at+".principal", "not supported: no host tells it")
+			if part.principal = s.Principal; !s.Principal {
+				c.refuse(at+".principal", "must be true")
+			}
 		default:
-			c.refuse(at, "required: metadata or source_ip")
+			c.refuse(at, "required: metadata, source_ip or principal")
 		}
 		parts = append(parts, part)
 	}

@@ -29,10 +29,10 @@ func byHash(action string) string {
 
 func TestFaultsOfHashPolicies(t *testing.T) {
 	for _, tt := range []struct{ action, fault string }{
-		{`"hash_policies": [{"source_ip": true}, {}]`, "hash_policies[1]: required: metadata or source_ip"},
+		{`"hash_policies": [{"source_ip": true}, {}]`, "hash_policies[1]: required: metadata, source_ip or principal"},
 		{`"hash_policies": [{"metadata": {}}]`, "hash_policies[0].metadata.name: required"},
 		{`"hash_policies": [{"source_ip": false}]`, "hash_policies[0].source_ip: must be true"},
-		{`"hash_policies": [{"principal": true}]`, "hash_policies[0].principal: not supported: no host tells it"},
+		{`"hash_policies": [{"principal": false}]`, "hash_policies[0].principal: must be true"},
 		{`"hash_policy": ["a", ""]`, "hash_policy[1]: must not be empty"},
 		{`"hash_policy": ["a"], "hash_policies": [{"source_ip": true}]`, "hash_policy: does not go with hash_policies"},
 		{`"hash_policy": ["k"` + strings.Repeat(`, "k"`, 100) + `]`, "hash_policy: at most 100 entries, has 101"},
@@ -92,6 +92,8 @@ func TestKeys(t *testing.T) {
 		{`"hash_policies": [{"source_ip": true}]`, v4, consistent.Hash([]byte("10.1.2.3")), true},
 		{`"hash_policies": [{"source_ip": true}]`, v6, consistent.Hash([]byte("2001:db8::1")), true},
 		{`"hash_policies": [{"source_ip": true}]`, netip.Addr{}, 0, false},
+		{`"hash_policies": [{"principal": true}]`, v4, consistent.Hash([]byte("spiffe://a/b")), true},
+		{`"hash_policies": [{"principal": true}]`, netip.Addr{}, 0, false},
 		{`"hash_policies": [{"metadata": {"name": "a"}, "terminal": true}, {"source_ip": true}]`, v4, a, true},
 		{`"hash_policies": [{"metadata": {"name": "none"}, "terminal": true}, {"metadata": {"name": "b"}}]`, v4, b, true},
 		{`"hash_policies": [{"metadata": {"name": "a"}}, {"metadata": {"name": "none"}, "terminal": true}, {"metadata": {"name": "b"}}]`, v4, a, true},
@@ -102,10 +104,14 @@ func TestKeys(t *testing.T) {
 		for _, kv := range [][2]string{{"a", "1"}, {"B", "2"}, {"b", "other"}, {"empty", ""}} {
 			md.Put([]byte(kv[0]), []byte(kv[1]))
 		}
-		key, ok := h.Key(&md, tt.source)
+		principal := ""
+		if tt.source.IsValid() {
+			principal = "spiffe://a/b"
+		}
+		key, ok := h.Key(&md, tt.source, principal)
 		require.Equal(t, tt.ok, ok, tt.policies)
 		require.Equal(t, tt.key, key, tt.policies)
-		require.Zero(t, testing.AllocsPerRun(100, func() { h.Key(&md, tt.source) }))
+		require.Zero(t, testing.AllocsPerRun(100, func() { h.Key(&md, tt.source, principal) }))
 	}
 }
 

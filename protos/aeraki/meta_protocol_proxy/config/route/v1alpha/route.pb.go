@@ -526,7 +526,8 @@ type HashPolicy_SourceIp struct {
 }
 
 type HashPolicy_Principal struct {
-	// The name in the client's certificate. Not supported: refused.
+	// The name in the client's certificate: its first URI SAN, else its first DNS SAN,
+	// else the subject. Must be true. A client without one does not have this part.
 	Principal bool `protobuf:"varint,3,opt,name=principal,proto3,oneof"`
 }
 
@@ -1365,7 +1366,14 @@ type DirectResponse struct {
 	// The kind of error.
 	Status DirectResponse_Status `protobuf:"varint,1,opt,name=status,proto3,enum=aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse_Status" json:"status,omitempty"`
 	// What it says. At most 4096 bytes; empty: the name of the status.
-	Body          string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	Body string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// The protocol's own code, in place of the one that its codec has for the status: in
+	// Dubbo the status, 1 to 255 without 20; in tRPC the ret, 1 to 999; in bRPC the error
+	// code; in Thrift the type of the TApplicationException. Clients decide by it
+	// whether they send a request again. Refused if the protocol cannot carry it, or has
+	// no codes, and of a listener with several protocols if one of them cannot. 0: that
+	// of the status.
+	Code          int32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1412,6 +1420,13 @@ func (x *DirectResponse) GetBody() string {
 		return x.Body
 	}
 	return ""
+}
+
+func (x *DirectResponse) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
 }
 
 // RouteMatch matches a message's metadata.
@@ -2239,10 +2254,11 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x17typed_per_filter_config\x18g \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntryR\x14typedPerFilterConfig\x1a]\n" +
 	"\x19TypedPerFilterConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12*\n" +
-	"\x05value\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05value:\x028\x01\"\xda\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05value:\x028\x01\"\xee\x02\n" +
 	"\x0eDirectResponse\x12^\n" +
 	"\x06status\x18\x01 \x01(\x0e2F.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.StatusR\x06status\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\tR\x04body\"\xd3\x01\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\x05R\x04code\"\xd3\x01\n" +
 	"\x06Status\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fROUTE_NOT_FOUND\x10\x01\x12\x15\n" +

@@ -7,11 +7,14 @@
 package ratelimitv1alpha
 
 import (
+	v31 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	v3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
+	v32 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	v1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -27,20 +30,40 @@ const (
 // RateLimit asks a rate limit service.
 type RateLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which requests.
+	// Which requests. Absent or empty: all.
 	Match *v1alpha.RouteMatch `protobuf:"bytes,1,opt,name=match,proto3" json:"match,omitempty"`
 	// Domain at the service. Required.
 	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
-	// How long to wait for the service.
+	// How long to wait for the service. 0 or more, default 20 ms; 0 is for ever.
 	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Refuse requests when the service fails.
 	FailureModeDeny bool `protobuf:"varint,4,opt,name=failure_mode_deny,json=failureModeDeny,proto3" json:"failure_mode_deny,omitempty"`
 	// The service. Required.
 	RateLimitService *v3.RateLimitServiceConfig `protobuf:"bytes,5,opt,name=rate_limit_service,json=rateLimitService,proto3" json:"rate_limit_service,omitempty"`
-	// At least one.
-	Descriptors   []*RateLimit_Descriptor `protobuf:"bytes,6,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// At most 16 together with rate_limits; at least one of both.
+	Descriptors []*RateLimit_Descriptor `protobuf:"bytes,6,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// Descriptors of several entries, besides descriptors.
+	RateLimits []*Limit `protobuf:"bytes,100,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	// What a request counts for in all descriptors that have no hits_addend of their
+	// own. Absent: 1.
+	HitsAddend *HitsAddend `protobuf:"bytes,101,opt,name=hits_addend,json=hitsAddend,proto3" json:"hits_addend,omitempty"`
+	// Share of the requests for which the service is asked, 0 to 100 %. default_value is
+	// what counts: runtime_key is accepted and never set. Absent: all.
+	FilterEnabled *v31.RuntimeFractionalPercent `protobuf:"bytes,102,opt,name=filter_enabled,json=filterEnabled,proto3" json:"filter_enabled,omitempty"`
+	// Share of those whose refusal is heeded. The others pass, counted all the same.
+	// Absent: all.
+	FilterEnforced *v31.RuntimeFractionalPercent `protobuf:"bytes,103,opt,name=filter_enforced,json=filterEnforced,proto3" json:"filter_enforced,omitempty"`
+	// Share of the requests that are refused when the service fails, in place of
+	// failure_mode_deny.
+	FailureModeDenyPercent *v31.RuntimeFractionalPercent `protobuf:"bytes,104,opt,name=failure_mode_deny_percent,json=failureModeDenyPercent,proto3" json:"failure_mode_deny_percent,omitempty"`
+	// What a request over a limit is answered with. Absent: OVER_LIMIT. An empty body is
+	// that which the service says.
+	RateLimitedResponse *v1alpha.DirectResponse `protobuf:"bytes,105,opt,name=rate_limited_response,json=rateLimitedResponse,proto3" json:"rate_limited_response,omitempty"`
+	// What a request is answered with that is refused as the service has failed. Absent:
+	// UNSPECIFIED.
+	FailureResponse *v1alpha.DirectResponse `protobuf:"bytes,106,opt,name=failure_response,json=failureResponse,proto3" json:"failure_response,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RateLimit) Reset() {
@@ -115,10 +138,276 @@ func (x *RateLimit) GetDescriptors() []*RateLimit_Descriptor {
 	return nil
 }
 
-// Descriptor is one entry made from a property.
+func (x *RateLimit) GetRateLimits() []*Limit {
+	if x != nil {
+		return x.RateLimits
+	}
+	return nil
+}
+
+func (x *RateLimit) GetHitsAddend() *HitsAddend {
+	if x != nil {
+		return x.HitsAddend
+	}
+	return nil
+}
+
+func (x *RateLimit) GetFilterEnabled() *v31.RuntimeFractionalPercent {
+	if x != nil {
+		return x.FilterEnabled
+	}
+	return nil
+}
+
+func (x *RateLimit) GetFilterEnforced() *v31.RuntimeFractionalPercent {
+	if x != nil {
+		return x.FilterEnforced
+	}
+	return nil
+}
+
+func (x *RateLimit) GetFailureModeDenyPercent() *v31.RuntimeFractionalPercent {
+	if x != nil {
+		return x.FailureModeDenyPercent
+	}
+	return nil
+}
+
+func (x *RateLimit) GetRateLimitedResponse() *v1alpha.DirectResponse {
+	if x != nil {
+		return x.RateLimitedResponse
+	}
+	return nil
+}
+
+func (x *RateLimit) GetFailureResponse() *v1alpha.DirectResponse {
+	if x != nil {
+		return x.FailureResponse
+	}
+	return nil
+}
+
+// RateLimitPerRoute is what holds for a route, in typed_per_filter_config.
+type RateLimitPerRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The domain. Empty: that of the filter.
+	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	// The only descriptors of the route's requests, at most 16. Empty: those of the
+	// filter.
+	RateLimits []*Limit `protobuf:"bytes,2,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	// As in RateLimit. Absent: that of the filter.
+	HitsAddend    *HitsAddend `protobuf:"bytes,3,opt,name=hits_addend,json=hitsAddend,proto3" json:"hits_addend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateLimitPerRoute) Reset() {
+	*x = RateLimitPerRoute{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateLimitPerRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateLimitPerRoute) ProtoMessage() {}
+
+func (x *RateLimitPerRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateLimitPerRoute.ProtoReflect.Descriptor instead.
+func (*RateLimitPerRoute) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RateLimitPerRoute) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *RateLimitPerRoute) GetRateLimits() []*Limit {
+	if x != nil {
+		return x.RateLimits
+	}
+	return nil
+}
+
+func (x *RateLimitPerRoute) GetHitsAddend() *HitsAddend {
+	if x != nil {
+		return x.HitsAddend
+	}
+	return nil
+}
+
+// Limit makes a descriptor of a request.
+type Limit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Entries of the descriptor, in their order. 1 to 16.
+	Actions []*Limit_Action `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	// What a request counts for. Absent: as RateLimit says.
+	HitsAddend *HitsAddend `protobuf:"bytes,2,opt,name=hits_addend,json=hitsAddend,proto3" json:"hits_addend,omitempty"`
+	// Another limit.
+	Limit         *Limit_Override `protobuf:"bytes,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Limit) GetActions() []*Limit_Action {
+	if x != nil {
+		return x.Actions
+	}
+	return nil
+}
+
+func (x *Limit) GetHitsAddend() *HitsAddend {
+	if x != nil {
+		return x.HitsAddend
+	}
+	return nil
+}
+
+func (x *Limit) GetLimit() *Limit_Override {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// HitsAddend is what a request counts for.
+type HitsAddend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	//
+	// Types that are valid to be assigned to Specifier:
+	//
+	//	*HitsAddend_Number
+	//	*HitsAddend_Property
+	Specifier     isHitsAddend_Specifier `protobuf_oneof:"specifier"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HitsAddend) Reset() {
+	*x = HitsAddend{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HitsAddend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HitsAddend) ProtoMessage() {}
+
+func (x *HitsAddend) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HitsAddend.ProtoReflect.Descriptor instead.
+func (*HitsAddend) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HitsAddend) GetSpecifier() isHitsAddend_Specifier {
+	if x != nil {
+		return x.Specifier
+	}
+	return nil
+}
+
+func (x *HitsAddend) GetNumber() uint32 {
+	if x != nil {
+		if x, ok := x.Specifier.(*HitsAddend_Number); ok {
+			return x.Number
+		}
+	}
+	return 0
+}
+
+func (x *HitsAddend) GetProperty() string {
+	if x != nil {
+		if x, ok := x.Specifier.(*HitsAddend_Property); ok {
+			return x.Property
+		}
+	}
+	return ""
+}
+
+type isHitsAddend_Specifier interface {
+	isHitsAddend_Specifier()
+}
+
+type HitsAddend_Number struct {
+	// At most 1000000000; 0 only asks. Of RateLimit at least 1.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3,oneof"`
+}
+
+type HitsAddend_Property struct {
+	// A property whose value is the number, in decimal digits. If a request has none,
+	// or another value, it counts for 1.
+	Property string `protobuf:"bytes,2,opt,name=property,proto3,oneof"`
+}
+
+func (*HitsAddend_Number) isHitsAddend_Specifier() {}
+
+func (*HitsAddend_Property) isHitsAddend_Specifier() {}
+
+// Descriptor is one of a single entry that is made from a property.
 type RateLimit_Descriptor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Property whose value is sent. Required.
+	// Property whose value is sent, an empty one if the request has none. Required.
 	Property string `protobuf:"bytes,1,opt,name=property,proto3" json:"property,omitempty"`
 	// Key under which it is sent. Required.
 	DescriptorKey string `protobuf:"bytes,2,opt,name=descriptor_key,json=descriptorKey,proto3" json:"descriptor_key,omitempty"`
@@ -128,7 +417,7 @@ type RateLimit_Descriptor struct {
 
 func (x *RateLimit_Descriptor) Reset() {
 	*x = RateLimit_Descriptor{}
-	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +429,7 @@ func (x *RateLimit_Descriptor) String() string {
 func (*RateLimit_Descriptor) ProtoMessage() {}
 
 func (x *RateLimit_Descriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -170,22 +459,530 @@ func (x *RateLimit_Descriptor) GetDescriptorKey() string {
 	return ""
 }
 
+// Action makes an entry of the descriptor. If it cannot, there is no descriptor.
+type Limit_Action struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	//
+	// Types that are valid to be assigned to ActionSpecifier:
+	//
+	//	*Limit_Action_Property_
+	//	*Limit_Action_GenericKey_
+	//	*Limit_Action_RemoteAddress_
+	//	*Limit_Action_Match_
+	ActionSpecifier isLimit_Action_ActionSpecifier `protobuf_oneof:"action_specifier"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Limit_Action) Reset() {
+	*x = Limit_Action{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit_Action) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit_Action) ProtoMessage() {}
+
+func (x *Limit_Action) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit_Action.ProtoReflect.Descriptor instead.
+func (*Limit_Action) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2, 0}
+}
+
+func (x *Limit_Action) GetActionSpecifier() isLimit_Action_ActionSpecifier {
+	if x != nil {
+		return x.ActionSpecifier
+	}
+	return nil
+}
+
+func (x *Limit_Action) GetProperty() *Limit_Action_Property {
+	if x != nil {
+		if x, ok := x.ActionSpecifier.(*Limit_Action_Property_); ok {
+			return x.Property
+		}
+	}
+	return nil
+}
+
+func (x *Limit_Action) GetGenericKey() *Limit_Action_GenericKey {
+	if x != nil {
+		if x, ok := x.ActionSpecifier.(*Limit_Action_GenericKey_); ok {
+			return x.GenericKey
+		}
+	}
+	return nil
+}
+
+func (x *Limit_Action) GetRemoteAddress() *Limit_Action_RemoteAddress {
+	if x != nil {
+		if x, ok := x.ActionSpecifier.(*Limit_Action_RemoteAddress_); ok {
+			return x.RemoteAddress
+		}
+	}
+	return nil
+}
+
+func (x *Limit_Action) GetMatch() *Limit_Action_Match {
+	if x != nil {
+		if x, ok := x.ActionSpecifier.(*Limit_Action_Match_); ok {
+			return x.Match
+		}
+	}
+	return nil
+}
+
+type isLimit_Action_ActionSpecifier interface {
+	isLimit_Action_ActionSpecifier()
+}
+
+type Limit_Action_Property_ struct {
+	// A property of the request.
+	Property *Limit_Action_Property `protobuf:"bytes,1,opt,name=property,proto3,oneof"`
+}
+
+type Limit_Action_GenericKey_ struct {
+	// A constant.
+	GenericKey *Limit_Action_GenericKey `protobuf:"bytes,2,opt,name=generic_key,json=genericKey,proto3,oneof"`
+}
+
+type Limit_Action_RemoteAddress_ struct {
+	// The client's address.
+	RemoteAddress *Limit_Action_RemoteAddress `protobuf:"bytes,3,opt,name=remote_address,json=remoteAddress,proto3,oneof"`
+}
+
+type Limit_Action_Match_ struct {
+	// A constant, for some requests.
+	Match *Limit_Action_Match `protobuf:"bytes,4,opt,name=match,proto3,oneof"`
+}
+
+func (*Limit_Action_Property_) isLimit_Action_ActionSpecifier() {}
+
+func (*Limit_Action_GenericKey_) isLimit_Action_ActionSpecifier() {}
+
+func (*Limit_Action_RemoteAddress_) isLimit_Action_ActionSpecifier() {}
+
+func (*Limit_Action_Match_) isLimit_Action_ActionSpecifier() {}
+
+// Override is a limit in place of that which the service has for the descriptor.
+type Limit_Override struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests in a unit of time.
+	RequestsPerUnit uint32 `protobuf:"varint,1,opt,name=requests_per_unit,json=requestsPerUnit,proto3" json:"requests_per_unit,omitempty"`
+	// SECOND to YEAR. Required.
+	Unit v32.RateLimitUnit `protobuf:"varint,2,opt,name=unit,proto3,enum=envoy.type.v3.RateLimitUnit" json:"unit,omitempty"`
+	// A property whose value is requests_per_unit, in decimal digits. If a request has
+	// none, or another value, requests_per_unit counts, or, if that is 0, the service's
+	// own limit.
+	Property      string `protobuf:"bytes,3,opt,name=property,proto3" json:"property,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit_Override) Reset() {
+	*x = Limit_Override{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit_Override) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit_Override) ProtoMessage() {}
+
+func (x *Limit_Override) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit_Override.ProtoReflect.Descriptor instead.
+func (*Limit_Override) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2, 1}
+}
+
+func (x *Limit_Override) GetRequestsPerUnit() uint32 {
+	if x != nil {
+		return x.RequestsPerUnit
+	}
+	return 0
+}
+
+func (x *Limit_Override) GetUnit() v32.RateLimitUnit {
+	if x != nil {
+		return x.Unit
+	}
+	return v32.RateLimitUnit(0)
+}
+
+func (x *Limit_Override) GetProperty() string {
+	if x != nil {
+		return x.Property
+	}
+	return ""
+}
+
+// Property sends a property of the request.
+type Limit_Action_Property struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Compared without regard to case; of several the first counts. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Key of the entry. Empty: name.
+	DescriptorKey string `protobuf:"bytes,2,opt,name=descriptor_key,json=descriptorKey,proto3" json:"descriptor_key,omitempty"`
+	// What is sent for a request without the property.
+	DefaultValue string `protobuf:"bytes,3,opt,name=default_value,json=defaultValue,proto3" json:"default_value,omitempty"`
+	// A request without the property has a descriptor without this entry. Not
+	// together with default_value.
+	SkipIfAbsent  bool `protobuf:"varint,4,opt,name=skip_if_absent,json=skipIfAbsent,proto3" json:"skip_if_absent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit_Action_Property) Reset() {
+	*x = Limit_Action_Property{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit_Action_Property) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit_Action_Property) ProtoMessage() {}
+
+func (x *Limit_Action_Property) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit_Action_Property.ProtoReflect.Descriptor instead.
+func (*Limit_Action_Property) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2, 0, 0}
+}
+
+func (x *Limit_Action_Property) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Limit_Action_Property) GetDescriptorKey() string {
+	if x != nil {
+		return x.DescriptorKey
+	}
+	return ""
+}
+
+func (x *Limit_Action_Property) GetDefaultValue() string {
+	if x != nil {
+		return x.DefaultValue
+	}
+	return ""
+}
+
+func (x *Limit_Action_Property) GetSkipIfAbsent() bool {
+	if x != nil {
+		return x.SkipIfAbsent
+	}
+	return false
+}
+
+// GenericKey sends what is said here.
+type Limit_Action_GenericKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key of the entry. Empty: "generic_key".
+	DescriptorKey string `protobuf:"bytes,1,opt,name=descriptor_key,json=descriptorKey,proto3" json:"descriptor_key,omitempty"`
+	// Its value. Required.
+	DescriptorValue string `protobuf:"bytes,2,opt,name=descriptor_value,json=descriptorValue,proto3" json:"descriptor_value,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Limit_Action_GenericKey) Reset() {
+	*x = Limit_Action_GenericKey{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit_Action_GenericKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit_Action_GenericKey) ProtoMessage() {}
+
+func (x *Limit_Action_GenericKey) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit_Action_GenericKey.ProtoReflect.Descriptor instead.
+func (*Limit_Action_GenericKey) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2, 0, 1}
+}
+
+func (x *Limit_Action_GenericKey) GetDescriptorKey() string {
+	if x != nil {
+		return x.DescriptorKey
+	}
+	return ""
+}
+
+func (x *Limit_Action_GenericKey) GetDescriptorValue() string {
+	if x != nil {
+		return x.DescriptorValue
+	}
+	return ""
+}
+
+// RemoteAddress sends the client's IP address, without its port.
+type Limit_Action_RemoteAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key of the entry. Empty: "remote_address", or, with one of the following,
+	// "masked_remote_address".
+	DescriptorKey string `protobuf:"bytes,1,opt,name=descriptor_key,json=descriptorKey,proto3" json:"descriptor_key,omitempty"`
+	// Bits of an IPv4 address that count, as in 10.0.0.0/8. 0 to 32, absent: 32.
+	V4PrefixMaskLen *wrapperspb.UInt32Value `protobuf:"bytes,2,opt,name=v4_prefix_mask_len,json=v4PrefixMaskLen,proto3" json:"v4_prefix_mask_len,omitempty"`
+	// The same of an IPv6 address. 0 to 128, absent: 128.
+	V6PrefixMaskLen *wrapperspb.UInt32Value `protobuf:"bytes,3,opt,name=v6_prefix_mask_len,json=v6PrefixMaskLen,proto3" json:"v6_prefix_mask_len,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Limit_Action_RemoteAddress) Reset() {
+	*x = Limit_Action_RemoteAddress{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit_Action_RemoteAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit_Action_RemoteAddress) ProtoMessage() {}
+
+func (x *Limit_Action_RemoteAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit_Action_RemoteAddress.ProtoReflect.Descriptor instead.
+func (*Limit_Action_RemoteAddress) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2, 0, 2}
+}
+
+func (x *Limit_Action_RemoteAddress) GetDescriptorKey() string {
+	if x != nil {
+		return x.DescriptorKey
+	}
+	return ""
+}
+
+func (x *Limit_Action_RemoteAddress) GetV4PrefixMaskLen() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.V4PrefixMaskLen
+	}
+	return nil
+}
+
+func (x *Limit_Action_RemoteAddress) GetV6PrefixMaskLen() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.V6PrefixMaskLen
+	}
+	return nil
+}
+
+// Match sends what is said here for some requests.
+type Limit_Action_Match struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which requests. Required.
+	Match *v1alpha.RouteMatch `protobuf:"bytes,1,opt,name=match,proto3" json:"match,omitempty"`
+	// Key of the entry. Empty: "header_match".
+	DescriptorKey string `protobuf:"bytes,2,opt,name=descriptor_key,json=descriptorKey,proto3" json:"descriptor_key,omitempty"`
+	// Its value. Required.
+	DescriptorValue string `protobuf:"bytes,3,opt,name=descriptor_value,json=descriptorValue,proto3" json:"descriptor_value,omitempty"`
+	// False: for the requests that do not match. Absent: true.
+	ExpectMatch   *wrapperspb.BoolValue `protobuf:"bytes,4,opt,name=expect_match,json=expectMatch,proto3" json:"expect_match,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit_Action_Match) Reset() {
+	*x = Limit_Action_Match{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit_Action_Match) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit_Action_Match) ProtoMessage() {}
+
+func (x *Limit_Action_Match) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit_Action_Match.ProtoReflect.Descriptor instead.
+func (*Limit_Action_Match) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescGZIP(), []int{2, 0, 3}
+}
+
+func (x *Limit_Action_Match) GetMatch() *v1alpha.RouteMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *Limit_Action_Match) GetDescriptorKey() string {
+	if x != nil {
+		return x.DescriptorKey
+	}
+	return ""
+}
+
+func (x *Limit_Action_Match) GetDescriptorValue() string {
+	if x != nil {
+		return x.DescriptorValue
+	}
+	return ""
+}
+
+func (x *Limit_Action_Match) GetExpectMatch() *wrapperspb.BoolValue {
+	if x != nil {
+		return x.ExpectMatch
+	}
+	return nil
+}
+
 var File_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDesc = "" +
 	"\n" +
-	"Daeraki/meta_protocol_proxy/filters/ratelimit/v1alpha/ratelimit.proto\x124aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a#envoy/config/ratelimit/v3/rls.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf7\x03\n" +
+	"Daeraki/meta_protocol_proxy/filters/ratelimit/v1alpha/ratelimit.proto\x124aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a#envoy/config/ratelimit/v3/rls.proto\x1a\"envoy/type/v3/ratelimit_unit.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xb4\t\n" +
 	"\tRateLimit\x12Q\n" +
 	"\x05match\x18\x01 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x123\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12*\n" +
 	"\x11failure_mode_deny\x18\x04 \x01(\bR\x0ffailureModeDeny\x12_\n" +
 	"\x12rate_limit_service\x18\x05 \x01(\v21.envoy.config.ratelimit.v3.RateLimitServiceConfigR\x10rateLimitService\x12l\n" +
-	"\vdescriptors\x18\x06 \x03(\v2J.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.DescriptorR\vdescriptors\x1aO\n" +
+	"\vdescriptors\x18\x06 \x03(\v2J.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.DescriptorR\vdescriptors\x12\\\n" +
+	"\vrate_limits\x18d \x03(\v2;.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.LimitR\n" +
+	"rateLimits\x12a\n" +
+	"\vhits_addend\x18e \x01(\v2@.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddendR\n" +
+	"hitsAddend\x12U\n" +
+	"\x0efilter_enabled\x18f \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\rfilterEnabled\x12W\n" +
+	"\x0ffilter_enforced\x18g \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0efilterEnforced\x12i\n" +
+	"\x19failure_mode_deny_percent\x18h \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x16failureModeDenyPercent\x12s\n" +
+	"\x15rate_limited_response\x18i \x01(\v2?.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponseR\x13rateLimitedResponse\x12j\n" +
+	"\x10failure_response\x18j \x01(\v2?.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponseR\x0ffailureResponse\x1aO\n" +
 	"\n" +
 	"Descriptor\x12\x1a\n" +
 	"\bproperty\x18\x01 \x01(\tR\bproperty\x12%\n" +
-	"\x0edescriptor_key\x18\x02 \x01(\tR\rdescriptorKeyBnZlgithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/ratelimit/v1alpha;ratelimitv1alphab\x06proto3"
+	"\x0edescriptor_key\x18\x02 \x01(\tR\rdescriptorKey\"\xec\x01\n" +
+	"\x11RateLimitPerRoute\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\\\n" +
+	"\vrate_limits\x18\x02 \x03(\v2;.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.LimitR\n" +
+	"rateLimits\x12a\n" +
+	"\vhits_addend\x18\x03 \x01(\v2@.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddendR\n" +
+	"hitsAddend\"\xb4\f\n" +
+	"\x05Limit\x12\\\n" +
+	"\aactions\x18\x01 \x03(\v2B.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.ActionR\aactions\x12a\n" +
+	"\vhits_addend\x18\x02 \x01(\v2@.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddendR\n" +
+	"hitsAddend\x12Z\n" +
+	"\x05limit\x18\x03 \x01(\v2D.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.OverrideR\x05limit\x1a\x86\t\n" +
+	"\x06Action\x12i\n" +
+	"\bproperty\x18\x01 \x01(\v2K.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.PropertyH\x00R\bproperty\x12p\n" +
+	"\vgeneric_key\x18\x02 \x01(\v2M.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.GenericKeyH\x00R\n" +
+	"genericKey\x12y\n" +
+	"\x0eremote_address\x18\x03 \x01(\v2P.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.RemoteAddressH\x00R\rremoteAddress\x12`\n" +
+	"\x05match\x18\x04 \x01(\v2H.aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.MatchH\x00R\x05match\x1a\x90\x01\n" +
+	"\bProperty\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0edescriptor_key\x18\x02 \x01(\tR\rdescriptorKey\x12#\n" +
+	"\rdefault_value\x18\x03 \x01(\tR\fdefaultValue\x12$\n" +
+	"\x0eskip_if_absent\x18\x04 \x01(\bR\fskipIfAbsent\x1a^\n" +
+	"\n" +
+	"GenericKey\x12%\n" +
+	"\x0edescriptor_key\x18\x01 \x01(\tR\rdescriptorKey\x12)\n" +
+	"\x10descriptor_value\x18\x02 \x01(\tR\x0fdescriptorValue\x1a\xcc\x01\n" +
+	"\rRemoteAddress\x12%\n" +
+	"\x0edescriptor_key\x18\x01 \x01(\tR\rdescriptorKey\x12I\n" +
+	"\x12v4_prefix_mask_len\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fv4PrefixMaskLen\x12I\n" +
+	"\x12v6_prefix_mask_len\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fv6PrefixMaskLen\x1a\xeb\x01\n" +
+	"\x05Match\x12Q\n" +
+	"\x05match\x18\x01 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12%\n" +
+	"\x0edescriptor_key\x18\x02 \x01(\tR\rdescriptorKey\x12)\n" +
+	"\x10descriptor_value\x18\x03 \x01(\tR\x0fdescriptorValue\x12=\n" +
+	"\fexpect_match\x18\x04 \x01(\v2\x1a.google.protobuf.BoolValueR\vexpectMatchB\x12\n" +
+	"\x10action_specifier\x1a\x84\x01\n" +
+	"\bOverride\x12*\n" +
+	"\x11requests_per_unit\x18\x01 \x01(\rR\x0frequestsPerUnit\x120\n" +
+	"\x04unit\x18\x02 \x01(\x0e2\x1c.envoy.type.v3.RateLimitUnitR\x04unit\x12\x1a\n" +
+	"\bproperty\x18\x03 \x01(\tR\bproperty\"Q\n" +
+	"\n" +
+	"HitsAddend\x12\x18\n" +
+	"\x06number\x18\x01 \x01(\rH\x00R\x06number\x12\x1c\n" +
+	"\bproperty\x18\x02 \x01(\tH\x00R\bpropertyB\v\n" +
+	"\tspecifierBnZlgithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/ratelimit/v1alpha;ratelimitv1alphab\x06proto3"
 
 var (
 	file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescOnce sync.Once
@@ -199,24 +996,59 @@ func file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_r
 	return file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_goTypes = []any{
-	(*RateLimit)(nil),                 // 0: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit
-	(*RateLimit_Descriptor)(nil),      // 1: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.Descriptor
-	(*v1alpha.RouteMatch)(nil),        // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*durationpb.Duration)(nil),       // 3: google.protobuf.Duration
-	(*v3.RateLimitServiceConfig)(nil), // 4: envoy.config.ratelimit.v3.RateLimitServiceConfig
+	(*RateLimit)(nil),                    // 0: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit
+	(*RateLimitPerRoute)(nil),            // 1: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimitPerRoute
+	(*Limit)(nil),                        // 2: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit
+	(*HitsAddend)(nil),                   // 3: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddend
+	(*RateLimit_Descriptor)(nil),         // 4: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.Descriptor
+	(*Limit_Action)(nil),                 // 5: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action
+	(*Limit_Override)(nil),               // 6: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Override
+	(*Limit_Action_Property)(nil),        // 7: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.Property
+	(*Limit_Action_GenericKey)(nil),      // 8: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.GenericKey
+	(*Limit_Action_RemoteAddress)(nil),   // 9: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.RemoteAddress
+	(*Limit_Action_Match)(nil),           // 10: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.Match
+	(*v1alpha.RouteMatch)(nil),           // 11: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*durationpb.Duration)(nil),          // 12: google.protobuf.Duration
+	(*v3.RateLimitServiceConfig)(nil),    // 13: envoy.config.ratelimit.v3.RateLimitServiceConfig
+	(*v31.RuntimeFractionalPercent)(nil), // 14: envoy.config.core.v3.RuntimeFractionalPercent
+	(*v1alpha.DirectResponse)(nil),       // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	(v32.RateLimitUnit)(0),               // 16: envoy.type.v3.RateLimitUnit
+	(*wrapperspb.UInt32Value)(nil),       // 17: google.protobuf.UInt32Value
+	(*wrapperspb.BoolValue)(nil),         // 18: google.protobuf.BoolValue
 }
 var file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_depIdxs = []int32{
-	2, // 0: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	3, // 1: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.timeout:type_name -> google.protobuf.Duration
-	4, // 2: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.rate_limit_service:type_name -> envoy.config.ratelimit.v3.RateLimitServiceConfig
-	1, // 3: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.descriptors:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.Descriptor
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	11, // 0: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	12, // 1: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.timeout:type_name -> google.protobuf.Duration
+	13, // 2: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.rate_limit_service:type_name -> envoy.config.ratelimit.v3.RateLimitServiceConfig
+	4,  // 3: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.descriptors:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.Descriptor
+	2,  // 4: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.rate_limits:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit
+	3,  // 5: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.hits_addend:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddend
+	14, // 6: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.filter_enabled:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	14, // 7: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.filter_enforced:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	14, // 8: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.failure_mode_deny_percent:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	15, // 9: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.rate_limited_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	15, // 10: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit.failure_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	2,  // 11: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimitPerRoute.rate_limits:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit
+	3,  // 12: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimitPerRoute.hits_addend:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddend
+	5,  // 13: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.actions:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action
+	3,  // 14: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.hits_addend:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.HitsAddend
+	6,  // 15: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.limit:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Override
+	7,  // 16: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.property:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.Property
+	8,  // 17: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.generic_key:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.GenericKey
+	9,  // 18: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.remote_address:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.RemoteAddress
+	10, // 19: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.match:type_name -> aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.Match
+	16, // 20: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Override.unit:type_name -> envoy.type.v3.RateLimitUnit
+	17, // 21: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.RemoteAddress.v4_prefix_mask_len:type_name -> google.protobuf.UInt32Value
+	17, // 22: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.RemoteAddress.v6_prefix_mask_len:type_name -> google.protobuf.UInt32Value
+	11, // 23: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.Match.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	18, // 24: aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.Limit.Action.Match.expect_match:type_name -> google.protobuf.BoolValue
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_init() }
@@ -224,13 +1056,23 @@ func file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_i
 	if File_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto != nil {
 		return
 	}
+	file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[3].OneofWrappers = []any{
+		(*HitsAddend_Number)(nil),
+		(*HitsAddend_Property)(nil),
+	}
+	file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_msgTypes[5].OneofWrappers = []any{
+		(*Limit_Action_Property_)(nil),
+		(*Limit_Action_GenericKey_)(nil),
+		(*Limit_Action_RemoteAddress_)(nil),
+		(*Limit_Action_Match_)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_filters_ratelimit_v1alpha_ratelimit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,73 @@
+package route
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+// maxBody is the longest text of a direct response, in bytes.
+const maxBody = 4096
+
+var statuses = map[routev1alpha.DirectResponse_Status]codecs.ErrorType{
+	routev1alpha.DirectResponse_UNSPECIFIED:         codecs.Unspecified,
+	routev1alpha.DirectResponse_ROUTE_NOT_FOUND:     codecs.RouteNotFound,
+	routev1alpha.DirectResponse_CLUSTER_NOT_FOUND:   codecs.ClusterNotFound,
+	routev1alpha.DirectResponse_NO_HEALTHY_UPSTREAM: codecs.NoHealthyUpstream,
+	routev1alpha.DirectResponse_BAD_RESPONSE:        codecs.BadResponse,
+	routev1alpha.DirectResponse_OVER_LIMIT:          codecs.OverLimit,
+	routev1alpha.DirectResponse_BAD_REQUEST:         codecs.BadRequest,
+	routev1alpha.DirectResponse_TIMEOUT:             codecs.Timeout,
+	routev1alpha.DirectResponse_CONNECT_FAILURE:     codecs.ConnectFailure,
+	routev1alpha.DirectResponse_UPSTREAM_RESET:      codecs.UpstreamReset,
+	routev1alpha.DirectResponse_DENIED:              codecs.Denied,
+}
+
+// Reply makes the error of d, a field of a filter's configuration, with which the
+// filter answers by Message.ReplyWith in a listener with these codecs. What d leaves
+// open is as in def, all of it if d is nil. The errors have path, that of d, before
+// their fields.
+func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, cs []codecs.Codec) (codecs.LocalError, []*Error) {
+	if d == nil {
+		return def, nil
+	}
+	e, errs := reply(d, path, func(code int32) error { return codecs.CheckCode(cs, code) })
+	if d.GetStatus() == routev1alpha.DirectResponse_UNSPECIFIED {
+		e.Type = def.Type
+		e.Code = cmp.Or(e.Code, def.Code)
+	}
+	if d.GetBody() == "" {
+		e.Message = def.Message
+	}
+	return e, errs
+}
+
+// direct is what a route answers with. Which codec does so need not be known yet.
+func (c *compiler) direct(d *routev1alpha.DirectResponse, path string) *codecs.LocalError {
+	check := func(int32) error { return nil }
+	if checker, ok := c.env.Mutator.(codecs.CodeChecker); ok {
+		check = checker.CheckCode
+	}
+	e, errs := reply(d, path, check)
+	c.errs = append(c.errs, errs...)
+	return &e
+}
+
+func reply(d *routev1alpha.DirectResponse, path string, check func(code int32) error) (e codecs.LocalError, errs []*Error) {
+	refuse := func(field, format string, args ...any) {
+		errs = append(errs, &Error{path + "." + field, fmt.Sprintf(format, args...)})
+	}
+	t, known := statuses[d.GetStatus()]
+	if !known {
+		refuse("status", "unknown value %d", d.GetStatus())
+	}
+	if n := len(d.GetBody()); n > maxBody {
+		refuse("body", "must have at most %d bytes, has %d", maxBody, n)
+	}
+	if err := check(d.GetCode()); err != nil {
+		refuse("code", "%v", err)
+	}
+	return codecs.LocalError{Type: t, Message: cmp.Or(d.GetBody(), t.String()), Code: d.GetCode()}, errs
+}
