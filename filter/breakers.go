@@ -28,6 +28,7 @@ func (m *Message) admit(p *upstream.Pool) bool {
 	rules := m.cfg.rules(m.cluster)
 	p.Watch(rules.Outliers)
 	p.Limit(rules.Breakers)
+	p.Balance(rules.Lightest)
 	m.unsure = rules.Outliers != nil && m.mayBeOneway() && m.way() != answeredWay
 	if rules.Breakers == nil {
 		return true

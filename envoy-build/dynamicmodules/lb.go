@@ -34,7 +34,6 @@ static bool mt_lb_has(void) {
 import "C"
 
 import (
-	"strings"
 	"sync"
 	"unsafe"
 
@@ -198,12 +197,4 @@ func told(envoy unsafe.Pointer) (hosts []host.Member, healthy [][]string) {
 		healthy = append(healthy, addresses)
 	}
 	return hosts, healthy
-}
-
-// text copies what Envoy tells, which is valid within the hook only.
-func text(b C.mt_buf) string {
-	if b.length == 0 {
-		return ""
-	}
-	return strings.Clone(unsafe.String((*byte)(unsafe.Pointer(b.ptr)), int(b.length)))
 }

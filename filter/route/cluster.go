@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
@@ -19,6 +20,9 @@ type Cluster struct {
 	Outliers *outlier.Policy
 	// Breakers says how much may be under way, nil: there is no limit.
 	Breakers *breaker.Policy
+	// Lightest says how requests without a hash choose hosts, nil: by their weights.
+	Lightest *lightest.Policy
+	balanced bool // it has a policy of load balancing
 }
 
 const (
@@ -41,7 +45,7 @@ func (t *Table) Cluster(name string) *Cluster {
 
 // cluster adds to a table's clusters what from says of one.
 func (c *compiler) cluster(to map[string]*Cluster, from *routev1alpha.ClusterPolicy, path string) map[string]*Cluster {
-	if from.GetOutlierDetection() == nil && from.GetCircuitBreakers() == nil {
+	if from.GetOutlierDetection() == nil && from.GetCircuitBreakers() == nil && from.GetLoadBalancing() == nil {
 		return to
 	}
 	if to == nil {
@@ -50,6 +54,8 @@ func (c *compiler) cluster(to map[string]*Cluster, from *routev1alpha.ClusterPol
 	to[from.GetName()] = &Cluster{
 		Outliers: c.outliers(from.GetOutlierDetection(), path+".outlier_detection"),
 		Breakers: c.breakers(from.GetCircuitBreakers(), path+".circuit_breakers"),
+		Lightest: c.lightest(from.GetLoadBalancing(), path+".load_balancing"),
+		balanced: from.GetLoadBalancing() != nil,
 	}
 	return to
 }
@@ -67,6 +73,9 @@ func inherit(clusters map[string]*Cluster) {
 		}
 		if c.Breakers == nil {
 			c.Breakers = rest.Breakers
+		}
+		if !c.balanced {
+			c.Lightest = rest.Lightest
 		}
 	}
 }
@@ -92,6 +101,22 @@ func (c *compiler) outliers(from *routev1alpha.OutlierDetection, path string) *o
 		c.refuse(path+".failure_percentage_request_volume", "needs failure_percentage_threshold")
 	}
 	return p
+}
+
+func (c *compiler) lightest(from *routev1alpha.LoadBalancing, path string) *lightest.Policy {
+	switch lb := from.GetPolicy().(type) {
+	case *routev1alpha.LoadBalancing_LeastRequest_:
+		at := path + ".least_request.choice_count"
+		return &lightest.Policy{Choices: c.number(lb.LeastRequest.GetChoiceCount(), at, 2, lightest.MaxChoices, lightest.DefaultChoices)}
+	case *routev1alpha.LoadBalancing_PeakEwma_:
+		at := path + ".peak_ewma.decay_time"
+		d := c.duration(lb.PeakEwma.GetDecayTime(), at, lightest.DefaultDecay)
+		if d > lightest.MaxDecay {
+			c.refuse(at, "must be at most %v, is %v", lightest.MaxDecay, d)
+		}
+		return &lightest.Policy{Choices: lightest.DefaultChoices, Decay: d}
+	}
+	return nil
 }
 
 func (c *compiler) breakers(from *routev1alpha.CircuitBreakers, path string) *breaker.Policy {

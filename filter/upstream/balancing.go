@@ -3,22 +3,12 @@ package upstream
 import (
 	"math"
 	"slices"
-	"time"
+
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 )
 
-// Balancing is how calls without a hash choose hosts, where the cluster tells its hosts.
-type Balancing struct {
-	// Choices is how many hosts are compared: picked at random, by their weights. At
-	// least 2.
-	Choices int
-	// Decay is the time in which what is known of a host's answers loses its weight,
-	// where hosts are compared by how long answers take. 0: only what is in flight
-	// counts.
-	Decay time.Duration
-}
-
-// Balance has the pool choose hosts as b says, nil: as the load balancer does.
-func (p *Pool) Balance(b *Balancing) { p.balancing = b }
+// Balance has the pool choose hosts as policy says, nil: as the load balancer does.
+func (p *Pool) Balance(policy *lightest.Policy) { p.balancing = policy }
 
 // lightest returns a connection to the host with the least to do of some. found is true
 // without one if c had better wait for one.
@@ -62,37 +52,7 @@ func (p *Pool) cost(ep *endpoint) float64 {
 	if p.balancing.Decay == 0 {
 		return inFlight
 	}
-	return ep.peak.cost(inFlight, p.m.now(), p.balancing.Decay)
-}
-
-// peak is a moving average of how long the answers of a host take that rises at once to
-// the longest (peak EWMA).
-type peak struct {
-	average float64 // in ns
-	at      time.Duration
-}
-
-// add notes an answer that took d.
-func (k *peak) add(d, now, decay time.Duration) {
-	if f := float64(d); f > k.average {
-		k.average = f
-	} else {
-		w := math.Exp(-float64(now-k.at) / float64(decay))
-		k.average = k.average*w + f*(1-w)
-	}
-	k.at = now
-}
-
-// cost is what a further call costs. Of a host of which nothing is heard less and less
-// counts, so that it is tried again; one of which nothing is known gets one call.
-func (k *peak) cost(inFlight float64, now, decay time.Duration) float64 {
-	if k.average == 0 {
-		if inFlight > 0 {
-			return math.MaxFloat64
-		}
-		return 0
-	}
-	return k.average * math.Exp(-float64(now-k.at)/float64(decay)) * (1 + inFlight)
+	return ep.peak.Cost(inFlight, p.m.now(), p.balancing.Decay)
 }
 
 // took notes how long a call took whose answer has come, or has not come in time. That a
@@ -103,7 +63,7 @@ func (cn *conn) took(c *Call, failed bool) {
 		return
 	}
 	now := cn.pool.m.now()
-	if d := now - c.sent; !failed || float64(d) > cn.to.peak.average {
-		cn.to.peak.add(d, now, b.Decay)
+	if d := now - c.sent; !failed || d > cn.to.peak.Average() {
+		cn.to.peak.Add(d, now, b.Decay)
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 )
 
 // endpoint is what a pool has to do with one host of its cluster.
@@ -21,7 +22,7 @@ type endpoint struct {
 	// not. failed is the attempt up to which that counts.
 	backoff, nextTry time.Duration
 	failed           int
-	peak             peak // of what calls to it take
+	peak             lightest.Peak // of what calls to it take
 }
 
 // endpoints are the hosts of a pool: those to which connections lead, and those that the

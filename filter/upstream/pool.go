@@ -7,6 +7,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 )
 
 // tickTime is how often a pool that is used looks after itself.
@@ -57,7 +58,7 @@ type Pool struct {
 	balance
 	endpoints
 	hashing   hashing
-	balancing *Balancing // nil: the load balancer's choice
+	balancing *lightest.Policy // nil: the load balancer's choice
 }
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {

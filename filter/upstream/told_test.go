@@ -11,6 +11,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -383,7 +384,7 @@ func TestAToldHostIsEjected(t *testing.T) {
 
 // A host that is slow to answer gets fewer calls, not more.
 func TestTheLightestHost(t *testing.T) {
-	for name, policy := range map[string]*upstream.Balancing{
+	for name, policy := range map[string]*lightest.Policy{
 		"least request": {Choices: 4}, "of two": {Choices: 2}, "peak EWMA": {Choices: 2, Decay: 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -441,7 +442,7 @@ func TestTheLightestHost(t *testing.T) {
 // With nothing to tell hosts apart each gets its share.
 func TestLightestByWeight(t *testing.T) {
 	b := newBed(t, numbered, nil)
-	b.pool.Balance(&upstream.Balancing{Choices: 2})
+	b.pool.Balance(&lightest.Policy{Choices: 2})
 	ms := mixed()[:3]
 	b.tells(ms...)
 	first := b.send("first", nil, upstream.Send{})
@@ -461,7 +462,7 @@ func TestLightestByWeight(t *testing.T) {
 func TestChoosingAHostAllocatesNothing(t *testing.T) {
 	for name, s := range map[string]upstream.Send{"hash": {Hash: 1, Hashing: byMaglev}, "EWMA": {}} {
 		b := newBed(t, numbered, nil)
-		b.pool.Balance(&upstream.Balancing{Choices: 2, Decay: time.Second})
+		b.pool.Balance(&lightest.Policy{Choices: 2, Decay: time.Second})
 		b.tells(mixed()...)
 		b.send("first", nil, s)
 		b.up()
