@@ -149,8 +149,9 @@ func (p *Pool) connected(cn *conn) {
 	}
 	p.ready = append(p.ready, cn)
 	cn.to.conns = append(cn.to.conns, cn)
-	if cn.wanted != nil && cn.wanted != cn.to {
-		p.unreachable(cn.wanted, cn.attempt, p.m.now()) // whyever
+	astray := cn.wanted != nil && cn.wanted != cn.to
+	if astray { // the host did not take it, and the next attempt was not ours
+		p.unreachable(cn.wanted, cn.attempt, p.m.now())
 	}
 	p.reachable(cn.to)
 	if !p.told() {
@@ -160,7 +161,7 @@ func (p *Pool) connected(cn *conn) {
 	}
 	p.rehash(p.m.now())
 	cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now())
-	if p.outliers != nil && !p.keeps(cn) {
+	if astray && len(cn.to.conns) > 1 && (p.opts.Shared || p.queue.n == 0) || p.outliers != nil && !p.keeps(cn) {
 		cn.drain()
 		p.kick()
 		return
