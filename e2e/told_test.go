@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -190,3 +191,98 @@ func TestToldHostsAreEnvoys(t *testing.T) {
 	})
 }
 
+// TestToldHostsChangeUnderLoad: hosts leave, return and fail their health checks while
+// two clients send, and no request fails. Then the cluster gets another load balancer, and
+// ours again.
+func TestToldHostsChangeUnderLoad(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		for _, mode := range []string{"SHARED", "EXCLUSIVE"} {
+			t.Run(mode, func(t *testing.T) {
+				at := tenServers(t)[:5]
+				h := &hashed{name: "five", policy: consistent.Default, at: at}
+				config := toOne(h.name)
+				config["protocol"].(envoytest.M)["connection_mode"] = mode
+				config["route_config"].(envoytest.M)["hash_policies"] = []any{envoytest.M{"metadata": envoytest.M{"name": "user"}}}
+				e := v.start(t, config, envoytest.Cluster(h.name, at...).Told())
+				clients := []*scripted.Client{scripted.Dial(t, e.Port("dubbo")), scripted.Dial(t, e.Port("dubbo"))}
+				agree := func() bool {
+					table, good := h.table(), true
+					for _, c := range clients {
+						for id := range uint64(100) {
+							c.Ask(id, dubbotest.Request{Attachments: [][2]string{{"user", fmt.Sprint(id)}}})
+						}
+						for id, a := range c.Answers(100) {
+							require.EqualValues(t, statusOK, a.Status, a.Text())
+							good = good && a.Text() == address(h.at[table.Pick(consistent.Hash(fmt.Append(nil, id)), 0)]).String()
+						}
+					}
+					return good
+				}
+				for round := range 6 {
+					out := round % len(at)
+					h.at = slices.Delete(slices.Clone(at), out, out+1)
+					now := h.at
+					if round%2 == 1 {
+						now = slices.Clone(at)
+						now[out].Unhealthy = true
+					}
+					e.SetEndpoints(h.name, now...)
+					require.True(t, eventually(patience, agree))
+					h.at = at
+					e.SetEndpoints(h.name, at...)
+					require.True(t, eventually(patience, agree))
+				}
+				require.True(t, e.SetClusters(envoytest.Cluster(h.name, at...).With(envoytest.M{"lb_policy": "RANDOM"})))
+				require.True(t, eventually(patience, func() bool {
+					ours := *h // of the addresses alone
+					ours.at = slices.Clone(at)
+					for i := range ours.at {
+						ours.at[i].Weight, ours.at[i].HashKey = 0, ""
+					}
+					slices.SortFunc(ours.at, func(a, b envoytest.Endpoint) int { return strings.Compare(address(a).String(), address(b).String()) })
+					was := h.at
+					defer func() { h.at = was }()
+					h.at = ours.at
+					return mode == "EXCLUSIVE" || agree()
+				}))
+				require.True(t, e.SetClusters(envoytest.Cluster(h.name, at...).Told()))
+				require.True(t, eventually(patience, agree))
+			})
+		}
+	})
+}
+
+// TestTheHostWithTheLeastToDo: of three servers one is slow, and gets no more than it can
+// answer.
+func TestTheHostWithTheLeastToDo(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		for name, policy := range map[string]envoytest.M{
+			"least request": {"least_request": envoytest.M{"choice_count": 3}}, "peak EWMA": {"peak_ewma": envoytest.M{}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				all, at := servers(t, "a", "b", "slow")
+				config := toOne("three")
+				config["route_config"].(envoytest.M)["clusters"] = []any{envoytest.M{"name": "three", "load_balancing": policy}}
+				e := v.start(t, config, envoytest.Cluster("three", at...).Told())
+				c := scripted.Dial(t, e.Port("dubbo"))
+				c.Ask(0, dubbotest.Request{})
+				c.Answers(1)
+				e.WaitStat("cluster.three.upstream_cx_active", envoytest.AtLeast(3))
+				requests := func() int64 { return all[0].Requests() + all[1].Requests() + all[2].Requests() }
+				before, slow := requests(), all[2].Requests()
+				all[2].Set(func(*scripted.Conn, dubbotest.Parsed) {}) // answers never
+				const n = 100
+				for id := range int64(n) {
+					c.Ask(uint64(id), dubbotest.Request{})
+					require.True(t, eventually(patience, func() bool { return requests() == before+id+1 }))
+				}
+				slow = all[2].Requests() - slow
+				require.Positive(t, slow)
+				require.LessOrEqual(t, slow, int64(n/10))
+				c.Answers(n - int(slow))
+			})
+		}
+	})
+}

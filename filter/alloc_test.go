@@ -127,7 +127,12 @@ func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
 
 // newRoundTripBy is newRoundTrip with other routes.
 func newRoundTripBy(t testing.TB, routes string) (roundTrip func(), h *bareHost) {
-	h = &bareHost{now: time.Hour}
+	return newRoundTripTo(t, routes, nil)
+}
+
+// newRoundTripTo is newRoundTripBy to a cluster that tells its hosts, unless they are nil.
+func newRoundTripTo(t testing.TB, routes string, members *host.Members) (roundTrip func(), h *bareHost) {
+	h = &bareHost{now: time.Hour, members: members}
 	m := filter.NewModule()
 	cfg, err := m.NewConfig(h, []byte(listener(routes, "")))
 	require.NoError(t, err)
@@ -270,8 +275,9 @@ func newPipelinedRoundTrip(t testing.TB) (roundTrip func()) {
 func TestARequestAllocatesNothing(t *testing.T) {
 	byID, _ := newRoundTrip(t)
 	policies, _ := newRoundTripBy(t, withPolicies)
+	told, _ := newRoundTripTo(t, withPolicies, &host.Members{Hosts: []host.Member{{Address: "h1", Weight: 1, Healthy: true}}})
 	for name, roundTrip := range map[string]func(){
-		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "mirrored": newMirroredRoundTrip(t),
+		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up

@@ -29,9 +29,13 @@ func (p *Pool) lightest(c *Call) (cn *conn, found bool) {
 			consider(p.usable[(from+i)%n])
 		}
 	} else {
-		for range p.balancing.Choices {
-			at, _ := slices.BinarySearch(p.sums, 1+p.m.rand.Int64N(p.sums[n-1]))
+		for i, last := 0, -1; i < p.balancing.Choices; i++ {
+			at := p.draw()
+			for again := 0; at == last && again < redraws; again++ {
+				at = p.draw()
+			}
 			consider(p.usable[at])
+			last = at
 		}
 	}
 	if best == nil {
@@ -43,12 +47,26 @@ func (p *Pool) lightest(c *Call) (cn *conn, found bool) {
 	return nil, p.awaits(c, best)
 }
 
+// redraws is how often a host is drawn again as it is the one that was drawn before: with
+// two choices of the same host there is none.
+const redraws = 4
+
+// draw picks one of the usable hosts at random, by their weights.
+func (p *Pool) draw() int {
+	at, _ := slices.BinarySearch(p.sums, 1+p.m.rand.Int64N(p.sums[len(p.sums)-1]))
+	return at
+}
+
 // cost is what is in flight to a host for its weight, times how long its answers take if
 // that counts.
 func (p *Pool) cost(ep *endpoint) float64 {
 	n := len(p.usable)
 	mean := float64(p.sums[n-1]) / float64(n)
-	inFlight := float64(ep.inFlight()) * mean / float64(ep.weight)
+	calls := ep.inFlight()
+	if !p.opts.Shared {
+		calls += ep.trying // each for a call that waits
+	}
+	inFlight := float64(calls) * mean / float64(ep.weight)
 	if p.balancing.Decay == 0 {
 		return inFlight
 	}
