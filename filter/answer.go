@@ -124,6 +124,7 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 		c.finish()
 		return
 	}
+	m.sentBytes += int64(len(b) - len(dst))
 	if !inTurn {
 		if m.ownResp != nil && !m.held {
 			m.ownResp.Raw = nil // gone when hooks see it

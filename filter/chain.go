@@ -247,12 +247,16 @@ func (m *Message) runResponse() {
 // end takes leave of the message.
 func (m *Message) end() {
 	c := m.cfg
+	m.endedAt = m.sh.w.Now()
 	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
 		if f := c.chain[i].end; f != nil && m.saw(i) {
 			m.pos = i
 			m.onEnd(f)
 		}
+	}
+	if c.logs != nil && !m.beats() {
+		m.log()
 	}
 	if m.stream != nil {
 		m.stream.end()

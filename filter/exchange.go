@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -207,7 +208,7 @@ func (o *caller) Happened(e forward.Event, why forward.Conditions) {
 	h := &happened[e]
 	m.cfg.count(h.counter, 1)
 	if e == forward.RetryLimit {
-		m.flags |= UpstreamRetryLimitExceeded
+		m.flags |= facts.UpstreamRetryLimitExceeded
 	}
 	if why != 0 {
 		m.debug("%s (%s)", h.text, why)
@@ -256,6 +257,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	}
 	m.resp, m.phase = resp, inResponse
 	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
+	m.status, m.code = resp.Status, resp.Code
 	m.held = false
 	m.mutateByRoute(resp)
 	m.pos = len(m.cfg.chain) - 1
@@ -322,7 +324,7 @@ func (m *Message) clientGone() {
 		m.cfg.awaiting.remove(m)
 	}
 	if m.phase != answered {
-		m.flags |= DownstreamConnectionTermination
+		m.flags |= facts.DownstreamConnectionTermination
 	}
 	switch {
 	case m.phase == inUpstream && !m.leases() && (m.oneway || m.mayBeOneway() && m.exchange.Waiting()):

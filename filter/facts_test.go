@@ -9,6 +9,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
 
@@ -31,14 +32,17 @@ func TestFactsOfAMessage(t *testing.T) {
 			},
 			want: filter.Facts{
 				Cluster: "v2", Host: "h2", Attempts: 1, RequestBytes: len(request), ResponseBytes: len(dubbotest.Response(1, "x")),
-				Answered: 30 * time.Millisecond,
+				SentBytes: int64(len(dubbotest.Response(1, "x"))), Code: 20, Answered: 30 * time.Millisecond, End: 30 * time.Millisecond,
 			},
 		},
 		{
 			name:  "timed out",
 			flags: "UT",
 			do:    func(e *env) { e.Advance(time.Minute) },
-			want:  filter.Facts{Cluster: "v2", Host: "h2", Attempts: 1, RequestBytes: len(request)},
+			want: filter.Facts{
+				Cluster: "v2", Host: "h2", Attempts: 1, RequestBytes: len(request), SentBytes: 41, End: 15 * time.Second,
+				Status: codecs.StatusError, Replied: true, Local: codecs.LocalError{Type: codecs.Timeout, Message: "upstream request timeout"},
+			},
 		},
 		{
 			name:  "left by its client",
@@ -50,7 +54,11 @@ func TestFactsOfAMessage(t *testing.T) {
 			name:  "lost",
 			flags: "UC",
 			do:    func(e *env) { e.v2.Servers()[0].Close() },
-			want:  filter.Facts{Cluster: "v2", Host: "h2", Attempts: 1, RequestBytes: len(request)},
+			want: filter.Facts{
+				Cluster: "v2", Host: "h2", Attempts: 1, RequestBytes: len(request), SentBytes: 83,
+				Status: codecs.StatusError, Replied: true,
+				Local: codecs.LocalError{Type: codecs.UpstreamReset, Message: "upstream connection ended before the answer: closed by the server"},
+			},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -63,6 +71,7 @@ func TestFactsOfAMessage(t *testing.T) {
 				if f.Answered > 0 {
 					f.Answered -= f.Start
 				}
+				f.End -= f.Start
 				f.Start = 0
 				got = append(got, f)
 			}})
@@ -73,6 +82,7 @@ func TestFactsOfAMessage(t *testing.T) {
 			require.Len(t, got, 1)
 			require.Equal(t, tt.flags, got[0].Flags.String())
 			got[0].Flags = 0
+			tt.want.Protocol, tt.want.ReceivedBytes = "dubbo", int64(len(request))
 			require.Equal(t, tt.want, got[0])
 		})
 	}
@@ -107,5 +117,5 @@ func TestFactsOfAMessageThatGoesNowhere(t *testing.T) {
 		require.Zero(t, got[0].Sent)
 		require.Zero(t, got[0].ResponseBytes)
 	}
-	require.Equal(t, "UH,NR,DC", (filter.NoHealthyUpstream | filter.NoRouteFound | filter.DownstreamConnectionTermination).String())
+	require.Equal(t, "UH,NR,DC", (facts.NoHealthyUpstream | facts.NoRouteFound | facts.DownstreamConnectionTermination).String())
 }

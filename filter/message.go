@@ -47,8 +47,14 @@ type use struct {
 	proto *protocol
 	start time.Duration
 
-	answeredAt  time.Duration
-	answerBytes int
+	answeredAt    time.Duration
+	endedAt       time.Duration
+	answerBytes   int
+	receivedBytes int64 // beyond the request itself
+	sentBytes     int64
+	status        codecs.Status // of the answer
+	code          int32
+	details       string
 
 	resp     *codecs.Metadata
 	ownResp  *codecs.Metadata // resp when it is held
@@ -227,6 +233,10 @@ func (m *Message) ReplyWith(e codecs.LocalError) Verdict {
 	m.local, m.replied = e, true
 	return stopped
 }
+
+// SetDetails says for logs why the message is answered as it is: words joined by _,
+// such as request_rate_limited. They outlive the message.
+func (m *Message) SetDetails(details string) { m.details = details }
 
 // AddFlags adds to the flags of [Facts].
 func (m *Message) AddFlags(f Flags) { m.flags |= f }

@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,6 +151,9 @@ type model struct {
 	rng   *rand.Rand
 	trace []string
 
+	log      string // the access log
+	requests int64  // that configurations which are gone have counted
+
 	codec           string
 	ordered, hidden bool
 	shared          bool
@@ -211,9 +216,11 @@ func (w *model) config() string {
 	"passthrough": {"cluster": "plain"}, "request_timeout": "1s", "idle_timeout": "60s",
 	"upstream": {"max_pending_requests": 6, "max_pending_bytes": 2000, "max_requests": %d, "max_connections": 3, "max_exclusive_connections": 4, "max_connection_age": "3s", "target_in_flight": 2, "idle_timeout": "10s"},
 	"limits": {"max_requests_in_flight": 5, "max_write_buffer_bytes": 3000, "max_unread_bytes": %d, "max_partial_bytes": 30, "partial_frame_timeout": "4s", "max_streams": 3, "stream_idle_timeout": "8s"},
-	"meta_protocol_filters": [{"name": "test"}, {"name": "next"}, {"name": "aeraki.meta_protocol.filters.router"}]}`,
+	"meta_protocol_filters": [{"name": "test"}, {"name": "next"}, {"name": "aeraki.meta_protocol.filters.router"}],
+	"access_log": [%s]}`,
 		w.codec, mode, w.policy(true), w.policy(true), w.policy(true), w.policy(false), w.version, strings.Repeat("2", pickOf(w, 1, 1, 3000)),
-		pickOf(w, `{}`, `{}`, `{"max_concurrent_retries": 2}`, `{"min_retries_per_second": 0}`), w.rules(), pickOf(w, 12, 100), pickOf(w, 20_000, 200_000))
+		pickOf(w, `{}`, `{}`, `{"max_concurrent_retries": 2}`, `{"min_retries_per_second": 0}`), w.rules(), pickOf(w, 12, 100), pickOf(w, 20_000, 200_000),
+		accessLog(w.log, "%MESSAGE_TYPE% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n"))
 }
 
 // mostRetries of a request, and the hedge besides.
@@ -994,6 +1001,14 @@ func (w *model) settle() {
 	for _, cfg := range w.cfgs {
 		w.retire(cfg)
 	}
+	w.mod.Wait()
+	b, err := os.ReadFile(w.log)
+	if err != nil {
+		w.fail("%v", err)
+	}
+	if n := int64(bytes.Count(b, []byte("\n"))); n != w.requests || n == 0 {
+		w.fail("%d requests are %d lines of the access log", w.requests, n)
+	}
 }
 
 // retire destroys a configuration without connections.
@@ -1004,13 +1019,14 @@ func (w *model) retire(cfg *filtertest.Config) {
 		}
 	}
 	cfg.Destroy()
+	w.requests += cfg.Counter("toy.m.request")
 }
 
 func runModel(t *testing.T, seed uint64) {
 	mod := filter.NewModule()
 	mod.Seed(seed)
 	w := &model{
-		Host: filtertest.NewWith(t, mod, 2), t: t, mod: mod, rng: rand.New(rand.NewPCG(seed, 1)),
+		Host: filtertest.NewWith(t, mod, 2), log: filepath.Join(t.TempDir(), "log"), t: t, mod: mod, rng: rand.New(rand.NewPCG(seed, 1)),
 		servers: map[*filtertest.Server]*modelServer{}, keys: map[string]*asked{}, ends: map[string]int{}, seen: map[string]bool{},
 	}
 	w.codec = pickOf(w, "byid", "byid", "scarce", "hidden", "hidden", "inorder", "inorder", "exclusive", "db", "db", "db.preface", "db.reset", "db.all")

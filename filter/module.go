@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -33,6 +34,7 @@ type Module struct {
 	seed   uint64 // 0: none
 	shares map[sharedKey]*shared
 	owns   map[string]*ownState
+	files  accesslog.Files
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	// Configurations that were loaded between two publications came together;
@@ -89,6 +91,7 @@ type listener struct {
 	life       *Life
 	shares     map[sharedKey]*shared // that its filters use
 	owned      []*own                // metrics of its filters
+	logFiles   []*accesslog.File     // of its access logs
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
@@ -248,6 +251,9 @@ func (l *listener) ParseOverride(name string, config *anypb.Any) (any, error) {
 // build makes the filters of a listener that is accepted.
 func (l *listener) build(hc host.Config) error {
 	l.background = hc.Background()
+	if err := l.openLogs(); err != nil {
+		return err
+	}
 	l.life = newLife(l.background, &l.mod.goroutines)
 	for i := range l.chain {
 		k := &l.chain[i]
@@ -280,6 +286,7 @@ func (l *listener) endLives() {
 		}
 	}
 	mod.disown(l.owned)
+	l.closeLogs()
 	l.shares, l.owned = nil, nil
 }
 
@@ -317,6 +324,9 @@ func (l *listener) Published() {
 	mod.newBatch = true
 	l.published = true
 	l.life.begin()
+	for _, f := range l.logFiles {
+		mod.files.Begin(f, &mod.goroutines)
+	}
 	for _, v := range l.shares {
 		v.life.begin()
 	}

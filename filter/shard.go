@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -61,6 +62,10 @@ type shard struct {
 	warned warnings
 	posted *mailbox.Mailbox[posted]
 
+	entry   accesslog.Entry   // that is being written
+	logging []*workerListener // have lines to hand over
+	logged  timer.Timer       // hands them over
+
 	freeShadows []*shadow
 	shadows     map[string]int // copies on their way, by their cluster
 }
@@ -83,6 +88,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.up.Gone = s.dropPool
 	s.exchanges = forward.NewEnv(s.timers, w.Now, s.rand)
 	s.stats.Fire = s.report
+	s.logged.Fire = s.flushLogs
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s
@@ -123,6 +129,7 @@ func (s *shard) config(l *listener) *workerListener {
 		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
 		s.listeners[l] = wl
 		wl.parts()
+		wl.takeLogs()
 	}
 	return wl
 }

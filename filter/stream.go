@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -83,6 +84,7 @@ func (c *connection) streamFrame(md *codecs.Metadata) {
 		return
 	}
 	st.last = c.lastUse
+	st.m.receivedBytes += int64(len(md.Raw))
 	if c.cfg.streamFilters > 0 && !st.m.passesFrame(codecs.ClientToServer, md) {
 		return
 	}
@@ -156,6 +158,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 	}
 	size := md.HeaderSize + md.BodySize
 	buf := c.buffer(size)
+	before := len(buf.B)
 	if !opening {
 		buf.B = append(buf.B, md.Raw...)
 	} else {
@@ -172,12 +175,14 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 		}
 		cfg.countResponse(md)
 		m.answeredAt, m.answerBytes = st.last, size
+		m.status, m.code = md.Status, md.Code
 		if !answer {
 			st.open = true
 			m.exchange.Call().Opened()
 			m.sh.timers.Start(&st.idle, st.last+cfg.Limits.StreamIdleTimeout)
 		}
 	}
+	m.sentBytes += int64(len(buf.B) - before)
 	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.serverDone = st.serverDone || md.Type == codecs.StreamCloseOneWay
 	if answer || st.done() {
@@ -219,6 +224,7 @@ func (st *stream) reset() {
 	cfg.count(metrics.StreamReset, 1)
 	c := m.conn
 	buf := c.buffer(256 + len(m.local.Message))
+	before := len(buf.B)
 	var err error
 	buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) {
 		return m.proto.streamer.EncodeReset(dst, &m.req, &m.local)
@@ -230,6 +236,7 @@ func (st *stream) reset() {
 		c.finish() // the client would wait for ever
 		return
 	}
+	m.sentBytes += int64(len(buf.B) - before)
 	m.end()
 }
 
@@ -241,7 +248,7 @@ func (st *stream) onIdle() {
 	}
 	defer st.m.sh.barrier(st.m.conn)
 	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
-	st.m.flags |= StreamIdleTimeout
+	st.m.flags |= facts.StreamIdleTimeout
 	st.m.exchange.Call().EndStream()
 	st.lost(codecs.Timeout, "stream idle timeout")
 }

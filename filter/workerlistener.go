@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -34,6 +35,9 @@ type workerListener struct {
 	gone   bool // the host has forgotten it; late answers may still come
 	ended  bool // no hook runs any more
 	left   int  // messages whose clients have left it, and that are delivered all the same
+
+	logs     []*accesslog.Buffer // of the files of its access logs
+	logsWait bool                // in the shard's logging
 
 	shadows shadows
 }
@@ -130,6 +134,7 @@ func (wl *workerListener) endIfDone() {
 	if wl.gone && wl.conns == nil && wl.left == 0 && !wl.ended {
 		wl.ended = true
 		wl.closeParts()
+		wl.flushLogs()
 		wl.release()
 	}
 }

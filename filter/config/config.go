@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -36,6 +37,7 @@ type Proxy struct {
 	OriginalDst                 OriginalDst
 	Upstream                    Upstream
 	Limits                      Limits
+	AccessLogs                  *accesslog.Logs // nil if there are none
 	// Passthrough is the cluster for connections that no codec recognises, "" if
 	// they are closed.
 	Passthrough string

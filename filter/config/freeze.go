@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
@@ -64,9 +65,9 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	if m.GetTracing() != nil {
 		c.refuse("tracing", notBuilt)
 	}
-	if len(m.GetAccessLog()) > 0 {
-		c.refuse("access_log", notBuilt)
-	}
+	logs, err := accesslog.Parse(m.GetAccessLog())
+	fields.Each(err, func(e *fields.Error) { c.refuse(e.Path, "%s", e.Reason) })
+	p.AccessLogs = logs
 	p.IdleTimeout = c.duration(m.GetIdleTimeout(), "idle_timeout", time.Millisecond, 0)
 	p.RequestTimeout = c.duration(m.GetRequestTimeout(), "request_timeout", time.Millisecond, 15*time.Second)
 	switch m.GetDelivery() {

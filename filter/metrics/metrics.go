@@ -196,6 +196,12 @@ const (
 	// RequestHashHostBusy: … to another host, as too much was in flight to theirs.
 	RequestHashHostBusy
 
+	// AccessLogWritten: lines of access logs that were handed over to be written.
+	AccessLogWritten
+	// AccessLogLost: lines that were not written, as too many waited, or the file could
+	// not be written.
+	AccessLogLost
+
 	// Counters is how many there are.
 	Counters
 )
@@ -289,6 +295,8 @@ var counterNames = [Counters]string{
 	RequestHashHostsUnknown:             "request_hash_hosts_unknown",
 	RequestHashHostUnavailable:          "request_hash_host_unavailable",
 	RequestHashHostBusy:                 "request_hash_host_busy",
+	AccessLogWritten:                    "access_log_written",
+	AccessLogLost:                       "access_log_lost",
 }
 
 func (c Counter) String() string { return counterNames[c] }

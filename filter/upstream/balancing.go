@@ -14,28 +14,24 @@ func (p *Pool) Balance(policy *lightest.Policy) { p.balancing = policy }
 // without one if c had better wait for one.
 func (p *Pool) lightest(c *Call) (cn *conn, found bool) {
 	var best *endpoint
-	least := math.Inf(1)
-	consider := func(ep *endpoint) {
+	least, n := math.Inf(1), len(p.usable)
+	all := p.balancing.Choices >= n
+	at := p.m.rand.IntN(n)
+	for i := range min(n, p.balancing.Choices) {
+		switch {
+		case all:
+			at = (at + 1) % n
+		case i == 0:
+			at = p.draw(n)
+		default:
+			at = p.draw(at)
+		}
+		ep := p.usable[at]
 		if ep.addr == c.avoid || p.take(ep) == nil && (p.opts.Shared || ep.out || ep.backoff > 0) {
-			return
+			continue
 		}
 		if cost := p.cost(ep); best == nil || cost < least {
 			best, least = ep, cost
-		}
-	}
-	n := len(p.usable)
-	if p.balancing.Choices >= n {
-		for i, from := 0, p.m.rand.IntN(n); i < n; i++ {
-			consider(p.usable[(from+i)%n])
-		}
-	} else {
-		for i, last := 0, -1; i < p.balancing.Choices; i++ {
-			at := p.draw()
-			for again := 0; at == last && again < redraws; again++ {
-				at = p.draw()
-			}
-			consider(p.usable[at])
-			last = at
 		}
 	}
 	if best == nil {
@@ -47,13 +43,18 @@ func (p *Pool) lightest(c *Call) (cn *conn, found bool) {
 	return nil, p.awaits(c, best)
 }
 
-// redraws is how often a host is drawn again as it is the one that was drawn before: with
-// two choices of the same host there is none.
+// redraws is how often a host is drawn again as it is the one that was drawn before: of
+// two that are the same there is nothing to choose.
 const redraws = 4
 
-// draw picks one of the usable hosts at random, by their weights.
-func (p *Pool) draw() int {
-	at, _ := slices.BinarySearch(p.sums, 1+p.m.rand.Int64N(p.sums[len(p.sums)-1]))
+// draw picks one of the usable hosts at random, by their weights, and another one than
+// last if it can be helped.
+func (p *Pool) draw(last int) (at int) {
+	for range redraws {
+		if at, _ = slices.BinarySearch(p.sums, 1+p.m.rand.Int64N(p.sums[len(p.sums)-1])); at != last {
+			break
+		}
+	}
 	return at
 }
 

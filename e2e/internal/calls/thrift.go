@@ -88,7 +88,7 @@ func Thrift(t *testing.T, w peers.Wire, c *peers.Consumer, name string) {
 	require.Empty(t, s.Errors)
 	require.Equal(t, map[string]int{name + ": all": 300}, s.Values)
 
-	slow := call("slow", 400)
+	slow := call("slow", 1500)
 	slow.TimeoutMS = 100
 	fails("transport", "", slow)
 	ok(name+": still here", call("echo", "still here"))

@@ -1,0 +1,303 @@
+package accesslog_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/accesslog"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
+)
+
+const file = `"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "p"`
+
+func parse(t *testing.T, logs ...string) (*accesslog.Logs, error) {
+	t.Helper()
+	var all []*accesslogv3.AccessLog
+	for _, l := range logs {
+		a := new(accesslogv3.AccessLog)
+		require.NoError(t, protojson.Unmarshal([]byte(l), a))
+		all = append(all, a)
+	}
+	return accesslog.Parse(all)
+}
+
+// written is what the logs write of entries, to a file of the test's.
+func written(t *testing.T, ls *accesslog.Logs, es ...*accesslog.Entry) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "log")
+	var fs accesslog.Files
+	var running sync.WaitGroup
+	f, err := fs.Open(path, t.Logf)
+	require.NoError(t, err)
+	b := accesslog.NewBuffer(f)
+	for _, e := range es {
+		ls.Write(e, []*accesslog.Buffer{b})
+	}
+	b.Flush()
+	fs.Begin(f, &running)
+	fs.Close(f)
+	running.Wait()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}
+
+func entry() *accesslog.Entry {
+	req, resp := new(codecs.Metadata), new(codecs.Metadata)
+	req.SetOperation([]byte("com.acme.Greeter"), []byte("hello"))
+	req.Set("Tenant", "acme \"x\"\n\x01\xffü")
+	resp.Set("cost", "12")
+	return &accesslog.Entry{
+		Facts: facts.Facts{
+			Protocol: "dubbo", Route: "r", Cluster: "outbound|20880||greeter", Host: "10.0.0.3:20880", Attempts: 2,
+			ReceivedBytes: 87, SentBytes: 19, ResponseBytes: 18, Code: 20, Flags: facts.UpstreamRetryLimitExceeded | facts.DelayInjected,
+			Start: time.Second, Sent: time.Second + 5*time.Millisecond, Answered: time.Second + 40*time.Millisecond + 999*time.Microsecond, End: time.Second + 41*time.Millisecond,
+		},
+		Request: req, Response: resp, RemoteAddress: "[2001:db8::1]:4000", LocalAddress: "10.1.2.3:20880", ConnectionID: 7,
+		StartTime: time.Date(2026, 11, 29, 1, 2, 3, 4_005_006, time.UTC),
+	}
+}
+
+// TestOperators tells what each says, in a text and alone in JSON. Values are those of
+// Envoy's formatter.
+func TestOperators(t *testing.T) {
+	t.Setenv("MELTEMI_TEST_ZONE", "eu-1")
+	for op, want := range map[string]string{ // JSON
+		"%PROTOCOL%":                                   `"dubbo"`,
+		"%REQ(:PATH)%":                                 `"/com.acme.Greeter/hello"`,
+		"%REQ(:METHOD)%":                               `"POST"`,
+		"%REQ(tenant)%":                                `"acme \"x\"\n\u0001` + "\ufffdü\"",
+		"%REQ(TENANT):4%":                              `"acme"`,
+		"%REQ(none?tenant):3%":                         `"acm"`,
+		"%REQ(none)%":                                  `null`,
+		"%RESP(cost)%":                                 `"12"`,
+		"%RESP(none)%":                                 `null`,
+		"%DYNAMIC_METADATA(x:tenant):4%":               `"acme"`,
+		"%RESPONSE_CODE%":                              `200`,
+		"%STATUS_CODE%":                                `20`,
+		"%RESPONSE_CODE_DETAILS%":                      `"via_upstream"`,
+		"%RESPONSE_FLAGS%":                             `"DI,URX"`,
+		"%RESPONSE_FLAGS_LONG%":                        `"DelayInjected,UpstreamRetryLimitExceeded"`,
+		"%BYTES_RECEIVED%":                             `87`,
+		"%BYTES_SENT%":                                 `19`,
+		"%DURATION%":                                   `41`,
+		"%REQUEST_TX_DURATION%":                        `5`,
+		"%RESPONSE_DURATION%":                          `40`,
+		"%RESPONSE_TX_DURATION%":                       `0`,
+		"%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%":    `35999`,
+		"%START_TIME%":                                 `"2026-11-29T01:02:03.004Z"`,
+		"%START_TIME(%s.%3f)%":                         `"1795914123.004"`,
+		"%START_TIME(%Y/%m/%dT%H:%M:%S%z %6f %f)%":     `"2026/11/29T01:02:03+0000 004005 004005006"`,
+		"%EMIT_TIME%":                                  `"2026-11-29T01:02:03.045Z"`,
+		"%UPSTREAM_HOST%":                              `"10.0.0.3:20880"`,
+		"%UPSTREAM_CLUSTER%":                           `"outbound|20880||greeter"`,
+		"%UPSTREAM_REQUEST_ATTEMPT_COUNT%":             `2`,
+		"%ROUTE_NAME%":                                 `"r"`,
+		"%DOWNSTREAM_REMOTE_ADDRESS%":                  `"[2001:db8::1]:4000"`,
+		"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%":     `"2001:db8::1"`,
+		"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%": `"2001::/16"`,
+		"%DOWNSTREAM_REMOTE_PORT%":                     `4000`,
+		"%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(24)%":  `"10.1.2.0/24"`,
+		"%DOWNSTREAM_LOCAL_PORT%":                      `20880`,
+		"%CONNECTION_ID%":                              `7`,
+		"%MESSAGE_TYPE%":                               `"request"`,
+		"%ENVIRONMENT(MELTEMI_TEST_ZONE)%":             `"eu-1"`,
+		"%TRACE_ID%":                                   `null`,
+		"%LOCAL_REPLY_BODY%":                           `null`,
+		"%ROUTE_NAME%%%":                               `"r%"`,
+		"in %DURATION% ms, %REQ(none)%":                `"in 41 ms, -"`,
+	} {
+		b, err := json.Marshal(op)
+		require.NoError(t, err)
+		ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"json_format": {"v": `+string(b)+`}}}}`)
+		require.NoError(t, err, op)
+		require.Equal(t, `{"v":`+want+"}\n", written(t, ls, entry()), op)
+	}
+}
+
+func TestFormats(t *testing.T) {
+	for _, tt := range []struct{ format, want string }{
+		{`"format": "%REQ(none)% %DURATION%|"`, "- 41|"},
+		{`"log_format": {"text_format_source": {"inline_string": "%REQ(none)% %DURATION%\n"}, "omit_empty_values": true}`, " 41\n"},
+		{`"log_format": {"json_format": {"b": {"c": ["%DURATION%", "%REQ(none)%", 1.5, true, null]}, "a": "%REQ(none)%"}}`, `{"a":null,"b":{"c":[41,null,1.5,true,null]}}` + "\n"},
+		{`"log_format": {"json_format": {"b": {"c": "%REQ(none)%"}, "a": "%DURATION%"}, "omit_empty_values": true}`, `{"a":41}` + "\n"},
+		{`"typed_json_format": {"a": "%DURATION%"}`, `{"a":41}` + "\n"},
+	} {
+		ls, err := parse(t, `{"typed_config": {`+file+`, `+tt.format+`}}`)
+		require.NoError(t, err)
+		require.Equal(t, tt.want, written(t, ls, entry()))
+	}
+	ls, err := parse(t, `{"typed_config": {`+file+`}}`)
+	require.NoError(t, err)
+	require.Equal(t, `[2026-11-29T01:02:03.004Z] "dubbo /com.acme.Greeter/hello" 200 DI,URX via_upstream 87 19 41 2 "[2001:db8::1]:4000" "10.0.0.3:20880" outbound|20880||greeter r`+"\n", written(t, ls, entry()))
+}
+
+func TestWhatIsRefused(t *testing.T) {
+	for config, want := range map[string]string{
+		`{}`: "access_log[0].typed_config: required",
+		`{"typed_config": {"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"}}`: "access_log[0].typed_config.path: required",
+		`{"typed_config": {` + file + `, "format": "%NOPE%"}}`:                                                     "access_log[0].typed_config.format: %NOPE%: unknown operator, or one that is not supported",
+		`{"typed_config": {` + file + `, "format": "%TRAILER(x)%"}}`:                                               "access_log[0].typed_config.format: %TRAILER%: unknown operator, or one that is not supported",
+		`{"typed_config": {` + file + `, "format": "100 % sure"}}`:                                                 "access_log[0].typed_config.format: no operator begins at \"% sure\": a percent sign is written %%",
+		`{"typed_config": {` + file + `, "format": "%START_TIME(%Q)%"}}`:                                           "access_log[0].typed_config.format: %START_TIME%: %Q is not supported in a time's format",
+		`{"typed_config": {` + file + `, "format": "%COMMON_DURATION(US_CX_BEG:DS_TX_END:ms)%"}}`:                  "access_log[0].typed_config.format: %COMMON_DURATION%: unknown moment \"US_CX_BEG\"",
+		`{"typed_config": {` + file + `, "log_format": {"json_format": {"a": {"b": ["%REQ%"]}}}}}`:                 "access_log[0].typed_config.log_format.json_format.a.b[0]: %REQ%: needs a name in parentheses",
+		`{"typed_config": {` + file + `}, "filter": {"and_filter": {"filters": [{"traceable_filter": {}}, {"response_flag_filter": {"flags": ["XX"]}}]}}}`: "access_log[0].filter.and_filter.filters[0].traceable_filter: not supported\n" +
+			"access_log[0].filter.and_filter.filters[1].response_flag_filter.flags[0]: unknown flag \"XX\"",
+		`{"typed_config": {` + file + `}, "filter": {"header_filter": {"header": {"string_match": {"exact": "x"}}}}}`: "access_log[0].filter.header_filter.header.name: required",
+		`{"typed_config": {` + file + `}, "filter": {"or_filter": {"filters": []}}}`:                                  "access_log[0].filter.or_filter.filters: want two or more, has 0",
+	} {
+		_, err := parse(t, config)
+		var said []string
+		fields.Each(err, func(e *fields.Error) { said = append(said, e.Error()) })
+		require.Equal(t, want, strings.Join(said, "\n"), config)
+	}
+}
+
+func TestFilters(t *testing.T) {
+	denied := entry()
+	denied.Replied, denied.Local = true, codecs.LocalError{Type: codecs.Denied}
+	denied.Flags = facts.Unauthorized
+	fast := entry()
+	fast.End = fast.Start
+	fast.Flags = 0
+	fast.Rand = 60
+	both := []*accesslog.Entry{denied, fast}
+	for filter, want := range map[string]string{
+		`{"status_code_filter": {"comparison": {"op": "GE", "value": {"default_value": 400}}}}`: "d",
+		`{"status_code_filter": {"comparison": {"op": "LE", "value": {"default_value": 400}}}}`: "f",
+		`{"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": 200}}}}`: "f",
+		`{"status_code_filter": {"comparison": {"op": "NE", "value": {"default_value": 200}}}}`: "d",
+		`{"duration_filter": {"comparison": {"op": "GE", "value": {"default_value": 41}}}}`:     "d",
+		`{"response_flag_filter": {}}`:                                                                                  "d",
+		`{"response_flag_filter": {"flags": ["NR", "UAEX"]}}`:                                                           "d",
+		`{"response_flag_filter": {"flags": ["NR", "UMSDR"]}}`:                                                          "",
+		`{"not_health_check_filter": {}}`:                                                                               "df",
+		`{"runtime_filter": {"percent_sampled": {"numerator": 60}}}`:                                                    "d",
+		`{"runtime_filter": {"percent_sampled": {"numerator": 61, "denominator": "TEN_THOUSAND"}}}`:                     "df",
+		`{"header_filter": {"header": {"name": "tenant", "present_match": true}}}`:                                      "df",
+		`{"header_filter": {"header": {"name": "none", "present_match": true}}}`:                                        "",
+		`{"log_type_filter": {"types": ["DownstreamEnd"]}}`:                                                             "df",
+		`{"log_type_filter": {"types": ["DownstreamEnd"], "exclude": true}}`:                                            "",
+		`{"and_filter": {"filters": [{"not_health_check_filter": {}}, {"response_flag_filter": {}}]}}`:                  "d",
+		`{"or_filter": {"filters": [{"response_flag_filter": {}}, {"duration_filter": {"comparison": {"op": "EQ"}}}]}}`: "df",
+	} {
+		ls, err := parse(t, `{"filter": `+filter+`, "typed_config": {`+file+`, "format": "%RESPONSE_CODE%"}}`)
+		require.NoError(t, err, filter)
+		require.Equal(t, want, strings.NewReplacer("403", "d", "200", "f").Replace(written(t, ls, both...)), filter)
+	}
+}
+
+// TestRotation: what is renamed away gets no more lines, a second later, and none is lost
+// or torn.
+func TestRotation(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log")
+	ls, err := parse(t, `{"typed_config": {`+file+`, "format": "%CONNECTION_ID%\n"}}`)
+	require.NoError(t, err)
+	var fs accesslog.Files
+	var running sync.WaitGroup
+	f, err := fs.Open(path, t.Logf)
+	require.NoError(t, err)
+	fs.Begin(f, &running)
+	b := accesslog.NewBuffer(f)
+	n := uint64(0)
+	say := func() {
+		e := entry()
+		n++
+		e.ConnectionID = n
+		ls.Write(e, []*accesslog.Buffer{b})
+		written, lost := b.Flush()
+		require.EqualValues(t, 1, written)
+		require.Zero(t, lost)
+	}
+	for range 100 {
+		say()
+	}
+	require.NoError(t, os.Rename(path, path+".1"))
+	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) {
+		say()
+		time.Sleep(5 * time.Millisecond) // lines come while the writer does not look
+	}
+	say()
+	fs.Close(f)
+	running.Wait()
+	var all string
+	for _, p := range []string{path + ".1", path} {
+		text, err := os.ReadFile(p)
+		require.NoError(t, err)
+		require.NotEmpty(t, text)
+		all += string(text)
+	}
+	var want strings.Builder
+	for i := uint64(1); i <= n; i++ {
+		fmt.Fprintln(&want, i)
+	}
+	require.Equal(t, want.String(), all)
+}
+
+// TestAPipeThatNobodyReads costs its lines, which are counted, and nothing else.
+func TestAPipeThatNobodyReads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	var fs accesslog.Files
+	_, err := fs.Open(path, t.Logf)
+	require.ErrorIs(t, err, syscall.ENXIO)
+	r, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer r.Close()
+	f, err := fs.Open(path, t.Logf)
+	require.NoError(t, err)
+	var running sync.WaitGroup
+	fs.Begin(f, &running)
+	ls, err := parse(t, `{"typed_config": {`+file+`, "format": "`+strings.Repeat("x", 1000)+`\n"}}`)
+	require.NoError(t, err)
+	b := accesslog.NewBuffer(f)
+	var told, lost int64
+	for range 10_000 {
+		for range 10 {
+			ls.Write(entry(), []*accesslog.Buffer{b})
+		}
+		w, l := b.Flush()
+		told += w
+		lost += l
+	}
+	require.EqualValues(t, 100_000, told+lost)
+	require.InDelta(t, 4<<20, 1001*told, 256<<10, "what waits is bounded")
+	go func() { // it is read after all
+		fs.Close(f)
+	}()
+	read := 0
+	buf := make([]byte, 1<<16)
+	for read < int(1001*told) {
+		n, err := r.Read(buf)
+		require.NoError(t, err)
+		require.Equal(t, strings.Count(string(buf[:n]), "x")+strings.Count(string(buf[:n]), "\n"), n)
+		read += n
+	}
+	running.Wait()
+}
+
+func TestALineAllocatesNothing(t *testing.T) {
+	ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"json_format": {
+		"t": "%START_TIME%", "p": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "c": "%RESPONSE_CODE%", "f": "%RESPONSE_FLAGS%",
+		"d": "%DURATION%", "h": "%UPSTREAM_HOST%", "a": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "s": "%START_TIME(%s.%3f)%"}}}}`)
+	require.NoError(t, err)
+	e := entry()
+	require.Zero(t, allocs(t, ls, e))
+}

@@ -1,0 +1,262 @@
+package accesslog
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// maxQueued bytes wait for a file: what is beyond is lost, and counted.
+	maxQueued = 4 << 20
+	// fullBytes is when a worker hands over what it has gathered, without waiting for
+	// its timer.
+	fullBytes = 32 << 10
+	// lookTime is how often a file is looked for at its path, and how long a failed
+	// write waits until it is tried again.
+	lookTime = time.Second
+)
+
+// Files are the files of a process that logs are written to, each opened once.
+type Files struct {
+	mu   sync.Mutex
+	open map[string]*File
+}
+
+// File is one of them.
+type File struct {
+	path  string
+	logf  func(format string, args ...any)
+	users int // of Files
+
+	mu     sync.Mutex
+	queue  [][]byte // whole lines, by the workers' buffers
+	lines  []int    // in each of queue
+	queued int      // bytes
+	lost   int64    // lines, not yet told
+	free   [][]byte
+	begun  bool
+	more   chan struct{}
+	ended  chan struct{} // closed behind the last user
+
+	// The writer's own.
+	f       *os.File
+	looked  time.Time
+	failing bool
+}
+
+// Open returns the file at path, for one more user. What is handed over for it waits
+// until [File.Begin]. logf tells of failures.
+func (fs *Files) Open(path string, logf func(format string, args ...any)) (*File, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f := fs.open[path]; f != nil {
+		f.users++
+		return f, nil
+	}
+	f := &File{path: path, logf: logf, users: 1, more: make(chan struct{}, 1), ended: make(chan struct{})}
+	if err := f.reopen(); err != nil {
+		return nil, err
+	}
+	if fs.open == nil {
+		fs.open = map[string]*File{}
+	}
+	fs.open[path] = f
+	return f, nil
+}
+
+// Close ends one use. The last one has what waits written, and the file closed.
+func (fs *Files) Close(f *File) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.users--; f.users > 0 {
+		return
+	}
+	delete(fs.open, f.path)
+	close(f.ended)
+	if !f.begun {
+		f.close()
+	}
+}
+
+// Begin starts to write, on a goroutine that running counts, until the last user has
+// closed the file. Further calls do nothing.
+func (fs *Files) Begin(f *File, running *sync.WaitGroup) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if !f.begun {
+		f.begun = true
+		running.Go(f.run)
+	}
+}
+
+func (f *File) wake() {
+	select {
+	case f.more <- struct{}{}:
+	default:
+	}
+}
+
+// reopen opens the file anew. A pipe that nobody reads is an error.
+func (f *File) reopen() error {
+	var file *os.File
+	var err error
+	switch f.path {
+	case Stdout:
+		file = os.Stdout
+	case Stderr:
+		file = os.Stderr
+	default:
+		file, err = os.OpenFile(f.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	f.close()
+	f.f, f.looked = file, time.Now()
+	return nil
+}
+
+func (f *File) close() {
+	if f.f != nil && f.f != os.Stdout && f.f != os.Stderr {
+		f.f.Close()
+	}
+	f.f = nil
+}
+
+// moved reports whether the path names another file by now, or none: the log was
+// rotated.
+func (f *File) moved() bool {
+	if f.f == os.Stdout || f.f == os.Stderr {
+		return false
+	}
+	there, err := os.Stat(f.path)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	ours, err := f.f.Stat()
+	return err == nil && !os.SameFile(there, ours)
+}
+
+// run writes what comes, and, behind the last user, what is left.
+func (f *File) run() {
+	defer f.close()
+	for over := false; !over; {
+		select {
+		case <-f.more:
+		case <-f.ended:
+			over = true
+		}
+		for b, n := f.take(); b != nil; b, n = f.take() {
+			f.write(b, n)
+			f.giveBack(b)
+		}
+	}
+}
+
+// take returns the lines that have waited longest, nil if none do.
+func (f *File) take() (b []byte, lines int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.queue) == 0 {
+		return nil, 0
+	}
+	b, lines = f.queue[0], f.lines[0]
+	f.queue, f.lines = f.queue[1:], f.lines[1:]
+	f.queued -= len(b)
+	return b, lines
+}
+
+func (f *File) giveBack(b []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.free) < 16 && cap(b) <= 4*fullBytes {
+		f.free = append(f.free, b[:0])
+	}
+}
+
+// write writes whole lines. What a file does not take is tried again until it does, or
+// the file is given up: meanwhile the queue fills, and what is beyond it is lost.
+func (f *File) write(b []byte, lines int) {
+	for len(b) > 0 {
+		if now := time.Now(); now.Sub(f.looked) >= lookTime || f.failing {
+			f.looked = now
+			if f.moved() {
+				if err := f.reopen(); err != nil {
+					f.fail(err)
+				}
+			}
+		}
+		n, err := f.f.Write(b)
+		b = b[n:]
+		if err == nil {
+			f.failing = false
+			continue
+		}
+		f.fail(err)
+		select {
+		case <-f.ended:
+			f.lose(lines)
+			return
+		case <-time.After(lookTime):
+		}
+	}
+}
+
+// fail tells of a failure, once until it is over.
+func (f *File) fail(err error) {
+	if !f.failing {
+		f.failing = true
+		f.logf("meltemi: access log %s: %v: lines wait, and are lost beyond %d bytes", f.path, err, maxQueued)
+	}
+}
+
+func (f *File) lose(lines int) {
+	f.mu.Lock()
+	f.lost += int64(lines)
+	f.mu.Unlock()
+}
+
+// Buffer is what a worker has gathered for a file.
+type Buffer struct {
+	file  *File
+	data  []byte
+	lines int
+}
+
+// NewBuffer returns a worker's buffer for f.
+func NewBuffer(f *File) *Buffer { return &Buffer{file: f} }
+
+// Empty reports whether there is nothing to hand over.
+func (b *Buffer) Empty() bool { return b.lines == 0 }
+
+// Full reports whether it should be handed over at once.
+func (b *Buffer) Full() bool { return len(b.data) >= fullBytes }
+
+// Flush hands over what was gathered. It returns how many lines that were, and how many
+// of the file's are lost that nobody has been told of.
+func (b *Buffer) Flush() (written, lost int64) {
+	f := b.file
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case b.lines == 0:
+	case f.queued+len(b.data) > maxQueued:
+		f.lost += int64(b.lines)
+		b.data = b.data[:0]
+	default:
+		f.queue, f.lines = append(f.queue, b.data), append(f.lines, b.lines)
+		f.queued += len(b.data)
+		written = int64(b.lines)
+		b.data = nil
+		if n := len(f.free); n > 0 {
+			b.data, f.free = f.free[n-1], f.free[:n-1]
+		}
+		f.wake()
+	}
+	b.lines = 0
+	lost, f.lost = f.lost, 0
+	return written, lost
+}

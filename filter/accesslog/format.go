@@ -1,0 +1,277 @@
+package accesslog
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// format appends a line of an entry, with what ends it.
+type format struct {
+	append func(dst []byte, e *Entry) []byte
+	reads  bool // properties
+}
+
+// piece is a text, or an operator.
+type piece struct {
+	text string
+	operator
+}
+
+// command is an operator behind its first %, as Envoy parses it.
+var command = regexp.MustCompile(`^([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%`)
+
+func parse(s string) (ps []piece, err error) {
+	text := func(s string) {
+		if n := len(ps); n > 0 && ps[n-1].value == nil {
+			ps[n-1].text += s
+		} else if s != "" {
+			ps = append(ps, piece{text: s})
+		}
+	}
+	for {
+		before, rest, more := strings.Cut(s, "%")
+		text(before)
+		if !more {
+			return ps, nil
+		}
+		if behind, ok := strings.CutPrefix(rest, "%"); ok {
+			text("%")
+			s = behind
+			continue
+		}
+		m := command.FindStringSubmatch(timesArgument(rest))
+		if m == nil {
+			return nil, fmt.Errorf("no operator begins at %.20q: a percent sign is written %%%%", "%"+rest)
+		}
+		arg := argument{text: strings.ReplaceAll(m[2], "\x00", "%"), given: strings.Contains(m[0], "(")}
+		if m[3] != "" {
+			n, err := strconv.ParseUint(m[3], 10, 31)
+			if err != nil || n == 0 {
+				return nil, fmt.Errorf("%%%s%%: length %s is not between 1 and 2147483647", m[1], m[3])
+			}
+			arg.most = int(n)
+		}
+		o, err := parseOperator(m[1], arg)
+		if err != nil {
+			return nil, fmt.Errorf("%%%s%%: %w", m[1], err)
+		}
+		ps = append(ps, piece{operator: o})
+		s = rest[len(m[0]):]
+	}
+}
+
+// timesArgument hides the percent signs in the parentheses of an operator that takes a
+// time's format.
+func timesArgument(s string) string {
+	open := strings.IndexByte(s, '(')
+	if open < 0 || !strings.HasSuffix(s[:open], "_TIME") && s[:open] != "START_TIME_LOCAL" {
+		return s
+	}
+	shut := strings.IndexByte(s[open:], ')')
+	if shut < 0 {
+		return s
+	}
+	return s[:open] + strings.ReplaceAll(s[open:open+shut], "%", "\x00") + s[open+shut:]
+}
+
+func reads(ps []piece) bool {
+	return slices.ContainsFunc(ps, func(p piece) bool { return p.reads })
+}
+
+// appendText appends what pieces say; one that has nothing to say is replaced by absent.
+func appendText(dst []byte, ps []piece, e *Entry, absent string) []byte {
+	for i := range ps {
+		p := &ps[i]
+		if p.value == nil {
+			dst = append(dst, p.text...)
+			continue
+		}
+		b, ok := p.value(dst, e)
+		if !ok {
+			b = append(dst, absent...)
+		}
+		dst = b
+	}
+	return dst
+}
+
+// textFormat is a line of text. What ends it is part of the text.
+func textFormat(s string, omitEmpty bool) (format, error) {
+	ps, err := parse(s)
+	absent := "-"
+	if omitEmpty {
+		absent = ""
+	}
+	return format{func(dst []byte, e *Entry) []byte { return appendText(dst, ps, e, absent) }, reads(ps)}, err
+}
+
+// node is a value of a JSON format. It reports false if it has nothing to say.
+type node func(dst []byte, e *Entry) ([]byte, bool)
+
+// jsonFormat is an object on a line of its own, its keys in their order.
+func jsonFormat(s *structpb.Struct, omitEmpty bool, path string, faults func(path string, err error)) format {
+	c := jsonCompiler{omitEmpty: omitEmpty, fault: faults}
+	n := c.object(s, path)
+	return format{func(dst []byte, e *Entry) []byte {
+		dst, _ = n(dst, e)
+		return append(dst, '\n')
+	}, c.reads}
+}
+
+type jsonCompiler struct {
+	omitEmpty, reads bool
+	fault            func(path string, err error)
+}
+
+func (c *jsonCompiler) object(s *structpb.Struct, path string) node {
+	type member struct {
+		key string // with what stands around it
+		node
+	}
+	var ms []member
+	for _, k := range slices.Sorted(maps.Keys(s.GetFields())) {
+		ms = append(ms, member{string(append(quote(nil, []byte(k)), ':')), c.value(s.GetFields()[k], path+"."+k)})
+	}
+	return func(dst []byte, e *Entry) ([]byte, bool) {
+		dst = append(dst, '{')
+		some := false
+		for i := range ms {
+			before := len(dst)
+			if some {
+				dst = append(dst, ',')
+			}
+			b, ok := ms[i].node(append(dst, ms[i].key...), e)
+			switch {
+			case ok:
+				dst, some = b, true
+			case c.omitEmpty:
+				dst = b[:before]
+			default:
+				dst, some = append(b, "null"...), true
+			}
+		}
+		return append(dst, '}'), some || !c.omitEmpty
+	}
+}
+
+func (c *jsonCompiler) value(v *structpb.Value, path string) node {
+	switch k := v.GetKind().(type) {
+	case *structpb.Value_StructValue:
+		return c.object(k.StructValue, path)
+	case *structpb.Value_ListValue:
+		var ns []node
+		for i, v := range k.ListValue.GetValues() {
+			ns = append(ns, c.value(v, fmt.Sprintf("%s[%d]", path, i)))
+		}
+		return func(dst []byte, e *Entry) ([]byte, bool) {
+			dst = append(dst, '[')
+			for i, n := range ns {
+				if i > 0 {
+					dst = append(dst, ',')
+				}
+				b, ok := n(dst, e)
+				if !ok {
+					b = append(b, "null"...)
+				}
+				dst = b
+			}
+			return append(dst, ']'), true
+		}
+	case *structpb.Value_StringValue:
+		return c.text(k.StringValue, path)
+	case *structpb.Value_NumberValue:
+		return fixed(strconv.FormatFloat(k.NumberValue, 'g', -1, 64))
+	case *structpb.Value_BoolValue:
+		return fixed(strconv.FormatBool(k.BoolValue))
+	default:
+		return fixed("null")
+	}
+}
+
+func fixed(s string) node {
+	return func(dst []byte, _ *Entry) ([]byte, bool) { return append(dst, s...), true }
+}
+
+// text is a string, or the number that an operator is if it stands alone.
+func (c *jsonCompiler) text(s, path string) node {
+	ps, err := parse(s)
+	if err != nil {
+		c.fault(path, err)
+	}
+	c.reads = c.reads || reads(ps)
+	if len(ps) == 1 && ps[0].value != nil {
+		o := ps[0].operator
+		return func(dst []byte, e *Entry) ([]byte, bool) {
+			b, ok := o.value(dst, e)
+			if !ok {
+				return dst, false
+			}
+			if o.number {
+				return b, true
+			}
+			return quoteFrom(b, len(dst)), true
+		}
+	}
+	absent := "-"
+	if c.omitEmpty {
+		absent = ""
+	}
+	return func(dst []byte, e *Entry) ([]byte, bool) {
+		return quoteFrom(appendText(dst, ps, e, absent), len(dst)), true
+	}
+}
+
+// quoteFrom makes a string of JSON of what b has from i on.
+func quoteFrom(b []byte, i int) []byte {
+	for _, c := range b[i:] {
+		if c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			// Escaped behind what is to be escaped, and moved to its place.
+			n := len(b)
+			b = quote(b, b[i:n])
+			return append(b[:i], b[n:]...)
+		}
+	}
+	n := len(b)
+	b = append(b, "\"\""...)
+	copy(b[i+1:], b[i:n])
+	b[i] = '"'
+	return b
+}
+
+const hex = "0123456789abcdef"
+
+// quote appends s as a string of JSON. What is no UTF-8 is replaced. s may be what dst
+// ends with.
+func quote(dst, s []byte) []byte {
+	dst = append(dst, '"')
+	for len(s) > 0 {
+		switch c := s[0]; {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c == '\n':
+			dst = append(dst, '\\', 'n')
+		case c == '\t':
+			dst = append(dst, '\\', 't')
+		case c == '\r':
+			dst = append(dst, '\\', 'r')
+		case c < 0x20:
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case c < utf8.RuneSelf:
+			dst = append(dst, c)
+		default:
+			r, n := utf8.DecodeRune(s)
+			dst = utf8.AppendRune(dst, r)
+			s = s[n:]
+			continue
+		}
+		s = s[1:]
+	}
+	return append(dst, '"')
+}

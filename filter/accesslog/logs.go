@@ -1,0 +1,181 @@
+package accesslog
+
+import (
+	"fmt"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meltemi-mesh/meltemi/filter/fields"
+)
+
+// defaultFormat is the line of loggers that do not say.
+const defaultFormat = `[%START_TIME%] "%PROTOCOL% %REQ(:PATH)%" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% ` +
+	`%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %UPSTREAM_REQUEST_ATTEMPT_COUNT% "%DOWNSTREAM_REMOTE_ADDRESS%" ` +
+	`"%UPSTREAM_HOST%" %UPSTREAM_CLUSTER% %ROUTE_NAME%` + "\n"
+
+// The paths of the process's own outputs.
+const (
+	Stdout = "/dev/stdout"
+	Stderr = "/dev/stderr"
+)
+
+// Logs are the access logs of a listener, frozen.
+type Logs struct {
+	// Files are the paths of the files that they are written to, each once, and Fields
+	// the field that names each first.
+	Files, Fields []string
+	// Reads says that they want the properties of messages.
+	Reads bool
+
+	logs []log
+}
+
+type log struct {
+	when   condition // nil: always
+	format format
+	file   int // in Files
+}
+
+// Parse judges the access logs of a configuration, whose field is called access_log. The
+// error tells all faults; see [fields.Each].
+func Parse(all []*accesslogv3.AccessLog) (*Logs, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	c := &compiler{}
+	ls := &Logs{}
+	for i, a := range all {
+		path := fmt.Sprintf("access_log[%d]", i)
+		l := log{}
+		if a.GetFilter() != nil {
+			l.when = c.filter(a.GetFilter(), path+".filter")
+		}
+		name := ""
+		l.format, name = c.logger(a, path)
+		l.file = ls.file(name, path)
+		ls.Reads = ls.Reads || l.format.reads
+		ls.logs = append(ls.logs, l)
+	}
+	ls.Reads = ls.Reads || c.reads
+	return ls, c.Err()
+}
+
+func (ls *Logs) file(name, field string) int {
+	for i, f := range ls.Files {
+		if f == name {
+			return i
+		}
+	}
+	ls.Files, ls.Fields = append(ls.Files, name), append(ls.Fields, field)
+	return len(ls.Files) - 1
+}
+
+// logger judges the logger itself, and returns the file that it writes to.
+func (c *compiler) logger(a *accesslogv3.AccessLog, path string) (format, string) {
+	path += ".typed_config"
+	config := a.GetTypedConfig()
+	if config == nil {
+		c.Add(path, "required")
+		return format{}, ""
+	}
+	switch name := config.MessageName(); name {
+	case "envoy.extensions.access_loggers.file.v3.FileAccessLog":
+		m := new(filev3.FileAccessLog)
+		c.decode(config, m, path)
+		if m.GetPath() == "" {
+			c.Add(path+".path", "required")
+		}
+		return c.fileFormat(m, path), m.GetPath()
+	case "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog":
+		m := new(streamv3.StdoutAccessLog)
+		c.decode(config, m, path)
+		return c.format(m.GetLogFormat(), path+".log_format"), Stdout
+	case "envoy.extensions.access_loggers.stream.v3.StderrAccessLog":
+		m := new(streamv3.StderrAccessLog)
+		c.decode(config, m, path)
+		return c.format(m.GetLogFormat(), path+".log_format"), Stderr
+	default:
+		c.Add(path+".type_url", "%s is not supported: want FileAccessLog, StdoutAccessLog or StderrAccessLog of Envoy's", name)
+		return format{}, ""
+	}
+}
+
+func (c *compiler) decode(config *anypb.Any, m proto.Message, path string) {
+	if err := config.UnmarshalTo(m); err != nil {
+		c.Add(path, "%s", fields.CleanError(err))
+	}
+}
+
+func (c *compiler) fileFormat(m *filev3.FileAccessLog, path string) format {
+	switch f := m.GetAccessLogFormat().(type) {
+	case *filev3.FileAccessLog_Format:
+		if f.Format == "" {
+			return c.text(defaultFormat, false, "")
+		}
+		return c.text(f.Format, false, path+".format")
+	case *filev3.FileAccessLog_JsonFormat:
+		return c.json(f.JsonFormat, false, path+".json_format")
+	case *filev3.FileAccessLog_TypedJsonFormat:
+		return c.json(f.TypedJsonFormat, false, path+".typed_json_format")
+	default:
+		return c.format(m.GetLogFormat(), path+".log_format")
+	}
+}
+
+func (c *compiler) format(m *corev3.SubstitutionFormatString, path string) format {
+	if m == nil {
+		return c.text(defaultFormat, false, "")
+	}
+	c.Only(m, path, "text_format", "json_format", "text_format_source", "omit_empty_values", "content_type", "json_format_options")
+	switch f := m.GetFormat().(type) {
+	case *corev3.SubstitutionFormatString_TextFormat:
+		return c.text(f.TextFormat, m.GetOmitEmptyValues(), path+".text_format")
+	case *corev3.SubstitutionFormatString_TextFormatSource:
+		path += ".text_format_source"
+		c.Only(f.TextFormatSource, path, "inline_string", "inline_bytes")
+		s := f.TextFormatSource.GetInlineString()
+		if b := f.TextFormatSource.GetInlineBytes(); b != nil {
+			s = string(b)
+		}
+		if s == "" {
+			c.Add(path+".inline_string", "required")
+		}
+		return c.text(s, m.GetOmitEmptyValues(), path+".inline_string")
+	case *corev3.SubstitutionFormatString_JsonFormat:
+		return c.json(f.JsonFormat, m.GetOmitEmptyValues(), path+".json_format")
+	default:
+		c.Add(path, "required: text_format_source or json_format")
+		return format{}
+	}
+}
+
+func (c *compiler) text(s string, omitEmpty bool, path string) format {
+	f, err := textFormat(s, omitEmpty)
+	if err != nil {
+		c.Add(path, "%v", err)
+	}
+	return f
+}
+
+func (c *compiler) json(s *structpb.Struct, omitEmpty bool, path string) format {
+	return jsonFormat(s, omitEmpty, path, func(path string, err error) { c.Add(path, "%v", err) })
+}
+
+// Write appends the lines of e, of those logs that want it, to what goes to their files:
+// to holds the buffers of Files, in their order.
+func (ls *Logs) Write(e *Entry, to []*Buffer) {
+	for i := range ls.logs {
+		l := &ls.logs[i]
+		if l.when == nil || l.when(e) {
+			b := to[l.file]
+			b.data = l.format.append(b.data, e)
+			b.lines++
+		}
+	}
+}
