@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
@@ -284,5 +287,36 @@ func TestTheHostWithTheLeastToDo(t *testing.T) {
 				c.Answers(n - int(slow))
 			})
 		}
+	})
+}
+
+// TestTheGuidesToldHosts: the cluster and the routes of docs/traffic.md, but for ports.
+func TestTheGuidesToldHosts(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		all, at := servers(t, "a", "b")
+		at[0].Weight, at[1].HashKey = 3, "sessions-b"
+		var cluster envoytest.Resource
+		for _, b := range docs.Blocks(source(t, "docs/traffic.md")) {
+			if b.Section == "Hashing" && strings.HasPrefix(b.Text, "name: sessions\ntype:") {
+				text := strings.NewReplacer("20881", strconv.Itoa(all[0].Port), "20882", strconv.Itoa(all[1].Port)).Replace(b.Text)
+				require.NoError(t, yaml.Unmarshal([]byte(text), &cluster))
+			}
+		}
+		require.NotNil(t, cluster)
+		cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+		config := fromTraffic(t, "Hashing")
+		e := v.start(t, config, cluster, envoytest.Cluster("greeter"))
+		c := scripted.Dial(t, e.Port("dubbo"))
+		policy := consistent.Policy{Algorithm: consistent.Maglev, TableSize: consistent.DefaultTableSize}
+		h := &hashed{policy: policy, at: at}
+		table := h.table()
+		for id := range uint64(100) { // one by one, so that hash_balance_factor moves none
+			session := fmt.Sprint("session-", id)
+			c.Ask(id, dubbotest.Request{Interface: "org.example.Sessions", Attachments: [][2]string{{"session", session}}})
+			a := c.Answers(1)[id]
+			require.Equal(t, string("ab"[table.Pick(consistent.Hash([]byte(session)), 0)]), a.Text())
+		}
+		require.Zero(t, e.Stat(stats+"request_hash_hosts_unknown"))
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // hashTime is how long calls still go by the hosts of an old membership while those of
@@ -51,7 +52,8 @@ type hashing struct {
 	table  *hostTable
 	// current: the table is that of the present membership.
 	current bool
-	at      []*endpoint // the table's hosts; nil: nothing is known of it any more
+	of      *host.Members // of which the table is, if the cluster tells its hosts
+	at      []*endpoint   // the table's hosts; nil: nothing is known of it any more
 }
 
 // hostTable is a table whose hosts are found by their addresses.
@@ -67,7 +69,7 @@ func (p *Pool) hashBy(policy *consistent.Policy) {
 		if !p.looked {
 			p.look(now)
 		}
-		h.policy, h.used, h.table = *policy, true, nil
+		h.policy, h.used, h.table, h.of = *policy, true, nil, nil
 		p.rehash(now)
 	}
 }
@@ -79,9 +81,17 @@ func (p *Pool) rehash(now time.Duration) {
 		return
 	}
 	var t *hostTable
+	if !p.told() {
+		h.of = nil
+	}
 	switch {
 	case p.told():
-		if t, h.current = p.info.tableOf(h.policy, p.hashKeys, p.addresses, h.table == nil); !h.current {
+		if h.of == p.members {
+			return
+		}
+		if t, h.current = p.info.tableOf(h.policy, p.hashKeys, p.addresses, h.table == nil); h.current {
+			h.of = p.members
+		} else {
 			t = h.table // until the new one has been built
 		}
 	case p.opts.Shared:

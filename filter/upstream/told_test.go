@@ -255,6 +255,29 @@ func TestNoToldHostCanBeReached(t *testing.T) {
 	})
 }
 
+// With no healthy host what is open serves on, and nothing else is to be had.
+func TestNoToldHostIsHealthy(t *testing.T) {
+	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+		ms := mixed()
+		for i := range ms {
+			ms[i].Healthy = false
+		}
+		b.tells(ms...)
+		c := b.send("call", nil, upstream.Send{Hash: 1, Hashing: byMaglev})
+		require.Empty(t, b.servers[0].wanted)
+		for _, s := range b.servers {
+			s.ends(host.NoHost)
+		}
+		require.Contains(t, c.is(), "no healthy upstream")
+		b.tells(mixed()...)
+		b.pass(2 * time.Second)
+		b.goesTo(byMaglev, 1, "")
+		b.tells(ms...)
+		b.pass(10 * time.Second)
+		b.goesTo(byMaglev, 1, "")
+	})
+}
+
 // Without a hash hosts get what their weights say, whatever the connections.
 func TestToldWeights(t *testing.T) {
 	b := newBed(t, numbered, nil)
