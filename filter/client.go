@@ -79,15 +79,20 @@ func (c *connection) connect() {
 			c.tellFilter(k, func() { c.states[i] = k.conn.OnConnect((*Connection)(c)) })
 		}
 	}
+	c.cfg.ownBatch() // gauges are told, though there may be no traffic
 }
 
 // disconnect tells those that the connection has ended.
 func (c *connection) disconnect() {
+	if c.states == nil {
+		return
+	}
 	for i, state := range c.states {
 		if k := &c.cfg.chain[i]; k.conn != nil {
 			c.tellFilter(k, func() { k.conn.OnDisconnect((*Connection)(c), state) })
 		}
 	}
+	c.cfg.ownBatch()
 	c.states = nil
 }
 

@@ -11,6 +11,8 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 )
 
 func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

@@ -7,6 +7,8 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 
 	// The built-in filters.
+	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 

@@ -57,7 +57,7 @@ func (c *compiler) direct(d *routev1alpha.DirectResponse, path string) *codecs.L
 
 func reply(d *routev1alpha.DirectResponse, path string, check func(code int32) error) (e codecs.LocalError, errs []*Error) {
 	refuse := func(field, format string, args ...any) {
-		errs = append(errs, &Error{path + "." + field, fmt.Sprintf(format, args...)})
+		errs = append(errs, &Error{Path: path + "." + field, Reason: fmt.Sprintf(format, args...)})
 	}
 	t, known := statuses[d.GetStatus()]
 	if !known {

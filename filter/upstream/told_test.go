@@ -61,9 +61,9 @@ var kinds = map[string]struct {
 	}},
 }
 
-func onEachKind(t *testing.T, test func(t *testing.T, b *bed, shared bool)) {
+func onEachKind(t *testing.T, test func(t *testing.T, b *bed)) {
 	for name, kind := range kinds {
-		t.Run(name, func(t *testing.T) { test(t, newBed(t, kind.traits, kind.change), name == "shared") })
+		t.Run(name, func(t *testing.T) { test(t, newBed(t, kind.traits, kind.change)) })
 	}
 }
 
@@ -88,7 +88,7 @@ func (b *bed) goesTo(p *consistent.Policy, hash uint64, avoid string) string {
 func TestToldHosts(t *testing.T) {
 	for name, p := range map[string]*consistent.Policy{"ring": byRing, "maglev": byMaglev} {
 		t.Run(name, func(t *testing.T) {
-			onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+			onEachKind(t, func(t *testing.T, b *bed) {
 				b.tells(mixed()...)
 				table := tableOf(p, mixed())
 				for _, hash := range hashes(300) {
@@ -107,7 +107,7 @@ func TestToldHosts(t *testing.T) {
 
 // Calls wait for the connection to their host while others pass them.
 func TestACallWaitsForItsHost(t *testing.T) {
-	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+	onEachKind(t, func(t *testing.T, b *bed) {
 		b.tells(mixed()...)
 		table := tableOf(byMaglev, mixed())
 		var cs []*caller
@@ -154,7 +154,7 @@ func TestAToldHostGoesAndReturns(t *testing.T) {
 		"unhealthy": func(ms []host.Member) []host.Member { ms[1].Healthy = false; return ms },
 	} {
 		t.Run(name, func(t *testing.T) {
-			onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+			onEachKind(t, func(t *testing.T, b *bed) {
 				b.tells(mixed()...)
 				for _, hash := range hashes(60) {
 					b.goesTo(byMaglev, hash, "")
@@ -187,7 +187,7 @@ func TestAToldHostGoesAndReturns(t *testing.T) {
 // Keys of a host that cannot be connected to go to the next of the table; nothing waits
 // for it again until it can, and the pool goes on to try.
 func TestAToldHostThatCannotBeReached(t *testing.T) {
-	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+	onEachKind(t, func(t *testing.T, b *bed) {
 		ms := mixed()
 		b.tells(ms...)
 		table, down := tableOf(byMaglev, ms), ms[2].Address
@@ -240,7 +240,7 @@ func TestAToldHostThatCannotBeReached(t *testing.T) {
 }
 
 func TestNoToldHostCanBeReached(t *testing.T) {
-	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+	onEachKind(t, func(t *testing.T, b *bed) {
 		b.tells(mixed()...)
 		c := b.send("call", nil, upstream.Send{Hash: 1, Hashing: byMaglev})
 		for i := 0; i < len(b.servers) && c.is() == "waits"; i++ {
@@ -257,7 +257,7 @@ func TestNoToldHostCanBeReached(t *testing.T) {
 
 // With no healthy host what is open serves on, and nothing else is to be had.
 func TestNoToldHostIsHealthy(t *testing.T) {
-	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+	onEachKind(t, func(t *testing.T, b *bed) {
 		ms := mixed()
 		for i := range ms {
 			ms[i].Healthy = false
@@ -299,7 +299,7 @@ func TestToldWeights(t *testing.T) {
 
 // The hosts of a lower priority are for when none is healthy before.
 func TestToldPriorities(t *testing.T) {
-	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+	onEachKind(t, func(t *testing.T, b *bed) {
 		ms := mixed()
 		ms[2].Priority, ms[3].Priority = 1, 1
 		b.tells(ms...)
@@ -370,7 +370,7 @@ func TestAClusterTellsNoMore(t *testing.T) {
 
 // The keys of an ejected host go to the next of the table, and come back with it.
 func TestAToldHostIsEjected(t *testing.T) {
-	onEachKind(t, func(t *testing.T, b *bed, _ bool) {
+	onEachKind(t, func(t *testing.T, b *bed) {
 		policy := &outlier.Policy{
 			ConsecutiveFailures: 1, Interval: time.Second, BaseEjectionTime: 5 * time.Second, MaxEjectionTime: time.Minute,
 			MaxEjectionPercent: 50, RequestVolume: 100,
@@ -411,7 +411,7 @@ func TestTheLightestHost(t *testing.T) {
 		"least request": {Choices: 4}, "of two": {Choices: 2}, "peak EWMA": {Choices: 2, Decay: 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onEachKind(t, func(t *testing.T, b *bed, shared bool) {
+			onEachKind(t, func(t *testing.T, b *bed) {
 				b.pool.Balance(policy)
 				ms := mixed()
 				for i := range ms {

@@ -31,7 +31,8 @@ func TestTheHostThatIsWanted(t *testing.T) {
 	for wanted, at := range map[string][2]uint32{b: {0, 0}, c: {0, 1}, d: {1, 0}} {
 		p, i, ok := lb.Choose([]byte(wanted))
 		require.True(t, ok)
-		require.Equal(t, at, [2]uint32{p, i}, wanted)
+		got := [2]uint32{p, i}
+		require.Equal(t, at, got, wanted)
 	}
 }
 
