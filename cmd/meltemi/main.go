@@ -11,7 +11,9 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 )
