@@ -23,7 +23,7 @@ func TestTheCxxProxysConfiguration(t *testing.T) {
 }
 
 func TestWhatIsRefused(t *testing.T) {
-	const at = "meta_protocol_filters[0].config."
+	const at = "meta_protocol_filters[1].config."
 	limit := func(l string) string { return service + `, "rate_limits": [` + l + `]` }
 	action := func(a string) string { return limit(`{"actions": [` + a + `]}`) }
 	for config, want := range map[string]string{

@@ -251,7 +251,6 @@ func (e *entry) of(m *filter.Message) (value string, is bool) {
 }
 
 func (e *entry) masked(a netip.Addr) (string, bool) {
-	a = a.Unmap().WithZone("")
 	bits := e.v6
 	if a.Is4() {
 		bits = e.v4

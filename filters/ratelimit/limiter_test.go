@@ -13,13 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
-
-	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
 )
 
 const patience = 5 * time.Second
@@ -46,7 +45,7 @@ type result struct {
 }
 
 func newLimiter(t *testing.T) *limiter {
-	l := &limiter{t: t, grpc: grpc.NewServer(), l: bufconn.Listen(64 << 10), calls: make(chan *call, 100)}
+	l := &limiter{t: t, grpc: grpc.NewServer(), l: bufconn.Listen(64 << 10), calls: make(chan *call, 1000)}
 	ratelimitv3.RegisterRateLimitServiceServer(l.grpc, l)
 	go l.grpc.Serve(l.l)
 	return l
@@ -103,7 +102,7 @@ type bed struct {
 // listener is a configuration with a RateLimit, and what else the listener has.
 func listener(rateLimit, routes string) string {
 	return `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
-		"meta_protocol_filters": [{"name": "aeraki.meta_protocol.filters.ratelimit", "config": {
+		"meta_protocol_filters": [{"name": "test.facts"}, {"name": "aeraki.meta_protocol.filters.ratelimit", "config": {
 			"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimit", ` + rateLimit + `}},
 			{"name": "aeraki.meta_protocol.filters.router"}],
 		"route_config": {"name": "r", "routes": [` + routes + `]}}`
@@ -202,6 +201,18 @@ func (b *bed) counts(want map[string]int64) {
 	for _, name := range []string{"ok", "over_limit", "shadow_over_limit", "error", "failure_mode_allowed", "header_skipped"} {
 		require.Equal(b.t, want[name], b.cfg.Counter("dubbo.t.ratelimit."+name), name)
 	}
+}
+
+// facts keeps the flags of the last message.
+type facts struct{}
+
+var flags filter.Flags
+
+func (facts) OnRequest(*filter.Message) filter.Verdict { return filter.Continue }
+func (facts) OnEnd(m *filter.Message)                  { flags = m.Facts().Flags }
+
+func init() {
+	filter.Register("test.facts", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return facts{}, nil }))
 }
 
 // describe writes descriptors shortly.

@@ -112,7 +112,7 @@ func (f *rateLimit) late(m *filter.Message) filter.Verdict {
 
 func (f *rateLimit) failure(m *filter.Message, err error) filter.Verdict {
 	m.Count(f.counters.errors, 1)
-	f.service.failed(err)
+	f.service.failed(err, m.Now())
 	m.Request().Set("ratelimit.code", "error")
 	if !f.deny.Has(m.Rand()) {
 		m.Count(f.counters.allowed, 1)

@@ -2,16 +2,20 @@ package ratelimit_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filters/ratelimit"
 )
 
 func TestAServiceDecides(t *testing.T) {
@@ -25,6 +29,7 @@ func TestAServiceDecides(t *testing.T) {
 	c = b.asked(2)
 	c.code(over)
 	require.Equal(t, "rate limit exceeded", b.answer(2))
+	require.Equal(t, filter.RateLimited, flags)
 	// A service that does not know says so: nothing is limited.
 	c = b.asked(3)
 	c.code(unknown)
@@ -75,6 +80,7 @@ func TestALateService(t *testing.T) {
 			c.code(over)   // and says too late what it thinks
 			if tc.denied {
 				require.Equal(t, "the rate limit service failed", b.answer(1))
+				require.Equal(t, filter.RateLimitServiceError, flags)
 				b.counts(map[string]int64{"error": 1})
 				return
 			}
@@ -243,6 +249,50 @@ func TestWhoIsNotAsked(t *testing.T) {
 	}
 }
 
+// TestWhoIsNotAskedAllocatesNothing that it would not without the filter.
+func TestWhoIsNotAskedAllocatesNothing(t *testing.T) {
+	of := func(config string) float64 {
+		b := newBed(t, byMethod, toServer)
+		b.client = b.Dial(b.MustLoad(config))
+		r := dubbotest.Request{Oneway: true}.Bytes()
+		roundTrip := func() {
+			b.client.Send(r)
+			b.greeter.Servers()[0].Take()
+		}
+		for range 100 {
+			roundTrip()
+		}
+		return testing.AllocsPerRun(1000, roundTrip)
+	}
+	with := listener(byMethod+`, "match": {"metadata": [{"name": "method", "exact_match": "other"}]}`, toServer)
+	require.LessOrEqual(t, of(with), of(strings.Replace(with, ratelimit.Name, "test.pass", 1)))
+}
+
+// pass lets everything pass.
+type pass struct{}
+
+func (pass) OnRequest(*filter.Message) filter.Verdict { return filter.Continue }
+
+func init() {
+	filter.Register("test.pass", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return pass{}, nil }))
+}
+
+// TestFailuresAreTold once a minute, however often they come and go.
+func TestFailuresAreTold(t *testing.T) {
+	b := newBed(t, byMethod, toServer)
+	for id := uint64(1); id < 20; id += 2 {
+		b.asked(id).answer <- result{nil, errors.New("no descriptors")}
+		b.served(id)
+		b.asked(id + 1).code(ok)
+		b.served(id + 1)
+	}
+	require.Len(t, b.Log(), 2)
+	b.Advance(time.Minute + time.Second)
+	b.asked(30).answer <- result{nil, errors.New("no descriptors")}
+	b.served(30)
+	require.Len(t, b.Log(), 3)
+}
+
 // TestShadow: a refusal that is not heeded is counted, and told.
 func TestShadow(t *testing.T) {
 	b := newBed(t, byMethod+`, "filter_enforced": {"default_value": {"numerator": 0}}`,
@@ -328,6 +378,50 @@ func TestARouteHasItsOwn(t *testing.T) {
 	require.Equal(t, "production method=sayHello", c.GetDomain()+" "+describe(c.RateLimitRequest))
 	c.code(ok)
 	b.served(3)
+}
+
+// TestARouteThatWasKnownBefore is looked up again behind the answer.
+func TestARouteThatWasKnownBefore(t *testing.T) {
+	b := newBed(t, byMethod, `{"match": {"metadata": [{"name": "ratelimit.code", "exact_match": "unknown"}]}, "route": {"cluster": "slow"}},
+		{"route": {"cluster": "greeter"}, "typed_per_filter_config": {"aeraki.meta_protocol.filters.ratelimit": {
+		 "@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.ratelimit.v1alpha.RateLimitPerRoute", "domain": "d"}}}`)
+	slow := b.Cluster("slow", "10.0.0.4:20880")
+	c := b.asked(1)
+	require.Equal(t, "d", c.GetDomain())
+	c.code(unknown)
+	b.WaitUntil(func() bool { return len(slow.Servers()) > 0 })
+	require.Empty(t, b.greeter.Servers())
+}
+
+// TestTooManyCalls at a time: requests beyond are as if the service had failed, and
+// those that have ended make room.
+func TestTooManyCalls(t *testing.T) {
+	const most = 100
+	ratelimit.SetMaxPending(t, most)
+	b := newBed(t, byMethod+`, "timeout": "0s"`, toServer)
+	var many []byte
+	for id := range uint64(most) {
+		many = append(many, dubbotest.Request{ID: id}.Bytes()...)
+	}
+	b.client.Send(many)
+	b.request(most)
+	b.served(most)
+	b.counts(map[string]int64{"error": 1, "failure_mode_allowed": 1})
+	b.client.Close()
+	b.Settle()
+	for range most {
+		<-b.limiter.next().ctx.Done()
+	}
+	b.client = b.Dial(b.cfg)
+	require.Eventually(t, func() bool {
+		b.request(1)
+		select {
+		case <-b.limiter.calls:
+			return true
+		default:
+			return false
+		}
+	}, patience, time.Millisecond)
 }
 
 // TestTwoWorkersAndTwoListeners share the connection, and it lives on with the next

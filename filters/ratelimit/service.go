@@ -15,12 +15,15 @@ import (
 )
 
 const (
-	// maxPending are the calls to a service that may be under way.
-	maxPending = 16384
 	// maxSilence is how long nothing may come while calls time out, before another
 	// connection is made.
 	maxSilence = 5 * time.Second
+	// quiet is how long nothing is said of failures behind the last time.
+	quiet = time.Minute
 )
+
+// maxPending are the calls to a service that may be under way.
+var maxPending int64 = 16384
 
 var (
 	errPending = errors.New("too many requests wait for it")
@@ -36,7 +39,8 @@ type service struct {
 	// silent is when the first call has timed out since there was an answer, on the
 	// clock of workers, and 1 ns; 0 is never.
 	silent  atomic.Int64
-	failing atomic.Bool // and that was said
+	failing atomic.Bool  // and that was said
+	said    atomic.Int64 // when, on that clock
 
 	mu   sync.Mutex
 	conn *grpcclient.Conn
@@ -73,10 +77,9 @@ func (s *service) ask(r *ratelimitv3.RateLimitRequest, answered func(*ratelimitv
 		return nil, errPending
 	}
 	call, cancel := context.WithCancel(s.target.Context(context.Background()))
-	s.life.Go(func(ctx context.Context) {
+	s.life.Go(func(context.Context) { // who has asked gives it up before the life ends
 		defer s.pending.Add(-1)
 		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
 		conn, err := s.connection()
 		var resp *ratelimitv3.RateLimitResponse
 		if err == nil {
@@ -100,9 +103,13 @@ func (s *service) heard() {
 	}
 }
 
-// failed tells that it does not, once until it does.
-func (s *service) failed(err error) {
-	if !s.failing.Load() && s.failing.CompareAndSwap(false, true) {
+// failed tells that it does not, once until it does, and not as often as that may be.
+func (s *service) failed(err error, now time.Duration) {
+	if said := s.said.Load(); s.failing.Load() || said != 0 && now-time.Duration(said) < quiet {
+		return
+	}
+	if s.failing.CompareAndSwap(false, true) {
+		s.said.Store(int64(now) + 1)
 		s.life.Logf(host.Warn, "meltemi: ratelimit: %s: %v", &s.target, err)
 	}
 }

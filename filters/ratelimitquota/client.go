@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -27,6 +26,8 @@ const (
 	maxUsages = 1000
 	// lookInterval is how often buckets are looked at for which nothing is due.
 	lookInterval = time.Minute
+	// quiet is how long nothing is said of failures behind the last time.
+	quiet = time.Minute
 	// The pause behind a stream that has ended is between half of this and all of it,
 	// doubled with each further one up to the longest.
 	firstPause = 200 * time.Millisecond
@@ -44,7 +45,8 @@ type client struct {
 	mu        sync.Mutex
 	buckets   map[string]*bucket
 	listeners []*counters
-	silent    bool // the service, and that was said
+	silent    bool      // the service, and that was said
+	said      time.Time // when
 }
 
 func newClient(target grpcclient.Target, domain string) *client {
@@ -316,18 +318,11 @@ func (c *client) failed(err error) {
 	for _, cs := range c.listeners {
 		cs.lost.Add(1)
 	}
-	if level := c.unlessSaid(); level != 0 {
-		c.logf(level, "meltemi: rate_limit_quota: %s: %v", &c.target, err)
+	level := host.Debug
+	if now := time.Now(); !c.silent && now.Sub(c.said) >= quiet {
+		c.silent, c.said, level = true, now, host.Warn
 	}
-}
-
-// unlessSaid is the level at which a failure is told: once, until the service answers.
-func (c *client) unlessSaid() host.Level {
-	if c.silent {
-		return host.Debug
-	}
-	c.silent = true
-	return host.Warn
+	c.logf(level, "meltemi: rate_limit_quota: %s: %v", &c.target, err)
 }
 
 // answered tells that the service says something.
@@ -350,7 +345,7 @@ func (c *client) told(id *quotav3.BucketId, err error) {
 		}
 	}
 	if err != nil {
-		c.logf(host.Debug, "meltemi: rate_limit_quota: %s: an assignment for %s is refused: %v", &c.target, fmt.Sprint(id.GetBucket()), err)
+		c.logf(host.Debug, "meltemi: rate_limit_quota: %s: an assignment for %v is refused: %v", &c.target, id.GetBucket(), err)
 	}
 }
 

@@ -2,6 +2,7 @@ package ratelimitquota
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // bed is a client in virtual time, and its service.
@@ -22,7 +24,6 @@ type bed struct {
 	server   *server
 	settings *settings
 	started  time.Time
-	said     []string
 }
 
 // virtually runs f with a client that has settings.
@@ -197,12 +198,15 @@ func TestAnAssignmentExpires(t *testing.T) {
 	t.Run("and something else holds for a while", func(t *testing.T) {
 		virtually(t, settings{unassigned: must(perHour(1)), expires: true, grace: time.Hour, expired: must(perHour(2))}, func(b *bed) {
 			s := b.stream()
-			b.request("a")
-			b.say(s, assignment("a", perHour(5), time.Minute))
-			require.Equal(t, 5, b.requests("a", 10))
+			for _, tenant := range []string{"a", "b"} {
+				b.request(tenant)
+				b.say(s, assignment(tenant, perHour(5), time.Minute))
+				require.Equal(t, 5, b.requests(tenant, 10))
+			}
 			time.Sleep(time.Minute + 1)
 			synctest.Wait()
 			require.Equal(t, 2, b.requests("a", 10))
+			require.Equal(t, 2, b.requests("b", 10))
 			b.say(s, assignment("a", perHour(5), time.Minute))
 			require.Equal(t, 5, b.requests("a", 10), "an assignment that has expired is none to go on with")
 			time.Sleep(time.Hour + time.Minute + 1)
@@ -280,7 +284,9 @@ func TestAServiceThatIsLost(t *testing.T) {
 		require.Equal(t, map[string]string{"a": "5/2", "b": "1/0"}, all)
 		close(s.end)
 		s = b.stream()
-		require.Len(t, b.reported(s), 2, "a stream that ends is one that knows nothing")
+		at := b.now()
+		require.Len(t, b.reported(s), 2, "the next stream is one that knows nothing")
+		require.Equal(t, at, b.now())
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		require.Equal(t, 0, b.buckets())
@@ -338,6 +344,45 @@ func TestBucketsAreBounded(t *testing.T) {
 		time.Sleep(time.Hour + 20*time.Minute)
 		synctest.Wait()
 		require.Equal(t, 0, b.buckets())
+	})
+}
+
+// TestAReportThatCannotBeSent is made later.
+func TestAReportThatCannotBeSent(t *testing.T) {
+	s := settings{unassigned: must(perHour(2)), interval: time.Second}
+	c := newClient(grpcclient.Target{}, "d")
+	b := c.bucket([]byte("k"), &s, 1, func() *quotav3.BucketId { return idOf("a") })
+	for range 3 {
+		b.allows(time.Hour)
+	}
+	now := time.Now()
+	_, err := c.report(now, func(*quotav3.RateLimitQuotaUsageReports) error { return errors.New("lost") })
+	require.Error(t, err)
+	b.allows(time.Hour)
+	_, err = c.report(now.Add(time.Second), func(r *quotav3.RateLimitQuotaUsageReports) error {
+		require.Equal(t, map[string]string{"a": "2/2"}, usageOf(t, r))
+		require.GreaterOrEqual(t, r.GetBucketQuotaUsages()[0].GetTimeElapsed().AsDuration(), time.Second)
+		return nil
+	})
+	require.NoError(t, err)
+}
+
+// TestFailuresAreTold once a minute, however often they come and go.
+func TestFailuresAreTold(t *testing.T) {
+	virtually(t, settings{}, func(b *bed) {
+		lines := 0
+		b.logf = func(level host.Level, _ string, _ ...any) {
+			if level > host.Debug {
+				lines++
+			}
+		}
+		for range 10 {
+			s := b.stream()
+			b.say(s, abandonment("nobody"))
+			close(s.end)
+		}
+		b.stream()
+		require.Equal(t, 2, lines, "that it has failed, and that it answers again")
 	})
 }
 
