@@ -32,6 +32,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
 	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
+	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 )

@@ -98,6 +98,7 @@ func TestTheLimitStaysWhenItIsNotReached(t *testing.T) {
 			service: func(now time.Duration) time.Duration { return unit * (1 + now/(20*time.Second)%2) },
 		}).by(p)
 		require.GreaterOrEqual(t, got.low, 20, "load %v", load)
+		require.LessOrEqual(t, got.high, 40, "load %v", load)
 		require.Less(t, got.refused, 100, "in bursts")
 	}
 	busy := &scenario{cores: 16, load: steady(2), service: always(unit), unit: unit, deadline: time.Minute, lasts: 30 * time.Second}
@@ -203,6 +204,20 @@ func TestAMeasurementThatGetsNoRequests(t *testing.T) {
 	}
 	require.Zero(t, b.level)
 	require.GreaterOrEqual(t, b.allowed.Load(), int64(20))
+}
+
+// TestRequestsFromBeforeAMeasurement say nothing to it.
+func TestRequestsFromBeforeAMeasurement(t *testing.T) {
+	b := newBed(t)
+	old := new(place)
+	require.True(t, b.take(old, b.p, 3, b.now))
+	for b.level == 0 {
+		b.round(30, answered, 0, 10*ms)
+	}
+	old.free(b.now, answered, time.Hour, nil)
+	b.stripes[3].Load().drain(&b.window)
+	require.Zero(t, b.window.answers)
+	require.Zero(t, b.inFlight.Load())
 }
 
 // TestBounds are those of the policy of the moment.

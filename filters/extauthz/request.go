@@ -15,6 +15,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // maxSent is how much of a request's properties is sent, in bytes.
@@ -67,9 +68,7 @@ func (s *subject) of(m *filter.Message, c *config, extensions string) error {
 	s.addText(conn.LocalAddress())
 	tls := conn.TLS()
 	s.addText(tls.Principal())
-	if tls != nil {
-		s.addText(tls.ServerName)
-	}
+	s.addText(serverName(tls))
 	s.addText(extensions)
 	all := 0
 	for _, p := range md.Properties() {
@@ -132,10 +131,17 @@ func (s *subject) request(m *filter.Message, extensions map[string]string) *auth
 		},
 		ContextExtensions: extensions,
 	}
-	if tls != nil && tls.ServerName != "" {
-		a.TlsSession = &authv3.AttributeContext_TLSSession{Sni: text([]byte(tls.ServerName))}
+	if sni := serverName(tls); sni != "" {
+		a.TlsSession = &authv3.AttributeContext_TLSSession{Sni: text([]byte(sni))}
 	}
 	return &authv3.CheckRequest{Attributes: a}
+}
+
+func serverName(t *host.TLS) string {
+	if t == nil {
+		return ""
+	}
+	return t.ServerName
 }
 
 // text is b in UTF-8.
