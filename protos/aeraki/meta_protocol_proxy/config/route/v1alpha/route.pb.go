@@ -1480,8 +1480,11 @@ type RouteMatch struct {
 	// The traffic_direction of the listener that the request came to. A listener that
 	// has none matches no route with one. UNSPECIFIED: any.
 	Direction v32.TrafficDirection `protobuf:"varint,101,opt,name=direction,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"direction,omitempty"`
-	// Labels of the workload that the request came from. Not built yet: nothing
-	// knows them without the filter metadata_exchange.
+	// Labels of the workload that the request came from, all of which must be equal. They
+	// are known behind the filter metadata_exchange, of the listener's own workload where
+	// it is OUTBOUND and of what the other side's proxy has said of its one where it is
+	// INBOUND; without it nothing matches. Who can reach the listener can say what they
+	// like: they are no proof of who it is.
 	SourceLabels  map[string]string `protobuf:"bytes,102,rep,name=source_labels,json=sourceLabels,proto3" json:"source_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1707,7 +1710,8 @@ type RouteAction_WeightedClusters struct {
 	// response_headers_to_add and response_headers_to_remove: attributes instead of
 	// headers, with Envoy's rules: values are formats (see KeyValue.format), an
 	// append_action is APPEND_IF_EXISTS_OR_ADD unless it says otherwise, and an
-	// empty value is set only with keep_empty_value. All else is refused.
+	// empty value is set only with keep_empty_value. total_weight, where it is there,
+	// must be the sum of the weights. All else is refused.
 	WeightedClusters *v31.WeightedCluster `protobuf:"bytes,2,opt,name=weighted_clusters,json=weightedClusters,proto3,oneof"`
 }
 
@@ -1804,6 +1808,15 @@ type KeyValue struct {
 	//	%DOWNSTREAM_LOCAL_ADDRESS%, %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%,
 	//	%DOWNSTREAM_LOCAL_PORT%  the address that it is connected to
 	//	%ROUTE_NAME%, %UPSTREAM_CLUSTER%  the route, and the cluster that was chosen
+	//	%OPERATION%, %SERVICE%, %METHOD%  what the request calls, service/method, and its
+	//	    parts. Not for answers
+	//	%TRAFFIC_DIRECTION%  INBOUND or OUTBOUND, as the listener says
+	//	%DOWNSTREAM_PEER_URI_SAN%, %DOWNSTREAM_PEER_DNS_SAN%, %DOWNSTREAM_PEER_SUBJECT%
+	//	    what is in the client's certificate, with commas between several names
+	//	%REQUESTED_SERVER_NAME%  the name that the client asked for (SNI)
+	//	%FILTER_STATE(downstream_peer:FIELD:X):Z%  what the filter metadata_exchange has
+	//	    learnt of the workload that the request came from: X is name, namespace,
+	//	    workload, cluster, service, revision, app or version
 	//	%ENVIRONMENT(X):Z%  the environment variable X, read when this is loaded
 	//	%%  a percent sign
 	Format        string `protobuf:"bytes,101,opt,name=format,proto3" json:"format,omitempty"`
