@@ -21,8 +21,8 @@ func (m *Message) admit(p *upstream.Pool) bool {
 	rules := m.cfg.rules(m.cluster)
 	p.Watch(rules.Outliers)
 	p.Limit(rules.Breakers)
-	p.Allow(rules.Budget)
 	p.Balance(rules.Lightest)
+	p.Allow(rules.Budget)
 	m.unsure = rules.Outliers != nil && m.mayBeOneway() && m.way() != answeredWay
 	if rules.Breakers == nil {
 		return true

@@ -71,9 +71,9 @@ func (c *compiler) clusters(from []*routev1alpha.ClusterPolicy) (named map[strin
 		named[cl.GetName()] = &Cluster{
 			Budget:   c.budget(cl.GetRetryBudget(), at+".retry_budget"),
 			Hashing:  c.loadBalancing(cl.GetLoadBalancing(), at+".load_balancing"),
-			Lightest: c.lightest(cl.GetLoadBalancing(), at+".load_balancing"),
 			Outliers: c.outliers(cl.GetOutlierDetection(), at+".outlier_detection"),
 			Breakers: c.breakers(cl.GetCircuitBreakers(), at+".circuit_breakers"),
+			Lightest: c.lightest(cl.GetLoadBalancing(), at+".load_balancing"),
 		}
 	}
 	others = &silent
@@ -92,7 +92,7 @@ func (cl *Cluster) inherit(others *Cluster) {
 	if cl.Budget == nil {
 		cl.Budget = others.Budget
 	}
-	if cl.Hashing == nil {
+	if cl.Hashing == nil { // nothing is said of load balancing
 		cl.Hashing, cl.Lightest = others.Hashing, others.Lightest
 	}
 	if cl.Outliers == nil {
