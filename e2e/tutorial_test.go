@@ -68,12 +68,38 @@ func TestTheTutorial(t *testing.T) {
 	})
 }
 
+const filterTutorial = "examples/filters"
+
+// TestTheFilterTutorial does what the README of the example filters tells: a filter from
+// nothing, in a module elsewhere, to what it does in Envoy.
+func TestTheFilterTutorial(t *testing.T) {
+	blocks := docs.Blocks(source(t, filterTutorial+"/README.md"))
+	once(t, func(t *testing.T, v variant) {
+		r := newFollower(t, v, "build/custom-filter", 7800, 7801, 9901)
+		r.follow(blocks[:2]) // the module is made
+		r.relocate("gate/envoy.yaml")
+		sources := "\n" + r.file("gate/envoy.yaml") + r.file("gate/gate/filter.go") + r.file("gate/gate/filter_test.go")
+		for _, b := range blocks {
+			if b.Kind == "go" || b.Kind == "yaml" {
+				require.Contains(t, sources, "\n"+b.Text)
+			}
+		}
+		r.follow(blocks[2:])
+		log := r.file("envoy.log")
+		for _, bad := range []string{"panic", "[critical]"} {
+			require.NotContains(t, log, bad)
+		}
+	})
+}
+
 // reader is somebody who does what the README of an example tells.
 type reader struct {
 	t        *testing.T
 	dir      string
 	there    *strings.Replacer // from what the README says to what is so here
 	back     *strings.Replacer
+	swapped  [][2]string
+	ports    map[int]int
 	commands io.Writer
 	output   chan string
 	ended    chan struct{} // the shell: a command has failed
@@ -82,19 +108,45 @@ type reader struct {
 // newReader is one who has its files elsewhere than dir, and other ports.
 func newReader(t *testing.T, v variant, example, dir string, ports ...int) *reader {
 	t.Helper()
-	r := &reader{t: t, dir: t.TempDir(), output: make(chan string, 1000), ended: make(chan struct{})}
-	config := source(t, example+"/envoy.yaml")
-	there := []string{dir, r.dir, example + "/envoy.yaml", r.dir + "/envoy.yaml", "build/envoy-" + newest.version + "/envoy", v.options().Bin}
-	back := []string{r.dir + "/envoy.yaml", example + "/envoy.yaml", r.dir, dir}
-	for _, port := range ports {
-		own := peers.RestartPort(t)
-		said, is := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", own)
-		there, back = append(there, said, is), append(back, is, said)
+	r := newFollower(t, v, dir, ports...)
+	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "envoy.yaml"), []byte(source(t, example+"/envoy.yaml")), 0o600))
+	r.relocate("envoy.yaml")
+	r.swap(example+"/envoy.yaml", r.dir+"/envoy.yaml")
+	return r
+}
+
+// relocate gives a configuration of Envoy the ports that are so here, and a socket.
+func (r *reader) relocate(file string) {
+	r.t.Helper()
+	config := r.file(file)
+	require.NotEmpty(r.t, config, file)
+	for port, own := range r.ports {
 		config = strings.ReplaceAll(config, fmt.Sprintf("port_value: %d}", port), fmt.Sprintf("port_value: %d}", own))
 	}
 	config = strings.ReplaceAll(config, "@meltemi", envoytest.Socket())
-	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "envoy.yaml"), []byte(config), 0o600))
+	require.NoError(r.t, os.WriteFile(filepath.Join(r.dir, file), []byte(config), 0o600))
+}
+
+// swap has commands say is where the README says said, and what they print the reverse.
+func (r *reader) swap(said, is string) {
+	r.swapped = append([][2]string{{said, is}}, r.swapped...)
+	var there, back []string
+	for _, s := range r.swapped {
+		there, back = append(there, s[0], s[1]), append(back, s[1], s[0])
+	}
 	r.there, r.back = strings.NewReplacer(there...), strings.NewReplacer(back...)
+}
+
+// newFollower is newReader without a configuration.
+func newFollower(t *testing.T, v variant, dir string, ports ...int) *reader {
+	t.Helper()
+	r := &reader{t: t, dir: t.TempDir(), ports: map[int]int{}, output: make(chan string, 1000), ended: make(chan struct{})}
+	r.swap(dir, r.dir)
+	r.swap("build/envoy-"+newest.version+"/envoy", v.options().Bin)
+	for _, port := range ports {
+		r.ports[port] = peers.RestartPort(t)
+		r.swap(fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", r.ports[port]))
+	}
 
 	cmd := exec.Command("sh", "-e")
 	cmd.Dir = peers.Root()

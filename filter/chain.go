@@ -24,6 +24,7 @@ type link struct {
 	config   Config
 	match    *route.Match // which messages it sees, nil: all
 	disabled bool         // unless the route says otherwise
+	router   bool         // of which routes say nothing
 }
 
 // take has the link's hooks be those of f.
@@ -60,8 +61,9 @@ func hooksOf(chain []link) (h hooks) {
 		if k.conn != nil {
 			h.connFilters++
 		}
+		_, forgets := k.Filter.(ForgetfulFilter)
+		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.end != nil)
 	}
-	h.keepsRequest = h.respFilters+h.localFilters+h.streamFilters+h.endFilters > 0
 	return h
 }
 
@@ -80,14 +82,20 @@ func (m *Message) panicked(r any) Verdict {
 	return m.Reply(codecs.Unspecified, guard.Text)
 }
 
-func (m *Message) onRequest(f Filter) (v Verdict) {
+func (m *Message) onRequest(k *link) (v Verdict) {
 	m.gen++
 	defer func() {
 		if r := recover(); r != nil {
 			v = m.panicked(r)
 		}
 	}()
-	return f.OnRequest(m)
+	own := uint64(1) << m.pos
+	m.skipped |= own
+	if m.passes(k) {
+		return Continue
+	}
+	m.skipped &^= own
+	return k.OnRequest(m)
 }
 
 func (m *Message) onResponse(f ResponseFilter) (v Verdict) {
@@ -178,10 +186,8 @@ func (m *Message) after(v Verdict) bool {
 
 func (m *Message) runRequest() {
 	for ; m.pos < len(m.cfg.chain); m.pos++ {
-		m.seen = max(m.seen, m.pos+1)
-		if k := &m.cfg.chain[m.pos]; m.passes(k) {
-			m.skipped |= 1 << m.pos
-		} else if !m.after(m.onRequest(k.Filter)) {
+		m.seen = m.pos + 1
+		if !m.after(m.onRequest(&m.cfg.chain[m.pos])) {
 			return
 		}
 	}
@@ -206,10 +212,13 @@ func (m *Message) passes(k *link) bool {
 // override is what the message's route, or its table, says of a filter; nil: nothing.
 // The route is asked for only if some route says something of the filter.
 func (m *Message) override(k *link) *route.Override {
-	if len(m.cfg.chain) == 1 {
+	if k.router {
 		return nil
 	}
 	if !m.routed {
+		if m.phase != inRequest { // and never was
+			return nil
+		}
 		if t := m.cfg.table.Load().Load(); t == nil || !t.Overrides(k.name) {
 			return nil
 		}
@@ -255,8 +264,8 @@ func (m *Message) end() {
 			m.onEnd(f)
 		}
 	}
-	if c.logs != nil && !m.beats() {
-		m.log()
+	if !m.beats() && (c.logs != nil || m.counted != nil) {
+		m.observe()
 	}
 	if m.stream != nil {
 		m.stream.end()

@@ -75,7 +75,7 @@ func (c *Connection) Close() {
 // ConnectionState is what the OnConnect of the filter that runs now has returned for the
 // client's connection.
 func (m *Message) ConnectionState() any {
-	if m.pos >= len(m.conn.states) {
+	if m.pos >= len(m.conn.states) || m.conn.states[m.pos] == (unmet{}) {
 		return nil
 	}
 	return m.conn.states[m.pos]
@@ -89,18 +89,27 @@ func (c *connection) connect() {
 	c.states = make([]any, len(c.cfg.chain))
 	for i := range c.cfg.chain {
 		if k := &c.cfg.chain[i]; k.conn != nil {
+			c.states[i] = unmet{} // should it panic
 			c.tellFilter(k, func() { c.states[i] = k.conn.OnConnect((*Connection)(c)) })
 		}
 	}
+	c.cfg.ownBatch() // gauges are told, though there may be no traffic
 }
+
+// unmet is the state of a connection that a filter has not taken in.
+type unmet struct{}
 
 // disconnect tells those that the connection has ended.
 func (c *connection) disconnect() {
+	if c.states == nil {
+		return
+	}
 	for i, state := range c.states {
-		if k := &c.cfg.chain[i]; k.conn != nil {
+		if k := &c.cfg.chain[i]; k.conn != nil && state != (unmet{}) {
 			c.tellFilter(k, func() { k.conn.OnDisconnect((*Connection)(c), state) })
 		}
 	}
+	c.cfg.ownBatch()
 	c.states = nil
 }
 

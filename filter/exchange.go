@@ -18,6 +18,9 @@ type caller Message
 // send gives the request to the pool of its cluster.
 func (m *Message) send() {
 	c := m.conn
+	if m.stream != nil && !m.stream.showUnseen() {
+		return
+	}
 	if m.cfg.keepsRequest && !m.held {
 		raw := m.req.Raw
 		if !m.detach(&m.req) {
@@ -260,7 +263,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	m.status, m.code = resp.Status, resp.Code
 	m.held = false
 	m.mutateByRoute(resp)
-	m.pos = len(m.cfg.chain) - 1
+	m.pos = m.seen - 1
 	if m.cfg.respFilters == 0 {
 		m.pos = -1
 	}

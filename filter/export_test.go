@@ -226,3 +226,11 @@ func (mod *Module) Left() (left string) {
 	}
 	return left
 }
+
+// EndEarly closes the filters' parts of the first worker although it is not done with
+// them.
+func (mod *Module) EndEarly() {
+	for _, wl := range mod.shards[0].listeners {
+		wl.closeParts()
+	}
+}

@@ -11,7 +11,7 @@
 // filter shares between configurations, counts, and does beside the traffic it has
 // of its [Scope]; what is a worker's own it makes by [WorkerFilter]. Per message its
 // hooks run on the worker to which the client's connection belongs, one at a time.
-// README.md tells the whole contract.
+// filters/README.md tells the whole contract.
 package filter
 
 import (
@@ -20,6 +20,7 @@ import (
 	"slices"
 	"sync"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -36,8 +37,8 @@ type Filter interface {
 	OnRequest(m *Message) Verdict
 }
 
-// ResponseFilter is a Filter that also sees answers, in the reverse order of
-// the chain: those of servers, not local replies. m.Request still has the
+// ResponseFilter is a Filter that also sees the answers to messages that its OnRequest
+// has seen, in the reverse order of the chain: those of servers, not local replies. m.Request still has the
 // request's properties, m.Response the answer's. It returns Continue, Pause,
 // or what [Message.Reply] returned: that reply takes the place of the answer.
 type ResponseFilter interface {
@@ -46,9 +47,9 @@ type ResponseFilter interface {
 }
 
 // LocalReplyFilter is a Filter that also sees the replies that Meltemi itself gives to
-// messages that its OnRequest has seen, in the reverse order of the chain. It may
-// change e, which belongs to the message. Oneways and clients that have left get no
-// reply.
+// messages that its OnRequest has seen, and the ends that it makes of open streams, in
+// the reverse order of the chain. It may change e, which belongs to the message. Oneways
+// and clients that have left get no reply.
 type LocalReplyFilter interface {
 	Filter
 	OnLocalReply(m *Message, e *codecs.LocalError)
@@ -56,9 +57,10 @@ type LocalReplyFilter interface {
 
 // StreamFilter is a Filter that also sees the frames of streams behind those that open
 // them: the client's in the order of the chain, the server's in its reverse. f and
-// what it refers to end with the hook, and f must not be changed. It returns Continue,
-// or what [Message.Reply] returned: then the frame is not passed on, and the stream
-// ends on both sides.
+// what it refers to end with the hook, and f must not be changed. Frames that come while
+// a filter holds the opening one are seen when all filters have seen that. It returns
+// Continue, or what [Message.Reply] returned: then the frame is not passed on, and the
+// stream ends on both sides.
 type StreamFilter interface {
 	Filter
 	OnStreamFrame(m *Message, d codecs.Direction, f *codecs.Metadata) Verdict
@@ -72,6 +74,14 @@ type EndFilter interface {
 	OnEnd(m *Message)
 }
 
+// ForgetfulFilter is a Filter whose hooks behind OnRequest do not look at the request's
+// properties. For other filters with such hooks they are kept until the message ends,
+// which costs time and memory for each request.
+type ForgetfulFilter interface {
+	Filter
+	ForgetsRequest()
+}
+
 // ConnectionFilter is a Filter that hears of the client connections themselves.
 type ConnectionFilter interface {
 	Filter
@@ -80,21 +90,25 @@ type ConnectionFilter interface {
 	// have it.
 	OnConnect(c *Connection) any
 	// OnDisconnect is called when the connection has ended, behind OnEnd of its
-	// messages but those that are delivered all the same.
+	// messages but those that are delivered all the same. It is not called where
+	// OnConnect has panicked.
 	OnDisconnect(c *Connection, state any)
 }
 
 // WorkerFilter is a Filter of which each worker has a part of its own.
 type WorkerFilter interface {
 	Filter
-	// ForWorker makes a worker's part, on that worker, before its first connection.
-	// Hooks are then those of the part, and only what it implements counts. It is
-	// closed, if it is a [Closer], when the worker is done with the configuration.
+	// ForWorker makes a worker's part, on that worker, before its first connection: a
+	// worker without any has none. Hooks are then those of the part, and only what it
+	// implements counts. It is closed, if it is a [Closer], when the worker is done
+	// with the configuration.
 	ForWorker(w *Worker) Filter
 }
 
 // Closer is a Filter that wants to hear of its end: the configuration has been
-// dropped, and no hook of it runs any more, or will. It may come on any thread.
+// dropped, and no hook of it runs any more, or will. All parts of workers are closed,
+// and the contexts of its lives' goroutines are done, for which it may wait. It may come
+// on any thread.
 type Closer interface {
 	Filter
 	Close()
@@ -134,6 +148,14 @@ type RouteBuilder interface {
 	ParseRoute(config *anypb.Any, env *Env) (Config, error)
 }
 
+// MergeBuilder is a RouteBuilder with whose configurations of a route that of its table
+// counts, too. Others have the more specific one alone.
+type MergeBuilder interface {
+	RouteBuilder
+	// Merge makes one of both, once for each route, and changes neither.
+	Merge(table, route Config) Config
+}
+
 // Factory is a Builder for filters that have no life of their own: it makes one of its
 // configuration at once, also if that is only to be checked.
 type Factory func(config *anypb.Any, env *Env) (Filter, error)
@@ -148,6 +170,8 @@ func (f Factory) Build(c Config, _ *Scope) (Filter, error) { return c.(Filter), 
 type Env struct {
 	// StatPrefix of the listener's configuration.
 	StatPrefix string
+	// Direction is the listener's traffic_direction.
+	Direction corev3.TrafficDirection
 	// Codecs of the listener: one, or those that the first bytes of each
 	// connection choose from.
 	Codecs []codecs.Codec

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
@@ -17,21 +18,27 @@ type Life struct {
 	background host.Background
 	ctx        context.Context
 	cancel     context.CancelFunc
-	running    *sync.WaitGroup // goroutines of the module's lives
+	mod        *Module
+	panics     *atomic.Int64 // of its goroutines, that its listener has not counted
 
 	mu      sync.Mutex
 	begun   bool
 	waiting []func(ctx context.Context)
 }
 
-func newLife(b host.Background, running *sync.WaitGroup) *Life {
-	l := &Life{background: b, running: running}
+func (l *listener) newLife() *Life {
+	return newLife(l.background, l.mod, &l.panics)
+}
+
+func newLife(b host.Background, mod *Module, panics *atomic.Int64) *Life {
+	l := &Life{background: b, mod: mod, panics: panics}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
 // Go runs f on a goroutine of its own, from the beginning of the life. f returns soon
-// after ctx is done, at the end of the life. A panic of f is logged and ends f alone.
+// after ctx is done, at the end of the life. A panic of f is logged and counted, and
+// ends f alone.
 func (l *Life) Go(f func(ctx context.Context)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -45,17 +52,22 @@ func (l *Life) Go(f func(ctx context.Context)) {
 }
 
 func (l *Life) start(f func(ctx context.Context)) {
-	l.running.Add(1)
+	l.mod.goroutines.Add(1)
 	go func() {
-		defer l.running.Done()
+		defer l.mod.goroutines.Done()
 		defer func() {
 			if r := recover(); r != nil {
-				p := guard.New(r)
-				l.Logf(host.Error, "meltemi: panic in a goroutine of a filter: %v\n%s", p.Value, p.Stack)
+				l.panicked("in a goroutine of a filter", r)
 			}
 		}()
 		f(l.ctx)
 	}()
+}
+
+// panicked counts what was recovered, and logs it.
+func (l *Life) panicked(where string, r any) {
+	l.panics.Add(1)
+	l.mod.panicked(l.background, where, guard.New(r))
 }
 
 // Dial connects to one host of a cluster of the host's, as the cluster says: with its

@@ -1,15 +1,18 @@
 package filter
 
 import (
+	"context"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 )
 
 type phase uint8
@@ -33,6 +36,7 @@ type Message struct {
 	reqMut    codecs.Mutation
 	respMut   codecs.Mutation
 	states    []any
+	values    []keyed
 	frame     []byte // backs req.Raw, and resp.Raw, when held
 	operation []byte // what it calls, where that must be known when the request has gone
 	delay     timer.Timer
@@ -55,26 +59,28 @@ type use struct {
 	status        codecs.Status // of the answer
 	code          int32
 	details       string
+	counted       *telemetry.Operation // by what it calls; nil: it is not
 
-	resp     *codecs.Metadata
-	ownResp  *codecs.Metadata // resp when it is held
-	route    *route.Route
-	target   *route.Target // of the route, where it was sent; nil: a filter has chosen
-	noRoute  error         // why it is nil although one might match
-	hash     uint64
-	hashing  *consistent.Policy // what hash is for; nil: nothing
-	cluster  string
-	flags    Flags
-	local    codecs.LocalError
-	reply    []byte // waits for its turn
-	clientID uint64
-	number   uint64 // among the requests of its connection
-	method   int    // the length of its method in operation
-	op       uint64 // its hash
-	preceded uint64 // by so many answers to its client
-	stream   *stream
-	shadows  *shadow        // whose answers are compared with its own
-	taken    *breaker.Taken // of circuit breakers; nil: nothing
+	resp                *codecs.Metadata
+	ownResp             *codecs.Metadata // resp when it is held
+	route               *route.Route
+	source, destination *Workload     // as far as a filter has told
+	target              *route.Target // of the route, where it was sent; nil: a filter has chosen
+	noRoute             error         // why it is nil although one might match
+	hash                uint64
+	hashing             *consistent.Policy // what hash is for; nil: nothing
+	cluster             string
+	flags               Flags
+	local               codecs.LocalError
+	reply               []byte // waits for its turn
+	clientID            uint64
+	number              uint64 // among the requests of its connection
+	method              int    // the length of its method in operation
+	op                  uint64 // its hash
+	preceded            uint64 // by so many answers to its client
+	stream              *stream
+	shadows             *shadow        // whose answers are compared with its own
+	taken               *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
 	seen    int    // filters whose OnRequest was called, but for those that are
@@ -100,7 +106,8 @@ type use struct {
 }
 
 // Request returns the request's metadata. After the request hooks Raw is nil,
-// and the properties are there only if the chain has response or end filters.
+// and the properties are there only if the chain has a filter with further hooks that is
+// no [ForgetfulFilter].
 func (m *Message) Request() *codecs.Metadata { return &m.req }
 
 // Response returns the answer's metadata, nil while there is none.
@@ -126,7 +133,7 @@ func (m *Message) Route() *route.Route {
 		if t := m.cfg.table.Load().Load(); t == nil {
 			m.noRoute = errNoTable
 		} else {
-			if m.route, m.noRoute = t.Find(&m.req, m.cfg.Direction, m.sh.rand); m.noRoute != nil {
+			if m.route, m.noRoute = t.Find(&m.req, m.origin(), m.sh.rand); m.noRoute != nil {
 				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
 			}
@@ -158,7 +165,7 @@ func (m *Message) RouteConfig() Config {
 // Matches reports whether the request fulfils a condition. The error says why that
 // cannot be told: the request would have cost too much to look at.
 func (m *Message) Matches(c *route.Match) (bool, error) {
-	holds, err := c.Matches(&m.req, m.cfg.Direction, m.sh.rand)
+	holds, err := c.Matches(&m.req, m.origin(), m.sh.rand)
 	if err != nil {
 		m.cfg.count(metrics.RequestUnroutable, 1)
 		m.sh.warn(m.cfg, "client %s: a condition of filter %s: %v", m.ClientAddress(), m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, err)
@@ -218,6 +225,30 @@ func (m *Message) SetState(v any) {
 	m.states[m.pos] = v
 }
 
+// Value returns what a filter has kept with the message under a key, nil if nothing. Keys
+// are compared with ==; a filter's own are of a type of its own.
+func (m *Message) Value(key any) any {
+	for i := range m.values {
+		if m.values[i].key == key {
+			return m.values[i].value
+		}
+	}
+	return nil
+}
+
+// SetValue keeps v with the message for all filters.
+func (m *Message) SetValue(key, v any) {
+	for i := range m.values {
+		if m.values[i].key == key {
+			m.values[i].value = v
+			return
+		}
+	}
+	m.values = append(m.values, keyed{key, v})
+}
+
+type keyed struct{ key, value any }
+
 // Reply ends the message with a local reply in the client's protocol. The
 // filter returns what it returns. A oneway message ends without a word.
 func (m *Message) Reply(t codecs.ErrorType, text string) Verdict {
@@ -253,6 +284,27 @@ func (m *Message) Delay(d time.Duration, then func(m *Message) Verdict) Verdict 
 
 func (m *Message) delayOver() {
 	Resumer{m.sh, m, m.delayed.gen}.run(m.delayed.then)
+}
+
+// Go pauses the message and runs f on a goroutine of its own, where it may block. What f
+// returns, which may be nil, then runs on the worker, and the message goes on as its
+// verdict says; if it has ended by then, nothing does. ctx is done when the configuration
+// ends. A panic of f ends the message as one of the hook would. The filter returns what
+// Go returns.
+func (m *Message) Go(f func(ctx context.Context) (then func(m *Message) Verdict)) Verdict {
+	r, l, name := m.Resumer(), m.cfg.life, m.cfg.chain[m.pos].name
+	l.Go(func(ctx context.Context) {
+		var then func(m *Message) Verdict
+		defer func() {
+			if p := recover(); p != nil {
+				l.panicked("in filter "+name, p)
+				then = func(m *Message) Verdict { return m.Reply(codecs.Unspecified, guard.Text) }
+			}
+			r.Do(then)
+		}()
+		then = f(ctx)
+	})
+	return Pause
 }
 
 // Forward sends the request to a cluster and ends the chain. The filter

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -16,9 +17,11 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -35,8 +38,13 @@ type Module struct {
 	shares map[sharedKey]*shared
 	owns   map[string]*ownState
 	files  accesslog.Files
+	// counted is what listeners have counted, by their protocol and prefix. It only
+	// grows, as counters do, with the prefixes that operators use.
+	counted   map[metricsKey]*metrics.Totals
+	telemetry *telemetry.Registry
 	// goroutines of filters.
 	goroutines sync.WaitGroup
+	panics     atomic.Int64 // of filters, wherever they have run
 	// Configurations that were loaded between two publications came together;
 	// those of an earlier batch are replaced by those of a later one.
 	batch     int
@@ -49,6 +57,7 @@ func NewModule() *Module {
 	return &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[string]*ownState{},
+		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
 }
 
@@ -63,6 +72,16 @@ func (mod *Module) Seed(seed uint64) {
 // Wait returns when no goroutine of a filter runs: some time after the last
 // configuration that has one was destroyed.
 func (mod *Module) Wait() { mod.goroutines.Wait() }
+
+// Panics returns how many panics of filters there were: in hooks, timers, goroutines,
+// and what else runs of them behind the load of their configuration.
+func (mod *Module) Panics() int64 { return mod.panics.Load() }
+
+// panicked logs a panic of a filter that no worker counts.
+func (mod *Module) panicked(b host.Background, where string, p *guard.Panic) {
+	mod.panics.Add(1)
+	b.Logf(host.Error, "meltemi: panic %s: %v\n%s", where, p.Value, p.Stack)
+}
 
 // NewWorker implements host.Module.
 func (mod *Module) NewWorker(w host.Worker) host.Shard {
@@ -81,6 +100,7 @@ func (mod *Module) NewWorker(w host.Worker) host.Shard {
 type listener struct {
 	*config.Proxy
 	mod     *Module
+	loaded  time.Time
 	batch   int
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
@@ -91,6 +111,7 @@ type listener struct {
 	life       *Life
 	shares     map[sharedKey]*shared // that its filters use
 	owned      []*own                // metrics of its filters
+	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
 	logFiles   []*accesslog.File     // of its access logs
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
@@ -115,13 +136,13 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	if len(errs) > 0 {
 		return nil, errs[0]
 	}
-	l.mod = mod
+	l.mod, l.loaded = mod, time.Now()
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	if l.RDS != nil {
 		l.discovery = &discovery{l: l, background: hc.Background()}
 	}
 	var err error
-	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+".", mod.totals(l)); err != nil {
 		return nil, l.refuse("stat_prefix", err)
 	}
 
@@ -204,9 +225,9 @@ func (l *listener) parseChain(refuse func(string, error)) {
 			refuse(path+"name", fmt.Errorf("unknown filter %q (built in: %s)", fc.Name, strings.Join(Names(), ", ")))
 			continue
 		}
-		k := link{name: fc.Name, builder: b, disabled: fc.Disabled}
+		k := link{name: fc.Name, builder: b, disabled: fc.Disabled, router: fc.Name == config.RouterName}
 		var err error
-		if k.config, err = b.Parse(fc.Config, l.env()); err != nil {
+		if k.config, err = asked(func() (Config, error) { return b.Parse(fc.Config, l.env()) }); err != nil {
 			fields.Each(err, func(e *fields.Error) { refuse(fields.Join(path+"config", e.Path), errors.New(e.Reason)) })
 		}
 		if fc.Match != nil {
@@ -220,8 +241,19 @@ func (l *listener) parseChain(refuse func(string, error)) {
 	}
 }
 
+// asked is f(), which is a filter's. A panic is an error.
+func asked[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p := guard.New(r)
+			err = fmt.Errorf("the filter has panicked at %s: %v", p.Site, p.Value)
+		}
+	}()
+	return f()
+}
+
 func (l *listener) env() *Env {
-	e := &Env{StatPrefix: l.StatPrefix}
+	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction}
 	for _, p := range l.protocols {
 		e.Codecs = append(e.Codecs, p.codec)
 	}
@@ -230,22 +262,34 @@ func (l *listener) env() *Env {
 
 // ParseOverride implements route.Filters. What is for a filter that the chain does not
 // have is judged all the same, as others may have it that share the table.
-func (l *listener) ParseOverride(name string, config *anypb.Any) (any, error) {
+func (l *listener) ParseOverride(name string, c *anypb.Any) (any, error) {
 	b, ok := lookup(name)
 	if !ok {
 		return nil, fmt.Errorf("%w %q (built in: %s)", route.ErrUnknownFilter, name, strings.Join(Names(), ", "))
 	}
+	if name == config.RouterName {
+		return nil, errors.New("the router has nothing that routes could configure, and cannot be disabled")
+	}
 	if l.RDS == nil && !slices.ContainsFunc(l.chain, func(k link) bool { return k.name == name }) {
 		return nil, fmt.Errorf("%w: there is no %q among meta_protocol_filters", route.ErrUnknownFilter, name)
 	}
-	if config == nil {
+	if c == nil {
 		return nil, nil
 	}
 	rb, ok := b.(RouteBuilder)
 	if !ok {
 		return nil, fmt.Errorf("filter %q has nothing that routes could configure; envoy.config.route.v3.FilterConfig can disable it", name)
 	}
-	return rb.ParseRoute(config, l.env())
+	return asked(func() (Config, error) { return rb.ParseRoute(c, l.env()) })
+}
+
+// MergeOverrides implements route.Filters.
+func (l *listener) MergeOverrides(name string, table, route any) any {
+	b, _ := lookup(name)
+	if m, is := b.(MergeBuilder); is {
+		return m.Merge(table, route)
+	}
+	return route
 }
 
 // build makes the filters of a listener that is accepted.
@@ -254,15 +298,20 @@ func (l *listener) build(hc host.Config) error {
 	if err := l.openLogs(); err != nil {
 		return err
 	}
-	l.life = newLife(l.background, &l.mod.goroutines)
+	l.life = l.newLife()
 	for i := range l.chain {
 		k := &l.chain[i]
 		s := &Scope{Env: *l.env(), l: l, hc: hc, name: k.name}
-		f, err := k.builder.Build(k.config, s)
+		f, err := asked(func() (Filter, error) { return k.builder.Build(k.config, s) })
 		s.settle()
+		if err == nil && f == nil {
+			err = errors.New("Build has made nothing")
+		}
 		if err != nil {
 			l.chain = l.chain[:i]
 			l.endLives()
+			l.mod.disown(l.owned)
+			l.closeFilters()
 			return l.refuse(fmt.Sprintf("meta_protocol_filters[%d]", i), err)
 		}
 		k.take(f)
@@ -270,13 +319,21 @@ func (l *listener) build(hc host.Config) error {
 	return nil
 }
 
-// endLives ends what the filters have beside the traffic, and them.
-func (l *listener) endLives() {
+// closeFilters tells the filters that it is over.
+func (l *listener) closeFilters() {
 	for i := range l.chain {
-		if c, is := l.chain[i].Filter.(Closer); is {
-			c.Close()
+		k := &l.chain[i]
+		if c, is := k.Filter.(Closer); is {
+			if err := guard.Do(c.Close); err != nil {
+				l.mod.panicked(l.background, "in the end of filter "+k.name, guard.In(err))
+			}
 		}
 	}
+}
+
+// endLives ends what the filters have beside the traffic. They may wait for it in
+// closeFilters, which comes behind it.
+func (l *listener) endLives() {
 	l.life.end()
 	mod := l.mod
 	for k, v := range l.shares {
@@ -285,9 +342,8 @@ func (l *listener) endLives() {
 			delete(mod.shares, k)
 		}
 	}
-	mod.disown(l.owned)
 	l.closeLogs()
-	l.shares, l.owned = nil, nil
+	l.shares = nil
 }
 
 // release is called by each worker that has done with a forgotten listener.
@@ -296,8 +352,9 @@ func (l *listener) release() {
 		return
 	}
 	l.mod.mu.Lock()
-	defer l.mod.mu.Unlock()
 	l.endLives()
+	l.mod.mu.Unlock()
+	l.closeFilters()
 }
 
 // byOriginalDst reports whether a cluster goes where its client wanted to go.
@@ -359,16 +416,15 @@ func (l *listener) Destroy() {
 	}
 	l.version.Remove()
 	mod.mu.Lock()
-	defer mod.mu.Unlock()
 	delete(mod.listeners, l)
-	if len(mod.shards) == 0 {
-		l.endLives()
-		return
-	}
-	l.workers.Store(int32(len(mod.shards)))
-	for _, s := range mod.shards {
+	mod.disown(l.owned)
+	shards := slices.Clone(mod.shards)
+	mod.mu.Unlock()
+	l.workers.Store(int32(len(shards)) + 1)
+	for _, s := range shards {
 		s.post(posted{call: func(s *shard) { s.forget(l) }})
 	}
+	l.release() // for the main thread
 }
 
 func (s *shard) drain(l *listener) {
@@ -389,5 +445,7 @@ func (s *shard) forget(l *listener) {
 	wl.gone = true
 	s.adoptPools()
 	s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
+	wl.flushLogs()
+	s.bequeath(wl)
 	wl.endIfDone()
 }

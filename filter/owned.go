@@ -59,7 +59,8 @@ func (m *Message) Count(c *Counter, n int64) { m.cfg.countOwn(c, n) }
 // Record adds a value to a histogram of the filter's.
 func (m *Message) Record(h *Histogram, v uint64) { m.cfg.recordOwn(h, v) }
 
-// maxOwnValues of a histogram are kept for a listener without a connection.
+// maxOwnValues of a histogram are gathered; older ones of a listener without a
+// connection are lost.
 const maxOwnValues = 4096
 
 // ownBatch is what a worker has gathered of a listener's owned metrics.
@@ -83,9 +84,10 @@ func (wl *workerListener) countOwn(c *Counter, n int64) { wl.ownBatch().counts[c
 
 func (wl *workerListener) recordOwn(h *Histogram, v uint64) {
 	vs := &wl.ownBatch().values[h.place]
-	if len(*vs) >= maxOwnValues {
+	if len(*vs) >= maxOwnValues && !wl.report() {
 		*vs = (*vs)[:0]
 	}
+	wl.owns.dirty = true
 	*vs = append(*vs, v)
 }
 
@@ -130,11 +132,11 @@ func (mod *Module) own(name string) *ownState {
 	return st
 }
 
-// disown lets go of the metrics of a configuration. A gauge is remembered as long as the
-// host shows it.
+// disown lets go of the metrics of a configuration that the host forgets, and with the
+// last one of a name forgets it.
 func (mod *Module) disown(owned []*own) {
 	for _, o := range owned {
-		if o.state.users--; o.state.users == 0 && o.state.reported.Load() == 0 {
+		if o.state.users--; o.state.users == 0 {
 			delete(mod.owns, o.name)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 // Scope is what a filter has of its listener. It is valid as long as the filter is.
@@ -26,7 +27,7 @@ func (s *Scope) Shared(key string, make func(l *Life) any) any {
 	k := sharedKey{s.name, key}
 	v := s.l.mod.shares[k]
 	if v == nil {
-		v = &shared{life: newLife(s.l.background, &s.l.mod.goroutines)}
+		v = &shared{life: s.l.newLife()}
 		v.value = make(v.life)
 		s.l.mod.shares[k] = v
 	}
@@ -77,6 +78,9 @@ func (s *Scope) Histogram(name string) (*Histogram, error) {
 
 func (s *Scope) define(name string, k kind, define func(string) (host.MetricID, error)) (*own, error) {
 	s.building("metrics")
+	if metrics.Has(name) {
+		return nil, fmt.Errorf("each listener has a metric %s of its own", name)
+	}
 	name = s.l.Protocol + "." + s.StatPrefix + "." + name
 	for _, o := range s.l.owned {
 		if o.name == name {

@@ -24,6 +24,9 @@ type stream struct {
 	sent  bool   // the opening frame has gone to the server
 	open  bool   // the server has accepted it
 	early []byte // frames that the client sent before it has gone there
+	// unseen are frames that came while filters held the opening one: those behind
+	// have not seen that yet.
+	unseen []*Message
 
 	clientDone, serverDone bool // that side has nothing more to say
 	over                   bool // a side has closed it both ways
@@ -45,6 +48,7 @@ func (c *connection) openStream(m *Message) {
 	}
 	cfg.count(metrics.Request, 1)
 	cfg.count(metrics.RequestStream, 1)
+	m.counted = c.sh.telemetry.Begin(cfg.Protocol, &m.req)
 	st := &stream{m: m, last: c.lastUse}
 	st.idle.Fire = st.onIdle
 	m.stream = st
@@ -71,33 +75,68 @@ func (c *connection) openStream(m *Message) {
 	}
 }
 
-// streamFrame takes a further frame of the client. Behind its own end window
-// updates still come.
-func (c *connection) streamFrame(md *codecs.Metadata) {
-	st := c.streams[md.StreamID]
-	if st == nil {
+// streamFrame takes a further frame of the client, which f has as its request, and
+// reports whether it keeps f. Behind the client's own end window updates still come.
+func (c *connection) streamFrame(f *Message) (kept bool) {
+	st := c.streams[f.req.StreamID]
+	switch {
+	case st == nil:
 		c.cfg.count(metrics.StreamStray, 1)
-		return
+	case f.req.Malformed != "":
+		st.refuse("malformed frame of a stream: " + f.req.Malformed)
+	case c.cfg.streamFilters > 0 && st.m.phase == inRequest:
+		st.heard(f.req.Raw)
+		if st.mayHold(f.req.Raw) {
+			f.hold()
+			st.unseen = append(st.unseen, f)
+			st.stall(true)
+			return true
+		}
+	default:
+		st.heard(f.req.Raw)
+		st.frame(&f.req)
 	}
-	if md.Malformed != "" {
-		st.refuse("malformed frame of a stream: " + md.Malformed)
-		return
+	return false
+}
+
+// heard notes that a frame of the client has come.
+func (st *stream) heard(frame []byte) {
+	st.last = st.m.conn.lastUse
+	st.m.receivedBytes += int64(len(frame))
+}
+
+// showUnseen is called when all filters have seen the opening frame: what came
+// meanwhile follows. It reports whether the stream goes on.
+func (st *stream) showUnseen() bool {
+	for len(st.unseen) > 0 {
+		f := st.unseen[0]
+		st.unseen = st.unseen[1:]
+		goesOn := st.frame(&f.req)
+		st.m.sh.freeMessage(f)
+		if !goesOn {
+			return false
+		}
 	}
-	st.last = c.lastUse
-	st.m.receivedBytes += int64(len(md.Raw))
-	if c.cfg.streamFilters > 0 && !st.m.passesFrame(codecs.ClientToServer, md) {
-		return
+	return true
+}
+
+// frame passes a further frame of the client on, and reports whether the stream goes
+// on.
+func (st *stream) frame(md *codecs.Metadata) bool {
+	if st.m.cfg.streamFilters > 0 && !st.m.passesFrame(codecs.ClientToServer, md) {
+		return false
 	}
 	st.over = st.over || md.Type == codecs.StreamCloseTwoWay
 	st.clientDone = st.clientDone || md.Type == codecs.StreamCloseOneWay
 	if !st.sent {
-		st.hold(md.Raw)
-		return
+		return st.hold(md.Raw)
 	}
 	st.m.exchange.Call().Write(md.Raw)
 	if st.done() {
 		st.m.end()
+		return false
 	}
+	return true
 }
 
 // done reports whether nothing more is to come. The message that opens a stream
@@ -108,22 +147,31 @@ func (st *stream) done() bool {
 
 // hold keeps a frame until the stream has a connection upstream. It counts as
 // part of the request that waits for one. While filters hold that, the client is
-// not read.
-func (st *stream) hold(frame []byte) {
+// not read. It reports whether the stream goes on.
+func (st *stream) hold(frame []byte) bool {
 	m, c := st.m, st.m.conn
-	waiting := m.exchange.Call().Waiting()
-	if len(st.early)+len(frame) > maxEarlyBytes || waiting && !m.exchange.Call().Grow(len(frame)) {
-		m.exchange.Cancel()
-		m.Reply(codecs.OverLimit, "too much was sent before the stream was open")
-		m.answerLocally()
-		return
+	if !st.mayHold(frame) {
+		return false
 	}
 	st.early = append(st.early, frame...)
-	if !waiting {
+	if !m.exchange.Call().Waiting() {
 		st.stall(true)
 	} else if p := m.exchange.Call().Pool(); p.Full(nil) {
 		c.stopFor(p, nil)
 	}
+	return true
+}
+
+// mayHold reports whether a frame may be kept. If not, the stream has ended.
+func (st *stream) mayHold(frame []byte) bool {
+	m := st.m
+	if len(st.early)+len(frame) <= maxEarlyBytes && (!m.exchange.Call().Waiting() || m.exchange.Call().Grow(len(frame))) {
+		return true
+	}
+	m.exchange.Cancel()
+	m.Reply(codecs.OverLimit, "too much was sent before the stream was open")
+	m.answerLocally()
+	return false
 }
 
 // size is how many bytes go to the server with the opening frame.
@@ -223,6 +271,9 @@ func (st *stream) reset() {
 	cfg := m.cfg
 	cfg.count(metrics.StreamReset, 1)
 	c := m.conn
+	if cfg.localFilters > 0 {
+		m.replies()
+	}
 	buf := c.buffer(256 + len(m.local.Message))
 	before := len(buf.B)
 	var err error
@@ -311,6 +362,9 @@ func (st *stream) end() {
 		delete(c.streams, m.req.StreamID)
 		m.cfg.gauge(metrics.StreamActive, -1)
 	}
-	st.paused, st.early = false, nil
+	for _, f := range st.unseen {
+		m.sh.freeMessage(f)
+	}
+	st.paused, st.early, st.unseen = false, nil, nil
 	st.stall(false)
 }

@@ -50,6 +50,7 @@ func (w *Worker) run(f func()) {
 
 // filterPanicked counts a panic in a filter and logs it.
 func (wl *workerListener) filterPanicked(name string, p *guard.Panic) {
+	wl.mod.panics.Add(1)
 	wl.count(metrics.FilterPanic, 1)
 	wl.sh.logPanic(wl.StatPrefix, " in filter "+name, p)
 }
@@ -107,7 +108,10 @@ func (wl *workerListener) part(f WorkerFilter, w *Worker) (part Filter) {
 			part = broken{}
 		}
 	}()
-	return f.ForWorker(w)
+	if part = f.ForWorker(w); part == nil {
+		panic("ForWorker has made nothing")
+	}
+	return part
 }
 
 // broken is a part that could not be made.
@@ -123,13 +127,34 @@ type workerPart struct {
 // closeParts ends the worker's parts.
 func (wl *workerListener) closeParts() {
 	for _, p := range wl.workers {
-		for _, t := range p.w.timers {
-			t.Stop()
-		}
 		if c, is := p.part.(Closer); is {
 			p.w.run(c.Close)
+		}
+		for _, t := range p.w.timers {
+			t.Stop()
 		}
 		p.w.closed = true
 	}
 	wl.workers = nil
+	// No hook runs any more. Should one all the same, this is what it finds.
+	wl.chain = slices.Clone(wl.chain)
+	for i := range wl.chain {
+		wl.chain[i].take(over{})
+	}
+}
+
+// over stands for a filter that is closed.
+type over struct{}
+
+func (over) hook() { panic("a hook is called after the end") }
+
+func (o over) OnRequest(*Message) Verdict                { o.hook(); return Continue }
+func (o over) OnResponse(*Message) Verdict               { o.hook(); return Continue }
+func (o over) OnLocalReply(*Message, *codecs.LocalError) { o.hook() }
+func (o over) OnEnd(*Message)                            { o.hook() }
+func (o over) OnConnect(*Connection) any                 { o.hook(); return nil }
+func (o over) OnDisconnect(*Connection, any)             { o.hook() }
+func (o over) OnStreamFrame(*Message, codecs.Direction, *codecs.Metadata) Verdict {
+	o.hook()
+	return Continue
 }

@@ -1,13 +1,11 @@
 package breaker
 
 import (
-	"encoding/binary"
-	"hash/maphash"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/keyed"
 )
 
 // KeyPolicy is what is allowed to the requests that have the same values of some
@@ -32,39 +30,16 @@ func (p *KeyPolicy) id() string { return strings.ToLower(strings.Join(p.Names, "
 // opens reports whether the breaker may open at all.
 func (p *KeyPolicy) opens() bool { return p.ErrorPercent > 0 || p.SlowPercent > 0 }
 
-const (
-	// manyKeys are spread over shards, so that workers seldom wait for each other.
-	manyKeys = 1024
-	shards   = 16
-	// longKey is a key of which only a digest is kept.
-	longKey = 256
-	// looks is how many keys are looked at for one that can be forgotten.
-	looks = 8
-)
-
 // Keys are the breakers of all values of some properties. Beyond so many all others
 // share one.
 type Keys struct {
-	id     string
-	users  int // under Cluster.mu
-	seeds  [2]maphash.Seed
-	shards []shard
-	rest   shard // has one key, that of all others
-}
-
-// shard is some of the keys.
-type shard struct {
-	mu   sync.Mutex
-	keys map[string]*key
-	used key // its next is the key that was used last, its prev the one that was used first
+	id    string
+	users int // under Cluster.mu
+	table *keyed.Table[key]
 }
 
 // key is the breaker of one value.
 type key struct {
-	of         *shard
-	value      string
-	next, prev *key
-
 	inFlight  int
 	openUntil time.Duration // 0: closed; when it is over one request may try
 	probe     uint64        // number of the one that does, 0: none
@@ -77,94 +52,27 @@ type key struct {
 
 // hold is a request's part of a key.
 type hold struct {
-	k     *key
+	e     *keyed.Entry[key]
 	p     *KeyPolicy
 	probe uint64 // 0: it is none
 }
 
 func newKeys(id string, most int) *Keys {
-	k := &Keys{id: id, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
-	n := 1
-	if most >= manyKeys {
-		n = shards
-	}
-	k.shards = make([]shard, n)
-	for i := range k.shards {
-		k.shards[i].init()
-	}
-	k.rest.init()
-	k.rest.add("")
-	return k
-}
-
-func (s *shard) init() {
-	s.keys = map[string]*key{}
-	s.used.next, s.used.prev = &s.used, &s.used
-}
-
-// add makes a key.
-func (s *shard) add(value string) *key {
-	k := &key{of: s, value: value}
-	s.keys[value] = k
-	s.touch(k)
-	return k
-}
-
-// touch makes k the one that was used last.
-func (s *shard) touch(k *key) {
-	if k.next != nil {
-		k.next.prev, k.prev.next = k.prev, k.next
-	}
-	k.next, k.prev = s.used.next, &s.used
-	k.next.prev, s.used.next = k, k
-}
-
-// appendKey appends the values that md has. None is taken for another, nor a missing
-// one for an empty one.
-func (k *Keys) appendKey(b []byte, p *KeyPolicy, md *codecs.Metadata) []byte {
-	for _, name := range p.Names {
-		v, ok := md.Get(name)
-		if !ok {
-			b = append(b, 0)
-			continue
-		}
-		b = binary.AppendUvarint(b, uint64(len(v))+1)
-		b = append(b, v...)
-	}
-	if len(b) > longKey {
-		d0, d1 := maphash.Bytes(k.seeds[0], b), maphash.Bytes(k.seeds[1], b)
-		b = binary.LittleEndian.AppendUint64(b[:0], d0)
-		b = binary.LittleEndian.AppendUint64(b, d1)
-		b = append(b, "digest"...)
-	}
-	return b
+	return &Keys{id: id, table: keyed.NewTable(most, nil, func(k *key, now time.Duration) bool {
+		return k.inFlight == 0 && now >= k.openUntil
+	})}
 }
 
 // take lets a request pass, or tells which limit forbids it.
 func (k *Keys) take(h *hold, p *KeyPolicy, md *codecs.Metadata, now time.Duration) (Limit, bool) {
-	var scratch [longKey]byte
-	b := k.appendKey(scratch[:0], p, md)
-	s := &k.shards[0]
-	if len(k.shards) > 1 {
-		s = &k.shards[maphash.Bytes(k.seeds[0], b)%shards]
-	}
-	s.mu.Lock()
-	e := s.keys[string(b)]
-	if e == nil && s.room((p.MaxKeys+len(k.shards)-1)/len(k.shards), now) {
-		e = s.add(string(b))
-	}
-	if e == nil {
-		s.mu.Unlock()
-		s = &k.rest
-		s.mu.Lock()
-		e = s.used.next
-	}
-	defer s.mu.Unlock()
-	s.touch(e)
+	var room [keyed.Size]byte
+	locked, _ := k.table.Lock(keyed.Names(p.Names).Append(room[:0], md), p.MaxKeys, now)
+	defer locked.Unlock()
+	e := &locked.Value
 	if e.inFlight >= p.MaxRequests {
 		return KeyRequests, false
 	}
-	*h = hold{k: e, p: p}
+	*h = hold{e: locked, p: p}
 	if e.openUntil != 0 && p.opens() {
 		if now < e.openUntil || e.probe != 0 {
 			*h = hold{}
@@ -178,28 +86,11 @@ func (k *Keys) take(h *hold, p *KeyPolicy, md *codecs.Metadata, now time.Duratio
 	return 0, true
 }
 
-// room reports whether there may be another key, and forgets the one that has not been
-// used for longest if it must.
-func (s *shard) room(most int, now time.Duration) bool {
-	for range looks {
-		if len(s.keys) < most {
-			return true
-		}
-		if e := s.used.prev; e.inFlight == 0 && now >= e.openUntil {
-			e.next.prev, e.prev.next = e.prev, e.next
-			delete(s.keys, e.value)
-		} else {
-			s.touch(e)
-		}
-	}
-	return len(s.keys) < most
-}
-
 // end ends the request, and reports whether the breaker has opened by it.
 func (h *hold) end(now time.Duration, o Outcome, took time.Duration) bool {
-	e, p := h.k, h.p
-	e.of.mu.Lock()
-	defer e.of.mu.Unlock()
+	h.e.Lock()
+	defer h.e.Unlock()
+	e, p := &h.e.Value, h.p
 	e.inFlight--
 	slow := o != Unknown && p.SlowPercent > 0 && took > p.SlowThreshold
 	failed := o == Failure && p.ErrorPercent > 0

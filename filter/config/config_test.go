@@ -90,7 +90,7 @@ func TestDeprecatedFieldsCountWhereTheNewOnesAreEmpty(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "dubbo", p.Protocol)
 	require.Equal(t, "c", p.Codecs[0].Name)
-	require.Equal(t, []Filter{{Extension: Extension{Name: routerName}}}, p.Filters)
+	require.Equal(t, []Filter{{Extension: Extension{Name: RouterName}}}, p.Filters)
 	p, err = Load([]byte(`{"stat_prefix": "t", "application_protocol": "old", "codec": {"name": "old"},
 		"protocol": {"name": "new", "codec": {"name": "new"}}, "route_config": {}}`))
 	require.NoError(t, err)

@@ -14,10 +14,10 @@ import (
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
-const (
-	routerName = "aeraki.meta_protocol.filters.router"
-	notBuilt   = "not built yet"
-)
+// RouterName is the filter that ends each chain.
+const RouterName = "aeraki.meta_protocol.filters.router"
+
+const notBuilt = "not built yet"
 
 // checker gathers faults.
 type checker struct{ errs []*Error }
@@ -158,7 +158,7 @@ func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 		if f.GetName() == "" {
 			c.refuse(fmt.Sprintf("meta_protocol_filters[%d].name", i), "required")
 		}
-		if f.GetName() == routerName {
+		if f.GetName() == RouterName {
 			if i != len(fs)-1 {
 				c.refuse(fmt.Sprintf("meta_protocol_filters[%d]", i+1), "comes after the router, which ends the chain")
 			}
@@ -169,7 +169,7 @@ func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 		p.Filters = append(p.Filters, Filter{Extension{f.GetName(), f.GetConfig()}, f.GetMatch(), f.GetDisabled()})
 	}
 	if len(fs) == 0 {
-		p.Filters = []Filter{{Extension: Extension{Name: routerName}}}
+		p.Filters = []Filter{{Extension: Extension{Name: RouterName}}}
 	}
 }
 

@@ -3,6 +3,8 @@
 package fields
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -10,8 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -68,4 +73,33 @@ func CleanError(err error) string {
 		return s[i+3:]
 	}
 	return strings.TrimLeft(strings.TrimPrefix(s, "proto:"), "\u00a0 ")
+}
+
+// Struct fills v, a pointer to a Go struct, with a configuration that is a
+// google.protobuf.Struct, by the rules of encoding/json and the tags of v's fields. What v
+// has no field for is a fault. Without a configuration v stays as it is.
+func Struct(config *anypb.Any, v any) error {
+	if config == nil {
+		return nil
+	}
+	s := new(structpb.Struct)
+	if err := config.UnmarshalTo(s); err != nil {
+		return &Error{Reason: CleanError(err)}
+	}
+	b, err := protojson.Marshal(s)
+	if err != nil {
+		return &Error{Reason: CleanError(err)}
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	err = d.Decode(v)
+	var t *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &t):
+		return &Error{t.Field, fmt.Sprintf("want a %s, got a %s", t.Type, t.Value)}
+	default:
+		return &Error{Reason: strings.TrimPrefix(err.Error(), "json: ")}
+	}
 }

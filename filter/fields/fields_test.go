@@ -7,8 +7,11 @@ import (
 
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -56,4 +59,42 @@ func TestOthers(t *testing.T) {
 	require.Equal(t, []protoreflect.Name{"numerator", "denominator"}, slices.Collect(Others(m)))
 	require.Equal(t, []protoreflect.Name{"denominator"}, slices.Collect(Others(m, "numerator")))
 	require.Empty(t, slices.Collect(Others((*typev3.FractionalPercent)(nil).ProtoReflect())))
+}
+
+func TestConfigurationsAreGoStructs(t *testing.T) {
+	type inner struct {
+		Limit int `json:"limit"`
+	}
+	type config struct {
+		Key   string  `json:"key"`
+		Rules []inner `json:"rules"`
+	}
+	for text, want := range map[string]string{
+		`{"key": "tenant", "rules": [{"limit": 3}]}`: "",
+		`{}`:                          "",
+		`{"kee": "x"}`:                `unknown field "kee"`,
+		`{"key": 7}`:                  "key: want a string, got a number",
+		`{"rules": [{"limit": "x"}]}`: "rules.limit: want a int, got a string",
+		`{"rules": [{"limit": 1.5}]}`: "rules.limit: want a int, got a number 1.5",
+	} {
+		s := new(structpb.Struct)
+		require.NoError(t, protojson.Unmarshal([]byte(text), s))
+		packed, err := anypb.New(s)
+		require.NoError(t, err)
+		var c config
+		if err = Struct(packed, &c); want != "" {
+			require.EqualError(t, err, want, text)
+			continue
+		}
+		require.NoError(t, err, text)
+		if text != "{}" {
+			require.Equal(t, config{"tenant", []inner{{3}}}, c)
+		}
+	}
+	c := config{Key: "default"}
+	require.NoError(t, Struct(nil, &c))
+	require.Equal(t, "default", c.Key)
+	packed, err := anypb.New(wrapperspb.String("x"))
+	require.NoError(t, err)
+	require.ErrorContains(t, Struct(packed, &c), "mismatched message type")
 }

@@ -2,7 +2,12 @@
 // gathered of them and not yet reported.
 package metrics
 
-import "github.com/meltemi-mesh/meltemi/filter/host"
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
 
 // Counter is one of a listener's counters. Those up to IdleTimeout keep the names of
 // the C++ MetaProtocol Proxy.
@@ -332,15 +337,36 @@ func (g Gauge) String() string { return gaugeNames[g] }
 // answer, in milliseconds.
 const RequestTime = "request_time_ms"
 
+// Has reports whether each listener has a metric of that name.
+func Has(name string) bool {
+	return name == RequestTime || slices.Contains(counterNames[:], name) || slices.Contains(gaugeNames[:], name)
+}
+
 // Set is a listener's metrics as its host knows them.
 type Set struct {
 	counters [Counters]host.MetricID
 	gauges   [Gauges]host.MetricID
 	time     host.MetricID
+	totals   *Totals
 }
 
-// Define defines all metrics; their names begin with prefix.
-func Define(c host.Config, prefix string) (s Set, err error) {
+// Totals are what all versions of a listener have counted, over all workers. The zero
+// value is nothing.
+type Totals struct {
+	counters [Counters]atomic.Int64
+	gauges   [Gauges]atomic.Int64
+}
+
+// Counter returns what a counter counts by now.
+func (t *Totals) Counter(c Counter) int64 { return t.counters[c].Load() }
+
+// Gauge returns what a gauge shows.
+func (t *Totals) Gauge(g Gauge) int64 { return t.gauges[g].Load() }
+
+// Define defines all metrics; their names begin with prefix. What is reported counts in
+// totals, too.
+func Define(c host.Config, prefix string, totals *Totals) (s Set, err error) {
+	s.totals = totals
 	for i := range s.counters {
 		if s.counters[i], err = c.DefineCounter(prefix + Counter(i).String()); err != nil {
 			return s, err

@@ -27,6 +27,8 @@ type Filters interface {
 	// The error, of which [fields.Each] tells, is an ErrUnknownFilter for a filter that
 	// is not there.
 	ParseOverride(filter string, config *anypb.Any) (any, error)
+	// MergeOverrides makes one configuration of a table's and a route's.
+	MergeOverrides(filter string, table, route any) any
 }
 
 // ErrUnknownFilter is what the errors of unknown filters are.
@@ -61,14 +63,17 @@ func (c *compiler) overrides(configs map[string]*anypb.Any, path string) (all []
 	return all
 }
 
-// inheritOverrides adds to those of a route the ones of its table for other filters.
-func inheritOverrides(own, table []Override) []Override {
+// inheritOverrides adds to those of a route the ones of its table.
+func (c *compiler) inheritOverrides(own, table []Override) []Override {
 	if len(own) == 0 {
 		return table
 	}
+	n := len(own)
 	for _, o := range table {
-		if _, has := slices.BinarySearchFunc(own, o.Filter, byFilter); !has {
+		if i, has := slices.BinarySearchFunc(own[:n], o.Filter, byFilter); !has {
 			own = append(own, o)
+		} else if own[i].Config != nil && o.Config != nil {
+			own[i].Config = c.env.Filters.MergeOverrides(o.Filter, o.Config, own[i].Config)
 		}
 	}
 	slices.SortFunc(own, func(a, b Override) int { return cmp.Compare(a.Filter, b.Filter) })

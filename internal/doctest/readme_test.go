@@ -13,12 +13,14 @@ import (
 // shape are the parts of the README of a directory with a concern of its own.
 var shape = []string{"## What it does", "## How it works", "## Rules", "## Files", "## Testing"}
 
-// filterShape are those of a filter's page.
+// filterShape is that of a filter's page. One that counts nothing has no counters, and
+// how it works may be told behind what it does.
 var filterShape = []string{"## What it does", "## Configuration", "## Counters", "## Rules", "## Files", "## Testing"}
 
-// shaped have such a README. Any other that begins like one is held to it, too.
+// shaped have such a README. Any other that begins like one is held to it, too, and so
+// are those of filters.
 var shaped = []string{
-	"filter", "filters/router", "filter/upstream", "filter/forward", "envoy-build/dynamicmodules", "control", "cmd",
+	"filter", "filter/upstream", "filter/forward", "envoy-build/dynamicmodules", "control", "cmd",
 }
 
 var listing = regexp.MustCompile(`(?m)^[\w./-]+(?:\.go|\.c|\.h|/)$`)
@@ -28,6 +30,11 @@ func TestReadmesHaveOneShape(t *testing.T) {
 	for _, f := range files() {
 		if dir := path.Dir(f); path.Base(f) == "README.md" && !slices.Contains(dirs, dir) &&
 			strings.Contains(read(t, f), "\n"+shape[0]+"\n") {
+			dirs = append(dirs, dir)
+		}
+	}
+	for _, f := range sources() {
+		if dir := path.Dir(f); path.Dir(dir) == "filters" && !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -42,8 +49,15 @@ func TestReadmesHaveOneShape(t *testing.T) {
 				}
 			}
 			want := shape
-			if path.Dir(dir) == "filters" && slices.Contains(headings, "## Configuration") {
-				want = filterShape
+			if path.Dir(dir) == "filters" {
+				want = slices.Clone(filterShape)
+				if !slices.Contains(headings, "## Counters") {
+					require.False(t, counts(t, dir), "there is no ## Counters")
+					want = slices.DeleteFunc(want, func(h string) bool { return h == "## Counters" })
+				}
+				if slices.Contains(headings, "## How it works") {
+					want = slices.Insert(want, 1, "## How it works")
+				}
 			}
 			require.Equal(t, want, headings)
 			for _, h := range want {
@@ -52,6 +66,13 @@ func TestReadmesHaveOneShape(t *testing.T) {
 			checkFiles(t, dir, section(t, text, "## Files"))
 		})
 	}
+}
+
+// counts reports whether a filter defines a metric.
+func counts(t *testing.T, dir string) bool {
+	return slices.ContainsFunc(sources(), func(f string) bool {
+		return path.Dir(f) == dir && regexp.MustCompile(`\.(Counter|Gauge|Histogram)\(`).MatchString(read(t, f))
+	})
 }
 
 // checkFiles holds a list of files and folders against the directory.

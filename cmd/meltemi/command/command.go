@@ -29,7 +29,9 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   decode PROTOCOL FILE|-   print the frames of a capture
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   check FILE|-             validate what a file configures
+  routes -address ADDRESS  print the route tables of a running Envoy
   new-codec NAME           write a module to begin a codec with
+  new-filter NAME          write a module to begin a filter with
   codecs                   list the codecs that are linked
   version                  print what this program was built from
   help [COMMAND]           print this, or the flags of a command
@@ -85,8 +87,12 @@ func (e *env) run(args []string) int {
 		return e.envoyfilter(args)
 	case name == "check":
 		return e.check(args)
+	case name == "routes":
+		return e.routes(args)
 	case name == "new-codec":
 		return e.newCodec(args)
+	case name == "new-filter":
+		return e.newFilter(args)
 	case name == "help" || name == "-h" || name == "-help" || name == "--help":
 		return e.help(args)
 	case len(args) > 0 && (name == "codecs" || name == "version"):
@@ -117,8 +123,12 @@ func (e *env) help(args []string) int {
 			return e.envoyfilter([]string{"-h"})
 		case "check":
 			return e.check([]string{"-h"})
+		case "routes":
+			return e.routes([]string{"-h"})
 		case "new-codec":
 			return e.newCodec([]string{"-h"})
+		case "new-filter":
+			return e.newFilter([]string{"-h"})
 		case "codecs", "version", "help":
 		default:
 			e.complain("meltemi: unknown command %q\n\n%s", args[0], usage)

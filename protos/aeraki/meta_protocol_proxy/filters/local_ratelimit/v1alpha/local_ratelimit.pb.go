@@ -7,10 +7,12 @@
 package localratelimitv1alpha
 
 import (
+	v31 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	v3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	v1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -23,15 +25,38 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// LocalRateLimit limits requests within one process.
+// LocalRateLimit limits requests within one process, over all of its workers. A request,
+// oneway or stream takes one token: of the first condition that matches, or else of
+// token_bucket, and one for each of the descriptors. If one of them has none the request
+// is refused, and takes none of the others.
+//
+// Buckets are full at first, and fill evenly: max_tokens may be 0, which refuses
+// everything; tokens_per_fill is 1 to 2^32-1, default 1; fill_interval is required and
+// at least 1 ms. Those of the same listener that are defined alike, by configurations
+// with the same stat_prefix, are one: of routes, and of the versions of a configuration.
+//
+// A route's or table's typed_per_filter_config may have this message. It takes the place
+// of all of the filter's own; its counters are the filter's.
 type LocalRateLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Prefix of the statistics. Required.
 	StatPrefix string `protobuf:"bytes,1,opt,name=stat_prefix,json=statPrefix,proto3" json:"stat_prefix,omitempty"`
-	// Bucket for requests that no condition matches.
+	// Bucket for requests that no condition matches. Absent: they need no token.
 	TokenBucket *v3.TokenBucket `protobuf:"bytes,2,opt,name=token_bucket,json=tokenBucket,proto3" json:"token_bucket,omitempty"`
-	// The first that matches decides.
-	Conditions    []*LocalRateLimitCondition `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	// The first that matches decides. At most 1000.
+	Conditions []*LocalRateLimitCondition `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	// Share of the requests that need tokens, that of default_value. A runtime_key is
+	// accepted and never set, as there is no runtime here. Default: all. (That of Envoy's
+	// filter for HTTP is none.)
+	FilterEnabled *v31.RuntimeFractionalPercent `protobuf:"bytes,100,opt,name=filter_enabled,json=filterEnabled,proto3" json:"filter_enabled,omitempty"`
+	// Share of those without a token that are refused; the others are only counted, as
+	// rate_limited. As filter_enabled. Default: all.
+	FilterEnforced *v31.RuntimeFractionalPercent `protobuf:"bytes,101,opt,name=filter_enforced,json=filterEnforced,proto3" json:"filter_enforced,omitempty"`
+	// Buckets for the values of properties. At most 8.
+	Descriptors []*LocalRateLimitDescriptor `protobuf:"bytes,102,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// What a refused request is answered with. Default: OVER_LIMIT, with the code by which
+	// the protocol says so.
+	Status        *v1alpha.DirectResponse `protobuf:"bytes,103,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,10 +112,39 @@ func (x *LocalRateLimit) GetConditions() []*LocalRateLimitCondition {
 	return nil
 }
 
+func (x *LocalRateLimit) GetFilterEnabled() *v31.RuntimeFractionalPercent {
+	if x != nil {
+		return x.FilterEnabled
+	}
+	return nil
+}
+
+func (x *LocalRateLimit) GetFilterEnforced() *v31.RuntimeFractionalPercent {
+	if x != nil {
+		return x.FilterEnforced
+	}
+	return nil
+}
+
+func (x *LocalRateLimit) GetDescriptors() []*LocalRateLimitDescriptor {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
+}
+
+func (x *LocalRateLimit) GetStatus() *v1alpha.DirectResponse {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 // LocalRateLimitCondition is a bucket of its own for some requests.
 type LocalRateLimitCondition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which requests. Required.
+	// Which requests. Required. If that cannot be told of a request, as it would cost too
+	// much, the request is refused.
 	Match *v1alpha.RouteMatch `protobuf:"bytes,1,opt,name=match,proto3" json:"match,omitempty"`
 	// Their bucket. Required.
 	TokenBucket   *v3.TokenBucket `protobuf:"bytes,2,opt,name=token_bucket,json=tokenBucket,proto3" json:"token_bucket,omitempty"`
@@ -142,20 +196,165 @@ func (x *LocalRateLimitCondition) GetTokenBucket() *v3.TokenBucket {
 	return nil
 }
 
+// LocalRateLimitDescriptor is a bucket for each of the values that some properties have.
+type LocalRateLimitDescriptor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Properties whose values have a bucket, compared without regard to case; of one that
+	// is repeated the first value counts, and one that a request lacks is a value too. 1
+	// to 8, each once.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// The bucket of each. Required.
+	TokenBucket *v3.TokenBucket `protobuf:"bytes,2,opt,name=token_bucket,json=tokenBucket,proto3" json:"token_bucket,omitempty"`
+	// Other buckets for some values. At most 1000.
+	Overrides []*LocalRateLimitOverride `protobuf:"bytes,3,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// Values that are told apart, beside those of overrides. Beyond them values whose
+	// bucket is full are forgotten; as long as none is, further ones share one bucket. 1
+	// to 1048576; default 4096.
+	MaxKeys       *wrapperspb.UInt32Value `protobuf:"bytes,4,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalRateLimitDescriptor) Reset() {
+	*x = LocalRateLimitDescriptor{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalRateLimitDescriptor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalRateLimitDescriptor) ProtoMessage() {}
+
+func (x *LocalRateLimitDescriptor) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalRateLimitDescriptor.ProtoReflect.Descriptor instead.
+func (*LocalRateLimitDescriptor) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LocalRateLimitDescriptor) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *LocalRateLimitDescriptor) GetTokenBucket() *v3.TokenBucket {
+	if x != nil {
+		return x.TokenBucket
+	}
+	return nil
+}
+
+func (x *LocalRateLimitDescriptor) GetOverrides() []*LocalRateLimitOverride {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+func (x *LocalRateLimitDescriptor) GetMaxKeys() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.MaxKeys
+	}
+	return nil
+}
+
+// LocalRateLimitOverride is the bucket of one combination of values.
+type LocalRateLimitOverride struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The values of the descriptor's names, in their order; a property that is lacking has
+	// none. Each combination once. Required.
+	Values []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	// Their bucket. Required.
+	TokenBucket   *v3.TokenBucket `protobuf:"bytes,2,opt,name=token_bucket,json=tokenBucket,proto3" json:"token_bucket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalRateLimitOverride) Reset() {
+	*x = LocalRateLimitOverride{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalRateLimitOverride) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalRateLimitOverride) ProtoMessage() {}
+
+func (x *LocalRateLimitOverride) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalRateLimitOverride.ProtoReflect.Descriptor instead.
+func (*LocalRateLimitOverride) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LocalRateLimitOverride) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *LocalRateLimitOverride) GetTokenBucket() *v3.TokenBucket {
+	if x != nil {
+		return x.TokenBucket
+	}
+	return nil
+}
+
 var File_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_rawDesc = "" +
 	"\n" +
-	"Paeraki/meta_protocol_proxy/filters/local_ratelimit/v1alpha/local_ratelimit.proto\x12:aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a envoy/type/v3/token_bucket.proto\"\xe5\x01\n" +
+	"Paeraki/meta_protocol_proxy/filters/local_ratelimit/v1alpha/local_ratelimit.proto\x12:aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a envoy/type/v3/token_bucket.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xe6\x04\n" +
 	"\x0eLocalRateLimit\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x12=\n" +
 	"\ftoken_bucket\x18\x02 \x01(\v2\x1a.envoy.type.v3.TokenBucketR\vtokenBucket\x12s\n" +
 	"\n" +
 	"conditions\x18\x03 \x03(\v2S.aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitConditionR\n" +
-	"conditions\"\xab\x01\n" +
+	"conditions\x12U\n" +
+	"\x0efilter_enabled\x18d \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\rfilterEnabled\x12W\n" +
+	"\x0ffilter_enforced\x18e \x01(\v2..envoy.config.core.v3.RuntimeFractionalPercentR\x0efilterEnforced\x12v\n" +
+	"\vdescriptors\x18f \x03(\v2T.aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitDescriptorR\vdescriptors\x12W\n" +
+	"\x06status\x18g \x01(\v2?.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponseR\x06status\"\xab\x01\n" +
 	"\x17LocalRateLimitCondition\x12Q\n" +
 	"\x05match\x18\x01 \x01(\v2;.aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatchR\x05match\x12=\n" +
+	"\ftoken_bucket\x18\x02 \x01(\v2\x1a.envoy.type.v3.TokenBucketR\vtokenBucket\"\x9a\x02\n" +
+	"\x18LocalRateLimitDescriptor\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12=\n" +
+	"\ftoken_bucket\x18\x02 \x01(\v2\x1a.envoy.type.v3.TokenBucketR\vtokenBucket\x12p\n" +
+	"\toverrides\x18\x03 \x03(\v2R.aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitOverrideR\toverrides\x127\n" +
+	"\bmax_keys\x18\x04 \x01(\v2\x1c.google.protobuf.UInt32ValueR\amaxKeys\"o\n" +
+	"\x16LocalRateLimitOverride\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values\x12=\n" +
 	"\ftoken_bucket\x18\x02 \x01(\v2\x1a.envoy.type.v3.TokenBucketR\vtokenBucketByZwgithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/local_ratelimit/v1alpha;localratelimitv1alphab\x06proto3"
 
 var (
@@ -170,23 +369,36 @@ func file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratel
 	return file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_goTypes = []any{
-	(*LocalRateLimit)(nil),          // 0: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit
-	(*LocalRateLimitCondition)(nil), // 1: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition
-	(*v3.TokenBucket)(nil),          // 2: envoy.type.v3.TokenBucket
-	(*v1alpha.RouteMatch)(nil),      // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*LocalRateLimit)(nil),               // 0: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit
+	(*LocalRateLimitCondition)(nil),      // 1: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition
+	(*LocalRateLimitDescriptor)(nil),     // 2: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitDescriptor
+	(*LocalRateLimitOverride)(nil),       // 3: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitOverride
+	(*v3.TokenBucket)(nil),               // 4: envoy.type.v3.TokenBucket
+	(*v31.RuntimeFractionalPercent)(nil), // 5: envoy.config.core.v3.RuntimeFractionalPercent
+	(*v1alpha.DirectResponse)(nil),       // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	(*v1alpha.RouteMatch)(nil),           // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*wrapperspb.UInt32Value)(nil),       // 8: google.protobuf.UInt32Value
 }
 var file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_depIdxs = []int32{
-	2, // 0: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.token_bucket:type_name -> envoy.type.v3.TokenBucket
-	1, // 1: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.conditions:type_name -> aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition
-	3, // 2: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	2, // 3: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition.token_bucket:type_name -> envoy.type.v3.TokenBucket
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4,  // 0: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.token_bucket:type_name -> envoy.type.v3.TokenBucket
+	1,  // 1: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.conditions:type_name -> aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition
+	5,  // 2: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.filter_enabled:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	5,  // 3: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.filter_enforced:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	2,  // 4: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.descriptors:type_name -> aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitDescriptor
+	6,  // 5: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	7,  // 6: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	4,  // 7: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitCondition.token_bucket:type_name -> envoy.type.v3.TokenBucket
+	4,  // 8: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitDescriptor.token_bucket:type_name -> envoy.type.v3.TokenBucket
+	3,  // 9: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitDescriptor.overrides:type_name -> aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitOverride
+	8,  // 10: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitDescriptor.max_keys:type_name -> google.protobuf.UInt32Value
+	4,  // 11: aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimitOverride.token_bucket:type_name -> envoy.type.v3.TokenBucket
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() {
@@ -202,7 +414,7 @@ func file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratel
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_filters_local_ratelimit_v1alpha_local_ratelimit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

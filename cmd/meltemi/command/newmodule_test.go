@@ -23,47 +23,60 @@ func repository(t *testing.T) string {
 }
 
 func newCodec(args ...string) (status int, stdout, stderr string) {
+	return command(append([]string{"new-codec"}, args...)...)
+}
+
+func command(args ...string) (status int, stdout, stderr string) {
 	var out, complaints bytes.Buffer
-	status = Main(append([]string{"new-codec"}, args...), strings.NewReader(""), &out, &complaints)
+	status = Main(args, strings.NewReader(""), &out, &complaints)
 	return status, out.String(), complaints.String()
 }
 
-// TestANewCodecWorks: the module builds, and its test, its tool and its configuration
-// are sound, as they are, formatted, and without the network.
-func TestANewCodecWorks(t *testing.T) {
+// TestNewModulesWork: they build, and their tests, tools and configurations are sound, as
+// they are, formatted, and without the network.
+func TestNewModulesWork(t *testing.T) {
 	root := repository(t)
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go")
 	}
-	dir := t.TempDir()
-	t.Chdir(root) // found without being told
-	status, stdout, stderr := newCodec("-dir", dir, "hello")
-	require.Zero(t, status, stderr)
-	require.Contains(t, stdout, filepath.Join(dir, "hello", "README.md")+" says what is next\n")
-	run := func(name string, args ...string) string {
-		cmd := exec.Command(name, args...)
-		cmd.Dir = filepath.Join(dir, "hello")
-		cmd.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=-mod=readonly", "GOWORK=off")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s %s\n%s", name, args, out)
-		return string(out)
-	}
-	run("go", "vet", "./...")
-	run("go", "test", "./hello")
-	require.Equal(t, `envoy.yaml: an Envoy bootstrap, as Envoy reads YAML
+	for kind, checked := range map[string]string{
+		"codec": `envoy.yaml: an Envoy bootstrap, as Envoy reads YAML
 envoy.yaml:24: meta_protocol_proxy, stat_prefix "local"
 envoy.yaml:64: carrier
-`, run("go", "run", "./meltemi", "check", "envoy.yaml"))
-	if gofmt, err := exec.LookPath("gofmt"); err == nil {
-		require.Empty(t, run(gofmt, "-l", "."))
+`,
+		"filter": `envoy.yaml: an Envoy bootstrap, as Envoy reads YAML
+envoy.yaml:24: meta_protocol_proxy, stat_prefix "local"
+envoy.yaml:76: carrier
+`,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Chdir(root) // found without being told
+			status, stdout, stderr := command("new-"+kind, "-dir", dir, "hello")
+			require.Zero(t, status, stderr)
+			require.Contains(t, stdout, "a module with the "+kind+` "hello" and all that it needs`)
+			require.Contains(t, stdout, filepath.Join(dir, "hello", "README.md")+" says what is next\n")
+			run := func(name string, args ...string) string {
+				cmd := exec.Command(name, args...)
+				cmd.Dir = filepath.Join(dir, "hello")
+				cmd.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=-mod=readonly", "GOWORK=off")
+				out, err := cmd.CombinedOutput()
+				require.NoError(t, err, "%s %s\n%s", name, args, out)
+				return string(out)
+			}
+			run("go", "vet", "./...")
+			run("go", "test", "./hello")
+			require.Equal(t, checked, run("go", "run", "./meltemi", "check", "envoy.yaml"))
+			if gofmt, err := exec.LookPath("gofmt"); err == nil {
+				require.Empty(t, run(gofmt, "-l", "."))
+			}
+		})
 	}
 }
 
-// TestANewCodecHasTheLoopbackOfTheTutorial, which is the same everywhere.
-func TestANewCodecHasTheLoopbackOfTheTutorial(t *testing.T) {
+// TestNewModulesHaveTheLoopbackOfTheTutorial, which is the same everywhere.
+func TestNewModulesHaveTheLoopbackOfTheTutorial(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(repository(t), "examples/custom-protocol/envoy.yaml"))
-	require.NoError(t, err)
-	files, err := (&newModule{Name: "parley"}).files()
 	require.NoError(t, err)
 	section := func(text string) string {
 		_, text, found := strings.Cut(text, "  - name: meltemi-loopback\n")
@@ -72,7 +85,11 @@ func TestANewCodecHasTheLoopbackOfTheTutorial(t *testing.T) {
 		require.True(t, found)
 		return text
 	}
-	require.Equal(t, section(string(b)), section(string(files["envoy.yaml"])))
+	for kind := range newKinds {
+		files, err := (&newModule{kind: kind, Name: "parley"}).files()
+		require.NoError(t, err)
+		require.Equal(t, section(string(b)), section(string(files["envoy.yaml"])))
+	}
 }
 
 func TestWhereANewCodecFindsMeltemi(t *testing.T) {
@@ -125,9 +142,9 @@ func TestNewCodecsThatAreRefused(t *testing.T) {
 		{"keyword", []string{"select"}, statusUsage, `"select" is a word that means something else to Go or to this tool`},
 		{"folder with a meaning", []string{"internal"}, statusUsage, `"internal" is a word that means something else to Go or to this tool`},
 		{"what decode knows", []string{"auto"}, statusUsage, `"auto" is a word that means something else to Go or to this tool`},
-		{"folder of the tool", []string{"meltemi"}, statusUsage, `the module has a folder "meltemi" already, for the tool`},
+		{"folder of the tool", []string{"meltemi"}, statusUsage, `the module has a folder "meltemi" already, for a tool`},
 		{"module path of Go", []string{"-module", "net/http", "hello"}, statusUsage, "net/http is a package of Go's own"},
-		{"linked codec", []string{"dubbo"}, statusUsage, `there is a codec "dubbo" already, see "meltemi codecs"`},
+		{"linked codec", []string{"dubbo"}, statusUsage, `there is a codec "dubbo" already`},
 		{"module path", []string{"-module", "a b", "hello"}, statusUsage, `"a b" is no path of a module`},
 		{"module path of Meltemi", []string{"-module", module + "/x", "hello"}, statusUsage, "is Meltemi's own path"},
 		{"folder that is there", []string{"-meltemi", root, "taken"}, statusFault, "taken is there already"},
@@ -145,5 +162,18 @@ func TestNewCodecsThatAreRefused(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, entries, 2, "nothing is written")
 		})
+	}
+}
+
+func TestNewFiltersThatAreRefused(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, tc := range []struct{ name, says string }{
+		{"router", `there is a filter "router" already`},
+		{"try", `the module has a folder "try" already, for a tool`},
+		{"Gate", `"Gate" is no name of a filter`},
+	} {
+		status, _, stderr := command("new-filter", tc.name)
+		require.Equal(t, statusUsage, status)
+		require.Contains(t, stderr, tc.says)
 	}
 }

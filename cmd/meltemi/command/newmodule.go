@@ -20,6 +20,7 @@ import (
 	"text/template"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter"
 )
 
 const newCodecUsage = `usage: meltemi new-codec [FLAGS] NAME
@@ -34,14 +35,27 @@ Go package.
 
 `
 
-// newCodecFiles are templates whose names end in .tmpl.
+const newFilterUsage = `usage: meltemi new-filter [FLAGS] NAME
+
+Writes a Go module into the new folder NAME, to begin a filter of one's own with:
+an example of a filter, its test with filtertest, the shared object for Envoy and
+the tool with this filter linked, an Envoy configuration, and a program that calls
+through it. All of it builds and works; its README says how.
+
+NAME is the filter's, in lower-case letters and digits, and becomes that of a Go
+package.
+
+`
+
+// newFiles are templates whose names end in .tmpl.
 //
-//go:embed templates/newcodec
-var newCodecFiles embed.FS
+//go:embed templates
+var newFiles embed.FS
 
 // newModule is what the templates are given.
 type newModule struct {
-	Name   string // of the protocol
+	kind   string // "codec" or "filter"
+	Name   string // of the protocol, or the filter
 	Path   string // of the module
 	Module string // Meltemi's own path
 	Go     string // version
@@ -51,21 +65,26 @@ type newModule struct {
 	Replace string
 }
 
-// newCodec writes a module.
-func (e *env) newCodec(args []string) int {
-	fs := flag.NewFlagSet("new-codec", flag.ContinueOnError)
+// newCodec writes the module of a codec.
+func (e *env) newCodec(args []string) int { return e.newModule("codec", newCodecUsage, args) }
+
+// newFilter writes that of a filter.
+func (e *env) newFilter(args []string) int { return e.newModule("filter", newFilterUsage, args) }
+
+func (e *env) newModule(kind, usage string, args []string) int {
+	fs := flag.NewFlagSet("new-"+kind, flag.ContinueOnError)
 	parent := fs.String("dir", ".", "`folder` in which that of the module is made; it must be there")
 	path := fs.String("module", "", "the module's `path`; default: example.com/NAME")
 	repository := fs.String("meltemi", "", "`folder` with Meltemi's repository; default: the one around the working directory, else a\nreleased version is required")
-	names, status, ok := e.flags(fs, newCodecUsage, args, 1, 1)
+	names, status, ok := e.flags(fs, usage, args, 1, 1)
 	if !ok {
 		return status
 	}
-	m := newModule{Name: names[0], Module: module, Path: *path}
+	m := newModule{kind: kind, Name: names[0], Module: module, Path: *path}
 	if m.Path == "" {
 		m.Path = "example.com/" + m.Name
 	}
-	if err := checkNames(m.Name, m.Path); err != nil {
+	if err := checkNames(kind, m.Name, m.Path); err != nil {
 		return e.fail(statusUsage, "%v", err)
 	}
 	dir := filepath.Join(*parent, m.Name)
@@ -86,7 +105,7 @@ func (e *env) newCodec(args []string) int {
 	if err := writeModule(dir, files); err != nil {
 		return e.fail(statusFault, "%v", err)
 	}
-	e.printf("%s: a module with the codec %q and all that it needs\n", dir, m.Name)
+	e.printf("%s: a module with the %s %q and all that it needs\n", dir, kind, m.Name)
 	if m.Replace == "" {
 		e.printf("go mod tidy there finds what it requires\n")
 	}
@@ -104,16 +123,26 @@ var (
 // takenNames mean something to Go, or to meltemi decode.
 var takenNames = []string{"main", "internal", "vendor", "testdata", "auto"}
 
-func checkNames(name, path string) error {
+// newKinds are what modules are written of: what a name is one of, and those that there are.
+var newKinds = map[string]struct {
+	called string
+	linked func() []string
+}{
+	"codec":  {"a protocol", codecs.Names},
+	"filter": {"a filter", filter.Names},
+}
+
+func checkNames(kind, name, path string) error {
+	of := newKinds[kind]
 	switch {
 	case !protocolNames.MatchString(name) || len(name) > 40:
-		return fmt.Errorf("%q is no name of a protocol: want lower-case letters and digits, a letter first, 40 at most", name)
-	case name == "meltemi":
-		return fmt.Errorf("the module has a folder %q already, for the tool: choose another name", name)
+		return fmt.Errorf("%q is no name of %s: want lower-case letters and digits, a letter first, 40 at most", name, of.called)
+	case name == "meltemi", kind == "filter" && name == "try":
+		return fmt.Errorf("the module has a folder %q already, for a tool: choose another name", name)
 	case token.IsKeyword(name) || slices.Contains(takenNames, name):
 		return fmt.Errorf("%q is a word that means something else to Go or to this tool: choose another name", name)
-	case slices.ContainsFunc(codecs.Names(), func(linked string) bool { return short(linked) == name }):
-		return fmt.Errorf("there is a codec %q already, see \"meltemi codecs\"", name)
+	case slices.ContainsFunc(of.linked(), func(linked string) bool { return short(linked) == name }):
+		return fmt.Errorf("there is a %s %q already", kind, name)
 	case !modulePaths.MatchString(path):
 		return fmt.Errorf("%q is no path of a module", path)
 	case standardPaths.MatchString(path) && isStandard(path):
@@ -226,13 +255,13 @@ func from(dir, folder string) (string, error) {
 
 // files are the module's by their paths, without go.sum.
 func (m *newModule) files() (map[string][]byte, error) {
-	const root = "templates/newcodec"
+	root := "templates/new" + m.kind
 	files := map[string][]byte{}
-	err := fs.WalkDir(newCodecFiles, root, func(path string, entry fs.DirEntry, err error) error {
+	err := fs.WalkDir(newFiles, root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		text, err := newCodecFiles.ReadFile(path)
+		text, err := newFiles.ReadFile(path)
 		if err != nil {
 			return err
 		}

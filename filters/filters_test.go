@@ -1,0 +1,119 @@
+// Package filters_test holds the filters that are built in against what is promised of
+// each.
+package filters_test
+
+import (
+	"encoding/json"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/meltemi-mesh/meltemi/filter"
+
+	// What configurations may name. Each filter here is to be in this list.
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/router"
+)
+
+const module = "github.com/meltemi-mesh/meltemi/"
+
+// public is what filters are written against: the contract, as others' filters are.
+var public = []string{
+	"filter", "filter/fields", "filter/grpcclient", "filter/host", "filter/keyed", "filter/route", "filter/tokenbucket", "codecs", "protos",
+}
+
+// folders are those of the filters.
+func folders(t *testing.T) (names []string) {
+	entries, err := os.ReadDir(".")
+	require.NoError(t, err)
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	require.Contains(t, names, "router")
+	return names
+}
+
+// imports are the packages of Meltemi that a file imports, without its path.
+func imports(t *testing.T, file string) (paths []string) {
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	require.NoError(t, err)
+	for _, i := range f.Imports {
+		path, err := strconv.Unquote(i.Path.Value)
+		require.NoError(t, err)
+		if rest, own := strings.CutPrefix(path, module); own {
+			paths = append(paths, rest)
+		}
+	}
+	return paths
+}
+
+func TestFiltersAreWrittenAgainstTheContractAlone(t *testing.T) {
+	for _, name := range folders(t) {
+		files, err := filepath.Glob(name + "/*.go")
+		require.NoError(t, err)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			for _, path := range imports(t, file) {
+				require.True(t, slices.Contains(public, path) || strings.HasPrefix(path, "protos/") || strings.HasPrefix(path, "filters/"+name+"/"),
+					"%s imports %s, which is not of the contract", file, path)
+			}
+		}
+	}
+}
+
+// TestFiltersAreLinked here, in the shared object for Envoy and in the tool.
+func TestFiltersAreLinked(t *testing.T) {
+	for _, list := range []string{"filters_test.go", "../envoy-build/meltemi/meltemi.go", "../cmd/meltemi/main.go"} {
+		linked := imports(t, list)
+		for _, name := range folders(t) {
+			if name == "router" && strings.HasPrefix(list, "../cmd/") { // its package command has it
+				continue
+			}
+			require.Contains(t, linked, "filters/"+name, list)
+		}
+	}
+}
+
+var snippet = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+
+// TestConfigurationsOfTheDocumentsLoad: those that are whole, and each filter has one.
+// Others are parts of one.
+func TestConfigurationsOfTheDocumentsLoad(t *testing.T) {
+	for _, name := range folders(t) {
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join(name, "README.md"))
+			require.NoError(t, err)
+			whole := 0
+			for _, s := range snippet.FindAllStringSubmatch(string(text), -1) {
+				var v any
+				require.NoError(t, yaml.Unmarshal([]byte(s[1]), &v), s[1])
+				if !strings.HasPrefix(s[1], "stat_prefix:") {
+					continue
+				}
+				whole++
+				b, err := json.Marshal(v)
+				require.NoError(t, err)
+				require.Empty(t, filter.Check(b), s[1])
+			}
+			require.Positive(t, whole, "no example begins with stat_prefix")
+		})
+	}
+}
