@@ -24,8 +24,12 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
 	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 

@@ -7,7 +7,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 
 	// The built-in filters.
+	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
 	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
