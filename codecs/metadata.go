@@ -318,10 +318,10 @@ func (m *Metadata) Detach() {
 	for i := range m.props {
 		need += len(m.props[i].Name) + len(m.props[i].Value)
 	}
-	// Views into the old own must stay readable while they are copied.
-	own := make([]byte, 0, max(need, cap(m.own)))
-	if cap(m.own)-len(m.own) >= need {
-		own = m.own
+	own := m.own
+	if cap(own)-len(own) < need {
+		// Views into the old own must stay readable while they are copied.
+		own = make([]byte, 0, max(need, cap(own)))
 	}
 	keep := func(b []byte) []byte {
 		n := len(own)
