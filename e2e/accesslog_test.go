@@ -1,12 +1,18 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
@@ -47,7 +53,8 @@ func TestEachRequestOfRealClientsIsALine(t *testing.T) {
 		}
 		dir := t.TempDir()
 		o := v.options()
-		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
+		admin := filepath.Join(t.TempDir(), "admin")
+		o.Listeners = []envoytest.Resource{envoytest.LoopbackWithAdmin(envoytest.Socket(), "unix:"+admin)}
 		for name, port := range servers {
 			o.Clusters = append(o.Clusters, envoytest.Cluster(name, envoytest.At(port)...))
 			c := envoytest.Protocol(name, name, envoytest.Route(name, nil))
@@ -90,9 +97,45 @@ func TestEachRequestOfRealClientsIsALine(t *testing.T) {
 				}
 				require.Greater(t, ok, requests/2)
 				require.Zero(t, e.Stat(stat+"access_log_lost"))
+
+				all := scrape(t, admin)
+				require.EqualValues(t, requests, sum(all["meltemi_requests_total"], name))
+				require.EqualValues(t, requests, sum(all["meltemi_request_duration_seconds"], name))
+				require.EqualValues(t, requests, sum(all["meltemi_listener_request_total"], name))
+				require.Zero(t, sum(all["meltemi_requests_in_flight"], name))
 			})
 		}
 	})
+}
+
+// scrape is what Prometheus would get at a socket.
+func scrape(t *testing.T, socket string) map[string]*dto.MetricFamily {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://meltemi/metrics", nil)
+	require.NoError(t, err)
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	p := expfmt.NewTextParser(model.UTF8Validation)
+	all, err := p.TextToMetricFamilies(resp.Body)
+	require.NoError(t, err)
+	return all
+}
+
+// sum adds up the metrics of a protocol: counters, gauges, and counts of histograms.
+func sum(f *dto.MetricFamily, protocol string) (n float64) {
+	for _, m := range f.GetMetric() {
+		for _, l := range m.GetLabel() {
+			if l.GetName() == "protocol" && l.GetValue() == protocol {
+				n += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return n
 }
 
 // TestTheObservabilityPagesLog does with real calls what the page says.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -16,17 +17,21 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/rdsserver"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 var soakTime = flag.Duration("soak", 15*time.Second, "how long TestSoak goes on")
 
 // TestSoak mixes load of several kinds with faults and updates of endpoints,
-// routes and listeners. Every request is accounted for, and what Envoy holds
-// does not grow.
+// routes, their policies and listeners; another listener has its routes by RDS. Every
+// request is accounted for, what Envoy holds does not grow, and what is under way is
+// nothing in the end.
 func TestSoak(t *testing.T) {
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
@@ -39,21 +44,34 @@ func TestSoak(t *testing.T) {
 		}
 		loopback := envoytest.LoopbackOf("custom", envoytest.Socket())
 		listener := func(generation int) envoytest.Resource {
-			to := []string{"four", "pair", "nowhere"}[generation%3]
-			c := envoytest.Dubbo("test", envoytest.Route(to, map[string]string{"method": method(generation)}), envoytest.Route("four", nil))
+			c := envoytest.Dubbo("test")
+			c["route_config"] = soakTable("test", generation)
 			c["upstream"] = envoytest.M{"max_connection_age": "2s", "idle_timeout": "1s"}
 			c["request_timeout"] = "1s"
 			c["meta_protocol_filters"] = []any{envoytest.M{"name": "test.runtime"}, envoytest.M{"name": "aeraki.meta_protocol.filters.router"}}
 			return envoytest.Listener("dubbo", envoytest.Module("custom", "meta_protocol_proxy", c))
 		}
+		routes := rdsserver.Start(t, 0, nil)
+		byRDS := discovered("dubbo", "soak", "DELTA_GRPC", fromAddress(routes.Port))
+		byRDS["upstream"], byRDS["request_timeout"] = envoytest.M{"max_connection_age": "2s", "idle_timeout": "1s"}, "1s"
+		byRDSListener := envoytest.Listener("discovered", envoytest.Module("custom", "meta_protocol_proxy", byRDS))
+		say := func(generation int) {
+			text, err := json.Marshal(soakTable("soak", generation))
+			require.NoError(t, err)
+			rc := new(routev1alpha.RouteConfiguration)
+			require.NoError(t, protojson.Unmarshal(text, rc))
+			require.Empty(t, routes.Say("soak", rc))
+		}
 		o := v.options()
 		o.Modules = filterSO()
 		o.Clusters = []envoytest.Resource{envoytest.Cluster("four", at...), envoytest.Cluster("pair", at[:2]...)}
-		o.Listeners = []envoytest.Resource{loopback, listener(0)}
+		o.Listeners = []envoytest.Resource{loopback, listener(0), byRDSListener}
 		e := envoytest.Start(t, o)
-		port := e.Port("dubbo")
+		port, discoveredPort := e.Port("dubbo"), e.Port("discovered")
+		require.True(t, eventually(patience, func() bool { open, _ := routes.Streams(); return open == 1 }))
+		say(0)
 
-		var sums tally
+		var sums, discoveredSums tally
 		before := measure(t, e, port, &sums)
 		stop := make(chan struct{})
 		var load sync.WaitGroup
@@ -62,11 +80,15 @@ func TestSoak(t *testing.T) {
 			load.Wait()
 		})
 		defer end()
-		for client := range uint64(8) {
+		for client := range uint64(11) {
+			port, sums := port, &sums
+			if client >= 8 {
+				port, sums = discoveredPort, &discoveredSums
+			}
 			load.Go(func() {
 				rng := rand.New(rand.NewPCG(client, 9))
 				for n := 0; !isClosed(stop); n++ {
-					session(t, kinds[rng.IntN(len(kinds))], rng, fmt.Sprintf("%d-%d", client, n), port, &sums)
+					session(t, kinds[rng.IntN(len(kinds))], rng, fmt.Sprintf("%d-%d", client, n), port, sums)
 				}
 			})
 		}
@@ -76,6 +98,7 @@ func TestSoak(t *testing.T) {
 		begin := time.Now()
 		for generation := 1; time.Since(begin) < *soakTime && !t.Failed(); generation++ {
 			s := all[rng.IntN(len(all))]
+			say(generation)
 			switch generation % 5 {
 			case 0:
 				s.Disconnect()
@@ -88,7 +111,7 @@ func TestSoak(t *testing.T) {
 				}
 				s.Set(echo)
 			case 3:
-				require.True(t, e.SetListeners(loopback, listener(generation)))
+				require.True(t, e.SetListeners(loopback, listener(generation), byRDSListener))
 			case 4:
 				time.Sleep(500 * time.Millisecond) // load without new faults
 				levels = append(levels, measure(t, e, port, &sums))
@@ -96,6 +119,7 @@ func TestSoak(t *testing.T) {
 		}
 		end()
 		t.Log(&sums)
+		t.Log("by RDS:", &discoveredSums)
 		require.NotEmpty(t, levels)
 		// Without clients there are no connections, once the pools have closed. Each
 		// worker keeps two carriers for the next, and more than those for 10 s: each
@@ -124,11 +148,36 @@ func TestSoak(t *testing.T) {
 			require.LessOrEqual(t, e.Stat(stats+counter), f.told.Load()+f.lost.Load()+f.left.Load(), counter)
 			lost += f.lost.Load()
 		}
-		served := int64(0)
+		served, sent := int64(0), int64(0)
 		for _, s := range all {
 			served += s.Requests()
 		}
-		require.LessOrEqual(t, served, e.Stat(stats+"request"), "none is sent twice")
+		for _, prefix := range []string{stats, "meta_protocol.dubbo.soak."} {
+			for _, name := range []string{"request", "request_retry", "request_hedge", "mirror"} {
+				n := e.Stat(prefix + name)
+				require.Positive(t, n, prefix+name)
+				sent += n
+			}
+		}
+		require.LessOrEqual(t, served, sent, "none is sent more often than the policies say")
+		require.Zero(t, e.Stat("meta_protocol.dubbo.soak.rds_update_rejected")+e.Stat("meta_protocol.dubbo.soak.rds_update_failure"))
+		// A gauge is told by a connection.
+		var active map[string]int64
+		require.True(t, eventually(patience, func() bool {
+			for _, p := range []int{port, discoveredPort} {
+				c := scripted.Dial(t, p)
+				c.Ask(1, dubbotest.Request{Argument: "<last>"})
+				c.Read()
+				c.Close()
+			}
+			active = e.Stats("^meta_protocol[.]dubbo[.].*_active$")
+			for _, n := range active {
+				if n != 0 {
+					return false
+				}
+			}
+			return len(active) > 0
+		}), "%v", active)
 		require.Less(t, lost, sums.answered.Load()/1000+100, "lost with their connection")
 		require.Zero(t, after[downstream], "connections of clients that have gone")
 		require.Zero(t, after[upstream], "connections to servers that nobody needs")
@@ -141,6 +190,46 @@ func TestSoak(t *testing.T) {
 			}
 		}
 	})
+}
+
+// soakTable is a table of routes with every policy, whose limits and tables of hosts
+// change with the generation.
+func soakTable(name string, generation int) envoytest.M {
+	type m = envoytest.M
+	route := func(generation int, more m) m {
+		r := envoytest.Route("four", map[string]string{"method": method(generation)})
+		for k, v := range more {
+			r["route"].(m)[k] = v
+		}
+		return r
+	}
+	changing := envoytest.Route([]string{"four", "pair", "nowhere"}[generation%3], map[string]string{"method": method(generation)})
+	loadBalancing := []m{{"ring_hash": m{}}, {"maglev": m{"table_size": 251}, "hash_balance_factor": 150}}[generation%2]
+	return m{
+		"name": name,
+		"routes": []any{
+			changing,
+			route(1, m{"idempotent": true, "timeout": "0.9s", "retry_policy": m{
+				"retry_on": "connect-failure,refused,overloaded,reset,timeout,server-error", "num_retries": 2, "per_try_timeout": "0.3s",
+			}}),
+			route(2, m{"idempotent": true, "hedge_policy": m{"hedge_delay": "0.02s"}}),
+			route(3, m{"hash_policies": []any{m{"metadata": m{"name": "method"}}, m{"source_ip": true}}}),
+			route(4, m{"request_mirror_policies": []any{m{"cluster": "pair", "compare": true, "timeout": "0.5s"}}}),
+			envoytest.Route("four", nil),
+		},
+		"clusters": []any{m{
+			"name": "*", "load_balancing": loadBalancing,
+			"retry_budget":      m{"budget_percent": m{"value": 20 + 10*(generation%4)}, "max_concurrent_retries": 50},
+			"outlier_detection": m{"consecutive_failures": 3 + generation%3, "base_ejection_time": "0.5s", "max_ejection_time": "2s", "max_ejection_percent": 50},
+			"circuit_breakers": m{
+				"max_requests": 200 + 50*(generation%3), "max_pending_requests": 150, "max_connections": 20,
+				"keys": []any{
+					m{"names": []any{"method"}, "error_percent": 60, "slow_percent": 90, "slow_threshold": "0.5s", "open_time": "0.2s", "interval": "1s"},
+					m{"names": []any{"interface", "method"}, "max_requests": 100 + generation%2},
+				},
+			},
+		}},
+	}
 }
 
 // method that the generation of a listener has a route for.

@@ -1,8 +1,6 @@
 package filter
 
 import (
-	"errors"
-
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
@@ -12,26 +10,12 @@ import (
 // encode appends md with the changes of mut, if there are any, or without them,
 // counted, when it cannot carry them. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if mut.Empty() {
-		mut = nil
-	}
-	if len(mut.Removed()) > 0 && m.proto.remover == nil {
-		return m.encodeUnchanged(dst, md, mut, errCannotRemove)
-	}
-	b, err := m.proto.codec.Encode(dst, md, mut)
-	if err != nil && errors.Is(err, codecs.ErrNoMutation) {
-		return m.encodeUnchanged(dst, md, mut, err)
+	b, skipped, err := m.proto.encode(dst, md, mut)
+	if skipped != nil {
+		m.cfg.count(metrics.MutationSkipped, 1)
+		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, skipped)
 	}
 	return b, err
-}
-
-var errCannotRemove = errors.New("its codec cannot remove anything")
-
-// encodeUnchanged appends md without the changes that it cannot carry, and says so.
-func (m *Message) encodeUnchanged(dst []byte, md *codecs.Metadata, mut *codecs.Mutation, why error) ([]byte, error) {
-	m.cfg.count(metrics.MutationSkipped, 1)
-	m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, why)
-	return m.proto.codec.Encode(dst, md, mut.WithoutEntries())
 }
 
 // codecPanicked ends the client's connection if err is a panic of the codec.

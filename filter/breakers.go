@@ -10,16 +10,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
-var noRules route.Cluster
-
 // rules are what the table says of requests to a cluster.
 func (wl *workerListener) rules(cluster string) *route.Cluster {
-	if t := wl.table.Load().Load(); t != nil {
-		if r := t.Cluster(cluster); r != nil {
-			return r
-		}
-	}
-	return &noRules
+	return wl.table.Load().Load().Cluster(cluster)
 }
 
 // admit lets the request pass the circuit breakers of its cluster. It reports false if
@@ -28,6 +21,7 @@ func (m *Message) admit(p *upstream.Pool) bool {
 	rules := m.cfg.rules(m.cluster)
 	p.Watch(rules.Outliers)
 	p.Limit(rules.Breakers)
+	p.Allow(rules.Budget)
 	m.unsure = rules.Outliers != nil && m.mayBeOneway() && m.way() != answeredWay
 	if rules.Breakers == nil {
 		return true
@@ -140,11 +134,14 @@ func (wl *workerListener) Probes(cluster, addr string) {
 func (wl *workerListener) Ejected(n int) {
 	teller := wl
 	for _, o := range wl.sh.listeners {
-		if teller.conns == nil && o.StatPrefix == wl.StatPrefix && o.Protocol == wl.Protocol {
+		if teller.conns == nil && o.metricsKey() == wl.metricsKey() {
 			teller = o
 		}
 	}
 	teller.gauge(metrics.OutlierEjectionsActive, int64(n))
+	if teller.gone {
+		wl.sh.bequeath(teller)
+	}
 }
 
 // Readmits implements upstream.Observer.

@@ -263,8 +263,8 @@ func (m *Message) end() {
 			m.onEnd(f)
 		}
 	}
-	if c.logs != nil && !m.beats() {
-		m.log()
+	if !m.beats() && (c.logs != nil || m.counted != nil) {
+		m.observe()
 	}
 	if m.stream != nil {
 		m.stream.end()

@@ -18,7 +18,7 @@ func (m *Message) hashed() {
 		m.debug("it has nothing that its host could be chosen by")
 		return
 	}
-	m.hash, m.hashing = key, h.Policy(m.cluster)
+	m.hash, m.hashing = key, m.cfg.rules(m.cluster).Hashing
 }
 
 var detours = [...]metrics.Counter{

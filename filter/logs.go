@@ -47,12 +47,23 @@ func (wl *workerListener) takeLogs() {
 	}
 }
 
+// observe tells of a message that has ended.
+func (m *Message) observe() {
+	f := m.Facts()
+	if m.counted != nil {
+		m.sh.telemetry.End(m.counted, &f)
+	}
+	if m.cfg.logs != nil {
+		m.log(&f)
+	}
+}
+
 // log writes the lines of a message that has ended.
-func (m *Message) log() {
+func (m *Message) log(f *Facts) {
 	wl, c := m.cfg, m.conn
 	e := &m.sh.entry
 	*e = accesslog.Entry{
-		Facts: m.Facts(), Request: &m.req, Response: m.resp, Details: m.details,
+		Facts: *f, Request: &m.req, Response: m.resp, Details: m.details,
 		RemoteAddress: (*Connection)(c).RemoteAddress(), LocalAddress: (*Connection)(c).LocalAddress(),
 		ConnectionID: (*Connection)(c).ID(), Rand: m.sh.rand.Uint64(),
 	}

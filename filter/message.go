@@ -12,6 +12,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 )
 
 type phase uint8
@@ -58,6 +59,7 @@ type use struct {
 	status        codecs.Status // of the answer
 	code          int32
 	details       string
+	counted       *telemetry.Operation // by what it calls; nil: it is not
 
 	resp     *codecs.Metadata
 	ownResp  *codecs.Metadata // resp when it is held

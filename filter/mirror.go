@@ -153,14 +153,7 @@ func (s *shadow) Encode(dst []byte, id uint64) ([]byte, error) {
 	if s.proto.rewritesIDs && !s.req.FixedID {
 		s.req.ID = id
 	}
-	mut := &s.mut
-	if mut.Empty() || len(mut.Removed()) > 0 && s.proto.remover == nil {
-		mut = nil
-	}
-	b, err := s.proto.codec.Encode(dst, &s.req, mut)
-	if err != nil && errors.Is(err, codecs.ErrNoMutation) { // as the request itself
-		b, err = s.proto.codec.Encode(dst, &s.req, nil)
-	}
+	b, _, err := s.proto.encode(dst, &s.req, &s.mut) // what is skipped the request itself has told
 	if err == nil {
 		s.cfg.count(metrics.Mirror, 1)
 		s.dropFrame()

@@ -1009,6 +1009,32 @@ func (w *model) settle() {
 	if n := int64(bytes.Count(b, []byte("\n"))); n != w.requests || n == 0 {
 		w.fail("%d requests are %d lines of the access log", w.requests, n)
 	}
+	w.telemetry()
+}
+
+// telemetry tells that all requests have been counted by what they call.
+func (w *model) telemetry() {
+	all, err := w.mod.Metrics().Gather()
+	if err != nil {
+		w.fail("%v", err)
+	}
+	for _, f := range all {
+		n := int64(0)
+		for _, m := range f.GetMetric() {
+			n += int64(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+		}
+		want := w.requests
+		switch f.GetName() {
+		case "meltemi_requests_total", "meltemi_listener_request_total":
+		case "meltemi_requests_in_flight", "meltemi_listener_request_active":
+			want = 0
+		default:
+			continue
+		}
+		if n != want {
+			w.fail("%s is %d, want %d", f.GetName(), n, want)
+		}
+	}
 }
 
 // retire destroys a configuration without connections.
@@ -1025,6 +1051,7 @@ func (w *model) retire(cfg *filtertest.Config) {
 func runModel(t *testing.T, seed uint64) {
 	mod := filter.NewModule()
 	mod.Seed(seed)
+	mod.Observe()
 	w := &model{
 		Host: filtertest.NewWith(t, mod, 2), log: filepath.Join(t.TempDir(), "log"), t: t, mod: mod, rng: rand.New(rand.NewPCG(seed, 1)),
 		servers: map[*filtertest.Server]*modelServer{}, keys: map[string]*asked{}, ends: map[string]int{}, seen: map[string]bool{},

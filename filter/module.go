@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -36,6 +38,10 @@ type Module struct {
 	shares map[sharedKey]*shared
 	owns   map[string]*ownState
 	files  accesslog.Files
+	// counted is what listeners have counted, by their protocol and prefix. It only
+	// grows, as counters do, with the prefixes that operators use.
+	counted   map[metricsKey]*metrics.Totals
+	telemetry *telemetry.Registry
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -51,6 +57,7 @@ func NewModule() *Module {
 	return &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[string]*ownState{},
+		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
 }
 
@@ -93,6 +100,7 @@ func (mod *Module) NewWorker(w host.Worker) host.Shard {
 type listener struct {
 	*config.Proxy
 	mod     *Module
+	loaded  time.Time
 	batch   int
 	oneways uint64 // the part of it of all hashes of operations
 	// protocols has one entry, or those that sniff chooses from.
@@ -128,13 +136,13 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	if len(errs) > 0 {
 		return nil, errs[0]
 	}
-	l.mod = mod
+	l.mod, l.loaded = mod, time.Now()
 	l.oneways = mod.oneways.scope(l.TableScope, l.StatPrefix)
 	if l.RDS != nil {
 		l.discovery = &discovery{l: l, background: hc.Background()}
 	}
 	var err error
-	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+"."); err != nil {
+	if l.metrics, err = metrics.Define(hc, l.Protocol+"."+l.StatPrefix+".", mod.totals(l)); err != nil {
 		return nil, l.refuse("stat_prefix", err)
 	}
 
@@ -437,5 +445,7 @@ func (s *shard) forget(l *listener) {
 	wl.gone = true
 	s.adoptPools()
 	s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })
+	wl.flushLogs()
+	s.bequeath(wl)
 	wl.endIfDone()
 }

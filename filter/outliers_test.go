@@ -326,6 +326,79 @@ func TestAPolicyGoesAndComes(t *testing.T) {
 	require.Zero(t, active(), "the pools have gone")
 }
 
+// TestTwoThatResetExclusiveConnections are left out one after the other: what has failed
+// of the second is not forgotten when the first is, as no connection leads to it.
+func TestTwoThatResetExclusiveConnections(t *testing.T) {
+	for _, bad := range []string{"reset", "half a frame", "garbage"} {
+		t.Run(bad, func(t *testing.T) {
+			e := newOutlierEnv(t, "toy.exclusive", retrying, watching(`"consecutive_failures": 3, "base_ejection_time": "600s", "max_ejection_percent": 50`), 6)
+			e.load(2 * time.Second)
+			e.bad["h2"], e.bad["h3"] = bad, bad
+			e.load(70 * time.Second)
+			e.counts(map[string]int64{"outlier_ejections_total": 2, "outlier_ejections_active": 2})
+			require.LessOrEqual(t, e.settles()*1000, e.sent)
+		})
+	}
+}
+
+// TestAnEjectionEndsWhileNobodyIsConnected: the gauge is told by the next connection,
+// whatever has become of the version of the listener by which it was raised.
+func TestAnEjectionEndsWhileNobodyIsConnected(t *testing.T) {
+	const idle = 2 * time.Minute // the pools go
+	for what, meanwhile := range map[string]func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config{
+		"the same version": func(e *outlierEnv, _ func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			return e.cfg
+		},
+		"replaced behind the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			newer := load()
+			e.cfg.Destroy()
+			return newer
+		},
+		"replaced before the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			newer := load()
+			e.cfg.Destroy()
+			e.Advance(idle)
+			return newer
+		},
+		"removed behind the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			e.cfg.Destroy()
+			return load()
+		},
+		"removed before the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.cfg.Destroy()
+			e.Advance(idle)
+			return load()
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			e := newOutlierEnv(t, "toy.byid", "", watching(`"base_ejection_time": "600s"`), 4)
+			e.load(time.Second)
+			e.bad["h2"] = "fail"
+			e.load(time.Second)
+			e.settles()
+			e.counts(map[string]int64{"outlier_ejections_active": 1})
+			for _, c := range e.clients {
+				c.Close()
+			}
+			e.Settle()
+			newer := meanwhile(e, func() *filtertest.Config {
+				return e.MustLoad(policyConfig("toy.byid", "", "", `, "request_timeout": "5s", "delivery": "ECDS"`))
+			})
+			e.DialOn(newer, 0)
+			e.DialOn(newer, 1)
+			e.Advance(time.Second)
+			active := e.count("outlier_ejections_active")
+			if newer != e.cfg {
+				active += newer.Counter("toy.t.outlier_ejections_active")
+			}
+			require.Zero(t, active)
+		})
+	}
+}
+
 // TestOnewaysInDisguiseEjectNobody: that they get no answer says nothing, until their
 // operation has been seen to be answered.
 func TestOnewaysInDisguiseEjectNobody(t *testing.T) {

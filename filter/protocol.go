@@ -219,3 +219,22 @@ func (ps anyOf) CheckCode(code int32) error {
 	}
 	return nil
 }
+
+var errCannotRemove = errors.New("its codec cannot remove anything")
+
+// encode appends md with the changes of mut, or without them if the message cannot carry
+// them: skipped is why.
+func (p *protocol) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) (b []byte, skipped, err error) {
+	if mut.Empty() {
+		mut = nil
+	}
+	skipped = errCannotRemove
+	if len(mut.Removed()) == 0 || p.remover != nil {
+		if b, err = p.codec.Encode(dst, md, mut); err == nil || !errors.Is(err, codecs.ErrNoMutation) {
+			return b, nil, err
+		}
+		skipped = err
+	}
+	b, err = p.codec.Encode(dst, md, mut.WithoutEntries())
+	return b, skipped, err
+}

@@ -572,6 +572,37 @@ func TestARetryIsSentElsewhereThanIdleConnectionsLead(t *testing.T) {
 	e.counts(map[string]int64{"request_active": 0, "request_retry": 1})
 }
 
+// TestARetryThatMayNotWaitMakesDo with the host that has refused: the idle connection
+// to it is there, and other requests that wait use up what may wait.
+func TestARetryThatMayNotWaitMakesDo(t *testing.T) {
+	const action = `, "retry_policy": {` + quick + `}`
+	for what, limits := range map[string][2]string{
+		"circuit breaker": {`, "clusters": [{"name": "up", "circuit_breakers": {"max_pending_requests": 1}}]`, ""},
+		"listener":        {"", `, "upstream": {"max_pending_requests": 1}`},
+	} {
+		t.Run(what, func(t *testing.T) {
+			e := newPolicyEnv(t, "toy.exclusive", action, limits[0], limits[1], "h1", "h2")
+			e.up.Pick = func([]string) string { return "h1" }
+			e.serveAs(map[string]string{"h1": "res"})
+			e.say("req 1 m -")
+			require.Equal(t, "res 1 m by h1\n", e.got())
+			e.up.Hang = true
+			e.serveAs(map[string]string{"h1": "nope"})
+			waiting := 1
+			if what == "listener" { // refuses beyond twice that
+				waiting = 2
+			}
+			for range waiting {
+				say(e.Dial(e.cfg), "req 2 m -")
+				e.Advance(20 * time.Millisecond)
+			}
+			e.say("req 3 m -")
+			e.Advance(20 * time.Millisecond)
+			require.Equal(t, "nope 3 m by h1\n", e.got())
+		})
+	}
+}
+
 // TestAPanicOverAFurtherAttemptIsToldOf, whatever becomes of the one before.
 func TestAPanicOverAFurtherAttemptIsToldOf(t *testing.T) {
 	for _, policy := range []string{

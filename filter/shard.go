@@ -14,6 +14,8 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/inbox"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -56,15 +58,17 @@ type shard struct {
 	held         int             // bytes of answers that wait for clients or their turn
 
 	stats  timer.Timer
-	inHost int           // bytes for clients that take none, in the host's buffers
-	stuck  timer.Timer   // looks for those
-	armed  time.Duration // when Run has been asked for, 0: not
+	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come
+	inHost int                           // bytes for clients that take none, in the host's buffers
+	stuck  timer.Timer                   // looks for those
+	armed  time.Duration                 // when Run has been asked for, 0: not
 	warned warnings
 	posted *mailbox.Mailbox[posted]
 
-	entry   accesslog.Entry   // that is being written
-	logging []*workerListener // have lines to hand over
-	logged  timer.Timer       // hands them over
+	telemetry *telemetry.Worker
+	entry     accesslog.Entry   // that is being written
+	logging   []*workerListener // have lines to hand over
+	logged    timer.Timer       // hands them over
 
 	freeShadows []*shadow
 	shadows     map[string]int // copies on their way, by their cluster
@@ -83,12 +87,14 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 		rand:      rng,
 		posted:    mailbox.New[posted](w.Wake),
 		listeners: map[*listener]*workerListener{},
+		estate:    map[metricsKey]*metrics.Batch{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool
 	s.exchanges = forward.NewEnv(s.timers, w.Now, s.rand)
 	s.stats.Fire = s.report
 	s.logged.Fire = s.flushLogs
+	s.telemetry = mod.telemetry.NewWorker()
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s
@@ -128,6 +134,10 @@ func (s *shard) config(l *listener) *workerListener {
 	if wl == nil {
 		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
 		s.listeners[l] = wl
+		if b := s.estate[wl.metricsKey()]; b != nil {
+			delete(s.estate, wl.metricsKey())
+			wl.inherit(b)
+		}
 		wl.parts()
 		wl.takeLogs()
 	}

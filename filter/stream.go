@@ -48,6 +48,7 @@ func (c *connection) openStream(m *Message) {
 	}
 	cfg.count(metrics.Request, 1)
 	cfg.count(metrics.RequestStream, 1)
+	m.counted = c.sh.telemetry.Begin(cfg.Protocol, &m.req)
 	st := &stream{m: m, last: c.lastUse}
 	st.idle.Fire = st.onIdle
 	m.stream = st

@@ -113,6 +113,35 @@ func (wl *workerListener) mark() {
 	wl.sh.startStats()
 }
 
+// metricsKey is what versions of a listener have in common that have the same metrics.
+type metricsKey struct{ protocol, prefix string }
+
+func (l *listener) metricsKey() metricsKey { return metricsKey{l.Protocol, l.StatPrefix} }
+
+// bequeath hands over what is gathered for a listener that has gone, and so will not be
+// told by any connection of it: a gauge would be wrong for ever.
+func (s *shard) bequeath(wl *workerListener) {
+	if !wl.stats.Dirty() {
+		return
+	}
+	k := wl.metricsKey()
+	for _, o := range s.listeners {
+		if o.metricsKey() == k {
+			o.inherit(&wl.stats)
+			return
+		}
+	}
+	if s.estate[k] == nil {
+		s.estate[k] = &metrics.Batch{}
+	}
+	s.estate[k].Inherit(&wl.stats)
+}
+
+func (wl *workerListener) inherit(b *metrics.Batch) {
+	wl.mark()
+	wl.stats.Inherit(b)
+}
+
 // report hands the metrics over by one of the connections, false when there
 // is none. Metrics of a configuration without connections wait for the next.
 func (wl *workerListener) report() bool {
@@ -138,6 +167,7 @@ func (wl *workerListener) endIfDone() {
 		wl.ended = true
 		wl.closeParts()
 		wl.flushLogs()
+		wl.sh.bequeath(wl)
 		wl.release()
 	}
 }

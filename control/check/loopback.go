@@ -9,7 +9,7 @@ import (
 
 // carrierConfig checks that the carriers are dialled where their listener is.
 func (c *checker) carrierConfig(l loaded) {
-	socket, err := config.LoadCarrier(l.raw)
+	carrier, err := config.LoadCarrier(l.raw)
 	var fault *config.Error
 	switch {
 	case errors.As(err, &fault):
@@ -18,7 +18,7 @@ func (c *checker) carrierConfig(l loaded) {
 		c.refuse(l.first, l.where.path, "%v", err)
 	case c.listener != nil && c.listener.socket == "":
 		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is not bound to a pipe")
-	case c.listener != nil && c.listener.socket != socket:
+	case c.listener != nil && c.listener.socket != carrier.Path:
 		c.refuse(l.line("path"), behind(l.where.path, "path"), "its listener is bound to %s", c.listener.socket)
 	}
 }

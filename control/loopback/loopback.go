@@ -20,6 +20,8 @@ type Listener struct {
 	Sources bool
 	// Mark is that of the packets that have such addresses, 0 for none.
 	Mark uint32
+	// Admin is where the process tells about itself: unix:/PATH or IP:PORT; "": nowhere.
+	Admin string
 }
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
@@ -70,12 +72,16 @@ func (l Listener) listenerFilters() []any {
 
 // carrier is Meltemi's own filter in it.
 func (l Listener) carrier() object {
+	config := object{"path": l.Socket}
+	if l.Admin != "" {
+		config["admin_address"] = l.Admin
+	}
 	return object{"name": "meltemi.carrier", "typed_config": object{
 		"@type":                 types + "network.dynamic_modules.v3.DynamicModuleNetworkFilter",
 		"dynamic_module_config": object{"name": l.Module, "do_not_close": true, "metrics_namespace": "meta_protocol"},
 		"filter_name":           "carrier",
 		"filter_config": object{
-			"@type": "type.googleapis.com/google.protobuf.Struct", "value": object{"path": l.Socket},
+			"@type": "type.googleapis.com/google.protobuf.Struct", "value": config,
 		},
 	}}
 }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
@@ -18,7 +19,7 @@ type configTable struct {
 // filterConfig is one configuration of either filter.
 type filterConfig struct {
 	proxy     host.FilterConfig // nil for the carrier filter
-	loopback  string            // the carrier filter's socket
+	carrier   config.Carrier    // unless there is that
 	scheduler unsafe.Pointer
 }
 

@@ -72,7 +72,8 @@ func (fc *filterConfig) published(id uint32) {
 	if fc.proxy != nil {
 		fc.proxy.Published()
 	} else if !bool(C.mt_validating()) {
-		dialer.Serve(fc.loopback)
+		dialer.Serve(fc.carrier.Path)
+		operators.Serve(fc.carrier.Admin)
 		time.AfterFunc(carrier.RenewTime, func() {
 			everyWorker(func(w *worker) { w.carriers.Renew(id) })
 		})
@@ -104,15 +105,15 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 		fc.proxy = p
 		c.role = C.MT_CLIENT
 	case carrierFilter:
-		path, err := config.LoadCarrier(bytes)
+		cc, err := config.LoadCarrier(bytes)
 		if err != nil {
 			logf(host.Error, "meltemi: carrier refused: %v", err)
 			return false
 		}
 		if !bool(C.mt_validating()) {
-			dialer.Expect(path)
+			dialer.Expect(cc.Path)
 		}
-		fc.loopback = path
+		fc.carrier = cc
 		c.role = C.MT_CARRIER
 	default:
 		logf(host.Error, "meltemi: filter_name %q is unknown: want %s or %s", n, proxyFilter, carrierFilter)

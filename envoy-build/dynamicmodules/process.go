@@ -1,9 +1,11 @@
 package dynamicmodules
 
 import (
+	"net/http"
 	"sync"
 	"sync/atomic"
 
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/admin"
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/loopback"
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/process"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -23,6 +25,8 @@ var (
 	panics = process.NewPanics(logf)
 	// dialer dials the loopback listener.
 	dialer = loopback.New(loopback.Connect, logf, panics)
+	// operators ask what the process has to tell.
+	operators = admin.New(pages, logf)
 
 	setUpOnce sync.Once
 )
@@ -30,6 +34,14 @@ var (
 // panicsCounter counts the panics of the whole process: on a carrier, or on the
 // main thread, they are nobody's.
 const panicsCounter = "panics"
+
+// pages are what the pipeline tells about itself.
+func pages() http.Handler {
+	if t, ok := module.(host.Teller); ok {
+		return t.Pages()
+	}
+	return http.NotFoundHandler()
+}
 
 func setUp(concurrency int) {
 	setUpOnce.Do(func() {

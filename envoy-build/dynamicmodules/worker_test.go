@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
@@ -47,7 +48,7 @@ func (f *frail) Aborted()    { f.failed++; panic("failed") }
 func TestConfigurationsHaveTheirIDs(t *testing.T) {
 	var configs configTable
 	require.Nil(t, configs.get(0))
-	a, b := &filterConfig{loopback: "a"}, &filterConfig{loopback: "b"}
+	a, b := &filterConfig{carrier: config.Carrier{Path: "a"}}, &filterConfig{carrier: config.Carrier{Path: "b"}}
 	first, second := configs.add(a), configs.add(b)
 	require.Greater(t, second, first, "later ones have higher ids")
 	configs.remove(first)

@@ -3,22 +3,52 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"net"
+	"strconv"
 	"strings"
 )
 
-// LoadCarrier reads the configuration of the carrier filter, {"path": "@name"}:
-// the socket to which its listener is bound. A returned error is an *Error.
-func LoadCarrier(raw []byte) (path string, err error) {
+// Carrier is the configuration of the carrier filter, the one that a process has of
+// itself.
+type Carrier struct {
+	// Path is the socket to which its listener is bound: a path, or a name behind @.
+	Path string
+	// Admin is where the process tells about itself by HTTP: "unix:" and an absolute
+	// path, or "host:port" with the address of an interface, of which the port may be 0
+	// for any; "": nowhere.
+	Admin string
+}
+
+// LoadCarrier reads {"path": "@name", "admin_address": "unix:/path"}; the latter may be
+// left out. A returned error is an *Error.
+func LoadCarrier(raw []byte) (c Carrier, err error) {
 	var cfg struct {
-		Path *string `json:"path"`
+		Path  *string `json:"path"`
+		Admin string  `json:"admin_address"`
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&cfg); err != nil {
-		return "", &Error{Reason: strings.TrimPrefix(err.Error(), "json: ")}
+		return c, &Error{Reason: strings.TrimPrefix(err.Error(), "json: ")}
 	}
 	if cfg.Path == nil || *cfg.Path == "" {
-		return "", &Error{Path: "path", Reason: "required: the socket to which its listener is bound"}
+		return c, &Error{Path: "path", Reason: "required: the socket to which its listener is bound"}
 	}
-	return *cfg.Path, nil
+	if cfg.Admin != "" && !adminAddress(cfg.Admin) {
+		return c, &Error{Path: "admin_address", Reason: "want unix:/PATH or IP:PORT, is " + strconv.Quote(cfg.Admin)}
+	}
+	return Carrier{*cfg.Path, cfg.Admin}, nil
+}
+
+// adminAddress: anybody could connect to an abstract socket.
+func adminAddress(s string) bool {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		return len(path) > 1 && path[0] == '/'
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || net.ParseIP(host) == nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
 }

@@ -234,7 +234,7 @@ func (pl *plan) again(a *attempt, why Conditions) bool {
 	if at >= pl.due {
 		return false
 	}
-	if !p.Withdraw(pl.policy.Budgets.of(p.Cluster()), &pl.spent) {
+	if !p.Withdraw(&pl.spent) {
 		x.owner.Happened(RetryOverflow, why)
 		return false
 	}
@@ -266,7 +266,7 @@ func (pl *plan) twice() {
 	if !p.HasOther(first.Host()) {
 		return
 	}
-	if !p.Withdraw(pl.policy.Budgets.of(p.Cluster()), &pl.spent) {
+	if !p.Withdraw(&pl.spent) {
 		x.owner.Happened(RetryOverflow, OnTimeout)
 		return
 	}

@@ -3,8 +3,6 @@ package forward
 import (
 	"slices"
 	"time"
-
-	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 // Policy is what a route wants for its requests beyond one attempt. It is immutable.
@@ -30,8 +28,6 @@ type Policy struct {
 	HedgeDelay time.Duration
 	// HedgePercentile of the last answers' times, 0 to 100. 0: never.
 	HedgePercentile float64
-	// Budgets bound the retries.
-	Budgets *Budgets
 }
 
 // repeats reports whether requests have to be kept for further attempts.
@@ -95,32 +91,6 @@ func (c Conditions) String() string {
 		return ""
 	}
 	return s[1:]
-}
-
-// Budgets are those of clusters. The nil value has the default for each.
-type Budgets struct {
-	// Of the clusters that are named.
-	Of map[string]*upstream.Budget
-	// Rest is that of others.
-	Rest *upstream.Budget
-}
-
-// defaultBudget is what Finagle's and linkerd's users have.
-var defaultBudget = upstream.Budget{Ratio: 0.2, PerSecond: 10, Concurrent: 100}
-
-// DefaultBudget is that of a cluster without one of its own.
-func DefaultBudget() upstream.Budget { return defaultBudget }
-
-func (b *Budgets) of(cluster string) *upstream.Budget {
-	if b != nil {
-		if o := b.Of[cluster]; o != nil {
-			return o
-		}
-		if b.Rest != nil {
-			return b.Rest
-		}
-	}
-	return &defaultBudget
 }
 
 // unplanned is for a request without a policy that no server has got.

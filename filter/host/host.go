@@ -18,6 +18,7 @@ package host
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 )
@@ -30,6 +31,13 @@ type Module interface {
 	// NewWorker makes the state of one worker. It is called once per worker, on
 	// the worker's thread, before anything else happens there.
 	NewWorker(w Worker) Shard
+}
+
+// Teller is a Module that tells about itself.
+type Teller interface {
+	// Pages answers the requests of operators, by their paths. Goroutines of the
+	// server call it.
+	Pages() http.Handler
 }
 
 // FilterConfig is one accepted configuration.

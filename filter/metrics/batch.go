@@ -41,6 +41,18 @@ func (b *Batch) Record(ms uint64) (full bool) {
 	return len(b.times) >= reportTimes
 }
 
+// Inherit takes over what o has gathered for counters and gauges.
+func (b *Batch) Inherit(o *Batch) {
+	for i, n := range o.counts {
+		b.counts[i] += n
+	}
+	for i, n := range o.gauges {
+		b.gauges[i] += n
+	}
+	b.dirty = b.dirty || o.dirty
+	*o = Batch{}
+}
+
 // Dirty reports whether there is anything to report.
 func (b *Batch) Dirty() bool { return b.dirty }
 
@@ -49,12 +61,14 @@ func (b *Batch) Report(s *Set, d host.Downstream) {
 	for i, n := range b.counts {
 		if n != 0 {
 			d.Count(s.counters[i], n)
+			s.totals.counters[i].Add(n)
 			b.counts[i] = 0
 		}
 	}
 	for i, n := range b.gauges {
 		if n != 0 {
 			d.Add(s.gauges[i], n)
+			s.totals.gauges[i].Add(n)
 			b.gauges[i] = 0
 		}
 	}

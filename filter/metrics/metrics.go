@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -346,10 +347,26 @@ type Set struct {
 	counters [Counters]host.MetricID
 	gauges   [Gauges]host.MetricID
 	time     host.MetricID
+	totals   *Totals
 }
 
-// Define defines all metrics; their names begin with prefix.
-func Define(c host.Config, prefix string) (s Set, err error) {
+// Totals are what all versions of a listener have counted, over all workers. The zero
+// value is nothing.
+type Totals struct {
+	counters [Counters]atomic.Int64
+	gauges   [Gauges]atomic.Int64
+}
+
+// Counter returns what a counter counts by now.
+func (t *Totals) Counter(c Counter) int64 { return t.counters[c].Load() }
+
+// Gauge returns what a gauge shows.
+func (t *Totals) Gauge(g Gauge) int64 { return t.gauges[g].Load() }
+
+// Define defines all metrics; their names begin with prefix. What is reported counts in
+// totals, too.
+func Define(c host.Config, prefix string, totals *Totals) (s Set, err error) {
+	s.totals = totals
 	for i := range s.counters {
 		if s.counters[i], err = c.DefineCounter(prefix + Counter(i).String()); err != nil {
 			return s, err

@@ -43,14 +43,19 @@ type window struct {
 	total, failed atomic.Int64
 }
 
-// Leave notes that a connection to the host has ended.
-func (h *Host) Leave() {
+// Leave notes that a connection to the host has ended. What has failed is remembered
+// for a while without one: by each failure a connection may have ended.
+func (h *Host) Leave(now time.Duration) {
 	hs := h.hosts
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	if h.users--; h.users == 0 && !h.out.Load() {
-		h.sound()
+	if h.users--; h.users > 0 || h.out.Load() {
+		return
 	}
+	if h.failures.Load() > 0 || h.window.failed.Load() > 0 || h.silence.until > 0 {
+		h.forgetAt = now + lostTime
+	}
+	h.sound()
 }
 
 // Address of the host.

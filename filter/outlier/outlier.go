@@ -32,8 +32,9 @@ const (
 	// silentTimeouts of a host that sends nothing eject it: one alone may be the
 	// fault of its request.
 	silentTimeouts = 2
-	// lostTime is, at the least, how long an ejected host waits for somebody who tries
-	// it before it is taken to have left the cluster.
+	// lostTime is, at the least, how long a host to which no connection leads is not
+	// taken to have left the cluster, if it is ejected, from when it may be tried, or
+	// has failed.
 	lostTime = 30 * time.Second
 	// heardEvery is how exactly is known when a host has sent something.
 	heardEvery = time.Millisecond

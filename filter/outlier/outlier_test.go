@@ -288,7 +288,7 @@ func TestHostsThatHaveLeftAreForgotten(t *testing.T) {
 	e := c.fails(0, 5, p)
 	old := c.h[0]
 	number, _ := old.Adopt()
-	old.Leave()
+	old.Leave(c.now)
 	require.True(t, c.fails(1, 5, p).Withheld)
 	c.now += e.For + p.BaseEjectionTime
 	require.Equal(t, outlier.Consecutive, c.fails(1, 5, p).Reason)
@@ -298,9 +298,38 @@ func TestHostsThatHaveLeftAreForgotten(t *testing.T) {
 
 	c = newCluster(2)
 	c.fails(0, 5, p)
-	c.h[1].Leave()
+	c.h[1].Leave(c.now)
 	c.Resize(1)
 	require.Empty(t, c.outs(), "it is the last one")
+}
+
+// TestFailuresOutliveConnections: each may end the only one that there is, while those to
+// other hosts come and go.
+func TestFailuresOutliveConnections(t *testing.T) {
+	for what, p := range map[string]*outlier.Policy{
+		"in a row": {ConsecutiveFailures: 5}, "a share": {ConsecutiveFailures: 100, FailurePercent: 50, RequestVolume: 5, Interval: time.Hour},
+	} {
+		t.Run(what, func(t *testing.T) {
+			p.BaseEjectionTime, p.MaxEjectionTime, p.MaxEjectionPercent = 30*time.Second, 100*time.Second, 10
+			c := newCluster(4)
+			var e outlier.Ejection
+			for range 5 {
+				require.Equal(t, outlier.Ejection{}, e)
+				c.now += 20 * time.Second
+				h := c.Use("flapping", c.now)
+				e = h.Failed(p, c.now)
+				h.Leave(c.now)
+				c.Use("another", c.now).Leave(c.now)
+				c.Sweep(c.now)
+			}
+			require.NotEqual(t, outlier.None, e.Reason)
+			c.now += 10 * time.Minute
+			c.Sweep(c.now) // as it has left
+			h := c.Use("flapping", c.now)
+			require.False(t, h.Out())
+			require.Equal(t, outlier.None, h.Failed(p, c.now).Reason)
+		})
+	}
 }
 
 // TestWorkersAgree: whatever they see at once, the share is kept, a host comes back by

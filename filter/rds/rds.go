@@ -153,6 +153,8 @@ type subscription struct {
 	version string                           // of what was accepted last
 	said    bool                             // that something has been answered
 	last    Event                            // by which
+	updated time.Time                        // when held was taken
+	failure failure                          // since the last answer that was taken
 
 	// Of the goroutine.
 	refusals int    // in a row
@@ -233,6 +235,7 @@ func (s *subscription) failed(err error) {
 	if !s.lost {
 		s.lost, level = true, host.Warn
 	}
+	s.failure = failure{time.Now(), err.Error(), ""}
 	having := "there are none yet"
 	if s.held != nil {
 		having = fmt.Sprintf("going on with version %q", s.version)
@@ -254,8 +257,10 @@ func (s *subscription) answered(a answer) error {
 		s.panicked(p)
 		err = p
 	}
+	s.failure = failure{}
 	if err != nil {
 		e = Refused
+		s.failure = failure{time.Now(), err.Error(), a.version}
 		s.refusals++
 		level := host.Warn
 		if text := a.version + ": " + err.Error(); text == s.refused {
@@ -305,7 +310,7 @@ func (s *subscription) take(a answer) (Event, error) {
 	for _, use := range uses {
 		use()
 	}
-	s.held, s.paths, s.version = rc, ps, a.version
+	s.held, s.paths, s.version, s.updated = rc, ps, a.version, time.Now()
 	s.bg.Logf(host.Info, "meltemi: rds: routes %q, version %q, from %s", s.cfg.Name, s.version, s.cfg.Server())
 	return Accepted, nil
 }

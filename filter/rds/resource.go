@@ -2,7 +2,6 @@ package rds
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -26,7 +25,8 @@ const (
 // the server has sent.
 type paths struct {
 	prefix string
-	http   bool // it was Envoy's own type
+	// http are the fields of a table in Envoy's own type, nil if it was not that.
+	http map[string]string
 }
 
 // parse reads a resource of either type, alone or in a Resource of package discovery.
@@ -49,12 +49,12 @@ func parse(a *anypb.Any) (*routev1alpha.RouteConfiguration, paths, error) {
 		rc := new(routev1alpha.RouteConfiguration)
 		return rc, ps, unmarshal(a, rc, at)
 	case a.MessageIs((*routev3.RouteConfiguration)(nil)):
-		ps.http = true
 		from := new(routev3.RouteConfiguration)
 		if err := unmarshal(a, from, at); err != nil {
 			return nil, ps, err
 		}
-		rc, err := fromHTTP(from, ps.prefix)
+		rc, origins, err := fromHTTP(from, ps.prefix)
+		ps.http = origins
 		return rc, ps, err
 	}
 	return nil, ps, fmt.Errorf("%s: want %s or %s, is %q", at, config.EnvoyRoutes, config.ProxyRoutes, a.GetTypeUrl())
@@ -79,28 +79,26 @@ func (p paths) faults(faults []*route.Error) error {
 	return faultsError(texts)
 }
 
-// httpFields are what fields of a route are called in Envoy's own type.
-var httpFields = []struct{ ours, theirs, behind string }{
-	{".match.metadata[", ".match.headers[", ""},
-	{".request_mutation[", ".request_headers_to_add[", ".header"},
-	{".response_mutation[", ".response_headers_to_add[", ".header"},
-	{".route.hash_policy[", ".route.hash_policy[", ".header.header_name"},
-}
+// httpNames are what fields within routes and policies are called in Envoy's own type.
+var httpNames = strings.NewReplacer(
+	".match.metadata", ".match.headers",
+	".request_mutation", ".request_headers_to_add", ".response_mutation", ".response_headers_to_add",
+	".request_keys_to_remove", ".request_headers_to_remove", ".response_keys_to_remove", ".response_headers_to_remove",
+	"].key", "].header.key", "].value", "].header.value", "].format", "].header.value",
+	".hash_policies", ".hash_policy", "].metadata.name", "].header.header_name", "].source_ip", "].connection_properties.source_ip",
+	".direct_response.body", ".direct_response.body.inline_string",
+)
 
 func (p paths) of(path string) string {
-	if !p.http {
+	if p.http == nil {
 		return path
 	}
-	for _, f := range httpFields {
-		before, rest, ok := strings.Cut(path, f.ours)
-		if !ok {
-			continue
-		}
-		index, rest, _ := strings.Cut(rest, "]")
-		if _, err := strconv.Atoi(index); err == nil {
-			path = before + f.theirs + index + "]" + f.behind + rest
-		}
-		break
+	first := path
+	if i := strings.IndexAny(path, ".["); i >= 0 {
+		first = path[:i]
 	}
-	return "virtual_hosts[0]." + path
+	if theirs, ok := p.http[first]; ok {
+		path = theirs + path[len(first):]
+	}
+	return httpNames.Replace(path)
 }

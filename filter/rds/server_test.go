@@ -45,7 +45,7 @@ type bed struct {
 func virtually(t *testing.T, f func(b *bed)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bed{T: t, Registry: rds.NewRegistry(), started: time.Now()}
-		defer b.serve(nil)
+		t.Cleanup(func() { b.serve(nil) })
 		f(b)
 	})
 }
@@ -175,6 +175,28 @@ func (b *bed) stream() *stream {
 	}
 }
 
+// asks is the next one, which must be of the state of the world, when it has asked.
+func (b *bed) asks() *stream {
+	b.Helper()
+	st := b.stream()
+	next(b, st.world)
+	return st
+}
+
+// asked is one who wants routes, and its stream.
+func (b *bed) asked(cfg *config.RDS) (*user, *stream) {
+	b.Helper()
+	u, _ := b.subscribe(cfg)
+	return u, b.asks()
+}
+
+// answer is sent, and how it is acknowledged returned.
+func (b *bed) answer(st *stream, r *discoveryv3.DiscoveryResponse) *discoveryv3.DiscoveryRequest {
+	b.Helper()
+	require.NoError(b, st.send(r))
+	return next(b, st.world)
+}
+
 // noStream asserts that no further one has been opened.
 func (b *bed) noStream() {
 	b.Helper()
@@ -242,7 +264,9 @@ const (
 // subscribe wants routes until the end of the test.
 func (b *bed) subscribe(cfg *config.RDS) (u *user, cancel func()) {
 	u = &user{}
-	return u, sync.OnceFunc(b.Subscribe(cfg, b, u))
+	cancel = sync.OnceFunc(b.Subscribe(cfg, b, u))
+	b.Cleanup(cancel)
+	return u, cancel
 }
 
 func packed(m proto.Message) *anypb.Any {

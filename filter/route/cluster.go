@@ -9,17 +9,26 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 // Cluster is what a table says of requests to one cluster. It must not be changed.
 type Cluster struct {
+	// Budget bounds the retries. Never nil.
+	Budget *upstream.Budget
+	// Hashing is how hashes are mapped to hosts. Never nil.
+	Hashing *consistent.Policy
 	// Outliers says which hosts are left out, nil: none.
 	Outliers *outlier.Policy
 	// Breakers says how much may be under way, nil: there is no limit.
 	Breakers *breaker.Policy
 }
+
+// silent is of clusters of which nothing is said.
+var silent = Cluster{Budget: &upstream.DefaultBudget, Hashing: &consistent.Default}
 
 const (
 	anyCluster  = "*"
@@ -28,47 +37,79 @@ const (
 	most        = math.MaxInt32
 )
 
-// Cluster returns what the table says of requests to a cluster, nil if nothing.
+// Cluster returns what the table, which may be nil, says of requests to a cluster.
 func (t *Table) Cluster(name string) *Cluster {
-	if t.clusters == nil {
-		return nil
+	if t == nil {
+		return &silent
 	}
 	if c := t.clusters[name]; c != nil {
 		return c
 	}
-	return t.clusters[anyCluster]
+	return t.others
 }
 
-// cluster adds to a table's clusters what from says of one.
-func (c *compiler) cluster(to map[string]*Cluster, from *routev1alpha.ClusterPolicy, path string) map[string]*Cluster {
-	if from.GetOutlierDetection() == nil && from.GetCircuitBreakers() == nil {
-		return to
+// clusters compiles what a table says of clusters: those that it names, and others.
+func (c *compiler) clusters(from []*routev1alpha.ClusterPolicy) (named map[string]*Cluster, others *Cluster) {
+	if n := len(from); n > maxClusters {
+		c.refuse("clusters", "at most %d, has %d", maxClusters, n)
+		return nil, &silent
 	}
-	if to == nil {
-		to = map[string]*Cluster{}
+	if len(from) > 0 {
+		named = map[string]*Cluster{}
 	}
-	to[from.GetName()] = &Cluster{
-		Outliers: c.outliers(from.GetOutlierDetection(), path+".outlier_detection"),
-		Breakers: c.breakers(from.GetCircuitBreakers(), path+".circuit_breakers"),
+	for i, cl := range from {
+		at := element("clusters", i)
+		switch name := cl.GetName(); {
+		case name == "":
+			c.refuse(at+".name", "required")
+		case named[name] != nil:
+			c.refuse(at+".name", "%q has a policy already", name)
+		}
+		named[cl.GetName()] = &Cluster{
+			Budget:   c.budget(cl.GetRetryBudget(), at+".retry_budget"),
+			Hashing:  c.loadBalancing(cl.GetLoadBalancing(), at+".load_balancing"),
+			Outliers: c.outliers(cl.GetOutlierDetection(), at+".outlier_detection"),
+			Breakers: c.breakers(cl.GetCircuitBreakers(), at+".circuit_breakers"),
+		}
 	}
-	return to
+	others = &silent
+	if rest := named[anyCluster]; rest != nil {
+		rest.inherit(others)
+		others = rest
+	}
+	for _, cl := range named {
+		cl.inherit(others)
+	}
+	return named, others
 }
 
-// inherit gives clusters what those without a policy of their own have, where theirs
-// says nothing.
-func inherit(clusters map[string]*Cluster) {
-	rest := clusters[anyCluster]
-	if rest == nil {
-		return
+// inherit takes from others what is not said of the cluster.
+func (cl *Cluster) inherit(others *Cluster) {
+	if cl.Budget == nil {
+		cl.Budget = others.Budget
 	}
-	for _, c := range clusters {
-		if c.Outliers == nil {
-			c.Outliers = rest.Outliers
-		}
-		if c.Breakers == nil {
-			c.Breakers = rest.Breakers
-		}
+	if cl.Hashing == nil {
+		cl.Hashing = others.Hashing
 	}
+	if cl.Outliers == nil {
+		cl.Outliers = others.Outliers
+	}
+	if cl.Breakers == nil {
+		cl.Breakers = others.Breakers
+	}
+}
+
+func (c *compiler) budget(from *routev1alpha.RetryBudget, path string) *upstream.Budget {
+	if from == nil {
+		return nil
+	}
+	b := upstream.DefaultBudget
+	if p := from.GetBudgetPercent(); p != nil {
+		b.Ratio = c.percent(p, path+".budget_percent", 0, 100) / 100
+	}
+	b.PerSecond = c.number(from.GetMinRetriesPerSecond(), path+".min_retries_per_second", 0, 1_000_000, b.PerSecond)
+	b.Concurrent = c.number(from.GetMaxConcurrentRetries(), path+".max_concurrent_retries", 1, 1_000_000, b.Concurrent)
+	return &b
 }
 
 func (c *compiler) outliers(from *routev1alpha.OutlierDetection, path string) *outlier.Policy {

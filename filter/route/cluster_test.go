@@ -8,6 +8,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 func TestClustersHaveTheirPolicies(t *testing.T) {
@@ -19,7 +20,7 @@ func TestClustersHaveTheirPolicies(t *testing.T) {
 		{"name": "c", "retry_budget": {}},
 		{"name": "*", "outlier_detection": {"consecutive_failures": 2, "interval": "1s", "base_ejection_time": "400s", "max_ejection_percent": 50,
 			"failure_percentage_threshold": 30, "failure_percentage_request_volume": 40, "silence": "0.5s"}}]}`)
-	require.Equal(t, &Cluster{Outliers: &outlier.Policy{
+	require.Equal(t, &Cluster{Budget: silent.Budget, Hashing: silent.Hashing, Outliers: &outlier.Policy{
 		ConsecutiveFailures: 5, RequestVolume: 50, Interval: 10 * time.Second, BaseEjectionTime: 30 * time.Second,
 		MaxEjectionTime: 300 * time.Second, MaxEjectionPercent: 10,
 	}}, table.Cluster("a"))
@@ -28,7 +29,7 @@ func TestClustersHaveTheirPolicies(t *testing.T) {
 		Interval: 10 * time.Second, OpenTime: 5 * time.Second, MaxKeys: 4096,
 	}
 	require.Equal(t, table.Cluster("any").Outliers, table.Cluster("b").Outliers)
-	require.Equal(t, &Cluster{Outliers: table.Cluster("b").Outliers, Breakers: &breaker.Policy{
+	require.Equal(t, &Cluster{Budget: silent.Budget, Hashing: silent.Hashing, Outliers: table.Cluster("b").Outliers, Breakers: &breaker.Policy{
 		Requests: 0, Pending: breaker.Unlimited, Connections: breaker.Unlimited,
 		Keys: []breaker.KeyPolicy{key, {
 			Names: []string{"tenant"}, MaxRequests: breaker.Unlimited, ErrorPercent: 50, SlowPercent: 60, MinimumRequests: 7,
@@ -36,13 +37,25 @@ func TestClustersHaveTheirPolicies(t *testing.T) {
 		}},
 	}}, table.Cluster("b"))
 	rest := table.Cluster("any")
-	require.Equal(t, &Cluster{Outliers: &outlier.Policy{
+	require.Equal(t, &Cluster{Budget: silent.Budget, Hashing: silent.Hashing, Outliers: &outlier.Policy{
 		ConsecutiveFailures: 2, FailurePercent: 30, RequestVolume: 40, Silence: 500 * time.Millisecond, Interval: time.Second,
 		BaseEjectionTime: 400 * time.Second, MaxEjectionTime: 400 * time.Second, MaxEjectionPercent: 50,
 	}}, rest)
 	require.Equal(t, rest, table.Cluster("c"), "its policy says nothing of that")
-	require.Nil(t, mustCompile(t, `{"clusters": [{"name": "a", "outlier_detection": {}}]}`).Cluster("b"))
-	require.Nil(t, mustCompile(t, `{}`).Cluster("b"))
+	require.Equal(t, &silent, mustCompile(t, `{"clusters": [{"name": "a", "outlier_detection": {}}]}`).Cluster("b"))
+	require.Equal(t, &silent, mustCompile(t, `{}`).Cluster("b"))
+	require.Equal(t, &silent, (*Table)(nil).Cluster("b"))
+}
+
+func TestBudgetsOfClusters(t *testing.T) {
+	table := mustCompile(t, `{"clusters": [
+		{"name": "a", "retry_budget": {"budget_percent": {"value": 50}}},
+		{"name": "b", "outlier_detection": {}},
+		{"name": "*", "retry_budget": {"min_retries_per_second": 3, "max_concurrent_retries": 4}}]}`)
+	require.Equal(t, &upstream.Budget{Ratio: 0.5, PerSecond: 10, Concurrent: 100}, table.Cluster("a").Budget)
+	rest := &upstream.Budget{Ratio: 0.2, PerSecond: 3, Concurrent: 4}
+	require.Equal(t, rest, table.Cluster("b").Budget)
+	require.Equal(t, rest, table.Cluster("any").Budget)
 }
 
 func TestImpossiblePoliciesOfClustersAreRefusedWithTheirPath(t *testing.T) {

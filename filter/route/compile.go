@@ -37,7 +37,8 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 	d := c.defaults(rc)
 	c.table = c.changes(rc, "")
 	overrides := c.overrides(rc.GetTypedPerFilterConfig(), "")
-	h := c.hashing(rc)
+	h := &Hash{c.hashParts(rc.GetHashPolicies(), "hash_policies")}
+	t.clusters, t.others = c.clusters(rc.GetClusters())
 	for i, r := range rc.GetRoutes() {
 		to := &t.routes[i]
 		c.route(to, r, d, h, element("routes", i))
@@ -51,7 +52,6 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
-	t.clusters = d.clusters
 	t.settle()
 	return t, nil
 }
@@ -206,7 +206,7 @@ func (c *compiler) named(r *Route, from *routev1alpha.ClusterFromMetadata, all c
 }
 
 func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all changes, path string) {
-	c.only(wc.ProtoReflect(), path, "clusters")
+	c.only(wc.ProtoReflect(), path, "clusters", "total_weight")
 	complete := true
 	for i, w := range wc.GetClusters() {
 		at := element(path+".clusters", i)
@@ -232,6 +232,8 @@ func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all chan
 		c.refuse(path+".clusters", "the weights add up to 0")
 	case r.sum > math.MaxUint32:
 		c.refuse(path+".clusters", "the weights add up to more than %d", uint32(math.MaxUint32))
+	case wc.TotalWeight != nil && uint64(wc.TotalWeight.GetValue()) != r.sum && complete:
+		c.refuse(path+".total_weight", "the weights add up to %d, is %d", r.sum, wc.TotalWeight.GetValue())
 	}
 }
 

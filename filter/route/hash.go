@@ -12,21 +12,12 @@ import (
 const maxHashParts = 100
 
 // Hash is what the requests of a route choose their hosts by.
-type Hash struct {
-	parts    []hashPart
-	clusters *hashedClusters
-}
+type Hash struct{ parts []hashPart }
 
 type hashPart struct {
 	property  string // "": the client's address
 	principal bool   // … or its principal
 	terminal  bool
-}
-
-// hashedClusters are the tables that clusters want.
-type hashedClusters struct {
-	of   map[string]*consistent.Policy
-	rest *consistent.Policy
 }
 
 // Key returns the hash of a request from a client's address, which may be unknown, and
@@ -62,31 +53,6 @@ func (h *Hash) Key(md *codecs.Metadata, source netip.Addr, principal string) (ke
 	return key, ok
 }
 
-// Policy returns how hashes are mapped to the hosts of a cluster.
-func (h *Hash) Policy(cluster string) *consistent.Policy {
-	if p := h.clusters.of[cluster]; p != nil {
-		return p
-	}
-	return h.clusters.rest
-}
-
-// hashing validates what the table says of hashes for all its routes.
-func (c *compiler) hashing(rc *routev1alpha.RouteConfiguration) *Hash {
-	clusters := &hashedClusters{of: map[string]*consistent.Policy{}, rest: &consistent.Default}
-	for i, cl := range rc.GetClusters() {
-		if cl.GetLoadBalancing() == nil {
-			continue
-		}
-		p := c.loadBalancing(cl.GetLoadBalancing(), element("clusters", i)+".load_balancing")
-		if cl.GetName() == anyCluster {
-			clusters.rest = p
-		} else {
-			clusters.of[cl.GetName()] = p
-		}
-	}
-	return &Hash{parts: c.hashParts(rc.GetHashPolicies(), "hash_policies"), clusters: clusters}
-}
-
 // hash returns what requests of a route with that action are hashed by, nil if by
 // nothing.
 func (c *compiler) hash(a *routev1alpha.RouteAction, table *Hash, path string) *Hash {
@@ -107,7 +73,7 @@ func (c *compiler) hash(a *routev1alpha.RouteAction, table *Hash, path string) *
 	}
 	switch {
 	case len(own) > 0:
-		return &Hash{parts: own, clusters: table.clusters}
+		return &Hash{own}
 	case len(table.parts) > 0:
 		return table
 	}
@@ -142,6 +108,9 @@ func (c *compiler) hashParts(from []*routev1alpha.HashPolicy, path string) (part
 }
 
 func (c *compiler) loadBalancing(from *routev1alpha.LoadBalancing, path string) *consistent.Policy {
+	if from == nil {
+		return nil
+	}
 	p := consistent.Default
 	size := func(n int) uint32 { return uint32(min(n, consistent.MaxRingSize)) }
 	switch lb := from.GetPolicy().(type) {

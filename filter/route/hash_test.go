@@ -58,21 +58,21 @@ func TestFaultsOfHashPolicies(t *testing.T) {
 }
 
 func TestPoliciesOfClusters(t *testing.T) {
-	h := hashOf(t, `{"routes": [{"route": {"cluster": "c", "hash_policy": ["k"]}}], "clusters": [
+	table := mustCompile(t, `{"clusters": [
 		{"name": "*", "load_balancing": {"maglev": {}}},
 		{"name": "a", "load_balancing": {"hash_balance_factor": 150}},
 		{"name": "b", "load_balancing": {"ring_hash": {"minimum_ring_size": 3, "maximum_ring_size": 3}}},
 		{"name": "c", "load_balancing": {"maglev": {"table_size": 251}}},
 		{"name": "d", "retry_budget": {}}]}`)
 	maglev := consistent.Policy{Algorithm: consistent.Maglev, TableSize: 65537}
-	require.Equal(t, maglev, *h.Policy("x"))
-	require.Equal(t, maglev, *h.Policy("d"))
+	require.Equal(t, maglev, *table.Cluster("x").Hashing)
+	require.Equal(t, maglev, *table.Cluster("d").Hashing)
 	balanced := consistent.Default
 	balanced.BalanceFactor = 150
-	require.Equal(t, balanced, *h.Policy("a"))
-	require.Equal(t, consistent.Policy{MinimumRingSize: 3, MaximumRingSize: 3}, *h.Policy("b"))
-	require.Equal(t, consistent.Policy{Algorithm: consistent.Maglev, TableSize: 251}, *h.Policy("c"))
-	require.Equal(t, consistent.Default, *hashOf(t, byHash(`"hash_policy": ["k"]`)).Policy("c"))
+	require.Equal(t, balanced, *table.Cluster("a").Hashing)
+	require.Equal(t, consistent.Policy{MinimumRingSize: 3, MaximumRingSize: 3}, *table.Cluster("b").Hashing)
+	require.Equal(t, consistent.Policy{Algorithm: consistent.Maglev, TableSize: 251}, *table.Cluster("c").Hashing)
+	require.Equal(t, consistent.Default, *mustCompile(t, `{}`).Cluster("c").Hashing)
 }
 
 func TestKeys(t *testing.T) {

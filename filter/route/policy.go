@@ -11,7 +11,6 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
-	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -27,9 +26,6 @@ type policies struct {
 	timeout time.Duration
 	retry   *routev1alpha.RetryPolicy
 	hedge   *routev1alpha.HedgePolicy
-	budgets *forward.Budgets
-	// clusters are those of which something else is said.
-	clusters map[string]*Cluster
 }
 
 // defaults validates what the table says for all its routes.
@@ -41,52 +37,12 @@ func (c *compiler) defaults(rc *routev1alpha.RouteConfiguration) *policies {
 	}
 	c.retry(&forward.Policy{}, d.retry, "retry_policy", true)
 	c.hedge(&forward.Policy{}, d.hedge, "hedge_policy")
-	if n := len(rc.GetClusters()); n > maxClusters {
-		c.refuse("clusters", "at most %d, has %d", maxClusters, n)
-		return d
-	}
-	names := map[string]bool{}
-	for i, cl := range rc.GetClusters() {
-		at := element("clusters", i)
-		switch name := cl.GetName(); {
-		case name == "":
-			c.refuse(at+".name", "required")
-		case names[name]:
-			c.refuse(at+".name", "%q has a policy already", name)
-		default:
-			names[name] = true
-		}
-		d.clusters = c.cluster(d.clusters, cl, at)
-		if cl.GetRetryBudget() == nil {
-			continue
-		}
-		if d.budgets == nil {
-			d.budgets = &forward.Budgets{Of: map[string]*upstream.Budget{}}
-		}
-		b := c.budget(cl.GetRetryBudget(), at+".retry_budget")
-		if cl.GetName() == anyCluster {
-			d.budgets.Rest = b
-		} else {
-			d.budgets.Of[cl.GetName()] = b
-		}
-	}
-	inherit(d.clusters)
 	return d
-}
-
-func (c *compiler) budget(from *routev1alpha.RetryBudget, path string) *upstream.Budget {
-	b := forward.DefaultBudget()
-	if p := from.GetBudgetPercent(); p != nil {
-		b.Ratio = c.percent(p, path+".budget_percent", 0, 100) / 100
-	}
-	b.PerSecond = c.number(from.GetMinRetriesPerSecond(), path+".min_retries_per_second", 0, 1_000_000, b.PerSecond)
-	b.Concurrent = c.number(from.GetMaxConcurrentRetries(), path+".max_concurrent_retries", 1, 1_000_000, b.Concurrent)
-	return &b
 }
 
 // policy returns what a route wants for its requests, nil if that is nothing.
 func (c *compiler) policy(a *routev1alpha.RouteAction, d *policies, path string) *forward.Policy {
-	p := &forward.Policy{Timeout: c.duration(a.GetTimeout(), path+".timeout", d.timeout), Budgets: d.budgets}
+	p := &forward.Policy{Timeout: c.duration(a.GetTimeout(), path+".timeout", d.timeout)}
 	retry, hedge := a.GetRetryPolicy(), a.GetHedgePolicy()
 	if retry != nil {
 		c.retry(p, retry, path+".retry_policy", a.GetIdempotent())

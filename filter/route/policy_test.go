@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/meltemi-mesh/meltemi/filter/forward"
-	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -87,10 +86,9 @@ func TestPoliciesOfATableAreThoseOfRoutesWithout(t *testing.T) {
 	require.Nil(t, policy("", ""))
 	require.Nil(t, policy("", `, "idempotent": true`))
 	require.Nil(t, policy(`"clusters": [{"name": "c", "retry_budget": {}}], `, ""))
-	budget := forward.DefaultBudget()
 	want := forward.Policy{
 		Timeout: time.Second, On: forward.OnRefused, Retries: 2, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond,
-		MaxBytes: 65536, Budgets: &forward.Budgets{Of: map[string]*upstream.Budget{}, Rest: &budget},
+		MaxBytes: 65536,
 	}
 	require.Equal(t, &want, policy(table+", ", ""))
 	want.On, want.HedgeDelay = forward.OnRefused|forward.OnReset, 100*time.Millisecond

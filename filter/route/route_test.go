@@ -134,6 +134,7 @@ func TestRoutesThatLeadNowhereAreRefusedWithTheirPath(t *testing.T) {
 		weighted(`{"name": "a", "weight": 4294967295}, {"name": "b", "weight": 1}`):                             "routes[1].route.weighted_clusters.clusters: the weights add up to more than 4294967295",
 		weighted(`{"name": "a", "weight": 1, "metadata_match": {}}`):                                            "routes[1].route.weighted_clusters.clusters[0].metadata_match: not supported",
 		`"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1}], "runtime_key_prefix": "k"}}`: "routes[1].route.weighted_clusters.runtime_key_prefix: not supported",
+		`"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1}], "total_weight": 100}}`:       "routes[1].route.weighted_clusters.total_weight: the weights add up to 1, is 100",
 	} {
 		_, err := compile(t, `{"routes": [{"route": {"cluster": "c"}}, {`+action+`}]}`)
 		require.EqualError(t, err, want, action)

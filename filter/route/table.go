@@ -118,8 +118,9 @@ type Table struct {
 	routes []Route
 	keys   []string // the names that rules look at, in the order of rank
 	index  index
-	// clusters are those of which the table says something, nil if there are none.
+	// clusters are those that the table names, others what it says of the rest.
 	clusters map[string]*Cluster
+	others   *Cluster
 	draws    bool // routes ask for a share
 	// overridden are the filters of which it or a route says something.
 	overridden []string

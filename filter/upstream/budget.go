@@ -15,6 +15,10 @@ type Budget struct {
 	Concurrent int
 }
 
+// DefaultBudget is that of a cluster without one of its own: what Finagle's and
+// linkerd's users have.
+var DefaultBudget = Budget{Ratio: 0.2, PerSecond: 10, Concurrent: 100}
+
 // budgetTime is the time over which a Budget looks, in seconds.
 const budgetTime = 10
 
@@ -81,6 +85,9 @@ func (s *spending) done() {
 // Spending is the part that a request in retry has in the budget of its cluster.
 type Spending struct{ of *spending }
 
+// Allow has retries be bounded by b from now on.
+func (p *Pool) Allow(b *Budget) { p.budget = b }
+
 // Deposit notes a request that might be retried.
 func (p *Pool) Deposit() { p.deposits++ }
 
@@ -94,12 +101,12 @@ func (p *Pool) deposited() {
 
 // Withdraw reports whether the budget of p's cluster allows a retry, which is noted
 // then. s is the request's part, of the zero value before its first retry.
-func (p *Pool) Withdraw(b *Budget, s *Spending) bool {
+func (p *Pool) Withdraw(s *Spending) bool {
 	p.deposited()
 	if s.of != nil && s.of != &p.info.spent { // it is another cluster's now
 		s.Done()
 	}
-	if !p.info.spent.withdraw(p.m.now(), b, s.of == nil) {
+	if !p.info.spent.withdraw(p.m.now(), p.budget, s.of == nil) {
 		return false
 	}
 	s.of = &p.info.spent

@@ -64,7 +64,7 @@ func (cn *conn) watch() {
 
 func (cn *conn) unwatch() {
 	if cn.watched != nil {
-		cn.watched.Leave()
+		cn.watched.Leave(cn.pool.m.now())
 		cn.watched = nil
 	}
 	if p := cn.pool; p.untried == cn {

@@ -45,7 +45,8 @@ type Pool struct {
 	watch
 	guards
 
-	deposits int      // in the budget for retries, not yet handed over
+	budget   *Budget  // for retries
+	deposits int      // in it, not yet handed over
 	latency  *Latency // nil until somebody wants to know it
 
 	tick    timer.Timer
@@ -59,7 +60,7 @@ type Pool struct {
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p := &Pool{
-		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts,
+		m: m, key: k, codec: codec, traits: codec.Traits(), opts: opts, budget: &DefaultBudget,
 	}
 	p.info = m.shared.cluster(k.Cluster, m.now())
 	p.hunger, p.breakers = &p.info.hunger, &p.info.breakers
@@ -137,6 +138,16 @@ func (p *Pool) Send(c *Call, s Send) {
 	} else if p.queue.n == 0 || p.queue.first.sought > 0 {
 		cn = p.choose(c)
 	}
+	if cn == nil {
+		e, reason, refused := p.refuse(c)
+		if refused && c.sought > 0 { // the host that it had better avoid is better than none
+			cn = p.pick("")
+		}
+		if refused && cn == nil {
+			c.fail(e, reason)
+			return
+		}
+	}
 	if cn != nil {
 		if !oneway {
 			p.m.timers.Start(&c.deadline, c.due)
@@ -145,14 +156,6 @@ func (p *Pool) Send(c *Call, s Send) {
 		if p.opts.Shared && p.inFlight > len(p.ready)*p.opts.TargetInFlight {
 			p.grow()
 		}
-		return
-	}
-	if e, reason, refused := p.refuse(); refused {
-		c.fail(e, reason)
-		return
-	}
-	if !p.mayWait(c) {
-		c.fail(codecs.OverLimit, breaker.Pending.Reason(p.key.Cluster))
 		return
 	}
 	c.owner.Hold()
@@ -182,11 +185,23 @@ func (p *Pool) used() {
 	}
 }
 
-// refuse tells whether a call that would have to wait is better refused.
-func (p *Pool) refuse() (codecs.ErrorType, string, bool) {
+// refuse tells whether a call that would have to wait is better refused, or may not. Else
+// it is counted.
+func (p *Pool) refuse(c *Call) (codecs.ErrorType, string, bool) {
 	if p.pending >= 2*p.opts.MaxPending || p.pendingBytes >= 2*p.opts.MaxPendingBytes {
 		return codecs.OverLimit, "too many requests wait for an upstream connection", true
 	}
+	if e, reason, hopeless := p.hopeless(); hopeless {
+		return e, reason, true
+	}
+	if !p.mayWait(c) {
+		return codecs.OverLimit, breaker.Pending.Reason(p.key.Cluster), true
+	}
+	return 0, "", false
+}
+
+// hopeless tells whether there is no connection, and no host to which there could be.
+func (p *Pool) hopeless() (codecs.ErrorType, string, bool) {
 	if len(p.ready) > 0 {
 		return 0, "", false
 	}

@@ -29,6 +29,7 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   decode PROTOCOL FILE|-   print the frames of a capture
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   check FILE|-             validate what a file configures
+  routes -address ADDRESS  print the route tables of a running Envoy
   new-codec NAME           write a module to begin a codec with
   new-filter NAME          write a module to begin a filter with
   codecs                   list the codecs that are linked
@@ -86,6 +87,8 @@ func (e *env) run(args []string) int {
 		return e.envoyfilter(args)
 	case name == "check":
 		return e.check(args)
+	case name == "routes":
+		return e.routes(args)
 	case name == "new-codec":
 		return e.newCodec(args)
 	case name == "new-filter":
@@ -120,6 +123,8 @@ func (e *env) help(args []string) int {
 			return e.envoyfilter([]string{"-h"})
 		case "check":
 			return e.check([]string{"-h"})
+		case "routes":
+			return e.routes([]string{"-h"})
 		case "new-codec":
 			return e.newCodec([]string{"-h"})
 		case "new-filter":

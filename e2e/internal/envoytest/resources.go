@@ -185,6 +185,11 @@ func LoopbackWithSources(socket string) Resource {
 	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Sources: true})
 }
 
+// LoopbackWithAdmin is Loopback for a process that tells about itself at an address.
+func LoopbackWithAdmin(socket, admin string) Resource {
+	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin})
+}
+
 func typed(l loopback.Listener) Resource {
 	return Resource(l.Config()).With(M{"@type": types + "envoy.config.listener.v3.Listener"})
 }

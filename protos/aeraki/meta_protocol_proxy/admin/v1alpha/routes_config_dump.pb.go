@@ -24,7 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RoutesConfigDump lists the route tables of a process.
+// RoutesConfigDump lists the route tables of a process, in the order of their names.
+// Of versions of a listener the newest counts.
 type RoutesConfigDump struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Given in listeners.
@@ -85,7 +86,9 @@ type RoutesConfigDump_StaticRouteConfig struct {
 	// The table.
 	RouteConfig *anypb.Any `protobuf:"bytes,1,opt,name=route_config,json=routeConfig,proto3" json:"route_config,omitempty"`
 	// When it was loaded.
-	LastUpdated   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_updated,json=lastUpdated,proto3" json:"last_updated,omitempty"`
+	LastUpdated *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_updated,json=lastUpdated,proto3" json:"last_updated,omitempty"`
+	// The listener's.
+	StatPrefix    string `protobuf:"bytes,100,opt,name=stat_prefix,json=statPrefix,proto3" json:"stat_prefix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -134,19 +137,32 @@ func (x *RoutesConfigDump_StaticRouteConfig) GetLastUpdated() *timestamppb.Times
 	return nil
 }
 
+func (x *RoutesConfigDump_StaticRouteConfig) GetStatPrefix() string {
+	if x != nil {
+		return x.StatPrefix
+	}
+	return ""
+}
+
 // DynamicRouteConfig came by discovery.
 type RoutesConfigDump_DynamicRouteConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version that the server gave.
 	VersionInfo string `protobuf:"bytes,1,opt,name=version_info,json=versionInfo,proto3" json:"version_info,omitempty"`
-	// The table.
+	// The table; while there is none its name alone.
 	RouteConfig *anypb.Any `protobuf:"bytes,2,opt,name=route_config,json=routeConfig,proto3" json:"route_config,omitempty"`
-	// When it was loaded.
+	// When it was loaded; absent while there is none.
 	LastUpdated *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_updated,json=lastUpdated,proto3" json:"last_updated,omitempty"`
-	// The last update that was refused.
+	// What the last update was refused for, or why the server cannot be asked. Absent
+	// when all is well. Without failed_configuration.
 	ErrorState *v3.UpdateFailureState `protobuf:"bytes,4,opt,name=error_state,json=errorState,proto3" json:"error_state,omitempty"`
-	// State of the subscription.
-	ClientStatus  v3.ClientResourceStatus `protobuf:"varint,5,opt,name=client_status,json=clientStatus,proto3,enum=envoy.admin.v3.ClientResourceStatus" json:"client_status,omitempty"`
+	// State of the subscription. REQUESTED: nothing was answered yet. ACKED: the last
+	// answer was taken. NACKED: it was refused. DOES_NOT_EXIST: it had no such table.
+	// RECEIVED_ERROR: the server cannot be asked. Whatever it is, a table that was
+	// taken stays in use.
+	ClientStatus v3.ClientResourceStatus `protobuf:"varint,5,opt,name=client_status,json=clientStatus,proto3,enum=envoy.admin.v3.ClientResourceStatus" json:"client_status,omitempty"`
+	// Where it comes from: a cluster, an address or a file.
+	Server        string `protobuf:"bytes,100,opt,name=server,proto3" json:"server,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,24 +232,34 @@ func (x *RoutesConfigDump_DynamicRouteConfig) GetClientStatus() v3.ClientResourc
 	return v3.ClientResourceStatus(0)
 }
 
+func (x *RoutesConfigDump_DynamicRouteConfig) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
 var File_aeraki_meta_protocol_proxy_admin_v1alpha_routes_config_dump_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_admin_v1alpha_routes_config_dump_proto_rawDesc = "" +
 	"\n" +
-	"Aaeraki/meta_protocol_proxy/admin/v1alpha/routes_config_dump.proto\x12(aeraki.meta_protocol_proxy.admin.v1alpha\x1a'envoy/admin/v3/config_dump_shared.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x05\n" +
+	"Aaeraki/meta_protocol_proxy/admin/v1alpha/routes_config_dump.proto\x12(aeraki.meta_protocol_proxy.admin.v1alpha\x1a'envoy/admin/v3/config_dump_shared.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x06\n" +
 	"\x10RoutesConfigDump\x12~\n" +
 	"\x14static_route_configs\x18\x02 \x03(\v2L.aeraki.meta_protocol_proxy.admin.v1alpha.RoutesConfigDump.StaticRouteConfigR\x12staticRouteConfigs\x12\x81\x01\n" +
-	"\x15dynamic_route_configs\x18\x03 \x03(\v2M.aeraki.meta_protocol_proxy.admin.v1alpha.RoutesConfigDump.DynamicRouteConfigR\x13dynamicRouteConfigs\x1a\x8b\x01\n" +
+	"\x15dynamic_route_configs\x18\x03 \x03(\v2M.aeraki.meta_protocol_proxy.admin.v1alpha.RoutesConfigDump.DynamicRouteConfigR\x13dynamicRouteConfigs\x1a\xac\x01\n" +
 	"\x11StaticRouteConfig\x127\n" +
 	"\froute_config\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\vrouteConfig\x12=\n" +
-	"\flast_updated\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUpdated\x1a\xbf\x02\n" +
+	"\flast_updated\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUpdated\x12\x1f\n" +
+	"\vstat_prefix\x18d \x01(\tR\n" +
+	"statPrefix\x1a\xd7\x02\n" +
 	"\x12DynamicRouteConfig\x12!\n" +
 	"\fversion_info\x18\x01 \x01(\tR\vversionInfo\x127\n" +
 	"\froute_config\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\vrouteConfig\x12=\n" +
 	"\flast_updated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUpdated\x12C\n" +
 	"\verror_state\x18\x04 \x01(\v2\".envoy.admin.v3.UpdateFailureStateR\n" +
 	"errorState\x12I\n" +
-	"\rclient_status\x18\x05 \x01(\x0e2$.envoy.admin.v3.ClientResourceStatusR\fclientStatusB^Z\\github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/admin/v1alpha;adminv1alphab\x06proto3"
+	"\rclient_status\x18\x05 \x01(\x0e2$.envoy.admin.v3.ClientResourceStatusR\fclientStatus\x12\x16\n" +
+	"\x06server\x18d \x01(\tR\x06serverB^Z\\github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/admin/v1alpha;adminv1alphab\x06proto3"
 
 var (
 	file_aeraki_meta_protocol_proxy_admin_v1alpha_routes_config_dump_proto_rawDescOnce sync.Once

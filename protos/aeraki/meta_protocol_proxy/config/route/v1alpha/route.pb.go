@@ -1670,7 +1670,8 @@ type RouteAction_WeightedClusters struct {
 	// response_headers_to_add and response_headers_to_remove: attributes instead of
 	// headers, with Envoy's rules: values are formats (see KeyValue.format), an
 	// append_action is APPEND_IF_EXISTS_OR_ADD unless it says otherwise, and an
-	// empty value is set only with keep_empty_value. All else is refused.
+	// empty value is set only with keep_empty_value. total_weight, where it is there,
+	// must be the sum of the weights. All else is refused.
 	WeightedClusters *v31.WeightedCluster `protobuf:"bytes,2,opt,name=weighted_clusters,json=weightedClusters,proto3,oneof"`
 }
 

@@ -1,0 +1,192 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// TestMain fails when a test leaves a goroutine behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bed is a server, and what it logs.
+type bed struct {
+	*testing.T
+	*Server
+	mu  sync.Mutex
+	log []string
+}
+
+func newBed(t *testing.T) *bed {
+	b := &bed{T: t}
+	b.Server = New(func() http.Handler {
+		mux := http.NewServeMux()
+		mux.HandleFunc("GET /page", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })
+		mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("dropped") })
+		return mux
+	}, func(_ host.Level, format string, args ...any) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.log = append(b.log, fmt.Sprintf(format, args...))
+	})
+	t.Cleanup(func() { b.Serve("") })
+	return b
+}
+
+// said waits for a line of the log that has a text, and returns what is behind that.
+func (b *bed) said(text string) (behind string) {
+	b.Helper()
+	require.Eventually(b, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, l := range b.log {
+			if _, rest, ok := strings.Cut(l, text); ok {
+				behind = rest
+				return true
+			}
+		}
+		return false
+	}, 10*time.Second, time.Millisecond)
+	return behind
+}
+
+// get asks for a page.
+func get(address, path string) (string, error) {
+	network := "tcp"
+	if socket, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", socket
+	}
+	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	resp, err := (&http.Client{Transport: tr}).Get("http://x" + path)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return fmt.Sprint(resp.StatusCode, " ", string(text)), err
+}
+
+// serves waits until the page comes.
+func (b *bed) serves(address string) {
+	b.Helper()
+	require.Eventually(b, func() bool {
+		text, err := get(address, "/page")
+		return err == nil && text == "200 hello"
+	}, 10*time.Second, 5*time.Millisecond, address)
+}
+
+// TestAddresses come, change and go.
+func TestAddresses(t *testing.T) {
+	b := newBed(t)
+	b.Serve("127.0.0.1:0")
+	tcp := b.said("meltemi: admin address ")
+	b.serves(tcp)
+	text, err := get(tcp, "/")
+	require.NoError(t, err)
+	require.Contains(t, text, "404")
+	b.Serve("127.0.0.1:0") // the same
+	b.serves(tcp)
+
+	path := filepath.Join(t.TempDir(), "s")
+	b.Serve("unix:" + path)
+	b.serves("unix:" + path)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "its owner's")
+	_, err = get(tcp, "/page")
+	require.Error(t, err, "no more")
+	b.Serve("")
+	_, err = get("unix:"+path, "/page")
+	require.Error(t, err)
+}
+
+// TestASocketIsTakenOver from a process that is gone, or one that goes: then it leaves
+// that of the next alone.
+func TestASocketIsTakenOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	old, next := newBed(t), newBed(t)
+	old.Serve("unix:" + path)
+	old.serves("unix:" + path)
+	next.Serve("unix:" + path)
+	next.said("admin address")
+	old.Serve("")
+	next.serves("unix:" + path)
+	next.Serve("")
+	_, err := os.Lstat(path)
+	require.NoError(t, err, "it is left")
+	old.Serve("unix:" + path)
+	old.serves("unix:" + path)
+}
+
+// TestATakenAddressIsTriedAgain, and told once. What is no socket stays.
+func TestATakenAddressIsTriedAgain(t *testing.T) {
+	b, file := newBed(t), filepath.Join(t.TempDir(), "precious")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	b.Serve(l.Addr().String())
+	require.Contains(t, b.said("meltemi: admin address "+l.Addr().String()+": "), "address already in use")
+	l.Close()
+	b.serves(l.Addr().String())
+
+	require.NoError(t, os.WriteFile(file, []byte("data"), 0o600))
+	b.Serve("unix:" + file)
+	b.said("precious is there, and is no socket")
+	b.Serve("")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "data", string(text))
+}
+
+// TestSoManyAreServedAtOnce: others wait for their turn.
+func TestSoManyAreServedAtOnce(t *testing.T) {
+	b := newBed(t)
+	b.Serve("127.0.0.1:0")
+	address := b.said("meltemi: admin address ")
+	var conns []net.Conn
+	for range maxConnections + 1 {
+		c, err := net.Dial("tcp", address)
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = io.WriteString(c, "GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+		require.NoError(t, err)
+		conns = append(conns, c)
+	}
+	answered := func(c net.Conn, within time.Duration) error {
+		c.SetReadDeadline(time.Now().Add(within))
+		_, err := bufio.NewReader(c).ReadString('\n')
+		return err
+	}
+	for _, c := range conns[:maxConnections] {
+		require.NoError(t, answered(c, 10*time.Second))
+	}
+	require.Error(t, answered(conns[maxConnections], 50*time.Millisecond))
+	conns[0].Close()
+	require.NoError(t, answered(conns[maxConnections], 10*time.Second))
+}
+
+// TestAPanicCostsItsConnection only, and is told.
+func TestAPanicCostsItsConnection(t *testing.T) {
+	b := newBed(t)
+	b.Serve("127.0.0.1:0")
+	address := b.said("meltemi: admin address ")
+	_, err := get(address, "/panic")
+	require.Error(t, err)
+	b.said("panic serving")
+	b.serves(address)
+}

@@ -1,0 +1,81 @@
+package filter
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
+)
+
+// totals returns what all versions of l count in.
+func (mod *Module) totals(l *listener) *metrics.Totals {
+	mod.mu.Lock()
+	defer mod.mu.Unlock()
+	name := l.metricsKey()
+	t := mod.counted[name]
+	if t == nil {
+		t = &metrics.Totals{}
+		mod.counted[name] = t
+	}
+	return t
+}
+
+// Observe has requests counted by what they call, for [Module.Metrics]: those that begin
+// from now on, for good.
+func (mod *Module) Observe() { mod.telemetry.On() }
+
+// Metrics returns all that the module counts.
+func (mod *Module) Metrics() prometheus.Gatherer {
+	r := prometheus.NewRegistry()
+	r.MustRegister(mod.telemetry, listenerMetrics{mod})
+	return r
+}
+
+// listenerMetrics are the counters of listeners that Envoy has, too. It implements
+// prometheus.Collector.
+type listenerMetrics struct{ mod *Module }
+
+var (
+	listenerLabels   = []string{"protocol", "listener"}
+	listenerCounters = func() (ds [metrics.Counters]*prometheus.Desc) {
+		for c := range ds {
+			name := metrics.Counter(c).String()
+			ds[c] = prometheus.NewDesc("meltemi_listener_"+name+"_total", "What docs/metrics.md says of "+name+".", listenerLabels, nil)
+		}
+		return ds
+	}()
+	listenerGauges = func() (ds [metrics.Gauges]*prometheus.Desc) {
+		for g := range ds {
+			name := metrics.Gauge(g).String()
+			ds[g] = prometheus.NewDesc("meltemi_listener_"+name, "What docs/metrics.md says of "+name+".", listenerLabels, nil)
+		}
+		return ds
+	}()
+)
+
+func (m listenerMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range listenerCounters {
+		ch <- d
+	}
+	for _, d := range listenerGauges {
+		ch <- d
+	}
+}
+
+func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
+	m.mod.mu.Lock()
+	all := make(map[metricsKey]*metrics.Totals, len(m.mod.counted))
+	for name, t := range m.mod.counted {
+		all[name] = t
+	}
+	m.mod.mu.Unlock()
+	for name, t := range all {
+		for c, d := range listenerCounters {
+			if n := t.Counter(metrics.Counter(c)); n > 0 {
+				ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), name.protocol, name.prefix)
+			}
+		}
+		for g, d := range listenerGauges {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(t.Gauge(metrics.Gauge(g))), name.protocol, name.prefix)
+		}
+	}
+}

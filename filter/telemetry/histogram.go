@@ -1,0 +1,119 @@
+package telemetry
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// bounds are those of OpenTelemetry's convention for the duration of RPCs, in nanoseconds.
+var bounds = [...]time.Duration{
+	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 75 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, 750 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 7500 * time.Millisecond, 10 * time.Second,
+}
+
+const (
+	// schema of the native histogram: 2^schema buckets for each doubling.
+	schema = 3
+	// Exponents of two, in seconds, between which times are told apart: about a
+	// microsecond and half an hour.
+	least, most = -20, 11
+	natives     = (most - least) << schema
+)
+
+// histogram is of times. One goroutine writes, others read.
+type histogram struct {
+	count   atomic.Uint64
+	sum     atomic.Int64 // nanoseconds
+	classic [len(bounds) + 1]atomic.Uint64
+	native  [natives + 1]atomic.Uint32 // the last one for what is too long
+}
+
+func (h *histogram) observe(d time.Duration) {
+	d = max(d, 0)
+	i := 0
+	for i < len(bounds) && d > bounds[i] {
+		i++
+	}
+	add(&h.classic[i])
+	n := &h.native[native(d)]
+	n.Store(n.Load() + 1)
+	h.sum.Store(h.sum.Load() + int64(d))
+	add(&h.count)
+}
+
+func add(n *atomic.Uint64) { n.Store(n.Load() + 1) }
+
+// steps are the upper bounds of the buckets within a doubling, as parts of it in 2^52nds.
+var steps = func() (s [1 << schema]uint64) {
+	for i := range s {
+		s[i] = uint64(math.Exp2(float64(i+1)/(1<<schema)-1) * (1 << 53))
+	}
+	return s
+}()
+
+// native is the bucket of d: i is (2^(least+i/8), 2^(least+(i+1)/8)] seconds; the first
+// has what is shorter, too.
+func native(d time.Duration) int {
+	// In units of 2^least seconds, as a mantissa and an exponent.
+	b := math.Float64bits(float64(d) / (float64(time.Second) * (1.0 / (1 << -least))))
+	exponent := int(b>>52) - 1023
+	if exponent < 0 {
+		return 0
+	}
+	mantissa := b&(1<<52-1) | 1<<52 // [2^52, 2^53)
+	i := 0
+	for i < len(steps)-1 && mantissa > steps[i] {
+		i++
+	}
+	n := exponent<<schema + i
+	if mantissa == 1<<52 { // a power of two is the end of the bucket before
+		n = exponent<<schema - 1
+	}
+	return min(max(n, 0), natives)
+}
+
+// counts are what a histogram has counted at some moment.
+type counts struct {
+	count   uint64
+	sum     int64
+	classic [len(bounds) + 1]uint64
+	native  [natives + 1]uint64
+}
+
+// add adds what h has counted. Its goroutine is not stopped: what does not agree, as a
+// value came meanwhile, is read again.
+func (c *counts) add(h *histogram) {
+	var got counts
+	for range 10 {
+		got = counts{count: h.count.Load(), sum: h.sum.Load()}
+		var classics, nativesum uint64
+		for i := range h.classic {
+			got.classic[i] = h.classic[i].Load()
+			classics += got.classic[i]
+		}
+		most := 0
+		for i := range h.native {
+			got.native[i] = uint64(h.native[i].Load())
+			nativesum += got.native[i]
+			if got.native[i] > got.native[most] {
+				most = i
+			}
+		}
+		if got.count == classics && got.count == nativesum {
+			break
+		}
+		// Should they never agree: the next values will make up for it.
+		got.count = classics
+		got.native[most] += classics - nativesum
+	}
+	c.count += got.count
+	c.sum += got.sum
+	for i := range c.classic {
+		c.classic[i] += got.classic[i]
+	}
+	for i := range c.native {
+		c.native[i] += got.native[i]
+	}
+}

@@ -1,0 +1,249 @@
+package telemetry_test
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+)
+
+// TestMain fails when a test leaves a goroutine behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func calls(service, method string) *codecs.Metadata {
+	md := new(codecs.Metadata)
+	md.SetOperation([]byte(service), []byte(method))
+	return md
+}
+
+func answered(took time.Duration) *facts.Facts {
+	return &facts.Facts{Route: "r", Cluster: "c", Attempts: 1, Start: time.Second, Answered: time.Second + took, End: time.Second + took}
+}
+
+func gather(t *testing.T, r *telemetry.Registry) map[string]*dto.MetricFamily {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(r)
+	all, err := reg.Gather()
+	require.NoError(t, err)
+	m := map[string]*dto.MetricFamily{}
+	for _, f := range all {
+		m[f.GetName()] = f
+	}
+	return m
+}
+
+func TestWhatIsCounted(t *testing.T) {
+	r := telemetry.NewRegistry()
+	w, other := r.NewWorker(), r.NewWorker()
+	require.Nil(t, w.Begin("dubbo", calls("s", "m")), "nobody asks")
+	r.On()
+	open := w.Begin("dubbo", calls("s", "m"))
+	for _, w := range []*telemetry.Worker{w, other} {
+		w.End(w.Begin("dubbo", calls("s", "m")), answered(7*time.Millisecond))
+	}
+	late := answered(0)
+	late.Answered, late.Replied, late.Status, late.Flags = 0, true, codecs.StatusError, facts.UpstreamRequestTimeout
+	w.End(w.Begin("dubbo", calls("s", "m")), late)
+	failed := answered(0)
+	failed.Status = codecs.StatusError
+	w.End(w.Begin("thrift", calls("", "m2")), failed)
+	failed.Status = codecs.StatusBusinessException
+	w.End(w.Begin("thrift", calls("a.b", "m\xff")), failed)
+	w.End(w.Begin("thrift", calls("a.b", "tell")), &facts.Facts{Kind: facts.Oneway, Start: 1, End: 1})
+	require.NoError(t, testutil.CollectAndCompare(r, strings.NewReader(`
+# HELP meltemi_requests_total Requests, oneways and streams that have ended.
+# TYPE meltemi_requests_total counter
+meltemi_requests_total{cluster="c",method="m",outcome="UT",protocol="dubbo",route="r",service="s"} 1
+meltemi_requests_total{cluster="c",method="m",outcome="ok",protocol="dubbo",route="r",service="s"} 2
+meltemi_requests_total{cluster="c",method="m2",outcome="error",protocol="thrift",route="r",service=""} 1
+meltemi_requests_total{cluster="c",method="m�",outcome="exception",protocol="thrift",route="r",service="a.b"} 1
+meltemi_requests_total{cluster="",method="tell",outcome="none",protocol="thrift",route="",service="a.b"} 1
+# HELP meltemi_requests_in_flight Requests, oneways and streams that have not ended.
+# TYPE meltemi_requests_in_flight gauge
+meltemi_requests_in_flight{method="m",protocol="dubbo",service="s"} 1
+meltemi_requests_in_flight{method="m2",protocol="thrift",service=""} 0
+meltemi_requests_in_flight{method="m�",protocol="thrift",service="a.b"} 0
+meltemi_requests_in_flight{method="tell",protocol="thrift",service="a.b"} 0
+`), "meltemi_requests_total", "meltemi_requests_in_flight"))
+	w.End(open, answered(0))
+	problems, err := testutil.CollectAndLint(r)
+	require.NoError(t, err)
+	require.Empty(t, problems)
+}
+
+// TestTimes are in the buckets that hold them, of both kinds.
+func TestTimes(t *testing.T) {
+	for _, d := range []time.Duration{
+		-time.Second, 0, 1, time.Microsecond, 953, 954, 999 * time.Microsecond, 5 * time.Millisecond, 5*time.Millisecond + 1,
+		time.Second / 1024, time.Second / 2, time.Second, time.Second + 1, 2 * time.Second, 3 * time.Second, 10 * time.Second, 2048 * time.Second, 24 * time.Hour,
+	} {
+		r := telemetry.NewRegistry()
+		r.On()
+		w := r.NewWorker()
+		w.End(w.Begin("p", calls("s", "m")), answered(d))
+		h := gather(t, r)["meltemi_request_duration_seconds"].GetMetric()[0].GetHistogram()
+		s := max(d, 0).Seconds()
+		require.EqualValues(t, 1, h.GetSampleCount())
+		require.InDelta(t, s, h.GetSampleSum(), 1e-9)
+		for _, b := range h.GetBucket() {
+			require.Equal(t, s <= b.GetUpperBound(), b.GetCumulativeCount() == 1, "%v in %v", d, b.GetUpperBound())
+		}
+		require.EqualValues(t, 3, h.GetSchema())
+		require.Len(t, h.GetPositiveSpan(), 1)
+		require.Equal(t, []int64{1}, h.GetPositiveDelta())
+		upper := math.Exp2(float64(h.GetPositiveSpan()[0].GetOffset()) / 8)
+		lower := upper / math.Exp2(1.0/8)
+		switch {
+		case s < 1e-6:
+			require.Less(t, upper, 1.1e-6)
+		case s > 2048:
+			require.InEpsilon(t, 2048*math.Exp2(1.0/8), upper, 1e-6)
+		default:
+			require.LessOrEqual(t, s, upper*(1+1e-12), d)
+			require.Greater(t, s, lower*(1-1e-12), d)
+		}
+	}
+}
+
+func TestNativeBucketsHaveSpansAndDeltas(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	for i, n := range []int{3, 1, 5} { // 1 s, the next bucket, and one far away
+		for range n {
+			w.End(w.Begin("p", calls("s", "m")), answered([]time.Duration{time.Second, 1050 * time.Millisecond, 8 * time.Second}[i]))
+		}
+	}
+	h := gather(t, r)["meltemi_request_duration_seconds"].GetMetric()[0].GetHistogram()
+	require.Len(t, h.GetPositiveSpan(), 2)
+	require.EqualValues(t, 0, h.GetPositiveSpan()[0].GetOffset())
+	require.EqualValues(t, 2, h.GetPositiveSpan()[0].GetLength())
+	require.EqualValues(t, 22, h.GetPositiveSpan()[1].GetOffset(), "from 2 to 24")
+	require.Equal(t, []int64{3, -2, 4}, h.GetPositiveDelta())
+}
+
+// TestSoManyMethods: what is beyond the limit is counted together, by any worker, and
+// told.
+func TestSoManyMethods(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	const n = 20_000
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			w := r.NewWorker()
+			for i := range n {
+				w.End(w.Begin("p", calls("s", fmt.Sprint(strings.Repeat("x", 300), i%2, "/", i))), answered(0))
+				w.End(w.Begin("p", calls("s", "known")), answered(0))
+				if i == 0 {
+					continue
+				}
+				w.End(w.Begin("p", calls("s", fmt.Sprint("m", i))), answered(0))
+			}
+		})
+	}
+	wg.Wait()
+	all := gather(t, r)
+	total, known, beyond := 0.0, 0.0, 0.0
+	for _, m := range all["meltemi_requests_total"].GetMetric() {
+		total += m.GetCounter().GetValue()
+		for _, l := range m.GetLabel() {
+			require.LessOrEqual(t, len(l.GetValue()), 256)
+			switch {
+			case l.GetName() != "method":
+			case l.GetValue() == "known":
+				known += m.GetCounter().GetValue()
+			case l.GetValue() == telemetry.Other:
+				beyond += m.GetCounter().GetValue()
+			}
+		}
+	}
+	require.EqualValues(t, 2*(3*n-1), total)
+	require.EqualValues(t, 2*n, known)
+	require.Greater(t, beyond, 1.5*n)
+	require.Less(t, len(all["meltemi_requests_total"].GetMetric()), 1010)
+	require.Less(t, len(all["meltemi_requests_in_flight"].GetMetric()), 1010)
+	for _, m := range all["meltemi_requests_in_flight"].GetMetric() {
+		require.Zero(t, m.GetGauge().GetValue())
+	}
+	require.Positive(t, all["meltemi_metrics_overflow_total"].GetMetric()[0].GetCounter().GetValue())
+}
+
+// TestScrapesBesideWorkers: counters only grow, and a histogram's parts agree.
+func TestScrapesBesideWorkers(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	const n = 50_000
+	for range 2 {
+		wg.Go(func() {
+			w := r.NewWorker()
+			for i := range n {
+				w.End(w.Begin("p", calls("s", fmt.Sprint(i%50))), answered(time.Duration(i)*time.Microsecond))
+			}
+		})
+	}
+	go func() { wg.Wait(); close(done) }()
+	before := 0.0
+	for over := false; !over; {
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+		total := 0.0
+		all := gather(t, r)
+		for _, m := range all["meltemi_requests_total"].GetMetric() {
+			total += m.GetCounter().GetValue()
+		}
+		require.GreaterOrEqual(t, total, before)
+		before = total
+		for _, m := range all["meltemi_request_duration_seconds"].GetMetric() {
+			h := m.GetHistogram()
+			sum, at := int64(0), int64(0)
+			for _, d := range h.GetPositiveDelta() {
+				at += d
+				sum += at
+			}
+			require.EqualValues(t, h.GetSampleCount(), sum)
+			last := h.GetBucket()[len(h.GetBucket())-1]
+			require.LessOrEqual(t, last.GetCumulativeCount(), h.GetSampleCount())
+		}
+	}
+	require.EqualValues(t, 2*n, before)
+}
+
+func TestARequestAllocatesNothing(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	a, b, f := calls("com.acme.Greeter", "hello"), calls("com.acme.Greeter", "bye"), answered(time.Millisecond)
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		w.End(w.Begin("dubbo", a), f)
+		w.End(w.Begin("dubbo", b), f)
+	}))
+}
+
+func BenchmarkRequest(b *testing.B) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	md, f := calls("com.acme.Greeter", "hello"), answered(time.Millisecond)
+	for b.Loop() {
+		w.End(w.Begin("dubbo", md), f)
+	}
+}
