@@ -248,22 +248,33 @@ func (m *Metadata) Put(name, value []byte) {
 	m.props = append(m.props, Property{name, value})
 }
 
-// Set sets the property name to a copy of value: it replaces the first
-// property of that name or is added. It is what filters use; the message on
-// the wire does not change (see [Mutation] for that).
-func (m *Metadata) Set(name, value string) {
+// Set sets the property name to a copy of value: it takes the place of the first
+// property of that name and the others are gone, or it is added. It is what filters
+// use; the message on the wire does not change (see [Mutation] for that).
+func (m *Metadata) Set(name, value string) { set(m, name, value) }
+
+// SetBytes is Set for a value in bytes.
+func (m *Metadata) SetBytes(name string, value []byte) { set(m, name, value) }
+
+func set[T string | []byte](m *Metadata, name string, value T) {
 	m.load()
 	n := len(m.own)
 	m.own = append(m.own, name...)
 	m.own = append(m.own, value...)
 	p := Property{m.own[n : n+len(name) : n+len(name)], m.own[n+len(name) : len(m.own) : len(m.own)]}
-	for i := range m.props {
-		if EqualFold(m.props[i].Name, name) {
-			m.props[i] = p
-			return
+	kept, found := m.props[:0], false
+	for _, old := range m.props {
+		switch {
+		case !EqualFold(old.Name, name):
+			kept = append(kept, old)
+		case !found:
+			kept, found = append(kept, p), true
 		}
 	}
-	m.props = append(m.props, p)
+	clear(m.props[len(kept):])
+	if m.props = kept; !found {
+		m.props = append(m.props, p)
+	}
 }
 
 // Get returns the value of the first property called name, compared without
@@ -289,6 +300,9 @@ func (m *Metadata) Properties() []Property {
 // SetOperation names the operation: service and method, either may be empty.
 // Both are views.
 func (m *Metadata) SetOperation(service, method []byte) { m.service, m.method = service, method }
+
+// Service returns the service of the operation, a view.
+func (m *Metadata) Service() []byte { return m.service }
 
 // Method returns the method of the operation, a view.
 func (m *Metadata) Method() []byte { return m.method }
@@ -318,10 +332,10 @@ func (m *Metadata) Detach() {
 	for i := range m.props {
 		need += len(m.props[i].Name) + len(m.props[i].Value)
 	}
+	// Views into the old own must stay readable while they are copied.
 	own := m.own
 	if cap(own)-len(own) < need {
-		// Views into the old own must stay readable while they are copied.
-		own = make([]byte, 0, max(need, cap(own)))
+		own = make([]byte, 0, max(need, cap(m.own)))
 	}
 	keep := func(b []byte) []byte {
 		n := len(own)

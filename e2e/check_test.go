@@ -27,6 +27,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	"github.com/meltemi-mesh/meltemi/control/check"
 	"github.com/meltemi-mesh/meltemi/filter/config"
+	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 

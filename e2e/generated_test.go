@@ -14,6 +14,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 

@@ -61,8 +61,9 @@ func hooksOf(chain []link) (h hooks) {
 		if k.conn != nil {
 			h.connFilters++
 		}
+		_, forgets := k.Filter.(ForgetfulFilter)
+		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.end != nil)
 	}
-	h.keepsRequest = h.respFilters+h.localFilters+h.streamFilters+h.endFilters > 0
 	return h
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 )
 
@@ -40,6 +41,18 @@ func (c *Connection) LocalAddress() string {
 
 // RemoteIP is the client's IP address, the zero value if it has none.
 func (c *Connection) RemoteIP() netip.Addr { return (*connection)(c).source() }
+
+// DirectRemoteIP is the address of the connection itself, where RemoteIP may be what a
+// proxy before the host has told (the PROXY protocol); the zero value if it has none.
+func (c *Connection) DirectRemoteIP() netip.Addr { return (*connection)(c).located().direct }
+
+// LocalAddrPort is LocalAddress, which is known of a connection that has ended, too, if
+// it left messages behind; the zero value if it is no IP address.
+func (c *Connection) LocalAddrPort() netip.AddrPort { return (*connection)(c).located().local }
+
+// TLS is what the host knows of the client's TLS, nil if there is none. Not before the
+// first message: the handshake has not come to its end.
+func (c *Connection) TLS() *host.TLS { return c.d.TLS() }
 
 // Codec is that which the connection speaks, nil as long as its first bytes have not
 // told.

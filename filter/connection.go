@@ -50,24 +50,40 @@ type connection struct {
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
 	lastUse   time.Duration
-	address   netip.Addr  // of the client, see source
-	located   bool        // it has been asked for
+	where     whereabouts // see located
 	timer     timer.Timer // see wakeAt
 	armed     time.Duration
 
 	next, prev *connection // all of the workerListener
 }
 
-// source is the client's IP address, the zero value if it has none.
-func (c *connection) source() netip.Addr {
-	if !c.located {
-		c.located = true
-		if ap, err := netip.ParseAddrPort(c.d.RemoteAddress()); err == nil {
-			c.address = ap.Addr().Unmap().WithZone("")
-		}
-	}
-	return c.address
+// whereabouts are the ends of a connection, zero values where they have no IP address.
+type whereabouts struct {
+	known          bool
+	remote, direct netip.Addr
+	local          netip.AddrPort
 }
+
+// located asks where the connection comes from and leads to, once.
+func (c *connection) located() *whereabouts {
+	if w := &c.where; !w.known {
+		w.known = true
+		w.remote, w.direct = parsed(c.d.RemoteAddress()).Addr(), parsed(c.d.DirectRemoteAddress()).Addr()
+		w.local = parsed(c.d.LocalAddress())
+	}
+	return &c.where
+}
+
+func parsed(address string) netip.AddrPort {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// source is the client's IP address, the zero value if it has none.
+func (c *connection) source() netip.Addr { return c.located().remote }
 
 // speaks settles the protocol of the connection.
 func (c *connection) speaks(p *protocol) {
@@ -241,7 +257,7 @@ func (c *connection) Aborted() {
 
 func (c *connection) leave() {
 	if c.inFlight > 0 { // oneways go on, and are judged by who has sent them
-		c.source()
+		c.located()
 		c.d.TLS()
 	}
 	c.closed = true

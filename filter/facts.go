@@ -18,6 +18,7 @@ const (
 	FaultInjected         = facts.FaultInjected
 	RateLimited           = facts.RateLimited
 	Unauthorized          = facts.Unauthorized
+	UpstreamOverflow      = facts.UpstreamOverflow
 	RateLimitServiceError = facts.RateLimitServiceError
 )
 

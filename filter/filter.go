@@ -20,6 +20,7 @@ import (
 	"slices"
 	"sync"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -71,6 +72,14 @@ type StreamFilter interface {
 type EndFilter interface {
 	Filter
 	OnEnd(m *Message)
+}
+
+// ForgetfulFilter is a Filter whose hooks behind OnRequest do not look at the request's
+// properties. For other filters with such hooks they are kept until the message ends,
+// which costs time and memory for each request.
+type ForgetfulFilter interface {
+	Filter
+	ForgetsRequest()
 }
 
 // ConnectionFilter is a Filter that hears of the client connections themselves.
@@ -161,6 +170,8 @@ func (f Factory) Build(c Config, _ *Scope) (Filter, error) { return c.(Filter), 
 type Env struct {
 	// StatPrefix of the listener's configuration.
 	StatPrefix string
+	// Direction is the listener's traffic_direction.
+	Direction corev3.TrafficDirection
 	// Codecs of the listener: one, or those that the first bytes of each
 	// connection choose from.
 	Codecs []codecs.Codec

@@ -61,25 +61,26 @@ type use struct {
 	details       string
 	counted       *telemetry.Operation // by what it calls; nil: it is not
 
-	resp     *codecs.Metadata
-	ownResp  *codecs.Metadata // resp when it is held
-	route    *route.Route
-	target   *route.Target // of the route, where it was sent; nil: a filter has chosen
-	noRoute  error         // why it is nil although one might match
-	hash     uint64
-	hashing  *consistent.Policy // what hash is for; nil: nothing
-	cluster  string
-	flags    Flags
-	local    codecs.LocalError
-	reply    []byte // waits for its turn
-	clientID uint64
-	number   uint64 // among the requests of its connection
-	method   int    // the length of its method in operation
-	op       uint64 // its hash
-	preceded uint64 // by so many answers to its client
-	stream   *stream
-	shadows  *shadow        // whose answers are compared with its own
-	taken    *breaker.Taken // of circuit breakers; nil: nothing
+	resp                *codecs.Metadata
+	ownResp             *codecs.Metadata // resp when it is held
+	route               *route.Route
+	source, destination *Workload     // as far as a filter has told
+	target              *route.Target // of the route, where it was sent; nil: a filter has chosen
+	noRoute             error         // why it is nil although one might match
+	hash                uint64
+	hashing             *consistent.Policy // what hash is for; nil: nothing
+	cluster             string
+	flags               Flags
+	local               codecs.LocalError
+	reply               []byte // waits for its turn
+	clientID            uint64
+	number              uint64 // among the requests of its connection
+	method              int    // the length of its method in operation
+	op                  uint64 // its hash
+	preceded            uint64 // by so many answers to its client
+	stream              *stream
+	shadows             *shadow        // whose answers are compared with its own
+	taken               *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
 	seen    int    // filters whose OnRequest was called, but for those that are
@@ -105,7 +106,8 @@ type use struct {
 }
 
 // Request returns the request's metadata. After the request hooks Raw is nil,
-// and the properties are there only if the chain has response or end filters.
+// and the properties are there only if the chain has a filter with further hooks that is
+// no [ForgetfulFilter].
 func (m *Message) Request() *codecs.Metadata { return &m.req }
 
 // Response returns the answer's metadata, nil while there is none.
@@ -131,7 +133,7 @@ func (m *Message) Route() *route.Route {
 		if t := m.cfg.table.Load().Load(); t == nil {
 			m.noRoute = errNoTable
 		} else {
-			if m.route, m.noRoute = t.Find(&m.req, m.cfg.Direction, m.sh.rand); m.noRoute != nil {
+			if m.route, m.noRoute = t.Find(&m.req, m.origin(), m.sh.rand); m.noRoute != nil {
 				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
 			}
@@ -163,7 +165,7 @@ func (m *Message) RouteConfig() Config {
 // Matches reports whether the request fulfils a condition. The error says why that
 // cannot be told: the request would have cost too much to look at.
 func (m *Message) Matches(c *route.Match) (bool, error) {
-	holds, err := c.Matches(&m.req, m.cfg.Direction, m.sh.rand)
+	holds, err := c.Matches(&m.req, m.origin(), m.sh.rand)
 	if err != nil {
 		m.cfg.count(metrics.RequestUnroutable, 1)
 		m.sh.warn(m.cfg, "client %s: a condition of filter %s: %v", m.ClientAddress(), m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, err)

@@ -253,7 +253,7 @@ func asked[T any](f func() (T, error)) (v T, err error) {
 }
 
 func (l *listener) env() *Env {
-	e := &Env{StatPrefix: l.StatPrefix}
+	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction}
 	for _, p := range l.protocols {
 		e.Codecs = append(e.Codecs, p.codec)
 	}

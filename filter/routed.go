@@ -3,6 +3,8 @@ package filter
 import (
 	"fmt"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -16,6 +18,7 @@ func (m *Message) Follow(r *route.Route) Verdict {
 	if d := r.Direct; d != nil {
 		m.cfg.count(metrics.RequestDirectResponse, 1)
 		m.sh.log(host.Debug, m.cfg.StatPrefix, "", "client %s: route %q answers itself: %s: %s", m.ClientAddress(), r.Name, d.Type, d.Message)
+		m.Reply(d.Type, d.Message)
 		return m.ReplyWith(*d)
 	}
 	t, err := r.Pick(m.Rand(), &m.req)
@@ -56,6 +59,52 @@ func (m *Message) mutate(changes route.Mutation, mut *codecs.Mutation, d codecs.
 	}
 }
 
+// AppendFormat appends what f makes of the request. Only in OnRequest.
+func (m *Message) AppendFormat(dst []byte, f route.Format) []byte {
+	s := &m.sh.source
+	*s = source{m, codecs.ClientToServer, &m.req}
+	dst = f.Append(dst, s)
+	*s = source{}
+	return dst
+}
+
+// SetAttribute has the message that the hook sees, the request or its answer, say value
+// under key when it goes out, and what it has under that key in other cases no more, if
+// the codec can remove. If the codec cannot set that it counts as mutation_skipped, and
+// nothing changes.
+func (m *Message) SetAttribute(key, value string) {
+	d, mut, md := m.outgoing()
+	s := &m.sh.source
+	*s = source{m, d, md}
+	err := s.Check(key, value)
+	*s = source{}
+	if err != nil {
+		m.cfg.count(metrics.MutationSkipped, 1)
+		m.sh.warn(m.cfg, "%s mutated in part: %v", md.Type, err)
+		return
+	}
+	m.RemoveAttribute(key)
+	mut.Set(key, value)
+}
+
+// RemoveAttribute has the message that the hook sees go out without what it says under
+// key, in any case of it, if the codec can remove that.
+func (m *Message) RemoveAttribute(key string) {
+	d, mut, _ := m.outgoing()
+	if r := m.proto.remover; r != nil && r.CheckRemoval(d, key) == nil {
+		mut.Remove(key)
+	}
+}
+
+// outgoing is the message that the hook which runs now sees, its direction, and what
+// changes in it.
+func (m *Message) outgoing() (codecs.Direction, *codecs.Mutation, *codecs.Metadata) {
+	if m.phase == inResponse {
+		return codecs.ServerToClient, &m.respMut, m.resp
+	}
+	return codecs.ClientToServer, &m.reqMut, &m.req
+}
+
 // source is a message as its route's mutation sees it: route.Source.
 type source struct {
 	m   *Message
@@ -86,7 +135,23 @@ func (s *source) LocalAddress() string {
 	return s.m.conn.d.LocalAddress()
 }
 
-func (s *source) RouteName() string { return s.m.route.Name }
+func (s *source) Direction() corev3.TrafficDirection { return s.m.cfg.Direction }
+
+func (s *source) TLS() *host.TLS {
+	if s.m.conn.closed {
+		return nil
+	}
+	return s.m.conn.d.TLS()
+}
+
+func (s *source) SourceField(name string) string { return s.m.source.Field(name) }
+
+func (s *source) RouteName() string {
+	if s.m.route == nil {
+		return ""
+	}
+	return s.m.route.Name
+}
 
 func (s *source) Cluster() string { return s.m.cluster }
 

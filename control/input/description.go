@@ -19,9 +19,11 @@ type description struct {
 	Server   *server     `yaml:"server"`
 	Clients  []workloads `yaml:"clients"`
 	Gateways []gateway   `yaml:"gateways"`
-	Outbound *yaml.Node  `yaml:"outbound"`
-	Inbound  *yaml.Node  `yaml:"inbound"`
-	Delivery string      `yaml:"delivery"`
+	// Authorization has the specs of Istio's AuthorizationPolicy.
+	Authorization []authorization `yaml:"authorization"`
+	Outbound      *yaml.Node      `yaml:"outbound"`
+	Inbound       *yaml.Node      `yaml:"inbound"`
+	Delivery      string          `yaml:"delivery"`
 	// InitialFetchTimeout is one of Go's durations.
 	InitialFetchTimeout string            `yaml:"initialFetchTimeout"`
 	ProxyMetadata       map[string]string `yaml:"proxyMetadata"`
@@ -59,4 +61,45 @@ type gateway struct {
 	Port        int               `yaml:"port"`
 	ServicePort int               `yaml:"servicePort"`
 	SNIHosts    []string          `yaml:"sniHosts"`
+}
+
+type authorization struct {
+	Name   string `yaml:"name"`
+	Action string `yaml:"action"`
+	DryRun bool   `yaml:"dryRun"`
+	Rules  []struct {
+		From []struct {
+			Source caller `yaml:"source"`
+		} `yaml:"from"`
+		To []struct {
+			Operation operation `yaml:"operation"`
+		} `yaml:"to"`
+		When []condition `yaml:"when"`
+	} `yaml:"rules"`
+}
+
+type caller struct {
+	Principals        []string `yaml:"principals"`
+	NotPrincipals     []string `yaml:"notPrincipals"`
+	Namespaces        []string `yaml:"namespaces"`
+	NotNamespaces     []string `yaml:"notNamespaces"`
+	IPBlocks          []string `yaml:"ipBlocks"`
+	NotIPBlocks       []string `yaml:"notIpBlocks"`
+	RemoteIPBlocks    []string `yaml:"remoteIpBlocks"`
+	NotRemoteIPBlocks []string `yaml:"notRemoteIpBlocks"`
+}
+
+type operation struct {
+	Methods    []string `yaml:"methods"`
+	NotMethods []string `yaml:"notMethods"`
+	Paths      []string `yaml:"paths"`
+	NotPaths   []string `yaml:"notPaths"`
+	Ports      []string `yaml:"ports"`
+	NotPorts   []string `yaml:"notPorts"`
+}
+
+type condition struct {
+	Key       string   `yaml:"key"`
+	Values    []string `yaml:"values"`
+	NotValues []string `yaml:"notValues"`
 }

@@ -87,7 +87,28 @@ func (r *reader) service(d *description) *ir.Service {
 	for _, g := range d.Gateways {
 		s.Gateways = append(s.Gateways, ir.Gateway(g))
 	}
+	for _, a := range d.Authorization {
+		s.Authorization = append(s.Authorization, a.authorization())
+	}
 	return s
+}
+
+func (a *authorization) authorization() ir.Authorization {
+	to := ir.Authorization{Name: a.Name, Action: ir.Action(a.Action), DryRun: a.DryRun}
+	for _, r := range a.Rules {
+		var rule ir.AuthorizationRule
+		for _, f := range r.From {
+			rule.From = append(rule.From, ir.Source(f.Source))
+		}
+		for _, t := range r.To {
+			rule.To = append(rule.To, ir.Operation(t.Operation))
+		}
+		for _, w := range r.When {
+			rule.When = append(rule.When, ir.Condition(w))
+		}
+		to.Rules = append(to.Rules, rule)
+	}
+	return to
 }
 
 func (r *reader) timeout(s, path string) time.Duration {

@@ -34,29 +34,57 @@ func TestRefused(t *testing.T) {
 		"nothing":        {"", "want one document, there are 0"},
 		"two documents":  {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
 		"no object":      {"- a\n", "1: want an object"},
-		"unknown fields": {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, server, clients, gateways, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"unknown fields": {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, server, clients, gateways, authorization, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
 		"wrong kinds":    {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
 		"given twice":    {host + host, "2: host: given twice"},
 		"everything is missing": {
 			"name: x\n",
 			"1: host: required\n1: addresses: required, unless the service is headless\n1: ports: required\n1: clients[0].namespace: required",
 		},
-		"a short host":           {"host: greeter\nnamespace: x\n" + vip + ports, "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local"},
-		"a wildcard":             {"host: '*.b.svc.cluster.local'\nnamespace: b\n" + vip + ports, "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local"},
-		"a long name":            {"host: a" + strings.Repeat("b", 62) + ".c.svc.cluster.local\n" + vip + ports, "1: name: required, because that of the host has more than 63 bytes"},
-		"no namespace":           {"host: rates.example.com\n" + vip + ports, "1: namespace: required\n1: clients[0].namespace: required"},
-		"no addresses":           {host + ports, "1: addresses: required, unless the service is headless"},
-		"headless with some":     {host + vip + "headless: true\n" + ports, "2: addresses: a headless service has none"},
-		"addresses that are not": {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address and no range\n6: addresses[2]: given twice"},
-		"an address of nobody":   {host + ports + "addresses:\n- 0.0.0.0\n- '::'\n- 0.0.0.0/0\n", "4: addresses[0]: " + shared + "\n5: addresses[1]: " + shared + "\n6: addresses[2]: " + shared},
-		"no range":               {host + ports + "addresses: [10.1.1.1/24]\n", "3: addresses[0]: is not the first address of its range, which is 10.1.1.0/24"},
-		"IPv4 within IPv6":       {host + ports + "addresses: ['::ffff:10.1.0.0/112']\n", "3: addresses[0]: connections to IPv4 addresses are in no range of IPv6: want one of IPv4"},
-		"another spelling":       {host + ports + "addresses: ['2001:DB8::1', '2001:db8:0::1']\n", "3: addresses[1]: given twice"},
-		"a key twice":            {host + vip + ports + "outbound: {a: 1, a: 2}\n", "4: outbound.a: given twice"},
-		"an empty codec":         {host + vip + "ports:\n- port: 1\n  codec:\n", "4: ports[0].protocol: required"},
-		"another kind of thing":  {host + vip + "ports:\n- port: 1\n  codec: 5\nroutes: {}\noutbound: []\n", "5: ports[0].codec: want an object\n6: routes: want a list\n7: outbound: want an object"},
-		"all at once":            {"host: x\n" + vip + ports + "namespace: b\nroutes: [{route: {subset: ''}}]\ninbound: {a: {b: 1, b: 2}}\n", "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local\n5: routes[0].route.subset: want the name of a subset\n6: inbound.a.b: given twice"},
-		"ports out of range":     {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
+		"a short host":                   {"host: greeter\nnamespace: x\n" + vip + ports, "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local"},
+		"a wildcard":                     {"host: '*.b.svc.cluster.local'\nnamespace: b\n" + vip + ports, "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local"},
+		"a long name":                    {"host: a" + strings.Repeat("b", 62) + ".c.svc.cluster.local\n" + vip + ports, "1: name: required, because that of the host has more than 63 bytes"},
+		"no namespace":                   {"host: rates.example.com\n" + vip + ports, "1: namespace: required\n1: clients[0].namespace: required"},
+		"no addresses":                   {host + ports, "1: addresses: required, unless the service is headless"},
+		"headless with some":             {host + vip + "headless: true\n" + ports, "2: addresses: a headless service has none"},
+		"addresses that are not":         {host + ports + "addresses:\n- x\n- 10.0.0.1\n- 10.0.0.1\n", "4: addresses[0]: \"x\" is no IP address and no range\n6: addresses[2]: given twice"},
+		"an address of nobody":           {host + ports + "addresses:\n- 0.0.0.0\n- '::'\n- 0.0.0.0/0\n", "4: addresses[0]: " + shared + "\n5: addresses[1]: " + shared + "\n6: addresses[2]: " + shared},
+		"no range":                       {host + ports + "addresses: [10.1.1.1/24]\n", "3: addresses[0]: is not the first address of its range, which is 10.1.1.0/24"},
+		"IPv4 within IPv6":               {host + ports + "addresses: ['::ffff:10.1.0.0/112']\n", "3: addresses[0]: connections to IPv4 addresses are in no range of IPv6: want one of IPv4"},
+		"another spelling":               {host + ports + "addresses: ['2001:DB8::1', '2001:db8:0::1']\n", "3: addresses[1]: given twice"},
+		"a key twice":                    {host + vip + ports + "outbound: {a: 1, a: 2}\n", "4: outbound.a: given twice"},
+		"an empty codec":                 {host + vip + "ports:\n- port: 1\n  codec:\n", "4: ports[0].protocol: required"},
+		"another kind of thing":          {host + vip + "ports:\n- port: 1\n  codec: 5\nroutes: {}\noutbound: []\n", "5: ports[0].codec: want an object\n6: routes: want a list\n7: outbound: want an object"},
+		"all at once":                    {"host: x\n" + vip + ports + "namespace: b\nroutes: [{route: {subset: ''}}]\ninbound: {a: {b: 1, b: 2}}\n", "1: host: want the full name of one service, such as greeter.demo.svc.cluster.local\n5: routes[0].route.subset: want the name of a subset\n6: inbound.a.b: given twice"},
+		"ports out of range":             {host + vip + "ports:\n- {port: 0, protocol: dubbo}\n- {port: 1, targetPort: 65536, protocol: dubbo}\n", "4: ports[0].port: must be between 1 and 65535, is 0\n4: ports[0].targetPort: must be between 1 and 65535, is 0\n5: ports[1].targetPort: must be between 1 and 65535, is 65536"},
+		"authorization without a server": {host + vip + ports + "authorization:\n- {}\n", "4: authorization: needs server: its proxies are those that see to it"},
+		"authorization by what is not there": {
+			host + ports + vip + "server: {selector: {a: b}}\nauthorization:\n- rules:\n  - to: [{operation: {hosts: [x]}}]\n",
+			"7: authorization[0].rules[0].to[0].operation.hosts: unknown field; there are: methods, notMethods, paths, notPaths, ports, notPorts",
+		},
+		"authorization that cannot be": {
+			host + ports + vip + "server: {selector: {a: b}}\nauthorization:\n- name: x\n  action: CUSTOM\n- name: x\n  action: LOG\n- action: AUDIT\n  dryRun: true\n- rules:\n" +
+				"  - from:\n    - source: {}\n    - {}\n    - source:\n        principals: ['', 'a*b', '*a*']\n        ipBlocks: [x, '::ffff:10.0.0.0/104']\n" +
+				"    to:\n    - operation:\n        methods: [POST]\n        paths: ['/a/{*}']\n        ports: [http, '0']\n    when:\n    - key: request.auth.claims[a]\n      values: [a]\n    - key: source.ip\n    - key: destination.port\n      notValues: ['65536']\n",
+			`7: authorization[0].action: CUSTOM is not supported here: put a filter ext_authz into inbound
+8: authorization[1].name: given twice
+9: authorization[1].action: want ALLOW, DENY or AUDIT
+11: authorization[2].dryRun: does not go with AUDIT, which refuses nothing anyway
+14: authorization[3].rules[0].from[0].source: says nothing
+15: authorization[3].rules[0].from[1].source: says nothing
+17: authorization[3].rules[0].from[2].source.principals[0]: must not be empty
+17: authorization[3].rules[0].from[2].source.principals[1]: may have one *, at its beginning or its end
+17: authorization[3].rules[0].from[2].source.principals[2]: may have one *, at its beginning or its end
+18: authorization[3].rules[0].from[2].source.ipBlocks[0]: "x" is no IP address and no range
+18: authorization[3].rules[0].from[2].source.ipBlocks[1]: connections of IPv4 addresses are in no range of IPv6: want one of IPv4
+21: authorization[3].rules[0].to[0].operation.methods[0]: a method is one of the service's here; that of HTTP, which gRPC's calls have, is left out
+22: authorization[3].rules[0].to[0].operation.paths[0]: templates are not supported
+23: authorization[3].rules[0].to[0].operation.ports[0]: want a port between 1 and 65535
+23: authorization[3].rules[0].to[0].operation.ports[1]: want a port between 1 and 65535
+25: authorization[3].rules[0].when[0].key: "request.auth.claims[a]" is not supported, want source.principal, source.namespace, source.ip, remote.ip, destination.port, connection.sni or request.headers[NAME]
+27: authorization[3].rules[0].when[1]: says nothing
+29: authorization[3].rules[0].when[2].notValues[0]: want a port between 1 and 65535`,
+		},
 		"ports twice":            {host + vip + "protocol: dubbo\nports:\n- port: 1\n- port: 1\n  protocol: thrift\n", "6: ports[1].port: given twice\n6: ports[1].targetPort: ports[0] leads there too, with another protocol"},
 		"no protocol":            {host + vip + "ports:\n- port: 1\n", "4: ports[0].protocol: required"},
 		"protocol and codec":     {host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  codec: {name: x}\n", "6: ports[0].codec: there is protocol too"},
@@ -126,6 +154,15 @@ routes:
 server: {namespace: sn, selector: {k: v}, preserveSource: true}
 clients: [{namespace: cn, selector: {k: w}, name: n}]
 gateways: [{namespace: gn, selector: {g: g}, name: gg, port: 7, servicePort: 3, sniHosts: ["*.h"]}]
+authorization:
+- name: n
+  action: DENY
+  dryRun: true
+  rules:
+  - from: [{source: {principals: [a], notPrincipals: [b], namespaces: [c], notNamespaces: [d], ipBlocks: [10.0.0.1], notIpBlocks: [10.0.0.2], remoteIpBlocks: [10.0.0.3], notRemoteIpBlocks: [10.0.0.4]}}]
+    to: [{operation: {methods: [e], notMethods: [f], paths: [g], notPaths: [h], ports: ["1"], notPorts: ["2"]}}]
+    when: [{key: source.namespace, values: [i], notValues: [j]}]
+- {}
 outbound: {requestTimeout: 5s}
 inbound: {limits: {x: [~, true, -1, 18446744073709551615]}}
 delivery: LISTENER
@@ -149,9 +186,17 @@ socket: /s
 			}},
 			{Port: 4, TargetPort: 4, Protocol: []string{"auto"}, Routes: routes},
 		},
-		Server:              &ir.Server{Namespace: "sn", Selector: map[string]string{"k": "v"}, PreserveSource: true},
-		Clients:             []ir.Workloads{{Namespace: "cn", Selector: map[string]string{"k": "w"}, Name: "n"}},
-		Gateways:            []ir.Gateway{{Namespace: "gn", Selector: map[string]string{"g": "g"}, Name: "gg", Port: 7, ServicePort: 3, SNIHosts: []string{"*.h"}}},
+		Server:   &ir.Server{Namespace: "sn", Selector: map[string]string{"k": "v"}, PreserveSource: true},
+		Clients:  []ir.Workloads{{Namespace: "cn", Selector: map[string]string{"k": "w"}, Name: "n"}},
+		Gateways: []ir.Gateway{{Namespace: "gn", Selector: map[string]string{"g": "g"}, Name: "gg", Port: 7, ServicePort: 3, SNIHosts: []string{"*.h"}}},
+		Authorization: []ir.Authorization{{Name: "n", Action: ir.Deny, DryRun: true, Rules: []ir.AuthorizationRule{{
+			From: []ir.Source{{
+				Principals: []string{"a"}, NotPrincipals: []string{"b"}, Namespaces: []string{"c"}, NotNamespaces: []string{"d"},
+				IPBlocks: []string{"10.0.0.1"}, NotIPBlocks: []string{"10.0.0.2"}, RemoteIPBlocks: []string{"10.0.0.3"}, NotRemoteIPBlocks: []string{"10.0.0.4"},
+			}},
+			To:   []ir.Operation{{Methods: []string{"e"}, NotMethods: []string{"f"}, Paths: []string{"g"}, NotPaths: []string{"h"}, Ports: []string{"1"}, NotPorts: []string{"2"}}},
+			When: []ir.Condition{{Key: "source.namespace", Values: []string{"i"}, NotValues: []string{"j"}}},
+		}}}, {Name: "1", Action: ir.Allow}},
 		Outbound:            ir.Object{"requestTimeout": "5s"},
 		Inbound:             ir.Object{"limits": ir.Object{"x": []any{nil, true, int64(-1), uint64(18446744073709551615)}}},
 		Delivery:            ir.Listener,

@@ -38,6 +38,7 @@ func (s *Service) Complete() fault.List {
 	c.addresses()
 	c.ports()
 	c.workloads()
+	c.authorization()
 	c.rest()
 	return c.faults
 }

@@ -50,6 +50,9 @@ type Service struct {
 	// Gateways that lead to it.
 	Gateways []Gateway
 
+	// Authorization says who may call what, to the servers' proxies.
+	Authorization []Authorization
+
 	// Outbound and Inbound are further fields of MetaProtocolProxy, for clients
 	// and gateways, and for servers: request_timeout, upstream, limits, ….
 	Outbound, Inbound Object

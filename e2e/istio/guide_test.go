@@ -45,7 +45,7 @@ func TestTheGuide(t *testing.T) {
 		}
 	}
 	require.Empty(t, printed)
-	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Change a route": 3, "Gateway": 2, "Upgrade": 2, "Remove": 1}, step)
+	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Change a route": 3, "Who may call what": 1, "Gateway": 2, "Upgrade": 2, "Remove": 1}, step)
 }
 
 // gatewayDeployment is what an installation of Istio brings along.
@@ -83,6 +83,31 @@ func (s *shop) after(section string, step int, g guests) {
 			require.Equal(s.t, "v2", c.Call(tenant).Value)
 		}
 		require.Len(s.t, answers(s.t, c, 200, "v1", "v2"), 2)
+	case section == "Who may call what":
+		c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
+		refused := func(method string) bool {
+			a := c.Call(peers.Command{Method: method, Args: []any{"x"}})
+			return strings.Contains(a.Error, "RBAC: access denied")
+		}
+		// A connection that is open has the policies that it began with, until it is replaced.
+		s.Eventually("the policies at both servers", func() bool {
+			for _, p := range s.servers {
+				for _, n := range p.Stats("extension_config_discovery.*meltemi-inbound.*config_reload$") {
+					if n < 2 {
+						return false
+					}
+				}
+			}
+			for range 50 {
+				if !refused("fail") {
+					return false
+				}
+			}
+			return true
+		})
+		require.Equal(s.t, "v2", c.Call(tenant).Value)
+		require.False(s.t, refused("sayHello"))
+		require.True(s.t, refused("sayNothing"))
 	case section == "Gateway" && step == 2:
 		s.Eventually("the routes at the gateway", func() bool { return s.reloads(g.gateway) > 0 })
 		c := peers.DubboGo.Consumer(s.t, 31400, peers.ConsumerOptions{Place: at(g.outside, g.gateway.IP)})
@@ -126,7 +151,7 @@ func newReader(t *testing.T, s *shop) *reader {
 	t.Helper()
 	r := &reader{t: t, dir: t.TempDir(), bin: t.TempDir()}
 	var there, back []string
-	for _, form := range []string{"greeter.NS", "-n NS", "namespace: NS", "name: NS\n"} {
+	for _, form := range []string{"greeter.NS", "-n NS", "namespace: NS", "name: NS\n", "ns/NS/"} {
 		said, is := strings.ReplaceAll(form, "NS", "demo"), strings.ReplaceAll(form, "NS", s.Name)
 		there, back = append(there, said, is), append(back, is, said)
 	}

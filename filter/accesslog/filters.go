@@ -6,7 +6,6 @@ import (
 	"time"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	dataaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -129,7 +128,7 @@ func (c *compiler) header(h *routev3.HeaderMatcher, path string) condition {
 	}
 	c.reads = true
 	return func(e *Entry) bool {
-		holds, err := m.Matches(e.Request, corev3.TrafficDirection_UNSPECIFIED, nil)
+		holds, err := m.Matches(e.Request, route.Origin{}, nil)
 		return holds || err != nil
 	}
 }

@@ -21,12 +21,18 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol/codec"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/adaptive_concurrency/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/connection_limit/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/ext_authz/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/fault/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/istio_stats/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/local_ratelimit/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/rate_limit_quota/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/ratelimit/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/rbac/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/router/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/set_metadata/v1alpha"
 )
 
 // maxBytes bounds a configuration; tables larger than that belong on RDS.

@@ -126,10 +126,8 @@ func (c *checker) apiSource(a *corev3.ApiConfigSource, r *RDS, path string) {
 		c.refuse(path+".grpc_services", "want one, has %d", n)
 		return
 	}
-	service, errs := grpcclient.Parse(a.GetGrpcServices()[0], path+".grpc_services[0]")
-	for _, err := range errs {
-		c.refuse(err.Path, "%s", err.Reason)
-	}
+	service, err := grpcclient.Parse(a.GetGrpcServices()[0], path+".grpc_services[0]")
+	fields.Each(err, func(e *fields.Error) { c.refuse(e.Path, "%s", e.Reason) })
 	r.Service = service
 }
 

@@ -15,10 +15,11 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 )
 
-func parse(t *testing.T, json string) (grpcclient.Target, []*grpcclient.Error) {
+func parse(t *testing.T, json string) (grpcclient.Target, error) {
 	t.Helper()
 	s := &corev3.GrpcService{}
 	require.NoError(t, protojson.Unmarshal([]byte(json), s))
@@ -34,15 +35,13 @@ func TestTargets(t *testing.T) {
 		`{"googleGrpc": {"targetUri": "dns:///[::1]:1", "statPrefix": "s"}}`: {Address: "[::1]:1"},
 		`{"googleGrpc": {"targetUri": "unix:/s"}}`:                           {Address: "unix:/s"},
 	} {
-		got, errs := parse(t, json)
-		require.Empty(t, errs, json)
+		got, err := parse(t, json)
+		require.NoError(t, err, json)
 		require.Equal(t, want, got, json)
 	}
-	_, errs := parse(t, `{"googleGrpc": {"targetUri": "h", "callCredentials": [{}]}, "timeout": "-1s", "initialMetadata": [{"rawValue": "eA=="}]}`)
+	_, err := parse(t, `{"googleGrpc": {"targetUri": "h", "callCredentials": [{}]}, "timeout": "-1s", "initialMetadata": [{"rawValue": "eA=="}]}`)
 	var said []string
-	for _, err := range errs {
-		said = append(said, err.Error())
-	}
+	fields.Each(err, func(e *fields.Error) { said = append(said, e.Error()) })
 	require.Equal(t, []string{
 		"s.google_grpc.call_credentials: not supported",
 		`s.google_grpc.target_uri: want host:port or unix:PATH, is "h"`,

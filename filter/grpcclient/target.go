@@ -12,8 +12,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 )
@@ -39,6 +37,11 @@ func (t *Target) String() string {
 	return t.Address
 }
 
+// Key is the same for targets that are.
+func (t *Target) Key() string {
+	return fmt.Sprintf("%q", append([]string{t.Cluster, t.Address, t.Authority}, t.Metadata...))
+}
+
 // Context is that of calls, with the target's metadata.
 func (t *Target) Context(ctx context.Context) context.Context {
 	if len(t.Metadata) == 0 {
@@ -47,64 +50,40 @@ func (t *Target) Context(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, t.Metadata...)
 }
 
-// Error is a fault of a configuration.
-type Error struct {
-	// Path of the field.
-	Path string
-	// Reason why it is refused.
-	Reason string
-}
-
-func (e *Error) Error() string { return e.Path + ": " + e.Reason }
-
-// Parse judges a service that stands at path. Faults have the paths of their fields.
-func Parse(s *corev3.GrpcService, path string) (Target, []*Error) {
+// Parse judges a service that stands at path. Faults are [fields.Error]s.
+func Parse(s *corev3.GrpcService, path string) (Target, error) {
 	c := checker{}
-	c.only(s, path, "envoy_grpc", "google_grpc", "timeout", "initial_metadata")
+	c.Only(s, path, "envoy_grpc", "google_grpc", "timeout", "initial_metadata")
 	t := Target{}
 	switch {
 	case s.GetEnvoyGrpc() != nil:
-		c.only(s.GetEnvoyGrpc(), path+".envoy_grpc", "cluster_name", "authority")
+		c.Only(s.GetEnvoyGrpc(), path+".envoy_grpc", "cluster_name", "authority")
 		t.Cluster = c.required(s.GetEnvoyGrpc().GetClusterName(), path+".envoy_grpc.cluster_name")
 		t.Authority = s.GetEnvoyGrpc().GetAuthority()
 	case s.GetGoogleGrpc() != nil:
 		// stat_prefix Envoy requires, and nothing here uses.
-		c.only(s.GetGoogleGrpc(), path+".google_grpc", "target_uri", "stat_prefix")
+		c.Only(s.GetGoogleGrpc(), path+".google_grpc", "target_uri", "stat_prefix")
 		t.Address = c.address(s.GetGoogleGrpc().GetTargetUri(), path+".google_grpc.target_uri")
 	default:
-		c.refuse(path, "want envoy_grpc or google_grpc")
+		c.Add(path, "want envoy_grpc or google_grpc")
 	}
-	var err error
-	if t.Timeout, err = fields.Duration(s.GetTimeout(), 0, 0); err != nil {
-		c.refuse(path+".timeout", "%v", err)
-	}
+	t.Timeout = c.Duration(s.GetTimeout(), path+".timeout", 0, 0)
 	for i, h := range s.GetInitialMetadata() {
 		at := fmt.Sprintf("%s.initial_metadata[%d]", path, i)
-		c.only(h, at, "key", "value")
+		c.Only(h, at, "key", "value")
 		t.Metadata = append(t.Metadata, strings.ToLower(c.required(h.GetKey(), at+".key")), h.GetValue())
 	}
-	return t, c.errs
+	return t, c.Err()
 }
 
 // checker gathers faults.
-type checker struct{ errs []*Error }
-
-func (c *checker) refuse(path, format string, args ...any) {
-	c.errs = append(c.errs, &Error{path, fmt.Sprintf(format, args...)})
-}
+type checker struct{ fields.Faults }
 
 func (c *checker) required(s, path string) string {
 	if s == "" {
-		c.refuse(path, "required")
+		c.Add(path, "required")
 	}
 	return s
-}
-
-// only refuses the fields of m that are set and not named.
-func (c *checker) only(m proto.Message, path string, names ...protoreflect.Name) {
-	for f := range fields.Others(m.ProtoReflect(), names...) {
-		c.refuse(path+"."+string(f), "not supported")
-	}
 }
 
 // address takes what gRPC calls a target.
@@ -117,7 +96,7 @@ func (c *checker) address(target, path string) string {
 	}
 	hostPort := strings.TrimPrefix(strings.TrimPrefix(target, "dns:"), "///")
 	if _, port, err := net.SplitHostPort(hostPort); err != nil || port == "" {
-		c.refuse(path, "want host:port or unix:PATH, is %q", target)
+		c.Add(path, "want host:port or unix:PATH, is %q", target)
 	}
 	return hostPort
 }

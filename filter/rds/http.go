@@ -11,6 +11,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
@@ -79,6 +80,16 @@ func changesAnything(c changed) bool {
 		len(c.GetResponseHeadersToAdd())+len(c.GetResponseHeadersToRemove()) > 0
 }
 
+// moreSpecific are the entries of own, and those of other that it does not have.
+func moreSpecific(own, other map[string]*anypb.Any) map[string]*anypb.Any {
+	all := maps.Clone(other)
+	if all == nil {
+		return own
+	}
+	maps.Copy(all, own)
+	return all
+}
+
 // converter gathers faults.
 type converter struct {
 	faults []string
@@ -99,6 +110,7 @@ func (c *converter) only(m proto.Message, path string, names ...protoreflect.Nam
 
 // virtualHost has what holds for all routes: as there is one, it holds for the table.
 func (c *converter) virtualHost(rc *routev1alpha.RouteConfiguration, from *routev3.VirtualHost, path, at string) {
+	rc.TypedPerFilterConfig = moreSpecific(from.GetTypedPerFilterConfig(), rc.TypedPerFilterConfig)
 	c.only(from, path+at, "name", "domains", "routes", "retry_policy", "request_mirror_policies", "typed_per_filter_config",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 	c.origins["routes"] = at + "routes"
@@ -109,13 +121,6 @@ func (c *converter) virtualHost(rc *routev1alpha.RouteConfiguration, from *route
 	if len(from.GetRequestMirrorPolicies()) > 0 {
 		c.origins["request_mirror_policies"] = at + "request_mirror_policies"
 		rc.RequestMirrorPolicies = c.mirrors(from.GetRequestMirrorPolicies(), path+at+"request_mirror_policies")
-	}
-	if len(rc.GetTypedPerFilterConfig()) == 0 {
-		c.origins["typed_per_filter_config"] = at + "typed_per_filter_config"
-		rc.TypedPerFilterConfig = from.GetTypedPerFilterConfig()
-	} else { // the host's win
-		rc.TypedPerFilterConfig = maps.Clone(rc.GetTypedPerFilterConfig())
-		maps.Copy(rc.TypedPerFilterConfig, from.GetTypedPerFilterConfig())
 	}
 	for i, r := range from.GetRoutes() {
 		rc.Routes = append(rc.Routes, c.route(r, fmt.Sprintf("%sroutes[%d].", path+at, i)))

@@ -2,20 +2,18 @@ package route
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
-
-const notBuilt = "not built yet"
 
 // Error is one fault of a RouteConfiguration, at a path in it.
 type Error = fields.Error
@@ -59,7 +57,7 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 // settle makes what is found in the table's routes.
 func (t *Table) settle() {
 	for i := range t.routes {
-		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.of > 0
+		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.share.Of > 0
 	}
 	t.keys = rank(t.routes)
 	number(t.routes)
@@ -113,44 +111,27 @@ func (c *compiler) matches(r *Route, m *routev1alpha.RouteMatch, path string) {
 		}
 		r.matchers = append(r.matchers, x)
 	}
-	if len(m.GetSourceLabels()) > 0 {
-		c.refuse(fields.Join(path, "source_labels"), notBuilt)
-	}
 	d, f := m.GetDirection(), m.GetRuntimeFraction()
 	if d < corev3.TrafficDirection_UNSPECIFIED || d > corev3.TrafficDirection_OUTBOUND {
 		c.refuse(fields.Join(path, "direction"), "unknown value %d", d)
 	}
-	if d != corev3.TrafficDirection_UNSPECIFIED || f != nil {
+	labels := m.GetSourceLabels()
+	if d != corev3.TrafficDirection_UNSPECIFIED || len(labels) > 0 || f != nil {
 		r.gate = &gate{direction: d}
 	}
-	if f == nil {
-		return
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		r.gate.labels = append(r.gate.labels, [2]string{key, labels[key]})
 	}
-	r.gate.share, r.gate.of = c.fraction(f, fields.Join(path, "runtime_fraction"))
+	if f != nil {
+		r.gate.share = c.fraction(f, fields.Join(path, "runtime_fraction"))
+	}
 }
 
-// denominators are those of a fraction.
-var denominators = map[typev3.FractionalPercent_DenominatorType]uint64{
-	typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 1e4, typev3.FractionalPercent_MILLION: 1e6,
-}
-
-// fraction is a share, and of how many. Its runtime_key is never set: there is no
-// runtime.
-func (c *compiler) fraction(f *corev3.RuntimeFractionalPercent, path string) (share, of uint64) {
-	path += ".default_value"
-	v := f.GetDefaultValue()
-	if v == nil {
-		c.refuse(path, "required")
-		return 1, 1
-	}
-	of, known := denominators[v.GetDenominator()]
-	if !known {
-		c.refuse(path+".denominator", "unknown value %d", v.GetDenominator())
-	}
-	if share = uint64(v.GetNumerator()); known && share > of {
-		c.refuse(path+".numerator", "must be at most %d, is %d", of, share)
-	}
-	return share, of
+// fraction is a share of messages. Its runtime_key is never set: there is no runtime.
+func (c *compiler) fraction(f *corev3.RuntimeFractionalPercent, path string) fields.Fraction {
+	share, err := fields.ParseFraction(f.GetDefaultValue())
+	fields.Each(err, func(e *Error) { c.refuse(fields.Join(path+".default_value", e.Path), "%s", e.Reason) })
+	return share
 }
 
 func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, own changes, path string) {

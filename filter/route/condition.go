@@ -3,8 +3,6 @@ package route
 import (
 	"math/rand/v2"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-
 	"github.com/meltemi-mesh/meltemi/codecs"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
@@ -27,10 +25,9 @@ func CompileMatch(m *routev1alpha.RouteMatch) (*Match, []*Error) {
 	return x, nil
 }
 
-// Matches reports whether the condition holds for a message of a listener with that
-// direction. What it costs is bounded: the error is one of those of [Table.Find]. It
+// Matches reports whether the condition holds for a message of that origin. What it costs is bounded: the error is one of those of [Table.Find]. It
 // draws a number from rng if it is for a share of the messages.
-func (x *Match) Matches(md *codecs.Metadata, direction corev3.TrafficDirection, rng *rand.Rand) (bool, error) {
-	r, err := x.table.Find(md, direction, rng)
+func (x *Match) Matches(md *codecs.Metadata, from Origin, rng *rand.Rand) (bool, error) {
+	r, err := x.table.Find(md, from, rng)
 	return r != nil, err
 }

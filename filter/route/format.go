@@ -3,13 +3,18 @@ package route
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // Source is a message whose mutation is made: what formats take their values from.
@@ -22,6 +27,13 @@ type Source interface {
 	// to, "ip:port" or a pipe's name, "" if unknown.
 	RemoteAddress() string
 	LocalAddress() string
+	// Direction is the traffic direction of the listener.
+	Direction() corev3.TrafficDirection
+	// TLS is what is known of the client's, nil if there is none.
+	TLS() *host.TLS
+	// SourceField is what is known of the workload that the request came from; "" if
+	// nothing is.
+	SourceField(name string) string
 	// RouteName and Cluster are those of the route that was chosen.
 	RouteName() string
 	Cluster() string
@@ -29,8 +41,8 @@ type Source interface {
 	Check(key, value string) error
 }
 
-// format is a frozen text with operators.
-type format []piece
+// Format is a frozen text with Envoy's command operators, as KeyValue.format has them.
+type Format []piece
 
 // piece is a text, or one operator.
 type piece struct {
@@ -54,6 +66,15 @@ const (
 	opLocalPort
 	opRouteName
 	opCluster
+	opOperation
+	opService
+	opMethod
+	opDirection
+	opSource
+	opURISAN
+	opDNSSAN
+	opSubject
+	opServerName
 	opEnvironment // is text when it has been read
 )
 
@@ -68,15 +89,31 @@ var operators = map[string]operator{
 	"DOWNSTREAM_LOCAL_PORT":                  opLocalPort,
 	"ROUTE_NAME":                             opRouteName,
 	"UPSTREAM_CLUSTER":                       opCluster,
+	"OPERATION":                              opOperation,
+	"SERVICE":                                opService,
+	"METHOD":                                 opMethod,
+	"TRAFFIC_DIRECTION":                      opDirection,
+	"FILTER_STATE":                           opSource,
+	"DOWNSTREAM_PEER_URI_SAN":                opURISAN,
+	"DOWNSTREAM_PEER_DNS_SAN":                opDNSSAN,
+	"DOWNSTREAM_PEER_SUBJECT":                opSubject,
+	"REQUESTED_SERVER_NAME":                  opServerName,
 	"ENVIRONMENT":                            opEnvironment,
+}
+
+// sourceFields are what Istio's proxies know of a workload, by their names.
+var sourceFields = map[string]bool{
+	"name": true, "namespace": true, "workload": true, "cluster": true,
+	"service": true, "revision": true, "app": true, "version": true,
 }
 
 // command is an operator behind its first %, as Envoy parses it.
 var command = regexp.MustCompile(`^([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%`)
 
-// parseFormat parses a format for messages of one direction.
-func parseFormat(s string, d codecs.Direction) (format, error) {
-	var f format
+// ParseFormat parses a format for messages of one direction. The error says which
+// operator is at fault.
+func ParseFormat(s string, d codecs.Direction) (Format, error) {
+	var f Format
 	text := func(s string) {
 		if n := len(f); n > 0 && f[n-1].op == opText {
 			f[n-1].text += s
@@ -118,13 +155,13 @@ func parseOperator(name, argument, length string, d codecs.Direction) (piece, er
 	if !known {
 		return p, errors.New("unknown operator")
 	}
-	takes := op == opRequest || op == opResponse || op == opEnvironment
+	takes := op == opRequest || op == opResponse || op == opSource || op == opEnvironment
 	switch {
 	case takes && argument == "":
 		return p, errors.New("needs a name in parentheses")
 	case !takes && argument != "":
 		return p, errors.New("takes nothing in parentheses")
-	case op == opRequest && d == codecs.ServerToClient:
+	case (op == opRequest || op >= opOperation && op <= opMethod) && d == codecs.ServerToClient:
 		return p, errors.New("the request's properties are gone when the answer comes")
 	case op == opResponse && d == codecs.ClientToServer:
 		return p, errors.New("there is no answer yet")
@@ -141,7 +178,15 @@ func parseOperator(name, argument, length string, d codecs.Direction) (piece, er
 	}
 	if op == opEnvironment {
 		v := []byte(os.Getenv(argument))
-		return piece{text: string(v[:p.cut(v)])}, nil
+		return piece{text: string(v[:cut(v, p.most)])}, nil
+	}
+	if op == opSource {
+		field, ok := strings.CutPrefix(argument, "downstream_peer:FIELD:")
+		if !ok || !sourceFields[field] {
+			return p, errors.New("is there only as downstream_peer:FIELD: and one of " + strings.Join(slices.Sorted(maps.Keys(sourceFields)), ", "))
+		}
+		p.name = field
+		return p, nil
 	}
 	p.name, p.other, _ = strings.Cut(argument, "?")
 	if takes && p.name == "" {
@@ -150,8 +195,8 @@ func parseOperator(name, argument, length string, d codecs.Direction) (piece, er
 	return p, nil
 }
 
-// append appends the text that f makes of what s has.
-func (f format) append(dst []byte, s Source) []byte {
+// Append appends the text that f makes of what s has.
+func (f Format) Append(dst []byte, s Source) []byte {
 	for i := range f {
 		dst = f[i].append(dst, s)
 	}
@@ -176,6 +221,18 @@ func (p *piece) append(dst []byte, s Source) []byte {
 		return append(dst, s.RouteName()...)
 	case opCluster:
 		return append(dst, s.Cluster()...)
+	case opOperation, opService, opMethod:
+		return p.operation(dst, s.Request())
+	case opDirection:
+		if d := s.Direction(); d != corev3.TrafficDirection_UNSPECIFIED {
+			dst = append(dst, d.String()...)
+		}
+		return dst
+	case opURISAN, opDNSSAN, opSubject, opServerName:
+		return p.tls(dst, s.TLS())
+	case opSource:
+		v := s.SourceField(p.name)
+		return append(dst, v[:cut(v, p.most)]...)
 	default:
 		return append(dst, p.text...)
 	}
@@ -190,7 +247,49 @@ func (p *piece) property(dst []byte, md *codecs.Metadata) []byte {
 	if !ok && p.other != "" {
 		v, _ = md.Get(p.other)
 	}
-	return append(dst, v[:p.cut(v)]...)
+	return append(dst, v[:cut(v, p.most)]...)
+}
+
+// operation appends what the request calls, or a part of it.
+func (p *piece) operation(dst []byte, md *codecs.Metadata) []byte {
+	switch {
+	case md == nil:
+		return dst
+	case p.op == opService:
+		return append(dst, md.Service()...)
+	case p.op == opMethod:
+		return append(dst, md.Method()...)
+	default:
+		return md.AppendOperation(dst)
+	}
+}
+
+// tls appends what is known of the client's TLS: several names with commas between
+// them.
+func (p *piece) tls(dst []byte, t *host.TLS) []byte {
+	if t == nil {
+		return dst
+	}
+	switch p.op {
+	case opURISAN:
+		return list(dst, t.URISANs)
+	case opDNSSAN:
+		return list(dst, t.DNSSANs)
+	case opSubject:
+		return append(dst, t.Subject...)
+	default:
+		return append(dst, t.ServerName...)
+	}
+}
+
+func list(dst []byte, all []string) []byte {
+	for i, s := range all {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, s...)
+	}
+	return dst
 }
 
 // half appends the IP address of an address, without brackets, or its port. A
@@ -207,19 +306,24 @@ func (p *piece) half(dst []byte, address string) []byte {
 	return append(dst, strings.Trim(ip, "[]")...)
 }
 
-// cut is where v ends that must have no more than p's bytes, nor end within a
-// character.
-func (p *piece) cut(v []byte) int {
+// cut is where v ends that must have no more than most bytes, nor end within a
+// character. most is 0: no bound.
+func cut[T string | []byte](v T, most int) int {
 	n := len(v)
-	if p.most > 0 && n > p.most {
-		for n = p.most; n > 0 && !utf8.RuneStart(v[n]); n-- {
+	if most > 0 && n > most {
+		for n = most; n > 0 && !utf8.RuneStart(v[n]); n-- {
 		}
 	}
 	return n
 }
 
+// AsksRoute reports whether f tells of the route or the cluster that was chosen.
+func (f Format) AsksRoute() bool {
+	return slices.ContainsFunc(f, func(p piece) bool { return p.op == opRouteName || p.op == opCluster })
+}
+
 // constant reports whether f is the same for each message, and what it is.
-func (f format) constant() (text string, ok bool) {
+func (f Format) constant() (text string, ok bool) {
 	switch {
 	case len(f) == 0:
 		return "", true

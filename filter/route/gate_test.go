@@ -27,7 +27,7 @@ func TestSharesOfRequests(t *testing.T) {
 		seen := map[string]int{}
 		rng := rand.New(rand.NewPCG(1, 2))
 		for range n {
-			r, err := table.Find(message("tenant", "acme"), corev3.TrafficDirection_UNSPECIFIED, rng)
+			r, err := table.Find(message("tenant", "acme"), Origin{}, rng)
 			require.NoError(t, err)
 			seen[r.Name]++
 		}
@@ -45,7 +45,7 @@ func TestSharesOfRequests(t *testing.T) {
 		{"name": "b", "match": {"runtime_fraction": {"default_value": {"numerator": 30}}}, "route": {"cluster": "c"}}]}`)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 1000 {
-		r, _ := alike.Find(message(), corev3.TrafficDirection_UNSPECIFIED, rng)
+		r, _ := alike.Find(message(), Origin{}, rng)
 		require.True(t, r == nil || r.Name == "a", "b has the share that a has taken")
 	}
 }
@@ -57,7 +57,7 @@ func TestRoutesOfADirection(t *testing.T) {
 		{"name": "any", "match": {"direction": "UNSPECIFIED"}, "route": {"cluster": "c"}}]}`)
 	for _, table := range []*Table{table, indexed(table)} {
 		for d, want := range map[corev3.TrafficDirection]string{corev3.TrafficDirection_INBOUND: "in", corev3.TrafficDirection_OUTBOUND: "out", corev3.TrafficDirection_UNSPECIFIED: "any"} {
-			r, err := table.Find(message("m", "x"), d, nil)
+			r, err := table.Find(message("m", "x"), Origin{Direction: d}, nil)
 			require.NoError(t, err)
 			require.Equal(t, want, r.Name)
 		}
@@ -70,10 +70,10 @@ func TestARouteThatIsExcludedDoesNotDecide(t *testing.T) {
 		{"match": {"direction": "INBOUND", "metadata": [{"name": "k", "contains_match": "x"}]}, "route": {"cluster": "c"}},
 		{"name": "rest", "route": {"cluster": "c"}}]}`)
 	long := message("k", strings.Repeat("y", MaxValueBytes+1))
-	r, err := table.Find(long, corev3.TrafficDirection_OUTBOUND, nil)
+	r, err := table.Find(long, Origin{Direction: corev3.TrafficDirection_OUTBOUND}, nil)
 	require.NoError(t, err)
 	require.Equal(t, "rest", r.Name)
-	_, err = table.Find(long, corev3.TrafficDirection_INBOUND, nil)
+	_, err = table.Find(long, Origin{Direction: corev3.TrafficDirection_INBOUND}, nil)
 	require.ErrorIs(t, err, ErrTooLong)
 }
 
@@ -83,12 +83,30 @@ func TestImpossibleMatchesAreRefusedWithTheirPath(t *testing.T) {
 		`"runtime_fraction": {"default_value": {"numerator": 101}}`:                                  "runtime_fraction.default_value.numerator: must be at most 100, is 101",
 		`"runtime_fraction": {"default_value": {"numerator": 10001, "denominator": "TEN_THOUSAND"}}`: "runtime_fraction.default_value.numerator: must be at most 10000, is 10001",
 		`"runtime_fraction": {"default_value": {"numerator": 1, "denominator": 7}}`:                  "runtime_fraction.default_value.denominator: unknown value 7",
-		`"direction": 3`:                  "direction: unknown value 3",
-		`"source_labels": {"app": "web"}`: "source_labels: not built yet",
+		`"direction": 3`: "direction: unknown value 3",
 	} {
 		_, err := compile(t, `{"routes": [{"match": {`+match+`}, "route": {"cluster": "c"}}]}`)
 		require.EqualError(t, err, "routes[0].match."+want)
 	}
+}
+
+// TestRoutesOfSourceLabels: all have to be known and equal.
+func TestRoutesOfSourceLabels(t *testing.T) {
+	table := mustCompile(t, `{"routes": [
+		{"name": "both", "match": {"source_labels": {"app": "web", "version": "v1"}}, "route": {"cluster": "c"}},
+		{"name": "web", "match": {"source_labels": {"app": "web"}}, "route": {"cluster": "c"}},
+		{"name": "empty", "match": {"source_labels": {"lane": ""}}, "route": {"cluster": "c"}},
+		{"name": "rest", "route": {"cluster": "c"}}]}`)
+	md := message()
+	for want, labels := range map[string]map[string]string{
+		"both": {"app": "web", "version": "v1", "x": "y"}, "web": {"app": "web", "version": "V1"},
+		"empty": {"lane": ""}, "rest": {"app": "Web"},
+	} {
+		find := func() *Route { r, _ := table.Find(md, Origin{Labels: labels}, nil); return r }
+		require.Equal(t, want, find().Name)
+		require.Zero(t, testing.AllocsPerRun(100, func() { find() }))
+	}
+	require.Equal(t, "rest", table.Match(md).Name, "nothing is known")
 }
 
 func TestDirectResponses(t *testing.T) {

@@ -171,6 +171,7 @@ const (
 	// cost too much.
 	tooLong
 	tooMuch
+	differ // the values say different things; see Look
 )
 
 // matches reports whether the rule holds. If that cannot be told it reports
@@ -182,15 +183,28 @@ func (m *matcher) matches(v *view) bool {
 	} else {
 		found = m.look(v)
 	}
-	if found == missing && m.missingEmpty {
-		if found = no; m.kind > absent {
-			found = m.value(v, nil)
-		}
-	}
-	switch {
-	case found >= tooLong:
+	if found = m.orEmpty(v, found); found >= tooLong {
 		v.fault = found
 		return true
+	}
+	return m.holds(found)
+}
+
+// orEmpty is what was found, or would be found in an empty value if a missing one is
+// to be taken for that.
+func (m *matcher) orEmpty(v *view, found outcome) outcome {
+	if found != missing || !m.missingEmpty {
+		return found
+	}
+	if m.kind > absent {
+		return m.value(v, nil)
+	}
+	return no
+}
+
+// holds reports whether the rule holds if that was found.
+func (m *matcher) holds(found outcome) bool {
+	switch {
 	case m.kind == present:
 		return (found != missing) != m.invert
 	case m.kind == absent:

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -31,11 +32,13 @@ type Mirror struct {
 	// Timeout of a copy.
 	Timeout time.Duration
 
-	share, of uint64
+	share fields.Fraction
 }
 
 // Picks decides whether a request is copied, by a random number unless all are.
-func (m *Mirror) Picks(rng *rand.Rand) bool { return m.share >= m.of || rng.Uint64N(m.of) < m.share }
+func (m *Mirror) Picks(rng *rand.Rand) bool {
+	return m.share.Share == m.share.Of || m.share.Has(rng.Uint64())
+}
 
 // mirrors leaves policies out that no request falls under.
 func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy, path string) (ms []Mirror) {
@@ -48,7 +51,7 @@ func (c *compiler) mirrors(from []*routev1alpha.RouteAction_RequestMirrorPolicy,
 		}
 	}
 	for i, p := range from {
-		if m := c.mirror(p, element(path, i)); m.share > 0 {
+		if m := c.mirror(p, element(path, i)); m.share.Share > 0 {
 			ms = append(ms, m)
 		}
 	}
@@ -61,13 +64,13 @@ func (c *compiler) mirror(from *routev1alpha.RouteAction_RequestMirrorPolicy, pa
 		MaxRequestBytes: c.number(from.GetMaxRequestBytes(), path+".max_request_bytes", 1, 1<<30, mirrorBytes),
 		MaxRequests:     c.number(from.GetMaxRequests(), path+".max_requests", 1, 1<<16, mirrorRequests),
 		Timeout:         mirrorTimeout,
-		share:           1, of: 1,
+		share:           fields.Fraction{Share: 1, Of: 1},
 	}
 	if m.Cluster == "" {
 		c.refuse(path+".cluster", "required")
 	}
 	if f := from.GetRuntimeFraction(); f != nil {
-		m.share, m.of = c.fraction(f, path+".runtime_fraction")
+		m.share = c.fraction(f, path+".runtime_fraction")
 	}
 	if d := from.GetTimeout(); d != nil {
 		m.Timeout = d.AsDuration()

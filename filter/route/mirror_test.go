@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -21,10 +22,10 @@ func TestMirrorsHaveTheirDefaults(t *testing.T) {
 			"after_mutation": true, "max_request_bytes": 1, "max_requests": 65536, "timeout": "3600s", "compare": true}]}},
 		{"route": {"cluster": "c"}}]}`)
 	require.Equal(t, []Mirror{
-		{Cluster: "m", MaxRequestBytes: 65536, MaxRequests: 100, Timeout: 5 * time.Second, share: 1, of: 1},
+		{Cluster: "m", MaxRequestBytes: 65536, MaxRequests: 100, Timeout: 5 * time.Second, share: fields.Fraction{Share: 1, Of: 1}},
 		{
 			Cluster: "n", AfterMutation: true, Compare: true, MaxRequestBytes: 1, MaxRequests: 65536, Timeout: time.Hour,
-			share: 3, of: 10_000,
+			share: fields.Fraction{Share: 3, Of: 10_000},
 		},
 	}, table.routes[0].Mirrors)
 	require.Nil(t, table.routes[1].Mirrors)

@@ -22,7 +22,7 @@ type change struct {
 	action action
 	key    string
 	value  string
-	format format // in place of value; nothing is set if nothing comes of it
+	format Format // in place of value; nothing is set if nothing comes of it
 }
 
 type action uint8
@@ -68,7 +68,7 @@ func (c *change) apply(mu *codecs.Mutation, md *codecs.Metadata, s Source) error
 	}
 	before := len(b)
 	if c.format != nil {
-		if b = c.format.append(b, s); len(b) == before {
+		if b = c.format.Append(b, s); len(b) == before {
 			return nil
 		}
 	} else if before == 0 {
@@ -230,7 +230,7 @@ func (c *compiler) format(ch *change, d codecs.Direction, s, key, path string) (
 		c.refuse(path, "must have at most %d bytes, has %d", codecs.MaxText, n)
 		return false
 	}
-	f, err := parseFormat(s, d)
+	f, err := ParseFormat(s, d)
 	if err != nil {
 		c.refuse(path, "%v", err)
 		return false

@@ -8,7 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -23,7 +26,16 @@ func (s source) Response() *codecs.Metadata { return s.response }
 func (s source) RemoteAddress() string      { return s.remote }
 func (s source) LocalAddress() string       { return s.local }
 func (s source) RouteName() string          { return s.route }
-func (s source) Cluster() string            { return s.cluster }
+
+func (s source) Direction() corev3.TrafficDirection { return corev3.TrafficDirection_INBOUND }
+
+func (s source) TLS() *host.TLS {
+	return &host.TLS{ServerName: "shop", URISANs: []string{"spiffe://a", "spiffe://b"}, DNSSANs: []string{"a.b"}, Subject: "CN=a"}
+}
+
+func (s source) SourceField(name string) string { return name + " of süd" }
+
+func (s source) Cluster() string { return s.cluster }
 
 func (s source) Check(key, value string) error { return codecs.CheckText(key, value) }
 
@@ -294,6 +306,37 @@ func TestImpossibleChangesAreRefusedWithTheirPath(t *testing.T) {
 	require.NoError(t, protojson.Unmarshal([]byte(`{`+route(`"request_mutation": [{"key": "k", "format": "%REQ(a)%"}]`)+`}`), rc))
 	_, faults = Compile(rc, Env{Mutator: remover{}})
 	require.Empty(t, faults)
+}
+
+// TestOperatorsOfRequests beside those of properties and addresses.
+func TestOperatorsOfRequests(t *testing.T) {
+	md := message()
+	md.SetOperation([]byte("Greeter"), []byte("hello"))
+	for text, want := range map[string]string{
+		"%OPERATION%": "Greeter/hello", "%SERVICE%.%METHOD%": "Greeter.hello", "%TRAFFIC_DIRECTION%": "INBOUND",
+		"%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_DNS_SAN% %DOWNSTREAM_PEER_SUBJECT% %REQUESTED_SERVER_NAME%": "spiffe://a,spiffe://b a.b CN=a shop",
+		"%FILTER_STATE(downstream_peer:FIELD:workload)%":                                                        "workload of süd",
+		"%FILTER_STATE(downstream_peer:FIELD:app):9%":                                                           "app of s",
+		"%FILTER_STATE(downstream_peer:FIELD:namespace):3%":                                                     "nam",
+	} {
+		f, err := ParseFormat(text, codecs.ClientToServer)
+		require.NoError(t, err)
+		require.Equal(t, want, string(f.Append(nil, source{request: md})))
+		require.False(t, f.AsksRoute())
+	}
+	f, err := ParseFormat("to %UPSTREAM_CLUSTER%", codecs.ClientToServer)
+	require.NoError(t, err)
+	require.True(t, f.AsksRoute())
+	for text, want := range map[string]string{
+		"%FILTER_STATE(x:PLAIN)%": "%FILTER_STATE%: is there only as downstream_peer:FIELD: and one of app, cluster, name, namespace, revision, service, version, workload",
+		"%FILTER_STATE%":          "%FILTER_STATE%: needs a name in parentheses",
+		"%METHOD(x)%":             "%METHOD%: takes nothing in parentheses",
+	} {
+		_, err := ParseFormat(text, codecs.ClientToServer)
+		require.EqualError(t, err, want)
+	}
+	_, err = ParseFormat("%METHOD%", codecs.ServerToClient)
+	require.EqualError(t, err, "%METHOD%: the request's properties are gone when the answer comes")
 }
 
 // TestChangesAllocateTheStringsTheyMake and nothing else.

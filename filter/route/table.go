@@ -10,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/forward"
 )
 
@@ -50,15 +51,34 @@ type Target struct {
 	upTo uint64 // sum of the weights up to and with this one
 }
 
+// Origin is where a message comes from, beside what it says itself.
+type Origin struct {
+	// Direction of its listener.
+	Direction corev3.TrafficDirection
+	// Labels of its workload, nil if they are not known.
+	Labels map[string]string
+}
+
 // gate is what a route asks of a request beside its metadata.
 type gate struct {
 	direction corev3.TrafficDirection // UNSPECIFIED: any
-	share, of uint64                  // of so many requests; of is 0: all
+	labels    [][2]string             // keys and values
+	share     fields.Fraction         // of the requests; Of is 0: all
 }
 
 func (g *gate) open(v *view) bool {
-	return g == nil || (g.direction == corev3.TrafficDirection_UNSPECIFIED || g.direction == v.direction) &&
-		(g.of == 0 || v.rnd%g.of < g.share)
+	if g == nil {
+		return true
+	}
+	if g.direction != corev3.TrafficDirection_UNSPECIFIED && g.direction != v.from.Direction {
+		return false
+	}
+	for i := range g.labels {
+		if value, known := v.from.Labels[g.labels[i][0]]; !known || value != g.labels[i][1] {
+			return false
+		}
+	}
+	return g.share.Of == 0 || g.share.Has(v.rnd)
 }
 
 // Pick returns where a request goes: of weighted clusters that which the random
@@ -129,18 +149,17 @@ type Table struct {
 // Match is Find for tables whose routes ask for nothing but metadata, without the
 // reason why it cannot tell.
 func (t *Table) Match(md *codecs.Metadata) *Route {
-	r, _ := t.Find(md, corev3.TrafficDirection_UNSPECIFIED, nil)
+	r, _ := t.Find(md, Origin{}, nil)
 	return r
 }
 
-// Find returns the first route that matches a message of a listener with that
-// direction, nil if none does. If routes take a share of the messages, one number is
+// Find returns the first route that matches a message of that origin, nil if none does. If routes take a share of the messages, one number is
 // drawn for all of them. What it costs is bounded: it returns ErrRepeated for a
 // message that repeats keys at which the table's rules look too often, and ErrTooLong
 // or ErrTooMuch if that ended the search for the first route.
-func (t *Table) Find(md *codecs.Metadata, direction corev3.TrafficDirection, rng *rand.Rand) (*Route, error) {
+func (t *Table) Find(md *codecs.Metadata, from Origin, rng *rand.Rand) (*Route, error) {
 	var v view
-	v.direction = direction
+	v.from = from
 	if t.draws {
 		v.rnd = rng.Uint64()
 	}

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
@@ -53,8 +51,8 @@ type view struct {
 	n     [maxKeys]uint8  // how often the message has a key
 	first [maxKeys]uint16 // where it does first
 
-	direction corev3.TrafficDirection
-	rnd       uint64 // if routes ask for a share
+	from Origin
+	rnd  uint64 // if routes ask for a share
 
 	spent int     // steps
 	fault outcome // of the route that was tried last: tooLong, tooMuch, or none

@@ -109,7 +109,7 @@ func TestWorkPerMessageIsBounded(t *testing.T) {
 			steps, _, fault := spent(a.table, a.md)
 			require.ErrorIs(t, fault, ErrTooMuch)
 			require.Less(t, steps, maxSteps+maxSteps/10)
-			r, err := a.table.Find(a.md, 0, nil)
+			r, err := a.table.Find(a.md, Origin{}, nil)
 			require.Nil(t, r)
 			require.ErrorIs(t, err, ErrTooMuch)
 		})
@@ -158,11 +158,11 @@ func TestALongValueMatchesNothing(t *testing.T) {
 				{"match": {"metadata": [{"name": "k", `+matcher+invert+`}, {"name": "m", "exact_match": "x"}]}, "route": {"cluster": "c"}},
 				{"name": "rest", "route": {"cluster": "d"}}]}`)
 			for _, table := range []*Table{table, indexed(table)} {
-				_, err := table.Find(message("k", long, "m", "x"), 0, nil)
+				_, err := table.Find(message("k", long, "m", "x"), Origin{}, nil)
 				require.ErrorIs(t, err, ErrTooLong, matcher+invert)
 				require.Equal(t, "before", table.Match(message("k", long, "m", "before")).Name)
 				require.Equal(t, "rest", table.Match(message("k", long, "m", "y")).Name)
-				_, err = table.Find(message("k", long[1:], "m", "x"), 0, nil)
+				_, err = table.Find(message("k", long[1:], "m", "x"), Origin{}, nil)
 				require.NoError(t, err)
 			}
 		}

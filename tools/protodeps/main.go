@@ -1,7 +1,7 @@
 // Command protodeps writes the .proto files that Meltemi's own import, directly
 // or not: protodeps OURS OUT. Envoy's and validate come from their
-// modules' sources; udpa's and xds's, whose module has generated code only,
-// are printed from the descriptors linked into this program.
+// modules' sources; udpa's, xds's and google/api's, whose modules have generated code
+// only, are printed from the descriptors linked into this program.
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 	_ "github.com/cncf/xds/go/xds/core/v3"
 	_ "github.com/cncf/xds/go/xds/type/matcher/v3"
 	"github.com/jhump/protoreflect/v2/protoprint"
+	_ "google.golang.org/genproto/googleapis/api/expr/v1alpha1"
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 

@@ -126,6 +126,12 @@ func (g *generator) origin(field string, p *ir.Port, path, side string) string {
 	if rest, ok := strings.CutPrefix(field, "route_config.routes"); ok && side != "inbound" {
 		return path + ".routes" + rest
 	}
+	if side == "inbound" {
+		field = g.originOfFilter(field)
+	}
+	if field == "" {
+		return "authorization"
+	}
 	rest, ok := strings.CutPrefix(field, "protocol.codec")
 	switch {
 	case !ok && field != "protocol.name":

@@ -19,6 +19,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/input"
 	"github.com/meltemi-mesh/meltemi/control/ir"
+	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )
 
@@ -152,6 +153,10 @@ func TestRefused(t *testing.T) {
 		"routes of a port": {
 			host + vip + "ports:\n- port: 1\n  protocol: dubbo\n  routes:\n  - name: a\n  - name: b\n    route:\n      weighted_clusters:\n        clusters:\n        - {subset: v1}\n",
 			"12: ports[0].routes[1].route.weighted_clusters.clusters[0].weight: required",
+		},
+		"authorization and filters": {
+			host + vip + ports + "server: {selector: {a: b}}\nauthorization:\n- rules: [{}]\ninbound:\n  meta_protocol_filters:\n  - {name: aeraki.meta_protocol.filters.router, config: {}}\n  - name: x\n",
+			"9: inbound.meta_protocol_filters[0].config.@type: missing",
 		},
 		"a mutation": {
 			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",

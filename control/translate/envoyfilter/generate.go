@@ -90,6 +90,8 @@ type generator struct {
 	s       *ir.Service
 	filters []*Filter
 	faults  fault.List
+	// authorizing is how many filters authorize has put before those of a service.
+	authorizing int
 }
 
 func (g *generator) refuse(path, format string, args ...any) { g.faults.Add(path, format, args...) }
@@ -257,6 +259,7 @@ func (g *generator) inbound(p *ir.Port, path string) {
 	before := len(g.faults)
 	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
 	cfg := g.config(p, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
+	g.authorizing = g.authorize(cfg)
 	if g.s.Server.PreserveSource {
 		g.preserveSource(cfg, p)
 		// Under REDIRECT nothing would come back to the proxy.

@@ -21,11 +21,25 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// MetadataExchange has no options.
+// MetadataExchange tells the other side's proxy which workload this one is, and learns
+// the same of it, by the attributes x-envoy-peer-metadata and x-envoy-peer-metadata-id,
+// as Istio's proxies do with HTTP. Which of the two sides it is says the listener's
+// traffic_direction.
 type MetadataExchange struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The own id, that of Envoy's node. Default: "sidecar~" and INSTANCE_IP, POD_NAME,
+	// "." and POD_NAMESPACE, and its domain, as Istio builds it. At most 1024 bytes.
+	NodeId string `protobuf:"bytes,100,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The own workload; what it leaves open comes from Envoy's environment, which in an
+	// Istio proxy says all of it, read when the configuration is used first. What is sent
+	// has at most 8192 bytes.
+	Workload *MetadataExchange_Workload `protobuf:"bytes,101,opt,name=workload,proto3" json:"workload,omitempty"`
+	// Labels that are sent and learnt beside app, version,
+	// service.istio.io/canonical-name and service.istio.io/canonical-revision. At most
+	// 100.
+	AdditionalLabels []string `protobuf:"bytes,102,rep,name=additional_labels,json=additionalLabels,proto3" json:"additional_labels,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *MetadataExchange) Reset() {
@@ -58,12 +72,142 @@ func (*MetadataExchange) Descriptor() ([]byte, []int) {
 	return file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *MetadataExchange) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MetadataExchange) GetWorkload() *MetadataExchange_Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *MetadataExchange) GetAdditionalLabels() []string {
+	if x != nil {
+		return x.AdditionalLabels
+	}
+	return nil
+}
+
+// Workload is what a proxy tells of the workload that it stands before.
+type MetadataExchange_Workload struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the instance, such as that of a pod. Default: POD_NAME.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Default: POD_NAMESPACE.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Name of what it is an instance of, such as that of a deployment. Default:
+	// ISTIO_META_WORKLOAD_NAME.
+	WorkloadName string `protobuf:"bytes,3,opt,name=workload_name,json=workloadName,proto3" json:"workload_name,omitempty"`
+	// The cluster that it runs in. Default: ISTIO_META_CLUSTER_ID.
+	ClusterId string `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Such as "kubernetes://apis/apps/v1/namespaces/shop/deployments/cart". Default:
+	// ISTIO_META_OWNER.
+	Owner string `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Labels of the instance. Default: those of the file /etc/istio/pod/labels, in the
+	// form of Kubernetes' downward API, and those of ISTIO_METAJSON_LABELS, a JSON
+	// object; the file's win.
+	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetadataExchange_Workload) Reset() {
+	*x = MetadataExchange_Workload{}
+	mi := &file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetadataExchange_Workload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetadataExchange_Workload) ProtoMessage() {}
+
+func (x *MetadataExchange_Workload) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetadataExchange_Workload.ProtoReflect.Descriptor instead.
+func (*MetadataExchange_Workload) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDescGZIP(), []int{0, 0}
+}
+
+func (x *MetadataExchange_Workload) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MetadataExchange_Workload) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *MetadataExchange_Workload) GetWorkloadName() string {
+	if x != nil {
+		return x.WorkloadName
+	}
+	return ""
+}
+
+func (x *MetadataExchange_Workload) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *MetadataExchange_Workload) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *MetadataExchange_Workload) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 var File_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDesc = "" +
 	"\n" +
-	"Taeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha/metadata_exchange.proto\x12<aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha\"\x12\n" +
-	"\x10MetadataExchangeB}Z{github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha;metadataexchangev1alphab\x06proto3"
+	"Taeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha/metadata_exchange.proto\x12<aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha\"\x9e\x04\n" +
+	"\x10MetadataExchange\x12\x17\n" +
+	"\anode_id\x18d \x01(\tR\x06nodeId\x12s\n" +
+	"\bworkload\x18e \x01(\v2W.aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.WorkloadR\bworkload\x12+\n" +
+	"\x11additional_labels\x18f \x03(\tR\x10additionalLabels\x1a\xce\x02\n" +
+	"\bWorkload\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12#\n" +
+	"\rworkload_name\x18\x03 \x01(\tR\fworkloadName\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\tR\x05owner\x12{\n" +
+	"\x06labels\x18\x06 \x03(\v2c.aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B}Z{github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha;metadataexchangev1alphab\x06proto3"
 
 var (
 	file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDescOnce sync.Once
@@ -77,16 +221,20 @@ func file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_
 	return file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDescData
 }
 
-var file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_goTypes = []any{
-	(*MetadataExchange)(nil), // 0: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange
+	(*MetadataExchange)(nil),          // 0: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange
+	(*MetadataExchange_Workload)(nil), // 1: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload
+	nil,                               // 2: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload.LabelsEntry
 }
 var file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.workload:type_name -> aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload
+	2, // 1: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload.labels:type_name -> aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload.LabelsEntry
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() {
@@ -102,7 +250,7 @@ func file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_filters_metadata_exchange_v1alpha_metadata_exchange_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

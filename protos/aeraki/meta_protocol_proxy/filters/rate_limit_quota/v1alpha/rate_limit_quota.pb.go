@@ -46,7 +46,7 @@ type RateLimitQuota struct {
 	FilterEnforced *v3.RuntimeFractionalPercent `protobuf:"bytes,5,opt,name=filter_enforced,json=filterEnforced,proto3" json:"filter_enforced,omitempty"`
 	// How many bucket ids there may be at a time, of all that share the stream. Beyond
 	// that requests are treated as by no_assignment_behavior in common, and not reported.
-	// 1 to 1048576, default 4096.
+	// 1 to 65536, default 4096.
 	MaxBuckets    *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=max_buckets,json=maxBuckets,proto3" json:"max_buckets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -401,7 +401,7 @@ func (x *Bucket_NoAssignment) GetFallbackRateLimit() *v31.RateLimitStrategy {
 type Bucket_ExpiredAssignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long that holds; then the bucket is forgotten, and begins anew with the next
-	// request. More than 0, absent: as long as the stream is used.
+	// request. More than 0. Required.
 	ExpiredAssignmentBehaviorTimeout *durationpb.Duration `protobuf:"bytes,1,opt,name=expired_assignment_behavior_timeout,json=expiredAssignmentBehaviorTimeout,proto3" json:"expired_assignment_behavior_timeout,omitempty"`
 	// Required.
 	//
