@@ -251,17 +251,25 @@ func (m *Metadata) Put(name, value []byte) {
 // Set sets the property name to a copy of value: it takes the place of the first
 // property of that name and the others are gone, or it is added. It is what filters
 // use; the message on the wire does not change (see [Mutation] for that).
-func (m *Metadata) Set(name, value string) { set(m, name, value) }
-
-// SetBytes is Set for a value in bytes.
-func (m *Metadata) SetBytes(name string, value []byte) { set(m, name, value) }
-
-func set[T string | []byte](m *Metadata, name string, value T) {
+func (m *Metadata) Set(name, value string) {
 	m.load()
 	n := len(m.own)
-	m.own = append(m.own, name...)
-	m.own = append(m.own, value...)
-	p := Property{m.own[n : n+len(name) : n+len(name)], m.own[n+len(name) : len(m.own) : len(m.own)]}
+	m.own = append(append(m.own, name...), value...)
+	m.place(n, name)
+}
+
+// SetBytes is Set for a value in bytes.
+func (m *Metadata) SetBytes(name string, value []byte) {
+	m.load()
+	n := len(m.own)
+	m.own = append(append(m.own, name...), value...)
+	m.place(n, name)
+}
+
+// place makes a property of what own has from n on, its name and its value.
+func (m *Metadata) place(n int, name string) {
+	behind := n + len(name)
+	p := Property{m.own[n:behind:behind], m.own[behind:len(m.own):len(m.own)]}
 	kept, found := m.props[:0], false
 	for _, old := range m.props {
 		switch {

@@ -19,10 +19,11 @@ import (
 // bareHost is a host that allocates nothing: one worker, one client, one
 // upstream connection.
 type bareHost struct {
-	now  time.Duration
-	free []*host.Buffer
-	up   host.UpstreamEvents
-	sent []byte // to the server
+	now     time.Duration
+	members *host.Members // of all clusters
+	free    []*host.Buffer
+	up      host.UpstreamEvents
+	sent    []byte // to the server
 	// The same of the cluster "mirror".
 	mirror host.UpstreamEvents
 	copied []byte
@@ -41,6 +42,7 @@ func (h *bareHost) Logf(host.Level, string, ...any)               {}
 func (h *bareHost) Now() time.Duration                            { return h.now }
 func (h *bareHost) SetTimer(time.Duration)                        {}
 func (h *bareHost) Wake()                                         {}
+func (h *bareHost) ClusterMembers(string) *host.Members           { return h.members }
 func (h *bareHost) ClusterHosts(string) (host.Hosts, bool, bool) {
 	return host.Hosts{Total: 1, Healthy: 1, Preferred: 1}, true, true
 }
@@ -125,7 +127,12 @@ func newRoundTrip(t testing.TB) (roundTrip func(), h *bareHost) {
 
 // newRoundTripBy is newRoundTrip with other routes.
 func newRoundTripBy(t testing.TB, routes string) (roundTrip func(), h *bareHost) {
-	return newRoundTripOf(t, listener(routes, ""))
+	return newRoundTripTo(t, routes, nil)
+}
+
+// newRoundTripTo is newRoundTripBy to a cluster that tells its hosts, unless they are nil.
+func newRoundTripTo(t testing.TB, routes string, members *host.Members) (roundTrip func(), h *bareHost) {
+	return newRoundTripOf(t, listener(routes, ""), members)
 }
 
 // filtered is a filter with a part for the worker that uses what costs nothing.
@@ -183,12 +190,12 @@ func newFilteredRoundTrip(t testing.TB) (roundTrip func()) {
 		`"typed_per_filter_config": {"probe.filtered": {"@type": "type.googleapis.com/google.protobuf.Empty"}}, "route": {`, 1), ""), `"route_config"`,
 		`"meta_protocol_filters": [
 			{"name": "probe.filtered", "match": {"metadata": [{"name": "tenant", "exact_match": "acme"}]}},
-			{"name": "probe.c", "disabled": true}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1))
+			{"name": "probe.c", "disabled": true}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1), nil)
 	return roundTrip
 }
 
-func newRoundTripOf(t testing.TB, config string) (roundTrip func(), h *bareHost) {
-	h = &bareHost{now: time.Hour}
+func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
+	h = &bareHost{now: time.Hour, members: members}
 	m := filter.NewModule()
 	cfg, err := m.NewConfig(h, []byte(config))
 	require.NoError(t, err)
@@ -331,8 +338,9 @@ func newPipelinedRoundTrip(t testing.TB) (roundTrip func()) {
 func TestARequestAllocatesNothing(t *testing.T) {
 	byID, _ := newRoundTrip(t)
 	policies, _ := newRoundTripBy(t, withPolicies)
+	told, _ := newRoundTripTo(t, withPolicies, &host.Members{Hosts: []host.Member{{Address: "h1", Weight: 1, Healthy: true}}})
 	for name, roundTrip := range map[string]func(){
-		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "mirrored": newMirroredRoundTrip(t),
+		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,6 +22,7 @@ func (m *Message) admit(p *upstream.Pool) bool {
 	p.Watch(rules.Outliers)
 	p.Limit(rules.Breakers)
 	p.Allow(rules.Budget)
+	p.Balance(rules.Lightest)
 	m.unsure = rules.Outliers != nil && m.mayBeOneway() && m.way() != answeredWay
 	if rules.Breakers == nil {
 		return true

@@ -1,9 +1,11 @@
 package filter_test
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,6 +109,90 @@ func TestARequestGoesToTheHostOfItsKey(t *testing.T) {
 			require.Equal(t, map[string]int64{"hosts_unknown": 1, "no_key": 10}, e.counted())
 		})
 	}
+}
+
+// A cluster that tells its hosts has them exact, with the first request: by weights and
+// keys. One that leaves or returns costs no request, and moves no key that it need not.
+func TestToldHostsHaveTheirKeys(t *testing.T) {
+	for _, mode := range []string{"SHARED", "EXCLUSIVE"} {
+		t.Run(mode, func(t *testing.T) {
+			h := filtertest.New(t)
+			e := &hashEnv{Host: h, t: t, up: h.Cluster("up")}
+			members := func() (ms []host.Member) {
+				for i := range 5 {
+					m := host.Member{Address: fmt.Sprintf("10.0.0.%d:20880", 5-i), Weight: uint32(1 + i%3), Healthy: true}
+					if i == 2 {
+						m.HashKey = "pod-a"
+					}
+					ms = append(ms, m)
+				}
+				return ms
+			}
+			told := members()
+			e.up.Tell(told...)
+			e.up.Serve = answer
+			e.cfg = h.MustLoad(strings.Replace(listener(`{"name": "r", "routes": [{"route": {"cluster": "up", "hash_policy": ["user"]}}]}`, ""),
+				`"protocol": {`, `"protocol": {"connection_mode": "`+mode+`", `, 1))
+			e.c = h.Dial(e.cfg)
+			agree := func() {
+				t.Helper()
+				var hs []consistent.Host
+				var at []string
+				for _, m := range told {
+					if m.Healthy {
+						key := cmp.Or(m.HashKey, m.Address)
+						hs, at = append(hs, consistent.Host{Key: key, Weight: m.Weight}), append(at, m.Address)
+					}
+				}
+				table := consistent.Build(consistent.Default, hs)
+				for i := range 100 {
+					user := fmt.Sprint("user-", i)
+					require.Equal(t, at[table.Pick(consistent.Hash([]byte(user)), 0)], e.ask(user))
+				}
+			}
+			agree()
+			told = slices.Delete(members(), 1, 2)
+			e.up.Tell(told...)
+			e.Advance(time.Second)
+			agree()
+			told = members()
+			told[3].Healthy = false
+			e.up.Tell(told...)
+			e.Advance(time.Second)
+			agree()
+			told = members()
+			e.up.Tell(told...)
+			e.Advance(time.Second)
+			agree()
+			require.Empty(t, e.counted())
+		})
+	}
+}
+
+// Without a hash the host with the fewest requests in flight gets the next one.
+func TestTheHostWithTheFewestRequests(t *testing.T) {
+	h := filtertest.New(t)
+	up := h.Cluster("up")
+	var ms []host.Member
+	for i := range 3 {
+		ms = append(ms, host.Member{Address: fmt.Sprintf("10.0.0.%d:1", i), Weight: 1, Healthy: true})
+	}
+	up.Tell(ms...)
+	slow := ms[0].Address
+	up.Serve = func(s *filtertest.Server, b []byte) int {
+		if s.Host == slow {
+			return len(b)
+		}
+		return answer(s, b)
+	}
+	cfg := h.MustLoad(listener(`{"name": "r", "routes": [{"route": {"cluster": "up"}}], "clusters": [{"name": "up", "load_balancing": {"least_request": {"choice_count": 3}}}]}`, ""))
+	c := h.Dial(cfg)
+	for id := range uint64(100) {
+		c.Send(dubbotest.Request{ID: id}.Bytes())
+		h.Advance(time.Millisecond)
+	}
+	answers, _ := dubbotest.Parse(c.Take())
+	require.GreaterOrEqual(t, len(answers), 98, "once it has one it gets no other")
 }
 
 func TestAClientSticksToAHost(t *testing.T) {

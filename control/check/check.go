@@ -216,6 +216,7 @@ func (c *checker) finds(line int, format string, args ...any) {
 
 const (
 	dynamicModule = "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
+	moduleLB      = "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
 	typedStruct   = ".TypedStruct"
 )
 
@@ -292,7 +293,11 @@ func (c *checker) walk(p place) {
 	if spec, _ := p.at("spec"); spec.Node != nil && p.text("kind") == "EnvoyFilter" {
 		c.envoyFilter(spec)
 	}
-	switch m, isModule := c.asModule(p); {
+	if lb, ok := p.as(moduleLB); ok {
+		c.balancer(lb)
+		return
+	}
+	switch m, isModule := p.as(dynamicModule); {
 	case isModule:
 		c.module(m)
 		return
@@ -318,13 +323,12 @@ func (c *checker) walk(p place) {
 	p.fields(func(_ *yaml.Node, v place) { c.walk(v) })
 }
 
-// asModule finds a DynamicModuleNetworkFilter in an Any, or in a TypedStruct in
-// one.
-func (c *checker) asModule(p place) (m place, ok bool) {
+// as finds a message of a type in an Any, or in a TypedStruct in one.
+func (p place) as(name string) (m place, ok bool) {
 	switch url := p.text("@type"); {
-	case typeName(url) == dynamicModule:
+	case typeName(url) == name:
 		return p, true
-	case strings.HasSuffix(url, typedStruct) && typeName(p.text("type_url")) == dynamicModule:
+	case strings.HasSuffix(url, typedStruct) && typeName(p.text("type_url")) == name:
 		m, _ = p.at("value")
 		return m, m.Node != nil
 	}
@@ -347,7 +351,7 @@ var terminals = map[string]bool{
 func (c *checker) order(filters []place) {
 	for i, f := range filters {
 		typed, _ := f.at("typed_config")
-		m, isModule := c.asModule(typed)
+		m, isModule := typed.as(dynamicModule)
 		name := ""
 		if isModule {
 			name = m.text("filter_name")

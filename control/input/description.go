@@ -14,11 +14,12 @@ type description struct {
 	Headless  bool     `yaml:"headless"`
 	Ports     []port   `yaml:"ports"`
 	// Protocol and Routes of the ports that have none of their own.
-	Protocol string      `yaml:"protocol"`
-	Routes   *yaml.Node  `yaml:"routes"`
-	Server   *server     `yaml:"server"`
-	Clients  []workloads `yaml:"clients"`
-	Gateways []gateway   `yaml:"gateways"`
+	Protocol     string        `yaml:"protocol"`
+	Routes       *yaml.Node    `yaml:"routes"`
+	LoadBalancer *loadBalancer `yaml:"loadBalancer"`
+	Server       *server       `yaml:"server"`
+	Clients      []workloads   `yaml:"clients"`
+	Gateways     []gateway     `yaml:"gateways"`
 	// Authorization has the specs of Istio's AuthorizationPolicy.
 	Authorization []authorization `yaml:"authorization"`
 	Outbound      *yaml.Node      `yaml:"outbound"`
@@ -40,6 +41,27 @@ type port struct {
 	Codec    *yaml.Node `yaml:"codec"`
 	// Routes: instead of a cluster they may name {subset, host, port}.
 	Routes *yaml.Node `yaml:"routes"`
+}
+
+type loadBalancer struct {
+	Simple         string          `yaml:"simple"`
+	ConsistentHash *consistentHash `yaml:"consistentHash"`
+}
+
+type consistentHash struct {
+	Metadata       string    `yaml:"metadata"`
+	HTTPHeaderName string    `yaml:"httpHeaderName"`
+	UseSourceIP    bool      `yaml:"useSourceIp"`
+	RingHash       *ringHash `yaml:"ringHash"`
+	Maglev         *maglev   `yaml:"maglev"`
+}
+
+type ringHash struct {
+	MinimumRingSize int `yaml:"minimumRingSize"`
+}
+
+type maglev struct {
+	TableSize int `yaml:"tableSize"`
 }
 
 type workloads struct {

@@ -75,6 +75,15 @@ func (r *reader) service(d *description) *ir.Service {
 		}
 		s.Ports = append(s.Ports, port)
 	}
+	if d.LoadBalancer != nil {
+		s.LoadBalancer = &ir.LoadBalancer{Simple: d.LoadBalancer.Simple}
+		if h := d.LoadBalancer.ConsistentHash; h != nil {
+			s.LoadBalancer.ConsistentHash = &ir.ConsistentHash{
+				Metadata: h.Metadata, HTTPHeaderName: h.HTTPHeaderName, UseSourceIP: h.UseSourceIP,
+				RingHash: (*ir.RingHash)(h.RingHash), Maglev: (*ir.Maglev)(h.Maglev),
+			}
+		}
+	}
 	if d.Server != nil {
 		s.Server = &ir.Server{Namespace: d.Server.Namespace, Selector: d.Server.Selector, PreserveSource: d.Server.PreserveSource}
 	}

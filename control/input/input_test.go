@@ -30,13 +30,26 @@ func TestRefused(t *testing.T) {
 		text string
 		want string // of the errors, one a line
 	}{
-		"no YAML":        {"host: [", "1: did not find expected node content"},
-		"nothing":        {"", "want one document, there are 0"},
-		"two documents":  {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
-		"no object":      {"- a\n", "1: want an object"},
-		"unknown fields": {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, server, clients, gateways, authorization, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
-		"wrong kinds":    {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
-		"given twice":    {host + host, "2: host: given twice"},
+		"no YAML":          {"host: [", "1: did not find expected node content"},
+		"nothing":          {"", "want one document, there are 0"},
+		"two documents":    {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
+		"no object":        {"- a\n", "1: want an object"},
+		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"wrong kinds":      {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
+		"no load balancer": {host + vip + ports + "loadBalancer: {}\n", "4: loadBalancer: want simple or consistentHash"},
+		"two of them":      {host + vip + ports + "loadBalancer: {simple: ROUND_ROBIN, consistentHash: {useSourceIp: true}}\n", "4: loadBalancer.simple: there is consistentHash too"},
+		"one of Envoy's":   {host + vip + ports + "loadBalancer: {simple: RANDOM}\n", "4: loadBalancer.simple: want ROUND_ROBIN or LEAST_REQUEST"},
+		"no key": {
+			host + vip + ports + "loadBalancer:\n  consistentHash:\n    maglev: {tableSize: 100}\n",
+			"5: loadBalancer.consistentHash: want one of metadata, httpHeaderName and useSourceIp: true\n6: loadBalancer.consistentHash.maglev.tableSize: must be a prime up to 5000011, is 100",
+		},
+		"keys of HTTP": {host + vip + ports + "loadBalancer: {consistentHash: {httpCookie: {}}}\n", "4: loadBalancer.consistentHash.httpCookie: unknown field; there are: metadata, httpHeaderName, useSourceIp, ringHash, maglev"},
+		"two tables": {
+			host + vip + ports + "loadBalancer:\n  consistentHash: {metadata: a, ringHash: {minimumRingSize: 8388609}, maglev: {}}\n",
+			"5: loadBalancer.consistentHash.maglev: there is ringHash too\n5: loadBalancer.consistentHash.ringHash.minimumRingSize: must be between 1 and 8388608, is 8388609",
+		},
+		"a load balancer and headless": {host + "headless: true\n" + ports + "loadBalancer: {simple: ROUND_ROBIN}\n", "4: loadBalancer: a headless service has none: its clients have chosen the endpoint"},
+		"given twice":                  {host + host, "2: host: given twice"},
 		"everything is missing": {
 			"name: x\n",
 			"1: host: required\n1: addresses: required, unless the service is headless\n1: ports: required\n1: clients[0].namespace: required",

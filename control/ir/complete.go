@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/filter/consistent"
 )
 
 const (
@@ -37,6 +38,7 @@ func (s *Service) Complete() fault.List {
 	c.names()
 	c.addresses()
 	c.ports()
+	c.loadBalancer()
 	c.workloads()
 	c.authorization()
 	c.rest()
@@ -198,6 +200,45 @@ func (c *completer) destination(path string, d Destination) {
 	}
 	if d.Port < 0 || d.Port > 65535 {
 		c.refuse(path+".port", WantPort)
+	}
+}
+
+func (c *completer) loadBalancer() {
+	lb := c.s.LoadBalancer
+	if lb == nil {
+		return
+	}
+	hash := lb.ConsistentHash
+	switch {
+	case c.s.Headless:
+		c.refuse("loadBalancer", "a headless service has none: its clients have chosen the endpoint")
+	case lb.Simple != "" && hash != nil:
+		c.refuse("loadBalancer.simple", "there is consistentHash too")
+	case lb.Simple == "" && hash == nil:
+		c.refuse("loadBalancer", "want simple or consistentHash")
+	case hash == nil && lb.Simple != RoundRobin && lb.Simple != LeastRequest:
+		c.refuse("loadBalancer.simple", "want %s or %s", RoundRobin, LeastRequest)
+	}
+	if hash == nil {
+		return
+	}
+	keys := 0
+	for _, given := range []bool{hash.Metadata != "", hash.HTTPHeaderName != "", hash.UseSourceIP} {
+		if given {
+			keys++
+		}
+	}
+	if keys != 1 {
+		c.refuse("loadBalancer.consistentHash", "want one of metadata, httpHeaderName and useSourceIp: true")
+	}
+	if hash.RingHash != nil && hash.Maglev != nil {
+		c.refuse("loadBalancer.consistentHash.maglev", "there is ringHash too")
+	}
+	if r := hash.RingHash; r != nil && (r.MinimumRingSize < 0 || r.MinimumRingSize > consistent.MaxRingSize) {
+		c.refuse("loadBalancer.consistentHash.ringHash.minimumRingSize", "must be between 1 and %d, is %d", consistent.MaxRingSize, r.MinimumRingSize)
+	}
+	if m := hash.Maglev; m != nil && m.TableSize != 0 && (m.TableSize < 2 || m.TableSize > consistent.MaxTableSize || !consistent.Prime(uint32(m.TableSize))) {
+		c.refuse("loadBalancer.consistentHash.maglev.tableSize", "must be a prime up to %d, is %d", consistent.MaxTableSize, m.TableSize)
 	}
 }
 

@@ -41,6 +41,10 @@ type Service struct {
 	// Ports of the service. At least one.
 	Ports []Port
 
+	// LoadBalancer is how calls choose hosts, on the side of clients and gateways.
+	// Absent: as the cluster's load balancer sends connections.
+	LoadBalancer *LoadBalancer
+
 	// Server are the workloads behind the service. Absent: nothing is done on
 	// their side.
 	Server *Server
@@ -103,6 +107,42 @@ type Port struct {
 	// none leads to the service itself. Default: everything to the service itself.
 	Routes []Object
 }
+
+// LoadBalancer says what a DestinationRule's trafficPolicy.loadBalancer says, for each
+// call. The service's clusters get Meltemi as their load balancer, which then knows their
+// hosts; of those of other services what their connections tell is known.
+type LoadBalancer struct {
+	// Simple is RoundRobin or LeastRequest; one of Simple and ConsistentHash is
+	// required.
+	Simple         string
+	ConsistentHash *ConsistentHash
+}
+
+// What Simple may be.
+const (
+	RoundRobin   = "ROUND_ROBIN"
+	LeastRequest = "LEAST_REQUEST"
+)
+
+// ConsistentHash sends calls with one key to one host. One of Metadata, HTTPHeaderName and
+// UseSourceIP is required.
+type ConsistentHash struct {
+	// Metadata is the property of calls that is the key; so is HTTPHeaderName, as a
+	// DestinationRule has it.
+	Metadata, HTTPHeaderName string
+	// UseSourceIP has the client's address be the key.
+	UseSourceIP bool
+	// RingHash or Maglev; default: RingHash.
+	RingHash *RingHash
+	Maglev   *Maglev
+}
+
+// RingHash has a ring of entries, at least 1 and at most 8388608. Default: 1024, as in
+// Istio.
+type RingHash struct{ MinimumRingSize int }
+
+// Maglev has a table of so many places, a prime up to 5000011. Default: 65537.
+type Maglev struct{ TableSize int }
 
 // Destination is where a route leads in Istio's words, instead of the name of a
 // cluster. What is left out is the service's own.

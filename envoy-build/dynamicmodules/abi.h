@@ -69,3 +69,13 @@ MT_WEAK int MT_CALL(network_filter_record_histogram_value)(void* filter, size_t 
 MT_WEAK void* MT_CALL(network_filter_scheduler_new)(void* filter);
 MT_WEAK void MT_CALL(network_filter_scheduler_commit)(void* scheduler, uint64_t event);
 MT_WEAK void MT_CALL(network_filter_scheduler_delete)(void* scheduler);
+
+MT_WEAK void MT_CALL(lb_get_cluster_name)(void* lb, mt_buf*);
+MT_WEAK size_t MT_CALL(lb_get_priority_set_size)(void* lb);
+MT_WEAK size_t MT_CALL(lb_get_hosts_count)(void* lb, uint32_t priority);
+MT_WEAK size_t MT_CALL(lb_get_healthy_hosts_count)(void* lb, uint32_t priority);
+MT_WEAK bool MT_CALL(lb_get_healthy_host_address)(void* lb, uint32_t priority, size_t i, mt_buf*);
+MT_WEAK bool MT_CALL(lb_get_host_address)(void* lb, uint32_t priority, size_t i, mt_buf*);
+MT_WEAK uint32_t MT_CALL(lb_get_host_weight)(void* lb, uint32_t priority, size_t i);
+MT_WEAK bool MT_CALL(lb_get_host_locality)(void* lb, uint32_t priority, size_t i, mt_buf* region, mt_buf* zone, mt_buf* sub_zone);
+MT_WEAK bool MT_CALL(lb_get_host_metadata_string)(void* lb, uint32_t priority, size_t i, mt_buf ns, mt_buf key, mt_buf*);

@@ -81,7 +81,12 @@ func (f *filter) SetState(key, value string) {
 }
 
 // Continue implements carrier.Filter.
-func (f *filter) Continue() { f.op(C.MT_CONTINUE, 0) }
+func (f *filter) Continue(wanted string) {
+	if wanted != "" {
+		C.mt_want(f.c(), (*C.char)(unsafe.Pointer(unsafe.StringData(wanted))), C.size_t(len(wanted)))
+	}
+	f.op(C.MT_CONTINUE, 0)
+}
 
 // Send implements carrier.Filter.
 func (f *filter) Send(b *host.Buffer) {

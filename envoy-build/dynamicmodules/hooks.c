@@ -1,11 +1,9 @@
 #include "hooks.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "_cgo_export.h"
-
-#define MT_HOOK __attribute__((visibility("default")))
-#define MT_ON(name) envoy_dynamic_module_on_##name
 
 // The version of the ABI for which this was written. Envoy only warns of another.
 static const char abi_version[] = "v0.1.0";
@@ -20,9 +18,17 @@ enum { FIRST_OPS = 64, KEEP_OPS = 4096, KEEP_CHUNKS = 1024 };
 
 static __thread mt_worker self;
 
+mt_worker* mt_self(void) { return &self; }
+
 static void* must(void* p) {
   if (p == NULL) abort(); // as Envoy does without memory
   return p;
+}
+
+void mt_want(mt_filter* f, const char* host, size_t n) {
+  f->wanted = must(malloc(n));
+  memcpy(f->wanted, host, n);
+  f->wanted_length = n;
 }
 
 void mt_batch_grow(mt_batch* b) {
@@ -93,7 +99,11 @@ static void carry_out(mt_op* op) {
     MT_CALL(network_filter_close)(f->envoy, (int)op->arg);
     break;
   case MT_CONTINUE:
+    // tcp_proxy has a host chosen at once, if the cluster's load balancer is ours by
+    // lb_choose_host.
+    self.wanted = (mt_buf){f->wanted, f->wanted_length};
     MT_CALL(network_filter_continue_reading)(f->envoy);
+    self.wanted = (mt_buf){NULL, 0};
     break;
   case MT_PAUSE:
     if (f->paused) fill(f);
@@ -243,6 +253,7 @@ MT_HOOK void MT_ON(network_filter_destroy)(const void* module) {
     mtClosed(f->worker, f->slot, false, false, outer);
     leave(f->worker);
   }
+  free(f->wanted);
   free(f);
 }
 

@@ -2,6 +2,9 @@
 #pragma once
 #include "abi.h"
 
+#define MT_HOOK __attribute__((visibility("default")))
+#define MT_ON(name) envoy_dynamic_module_on_##name
+
 enum { MT_CLIENT = 1, MT_CARRIER = 2 };
 
 #define MT_NO_SLOT UINT32_MAX
@@ -34,6 +37,8 @@ typedef struct {
   bool paused;   // carrier: the server shall not be read
   bool tunnel;   // carrier: none, its bytes pass
   bool measured; // client: its watermarks move, and mean nothing
+  char* wanted;  // carrier: the host that its cluster's load balancer shall choose, if that is ours
+  size_t wanted_length;
 } mt_filter;
 
 // What the Go side wants done once it has returned.
@@ -65,7 +70,11 @@ typedef struct {
   bool ended;       // the Go side has been told of the end of the event
   mt_buf* chunks;
   size_t chunks_cap;
+  mt_buf wanted; // the host that a load balancer shall choose now; 0 bytes: any
 } mt_worker;
+
+mt_worker* mt_self(void);
+void mt_want(mt_filter*, const char* host, size_t);
 
 void mt_batch_grow(mt_batch*);
 uint32_t mt_unsent(mt_filter*, uint32_t most);

@@ -67,6 +67,9 @@ func Serve(m host.Module) {
 	module = m
 }
 
+// concurrency is how many workers there are, 0 if unknown.
+func concurrency() int { return int(C.mt_concurrency()) }
+
 // published is called when Envoy has accepted the update that brought fc.
 func (fc *filterConfig) published(id uint32) {
 	if fc.proxy != nil {
@@ -88,7 +91,7 @@ func mtConfigNew(c *C.mt_config, envoy unsafe.Pointer, name *C.char, nameLen C.s
 			ok = false
 		}
 	}()
-	setUp(int(C.mt_concurrency()))
+	setUp(concurrency())
 	fc := &filterConfig{}
 	bytes := C.GoBytes(unsafe.Pointer(raw), C.int(rawLen))
 	switch n := C.GoStringN(name, C.int(nameLen)); n {

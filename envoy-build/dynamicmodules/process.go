@@ -18,6 +18,8 @@ var (
 	module host.Module
 	// configs are the live configurations.
 	configs configTable
+	// balancers are the live load balancers.
+	balancers balancerTable
 	// workers by their index.
 	workers [loopback.MaxWorkers]atomic.Pointer[worker]
 	// panics are those that were caught and that Envoy's counter does not have yet:

@@ -57,6 +57,24 @@ func TestConfigurationsHaveTheirIDs(t *testing.T) {
 	require.Greater(t, configs.add(a), second, "also after others have gone")
 }
 
+func TestALoadBalancerIsReplaced(t *testing.T) {
+	var table balancerTable
+	at := clusterOn{cluster: "c"}
+	require.Nil(t, table.on(at))
+	table.remove(7)
+	first, old := table.add(at)
+	second, newer := table.add(at)
+	require.Same(t, newer, table.on(at), "while the old one is still there")
+	require.Same(t, old, table.get(first))
+	table.remove(first)
+	require.Same(t, newer, table.on(at))
+	require.Nil(t, table.get(first))
+	require.Nil(t, table.on(clusterOn{cluster: "d"}))
+	table.remove(second)
+	require.Nil(t, table.on(at))
+	require.Empty(t, table.newest)
+}
+
 func TestBuffersThatAreNotNeededAreDropped(t *testing.T) {
 	bs := &buffers{}
 	take := func(n int) {

@@ -282,3 +282,10 @@ func requireSame(t *testing.T, want, got *Proxy) {
 	}
 	require.Equal(t, want, got)
 }
+
+func TestALoadBalancersConfiguration(t *testing.T) {
+	require.NoError(t, LoadHosts("hosts", nil))
+	require.NoError(t, LoadHosts("hosts", []byte(" {}\n")))
+	require.EqualError(t, LoadHosts("host", nil), `lb_policy_name: unknown: want hosts`)
+	require.EqualError(t, LoadHosts("hosts", []byte(`{"a": 1}`)), `lb_policy_config: must be empty`)
+}

@@ -3,7 +3,11 @@
 // and read by all workers.
 package consistent
 
-import "github.com/cespare/xxhash/v2"
+import (
+	"math"
+
+	"github.com/cespare/xxhash/v2"
+)
 
 // Host is one of a table's.
 type Host struct {
@@ -49,6 +53,19 @@ func Build(p Policy, hosts []Host) *Table {
 		t.slots = newRing(hosts, t.shares, p.MinimumRingSize, p.MaximumRingSize)
 	}
 	return t
+}
+
+// Size returns about how many places the table has that p wants of some hosts.
+func Size(p Policy, hosts []Host) int {
+	if p.Algorithm == Maglev {
+		return int(p.TableSize)
+	}
+	sum, least := uint64(0), uint64(math.MaxUint32)
+	for _, h := range hosts {
+		sum += uint64(h.Weight)
+		least = min(least, uint64(h.Weight))
+	}
+	return int(min(max(uint64(p.MinimumRingSize), sum/max(1, least))+uint64(len(hosts)), uint64(p.MaximumRingSize)))
 }
 
 // Hosts returns the table's hosts. They must not be changed.

@@ -2,6 +2,7 @@ package filtertest
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -12,6 +13,7 @@ type Cluster struct {
 	hosts   []string
 	healthy int
 	next    int
+	members *host.Members
 	// Pick, if set, chooses the host of the next connection instead.
 	Pick func(hosts []string) string
 	// Fail, if set, is how attempts to connect end instead.
@@ -48,6 +50,23 @@ func (h *Host) Cluster(name string, hosts ...string) *Cluster {
 // SetHosts replaces the hosts. Open connections stay.
 func (c *Cluster) SetHosts(hosts ...string) { c.hosts, c.healthy = hosts, len(hosts) }
 
+// Tell has the cluster tell its hosts, and connections lead to those that are wanted;
+// without any it tells none any more.
+func (c *Cluster) Tell(members ...host.Member) {
+	c.members = nil
+	if members == nil {
+		return
+	}
+	var healthy []string
+	for _, m := range members {
+		if m.Healthy {
+			healthy = append(healthy, m.Address)
+		}
+	}
+	c.SetHosts(healthy...)
+	c.members = &host.Members{Hosts: members}
+}
+
 // RemoveCluster removes a cluster. Open connections stay.
 func (h *Host) RemoveCluster(name string) { delete(h.clusters, name) }
 
@@ -74,6 +93,8 @@ const (
 type Server struct {
 	// Host is its address.
 	Host string
+	// Wanted is the host that it was to lead to, "" if any.
+	Wanted string
 	// Source is the address that it shall see, the zero value for the proxy's.
 	Source   netip.Addr
 	c        *Cluster
@@ -180,7 +201,7 @@ func (s *Server) finish() {
 // Connect implements host.Worker.
 func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 	c := w.h.clusters[t.Cluster]
-	s := &Server{c: c, w: w, ev: ev, Source: t.Source}
+	s := &Server{c: c, w: w, ev: ev, Source: t.Source, Wanted: t.Host}
 	if c == nil {
 		s.c = &Cluster{h: w.h}
 	}
@@ -212,7 +233,9 @@ func (s *Server) up() {
 		s.close(host.NoHost)
 		return
 	}
-	if c.Pick != nil {
+	if c.members != nil && slices.Contains(c.hosts, s.Wanted) {
+		s.Host = s.Wanted
+	} else if c.Pick != nil {
 		s.Host = c.Pick(c.hosts)
 	} else {
 		s.Host = c.hosts[c.next%len(c.hosts)]
@@ -230,6 +253,14 @@ func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
 		return h, false, true
 	}
 	return host.Hosts{Total: len(c.hosts), Healthy: c.healthy, Preferred: c.healthy}, true, true
+}
+
+// ClusterMembers implements host.Worker.
+func (w *worker) ClusterMembers(cluster string) *host.Members {
+	if c := w.h.clusters[cluster]; c != nil {
+		return c.members
+	}
+	return nil
 }
 
 // upstream implements host.Upstream.

@@ -208,6 +208,10 @@ type Worker interface {
 	// ClusterHosts tells how many hosts the cluster has. known is false when no
 	// such cluster exists. ok is false when it cannot be told now.
 	ClusterHosts(cluster string) (h Hosts, known, ok bool)
+	// ClusterMembers tells the hosts of a cluster themselves, as far as the worker
+	// has heard of them, nil where they cannot be told. What it returns is another
+	// pointer whenever something has changed. For such a cluster Target.Host counts.
+	ClusterMembers(cluster string) *Members
 	// Logf logs with the host's logger.
 	Logf(level Level, format string, args ...any)
 }
@@ -221,10 +225,37 @@ type Hosts struct {
 	Preferred int
 }
 
+// Members are the hosts of a cluster, in the cluster's order. They are not changed.
+type Members struct {
+	// Hosts of all priorities, each address once.
+	Hosts []Member
+}
+
+// Member is one host of a cluster.
+type Member struct {
+	// Address is "ip:port".
+	Address string
+	// HashKey is what stands for the address in consistent hashing, "" if nothing
+	// does.
+	HashKey string
+	// Weight is its share of the traffic, relative to the others'. At least 1.
+	Weight uint32
+	// Priority: hosts of 0 are used before those of 1, and so on.
+	Priority uint32
+	// Healthy hosts can be connected to.
+	Healthy bool
+	// Region, Zone and SubZone are its locality, as far as it is known.
+	Region, Zone, SubZone string
+}
+
 // Target says where an upstream connection shall go.
 type Target struct {
 	// Cluster by name.
 	Cluster string
+	// Host is the address of the cluster's member that is wanted, "" for any. It
+	// counts where the members are told, and as long as the host is healthy;
+	// otherwise the connection leads to any.
+	Host string
 	// OriginalDst is the "ip:port" for clusters that go where the client
 	// wanted to go; "" otherwise.
 	OriginalDst string

@@ -51,18 +51,27 @@ func (hs *Hosts) Resize(n int) {
 	}
 }
 
-// Due reports whether an ejected host waits for somebody who tries it.
-func (hs *Hosts) Due(now time.Duration) bool {
+// Out reports whether the host at an address is to be left out.
+func (hs *Hosts) Out(addr string) bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h := hs.all[addr]
+	return h != nil && h.Out()
+}
+
+// Due returns the address of an ejected host that waits for somebody who tries it, "" if
+// none does.
+func (hs *Hosts) Due(now time.Duration) string {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.ejected > 0 {
 		for _, h := range hs.all {
 			if h.due(now) {
-				return true
+				return h.addr
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // Sweep forgets hosts that have left the cluster: no connection leads to them, and

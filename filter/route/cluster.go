@@ -10,6 +10,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
@@ -25,6 +26,8 @@ type Cluster struct {
 	Outliers *outlier.Policy
 	// Breakers says how much may be under way, nil: there is no limit.
 	Breakers *breaker.Policy
+	// Lightest says how requests without a hash choose hosts, nil: by their weights.
+	Lightest *lightest.Policy
 }
 
 // silent is of clusters of which nothing is said.
@@ -68,6 +71,7 @@ func (c *compiler) clusters(from []*routev1alpha.ClusterPolicy) (named map[strin
 		named[cl.GetName()] = &Cluster{
 			Budget:   c.budget(cl.GetRetryBudget(), at+".retry_budget"),
 			Hashing:  c.loadBalancing(cl.GetLoadBalancing(), at+".load_balancing"),
+			Lightest: c.lightest(cl.GetLoadBalancing(), at+".load_balancing"),
 			Outliers: c.outliers(cl.GetOutlierDetection(), at+".outlier_detection"),
 			Breakers: c.breakers(cl.GetCircuitBreakers(), at+".circuit_breakers"),
 		}
@@ -89,7 +93,7 @@ func (cl *Cluster) inherit(others *Cluster) {
 		cl.Budget = others.Budget
 	}
 	if cl.Hashing == nil {
-		cl.Hashing = others.Hashing
+		cl.Hashing, cl.Lightest = others.Hashing, others.Lightest
 	}
 	if cl.Outliers == nil {
 		cl.Outliers = others.Outliers
@@ -133,6 +137,22 @@ func (c *compiler) outliers(from *routev1alpha.OutlierDetection, path string) *o
 		c.refuse(path+".failure_percentage_request_volume", "needs failure_percentage_threshold")
 	}
 	return p
+}
+
+func (c *compiler) lightest(from *routev1alpha.LoadBalancing, path string) *lightest.Policy {
+	switch lb := from.GetPolicy().(type) {
+	case *routev1alpha.LoadBalancing_LeastRequest_:
+		at := path + ".least_request.choice_count"
+		return &lightest.Policy{Choices: c.number(lb.LeastRequest.GetChoiceCount(), at, 2, lightest.MaxChoices, lightest.DefaultChoices)}
+	case *routev1alpha.LoadBalancing_PeakEwma_:
+		at := path + ".peak_ewma.decay_time"
+		d := c.duration(lb.PeakEwma.GetDecayTime(), at, lightest.DefaultDecay)
+		if d > lightest.MaxDecay {
+			c.refuse(at, "must be at most %v, is %v", lightest.MaxDecay, d)
+		}
+		return &lightest.Policy{Choices: lightest.DefaultChoices, Decay: d}
+	}
+	return nil
 }
 
 func (c *compiler) breakers(from *routev1alpha.CircuitBreakers, path string) *breaker.Policy {

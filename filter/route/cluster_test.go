@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -58,6 +59,22 @@ func TestBudgetsOfClusters(t *testing.T) {
 	require.Equal(t, rest, table.Cluster("any").Budget)
 }
 
+func TestClustersChooseTheLightestHosts(t *testing.T) {
+	table := mustCompile(t, `{"clusters": [
+		{"name": "least", "load_balancing": {"least_request": {}}},
+		{"name": "peak", "load_balancing": {"peak_ewma": {"decay_time": "3s"}}},
+		{"name": "ring", "load_balancing": {"ring_hash": {}}},
+		{"name": "other", "outlier_detection": {}},
+		{"name": "*", "load_balancing": {"least_request": {"choice_count": 5}}}]}`)
+	require.Equal(t, &lightest.Policy{Choices: 2}, table.Cluster("least").Lightest)
+	require.Equal(t, &lightest.Policy{Choices: 2, Decay: 3 * time.Second}, table.Cluster("peak").Lightest)
+	require.Nil(t, table.Cluster("ring").Lightest)
+	require.Equal(t, &lightest.Policy{Choices: 5}, table.Cluster("other").Lightest)
+	require.Equal(t, &lightest.Policy{Choices: 5}, table.Cluster("any").Lightest)
+	table = mustCompile(t, `{"clusters": [{"name": "a", "load_balancing": {"peak_ewma": {}}}]}`)
+	require.Equal(t, &lightest.Policy{Choices: 2, Decay: 10 * time.Second}, table.Cluster("a").Lightest)
+}
+
 func TestImpossiblePoliciesOfClustersAreRefusedWithTheirPath(t *testing.T) {
 	for policy, want := range map[string]string{
 		`"outlier_detection": {"consecutive_failures": 0}`:                                                         "outlier_detection.consecutive_failures: must be between 1 and 2147483647, is 0",
@@ -69,6 +86,10 @@ func TestImpossiblePoliciesOfClustersAreRefusedWithTheirPath(t *testing.T) {
 		`"outlier_detection": {"failure_percentage_threshold": 0}`:                                                 "outlier_detection.failure_percentage_threshold: must be between 1 and 100, is 0",
 		`"outlier_detection": {"failure_percentage_request_volume": 5}`:                                            "outlier_detection.failure_percentage_request_volume: needs failure_percentage_threshold",
 		`"outlier_detection": {"silence": "0.0001s"}`:                                                              "outlier_detection.silence: must be at least 1ms, is 100µs",
+		`"load_balancing": {"least_request": {"choice_count": 1}}`:                                                 "load_balancing.least_request.choice_count: must be between 2 and 100, is 1",
+		`"load_balancing": {"least_request": {"choice_count": 101}}`:                                               "load_balancing.least_request.choice_count: must be between 2 and 100, is 101",
+		`"load_balancing": {"peak_ewma": {"decay_time": "0s"}}`:                                                    "load_balancing.peak_ewma.decay_time: must be at least 1ms, is 0s",
+		`"load_balancing": {"peak_ewma": {"decay_time": "3601s"}}`:                                                 "load_balancing.peak_ewma.decay_time: must be at most 1h0m0s, is 1h0m1s",
 		`"circuit_breakers": {"max_requests": 2147483648}`:                                                         "circuit_breakers.max_requests: must be between 0 and 2147483647, is 2147483648",
 		`"circuit_breakers": {"max_connections": 0}`:                                                               "circuit_breakers.max_connections: must be between 1 and 2147483647, is 0",
 		`"circuit_breakers": {"keys": [{}, {}, {}, {}, {}, {}, {}, {}, {}]}`:                                       "circuit_breakers.keys: at most 8, has 9",

@@ -160,6 +160,7 @@ func (cn *conn) answer(md *codecs.Metadata) *Call {
 		if cn.watched != nil {
 			cn.saw(c, md)
 		}
+		cn.took(c, md.Failure != codecs.NoFailure)
 		c.end()
 		return c
 	}
@@ -202,7 +203,7 @@ func (cn *conn) leaves() {
 		cn.drain()
 		cn.pool.leaves(cn.host)
 		if greets { // else the next one would be made at once, as often as it says so
-			cn.pool.connectFailed(cn.attempt, host.ConnectFailed, "its preface has failed: the server leaves")
+			cn.pool.connectFailed(cn.attempt, cn.wanted, host.ConnectFailed, "its preface has failed: the server leaves")
 		}
 		cn.pool.kick()
 	}

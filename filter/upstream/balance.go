@@ -41,7 +41,6 @@ type balance struct {
 	search     time.Duration // pause between looks for a missing host
 	nextSearch time.Duration
 	heard      int64 // of what hosts have said of their leaving
-	perHost    map[string]int
 }
 
 // pick chooses a connection for the next call, nil when there is none that
@@ -96,7 +95,7 @@ func (p *Pool) pickFor(c *Call) *conn {
 	case c.sought > 0 && p.trying > 0:
 		return nil
 	case c.sought < maxSought && p.hosts.Preferred > 1 && p.room() > 0 && now >= max(p.nextTry, p.noGrowth):
-		if c.sought++; p.connect(now) {
+		if c.sought++; p.connect(now, c.avoid) {
 			return nil
 		}
 	}
@@ -135,6 +134,16 @@ func (p *Pool) weigh() {
 	if !p.opts.Shared {
 		return
 	}
+	staying := p.staying()
+	if p.told() {
+		for _, cn := range p.ready {
+			cn.weight, cn.current = cn.to.weight<<20/int64(len(cn.to.conns))+1, 0
+			if cn.shunned() && staying > 0 {
+				cn.weight = 0
+			}
+		}
+		return
+	}
 	var hosts [maxWeighed]string
 	var conns [maxWeighed]int64 // to each host
 	n := 0
@@ -160,7 +169,6 @@ func (p *Pool) weigh() {
 	if known && !p.picks.shares(hosts[:n], shares[:n]) {
 		p.info.shares(hosts[:n], shares[:n])
 	}
-	staying := p.staying()
 	for _, cn := range p.ready {
 		cn.weight, cn.current = 1<<20, 0
 		if known {
@@ -171,7 +179,6 @@ func (p *Pool) weigh() {
 			cn.weight = 0
 		}
 	}
-	p.arrange()
 }
 
 // leaves keeps calls from a host that has said that it leaves, also over
@@ -211,10 +218,20 @@ func (p *Pool) look(now time.Duration) {
 	if !ok {
 		return
 	}
+	var members *host.Members
 	if p.key.OriginalDst != "" {
 		h = host.Hosts{Total: 1, Healthy: 1, Preferred: 1} // wherever it goes, it is one host
+	} else {
+		members = p.m.w.ClusterMembers(p.key.Cluster)
 	}
-	if p.looked && h == p.hosts {
+	news := members != p.members
+	if news {
+		p.learn(members)
+	}
+	if p.told() {
+		h.Preferred = len(p.usable)
+	}
+	if p.looked && h == p.hosts && !news {
 		return
 	}
 	first := !p.looked
@@ -226,11 +243,12 @@ func (p *Pool) look(now time.Duration) {
 		p.epoch = p.info.forget(-1)
 		return
 	}
-	p.epoch = p.info.forget(p.epoch)
-	p.changed, p.samples, p.search = now, 0, 0
-	p.picks.forget()
-	for _, cn := range p.conns {
-		if cn.state == ready {
+	p.changed, p.search = now, 0
+	if !p.told() {
+		p.epoch = p.info.forget(p.epoch)
+		p.samples = 0
+		p.picks.forget()
+		for _, cn := range p.ready {
 			p.outdate(cn, &cn.stale)
 		}
 	}
@@ -278,13 +296,20 @@ func (p *Pool) sample(now time.Duration) {
 	if !p.opts.Shared || p.hosts.Preferred < 2 || now-p.lastUse > time.Second || now < p.nextTry {
 		return
 	}
-	if p.trying > 0 || now < p.noGrowth {
+	if now < p.noGrowth {
 		return
 	}
-	missing := len(p.countHosts()) < p.hostsWanted()
+	if p.told() {
+		p.seek(now)
+		return
+	}
+	if p.trying > 0 {
+		return
+	}
+	missing := p.reached() < p.hostsWanted()
 	if p.seeks(missing) {
 		for range seekTogether {
-			p.connect(now)
+			p.connect(now, "")
 		}
 		return
 	}
@@ -294,13 +319,13 @@ func (p *Pool) sample(now time.Duration) {
 		}
 		p.search = min(max(2*p.search, tickTime), 2*time.Second)
 		p.nextSearch = now + p.search
-		p.connect(now)
+		p.connect(now, "")
 		return
 	}
 	p.search = 0
 	if p.samples < enoughPicked {
 		for range max(1, p.opts.MaxConnections/2) {
-			if !p.connect(now) {
+			if !p.connect(now, "") {
 				return
 			}
 		}
@@ -311,18 +336,6 @@ func (p *Pool) sample(now time.Duration) {
 		if p.samples >= enoughSamples/2 || p.samples >= 48 && p.picks.period() != nil {
 			p.nextSample = now + 4*sampleTime
 		}
-		p.connect(now)
+		p.connect(now, "")
 	}
-}
-
-// countHosts counts the ready connections to each host.
-func (p *Pool) countHosts() map[string]int {
-	if p.perHost == nil {
-		p.perHost = map[string]int{}
-	}
-	clear(p.perHost)
-	for _, cn := range p.ready {
-		p.perHost[cn.host]++
-	}
-	return p.perHost
 }

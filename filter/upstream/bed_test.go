@@ -24,6 +24,7 @@ type bed struct {
 	now     time.Duration
 	timers  *timer.Wheel
 	hosts   host.Hosts
+	members *host.Members
 	known   bool
 	servers []*server // that were asked for, in that order
 	buffers int       // that have not come back
@@ -123,8 +124,10 @@ func (b *bed) cancel(c *caller) {
 // up lets all servers that were asked for take their connections.
 func (b *bed) up() {
 	for i := 0; i < len(b.servers); i++ {
-		if b.servers[i].state == dialled {
-			b.servers[i].ready(fmt.Sprint("h", i%max(1, b.hosts.Total)))
+		if s := b.servers[i]; s.state == dialled && s.wanted != "" {
+			s.ready(s.wanted)
+		} else if s.state == dialled {
+			s.ready(fmt.Sprint("h", i%max(1, b.hosts.Total)))
 		}
 	}
 }
@@ -155,9 +158,10 @@ func (b *bed) Buffer(n int) *host.Buffer {
 func (b *bed) Recycle(*host.Buffer) { b.buffers-- }
 
 func (b *bed) ClusterHosts(string) (h host.Hosts, known, ok bool) { return b.hosts, b.known, true }
+func (b *bed) ClusterMembers(string) *host.Members                { return b.members }
 
-func (b *bed) Connect(_ host.Target, ev host.UpstreamEvents) host.Upstream {
-	s := &server{bed: b, ev: ev}
+func (b *bed) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
+	s := &server{bed: b, ev: ev, wanted: t.Host}
 	b.servers = append(b.servers, s)
 	return s
 }
@@ -176,8 +180,10 @@ type server struct {
 	ev    host.UpstreamEvents
 	state serverState
 	host  string
-	ended bool // it has got an end of stream
-	got   []string
+	// wanted is the host that the connection was to lead to, "" if any.
+	wanted string
+	ended  bool // it has got an end of stream
+	got    []string
 }
 
 // event carries out what the pool does after an event of its host.

@@ -50,6 +50,8 @@ type conn struct {
 	answers codecs.AnswerDecoder // in place of dec; nil: none
 	state   connState
 	host    string
+	to      *endpoint // the same; nil: it is not known yet
+	wanted  *endpoint // where it was to lead; nil: to any
 	// attempt numbers the pool's connections in the order in which the load
 	// balancer was asked for a host; they may become ready in another.
 	attempt int
@@ -72,6 +74,7 @@ type conn struct {
 
 	stalled  []*Line // wait until it takes calls again
 	idle     *idleList
+	idleAt   int // 1 + the place among the idle ones of its host
 	idleNext *conn
 	idlePrev *conn
 	late     int // answers that may come to calls that have been given up
@@ -99,7 +102,7 @@ type conn struct {
 func (cn *conn) leaving() bool { return cn.leavingUntil != 0 }
 
 // shunned reports whether the connection gets calls only if no other can take them.
-func (cn *conn) shunned() bool { return cn.leaving() || cn.ejected }
+func (cn *conn) shunned() bool { return cn.leaving() || cn.ejected || cn.unlisted() }
 
 // send gives c to the connection.
 func (cn *conn) send(c *Call) {
@@ -205,7 +208,7 @@ func (cn *conn) Ready(addr string) {
 		return
 	}
 	p := cn.pool
-	cn.host, cn.lastData = addr, p.m.now()
+	cn.host, cn.to, cn.lastData = addr, p.endpoint(addr), p.m.now()
 	cn.watch()
 	if !cn.greet() {
 		cn.begin()
@@ -303,7 +306,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 		return
 	case connecting:
 		cn.leave()
-		p.connectFailed(cn.attempt, r, r.String())
+		p.connectFailed(cn.attempt, cn.wanted, r, r.String())
 		return
 	case greeting:
 		if r != host.Draining {
@@ -314,7 +317,7 @@ func (cn *conn) Closed(r host.CloseReason) {
 		if r != host.Draining {
 			r = host.ConnectFailed
 		}
-		p.connectFailed(cn.attempt, r, why)
+		p.connectFailed(cn.attempt, cn.wanted, r, why)
 		return
 	case ready, draining:
 		lost := r == host.Remote || r == host.Reset

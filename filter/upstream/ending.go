@@ -83,6 +83,7 @@ func (cn *conn) timedOut(c *Call) {
 	p := cn.pool
 	sent := c.sent
 	cn.missed(c)
+	cn.took(c, true)
 	switch {
 	case p.byID() && (p.opts.Shared || c.released):
 		cn.giveUp(c)

@@ -35,7 +35,7 @@ type growth struct {
 
 // hostsWanted is how many different hosts there should be connections to.
 func (p *Pool) hostsWanted() int {
-	return max(1, min(p.hosts.Preferred, p.opts.MaxConnections))
+	return max(1, min(p.hosts.Preferred-p.failing, p.opts.MaxConnections))
 }
 
 // want is how many connections that are not about to be replaced the pool
@@ -49,7 +49,7 @@ func (p *Pool) want() int {
 		return min(p.opts.MaxExclusive, max(p.opts.MinConnections, taken+p.queue.n))
 	}
 	n := max(p.opts.MinConnections, p.hostsWanted())
-	if p.hosts.Preferred > 1 && p.samples < p.opts.MaxConnections {
+	if p.hosts.Preferred > 1 && p.samples < p.opts.MaxConnections && !p.told() {
 		n = p.opts.MaxConnections // a first look at how the load balancer picks
 	}
 	load := (p.inFlight + p.queue.n + p.opts.TargetInFlight - 1) / p.opts.TargetInFlight
@@ -98,19 +98,27 @@ func (p *Pool) grow() {
 	if !p.opts.Shared {
 		want = min(want, n+p.room())
 	}
-	for n < want && p.connect(now) {
+	for n < want && p.connect(now, "") {
 		n++
 	}
 }
 
-// connect opens a connection. It reports false if a circuit breaker forbids it.
-func (p *Pool) connect(now time.Duration) bool {
+// connect opens a connection. It reports false if a circuit breaker forbids it, or no
+// host of those that the cluster tells is to be tried now.
+func (p *Pool) connect(now time.Duration, avoid string) bool {
+	ep, ok := p.next(now, avoid)
+	return ok && p.connectTo(ep, now)
+}
+
+// connectTo opens a connection to a host, nil: to any. It reports false if a circuit
+// breaker forbids it.
+func (p *Pool) connectTo(ep *endpoint, now time.Duration) bool {
 	p.attempts++
 	if !p.mayConnect() {
-		p.connectFailed(p.attempts, host.Overflow, breaker.Connections.Reason(p.key.Cluster))
+		p.connectFailed(p.attempts, nil, host.Overflow, breaker.Connections.Reason(p.key.Cluster))
 		return false
 	}
-	cn := &conn{pool: p, attempt: p.attempts, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
+	cn := &conn{pool: p, wanted: ep, attempt: p.attempts, born: now, dec: p.codec.NewDecoder(codecs.ServerToClient)}
 	if p.traits.Correlation != codecs.ByID {
 		cn.answers, _ = cn.dec.(codecs.AnswerDecoder)
 	}
@@ -121,25 +129,39 @@ func (p *Pool) connect(now time.Duration) bool {
 	cn.partial.Init(cn, &cn.in, budget, p.opts.MaxPartialBytes)
 	p.trying++
 	p.conns = append(p.conns, cn)
-	cn.up = p.m.w.Connect(host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}, cn)
+	t := host.Target{Cluster: p.key.Cluster, OriginalDst: p.key.OriginalDst, Source: p.key.Source}
+	if ep != nil {
+		ep.trying++
+		t.Host = ep.addr
+	}
+	cn.up = p.m.w.Connect(t, cn)
 	return true
 }
 
 // connected takes a new connection into use, and an old one out.
 func (p *Pool) connected(cn *conn) {
 	p.trying--
+	p.tried(cn)
 	p.backoff, p.nextTry, p.starving = 0, 0, 0
 	p.m.timers.Stop(&p.retry)
 	if len(p.ready) == 0 {
 		p.granted = p.m.now()
 	}
 	p.ready = append(p.ready, cn)
-	p.samples++
-	p.picks.add(cn.attempt, cn.host)
-	p.info.picked(cn.host)
+	cn.to.conns = append(cn.to.conns, cn)
+	astray := cn.wanted != nil && cn.wanted != cn.to
+	if astray { // the host did not take it, and the next attempt was not ours
+		p.unreachable(cn.wanted, cn.attempt, p.m.now())
+	}
+	p.reachable(cn.to)
+	if !p.told() {
+		p.samples++
+		p.picks.add(cn.attempt, cn.host)
+		p.info.picked(cn.host)
+	}
 	p.rehash(p.m.now())
 	cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now())
-	if p.outliers != nil && !p.keeps(cn) {
+	if astray && len(cn.to.conns) > 1 && (p.opts.Shared || p.queue.n == 0) || p.outliers != nil && !p.keeps(cn) {
 		cn.drain()
 		p.kick()
 		return
@@ -155,8 +177,9 @@ func (p *Pool) connected(cn *conn) {
 // succeed retires a connection in whose place cn has come.
 func (p *Pool) succeed(cn *conn) {
 	if p.old == 0 && !p.opts.Shared {
-		// None is to be replaced; but one may be more than wanted.
-		if o := p.idle.first; o != nil && len(p.ready) > p.want() {
+		// None is to be replaced; but one may be more than wanted, if it does not count
+		// where it leads.
+		if o := p.idle.first; o != nil && len(p.ready) > p.want() && !p.told() {
 			o.drain()
 		}
 		return
@@ -203,14 +226,19 @@ func (p *Pool) remove(cn *conn) {
 			}
 			if cn.state == connecting || cn.state == greeting {
 				p.trying--
+				p.tried(cn)
 			}
 		}
 	}
 	p.drainers = without(p.drainers, cn)
 	if n := len(p.ready); n > 0 {
 		if p.ready = without(p.ready, cn); len(p.ready) != n {
+			cn.to.conns = without(cn.to.conns, cn)
 			p.weigh()
 		}
+	}
+	if cn.to != nil {
+		p.forget(cn.to)
 	}
 }
 
@@ -226,10 +254,14 @@ func without(l []*conn, cn *conn) []*conn {
 }
 
 // connectFailed draws the consequences of a failed attempt. Attempts that were
-// made together count as one.
-func (p *Pool) connectFailed(attempt int, r host.CloseReason, why string) {
+// made together count as one. to is the host that was wanted, nil if it was any.
+func (p *Pool) connectFailed(attempt int, to *endpoint, r host.CloseReason, why string) {
 	now := p.m.now()
 	p.obs.ConnectFailed(p.key.Cluster, r, why)
+	if r == host.ConnectFailed && p.unreachable(to, attempt, now) {
+		p.kick() // what waits for that host goes elsewhere
+		return
+	}
 	switch {
 	case p.backoff == 0:
 		p.backoff, p.failed = firstBackoff, p.attempts
@@ -237,7 +269,7 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason, why string) {
 		p.backoff, p.failed = 2*p.backoff, p.attempts
 	}
 	p.backoff = min(p.backoff, p.opts.BackoffMax)
-	p.nextTry = now + p.backoff/2 + time.Duration(p.m.rand.Int64N(int64(p.backoff/2)+1))
+	p.nextTry = now + p.jittered(p.backoff)
 	p.limited = r == host.Overflow && p.queue.n == 0
 	trying := p.trying
 	if r == host.Overflow {
@@ -278,6 +310,11 @@ func (p *Pool) connectFailed(attempt int, r host.CloseReason, why string) {
 	}
 }
 
+// jittered is a pause of about so long.
+func (p *Pool) jittered(pause time.Duration) time.Duration {
+	return pause/2 + time.Duration(p.m.rand.Int64N(int64(pause/2)+1))
+}
+
 // shrink retires connections when there are more than wanted: of shared ones the
 // oldest of the host that has most, of exclusive ones those that are idle longest.
 func (p *Pool) shrink(now time.Duration) {
@@ -300,9 +337,8 @@ func (p *Pool) shrink(now time.Duration) {
 	}
 	var victim *conn
 	most := 0
-	hosts := p.countHosts()
 	for _, cn := range p.ready {
-		same := hosts[cn.host]
+		same := len(cn.to.conns)
 		if victim == nil || same > most || same == most && cn.born < victim.born {
 			victim, most = cn, same
 		}

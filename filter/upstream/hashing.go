@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // hashTime is how long calls still go by the hosts of an old membership while those of
@@ -24,8 +25,10 @@ const (
 type Detour uint8
 
 const (
+	// Straight: it has not.
+	Straight Detour = iota
 	// HostsUnknown: not all hosts of the cluster are known, so it went to any.
-	HostsUnknown Detour = iota
+	HostsUnknown
 	// HostUnavailable: no connection to the host can take it, so it went to the one
 	// that the table names next, or to any.
 	HostUnavailable
@@ -35,60 +38,67 @@ const (
 
 func (d Detour) String() string {
 	return [...]string{
-		"the hosts of the cluster are not all known yet", "no connection to its host can take it",
+		"", "the hosts of the cluster are not all known yet", "no connection to its host can take it",
 		"too many requests are in flight to its host",
 	}[d]
 }
 
 // hashing is how a pool finds the hosts of its calls' hashes. Where connections are
-// exclusive it cannot: the load balancer says where the next one goes.
+// exclusive and the cluster does not tell its hosts it cannot: the load balancer says
+// where the next one goes.
 type hashing struct {
 	policy consistent.Policy
 	used   bool // a call has had a hash
 	table  *hostTable
 	// current: the table is that of the present membership.
 	current bool
-	conns   [][]*conn // of the table's hosts, those that are ready
+	of      *host.Members // of which the table is, if the cluster tells its hosts
+	at      []*endpoint   // the table's hosts; nil: nothing is known of it any more
 }
 
 // hostTable is a table whose hosts are found by their addresses.
 type hostTable struct {
 	*consistent.Table
-	hosts  []string // their addresses
-	places map[string]int
-}
-
-// newHostTable makes the table of hosts of which only the addresses are known: their
-// weights count as equal.
-func newHostTable(p consistent.Policy, hosts []string) *hostTable {
-	t := &hostTable{hosts: hosts, places: map[string]int{}}
-	keys := make([]consistent.Host, len(hosts))
-	for i, h := range hosts {
-		keys[i] = consistent.Host{Key: h, Weight: 1}
-		t.places[h] = i
-	}
-	t.Table = consistent.Build(p, keys)
-	return t
+	hosts []string // their addresses
 }
 
 // hashBy has calls hashed by a policy from now on.
 func (p *Pool) hashBy(policy *consistent.Policy) {
 	if h := &p.hashing; !h.used || h.policy != *policy {
-		h.policy, h.used, h.table = *policy, true, nil
-		p.rehash(p.m.now())
+		now := p.m.now()
+		if !p.looked {
+			p.look(now)
+		}
+		h.policy, h.used, h.table, h.of = *policy, true, nil, nil
+		p.rehash(now)
 	}
 }
 
 // rehash takes the table of the hosts that are known by now.
 func (p *Pool) rehash(now time.Duration) {
 	h := &p.hashing
-	if !h.used || !p.opts.Shared {
+	if !h.used {
 		return
 	}
-	t, current := p.info.table(h.policy, p.hosts.Preferred, p.countHosts(), now)
-	h.current = current
-	if !current && now-p.changed > hashTime {
-		t = nil
+	var t *hostTable
+	if !p.told() {
+		h.of = nil
+	}
+	switch {
+	case p.told():
+		if h.of == p.members {
+			return
+		}
+		if t, h.current = p.info.tableOf(h.policy, p.hashKeys, p.addresses, h.table == nil); h.current {
+			h.of = p.members
+		} else {
+			t = h.table // until the new one has been built
+		}
+	case p.opts.Shared:
+		t, h.current = p.info.table(h.policy, p.hosts.Preferred, p.connsTo, now)
+		if !h.current && now-p.changed > hashTime {
+			t = nil
+		}
 	}
 	if t != h.table {
 		h.table = t
@@ -104,24 +114,13 @@ func (p *Pool) seeks(missing bool) bool {
 	return h.used && (missing || !h.current) && p.hosts.Preferred <= p.opts.MaxConnections && p.samples < seekPicks*p.hosts.Preferred
 }
 
-// arrange sorts the ready connections by the table's hosts.
+// arrange finds the table's hosts.
 func (p *Pool) arrange() {
 	h := &p.hashing
-	for i := range h.conns {
-		clear(h.conns[i])
-		h.conns[i] = h.conns[i][:0]
-	}
-	if h.table == nil {
-		return
-	}
-	if n := len(h.table.hosts); n <= cap(h.conns) {
-		h.conns = h.conns[:n]
-	} else {
-		h.conns = append(h.conns[:cap(h.conns)], make([][]*conn, n-cap(h.conns))...)
-	}
-	for _, cn := range p.ready {
-		if i, known := h.table.places[cn.host]; known {
-			h.conns[i] = append(h.conns[i], cn)
+	h.at = h.at[:0]
+	if h.table != nil {
+		for _, addr := range h.table.hosts {
+			h.at = append(h.at, p.all[addr])
 		}
 	}
 }
@@ -131,82 +130,77 @@ func (p *Pool) choose(c *Call) *conn {
 	if !c.hashed {
 		return p.pickAny(c)
 	}
-	cn, detour, straight := p.hashed(c.hash, c.avoid)
-	if cn == nil {
+	cn, detour, found := p.hashed(c)
+	if !found {
 		cn = p.pickAny(c)
 	}
-	if cn != nil && !straight {
+	if cn != nil && detour != Straight {
 		p.obs.Detoured(p.key.Cluster, cn.host, detour)
 	}
 	return cn
 }
 
 func (p *Pool) pickAny(c *Call) *conn {
+	if p.balancing != nil && len(p.usable) > 1 {
+		if cn, found := p.lightest(c); found {
+			return cn
+		}
+	}
 	if c.line != nil {
 		return p.pick("")
 	}
 	return p.pickFor(c)
 }
 
-// hashed chooses a connection by a hash: to the host to which the table maps it, unless
-// that is to be avoided. straight tells that it is; else detour why it is not.
-func (p *Pool) hashed(hash uint64, avoid string) (cn *conn, detour Detour, straight bool) {
+// hashed chooses a connection for c by its hash: to the host to which the table maps it,
+// unless that is to be avoided. found is true without a connection if c had better wait
+// for one.
+func (p *Pool) hashed(c *Call) (cn *conn, detour Detour, found bool) {
 	h := &p.hashing
 	if h.table == nil {
 		return nil, HostsUnknown, false
 	}
 	hosts := h.table.hosts
-	first := h.table.Pick(hash, 0)
-	if avoid == "" || hosts[first] != avoid {
-		if cn = h.least(first); cn != nil && h.load(p, first) <= 1 {
-			return cn, 0, true
+	first := h.table.Pick(c.hash, 0)
+	// Behind the first as the table goes on; its next entries may be of the same host.
+	for attempt := range uint32(8 * len(hosts)) {
+		i := first
+		if attempt > 0 {
+			if i = h.table.Pick(c.hash, attempt); i == first {
+				continue
+			}
 		}
-		if cn != nil {
-			return h.relieve(p, hash, first, avoid, cn), HostBusy, false
-		}
-	}
-	// As the table goes on; its next entries may be of the same host.
-	for attempt := uint32(1); attempt < uint32(8*len(hosts)); attempt++ {
-		i := h.table.Pick(hash, attempt)
-		if i == first || avoid != "" && hosts[i] == avoid {
+		if c.avoid != "" && hosts[i] == c.avoid {
 			continue
 		}
-		if cn = h.least(i); cn != nil {
-			// A further attempt goes where it shall.
-			return cn, HostUnavailable, avoid != "" && hosts[first] == avoid
+		ep := h.at[i]
+		cn, detour = p.take(ep), HostUnavailable
+		if i == first || c.avoid != "" && hosts[first] == c.avoid { // a further attempt goes where it shall
+			detour = Straight
+		}
+		if i == first && h.load(p, first) > 1 {
+			cn, detour = h.relieve(p, c.hash, first, c.avoid, cn), HostBusy
+		}
+		if cn != nil || ep != nil && p.told() && p.awaits(c, ep) {
+			return cn, detour, true
 		}
 	}
 	return nil, HostUnavailable, false
 }
 
-// least returns the connection to a host that has the fewest calls, nil if none can
-// take one.
-func (h *hashing) least(host int) (best *conn) {
-	for _, cn := range h.conns[host] {
-		if !cn.blocked && cn.weight > 0 && (best == nil || cn.inFlight < best.inFlight) {
-			best = cn
-		}
-	}
-	return best
-}
-
 // load is what is in flight to a host, by what may be.
 func (h *hashing) load(p *Pool, host int) float64 {
-	if h.policy.BalanceFactor == 0 {
+	if h.policy.BalanceFactor == 0 || h.at[host] == nil {
 		return 0
 	}
-	n := 0
-	for _, cn := range h.conns[host] {
-		n += cn.inFlight
-	}
 	total := ((p.inFlight+1)*int(h.policy.BalanceFactor) + 99) / 100
-	return float64(n) / max(1, math.Ceil(float64(total)*h.table.Share(host)))
+	return float64(h.at[host].inFlight()) / max(1, math.Ceil(float64(total)*h.table.Share(host)))
 }
 
 // relieve chooses another host in place of one that has too much: the first that has
 // not, from a place among the hosts that follows from the hash, so that each key has its
 // own, and what one host has too much is spread over all. If all have too much it is
-// the one that has least. cn leads to the first.
+// the one that has least. cn leads to the first, nil if nothing does.
 func (h *hashing) relieve(p *Pool, hash uint64, first int, avoid string, cn *conn) *conn {
 	hosts := h.table.hosts
 	least := h.load(p, first)
@@ -216,7 +210,7 @@ func (h *hashing) relieve(p *Pool, hash uint64, first int, avoid string, cn *con
 		if i == first || avoid != "" && hosts[i] == avoid {
 			continue
 		}
-		other := h.least(i)
+		other := p.take(h.at[i])
 		if other == nil {
 			continue
 		}
@@ -241,6 +235,7 @@ type members struct {
 	replaced int
 	since    time.Duration
 	tables   map[consistent.Policy]*builtTable
+	told     map[consistent.Policy]*toldTables
 	run      func(f func())
 }
 
@@ -276,11 +271,11 @@ func (ms *members) picked(host string) {
 // one has taken the place of another: one to which no connection leads any more, or
 // else the one not seen for longest. If that goes on it is something else, such as
 // hosts that are not healthy or of a lower priority, and nothing is known.
-func (ms *members) known(counted int, conns map[string]int, now time.Duration) bool {
+func (ms *members) known(counted int, conns func(host string) int, now time.Duration) bool {
 	for len(ms.seen) > counted {
 		oldest := ""
 		for h, at := range ms.seen {
-			if gone := conns[h] == 0; oldest == "" || gone && conns[oldest] > 0 || gone == (conns[oldest] == 0) && at < ms.seen[oldest] {
+			if gone := conns(h) == 0; oldest == "" || gone && conns(oldest) > 0 || gone == (conns(oldest) == 0) && at < ms.seen[oldest] {
 				oldest = h
 			}
 		}
@@ -302,8 +297,8 @@ func (ms *members) forget() {
 
 // table returns the table of the cluster's hosts, nil if they are not known. current is
 // false if it is that of an earlier membership. What is to be built is built meanwhile.
-// conns are a pool's connections to each host.
-func (ci *clusterInfo) table(p consistent.Policy, counted int, conns map[string]int, now time.Duration) (t *hostTable, current bool) {
+// conns counts a pool's connections to a host.
+func (ci *clusterInfo) table(p consistent.Policy, counted int, conns func(host string) int, now time.Duration) (t *hostTable, current bool) {
 	ci.mu.Lock()
 	ms := &ci.members
 	known := ms.known(counted, conns, now)
@@ -335,7 +330,12 @@ func (ci *clusterInfo) table(p consistent.Policy, counted int, conns map[string]
 	run := ms.run
 	ci.mu.Unlock()
 	run(func() {
-		t := newHostTable(p, hosts)
+		// Their weights count as equal.
+		keys := make([]consistent.Host, len(hosts))
+		for i, h := range hosts {
+			keys[i] = consistent.Host{Key: h, Weight: 1}
+		}
+		t := &hostTable{consistent.Build(p, keys), hosts}
 		ci.mu.Lock()
 		defer ci.mu.Unlock()
 		b.hostTable, b.hosts, b.building = t, hosts, false
@@ -343,4 +343,71 @@ func (ci *clusterInfo) table(p consistent.Policy, counted int, conns map[string]
 	ci.mu.Lock()
 	defer ci.mu.Unlock()
 	return b.hostTable, !b.building
+}
+
+// toldTables are the tables of a policy that are made of what a cluster tells of its
+// hosts: the present ones and those before, as workers hear of changes one by one.
+type toldTables [2]*toldTable
+
+type toldTable struct {
+	keys  []consistent.Host
+	hosts []string
+	table *hostTable // nil: it is being built
+}
+
+// buildTime is how soon a pool looks again for a table that is being built.
+const buildTime = 2 * time.Millisecond
+
+// buildAtOnce is up to how many places a table without which calls would go anywhere is
+// built by who needs it, within a few milliseconds.
+const buildAtOnce = 70_000
+
+// tableOf returns the table of hosts that a cluster tells, in its order. ok is false if it
+// is being built: at once is only what is needed for the first.
+func (ci *clusterInfo) tableOf(p consistent.Policy, keys []consistent.Host, hosts []string, first bool) (t *hostTable, ok bool) {
+	if len(hosts) == 0 {
+		return nil, true
+	}
+	ci.mu.Lock()
+	ms := &ci.members
+	tables := ms.told[p]
+	if tables == nil {
+		if len(ms.told) >= maxTables {
+			clear(ms.told)
+		}
+		tables = new(toldTables)
+		ms.told[p] = tables
+	}
+	var own *toldTable
+	for _, o := range tables {
+		if o != nil && slices.Equal(o.keys, keys) && slices.Equal(o.hosts, hosts) {
+			own = o
+		}
+	}
+	atOnce := first && consistent.Size(p, keys) <= buildAtOnce
+	switch {
+	case own != nil && (own.table != nil || !atOnce):
+		t = own.table
+		ci.mu.Unlock()
+		return t, t != nil
+	case own == nil:
+		own = &toldTable{keys: keys, hosts: hosts}
+		tables[0], tables[1] = own, tables[0]
+	}
+	run := ms.run
+	ci.mu.Unlock()
+	build := func() {
+		t := &hostTable{consistent.Build(p, keys), hosts}
+		ci.mu.Lock()
+		defer ci.mu.Unlock()
+		own.table = t
+	}
+	if atOnce {
+		build()
+	} else {
+		run(build)
+	}
+	ci.mu.Lock()
+	defer ci.mu.Unlock()
+	return own.table, own.table != nil
 }

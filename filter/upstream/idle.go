@@ -43,10 +43,11 @@ func (cn *conn) rest() {
 		return
 	}
 	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil && !cn.leased() {
-		if cn.leaving() {
+		if cn.leaving() || cn.unlisted() {
 			p.parting.push(cn)
 		} else {
 			p.idle.push(cn)
+			cn.to.rests(cn)
 		}
 	}
 }
@@ -64,5 +65,8 @@ func (cn *conn) leavesUntil(t time.Duration) {
 func (cn *conn) unrest() {
 	if cn.idle != nil {
 		cn.idle.remove(cn)
+		if cn.idleAt > 0 {
+			cn.to.works(cn)
+		}
 	}
 }

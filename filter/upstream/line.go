@@ -152,7 +152,7 @@ func (l *Line) pick(c *Call) *conn {
 			return l.conn
 		}
 		return nil
-	case l.pool.queue.n > 0:
+	case l.pool.queue.n > 0 && l.pool.queue.first.sought == 0:
 		return nil
 	}
 	return l.free(c)
@@ -161,7 +161,7 @@ func (l *Line) pick(c *Call) *conn {
 // free chooses a connection for c, a call of l, which is not bound. An exclusive one
 // that it has just had is as good as any, and some servers keep state by it.
 func (l *Line) free(c *Call) *conn {
-	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.shunned() {
+	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.shunned() && (!c.hashed || l.pool.hashing.table == nil) {
 		return cn
 	}
 	return l.pool.choose(c)

@@ -96,6 +96,7 @@ func (p *Pool) follow() {
 			p.adopt(cn.watched)
 		}
 	}
+	p.noteEjected()
 	p.weigh()
 }
 
@@ -115,6 +116,14 @@ func (p *Pool) keeps(cn *conn) bool {
 		p.misses = 0
 		return true
 	}
+	if p.told() {
+		cn.ejected = true
+		p.adopt(cn.watched)
+		if p.opts.Shared {
+			return cn.to.fresh() == 1
+		}
+		return p.untried == nil && cn.watched.Due(p.m.now())
+	}
 	if p.misses++; p.misses > max(fewMisses, 2*p.hosts.Preferred) {
 		p.misses = 0
 		return true
@@ -122,7 +131,7 @@ func (p *Pool) keeps(cn *conn) bool {
 	cn.ejected = true
 	p.adopt(cn.watched)
 	if p.opts.Shared {
-		return p.staying() > 0 && p.countHosts()[cn.host] == 1
+		return p.staying() > 0 && len(cn.to.conns) == 1
 	}
 	return p.untried == nil && cn.watched.Due(p.m.now())
 }
@@ -148,10 +157,17 @@ func (p *Pool) oversee(now time.Duration) {
 			break
 		}
 	}
-	if !p.opts.Shared && p.untried == nil && now >= p.nextSearch && now-p.lastUse < time.Second && p.trying == 0 && p.room() > 0 && hosts.Due(now) {
+	if p.opts.Shared || p.untried != nil || now < p.nextSearch || now-p.lastUse >= time.Second || p.trying > 0 || p.room() <= 0 {
+		return
+	}
+	if due := hosts.Due(now); due != "" {
 		p.search = min(max(2*p.search, tickTime), 2*time.Second)
 		p.nextSearch = now + p.search
-		p.connect(now)
+		if ep := p.all[due]; ep != nil && ep.weight > 0 {
+			p.connectTo(ep, now)
+		} else if !p.told() {
+			p.connect(now, "")
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
+	"github.com/meltemi-mesh/meltemi/filter/lightest"
 )
 
 // tickTime is how often a pool that is used looks after itself.
@@ -41,6 +42,7 @@ type Pool struct {
 	pendingBytes        int
 	waiters, lastWaiter *Waiter
 	dispatching         bool
+	round               uint64 // of looks at what waits
 
 	watch
 	guards
@@ -55,7 +57,9 @@ type Pool struct {
 
 	growth
 	balance
-	hashing hashing
+	endpoints
+	hashing   hashing
+	balancing *lightest.Policy // nil: the load balancer's choice
 }
 
 func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
@@ -119,7 +123,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
-	c.avoid, c.sought, c.judged, c.unsure = s.Avoid, 0, false, s.Unsure
+	c.avoid, c.sought, c.round, c.judged, c.unsure = s.Avoid, 0, 0, false, s.Unsure
 	if c.hash, c.hashed = s.Hash, s.Hashing != nil; c.hashed {
 		p.hashBy(s.Hashing)
 	}
@@ -253,7 +257,12 @@ func (p *Pool) kick() {
 func (p *Pool) dispatch() {
 	p.dispatching = true
 	defer func() { p.dispatching = false }() // also when something panics
+	p.round++
 	for c := p.queue.first; c != nil; {
+		if c.round == p.round { // it waits for what others do not take
+			c = c.next
+			continue
+		}
 		l := c.line
 		var cn *conn
 		if l != nil {
@@ -269,6 +278,7 @@ func (p *Pool) dispatch() {
 			}
 			c = p.queue.first
 		case c.sought > 0: // others may take what it does not
+			c.round = p.round
 			c = c.next
 		default:
 			return
@@ -323,7 +333,11 @@ func (p *Pool) onTick() {
 	}
 	p.reap(now)
 	p.kick()
-	p.m.timers.Start(&p.tick, now+tickTime)
+	again := tickTime
+	if p.hashing.used && p.told() && !p.hashing.current {
+		again = buildTime
+	}
+	p.m.timers.Start(&p.tick, now+again)
 }
 
 // giveUp ends the pool.

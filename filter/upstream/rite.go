@@ -132,7 +132,7 @@ func (r *rite) fail(err error) {
 func (cn *conn) refused(why string) {
 	cn.leave()
 	cn.up.Close(false)
-	cn.pool.connectFailed(cn.attempt, host.ConnectFailed, why)
+	cn.pool.connectFailed(cn.attempt, cn.wanted, host.ConnectFailed, why)
 }
 
 // leased reports whether a client holds the connection.

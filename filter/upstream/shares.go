@@ -92,7 +92,7 @@ type clusterInfo struct {
 func newClusterInfo(s *Shared) *clusterInfo {
 	return &clusterInfo{
 		picks: map[string]float64{}, leaving: map[string]time.Duration{},
-		members: members{seen: map[string]int{}, tables: map[consistent.Policy]*builtTable{}, run: s.run},
+		members: members{seen: map[string]int{}, tables: map[consistent.Policy]*builtTable{}, told: map[consistent.Policy]*toldTables{}, run: s.run},
 	}
 }
 

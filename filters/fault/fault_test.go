@@ -1,15 +1,12 @@
 package fault
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -396,17 +393,4 @@ func TestRequestsWithoutAFaultAllocateNothing(t *testing.T) {
 		s.delay.of(md)
 		s.abort.of(md, codec)
 	}))
-}
-
-func TestTheReadmesConfiguration(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(readme), "```yaml\n")
-	require.True(t, ok)
-	config, _, _ := strings.Cut(rest, "```")
-	var proxy map[string]any
-	require.NoError(t, yaml.Unmarshal([]byte(config), &proxy))
-	b, err := json.Marshal(proxy)
-	require.NoError(t, err)
-	filtertest.New(t).MustLoad(string(b))
 }

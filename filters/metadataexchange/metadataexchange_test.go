@@ -1,15 +1,12 @@
 package metadataexchange
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -260,17 +257,4 @@ func TestImpossibleConfigurationsAreRefused(t *testing.T) {
 	require.EqualError(t, err, "no codec of the listener can set and remove attributes")
 	_, err = parse(new(anypb.Any), env)
 	require.ErrorContains(t, err, "type_url: ")
-}
-
-func TestTheReadmesConfiguration(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(readme), "```yaml\n")
-	require.True(t, ok)
-	config, _, _ := strings.Cut(rest, "```")
-	var proxy map[string]any
-	require.NoError(t, yaml.Unmarshal([]byte(config), &proxy))
-	b, err := json.Marshal(proxy)
-	require.NoError(t, err)
-	filtertest.New(t).MustLoad(string(b))
 }

@@ -407,10 +407,14 @@ func TestTooManyCalls(t *testing.T) {
 	b.request(most)
 	b.served(most)
 	b.counts(map[string]int64{"error": 1, "failure_mode_allowed": 1})
+	var calls []*call
+	for range most {
+		calls = append(calls, b.limiter.next())
+	}
 	b.client.Close()
 	b.Settle()
-	for range most {
-		<-b.limiter.next().ctx.Done()
+	for _, c := range calls {
+		<-c.ctx.Done()
 	}
 	b.client = b.Dial(b.cfg)
 	require.Eventually(t, func() bool {

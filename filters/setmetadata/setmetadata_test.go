@@ -1,13 +1,10 @@
 package setmetadata
 
 import (
-	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -249,17 +246,4 @@ func TestSettingAllocatesNothing(t *testing.T) {
 		allocations[name] = testing.AllocsPerRun(2000, func() { e.c.Send(request); e.c.Take() })
 	}
 	require.InDelta(t, allocations["nothing"], allocations["all"], 0)
-}
-
-func TestTheReadmesConfiguration(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(readme), "```yaml\n")
-	require.True(t, ok)
-	config, _, _ := strings.Cut(rest, "```")
-	var proxy map[string]any
-	require.NoError(t, yaml.Unmarshal([]byte(config), &proxy))
-	b, err := json.Marshal(proxy)
-	require.NoError(t, err)
-	filtertest.New(t).MustLoad(string(b))
 }

@@ -23,6 +23,9 @@ func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) ob
 		extra = g.s.Inbound
 	}
 	cfg := exact(extra).(object)
+	if side == "outbound" {
+		g.balance(cfg)
+	}
 	g.merge(cfg, object{
 		"stat_prefix":  statPrefix,
 		"protocol":     g.protocol(p),

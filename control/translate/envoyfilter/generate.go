@@ -364,7 +364,7 @@ func (g *generator) module() object {
 }
 
 // clusters has connections to hosts that fail their health checks or are
-// ejected closed at once.
+// ejected closed at once, and the load balancer be ours, if the service wants it.
 func (g *generator) clusters(f *Filter, context networking.EnvoyFilter_PatchContext, to []ir.Destination) {
 	for _, d := range hostPorts(to) {
 		g.patch(f, networking.EnvoyFilter_CLUSTER, networking.EnvoyFilter_Patch_MERGE,
@@ -373,6 +373,6 @@ func (g *generator) clusters(f *Filter, context networking.EnvoyFilter_PatchCont
 				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Cluster{
 					Cluster: &networking.EnvoyFilter_ClusterMatch{Service: d.Host, PortNumber: uint32(d.Port)},
 				},
-			}, object{"close_connections_on_host_health_failure": true})
+			}, g.clusterPatch(d))
 	}
 }

@@ -97,6 +97,18 @@ func Cluster(name string, endpoints ...Endpoint) Resource {
 	}
 }
 
+// Told returns a copy of a cluster whose load balancer is Meltemi's, so that it tells its
+// hosts.
+func (r Resource) Told() Resource {
+	return r.With(M{"load_balancing_policy": M{"policies": []any{M{"typed_extension_config": M{
+		"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": M{
+			"@type":                 types + "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
+			"dynamic_module_config": M{"name": "meltemi", "do_not_close": true},
+			"lb_policy_name":        "hosts",
+		},
+	}}}}})
+}
+
 // With returns a copy of r with other values of some fields.
 func (r Resource) With(fields M) Resource {
 	c := maps.Clone(r)

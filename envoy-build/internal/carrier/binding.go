@@ -19,8 +19,9 @@ type Filter interface {
 
 	// SetState sets filter state, at once.
 	SetState(key, value string)
-	// Continue lets tcp_proxy begin.
-	Continue()
+	// Continue lets tcp_proxy begin. wanted is the host that it shall connect to, see
+	// host.Target; "" is any.
+	Continue(wanted string)
 	// Send has tcp_proxy send b to the server. b is the filter's from then on.
 	Send(b *host.Buffer)
 	// End has tcp_proxy send an end of stream.

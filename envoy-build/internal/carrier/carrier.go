@@ -49,7 +49,7 @@ func (c *Carrier) claim() {
 	if c.target.OriginalDst != "" {
 		c.filter.SetState(stateOriginalDst, c.target.OriginalDst)
 	}
-	c.filter.Continue()
+	c.filter.Continue(c.target.Host)
 }
 
 // discard closes a carrier that has been taken off its list.

@@ -236,15 +236,19 @@ type filter struct {
 	closing    bool
 	closed     bool
 	address    string
+	wanted     string
 	chosen     bool
 	flags      uint64
 }
 
-func (f *filter) Token() []byte       { return f.token }
-func (f *filter) Generation() uint32  { return f.generation }
-func (f *filter) Closed() bool        { return f.closed }
-func (f *filter) did(what string)     { f.done = append(f.done, what) }
-func (f *filter) Continue()           { f.did("continue") }
+func (f *filter) Token() []byte      { return f.token }
+func (f *filter) Generation() uint32 { return f.generation }
+func (f *filter) Closed() bool       { return f.closed }
+func (f *filter) did(what string)    { f.done = append(f.done, what) }
+func (f *filter) Continue(wanted string) {
+	f.did("continue")
+	f.wanted = wanted
+}
 func (f *filter) Send(b *host.Buffer) { f.did("send " + string(b.B)); b.Free() }
 func (f *filter) End()                { f.did("end") }
 func (f *filter) Close()              { f.closing = true; f.did("close") }

@@ -351,7 +351,7 @@ type ClusterPolicy struct {
 	CircuitBreakers *CircuitBreakers `protobuf:"bytes,3,opt,name=circuit_breakers,json=circuitBreakers,proto3" json:"circuit_breakers,omitempty"`
 	// Which hosts are not used for a while. Absent: hosts are not watched.
 	OutlierDetection *OutlierDetection `protobuf:"bytes,4,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
-	// How requests with a hash choose their hosts.
+	// How requests choose their hosts.
 	LoadBalancing *LoadBalancing `protobuf:"bytes,5,opt,name=load_balancing,json=loadBalancing,proto3" json:"load_balancing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -537,16 +537,21 @@ func (*HashPolicy_SourceIp) isHashPolicy_PolicySpecifier() {}
 
 func (*HashPolicy_Principal) isHashPolicy_PolicySpecifier() {}
 
-// LoadBalancing is how requests whose route has hash policies choose hosts. Tables are
-// those that Envoy makes of the same hosts.
+// LoadBalancing is how requests choose hosts: those whose route has hash policies by a
+// table, the one that Envoy makes of the same hosts, others by their hosts' weights, or as
+// least_request and peak_ewma say.
 type LoadBalancing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Default: ring_hash.
+	// Default: ring_hash. least_request and peak_ewma are for requests without a hash, to
+	// clusters that tell their hosts, as Meltemi is their load balancer; to others, and with
+	// a hash, requests go as without them, with a hash by a ring of the defaults.
 	//
 	// Types that are valid to be assigned to Policy:
 	//
 	//	*LoadBalancing_RingHash_
 	//	*LoadBalancing_Maglev_
+	//	*LoadBalancing_LeastRequest_
+	//	*LoadBalancing_PeakEwma_
 	Policy isLoadBalancing_Policy `protobuf_oneof:"policy"`
 	// A host gets no further request while it has more of a worker's requests in flight
 	// than this percentage of its share; then another one does, always the same for a
@@ -611,6 +616,24 @@ func (x *LoadBalancing) GetMaglev() *LoadBalancing_Maglev {
 	return nil
 }
 
+func (x *LoadBalancing) GetLeastRequest() *LoadBalancing_LeastRequest {
+	if x != nil {
+		if x, ok := x.Policy.(*LoadBalancing_LeastRequest_); ok {
+			return x.LeastRequest
+		}
+	}
+	return nil
+}
+
+func (x *LoadBalancing) GetPeakEwma() *LoadBalancing_PeakEwma {
+	if x != nil {
+		if x, ok := x.Policy.(*LoadBalancing_PeakEwma_); ok {
+			return x.PeakEwma
+		}
+	}
+	return nil
+}
+
 func (x *LoadBalancing) GetHashBalanceFactor() *wrapperspb.UInt32Value {
 	if x != nil {
 		return x.HashBalanceFactor
@@ -632,9 +655,23 @@ type LoadBalancing_Maglev_ struct {
 	Maglev *LoadBalancing_Maglev `protobuf:"bytes,2,opt,name=maglev,proto3,oneof"`
 }
 
+type LoadBalancing_LeastRequest_ struct {
+	// Least request.
+	LeastRequest *LoadBalancing_LeastRequest `protobuf:"bytes,4,opt,name=least_request,json=leastRequest,proto3,oneof"`
+}
+
+type LoadBalancing_PeakEwma_ struct {
+	// Peak EWMA.
+	PeakEwma *LoadBalancing_PeakEwma `protobuf:"bytes,5,opt,name=peak_ewma,json=peakEwma,proto3,oneof"`
+}
+
 func (*LoadBalancing_RingHash_) isLoadBalancing_Policy() {}
 
 func (*LoadBalancing_Maglev_) isLoadBalancing_Policy() {}
+
+func (*LoadBalancing_LeastRequest_) isLoadBalancing_Policy() {}
+
+func (*LoadBalancing_PeakEwma_) isLoadBalancing_Policy() {}
 
 // CircuitBreakers bound what is under way to a cluster, over all workers. What is
 // beyond is refused at once, with the error of the protocol for too much load. Of
@@ -1443,8 +1480,11 @@ type RouteMatch struct {
 	// The traffic_direction of the listener that the request came to. A listener that
 	// has none matches no route with one. UNSPECIFIED: any.
 	Direction v32.TrafficDirection `protobuf:"varint,101,opt,name=direction,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"direction,omitempty"`
-	// Labels of the workload that the request came from. Not built yet: nothing
-	// knows them without the filter metadata_exchange.
+	// Labels of the workload that the request came from, all of which must be equal. They
+	// are known behind the filter metadata_exchange, of the listener's own workload where
+	// it is OUTBOUND and of what the other side's proxy has said of its one where it is
+	// INBOUND; without it nothing matches. Who can reach the listener can say what they
+	// like: they are no proof of who it is.
 	SourceLabels  map[string]string `protobuf:"bytes,102,rep,name=source_labels,json=sourceLabels,proto3" json:"source_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1768,6 +1808,15 @@ type KeyValue struct {
 	//	%DOWNSTREAM_LOCAL_ADDRESS%, %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%,
 	//	%DOWNSTREAM_LOCAL_PORT%  the address that it is connected to
 	//	%ROUTE_NAME%, %UPSTREAM_CLUSTER%  the route, and the cluster that was chosen
+	//	%OPERATION%, %SERVICE%, %METHOD%  what the request calls, service/method, and its
+	//	    parts. Not for answers
+	//	%TRAFFIC_DIRECTION%  INBOUND or OUTBOUND, as the listener says
+	//	%DOWNSTREAM_PEER_URI_SAN%, %DOWNSTREAM_PEER_DNS_SAN%, %DOWNSTREAM_PEER_SUBJECT%
+	//	    what is in the client's certificate, with commas between several names
+	//	%REQUESTED_SERVER_NAME%  the name that the client asked for (SNI)
+	//	%FILTER_STATE(downstream_peer:FIELD:X):Z%  what the filter metadata_exchange has
+	//	    learnt of the workload that the request came from: X is name, namespace,
+	//	    workload, cluster, service, revision, app or version
 	//	%ENVIRONMENT(X):Z%  the environment variable X, read when this is loaded
 	//	%%  a percent sign
 	Format        string `protobuf:"bytes,101,opt,name=format,proto3" json:"format,omitempty"`
@@ -1980,6 +2029,103 @@ func (x *LoadBalancing_Maglev) GetTableSize() *wrapperspb.UInt32Value {
 	return nil
 }
 
+// LeastRequest takes, of some hosts, the one with the fewest of the worker's requests
+// in flight for its weight.
+type LoadBalancing_LeastRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hosts that are picked at random, by their weights, and compared. 2 to 100, default
+	// 2.
+	ChoiceCount   *wrapperspb.UInt32Value `protobuf:"bytes,1,opt,name=choice_count,json=choiceCount,proto3" json:"choice_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadBalancing_LeastRequest) Reset() {
+	*x = LoadBalancing_LeastRequest{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing_LeastRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing_LeastRequest) ProtoMessage() {}
+
+func (x *LoadBalancing_LeastRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing_LeastRequest.ProtoReflect.Descriptor instead.
+func (*LoadBalancing_LeastRequest) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 2}
+}
+
+func (x *LoadBalancing_LeastRequest) GetChoiceCount() *wrapperspb.UInt32Value {
+	if x != nil {
+		return x.ChoiceCount
+	}
+	return nil
+}
+
+// PeakEwma takes, of two hosts that are picked at random, by their weights, the one
+// whose requests in flight and one more take less time, as far as its answers have: a
+// moving average that rises at once to the longest.
+type LoadBalancing_PeakEwma struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time in which what is known of a host loses its weight. 0.001s to 3600s, default
+	// 10s.
+	DecayTime     *durationpb.Duration `protobuf:"bytes,1,opt,name=decay_time,json=decayTime,proto3" json:"decay_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadBalancing_PeakEwma) Reset() {
+	*x = LoadBalancing_PeakEwma{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancing_PeakEwma) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancing_PeakEwma) ProtoMessage() {}
+
+func (x *LoadBalancing_PeakEwma) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancing_PeakEwma.ProtoReflect.Descriptor instead.
+func (*LoadBalancing_PeakEwma) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{3, 3}
+}
+
+func (x *LoadBalancing_PeakEwma) GetDecayTime() *durationpb.Duration {
+	if x != nil {
+		return x.DecayTime
+	}
+	return nil
+}
+
 // RetryBackOff is the pause before a retry: random, up to base_interval for the
 // first, twice as much for each further one, up to max_interval.
 type RetryPolicy_RetryBackOff struct {
@@ -1994,7 +2140,7 @@ type RetryPolicy_RetryBackOff struct {
 
 func (x *RetryPolicy_RetryBackOff) Reset() {
 	*x = RetryPolicy_RetryBackOff{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[20]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2152,7 @@ func (x *RetryPolicy_RetryBackOff) String() string {
 func (*RetryPolicy_RetryBackOff) ProtoMessage() {}
 
 func (x *RetryPolicy_RetryBackOff) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[20]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2217,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[23]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2229,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[23]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,17 +2332,24 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\bterminal\x18\x04 \x01(\bR\bterminal\x1a\x1e\n" +
 	"\bMetadata\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04nameB\x12\n" +
-	"\x10policy_specifier\"\x98\x04\n" +
+	"\x10policy_specifier\"\x8b\a\n" +
 	"\rLoadBalancing\x12f\n" +
 	"\tring_hash\x18\x01 \x01(\v2G.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHashH\x00R\bringHash\x12_\n" +
-	"\x06maglev\x18\x02 \x01(\v2E.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.MaglevH\x00R\x06maglev\x12L\n" +
+	"\x06maglev\x18\x02 \x01(\v2E.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.MaglevH\x00R\x06maglev\x12r\n" +
+	"\rleast_request\x18\x04 \x01(\v2K.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequestH\x00R\fleastRequest\x12f\n" +
+	"\tpeak_ewma\x18\x05 \x01(\v2G.aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwmaH\x00R\bpeakEwma\x12L\n" +
 	"\x13hash_balance_factor\x18\x03 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x11hashBalanceFactor\x1a\x9e\x01\n" +
 	"\bRingHash\x12H\n" +
 	"\x11minimum_ring_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fminimumRingSize\x12H\n" +
 	"\x11maximum_ring_size\x18\x02 \x01(\v2\x1c.google.protobuf.UInt32ValueR\x0fmaximumRingSize\x1aE\n" +
 	"\x06Maglev\x12;\n" +
 	"\n" +
-	"table_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ttableSizeB\b\n" +
+	"table_size\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\ttableSize\x1aO\n" +
+	"\fLeastRequest\x12?\n" +
+	"\fchoice_count\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vchoiceCount\x1aD\n" +
+	"\bPeakEwma\x128\n" +
+	"\n" +
+	"decay_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tdecayTimeB\b\n" +
 	"\x06policy\"\xba\x02\n" +
 	"\x0fCircuitBreakers\x12?\n" +
 	"\fmax_requests\x18\x01 \x01(\v2\x1c.google.protobuf.UInt32ValueR\vmaxRequests\x12N\n" +
@@ -2335,7 +2488,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 }
 
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(DirectResponse_Status)(0),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
 	(KeyValue_AppendAction)(0),              // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
@@ -2359,25 +2512,27 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = [
 	(*HashPolicy_Metadata)(nil),             // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
 	(*LoadBalancing_RingHash)(nil),          // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
 	(*LoadBalancing_Maglev)(nil),            // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
-	(*RetryPolicy_RetryBackOff)(nil),        // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	nil,                                     // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
-	nil,                                     // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	(*RouteAction_RequestMirrorPolicy)(nil), // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 26: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 27: google.protobuf.UInt32Value
-	(*v3.Percent)(nil),                      // 28: envoy.type.v3.Percent
-	(*v31.HeaderMatcher)(nil),               // 29: envoy.config.route.v3.HeaderMatcher
-	(*v32.RuntimeFractionalPercent)(nil),    // 30: envoy.config.core.v3.RuntimeFractionalPercent
-	(v32.TrafficDirection)(0),               // 31: envoy.config.core.v3.TrafficDirection
-	(*v31.WeightedCluster)(nil),             // 32: envoy.config.route.v3.WeightedCluster
-	(*anypb.Any)(nil),                       // 33: google.protobuf.Any
+	(*LoadBalancing_LeastRequest)(nil),      // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequest
+	(*LoadBalancing_PeakEwma)(nil),          // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma
+	(*RetryPolicy_RetryBackOff)(nil),        // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	nil,                                     // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
+	nil,                                     // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	(*RouteAction_RequestMirrorPolicy)(nil), // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 28: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 29: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 30: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 31: envoy.config.route.v3.HeaderMatcher
+	(*v32.RuntimeFractionalPercent)(nil),    // 32: envoy.config.core.v3.RuntimeFractionalPercent
+	(v32.TrafficDirection)(0),               // 33: envoy.config.core.v3.TrafficDirection
+	(*v31.WeightedCluster)(nil),             // 34: envoy.config.route.v3.WeightedCluster
+	(*anypb.Any)(nil),                       // 35: google.protobuf.Any
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
 	12, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	26, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	28, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
 	10, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
 	11, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	25, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	27, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
 	4,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
 	3,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
 	17, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
@@ -2390,71 +2545,75 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = [
 	19, // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy.Metadata
 	20, // 15: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.ring_hash:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash
 	21, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.maglev:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
-	27, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
-	27, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
-	27, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	27, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
-	7,  // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	27, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
-	27, // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
-	27, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
-	26, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
-	27, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
-	26, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
-	26, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
-	27, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
-	27, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
-	26, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	26, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	26, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
-	27, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
-	27, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
-	27, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
-	26, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
-	28, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	27, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	27, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	27, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	26, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
-	22, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	27, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	26, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	28, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
-	14, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	15, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
-	17, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	17, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
-	13, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
-	23, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.typed_per_filter_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
-	0,  // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
-	29, // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	30, // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	31, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
-	24, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	32, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	16, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
-	25, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	26, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	10, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	11, // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	4,  // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
-	1,  // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
-	33, // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
-	27, // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
-	27, // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
-	27, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
-	26, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	26, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	33, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
-	30, // 73: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	27, // 74: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	27, // 75: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	26, // 76: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	77, // [77:77] is the sub-list for method output_type
-	77, // [77:77] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	22, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.least_request:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequest
+	23, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.peak_ewma:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma
+	29, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
+	29, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	29, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	29, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	7,  // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
+	29, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	29, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	29, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	28, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	29, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	28, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	28, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	29, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	29, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	28, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	28, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	28, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	29, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	29, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	29, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	28, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	30, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	29, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	29, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	29, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	28, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	24, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
+	29, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	28, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	30, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	14, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	15, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
+	17, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	17, // 52: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.response_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
+	13, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
+	25, // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.typed_per_filter_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
+	0,  // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
+	31, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	32, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	33, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
+	26, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	34, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	16, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	27, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	28, // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	10, // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	11, // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	4,  // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	1,  // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
+	35, // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
+	29, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
+	29, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
+	29, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
+	29, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequest.choice_count:type_name -> google.protobuf.UInt32Value
+	28, // 73: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma.decay_time:type_name -> google.protobuf.Duration
+	28, // 74: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	28, // 75: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	35, // 76: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
+	32, // 77: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	29, // 78: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	29, // 79: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	28, // 80: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	81, // [81:81] is the sub-list for method output_type
+	81, // [81:81] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -2470,6 +2629,8 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[3].OneofWrappers = []any{
 		(*LoadBalancing_RingHash_)(nil),
 		(*LoadBalancing_Maglev_)(nil),
+		(*LoadBalancing_LeastRequest_)(nil),
+		(*LoadBalancing_PeakEwma_)(nil),
 	}
 	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[9].OneofWrappers = []any{
 		(*HedgePolicy_HedgeDelay)(nil),
@@ -2486,7 +2647,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
