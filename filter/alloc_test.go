@@ -132,9 +132,72 @@ func newRoundTripBy(t testing.TB, routes string) (roundTrip func(), h *bareHost)
 
 // newRoundTripTo is newRoundTripBy to a cluster that tells its hosts, unless they are nil.
 func newRoundTripTo(t testing.TB, routes string, members *host.Members) (roundTrip func(), h *bareHost) {
+	return newRoundTripOf(t, listener(routes, ""), members)
+}
+
+// filtered is a filter with a part for the worker that uses what costs nothing.
+type filtered struct {
+	count *filter.Counter
+	size  *filter.Histogram
+	limit int
+}
+
+type filteredConfig struct{ limit int }
+
+func init() {
+	p := &probe{
+		parseRoute: func(*anypb.Any) (filter.Config, error) { return &filteredConfig{3}, nil },
+		build: func(_ filter.Config, s *filter.Scope) (filter.Filter, error) {
+			c, err := s.Counter("count")
+			if err != nil {
+				return nil, err
+			}
+			size, err := s.Histogram("size")
+			f := &split{}
+			f.worker = func(*filter.Worker) filter.Filter { return &filtered{count: c, size: size} }
+			return f, err
+		},
+	}
+	probes["probe.filtered"] = p
+	filter.Register("probe.filtered", builder("probe.filtered"))
+}
+
+func (f *filtered) OnRequest(m *filter.Message) filter.Verdict {
+	f.limit = m.RouteConfig().(*filteredConfig).limit
+	m.Count(f.count, 1)
+	m.Record(f.size, uint64(m.Request().BodySize))
+	m.SetState(f)
+	m.SetValue(f, f)
+	if _, has := m.Request().Get("tenant"); !has {
+		return m.Reply(codecs.Denied, "no tenant")
+	}
+	return filter.Continue
+}
+
+func (f *filtered) OnResponse(m *filter.Message) filter.Verdict {
+	if m.State() != f || m.Value(f) != f {
+		return m.Reply(codecs.Unspecified, "something is lost")
+	}
+	return filter.Continue
+}
+
+func (f *filtered) OnEnd(m *filter.Message) { m.Count(f.count, 1) }
+
+func (f *filtered) OnLocalReply(*filter.Message, *codecs.LocalError) {}
+
+func newFilteredRoundTrip(t testing.TB) (roundTrip func()) {
+	roundTrip, _ = newRoundTripOf(t, strings.Replace(listener(strings.Replace(byAttributes, `"route": {`,
+		`"typed_per_filter_config": {"probe.filtered": {"@type": "type.googleapis.com/google.protobuf.Empty"}}, "route": {`, 1), ""), `"route_config"`,
+		`"meta_protocol_filters": [
+			{"name": "probe.filtered", "match": {"metadata": [{"name": "tenant", "exact_match": "acme"}]}},
+			{"name": "probe.c", "disabled": true}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1), nil)
+	return roundTrip
+}
+
+func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
 	h = &bareHost{now: time.Hour, members: members}
 	m := filter.NewModule()
-	cfg, err := m.NewConfig(h, []byte(listener(routes, "")))
+	cfg, err := m.NewConfig(h, []byte(config))
 	require.NoError(t, err)
 	h.shard = m.NewWorker(h)
 	h.down = h.shard.Accept(cfg, bareDownstream{h})
@@ -278,6 +341,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	told, _ := newRoundTripTo(t, withPolicies, &host.Members{Hosts: []host.Member{{Address: "h1", Weight: 1, Healthy: true}}})
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
+		"filtered": newFilteredRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
@@ -313,6 +377,16 @@ func BenchmarkPipeline(b *testing.B) {
 				roundTrip()
 			}
 		})
+	}
+}
+
+// BenchmarkPipelineFiltered is of a filter with a condition, a route's configuration and
+// hooks of all kinds, and one that is disabled.
+func BenchmarkPipelineFiltered(b *testing.B) {
+	roundTrip := newFilteredRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
 	}
 }
 

@@ -611,7 +611,8 @@ func TestEachWorkerHasItsPart(t *testing.T) {
 			timer.Start(time.Second)
 			never.Start(time.Second)
 			late.Start(time.Hour)
-			require.NotEqual(t, w.Rand(), w.Rand())
+			first := w.Rand()
+			require.NotEqual(t, first, w.Rand())
 			return &hooks{
 				request: func(m *filter.Message) filter.Verdict {
 					never.Stop()

@@ -149,7 +149,7 @@ func TestAFilterEndsAStream(t *testing.T) {
 				t.Run(fmt.Sprint(by, " ", dir, " open ", open), func(t *testing.T) {
 					d := keep(t)
 					said := "not so"
-					d.b.frame = func(m *filter.Message, at codecs.Direction, f *codecs.Metadata) filter.Verdict {
+					d.b.frame = func(m *filter.Message, at codecs.Direction, _ *codecs.Metadata) filter.Verdict {
 						d.note("b frame")
 						if at != dir {
 							return filter.Continue
@@ -368,7 +368,7 @@ func TestDelays(t *testing.T) {
 			require.False(t, sent(e))
 		},
 		"a resumer is first": func(e *toyEnv) {
-			first.Do(func(m *filter.Message) filter.Verdict { ran += 10; return filter.Continue })
+			first.Do(func(*filter.Message) filter.Verdict { ran += 10; return filter.Continue })
 			e.Settle()
 			require.True(t, sent(e))
 			e.Advance(time.Hour)
@@ -446,7 +446,7 @@ func TestWhatMayBlock(t *testing.T) {
 	release := make(chan struct{})
 	d.a.request = func(m *filter.Message) filter.Verdict {
 		id := m.Request().ID
-		return m.Go(func(ctx context.Context) func(*filter.Message) filter.Verdict {
+		return m.Go(func(context.Context) func(*filter.Message) filter.Verdict {
 			<-release
 			switch id {
 			case 1:

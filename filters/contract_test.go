@@ -32,7 +32,7 @@ func init() { filter.Register("example.everything", builder{}) }
 
 type builder struct{}
 
-func (builder) Parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
+func (builder) Parse(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
 	s := &settings{Limit: 100}
 	if err := fields.Struct(config, s); err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (builder) Parse(config *anypb.Any, env *filter.Env) (filter.Config, error) 
 	return s, faults.Err()
 }
 
-func (builder) ParseRoute(config *anypb.Any, env *filter.Env) (filter.Config, error) {
+func (builder) ParseRoute(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
 	s := &settings{}
 	return s, fields.Struct(config, s)
 }
@@ -108,7 +108,7 @@ func (e *everything) ForWorker(w *filter.Worker) filter.Filter {
 	return p
 }
 
-func (e *everything) OnRequest(m *filter.Message) filter.Verdict { return filter.Continue }
+func (e *everything) OnRequest(*filter.Message) filter.Verdict { return filter.Continue }
 
 func (e *everything) Close() { /* the configuration is gone, and all parts of it */ }
 
@@ -194,9 +194,9 @@ func (p *part) OnEnd(m *filter.Message) {
 	}
 }
 
-func (p *part) OnConnect(c *filter.Connection) any { return &dialogue{} }
+func (p *part) OnConnect(*filter.Connection) any { return &dialogue{} }
 
-func (p *part) OnDisconnect(c *filter.Connection, state any) { state.(*dialogue).over = true }
+func (p *part) OnDisconnect(_ *filter.Connection, state any) { state.(*dialogue).over = true }
 
 type dialogue struct{ over bool }
 

@@ -73,7 +73,7 @@ func Each(err error, f func(e *Error)) {
 	if err == nil {
 		return
 	}
-	if several, is := err.(interface{ Unwrap() []error }); is { //nolint:errorlint // what it wraps is looked at
+	if several, is := err.(interface{ Unwrap() []error }); is {
 		for _, e := range several.Unwrap() {
 			Each(e, f)
 		}

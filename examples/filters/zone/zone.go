@@ -8,6 +8,7 @@
 package zone
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -62,16 +63,14 @@ func newZone(config *anypb.Any, _ *filter.Env) (filter.Filter, error) {
 func (zone) OnRequest(m *filter.Message) filter.Verdict {
 	name, _ := m.Request().Get("tenant")
 	tenant := string(name) // the view does not outlive this hook
-	resume := m.Resumer()
-	go func() {
+	return m.Go(func(context.Context) func(*filter.Message) filter.Verdict {
 		z, err := (*directory.Load())(tenant)
-		resume.Do(func(m *filter.Message) filter.Verdict {
+		return func(m *filter.Message) filter.Verdict {
 			if err != nil {
 				return m.Reply(codecs.Denied, "zone lookup: "+err.Error())
 			}
 			m.Request().Set("zone", z)
 			return filter.Continue
-		})
-	}()
-	return filter.Pause
+		}
+	})
 }
