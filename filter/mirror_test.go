@@ -12,6 +12,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // mirrorEnv is a toyEnv whose requests are copied to a cluster "mirror".
@@ -120,6 +121,7 @@ func TestAFixedIDIsTheCopysToo(t *testing.T) {
 
 // TestAShareOfTheRequestsIsCopied.
 func TestAShareOfTheRequestsIsCopied(t *testing.T) {
+	raced.Skip(t)
 	const n = 10_000
 	for fraction, want := range map[string]float64{
 		`{"numerator": 25}`: n / 4, `{"numerator": 25, "denominator": "TEN_THOUSAND"}`: 25,
@@ -464,6 +466,7 @@ var badMirrors = map[string]func(e *mirrorEnv){
 // request see the same bytes at the same times, and its counters are the same. What
 // copies cost is bounded, and nothing is left of them.
 func TestAMirrorCostsItsRequestsNothing(t *testing.T) {
+	raced.Skip(t)
 	for _, codec := range []string{"toy.byid", "toy.hidden", "toy.exclusive"} {
 		for _, compare := range []string{"", `, "compare": true`} {
 			run := func(t *testing.T, policies string, bad func(e *mirrorEnv)) (seen []string, counters map[string]int64) {

@@ -19,6 +19,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func init() {
@@ -1095,7 +1096,7 @@ func runModel(t *testing.T, seed uint64) {
 
 var (
 	modelFirst = flag.Uint64("model.first", 1, "the first seed of TestModel")
-	modelSeeds = flag.Uint64("model.seeds", 40, "how many seeds TestModel tries")
+	modelSeeds = flag.Uint64("model.seeds", uint64(raced.Of(40)), "how many seeds TestModel tries")
 )
 
 // TestModel has clients, servers, filters and the configuration do at random what

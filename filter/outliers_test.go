@@ -10,6 +10,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // outlierEnv is a cluster of hosts under load from clients of two workers.
@@ -130,6 +131,7 @@ func (e *outlierEnv) settles() int {
 // TestABadHostIsLeftOut within two timeouts, whatever is wrong with it, and together
 // with retries clients hardly see it.
 func TestABadHostIsLeftOut(t *testing.T) {
+	raced.Skip(t)
 	for _, codec := range []string{"toy.byid", "toy.exclusive"} {
 		for _, bad := range []string{"late", "fail", "black hole", "reset", "half a frame", "garbage"} {
 			t.Run(codec+" "+bad, func(t *testing.T) {
@@ -329,6 +331,7 @@ func TestAPolicyGoesAndComes(t *testing.T) {
 // TestTwoThatResetExclusiveConnections are left out one after the other: what has failed
 // of the second is not forgotten when the first is, as no connection leads to it.
 func TestTwoThatResetExclusiveConnections(t *testing.T) {
+	raced.Skip(t)
 	for _, bad := range []string{"reset", "half a frame", "garbage"} {
 		t.Run(bad, func(t *testing.T) {
 			e := newOutlierEnv(t, "toy.exclusive", retrying, watching(`"consecutive_failures": 3, "base_ejection_time": "600s", "max_ejection_percent": 50`), 6)

@@ -13,6 +13,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 type toyEnv struct {
@@ -591,6 +592,7 @@ func TestOnlyServersThatSendToASlowClientAreStopped(t *testing.T) {
 
 // TestASlowServerGetsAllOfAStreamThatHasEnded, as long as something moves.
 func TestASlowServerGetsAllOfAStreamThatHasEnded(t *testing.T) {
+	raced.Skip(t)
 	for name, end := range map[string]func(*toyEnv, *filtertest.Server){
 		"the client closes it":     func(e *toyEnv, _ *filtertest.Server) { e.say("end 5 - close") },
 		"both close it":            func(e *toyEnv, s *filtertest.Server) { e.answer(s, "half 5 - done"); e.say("half 5 - done") },

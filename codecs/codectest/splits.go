@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // seed of all that is drawn by lot: a failure comes again.
@@ -27,7 +28,7 @@ const (
 // splits checks that what comes out does not depend on how the bytes are cut.
 func (c *check) splits() {
 	c.each(all, func(st *stream) {
-		light := c.light || raced && len(st.bytes) > tiny
+		light := c.light || raced.Detector && len(st.bytes) > tiny
 		if !light {
 			c.cutInTwo(st)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/trpc/trpctest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // behind is a filter behind this one, that does what a test wants.
@@ -136,6 +137,7 @@ func TestRequestsBeyondTheLimitAreRefused(t *testing.T) {
 
 // TestWhatCounts: the limit follows times, and what says that there is too much load.
 func TestWhatCounts(t *testing.T) {
+	raced.Skip(t)
 	for name, tt := range map[string]struct {
 		answer func(id uint64) []byte
 		before func(m *filter.Message) filter.Verdict

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	adaptivev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/adaptive_concurrency/v1alpha"
 )
 
@@ -81,6 +82,7 @@ func TestTimesOfServiceChange(t *testing.T) {
 
 // TestServersThatRefuse keep the limit where they do so.
 func TestServersThatRefuse(t *testing.T) {
+	raced.Skip(t)
 	s := &scenario{cores: 16, service: always(unit), load: steady(2), unit: unit, refuses: 24, deadline: 30 * unit, lasts: time.Minute, warm: 5 * time.Second}
 	got := s.by(usualPolicy(t))
 	require.GreaterOrEqual(t, float64(got.good)/float64(s.best()), 0.95)
@@ -91,6 +93,7 @@ func TestServersThatRefuse(t *testing.T) {
 // TestTheLimitStaysWhenItIsNotReached, whatever the times, and after a time in which it
 // was.
 func TestTheLimitStaysWhenItIsNotReached(t *testing.T) {
+	raced.Skip(t)
 	p := usualPolicy(t)
 	for _, load := range []float64{0.001, 0.05, 0.2} {
 		got := (&scenario{
@@ -118,6 +121,7 @@ func TestTheLimitStaysWhenItIsNotReached(t *testing.T) {
 
 // TestAServerThatFallsSilent gets little until it answers again.
 func TestAServerThatFallsSilent(t *testing.T) {
+	raced.Skip(t)
 	s := &scenario{
 		cores: 16, load: steady(2), unit: unit, deadline: time.Second, lasts: 3 * time.Minute, warm: 20 * time.Second,
 		service: func(now time.Duration) time.Duration {

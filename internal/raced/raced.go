@@ -1,0 +1,22 @@
+// Package raced tells tests whether the race detector is at work. It makes what they do
+// about ten times as slow, and has little to find where there is one goroutine: such
+// tests do less of it then, and all of it without the detector.
+package raced
+
+import "testing"
+
+// Of returns n without the detector, and a part of it with it.
+func Of(n int) int {
+	if Detector {
+		return max(1, n/10)
+	}
+	return n
+}
+
+// Skip skips a test of one goroutine that takes long with the detector.
+func Skip(t testing.TB) {
+	t.Helper()
+	if Detector {
+		t.Skip("one goroutine, and much to do: without the race detector")
+	}
+}
