@@ -16,8 +16,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/examples/custom-protocol/parley"
-	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
-	_ "github.com/meltemi-mesh/meltemi/filters/router"
+	_ "github.com/meltemi-mesh/meltemi/filters"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
