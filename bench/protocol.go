@@ -74,6 +74,10 @@ var dubbo = func() protocol {
 				name: "policies", conns: 16, outstanding: 1, ours: policiesTarget,
 				targets: []string{"meltemi", policiesTarget}, goals: map[string]float64{"meltemi": 1.15},
 			},
+			{
+				name: "guards", conns: 16, outstanding: 1, ours: guardsTarget,
+				targets: []string{"meltemi", guardsTarget}, goals: map[string]float64{"meltemi": 1.25},
+			},
 			{name: "open", conns: 16, open: true, goals: map[string]float64{"tcp_proxy": 1.05}},
 		},
 	}

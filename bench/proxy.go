@@ -90,12 +90,12 @@ const meltemiYAML = `      - name: meltemi
             "@type": type.googleapis.com/google.protobuf.Struct
             value:
               stat_prefix: bench
-              protocol: {name: %[1]s, codec: {name: %[4]s}, multiplexing: %[2]t}
+              protocol: {name: %[1]s, codec: {name: %[4]s}, multiplexing: %[2]t}%[7]s
               route_config:
                 name: r
-                routes:
+                routes:%[8]s
                 - match: {metadata: %[3]s}
-                  route: {cluster: echo%[5]s}
+                  route: {cluster: echo%[5]s}%[9]s
                 clusters: [%[6]s]`
 
 // policiesTarget is Meltemi with all that a route and a cluster can want of requests none
@@ -124,11 +124,15 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 			so = *beforePath
 		}
 		so = filepath.Join(filepath.Dir(so), pr.so, filepath.Base(so))
-		route, cluster := "", ""
-		if name == policiesTarget {
+		var route, cluster, guards, others, mutation string
+		switch name {
+		case policiesTarget:
 			route, cluster = ofRoute, ofCluster
+		case guardsTarget:
+			guards, others, mutation = guardingFilters(), otherRoutes(), guardedMutation
 		}
-		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name), route, cluster)
+		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name), route, cluster,
+			guards, others, mutation)
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}

@@ -3,6 +3,7 @@ package filter_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,10 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
+	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 )
 
 // bareHost is a host that allocates nothing: one worker, one client, one
@@ -194,6 +199,52 @@ func newFilteredRoundTrip(t testing.TB) (roundTrip func()) {
 	return roundTrip
 }
 
+// guarded is a listener with what guards a service, none of which refuses anything: a
+// limit, access control by 100 policies, properties that are set, and faults for none;
+// and 1,000 routes, of which the last changes the request.
+func guarded() string {
+	var policies, routes []string
+	for i := range 100 {
+		policies = append(policies, fmt.Sprintf(`"p%02d": {
+			"permissions": [{"url_path": {"path": {"exact": "/org.example.Greeter%d/sayHello"}}}, {"url_path": {"path": {"prefix": "/org.example.Clock%d/"}}}],
+			"principals": [{"header": {"name": "tenant", "string_match": {"exact": "acme"}}}]}`, i, i, i))
+	}
+	policies[50] = strings.ReplaceAll(policies[50], "Greeter50", "Greeter")
+	for i := range 1000 {
+		routes = append(routes, fmt.Sprintf(`{"name": "r%d", "match": {"metadata": [{"name": "interface", "string_match": {"exact": "org.example.Greeter%d"}},
+			{"name": "method", "string_match": {"exact": "sayHello"}}, {"name": "team", "string_match": {"exact": "greeters"}}]},
+			"route": {"cluster": "v1"}, "request_mutation": [{"key": "x-by", "value": "meltemi"}, {"key": "x-route", "value": "r%d"}]}`, i, i, i))
+	}
+	routes[999] = strings.Replace(routes[999], "Greeter999", "Greeter", 1)
+	return strings.NewReplacer("POLICIES", strings.Join(policies, ","), "ROUTES", strings.Join(routes, ",")).Replace(`{
+		"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
+		"meta_protocol_filters": [
+			{"name": "aeraki.meta_protocol.filters.local_ratelimit", "config": {
+				"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit",
+				"stat_prefix": "all", "token_bucket": {"max_tokens": 1, "fill_interval": "3600s"},
+				"conditions": [{"match": {"metadata": [{"name": "method", "string_match": {"exact": "sayHello"}}]},
+					"token_bucket": {"max_tokens": 1000000, "tokens_per_fill": 1000000, "fill_interval": "1s"}}]}},
+			{"name": "aeraki.meta_protocol.filters.rbac", "config": {
+				"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.rbac.v1alpha.RBAC",
+				"rules": {"policies": {POLICIES}}}},
+			{"name": "aeraki.meta_protocol.filters.set_metadata", "config": {
+				"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.set_metadata.v1alpha.SetMetadata",
+				"entries": [{"name": "team", "value": "greeters"}, {"name": "x-what", "format": "%OPERATION%"}]}},
+			{"name": "aeraki.meta_protocol.filters.fault", "match": {"metadata": [{"name": "x-what", "string_match": {"prefix": "org.example."}}]}, "config": {
+				"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.fault.v1alpha.Fault",
+				"delay": {"fixed_delay": "2s", "percentage": {"numerator": 0}}, "abort": {"reply": {"status": "OVER_LIMIT"}, "percentage": {"numerator": 0}}}},
+			{"name": "aeraki.meta_protocol.filters.router"}],
+		"route_config": {"name": "r", "routes": [ROUTES]}}`)
+}
+
+func newGuardedRoundTrip(t testing.TB) (roundTrip func()) {
+	roundTrip, h := newRoundTripOf(t, guarded(), nil)
+	for _, s := range []string{"x-by\ameltemi", "x-route\x04r999"} {
+		require.Contains(t, string(h.sent), s)
+	}
+	return roundTrip
+}
+
 func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
 	h = &bareHost{now: time.Hour, members: members}
 	m := filter.NewModule()
@@ -341,7 +392,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	told, _ := newRoundTripTo(t, withPolicies, &host.Members{Hosts: []host.Member{{Address: "h1", Weight: 1, Healthy: true}}})
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
-		"filtered": newFilteredRoundTrip(t),
+		"filtered": newFilteredRoundTrip(t), "guarded": newGuardedRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
@@ -384,6 +435,15 @@ func BenchmarkPipeline(b *testing.B) {
 // hooks of all kinds, and one that is disabled.
 func BenchmarkPipelineFiltered(b *testing.B) {
 	roundTrip := newFilteredRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
+	}
+}
+
+// BenchmarkPipelineGuarded is of all that guards a service at once.
+func BenchmarkPipelineGuarded(b *testing.B) {
+	roundTrip := newGuardedRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()
