@@ -115,8 +115,10 @@ func (mod *Module) family(n naming, k kind, filter string) (*family, error) {
 	if k == counter {
 		shown += "_total"
 	}
-	f := &family{name: name, kind: k, labels: n.labels, filter: filter,
-		desc: prometheus.NewDesc(shown, "What the page of the filter says of it.", append(slices.Clone(filterLabels), n.labels...), nil)}
+	f := &family{
+		name: name, kind: k, labels: n.labels, filter: filter,
+		desc: prometheus.NewDesc(shown, "What the page of the filter says of it.", append(slices.Clone(filterLabels), n.labels...), nil),
+	}
 	for _, suffix := range append([]string{""}, more...) {
 		mod.families[name+suffix] = f
 	}
