@@ -497,7 +497,7 @@ func TestFiltersCount(t *testing.T) {
 		o.h, err = s.Histogram("size")
 		require.NoError(t, err)
 		_, err = s.Gauge("denied")
-		require.ErrorContains(t, err, "toy.t.denied is asked for as two kinds")
+		require.ErrorContains(t, err, "the metric meltemi_filter_denied is a gauge here, and meltemi_filter_denied is a counter of filter probe.a")
 		for _, taken := range []string{"request", "request_active", "request_time_ms"} {
 			_, err = s.Counter(taken)
 			require.ErrorContains(t, err, "each listener has a metric "+taken+" of its own")

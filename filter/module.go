@@ -32,12 +32,13 @@ type Module struct {
 	shared     *upstream.Shared
 	oneways    *oneways
 
-	mu     sync.Mutex
-	shards []*shard
-	seed   uint64 // 0: none
-	shares map[sharedKey]*shared
-	owns   map[string]*ownState
-	files  accesslog.Files
+	mu       sync.Mutex
+	shards   []*shard
+	seed     uint64 // 0: none
+	shares   map[sharedKey]*shared
+	owns     map[ownKey]*ownState // as counted
+	families map[string]*family
+	files    accesslog.Files
 	// counted is what listeners have counted, by their protocol and prefix. It only
 	// grows, as counters do, with the prefixes that operators use.
 	counted   map[metricsKey]*metrics.Totals
@@ -56,7 +57,7 @@ type Module struct {
 func NewModule() *Module {
 	return &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
-		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[string]*ownState{},
+		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
 }

@@ -26,7 +26,7 @@ func (mod *Module) Observe() { mod.telemetry.On() }
 // Metrics returns all that the module counts.
 func (mod *Module) Metrics() prometheus.Gatherer {
 	r := prometheus.NewRegistry()
-	r.MustRegister(mod.telemetry, listenerMetrics{mod})
+	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod})
 	return r
 }
 
@@ -76,6 +76,35 @@ func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		for g, d := range listenerGauges {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(t.Gauge(metrics.Gauge(g))), name.protocol, name.prefix)
+		}
+	}
+}
+
+// filterMetrics are what filters count. It implements prometheus.Collector, without
+// telling what there may be.
+type filterMetrics struct{ mod *Module }
+
+func (filterMetrics) Describe(chan<- *prometheus.Desc) {}
+
+func (m filterMetrics) Collect(ch chan<- prometheus.Metric) {
+	m.mod.mu.Lock()
+	all := make(map[ownKey]*ownState, len(m.mod.owns))
+	for k, st := range m.mod.owns {
+		if st.users > 0 || st.told() { // else of one that was refused
+			all[k] = st
+		}
+	}
+	m.mod.mu.Unlock()
+	for k, st := range all {
+		labels := append([]string{k.protocol, k.prefix, k.filter}, st.values...)
+		switch k.family.kind {
+		case counter:
+			ch <- prometheus.MustNewConstMetric(k.family.desc, prometheus.CounterValue, float64(st.total.Load()), labels...)
+		case gauge:
+			ch <- prometheus.MustNewConstMetric(k.family.desc, prometheus.GaugeValue, float64(st.value.Load()), labels...)
+		case histogram:
+			count, sum, upTo := st.recorded.Told()
+			ch <- prometheus.MustNewConstHistogram(k.family.desc, count, sum, upTo, labels...)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
 type kind uint8
@@ -14,21 +15,47 @@ const (
 	histogram
 )
 
+func (k kind) String() string { return [...]string{"counter", "gauge", "histogram"}[k] }
+
 // own is a metric that a filter has defined, in one configuration.
 type own struct {
-	name  string
+	key   ownKey
+	stat  string // to the host
 	kind  kind
 	id    host.MetricID
 	place int // in the owned metrics of its listener
 	state *ownState
 }
 
+// ownKey is what a metric has in common with that of other versions of its listener.
+type ownKey struct {
+	metricsKey
+	family *family
+	filter string
+	values string // of the labels
+}
+
 // ownState is what the process knows of a metric beside what workers have gathered. All
-// versions of a configuration have the same, so that a gauge goes on where it was.
+// versions of a configuration have the same, so that it goes on where it was.
 type ownState struct {
-	value    atomic.Int64 // of a gauge; of a counter what was added and not reported
-	reported atomic.Int64 // of a gauge
-	users    int          // configurations; the main thread's
+	value    atomic.Int64   // of a gauge; of a counter what was added and not reported
+	reported atomic.Int64   // of a gauge
+	total    atomic.Int64   // of a counter
+	recorded metrics.Values // of a histogram
+	values   []string       // of the labels
+	users    int            // configurations; under mod.mu
+}
+
+// told reports whether there is anything to tell of one that no configuration has.
+func (st *ownState) told() bool {
+	n, _, _ := st.recorded.Told()
+	return n > 0 || st.total.Load() > 0
+}
+
+// add counts.
+func (st *ownState) add(n int64) {
+	st.value.Add(n)
+	st.total.Add(n)
 }
 
 // Counter counts what happens to a filter's messages.
@@ -37,11 +64,11 @@ type Counter own
 // Add adds n, which must not be negative. Any goroutine may call it; the host is told
 // when it is told of the listener's traffic the next time. For what happens to a message
 // there is [Message.Count].
-func (c *Counter) Add(n int64) { c.state.value.Add(n) }
+func (c *Counter) Add(n int64) { c.state.add(n) }
 
 // Gauge is a number that goes up and down. Any goroutine may use it; the host is told
-// when it is told of the listener's traffic the next time. Gauges of one name are one,
-// also those of a listener's next version.
+// when it is told of the listener's traffic the next time. It goes on in the listener's
+// next version.
 type Gauge own
 
 // Add adds n.
@@ -59,8 +86,8 @@ func (m *Message) Count(c *Counter, n int64) { m.cfg.countOwn(c, n) }
 // Record adds a value to a histogram of the filter's.
 func (m *Message) Record(h *Histogram, v uint64) { m.cfg.recordOwn(h, v) }
 
-// maxOwnValues of a histogram are gathered; older ones of a listener without a
-// connection are lost.
+// maxOwnValues of a histogram are gathered; of older ones of a listener without a
+// connection the host is not told.
 const maxOwnValues = 4096
 
 // ownBatch is what a worker has gathered of a listener's owned metrics.
@@ -85,24 +112,40 @@ func (wl *workerListener) countOwn(c *Counter, n int64) { wl.ownBatch().counts[c
 func (wl *workerListener) recordOwn(h *Histogram, v uint64) {
 	vs := &wl.ownBatch().values[h.place]
 	if len(*vs) >= maxOwnValues && !wl.report() {
+		h.state.recorded.Add(*vs)
 		*vs = (*vs)[:0]
 	}
 	wl.owns.dirty = true
 	*vs = append(*vs, v)
 }
 
+// settle adds what was gathered to what the process knows. Recorded values stay, for the
+// host.
+func (b *ownBatch) settle(owned []*own) {
+	if !b.dirty {
+		return
+	}
+	for _, o := range owned {
+		switch n := &b.counts[o.place]; {
+		case *n > 0:
+			o.state.add(*n)
+			*n = 0
+		case o.kind == histogram:
+			o.state.recorded.Add(b.values[o.place])
+		}
+	}
+	b.dirty = false
+}
+
 // report hands over what was gathered, and what others have added, by one of the
 // listener's connections.
 func (b *ownBatch) report(owned []*own, d host.Downstream) {
+	gathered := b.dirty
+	b.settle(owned)
 	for _, o := range owned {
 		switch o.kind {
 		case counter:
-			n := o.state.value.Swap(0)
-			if b.dirty {
-				n += b.counts[o.place]
-				b.counts[o.place] = 0
-			}
-			if n > 0 {
+			if n := o.state.value.Swap(0); n > 0 {
 				d.Count(o.id, n)
 			}
 		case gauge:
@@ -112,32 +155,31 @@ func (b *ownBatch) report(owned []*own, d host.Downstream) {
 				}
 			}
 		case histogram:
-			if b.dirty && len(b.values[o.place]) > 0 {
+			if gathered && len(b.values[o.place]) > 0 {
 				d.Record(o.id, b.values[o.place])
 				b.values[o.place] = b.values[o.place][:0]
 			}
 		}
 	}
-	b.dirty = false
 }
 
 // own returns the state of a metric for one more configuration.
-func (mod *Module) own(name string) *ownState {
-	st := mod.owns[name]
+func (mod *Module) own(k ownKey, values []string) *ownState {
+	st := mod.owns[k]
 	if st == nil {
-		st = &ownState{}
-		mod.owns[name] = st
+		st = &ownState{values: values}
+		mod.owns[k] = st
 	}
 	st.users++
 	return st
 }
 
-// disown lets go of the metrics of a configuration that the host forgets, and with the
-// last one of a name forgets it.
+// disown lets go of the metrics of a configuration that the host forgets. Gauges are
+// forgotten with the last one; the others have counted for good.
 func (mod *Module) disown(owned []*own) {
 	for _, o := range owned {
-		if o.state.users--; o.state.users == 0 {
-			delete(mod.owns, o.name)
+		if o.state.users--; o.state.users == 0 && o.kind == gauge {
+			delete(mod.owns, o.key)
 		}
 	}
 }

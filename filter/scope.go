@@ -2,6 +2,7 @@ package filter
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -56,45 +57,71 @@ type shared struct {
 	users int // configurations
 }
 
-// Counter returns a counter of the listener's, "PROTOCOL.STAT_PREFIX.name" among the
-// host's statistics. It is the same for all that ask for it by one name. Only while
-// the filter is built.
-func (s *Scope) Counter(name string) (*Counter, error) {
-	m, err := s.define(name, counter, s.hc.DefineCounter)
+// Counter returns a counter of the filter's, the same for all filters of this name in
+// the listener that ask for it by one name and labels. Only while the filter is built.
+//
+// Among the host's statistics it is "PROTOCOL.STAT_PREFIX.name", and ".label.value"
+// behind that for each label, in the order of their names; in such a value all but ASCII
+// letters, digits and dashes is an underscore, and an empty one is one. A label whose
+// "{label}" is in the name has its value there, as it is. What comes to one name so, of
+// whatever filters, is one metric to the host.
+//
+// For Prometheus it is meltemi_filter_name_total, with underscores for what else is in
+// the name, and with real labels. All metrics of one name in the process, of whatever
+// filters, must be of one kind and have labels of the same names: otherwise there is an
+// error. So the name begins with the filter's.
+func (s *Scope) Counter(name string, labels ...Label) (*Counter, error) {
+	m, err := s.define(name, labels, counter, s.hc.DefineCounter)
 	return (*Counter)(m), err
 }
 
-// Gauge returns a gauge of the listener's, as Counter does.
-func (s *Scope) Gauge(name string) (*Gauge, error) {
-	m, err := s.define(name, gauge, s.hc.DefineGauge)
+// Gauge returns a gauge of the filter's, as Counter does; for Prometheus it is
+// meltemi_filter_name.
+func (s *Scope) Gauge(name string, labels ...Label) (*Gauge, error) {
+	m, err := s.define(name, labels, gauge, s.hc.DefineGauge)
 	return (*Gauge)(m), err
 }
 
-// Histogram returns a histogram of the listener's, as Counter does.
-func (s *Scope) Histogram(name string) (*Histogram, error) {
-	m, err := s.define(name, histogram, s.hc.DefineHistogram)
+// Histogram returns a histogram of the filter's, as Counter does; for Prometheus it is
+// meltemi_filter_name, with buckets up to 1, 2, 5, 10, 20 and so on to 10⁹, whatever the
+// unit is.
+func (s *Scope) Histogram(name string, labels ...Label) (*Histogram, error) {
+	m, err := s.define(name, labels, histogram, s.hc.DefineHistogram)
 	return (*Histogram)(m), err
 }
 
-func (s *Scope) define(name string, k kind, define func(string) (host.MetricID, error)) (*own, error) {
+func (s *Scope) define(name string, labels []Label, k kind, define func(string) (host.MetricID, error)) (*own, error) {
 	s.building("metrics")
-	if metrics.Has(name) {
-		return nil, fmt.Errorf("each listener has a metric %s of its own", name)
-	}
-	name = s.l.Protocol + "." + s.StatPrefix + "." + name
-	for _, o := range s.l.owned {
-		if o.name == name {
-			if o.kind != k {
-				return nil, fmt.Errorf("the metric %s is asked for as two kinds", name)
-			}
-			return o, nil
-		}
-	}
-	id, err := define(name)
+	n, err := named(name, labels)
 	if err != nil {
 		return nil, err
 	}
-	o := &own{name: name, kind: k, id: id, place: len(s.l.owned), state: s.l.mod.own(name)}
+	if metrics.Has(n.stat) {
+		return nil, fmt.Errorf("each listener has a metric %s of its own", n.stat)
+	}
+	f, err := s.l.mod.family(n, k, s.name)
+	if err != nil {
+		return nil, err
+	}
+	key := ownKey{metricsKey: s.l.metricsKey(), family: f, filter: s.name, values: strings.Join(n.values, "\xff")}
+	o := &own{key: key, stat: s.l.Protocol + "." + s.StatPrefix + "." + n.stat, kind: k, place: len(s.l.owned)}
+	var same *own // of another filter, or with other labels, to the host
+	for _, other := range s.l.owned {
+		switch {
+		case other.key == key:
+			return other, nil
+		case other.stat == o.stat && other.kind != k:
+			return nil, fmt.Errorf("the metric %s is asked for as a %s and as a %s", o.stat, other.kind, k)
+		case other.stat == o.stat:
+			same = other
+		}
+	}
+	if same != nil {
+		o.id = same.id
+	} else if o.id, err = define(o.stat); err != nil {
+		return nil, err
+	}
+	o.state = s.l.mod.own(key, n.values)
 	s.l.owned = append(s.l.owned, o)
 	return o, nil
 }

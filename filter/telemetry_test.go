@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
@@ -53,4 +54,7 @@ func TestMetricsPage(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+	problems, err := testutil.GatherAndLint(mod.Metrics())
+	require.NoError(t, err)
+	require.Empty(t, problems)
 }

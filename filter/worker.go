@@ -35,6 +35,9 @@ func (w *Worker) Post(f func()) {
 // Count adds n, which must not be negative, to a counter of the filter's.
 func (w *Worker) Count(c *Counter, n int64) { w.wl.countOwn(c, n) }
 
+// Record adds a value to a histogram of the filter's, as [Message.Record] does.
+func (w *Worker) Record(h *Histogram, v uint64) { w.wl.recordOwn(h, v) }
+
 // run calls f unless the part is closed. A panic is logged and counted.
 func (w *Worker) run(f func()) {
 	if w.closed {

@@ -167,6 +167,7 @@ func (wl *workerListener) endIfDone() {
 		wl.ended = true
 		wl.closeParts()
 		wl.flushLogs()
+		wl.owns.settle(wl.owned)
 		wl.sh.bequeath(wl)
 		wl.release()
 	}

@@ -60,7 +60,7 @@ func (builder) Merge(table, route filter.Config) filter.Config {
 func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error) {
 	e := &everything{settings: c.(*settings)}
 	var errs [3]error
-	e.refused, errs[0] = scope.Counter("everything_refused")
+	e.refused, errs[0] = scope.Counter("everything_refused", filter.Label{"reason", "limit"})
 	e.active, errs[1] = scope.Gauge("everything_active")
 	e.size, errs[2] = scope.Histogram("everything_size")
 	e.peer = scope.Shared(e.settings.Peer, func(life *filter.Life) any {
@@ -255,7 +255,7 @@ func TestTheContractInOneFilter(t *testing.T) {
 	h.Advance(time.Second)
 	require.Equal(t, "hello", call("acme"))
 	h.Advance(time.Second)
-	require.EqualValues(t, 1, cfg.Counter("dubbo.t.everything_refused"))
+	require.EqualValues(t, 1, cfg.Counter("dubbo.t.everything_refused.reason.limit"))
 	require.EqualValues(t, 0, cfg.Counter("dubbo.t.everything_active"))
 	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 5)
 }

@@ -14,10 +14,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 
 	// What configurations may name.
 	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
@@ -90,10 +92,12 @@ func TestFiltersAreLinked(t *testing.T) {
 var snippet = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 
 // TestConfigurationsOfTheDocumentsLoad: those that are whole, and each filter has one.
-// Others are parts of one.
+// Others are parts of one. What they all count makes one page for Prometheus.
 func TestConfigurationsOfTheDocumentsLoad(t *testing.T) {
+	mod := filter.NewModule()
 	for _, name := range folders(t) {
 		t.Run(name, func(t *testing.T) {
+			h := filtertest.NewWith(t, mod, 1)
 			text, err := os.ReadFile(filepath.Join(name, "README.md"))
 			require.NoError(t, err)
 			whole := 0
@@ -107,6 +111,13 @@ func TestConfigurationsOfTheDocumentsLoad(t *testing.T) {
 				b, err := json.Marshal(v)
 				require.NoError(t, err)
 				require.Empty(t, filter.Check(b), s[1])
+				_, err = h.LoadUnpublished(string(b))
+				require.NoError(t, err)
+				page, err := mod.Metrics().Gather()
+				require.NoError(t, err)
+				problems, err := promlint.NewWithMetricFamilies(page).Lint()
+				require.NoError(t, err)
+				require.Empty(t, problems)
 			}
 			require.Positive(t, whole, "no example begins with stat_prefix")
 		})

@@ -34,17 +34,18 @@ func (builder) Build(c filter.Config, s *filter.Scope) (filter.Filter, error) {
 	l.addresses = s.Shared(fmt.Sprintf("%s addresses %d %d %d", of, l.ipv4Bits, l.ipv6Bits, l.config.addresses), func(*filter.Life) any {
 		return &addresses{most: l.config.addresses, of: map[netip.Addr]int64{}}
 	}).(*addresses)
+	prefix := filter.Label{"stat_prefix", l.statPrefix}
 	var err error
 	counter := func(name string) (x *filter.Counter) {
 		if err == nil {
-			x, err = s.Counter("connection_limit." + l.statPrefix + "." + name)
+			x, err = s.Counter("connection_limit.{stat_prefix}."+name, prefix)
 		}
 		return x
 	}
 	l.limited, l.limitedByAddress = counter("limited_connections"), counter("limited_by_address")
 	l.overflow = counter("addresses_overflow")
 	if err == nil {
-		l.active, err = s.Gauge("connection_limit." + l.statPrefix + ".active_connections")
+		l.active, err = s.Gauge("connection_limit.{stat_prefix}.active_connections", prefix)
 	}
 	return l, err
 }

@@ -41,7 +41,7 @@ func (builder) Build(c filter.Config, s *filter.Scope) (filter.Filter, error) {
 		{"enabled", &f.enabled}, {"ok", &f.ok}, {"rate_limited", &f.limited}, {"enforced", &f.enforced}, {"keys_overflow", &f.overflow},
 	} {
 		var err error
-		if *x.to, err = s.Counter(f.config.statPrefix + ".local_rate_limit." + x.name); err != nil {
+		if *x.to, err = s.Counter("{stat_prefix}.local_rate_limit."+x.name, filter.Label{"stat_prefix", f.config.statPrefix}); err != nil {
 			return nil, err
 		}
 	}

@@ -37,16 +37,20 @@ func (builder) Build(c filter.Config, s *filter.Scope) (filter.Filter, error) {
 	f := &control{config: c.(*config)}
 	prefix := f.config.prefix
 	f.shadowResult, f.shadowPolicy = prefix+propShadowResult, prefix+propShadowPolicy
-	for name, counter := range map[string]**filter.Counter{
-		"allowed": &f.allowed, "denied": &f.denied, "logged": &f.logged, "undecided": &f.undecided,
-		prefix + "shadow_allowed": &f.shadowAllowed, prefix + "shadow_denied": &f.shadowDenied,
-	} {
-		var err error
-		if *counter, err = s.Counter("rbac." + name); err != nil {
-			return nil, err
+	shadow := filter.Label{"shadow_rules_stat_prefix", prefix}
+	var err error
+	count := func(to **filter.Counter, name string, labels ...filter.Label) {
+		if err == nil {
+			*to, err = s.Counter("rbac."+name, labels...)
 		}
 	}
-	return f, nil
+	count(&f.allowed, "allowed")
+	count(&f.denied, "denied")
+	count(&f.logged, "logged")
+	count(&f.undecided, "undecided")
+	count(&f.shadowAllowed, "{shadow_rules_stat_prefix}shadow_allowed", shadow)
+	count(&f.shadowDenied, "{shadow_rules_stat_prefix}shadow_denied", shadow)
+	return f, err
 }
 
 // ForWorker implements filter.WorkerFilter.
