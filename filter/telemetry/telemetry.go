@@ -214,6 +214,11 @@ func (w *Worker) End(op *Operation, f *facts.Facts) {
 }
 
 func (w *Worker) cell(k cellKey) *cell {
+	// A filter may have made the names of what clients say.
+	k.route, k.cluster = label([]byte(k.route)), label([]byte(k.cluster))
+	if c := w.cells[k]; c != nil {
+		return c
+	}
 	l := labels{k.op.of, k.route, k.cluster, outcome(k)}
 	all := w.r.seriesOf(l)
 	keep := all != nil

@@ -199,6 +199,21 @@ func TestHalfANameIsWhole(t *testing.T) {
 	require.ElementsMatch(t, [][2]string{{"s", ""}, {"", "m"}, {"", ""}}, got)
 }
 
+// TestNamesThatFiltersMake of what clients say, of clusters for example, can be no UTF-8.
+func TestNamesThatFiltersMake(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	for i := range 64 {
+		f := answered(0)
+		f.Cluster, f.Route = string([]byte{0xff, byte(0x80 + i)}), strings.Repeat("r", 256+i)
+		w.End(w.Begin("p", calls("s", "m")), f)
+	}
+	all := gather(t, r)["meltemi_requests_total"].GetMetric()
+	require.Len(t, all, 1)
+	require.Equal(t, 64, int(all[0].GetCounter().GetValue()))
+}
+
 // TestNamesThatLookTheSame: clients choose names. Those of which a label shows the same,
 // and those that are called as what is not told apart, cost no more than one.
 func TestNamesThatLookTheSame(t *testing.T) {
