@@ -1,12 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -196,7 +196,7 @@ func startQuotaServer(t *testing.T) *quotaServer {
 func (s *quotaServer) StreamRateLimitQuotas(g quotav3.RateLimitQuotaService_StreamRateLimitQuotasServer) error {
 	for {
 		r, err := g.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -252,7 +252,7 @@ func TestRateLimitQuota(t *testing.T) {
 		}, envoytest.Cluster("quotas", envoytest.At(s.Port)...))
 		for protocol, c := range clients {
 			a := c.Call(refusers[protocol].who)
-			require.True(t, strings.Contains(a.Error, "rate limit exceeded"), "%s: %v", protocol, a)
+			require.Contains(t, a.Error, "rate limit exceeded", protocol)
 			require.True(t, eventually(patience, func() bool { return s.assigned(protocol) }), protocol)
 			pass(t, protocol, c, 5)
 			stats := "meta_protocol." + protocol + "." + protocol + "."

@@ -160,7 +160,7 @@ func TestToldHostsAreEnvoys(t *testing.T) {
 			settled := func() bool {
 				return slices.Equal(envoys(c, few), mapped(c, few)) && slices.Equal(asked("SHARED", c, few), mapped(c, few)) && slices.Equal(asked("EXCLUSIVE", c, few), mapped(c, few))
 			}
-			require.True(t, eventually(patience, func() bool { return settled() && settled() && settled() }))
+			require.True(t, eventually(patience, func() bool { return thrice(settled) }))
 			after := agree(c, users)
 			own := envoys(c, users[:side])
 			require.Equal(t, after[:side], own)
@@ -180,12 +180,12 @@ func TestToldHostsAreEnvoys(t *testing.T) {
 			c.at[5].Unhealthy = true
 			e.SetEndpoints(c.name, c.at...)
 			e.SetEndpoints(c.envoys, c.at...)
-			require.True(t, eventually(patience, func() bool { return settled() && settled() && settled() }))
+			require.True(t, eventually(patience, func() bool { return thrice(settled) }))
 			agree(c, users)
 			c.at = all
 			e.SetEndpoints(c.name, c.at...)
 			e.SetEndpoints(c.envoys, c.at...)
-			require.True(t, eventually(patience, func() bool { return settled() && settled() && settled() }))
+			require.True(t, eventually(patience, func() bool { return thrice(settled) }))
 			require.Equal(t, before, agree(c, users))
 		}
 		for _, mode := range modes {
@@ -319,4 +319,14 @@ func TestTheGuidesToldHosts(t *testing.T) {
 		}
 		require.Zero(t, e.Stat(stats+"request_hash_hosts_unknown"))
 	})
+}
+
+// thrice reports whether f says so three times in a row.
+func thrice(f func() bool) bool {
+	for range 3 {
+		if !f() {
+			return false
+		}
+	}
+	return true
 }

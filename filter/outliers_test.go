@@ -334,7 +334,7 @@ func TestTwoThatResetExclusiveConnections(t *testing.T) {
 			e := newOutlierEnv(t, "toy.exclusive", retrying, watching(`"consecutive_failures": 3, "base_ejection_time": "600s", "max_ejection_percent": 50`), 6)
 			e.load(2 * time.Second)
 			e.bad["h2"], e.bad["h3"] = bad, bad
-			e.load(70 * time.Second)
+			e.load(30 * time.Second)
 			e.counts(map[string]int64{"outlier_ejections_total": 2, "outlier_ejections_active": 2})
 			require.LessOrEqual(t, e.settles()*1000, e.sent)
 		})

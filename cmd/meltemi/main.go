@@ -11,16 +11,6 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
-	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
-	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
-	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
-	_ "github.com/meltemi-mesh/meltemi/filters/fault"
-	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
-	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
-	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
-	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
-	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
-	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 )
 
 func main() { os.Exit(command.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

@@ -93,11 +93,10 @@ func appendText(dst []byte, ps []piece, e *Entry, absent string) []byte {
 			dst = append(dst, p.text...)
 			continue
 		}
-		b, ok := p.value(dst, e)
-		if !ok {
-			b = append(dst, absent...)
+		var ok bool
+		if dst, ok = p.value(dst, e); !ok {
+			dst = append(dst, absent...)
 		}
-		dst = b
 	}
 	return dst
 }
@@ -173,14 +172,14 @@ func (c *jsonCompiler) object(s *structpb.Struct, path string) node {
 			if some {
 				dst = append(dst, ',')
 			}
-			b, ok := ms[i].node(append(dst, ms[i].key...), e)
-			switch {
+			var ok bool
+			switch dst, ok = ms[i].node(append(dst, ms[i].key...), e); {
 			case ok:
-				dst, some = b, true
+				some = true
 			case c.omitEmpty:
-				dst = b[:before]
+				dst = dst[:before]
 			default:
-				dst, some = append(b, "null"...), true
+				dst, some = append(dst, "null"...), true
 			}
 		}
 		return append(dst, '}'), some || !c.omitEmpty
@@ -202,11 +201,10 @@ func (c *jsonCompiler) value(v *structpb.Value, path string) node {
 				if i > 0 {
 					dst = append(dst, ',')
 				}
-				b, ok := n(dst, e)
-				if !ok {
-					b = append(b, "null"...)
+				var ok bool
+				if dst, ok = n(dst, e); !ok {
+					dst = append(dst, "null"...)
 				}
-				dst = b
 			}
 			return append(dst, ']'), true
 		}

@@ -56,7 +56,7 @@ func Parse(all []*accesslogv3.AccessLog) (*Logs, error) {
 		if a.GetFilter() != nil {
 			l.when = c.filter(a.GetFilter(), path+".filter")
 		}
-		name := ""
+		var name string
 		l.format, name = c.logger(a, path)
 		l.file = ls.file(name, path)
 		ls.Reads = ls.Reads || l.format.reads

@@ -38,7 +38,7 @@ var plain = map[string]operator{
 	"RESPONSE_CODE_DETAILS":            {value: underscored(func(e *Entry) string { return e.details() })},
 	"RESPONSE_FLAGS":                   {value: flags},
 	"RESPONSE_FLAGS_LONG":              {value: longFlags},
-	"LOCAL_REPLY_BODY":                 {value: text(func(e *Entry) string { return localText(e) })},
+	"LOCAL_REPLY_BODY":                 {value: text(localText)},
 	"BYTES_RECEIVED":                   {number: true, value: integer(func(e *Entry) int64 { return e.ReceivedBytes })},
 	"BYTES_SENT":                       {number: true, value: integer(func(e *Entry) int64 { return e.SentBytes })},
 	"DOWNSTREAM_WIRE_BYTES_RECEIVED":   {number: true, value: integer(func(e *Entry) int64 { return e.ReceivedBytes })},

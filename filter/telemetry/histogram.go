@@ -101,7 +101,7 @@ func (c *counts) add(h *histogram) {
 				most = i
 			}
 		}
-		if got.count == classics && got.count == nativesum {
+		if classics == got.count && nativesum == got.count {
 			break
 		}
 		// Should they never agree: the next values will make up for it.

@@ -5,8 +5,7 @@ import (
 	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/control/check"
-	_ "github.com/meltemi-mesh/meltemi/filters/rbac"   // as in every shared object
-	_ "github.com/meltemi-mesh/meltemi/filters/router" // as in every shared object
+	_ "github.com/meltemi-mesh/meltemi/filters" // as in every shared object
 )
 
 const checkUsage = `usage: meltemi check FILE|-

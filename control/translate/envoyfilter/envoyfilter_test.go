@@ -19,8 +19,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/input"
 	"github.com/meltemi-mesh/meltemi/control/ir"
-	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
-	_ "github.com/meltemi-mesh/meltemi/filters/router"
+	_ "github.com/meltemi-mesh/meltemi/filters"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
