@@ -285,6 +285,23 @@ func (m *Metadata) place(n int, name string) {
 	}
 }
 
+// Drop takes away the properties whose names begin with prefix, compared without regard
+// to ASCII case, and reports whether there were any: of names that a filter gives to what
+// it knows, none is to be the client's. The message on the wire does not change.
+func (m *Metadata) Drop(prefix string) bool {
+	m.load()
+	kept := m.props[:0]
+	for _, p := range m.props {
+		if len(p.Name) < len(prefix) || !EqualFold(p.Name[:len(prefix)], prefix) {
+			kept = append(kept, p)
+		}
+	}
+	dropped := len(kept) < len(m.props)
+	clear(m.props[len(kept):])
+	m.props = kept
+	return dropped
+}
+
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {

@@ -591,6 +591,25 @@ func TestGaugesAreForgottenWithTheirListeners(t *testing.T) {
 	}
 }
 
+// TestWhatIsCountedOfTheLast message of a configuration that has gone is told by the next.
+func TestWhatIsCountedOfTheLast(t *testing.T) {
+	setProbe(t, "probe.a", built(func(s *filter.Scope) filter.Filter {
+		c, _ := s.Counter("ends")
+		return &hooks{end: func(m *filter.Message) { m.Count(c, 1) }}
+	}))
+	e := newProbed(t)
+	e.up.Hang = true
+	e.say("one 1 m -")
+	e.c.Close() // the oneway is delivered all the same
+	next := e.MustLoad(toyByID(probed))
+	e.cfg.Destroy()
+	e.up.Hang = false
+	e.up.Admit()
+	e.Dial(next).Send([]byte("one 2 m -\n"))
+	e.Advance(time.Second)
+	require.EqualValues(t, 2, next.Counter("toy.t.ends"))
+}
+
 func TestEachWorkerHasItsPart(t *testing.T) {
 	var did []string
 	var parts []*filter.Worker

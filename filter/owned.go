@@ -163,6 +163,17 @@ func (b *ownBatch) report(owned []*own, d host.Downstream) {
 	}
 }
 
+// bequeath leaves what was counted and not reported to who has the metrics beside the
+// listener, which has no connection any more.
+func (b *ownBatch) bequeath(owned []*own) {
+	for i, n := range b.counts {
+		if n > 0 {
+			owned[i].state.value.Add(n)
+			b.counts[i] = 0
+		}
+	}
+}
+
 // own returns the state of a metric for one more configuration.
 func (mod *Module) own(k ownKey, values []string) *ownState {
 	st := mod.owns[k]

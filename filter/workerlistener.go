@@ -121,6 +121,7 @@ func (l *listener) metricsKey() metricsKey { return metricsKey{l.Protocol, l.Sta
 // bequeath hands over what is gathered for a listener that has gone, and so will not be
 // told by any connection of it: a gauge would be wrong for ever.
 func (s *shard) bequeath(wl *workerListener) {
+	wl.owns.bequeath(wl.owned)
 	if !wl.stats.Dirty() {
 		return
 	}

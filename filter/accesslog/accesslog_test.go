@@ -147,6 +147,32 @@ func TestFormats(t *testing.T) {
 	require.Equal(t, `[2026-11-29T01:02:03.004Z] "dubbo /com.acme.Greeter/hello" 200 DI,URX via_upstream 87 19 41 2 "[2001:db8::1]:4000" "10.0.0.3:20880" outbound|20880||greeter r`+"\n", written(t, ls, entry()))
 }
 
+// TestNoLineIsForged: whatever bytes clients and servers put into what is logged, a request
+// has one line, of text or JSON.
+func TestNoLineIsForged(t *testing.T) {
+	const hostile = "a\r\nb\x1b[2J\t\x00\x7f\"\\ü\xff\n"
+	e := entry()
+	e.Request = new(codecs.Metadata)
+	e.Request.SetOperation([]byte(hostile), []byte(hostile))
+	e.Request.Set("k", hostile)
+	e.Response.Set("k", hostile)
+	e.Replied, e.Local = true, codecs.LocalError{Message: hostile}
+	e.RemoteAddress = "/tmp/s:1,\"forged\":2" // of a client's unix socket
+	ls, err := parse(t, `{"typed_config": {`+file+`, "format": "%REQ(k)% %RESP(k):2%|%REQ(:PATH):3%|%LOCAL_REPLY_BODY%|%DOWNSTREAM_REMOTE_PORT%\n"}}`)
+	require.NoError(t, err)
+	const shown = `a\x0d\x0ab\x1b[2J\x09\x00\x7f"\ü` + "\xff" + `\x0a`
+	require.Equal(t, shown+` a\x0d|/a\x0d|`+shown+"|-\n", written(t, ls, e))
+	ls, err = parse(t, `{"typed_config": {`+file+`, "log_format": {"json_format": {
+		"k": "%REQ(k)%", "in": "in %RESP(k)%", "port": "%DOWNSTREAM_REMOTE_PORT%"}}}}`)
+	require.NoError(t, err)
+	line := written(t, ls, e)
+	require.Equal(t, 1, strings.Count(line, "\n"))
+	var read map[string]any
+	require.NoError(t, json.Unmarshal([]byte(line), &read))
+	said := strings.ToValidUTF8(hostile, "\ufffd")
+	require.Equal(t, map[string]any{"k": said, "in": "in " + said, "port": nil}, read)
+}
+
 func TestWhatIsRefused(t *testing.T) {
 	for config, want := range map[string]string{
 		`{}`: "access_log[0].typed_config: required",

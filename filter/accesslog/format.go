@@ -104,12 +104,38 @@ func appendText(dst []byte, ps []piece, e *Entry, absent string) []byte {
 // textFormat is a line of text. What ends it is part of the text.
 func textFormat(s string, omitEmpty bool) (format, error) {
 	ps, err := parse(s)
+	for i := range ps {
+		if v := ps[i].value; v != nil {
+			ps[i].value = func(dst []byte, e *Entry) ([]byte, bool) { return printable(dst, v, e) }
+		}
+	}
 	absent := "-"
 	if omitEmpty {
 		absent = ""
 	}
 	return format{func(dst []byte, e *Entry) []byte { return appendText(dst, ps, e, absent) }, reads(ps)}, err
 }
+
+// printable appends what v says with control characters as \x0a: peers, whose messages can
+// have any byte, must not end a line and write the next.
+func printable(dst []byte, v value, e *Entry) ([]byte, bool) {
+	start := len(dst)
+	dst, ok := v(dst, e)
+	if !slices.ContainsFunc(dst[start:], control) {
+		return dst, ok
+	}
+	end := len(dst)
+	for _, c := range dst[start:end] {
+		if control(c) {
+			dst = append(dst, '\\', 'x', hex[c>>4], hex[c&15])
+		} else {
+			dst = append(dst, c)
+		}
+	}
+	return append(dst[:start], dst[end:]...), ok
+}
+
+func control(c byte) bool { return c < ' ' || c == 0x7f }
 
 // node is a value of a JSON format. It reports false if it has nothing to say.
 type node func(dst []byte, e *Entry) ([]byte, bool)

@@ -315,7 +315,10 @@ func withoutPort(arg string, of func(e *Entry) string) (value, error) {
 	}, nil
 }
 
+// portOf is "" of what has none, such as a pipe, whatever its path is.
 func portOf(address string) string {
-	_, port, _ := strings.Cut(address[strings.LastIndexByte(address, ']')+1:], ":")
-	return port
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return ""
+	}
+	return address[strings.LastIndexByte(address, ':')+1:]
 }

@@ -77,9 +77,10 @@ type cell struct {
 type Worker struct {
 	r          *Registry
 	key        []byte
-	operations map[string]*Operation
+	operations map[string]*Operation // by name, of those that are their labels
+	labelled   map[operation]*Operation
 	cells      map[cellKey]*cell
-	other      map[string]*Operation // by protocol
+	other      map[string]*Operation // by protocol, see otherOperation
 	last       struct {
 		key []byte
 		op  *Operation
@@ -97,7 +98,7 @@ type cellKey struct {
 
 // NewWorker returns a worker's own part.
 func (r *Registry) NewWorker() *Worker {
-	return &Worker{r: r, operations: map[string]*Operation{}, cells: map[cellKey]*cell{}, other: map[string]*Operation{}}
+	return &Worker{r: r, operations: map[string]*Operation{}, labelled: map[operation]*Operation{}, cells: map[cellKey]*cell{}, other: map[string]*Operation{}}
 }
 
 // Begin counts a request that begins, nil while nothing is counted. What it calls is
@@ -120,19 +121,38 @@ func (w *Worker) Begin(protocol string, md *codecs.Metadata) *Operation {
 	return op
 }
 
-// learn returns the operation of a name that the worker has not met.
+// learn returns the operation of a name that the worker does not remember. Clients choose
+// names, and the labels of any number of them can be the same.
 func (w *Worker) learn(protocol string, name []byte, method int) *Operation {
-	o := operation{protocol: protocol, method: label(name)}
-	if method < len(name) {
-		o.service, o.method = label(name[:len(name)-method-1]), label(name[len(name)-method:])
+	o := operation{protocol: protocol, method: label(name[len(name)-method:])}
+	whole := o.method
+	switch {
+	case method == 0:
+		o.service = label(name)
+		whole = o.service
+	case method < len(name):
+		o.service = label(name[:len(name)-method-1])
+		whole = o.service + "/" + o.method
 	}
+	op := w.labelled[o]
+	if op == nil {
+		op = w.operation(o)
+	}
+	if op.of == o && whole == string(name) {
+		w.operations[string(w.key)] = op
+	}
+	return op
+}
+
+// operation returns the worker's part of o, or of what is not told apart.
+func (w *Worker) operation(o operation) *Operation {
 	all := w.r.operationOf(o)
 	if all == nil {
 		w.r.overflow.Add(1)
-		if op := w.other[protocol]; op != nil {
+		o = operation{o.protocol, Other, Other}
+		if op := w.labelled[o]; op != nil {
 			return op
 		}
-		o = operation{protocol, Other, Other}
 		all = &inFlight{}
 		w.r.mu.Lock()
 		if known := w.r.operations[o]; known != nil {
@@ -145,11 +165,7 @@ func (w *Worker) learn(protocol string, name []byte, method int) *Operation {
 	w.r.mu.Lock()
 	all.workers = append(all.workers, op)
 	w.r.mu.Unlock()
-	if o.service == Other {
-		w.other[protocol] = op
-	} else {
-		w.operations[string(w.key)] = op
-	}
+	w.labelled[o] = op
 	return op
 }
 
@@ -198,6 +214,11 @@ func (w *Worker) End(op *Operation, f *facts.Facts) {
 }
 
 func (w *Worker) cell(k cellKey) *cell {
+	// A filter may have made the names of what clients say.
+	k.route, k.cluster = label([]byte(k.route)), label([]byte(k.cluster))
+	if c := w.cells[k]; c != nil {
+		return c
+	}
 	l := labels{k.op.of, k.route, k.cluster, outcome(k)}
 	all := w.r.seriesOf(l)
 	keep := all != nil
@@ -225,11 +246,10 @@ func (w *Worker) cell(k cellKey) *cell {
 
 // otherOperation is a key only.
 func (w *Worker) otherOperation(protocol string) *Operation {
-	const rest = "\x00rest"
-	op := w.other[protocol+rest]
+	op := w.other[protocol]
 	if op == nil {
 		op = &Operation{of: operation{protocol, Other, Other}}
-		w.other[protocol+rest] = op
+		w.other[protocol] = op
 	}
 	return op
 }

@@ -3,6 +3,7 @@ package telemetry_test
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -180,6 +181,74 @@ func TestSoManyMethods(t *testing.T) {
 		require.Zero(t, m.GetGauge().GetValue())
 	}
 	require.Positive(t, all["meltemi_metrics_overflow_total"].GetMetric()[0].GetCounter().GetValue())
+}
+
+// TestHalfANameIsWhole: a request may have a service and no method, or the reverse.
+func TestHalfANameIsWhole(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	for _, o := range [][2]string{{"s", ""}, {"", "m"}, {"", ""}} {
+		w.Begin("p", calls(o[0], o[1]))
+	}
+	var got [][2]string
+	for _, m := range gather(t, r)["meltemi_requests_in_flight"].GetMetric() {
+		l := m.GetLabel()
+		got = append(got, [2]string{l[2].GetValue(), l[0].GetValue()})
+	}
+	require.ElementsMatch(t, [][2]string{{"s", ""}, {"", "m"}, {"", ""}}, got)
+}
+
+// TestNamesThatFiltersMake of what clients say, of clusters for example, can be no UTF-8.
+func TestNamesThatFiltersMake(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	for i := range 64 {
+		f := answered(0)
+		f.Cluster, f.Route = string([]byte{0xff, byte(0x80 + i)}), strings.Repeat("r", 256+i)
+		w.End(w.Begin("p", calls("s", "m")), f)
+	}
+	all := gather(t, r)["meltemi_requests_total"].GetMetric()
+	require.Len(t, all, 1)
+	require.Equal(t, 64, int(all[0].GetCounter().GetValue()))
+}
+
+// TestNamesThatLookTheSame: clients choose names. Those of which a label shows the same,
+// and those that are called as what is not told apart, cost no more than one.
+func TestNamesThatLookTheSame(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	const n = 2000
+	long := strings.Repeat("x", 300)
+	request := func(service, method string) { w.End(w.Begin("p", calls(service, method)), answered(0)) }
+	requests := func(from int) {
+		for i := from; i < from+n; i++ {
+			request("s", fmt.Sprint(long, i))
+			request("s", fmt.Sprintf("\xff%c", 0x80+i%0x40)) // no UTF-8
+			request(fmt.Sprint(long, i), "m")
+			request(telemetry.Other, telemetry.Other)
+			request(telemetry.Other, fmt.Sprint("m", i%2))
+		}
+	}
+	requests(0)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	requests(n)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(n*20))
+	total := 0.0
+	for _, m := range gather(t, r)["meltemi_requests_total"].GetMetric() {
+		total += m.GetCounter().GetValue()
+	}
+	require.Equal(t, 2*5*n, int(total))
+	for _, m := range gather(t, r)["meltemi_requests_in_flight"].GetMetric() {
+		require.Zero(t, m.GetGauge().GetValue())
+	}
+	runtime.KeepAlive(w)
 }
 
 // TestScrapesBesideWorkers: counters only grow, and a histogram's parts agree.

@@ -82,8 +82,17 @@ type part struct {
 // noSettings are those of a route that has none.
 var noSettings settings
 
+// told is the key of what says that properties of the answers' metadata are a service's.
+type told struct{}
+
 // OnRequest implements filter.Filter.
 func (f *part) OnRequest(m *filter.Message) filter.Verdict {
+	if m.Value(told{}) == nil {
+		m.SetValue(told{}, told{})
+		if m.Request().Drop(prefix) {
+			m.ClearRoute()
+		}
+	}
 	s, is := m.RouteConfig().(*settings)
 	if !is {
 		s = &noSettings

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -144,6 +145,70 @@ func TestChanges(t *testing.T) {
 		require.Equal(t, in, strings.Contains(body, text), "%q in %q", text, body)
 	}
 	b.counts(map[string]int{"ok": 1})
+}
+
+// TestWhatIsTheServices is not the client's to say, in whatever case and however often: not
+// for a request that the service says nothing of, nor for one that is not checked.
+func TestWhatIsTheServices(t *testing.T) {
+	const gold = `{"match": {"metadata": [{"name": "ext_authz.metadata.tier", "string_match": {"exact": "gold"}}]}, "direct_response": {"body": "gold"}}`
+	forged := [][2]string{{"ext_authz.metadata.tier", "gold"}, {"Ext_Authz.Metadata.Tier", "gold"}}
+	b := newBed(t, byCluster+`, "cache": {"ttl": "60s"}, "failure_mode_allow": true`, `[`+gold+`, {"route": {"cluster": "greeter"}}]`)
+	b.ask(forged...)
+	b.authorizer.next().allow(nil)
+	b.passes()
+	b.ask(forged...)
+	b.passes() // as it is known
+	b.serve(nil)
+	b.ask(append(forged, [2]string{"another", "key"})...)
+	b.passes() // as nobody answers
+	b = newBed(t, byCluster, `[`+gold+`, {"route": {"cluster": "greeter"}, "typed_per_filter_config": {"`+Name+`":
+		{"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.ext_authz.v1alpha.ExtAuthzPerRoute", "disabled": true}}}]`)
+	b.ask(forged...)
+	b.passes()
+}
+
+// TestTwoServicesTell: what the first has said stays if the second says nothing.
+func TestTwoServicesTell(t *testing.T) {
+	b := newBed(t, byCluster, routes)
+	l := listener(byCluster, routes)
+	one := l[strings.Index(l, `{"name": "`+Name):strings.Index(l, `{"name": "test.behind"`)]
+	b.c = b.Dial(b.MustLoad(strings.Replace(l, one, one+one, 1)))
+	tier := ""
+	onPass = func(m *filter.Message) {
+		v, _ := m.Request().Get("ext_authz.metadata.tier")
+		tier = string(v)
+	}
+	tell, err := structpb.NewStruct(map[string]any{"tier": "gold"})
+	require.NoError(t, err)
+	b.ask([2]string{"ext_authz.metadata.tier", "lead"})
+	b.authorizer.next().say(&authv3.CheckResponse{DynamicMetadata: tell})
+	b.WaitUntil(func() bool { return len(b.authorizer.calls) > 0 })
+	b.authorizer.next().allow(nil)
+	b.passes()
+	require.Equal(t, "gold", tier)
+}
+
+// TestManyRepeats of a key, as which all of its cases count, cost what they are long.
+func TestManyRepeats(t *testing.T) {
+	b := newBed(t, byCluster, routes)
+	var all [][2]string
+	value := strings.Repeat("0123456789", 5)
+	for i := range 1000 {
+		name := []byte("abcdefghij")
+		for j := range name {
+			name[j] -= byte(i >> j & 1 << 5)
+		}
+		all = append(all, [2]string{string(name), value})
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	b.ask(all...)
+	runtime.ReadMemStats(&after)
+	c := b.authorizer.next()
+	require.Equal(t, strings.Repeat(","+value, 1000)[1:], c.GetAttributes().GetRequest().GetHttp().GetHeaders()["abcdefghij"])
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20))
+	c.allow(nil)
+	b.passes()
 }
 
 // TestChangesThatCannotBeMade refuse the request: its server may rely on them.

@@ -114,12 +114,22 @@ func (s *subject) request(m *filter.Message, extensions map[string]string) *auth
 	conn, tls := m.Connection(), m.Connection().TLS()
 	path := "/" + text(m.Request().AppendOperation(nil))
 	headers := make(map[string]string, len(s.props)+2)
+	repeated := map[string][]byte{}
 	for _, p := range s.props {
 		name, value := text(p.name), text(p.value)
-		if old, has := headers[name]; has {
-			value = old + "," + value
+		first, has := headers[name]
+		if !has {
+			headers[name] = value
+			continue
 		}
-		headers[name] = value
+		all, has := repeated[name]
+		if !has {
+			all = []byte(first)
+		}
+		repeated[name] = append(append(all, ','), value...)
+	}
+	for name, all := range repeated {
+		headers[name] = string(all)
 	}
 	headers[":path"], headers[":method"] = path, "POST"
 	a := &authv3.AttributeContext{

@@ -57,8 +57,19 @@ type rateLimit struct {
 	service  *service
 }
 
+// told is the key of what says that properties which begin with prefix are a service's.
+type told struct{}
+
+const prefix = "ratelimit."
+
 // OnRequest implements filter.Filter.
 func (f *rateLimit) OnRequest(m *filter.Message) filter.Verdict {
+	if m.Value(told{}) == nil {
+		m.SetValue(told{}, told{})
+		if m.Request().Drop(prefix) {
+			m.ClearRoute()
+		}
+	}
 	if f.enabled.Share < f.enabled.Of && !f.enabled.Has(m.Rand()) {
 		return filter.Continue
 	}
@@ -113,7 +124,7 @@ func (f *rateLimit) late(m *filter.Message) filter.Verdict {
 func (f *rateLimit) failure(m *filter.Message, err error) filter.Verdict {
 	m.Count(f.counters.errors, 1)
 	f.service.failed(err, m.Now())
-	m.Request().Set("ratelimit.code", "error")
+	m.Request().Set(prefix+"code", "error")
 	if !f.deny.Has(m.Rand()) {
 		m.Count(f.counters.allowed, 1)
 		m.ClearRoute()
@@ -186,7 +197,7 @@ func tell(md *codecs.Metadata, r *ratelimitv3.RateLimitResponse) {
 	if !known {
 		code = "unknown"
 	}
-	md.Set("ratelimit.code", code)
+	md.Set(prefix+"code", code)
 	var nearest *ratelimitv3.RateLimitResponse_DescriptorStatus
 	for _, s := range r.GetStatuses() {
 		// A descriptor that the service does not know has no limit, and 0 remaining.
@@ -195,16 +206,16 @@ func tell(md *codecs.Metadata, r *ratelimitv3.RateLimitResponse) {
 		}
 	}
 	if nearest != nil {
-		md.Set("ratelimit.limit", strconv.FormatUint(uint64(nearest.GetCurrentLimit().GetRequestsPerUnit()), 10))
-		md.Set("ratelimit.remaining", strconv.FormatUint(uint64(nearest.GetLimitRemaining()), 10))
+		md.Set(prefix+"limit", strconv.FormatUint(uint64(nearest.GetCurrentLimit().GetRequestsPerUnit()), 10))
+		md.Set(prefix+"remaining", strconv.FormatUint(uint64(nearest.GetLimitRemaining()), 10))
 		if d := nearest.GetDurationUntilReset(); d != nil {
-			md.Set("ratelimit.reset", strconv.FormatInt(d.GetSeconds(), 10))
+			md.Set(prefix+"reset", strconv.FormatInt(d.GetSeconds(), 10))
 		}
 	}
 	n := 0
 	for k, v := range r.GetDynamicMetadata().GetFields() {
 		if text, is := scalar(v); is && n < maxHeaders {
-			md.Set("ratelimit.metadata."+k, text)
+			md.Set(prefix+"metadata."+k, text)
 			n++
 		}
 	}

@@ -330,6 +330,22 @@ func TestTheSecondDescriptorIsOver(t *testing.T) {
 	b.counts(map[string]int64{"ok": 2, "over_limit": 1})
 }
 
+// TestWhatIsTheServices is not the client's to say: neither what the service says nothing
+// of, nor when it fails, nor when it is not asked.
+func TestWhatIsTheServices(t *testing.T) {
+	b := newBed(t, service+`, "rate_limits": [{"actions": [{"property": {"name": "tenant"}}]}]`,
+		`{"match": {"metadata": [{"name": "ratelimit.metadata.tier", "exact_match": "gold"}]}, "direct_response": {"body": "forged"}},
+		{"match": {"metadata": [{"name": "ratelimit.code", "exact_match": "ok"}, {"name": "ratelimit.remaining", "exact_match": "9"}]}, "direct_response": {"body": "forged"}}, `+toServer)
+	forged := [][2]string{{"RateLimit.Metadata.tier", "gold"}, {"ratelimit.remaining", "9"}, {"ratelimit.code", "ok"}}
+	tenant := append(forged, [2]string{"tenant", "t"})
+	b.asked(1, tenant...).code(ok)
+	b.served(1)
+	b.asked(2, tenant...).answer <- result{nil, errors.New("no")}
+	b.served(2)
+	b.request(3, forged...)
+	b.served(3)
+}
+
 // TestWhatTheServiceAdds comes with the request and the answer, and as properties.
 func TestWhatTheServiceAdds(t *testing.T) {
 	b := newBed(t, byMethod, `{"match": {"metadata": [{"name": "ratelimit.metadata.tier", "exact_match": "gold"}, {"name": "ratelimit.metadata.n", "exact_match": "3"}]}, "route": {"cluster": "greeter"}}`)
