@@ -30,7 +30,6 @@ type speech struct {
 	codec  string
 	frames func(rng *rand.Rand, id int) []byte // of a client
 	serve  func(s *filtertest.Server, b []byte) int
-	short  []string // filters that it has no use for
 }
 
 func thrift(kind byte, method string, id int, rest string) []byte {
@@ -210,7 +209,7 @@ func (s *speech) round(t *testing.T, rng *rand.Rand) {
 	mod.Seed(1)
 	mod.Observe()
 	h := filtertest.NewWith(t, mod, 2)
-	h.DialCluster = func(ctx context.Context, _ string) (net.Conn, error) { return nil, errors.New("nobody") }
+	h.DialCluster = func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody") }
 	up, silent := h.Cluster("up", "h1", "h2"), h.Cluster("silent", "h3")
 	up.Serve = s.serve
 	type conn struct {
