@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -337,7 +338,7 @@ func TestWhatIsTheServices(t *testing.T) {
 		`{"match": {"metadata": [{"name": "ratelimit.metadata.tier", "exact_match": "gold"}]}, "direct_response": {"body": "forged"}},
 		{"match": {"metadata": [{"name": "ratelimit.code", "exact_match": "ok"}, {"name": "ratelimit.remaining", "exact_match": "9"}]}, "direct_response": {"body": "forged"}}, `+toServer)
 	forged := [][2]string{{"RateLimit.Metadata.tier", "gold"}, {"ratelimit.remaining", "9"}, {"ratelimit.code", "ok"}}
-	tenant := append(forged, [2]string{"tenant", "t"})
+	tenant := append(slices.Clone(forged), [2]string{"tenant", "t"})
 	b.asked(1, tenant...).code(ok)
 	b.served(1)
 	b.asked(2, tenant...).answer <- result{nil, errors.New("no")}
