@@ -319,6 +319,31 @@ func TestAPipeThatNobodyReads(t *testing.T) {
 	running.Wait()
 }
 
+// TestAPipeThatIsNeverRead does not hold up the end.
+func TestAPipeThatIsNeverRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(path, 0o600))
+	r, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer r.Close()
+	var fs accesslog.Files
+	var running sync.WaitGroup
+	f, err := fs.Open(path, t.Logf)
+	require.NoError(t, err)
+	ls, err := parse(t, `{"typed_config": {`+file+`, "format": "`+strings.Repeat("x", 1000)+`\n"}}`)
+	require.NoError(t, err)
+	b := accesslog.NewBuffer(f)
+	for range 200 {
+		ls.Write(entry(), []*accesslog.Buffer{b})
+	}
+	b.Flush()
+	fs.Begin(f, &running)
+	fs.Close(f)
+	running.Wait()
+	_, lost := b.Flush()
+	require.Positive(t, lost)
+}
+
 func TestALineAllocatesNothing(t *testing.T) {
 	ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"json_format": {
 		"t": "%START_TIME%", "p": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "c": "%RESPONSE_CODE%", "f": "%RESPONSE_FLAGS%",

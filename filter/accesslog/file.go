@@ -1,6 +1,7 @@
 package accesslog
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"sync"
@@ -17,6 +18,8 @@ const (
 	// lookTime is how often a file is looked for at its path, and how long a failed
 	// write waits until it is tried again.
 	lookTime = time.Second
+	// drainTime is how long a pipe may take for what waits behind its last user.
+	drainTime = 3 * time.Second
 )
 
 // Files are the files of a process that logs are written to, each opened once.
@@ -78,6 +81,12 @@ func (fs *Files) Close(f *File) {
 	close(f.ended)
 	if !f.begun {
 		f.close()
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.f != nil {
+		_ = f.f.SetWriteDeadline(time.Now().Add(drainTime)) // files have none, and need none
 	}
 }
 
@@ -115,11 +124,16 @@ func (f *File) reopen() error {
 		return err
 	}
 	f.close()
-	f.f, f.looked = file, time.Now()
+	f.looked = time.Now()
+	f.mu.Lock()
+	f.f = file
+	f.mu.Unlock()
 	return nil
 }
 
 func (f *File) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.f != nil && f.f != os.Stdout && f.f != os.Stderr {
 		f.f.Close()
 	}
@@ -180,16 +194,21 @@ func (f *File) giveBack(b []byte) {
 // write writes whole lines. What a file does not take is tried again until it does, or
 // the file is given up: meanwhile the queue fills, and what is beyond it is lost.
 func (f *File) write(b []byte, lines int) {
+	within := false // a line, of which a part is written
 	for len(b) > 0 {
 		if now := time.Now(); now.Sub(f.looked) >= lookTime || f.failing {
 			f.looked = now
 			if f.moved() {
 				if err := f.reopen(); err != nil {
 					f.fail(err)
+				} else if within { // its end would stand in the new file alone
+					b = b[bytes.IndexByte(b, '\n')+1:]
+					f.lose(1)
 				}
 			}
 		}
 		n, err := f.f.Write(b)
+		within = n > 0 && b[n-1] != '\n' || n == 0 && within
 		b = b[n:]
 		if err == nil {
 			f.failing = false
