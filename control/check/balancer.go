@@ -28,6 +28,35 @@ func (c *checker) balancer(p place) {
 	}
 }
 
+// besideBalancer are settings of a cluster's common_lb_config that only Envoy's own load
+// balancers can follow: Envoy refuses the cluster.
+var besideBalancer = []string{"locality_weighted_lb_config", "zone_aware_lb_config", "consistent_hashing_lb_config"}
+
+// cluster refuses what does not go with a load balancer of ours in the cluster p.
+func (c *checker) cluster(p place) {
+	policy, _ := p.at("load_balancing_policy")
+	policies, _ := policy.at("policies")
+	for _, e := range policies.elements() {
+		extension, _ := e.at("typed_extension_config")
+		typed, _ := extension.at("typed_config")
+		lb, is := typed.as(moduleLB)
+		if !is || lb.text("lb_policy_name") != config.HostsPolicy {
+			continue
+		}
+		const reason = "does not go with a load balancer of a module: Envoy refuses the cluster"
+		if subsets, line := p.at("lb_subset_config"); subsets.Node != nil {
+			c.refuse(line, subsets.path, reason)
+		}
+		common, _ := p.at("common_lb_config")
+		for _, field := range besideBalancer {
+			if v, line := common.at(field); v.Node != nil {
+				c.refuse(line, v.path, reason)
+			}
+		}
+		return
+	}
+}
+
 // given is what the module is given as the load balancer's configuration, as far as it
 // counts that it is nothing.
 func given(p place) []byte {

@@ -293,6 +293,9 @@ func (c *checker) walk(p place) {
 	if spec, _ := p.at("spec"); spec.Node != nil && p.text("kind") == "EnvoyFilter" {
 		c.envoyFilter(spec)
 	}
+	if p.has("load_balancing_policy") {
+		c.cluster(p)
+	}
 	if lb, ok := p.as(moduleLB); ok {
 		c.balancer(lb)
 		return
