@@ -3,9 +3,11 @@
 package extauthz
 
 import (
+	"context"
 	"crypto/sha256"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -49,7 +51,9 @@ func (builder) Build(cfg filter.Config, s *filter.Scope) (filter.Filter, error) 
 		}
 	}
 	pool := s.Shared("connections", func(*filter.Life) any { return new(grpcclient.Pool) }).(*grpcclient.Pool)
-	f.service = s.Shared("service "+f.config.target.Key(), func(l *filter.Life) any { return newService(f.config.target, pool, l) }).(*service)
+	f.service = s.Shared("service "+f.config.target.Key(), func(l *filter.Life) any {
+		return grpcclient.NewService("ext_authz", f.config.target, pool, l)
+	}).(*grpcclient.Service)
 	return f, nil
 }
 
@@ -57,7 +61,7 @@ func (builder) Build(cfg filter.Config, s *filter.Scope) (filter.Filter, error) 
 type whole struct {
 	config *config
 	counters
-	service *service
+	service *grpcclient.Service
 }
 
 // OnRequest implements filter.Filter. Messages are those of the workers' parts.
@@ -122,7 +126,9 @@ func (f *part) OnRequest(m *filter.Message) filter.Verdict {
 func (f *part) ask(m *filter.Message, s *settings, k key) filter.Verdict {
 	r := f.subject.request(m, s.extensions)
 	resumer := m.Resumer()
-	cancel, err := f.service.check(r, func(resp *authv3.CheckResponse, err error) {
+	cancel, err := grpcclient.Ask(f.service, func(ctx context.Context, conn grpc.ClientConnInterface) (*authv3.CheckResponse, error) {
+		return authv3.NewAuthorizationClient(conn).Check(ctx, r)
+	}, func(resp *authv3.CheckResponse, err error) {
 		resumer.Do(func(m *filter.Message) filter.Verdict { return f.answered(m, k, resp, err) })
 	})
 	if err != nil {
@@ -145,9 +151,9 @@ func giveUp(m *filter.Message) {
 
 func (f *part) late(m *filter.Message) filter.Verdict {
 	giveUp(m)
-	f.service.late(m.Now())
+	f.service.Late(m.Now())
 	m.Count(f.timeout, 1)
-	return f.failure(m, errLate)
+	return f.failure(m, grpcclient.ErrLate)
 }
 
 func (f *part) answered(m *filter.Message, k key, resp *authv3.CheckResponse, err error) filter.Verdict {
@@ -168,7 +174,7 @@ func (f *part) answered(m *filter.Message, k key, resp *authv3.CheckResponse, er
 // failure lets m pass, or refuses it, as there is no answer.
 func (f *part) failure(m *filter.Message, err error) filter.Verdict {
 	m.Count(f.failed, 1)
-	f.service.failed(err, m.Now())
+	f.service.Failed(err, m.Now())
 	if !f.config.allowFailure {
 		m.AddFlags(filter.Unauthorized)
 		return m.ReplyWith(f.config.failed)
@@ -195,7 +201,7 @@ func (f *part) carryOut(m *filter.Message, d *decision) filter.Verdict {
 	if err := d.check(m.Connection().Codec()); err != nil {
 		// A server may rely on what it would not be told.
 		m.Count(f.invalid, 1)
-		f.service.failed(err, m.Now())
+		f.service.Failed(err, m.Now())
 		m.AddFlags(filter.Unauthorized)
 		return m.ReplyWith(f.config.failed)
 	}

@@ -3,12 +3,15 @@
 package ratelimit
 
 import (
+	"cmp"
+	"context"
 	"math"
 	"strconv"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -25,6 +28,9 @@ const (
 	// maxText is how much of the service's text a client is told.
 	maxText = 4096
 )
+
+// maxPending are the calls to a service that may be under way: 0 is its default.
+var maxPending int64
 
 func init() { filter.Register(Name, builder{}) }
 
@@ -46,7 +52,11 @@ func (builder) Build(cfg filter.Config, s *filter.Scope) (filter.Filter, error) 
 		}
 	}
 	pool := s.Shared("connections", func(*filter.Life) any { return new(grpcclient.Pool) }).(*grpcclient.Pool)
-	f.service = s.Shared("service "+f.target.Key(), func(l *filter.Life) any { return newService(f.target, pool, l) }).(*service)
+	f.service = s.Shared("service "+f.target.Key(), func(l *filter.Life) any {
+		svc := grpcclient.NewService("ratelimit", f.target, pool, l)
+		svc.MaxPending = cmp.Or(maxPending, svc.MaxPending)
+		return svc
+	}).(*grpcclient.Service)
 	return f, nil
 }
 
@@ -54,7 +64,7 @@ func (builder) Build(cfg filter.Config, s *filter.Scope) (filter.Filter, error) 
 type rateLimit struct {
 	*config
 	counters counters
-	service  *service
+	service  *grpcclient.Service
 }
 
 // told is the key of what says that properties which begin with prefix are a service's.
@@ -90,7 +100,9 @@ func (f *rateLimit) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	r := &ratelimitv3.RateLimitRequest{Domain: l.domain, Descriptors: ds, HitsAddend: uint32(max(l.hits.of(m), 1))}
 	resumer := m.Resumer()
-	cancel, err := f.service.ask(r, func(resp *ratelimitv3.RateLimitResponse, err error) {
+	cancel, err := grpcclient.Ask(f.service, func(ctx context.Context, conn grpc.ClientConnInterface) (*ratelimitv3.RateLimitResponse, error) {
+		return ratelimitv3.NewRateLimitServiceClient(conn).ShouldRateLimit(ctx, r)
+	}, func(resp *ratelimitv3.RateLimitResponse, err error) {
 		resumer.Do(func(m *filter.Message) filter.Verdict { return f.answered(m, resp, err) })
 	})
 	if err != nil {
@@ -117,13 +129,13 @@ func giveUp(m *filter.Message) {
 // late is called when there was no answer in time.
 func (f *rateLimit) late(m *filter.Message) filter.Verdict {
 	giveUp(m)
-	f.service.late(m.Now())
-	return f.failure(m, errLate)
+	f.service.Late(m.Now())
+	return f.failure(m, grpcclient.ErrLate)
 }
 
 func (f *rateLimit) failure(m *filter.Message, err error) filter.Verdict {
 	m.Count(f.counters.errors, 1)
-	f.service.failed(err, m.Now())
+	f.service.Failed(err, m.Now())
 	m.Request().Set(prefix+"code", "error")
 	if !f.deny.Has(m.Rand()) {
 		m.Count(f.counters.allowed, 1)
