@@ -270,8 +270,7 @@ func (m *Message) end() {
 	if m.stream != nil {
 		m.stream.end()
 	} else if !m.oneway && !m.beats() && (!m.aside || m.resp != nil) {
-		ms := (m.sh.w.Now() - m.start).Milliseconds()
-		c.record(uint64(ms))
+		c.record(uint64((m.endedAt - m.start).Milliseconds()))
 	}
 	switch {
 	case m.aside:

@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"maps"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -63,10 +65,7 @@ func (m listenerMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
 	m.mod.mu.Lock()
-	all := make(map[metricsKey]*metrics.Totals, len(m.mod.counted))
-	for name, t := range m.mod.counted {
-		all[name] = t
-	}
+	all := maps.Clone(m.mod.counted)
 	m.mod.mu.Unlock()
 	for name, t := range all {
 		for c, d := range listenerCounters {

@@ -8,7 +8,6 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	dataaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
@@ -105,14 +104,10 @@ func (c *compiler) comparison(m *accesslogv3.ComparisonFilter, path string, of f
 	}
 }
 
-var denominators = map[typev3.FractionalPercent_DenominatorType]uint64{
-	typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 1e4, typev3.FractionalPercent_MILLION: 1e6,
-}
-
 // share logs a share of all entries. Envoy's runtime is not there: percent_sampled counts,
 // and randomness is always the process's own.
 func (c *compiler) share(f *accesslogv3.RuntimeFilter, path string) condition {
-	of, known := denominators[f.GetPercentSampled().GetDenominator()]
+	of, known := fields.Denominator(f.GetPercentSampled().GetDenominator())
 	if !known {
 		c.Add(path+".percent_sampled.denominator", "unknown value %d", f.GetPercentSampled().GetDenominator())
 		return nil

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -73,6 +74,17 @@ func CleanError(err error) string {
 		return s[i+3:]
 	}
 	return strings.TrimLeft(strings.TrimPrefix(s, "proto:"), "\u00a0 ")
+}
+
+// Unpack fills m with a configuration, which is required.
+func Unpack(config *anypb.Any, m proto.Message) error {
+	if config == nil {
+		return &Error{Reason: "required"}
+	}
+	if err := config.UnmarshalTo(m); err != nil {
+		return &Error{Path: "type_url", Reason: CleanError(err)}
+	}
+	return nil
 }
 
 // Struct fills v, a pointer to a Go struct, with a configuration that is a

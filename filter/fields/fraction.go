@@ -17,6 +17,13 @@ var denominators = map[typev3.FractionalPercent_DenominatorType]uint64{
 	typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 1e4, typev3.FractionalPercent_MILLION: 1e6,
 }
 
+// Denominator is the whole of which a numerator is a share. It reports false for what is
+// none of Envoy's.
+func Denominator(d typev3.FractionalPercent_DenominatorType) (of uint64, known bool) {
+	of, known = denominators[d]
+	return of, known
+}
+
 // ParseFraction makes a share of p, which is required. The error is an *[Error], with
 // the path of the field in p; the share is one of all then.
 func ParseFraction(p *typev3.FractionalPercent) (Fraction, error) {

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -67,12 +68,12 @@ func (t *times) Write(m *dto.Metric) error {
 	for i, v := range t.values() {
 		m.Label = append(m.Label, &dto.LabelPair{Name: proto.String(names[i]), Value: proto.String(v)})
 	}
-	slices.SortFunc(m.Label, func(a, b *dto.LabelPair) int { return compare(a.GetName(), b.GetName()) })
+	slices.SortFunc(m.Label, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
 	h := &dto.Histogram{SampleSum: proto.Float64(float64(t.sum) / 1e9)}
 	n := uint64(0)
 	for i, b := range bounds {
 		n += t.classic[i]
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(seconds(b)), CumulativeCount: proto.Uint64(n)})
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.Seconds()), CumulativeCount: proto.Uint64(n)})
 	}
 	h.SampleCount = proto.Uint64(t.count)
 	h.Schema, h.ZeroThreshold, h.ZeroCount = proto.Int32(schema), proto.Float64(0), proto.Uint64(0)
@@ -98,14 +99,4 @@ func (t *times) spans(h *dto.Histogram) {
 		h.PositiveDelta = append(h.PositiveDelta, int64(n)-before)
 		before, next = int64(n), index+1
 	}
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

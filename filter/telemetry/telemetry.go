@@ -5,10 +5,10 @@
 package telemetry
 
 import (
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/facts"
@@ -181,10 +181,7 @@ func (r *Registry) operationOf(o operation) *inFlight {
 		f = &inFlight{}
 		r.operations[o] = f
 		if len(r.operations) == maxOperations {
-			all := make(map[operation]*inFlight, maxOperations)
-			for o, f := range r.operations {
-				all[o] = f
-			}
+			all := maps.Clone(r.operations)
 			r.allOperations.Store(&all)
 		}
 	}
@@ -266,10 +263,7 @@ func (r *Registry) seriesOf(l labels) *series {
 		s = &series{}
 		r.series[l] = s
 		if len(r.series) == maxSeries {
-			all := make(map[labels]*series, maxSeries)
-			for l, s := range r.series {
-				all[l] = s
-			}
+			all := maps.Clone(r.series)
 			r.allSeries.Store(&all)
 		}
 	}
@@ -291,6 +285,3 @@ func outcome(k cellKey) string {
 		return "ok"
 	}
 }
-
-// seconds is d as Prometheus has times.
-func seconds(d time.Duration) float64 { return float64(d) / float64(time.Second) }

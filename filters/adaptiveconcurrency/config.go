@@ -43,11 +43,8 @@ type parser struct{ fields.Faults }
 
 func parse(any *anypb.Any, env *filter.Env) (filter.Config, error) {
 	m := new(adaptivev1alpha.AdaptiveConcurrency)
-	if any == nil {
-		return nil, &fields.Error{Reason: "required"}
-	}
-	if err := any.UnmarshalTo(m); err != nil {
-		return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
+	if err := fields.Unpack(any, m); err != nil {
+		return nil, err
 	}
 	p := &parser{}
 	c := &config{}

@@ -29,12 +29,9 @@ type config struct {
 }
 
 func parse(any *anypb.Any, env *filter.Env) (filter.Config, error) {
-	if any == nil {
-		return nil, &fields.Error{Reason: "required"}
-	}
 	m := new(connectionlimitv1alpha.ConnectionLimit)
-	if err := any.UnmarshalTo(m); err != nil {
-		return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
+	if err := fields.Unpack(any, m); err != nil {
+		return nil, err
 	}
 	var faults fields.Faults
 	c := &config{

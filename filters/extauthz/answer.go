@@ -2,9 +2,7 @@ package extauthz
 
 import (
 	"fmt"
-	"math"
 	"net/http"
-	"strconv"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 )
 
 const (
@@ -149,27 +148,11 @@ func typeOf(status int) codecs.ErrorType {
 // tell makes properties of the answer's metadata.
 func (d *decision) tell(s *structpb.Struct) {
 	for k, v := range s.GetFields() {
-		if text, is := scalar(v); is && len(d.properties) < maxEntries {
+		if text, is := fields.Scalar(v); is && len(d.properties) < maxEntries {
 			d.properties = append(d.properties, codecs.KeyValue{Key: prefix + k, Value: text})
 			d.size += len(k) + len(text)
 		}
 	}
-}
-
-// scalar is a value as text, unless it has parts.
-func scalar(v *structpb.Value) (string, bool) {
-	switch k := v.GetKind().(type) {
-	case *structpb.Value_StringValue:
-		return k.StringValue, true
-	case *structpb.Value_BoolValue:
-		return strconv.FormatBool(k.BoolValue), true
-	case *structpb.Value_NumberValue:
-		if n := k.NumberValue; n == math.Trunc(n) && math.Abs(n) < 1<<53 {
-			return strconv.FormatInt(int64(n), 10), true
-		}
-		return strconv.FormatFloat(k.NumberValue, 'g', -1, 64), true
-	}
-	return "", false
 }
 
 // check tells why the changes of d cannot be made in messages of a codec.

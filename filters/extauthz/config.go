@@ -7,7 +7,6 @@ import (
 	"time"
 
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -71,19 +70,9 @@ func matches(names []name, b []byte) bool {
 // parser gathers faults.
 type parser struct{ fields.Faults }
 
-func unpack(any *anypb.Any, m proto.Message) error {
-	if any == nil {
-		return &fields.Error{Reason: "required"}
-	}
-	if err := any.UnmarshalTo(m); err != nil {
-		return &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
-	}
-	return nil
-}
-
 func parse(any *anypb.Any, env *filter.Env) (filter.Config, error) {
 	m := new(extauthzv1alpha.ExtAuthz)
-	if err := unpack(any, m); err != nil {
+	if err := fields.Unpack(any, m); err != nil {
 		return nil, err
 	}
 	p := &parser{}
@@ -141,7 +130,7 @@ func (p *parser) names(l *matcherv3.ListStringMatcher, path string) (all []name)
 
 func parseRoute(any *anypb.Any) (filter.Config, error) {
 	m := new(extauthzv1alpha.ExtAuthzPerRoute)
-	if err := unpack(any, m); err != nil {
+	if err := fields.Unpack(any, m); err != nil {
 		return nil, err
 	}
 	p := &parser{}

@@ -39,11 +39,8 @@ var usual = codecs.LocalError{Type: codecs.Unspecified, Message: "fault filter a
 
 func parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
 	m := new(faultv1alpha.Fault)
-	if config == nil {
-		return nil, &fields.Error{Reason: "required"}
-	}
-	if err := config.UnmarshalTo(m); err != nil {
-		return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
+	if err := fields.Unpack(config, m); err != nil {
+		return nil, err
 	}
 	s := &settings{max: math.MaxInt64}
 	var faults fields.Faults

@@ -65,12 +65,9 @@ type parser struct {
 }
 
 func parse(any *anypb.Any, env *filter.Env) (*config, error) {
-	if any == nil {
-		return nil, &fields.Error{Reason: "required"}
-	}
 	m := new(localratelimitv1alpha.LocalRateLimit)
-	if err := any.UnmarshalTo(m); err != nil {
-		return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
+	if err := fields.Unpack(any, m); err != nil {
+		return nil, err
 	}
 	p := &parser{scope: fmt.Sprintf("%q %q", env.StatPrefix, m.GetStatPrefix())}
 	c := &config{statPrefix: m.GetStatPrefix()}

@@ -34,8 +34,8 @@ var usualLabels = []string{"app", "version", "service.istio.io/canonical-name", 
 func parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
 	m := new(metadataexchangev1alpha.MetadataExchange)
 	if config != nil {
-		if err := config.UnmarshalTo(m); err != nil {
-			return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
+		if err := fields.Unpack(config, m); err != nil {
+			return nil, err
 		}
 	}
 	var faults fields.Faults

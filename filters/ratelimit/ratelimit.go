@@ -5,17 +5,16 @@ package ratelimit
 import (
 	"cmp"
 	"context"
-	"math"
 	"strconv"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 )
 
@@ -226,26 +225,9 @@ func tell(md *codecs.Metadata, r *ratelimitv3.RateLimitResponse) {
 	}
 	n := 0
 	for k, v := range r.GetDynamicMetadata().GetFields() {
-		if text, is := scalar(v); is && n < maxHeaders {
+		if text, is := fields.Scalar(v); is && n < maxHeaders {
 			md.Set(prefix+"metadata."+k, text)
 			n++
 		}
-	}
-}
-
-// scalar is a value as text, unless it has parts.
-func scalar(v *structpb.Value) (string, bool) {
-	switch k := v.GetKind().(type) {
-	case *structpb.Value_StringValue:
-		return k.StringValue, true
-	case *structpb.Value_BoolValue:
-		return strconv.FormatBool(k.BoolValue), true
-	case *structpb.Value_NumberValue:
-		if n := k.NumberValue; n == math.Trunc(n) && math.Abs(n) < 1<<53 {
-			return strconv.FormatInt(int64(n), 10), true
-		}
-		return strconv.FormatFloat(k.NumberValue, 'g', -1, 64), true
-	default:
-		return "", false
 	}
 }

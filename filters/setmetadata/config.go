@@ -36,12 +36,9 @@ const (
 )
 
 func parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
-	if config == nil {
-		return nil, &fields.Error{Reason: "required"}
-	}
 	m := new(setmetadatav1alpha.SetMetadata)
-	if err := config.UnmarshalTo(m); err != nil {
-		return nil, &fields.Error{Path: "type_url", Reason: fields.CleanError(err)}
+	if err := fields.Unpack(config, m); err != nil {
+		return nil, err
 	}
 	var faults fields.Faults
 	switch n := len(m.GetEntries()); {
