@@ -96,7 +96,7 @@ const meltemiYAML = `      - name: meltemi
                 routes:%[8]s
                 - match: {metadata: %[3]s}
                   route: {cluster: echo%[5]s}%[9]s
-                clusters: [%[6]s]`
+                %[6]s`
 
 // policiesTarget is Meltemi with all that a route and a cluster can want of requests none
 // of which fails.
@@ -104,7 +104,7 @@ const (
 	policiesTarget = "meltemi-policies"
 	ofRoute        = `, timeout: 10s, idempotent: true, hedge_policy: {hedge_percentile: {value: 95}}, hash_policy: [tenant],
                     retry_policy: {retry_on: "connect-failure,refused,overloaded,reset,timeout,server-error", num_retries: 2, per_try_timeout: 5s}`
-	ofCluster = `{name: echo, outlier_detection: {}, circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}}`
+	ofCluster = `clusters: [{name: echo, outlier_detection: {}, circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}}]`
 )
 
 var errNotInstalled = errors.New("not installed")

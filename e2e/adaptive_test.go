@@ -9,7 +9,7 @@ import (
 )
 
 // TestAdaptiveConcurrency: real clients of all protocols are never refused where the
-// limit finds its way, and are told so by what is beyond one that cannot.
+// limit is never reached, and are told so by what is beyond one that is.
 func TestAdaptiveConcurrency(t *testing.T) {
 	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
@@ -21,13 +21,15 @@ func TestAdaptiveConcurrency(t *testing.T) {
 		gauges := func(protocol string) string {
 			return "meta_protocol." + protocol + "." + protocol + ".adaptive_concurrency.gradient_controller."
 		}
-		e, clients := fourProtocols(t, v, adaptive(envoytest.M{}))
+		// Half of the limit is never in use: otherwise it may follow the times of a busy
+		// machine, below what these clients have in flight.
+		e, clients := fourProtocols(t, v, adaptive(envoytest.M{"min_rtt_calc_params": envoytest.M{"min_concurrency": 40}}))
 		for protocol, c := range clients {
 			load := refusers[protocol].who
 			load.Count, load.Concurrency, load.Summary = 1000, 10, true
 			s := c.Load(load)
 			require.Equal(t, map[string]int{"s1": 1000}, s.Values, "%s: %v", protocol, s.Errors)
-			e.WaitStat(gauges(protocol)+"concurrency_limit", envoytest.AtLeast(20))
+			e.WaitStat(gauges(protocol)+"concurrency_limit", envoytest.AtLeast(40))
 			require.Zero(t, e.Stat(gauges(protocol)+"rq_blocked"), protocol)
 			checkCountersOf(t, e, "meta_protocol."+protocol+"."+protocol+".")
 		}

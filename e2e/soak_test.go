@@ -70,6 +70,9 @@ func TestSoak(t *testing.T) {
 		port, discoveredPort := e.Port("dubbo"), e.Port("discovered")
 		require.True(t, eventually(patience, func() bool { open, _ := routes.Streams(); return open == 1 }))
 		say(0)
+		for listener, port := range map[string]int{"test": port, "soak": discoveredPort} {
+			provePolicies(t, e, listener, port, all)
+		}
 
 		var sums, discoveredSums tally
 		before := measure(t, e, port, &sums)
@@ -190,6 +193,30 @@ func TestSoak(t *testing.T) {
 			}
 		}
 	})
+}
+
+// provePolicies has a listener retry, hedge and mirror a request: what faults of a
+// moment bring about is up to chance.
+func provePolicies(t *testing.T, e *envoytest.Envoy, listener string, port int, servers []*scripted.Server) {
+	t.Helper()
+	for _, policy := range []struct {
+		counter    string
+		generation int
+		behaviour  scripted.Behaviour
+	}{
+		{"request_retry", 1, scripted.Close},
+		{"request_hedge", 2, scripted.Never},
+		{"mirror", 4, echo},
+	} {
+		for _, s := range servers {
+			s.Set(policy.behaviour)
+		}
+		c := scripted.Dial(t, port)
+		c.Ask(1, dubbotest.Request{Method: method(policy.generation), Argument: "<policy>"})
+		c.Read()
+		c.Close()
+		e.WaitStat("meta_protocol.dubbo."+listener+"."+policy.counter, envoytest.AtLeast(1))
+	}
 }
 
 // soakTable is a table of routes with every policy, whose limits and tables of hosts

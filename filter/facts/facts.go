@@ -57,10 +57,22 @@ type Facts struct {
 	Local   codecs.LocalError
 	// Flags say what was out of the ordinary.
 	Flags Flags
+	// Trace that the message is part of.
+	Trace Trace
 	// Start is when the request was decoded, Sent when its last attempt was handed
 	// to a server, Answered when the answer came, End when the message ended; on the
 	// worker's clock, and 0 if that has not happened.
 	Start, Sent, Answered, End time.Duration
+}
+
+// Trace is where a message stands in a trace.
+type Trace struct {
+	// ID of the trace, all 0 if there is none.
+	ID [16]byte
+	// Span is the id of the message's own span.
+	Span [8]byte
+	// Sampled says that the span is told of.
+	Sampled bool
 }
 
 // Flags say what was out of the ordinary with a message. They have the names of
