@@ -134,6 +134,9 @@ func (d *decoder) request(m *codecs.Metadata) {
 	m.Put(nameSerialization, serialText[serial])
 	m.Scratch[scratchAttachments] = uint32(headerSize + r.Pos())
 	m.Scratch[scratchClasses] = uint32(r.Classes())
+	if accepts(dubbo) {
+		m.Scratch[scratchAccepts] = 1
+	}
 	a := attachments{d: d, m: m, request: true, group: none}
 	switch m.Malformed = a.read(); {
 	case m.Malformed != "":
