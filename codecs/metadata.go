@@ -581,9 +581,12 @@ func (mu *Mutation) Millis() int32 {
 	return int32(min(max(mu.Timeout.Milliseconds(), 1), math.MaxInt32))
 }
 
+// Marks reports whether there is a Timeout or a Retry. A nil Mutation has none.
+func (mu *Mutation) Marks() bool { return mu != nil && (mu.Timeout > 0 || mu.Retry > 0) }
+
 // Empty reports whether nothing shall change, as if there were no Mutation.
 func (mu *Mutation) Empty() bool {
-	return mu == nil || !mu.ChangesAttributes() && mu.Timeout <= 0 && mu.Retry <= 0 && !mu.replaces
+	return !mu.ChangesAttributes() && !mu.Marks() && !mu.Replaces()
 }
 
 // ChangesAttributes reports whether keys are set or removed. A nil Mutation has none.
@@ -595,7 +598,7 @@ func (mu *Mutation) ChangesAttributes() bool {
 // are set or removed, nil if that is nothing. It is for a message that cannot carry
 // those.
 func (mu *Mutation) WithoutEntries() *Mutation {
-	if mu == nil || mu.Timeout <= 0 && mu.Retry <= 0 && !mu.replaces {
+	if !mu.Marks() && !mu.Replaces() {
 		return nil
 	}
 	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry, payload: mu.payload, replaces: mu.replaces}

@@ -56,7 +56,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 		if mut.Replaces() {
 			var err error
-			if dst, err = replaceValue(dst, &r, m, mut, kind); err != nil {
+			if dst, err = replaceValue(dst, &r, m, mut, kind, value); err != nil {
 				return dst[:start], mut.Refuse(err)
 			}
 			break

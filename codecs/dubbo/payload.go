@@ -1,6 +1,7 @@
 package dubbo
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -75,15 +76,21 @@ func replaceArguments(dst []byte, r *hessian.Reader, m *codecs.Metadata, mut *co
 	if err := values(p.Bytes, n); err != nil {
 		return dst, err
 	}
-	dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
+	from, to := headerSize+r.Pos(), int(m.Scratch[scratchAttachments])
+	dst = append(dst, m.Raw[:from]...)
 	dst = append(dst, p.Bytes...)
-	r.Seek(int(m.Scratch[scratchAttachments]) - headerSize)
+	if bytes.Equal(p.Bytes, m.Raw[from:to]) {
+		seekAttachments(r, m)
+		return dst, nil
+	}
+	r.Seek(to - headerSize)
 	return dst, standAlone(r)
 }
 
 // replaceValue appends m, an answer of some kind, up to its attachments, at which r
-// stands, with another value, or another exception.
-func replaceValue(dst []byte, r *hessian.Reader, m *codecs.Metadata, mut *codecs.Mutation, kind int32) ([]byte, error) {
+// stands, with another value, or another exception. The old one is at offset at of the
+// body.
+func replaceValue(dst []byte, r *hessian.Reader, m *codecs.Metadata, mut *codecs.Mutation, kind int32, at int) ([]byte, error) {
 	p, _ := mut.Payload()
 	switch {
 	case p.Compression != 0:
@@ -96,7 +103,7 @@ func replaceValue(dst []byte, r *hessian.Reader, m *codecs.Metadata, mut *codecs
 		return dst, errBehind
 	}
 	attached := kind >= withExceptionAndAttachments
-	if attached {
+	if attached && (p.Text || !bytes.Equal(p.Bytes, m.Raw[headerSize+at:headerSize+r.Pos()])) {
 		if err := standAlone(r); err != nil {
 			return dst, err
 		}
