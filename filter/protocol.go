@@ -38,6 +38,7 @@ type protocol struct {
 	streamer     codecs.Streamer  // nil: no streams
 	deadliner    codecs.Deadliner // nil: no deadlines of clients
 	remover      codecs.Remover   // nil: nothing can be removed
+	payloader    codecs.Payloader // nil: payloads are not known
 }
 
 // profile is what must be equal for two versions of a listener to go on with the
@@ -117,6 +118,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.streamer, _ = codec.(codecs.Streamer)
 	p.deadliner, _ = codec.(codecs.Deadliner)
 	p.remover, _ = codec.(codecs.Remover)
+	p.payloader, _ = codec.(codecs.Payloader)
 	options, _ := proto.MarshalOptions{Deterministic: true}.Marshal(ext.Config) // what was read can be written
 	p.profile = unique.Make(profile{ext.Name, string(options), cfg.Limits, p.requests})
 	return p
@@ -220,6 +222,9 @@ func (ps anyOf) CheckCode(code int32) error {
 	return nil
 }
 
+// skips reports whether an error of Encode says that a message cannot carry the changes.
+func skips(err error) bool { return err != nil && errors.Is(err, codecs.ErrNoMutation) }
+
 var errCannotRemove = errors.New("its codec cannot remove anything")
 
 // encode appends md with the changes of mut, or without them if the message cannot carry
@@ -227,10 +232,12 @@ var errCannotRemove = errors.New("its codec cannot remove anything")
 func (p *protocol) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) (b []byte, skipped, err error) {
 	if mut.Empty() {
 		mut = nil
+	} else if err := p.refuses(mut); err != nil {
+		return dst, nil, err
 	}
 	skipped = errCannotRemove
 	if len(mut.Removed()) == 0 || p.remover != nil {
-		if b, err = p.codec.Encode(dst, md, mut); err == nil || !errors.Is(err, codecs.ErrNoMutation) {
+		if b, err = p.codec.Encode(dst, md, mut); !skips(err) {
 			return b, nil, err
 		}
 		skipped = err
