@@ -222,6 +222,20 @@ func (ps anyOf) CheckCode(code int32) error {
 	return nil
 }
 
+// CheckReply is that of codecs.Payloader: all have to be able to give it, as any may be
+// asked.
+func (ps anyOf) CheckReply(reply codecs.Payload) error {
+	for _, p := range ps {
+		if p.payloader == nil {
+			return fmt.Errorf("codec %s cannot answer with a payload", p.name)
+		}
+		if err := p.payloader.CheckReply(reply); err != nil {
+			return fmt.Errorf("codec %s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
 // skips reports whether an error of Encode says that a message cannot carry the changes.
 func skips(err error) bool { return err != nil && errors.Is(err, codecs.ErrNoMutation) }
 
