@@ -20,6 +20,8 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/filterso/resp"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
+	_ "github.com/meltemi-mesh/meltemi/examples/filters/mock"
+	_ "github.com/meltemi-mesh/meltemi/examples/filters/redact"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/tenant"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/zone"
 	"github.com/meltemi-mesh/meltemi/filter"
