@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/base64"
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,7 +16,8 @@ import (
 // no server has given, from a route and from a filter, and answers that a filter has
 // changed.
 func TestClientsTakeSuccessesAndChangedBodies(t *testing.T) {
-	build(t, "./envoy-build/filterso", filepath.Join(filterSO(), "libcustom.so"))
+	buildFilterSO(t) // before others run beside it, which load that object
+	t.Parallel()
 	message := base64.StdEncoding.EncodeToString([]byte("\x0a\x06mocked")) // its field 1
 	text, payload := envoytest.M{"text": "mocked"}, envoytest.M{"payload": message}
 	texts := envoytest.M{"texts": envoytest.M{"noSuch": "mocked"}}

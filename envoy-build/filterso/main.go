@@ -17,7 +17,10 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/filterso/resp"
 	_ "github.com/meltemi-mesh/meltemi/envoy-build/meltemi"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/mock"
