@@ -84,10 +84,10 @@ func (m *Message) succeed() {
 		m.ownResp = m.sh.newMetadata()
 	}
 	m.ownResp.Reset()
-	m.ownResp.Type, m.ownResp.BodySize = codecs.Response, len(p.Bytes)
+	m.ownResp.Type, m.ownResp.Code, m.ownResp.BodySize = codecs.Response, m.proto.successCode, len(p.Bytes)
 	m.resp, m.phase = m.ownResp, inResponse
 	m.made, m.held = true, true // there is no frame that hooks could ask for
-	m.answeredAt, m.answerBytes, m.status, m.code = m.sh.w.Now(), len(p.Bytes), codecs.StatusOK, 0
+	m.answeredAt, m.answerBytes, m.status, m.code = m.sh.w.Now(), len(p.Bytes), codecs.StatusOK, m.proto.successCode
 	m.pos--
 	m.runResponse()
 }

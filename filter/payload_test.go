@@ -2,6 +2,7 @@ package filter_test
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -339,10 +340,12 @@ func TestABudgetBoundsRepeats(t *testing.T) {
 }
 
 func TestARouteAnswersWithASuccess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
 	e := newBodies(t, `{"routes": [
 		{"name": "mock", "match": {"metadata": [{"name": "method", "string_match": {"exact": "sayHello"}}]},
 		 "direct_response": {"success": {"text": "hello"}}, "response_mutation": [{"key": "mocked", "value": "yes"}]},
-		{"direct_response": {"success": {"payload": "kA=="}}}]}`, "")
+		{"direct_response": {"success": {"payload": "kA=="}}}]}`,
+		`, "access_log": [`+accessLog(path, "%ROUTE_NAME% %RESPONSE_CODE% %STATUS_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_HOST% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %LOCAL_REPLY_BODY%\n")+`]`)
 	e.a.response = func(m *filter.Message) filter.Verdict {
 		p, _ := m.Payload()
 		require.Equal(t, codecs.Payload{Bytes: []byte("hello"), Text: true}, p)
@@ -355,6 +358,7 @@ func TestARouteAnswersWithASuccess(t *testing.T) {
 	require.Empty(t, e.asked)
 	require.EqualValues(t, 2, e.count("request_direct_response"))
 	require.EqualValues(t, 2, e.count("local_response_success"))
+	require.Equal(t, []string{"mock 200 20 - direct_response - 0 -\n", "- 200 20 - direct_response - 0 -\n"}, logLines(t, e.Host, path, 2))
 }
 
 func TestSuccessesThatNoProtocolCanGive(t *testing.T) {

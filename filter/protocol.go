@@ -35,6 +35,7 @@ type protocol struct {
 	rewritesIDs  bool
 	ordered      bool // clients get their answers in the order of their requests
 	hiddenOneway bool
+	successCode  int32
 	streamer     codecs.Streamer  // nil: no streams
 	deadliner    codecs.Deadliner // nil: no deadlines of clients
 	remover      codecs.Remover   // nil: nothing can be removed
@@ -106,6 +107,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 		rewritesIDs:  traits.Correlation == codecs.ByID,
 		ordered:      traits.Correlation != codecs.ByID,
 		hiddenOneway: traits.HiddenOneway,
+		successCode:  traits.SuccessCode,
 	}
 	p.requests = poolOptions(cfg, traits)
 	p.fixed = p.requests

@@ -299,6 +299,8 @@ func (c *check) isReply(w where, req *codecs.Metadata, out []byte, p codecs.Payl
 		c.failf(w, out, "the answer is malformed: %s", m.Malformed)
 	case m.Status != codecs.StatusOK && (p.Text || len(p.Bytes) == 0):
 		c.failf(w, out, "the answer is decoded as a failure")
+	case m.Status == codecs.StatusOK && m.Code != c.traits.SuccessCode:
+		c.failf(w, out, "the answer is decoded with code %d, the codec's SuccessCode is %d", m.Code, c.traits.SuccessCode)
 	case m.Silent:
 		c.failf(w, out, "the answer is Silent: its client would not be told")
 	case c.traits.Correlation == codecs.ByID && m.ID != req.ID:

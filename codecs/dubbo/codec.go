@@ -92,7 +92,7 @@ type codec struct{ maxFrame int }
 // Traits implements codecs.Codec.
 func (c *codec) Traits() codecs.Traits {
 	return codecs.Traits{
-		Correlation: codecs.ByID, MaxID: 1<<64 - 1, ShareByDefault: true,
+		Correlation: codecs.ByID, MaxID: 1<<64 - 1, ShareByDefault: true, SuccessCode: statusOK,
 		Attributes: []string{"interface", "method", "path", "version", "dubbo", "serialization"},
 	}
 }
