@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/base64"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -127,7 +128,9 @@ func TestClientsTakeSuccessesAndChangedBodies(t *testing.T) {
 			}
 			stats := "meta_protocol." + p.codec + "." + p.name + "."
 			require.Zero(t, e.Stat(stats+"local_response_business_exception"))
-			require.Zero(t, e.Stat(stats+"mutation_skipped"), p.name)
+			if !strings.HasSuffix(p.name, "framed") { // which have no headers to say that it is a mock
+				require.Zero(t, e.Stat(stats+"mutation_skipped"), p.name)
+			}
 		}
 	})
 }

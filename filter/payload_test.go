@@ -278,6 +278,7 @@ func TestARequestIsRepeatedAsAFilterWants(t *testing.T) {
 		if !again {
 			return filter.Continue
 		}
+		m.MutateResponse().Set("dropped", "with the answer")
 		m.MutateRequest().Set("token", "new")
 		return m.Delay(time.Millisecond, func(m *filter.Message) filter.Verdict { return m.Repeat() })
 	}
