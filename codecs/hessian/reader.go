@@ -67,6 +67,9 @@ func (r *Reader) Classes() int { return r.classes }
 // classes that they define stay unknown. pos lies within the bytes of Reset.
 func (r *Reader) Seek(pos int) { r.pos = pos }
 
+// Left returns how many values may still come.
+func (r *Reader) Left() int { return r.values }
+
 // Err returns the first error.
 func (r *Reader) Err() error { return r.err }
 
