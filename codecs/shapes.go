@@ -48,12 +48,15 @@ type Head struct {
 }
 
 // Shape is what requests have in common that begin with one head and end with the same
-// bytes, its tail. They share its properties.
+// bytes, its tail. They share its properties, but for the values that holes have.
 type Shape struct {
 	// Info is the decoder's own.
 	Info [2]uint32
+	// Tail is that of one of the requests, and Holes are the parts of it that others
+	// need not have, in their order. They are not changed.
+	Tail  []byte
+	Holes []Hole
 
-	tail            []byte
 	props           []Property
 	service, method []byte
 
@@ -61,6 +64,17 @@ type Shape struct {
 	key   uint64
 	value int32
 }
+
+// Hole is a part of a tail that differs from request to request, such as the id of a trace.
+type Hole struct {
+	// From and To are where it is in the tail.
+	From, To int
+	// Property that has the value in it, -1 if none does.
+	Property int
+}
+
+// MaxHoles is how many holes a tail can have.
+const MaxHoles = 4
 
 // Find returns what Keep has kept under a key, which is not 0.
 func (s *Shape) Find(key uint64) (value int32, ok bool) { return s.value, s.key == key }
@@ -85,21 +99,28 @@ func (s *Shapes) Head(b []byte) *Head {
 	return nil
 }
 
-// Shape returns the shape that ends with tail, nil if there is none.
+// Shape returns the shape without holes that ends with tail, nil if there is none.
 func (h *Head) Shape(tail []byte) *Shape {
 	for _, s := range h.tails {
-		if s != nil && bytes.Equal(s.tail, tail) {
+		if s != nil && s.Holes == nil && bytes.Equal(s.Tail, tail) {
 			return s
 		}
 	}
 	return nil
 }
 
+// Shapes returns all shapes that begin with h, and nil in the places of others. It must
+// not be changed.
+func (h *Head) Shapes() []*Shape { return h.tails[:] }
+
+// Crowded reports whether h has as many shapes as it can.
+func (h *Head) Crowded() bool { return h.tails[h.next] != nil }
+
 // Learn remembers the shape of m, all of whose properties are told by the bytes of head and
 // tail. It copies both. It returns nil if the time for that has not come, or if the shape
 // is too large.
 func (s *Shapes) Learn(head, tail []byte, m *Metadata) (*Head, *Shape) {
-	if s.misses++; len(head)+len(tail) > maxShapeBytes || len(m.props) > keepProps {
+	if s.misses++; !worthwhile(head, tail, m) {
 		return nil, nil
 	}
 	if s.sets == nil {
@@ -128,13 +149,33 @@ func (s *Shapes) Learn(head, tail []byte, m *Metadata) (*Head, *Shape) {
 		h = &Head{Bytes: bytes.Clone(head), hash: hash}
 		set[at] = h
 	}
-	if h.tails[h.next] != nil && !due {
+	if h.Crowded() && !due {
 		return nil, nil
 	}
 	shape := newShape(tail, m)
 	h.tails[h.next] = shape
 	h.next = (h.next + 1) % tailsPerHead
 	return h, shape
+}
+
+// Widen puts a shape with these holes, more than it had, in the place of one of h's. m is
+// one of those that share it, and ends with tail. It returns nil if the shape is too large.
+func (h *Head) Widen(old *Shape, tail []byte, holes []Hole, m *Metadata) *Shape {
+	if !worthwhile(h.Bytes, tail, m) {
+		return nil
+	}
+	shape := newShape(tail, m)
+	shape.Holes = append([]Hole(nil), holes...)
+	for i := range h.tails {
+		if h.tails[i] == old {
+			h.tails[i] = shape
+		}
+	}
+	return shape
+}
+
+func worthwhile(head, tail []byte, m *Metadata) bool {
+	return len(head)+len(tail) <= maxShapeBytes && len(m.props) <= keepProps
 }
 
 func newShape(tail []byte, m *Metadata) *Shape {
@@ -151,14 +192,27 @@ func newShape(tail []byte, m *Metadata) *Shape {
 		own = append(own, b...)
 		return own[n:len(own):len(own)]
 	}
-	s := &Shape{tail: keep(tail), service: keep(m.service), method: keep(m.method), props: make([]Property, len(m.props))}
+	s := &Shape{Tail: keep(tail), service: keep(m.service), method: keep(m.method), props: make([]Property, len(m.props))}
 	for i := range m.props {
 		s.props[i] = Property{keep(m.props[i].Name), keep(m.props[i].Value)}
 	}
 	return s
 }
 
-// Share gives m, which has none yet, the properties and the operation of a shape. They
+// ShareBut is Share for a shape with holes: values are what m, whose frame they are of, has
+// in them.
+func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
+	m.props = append(m.props[:0], s.props...)
+	for i, value := range values {
+		if p := s.Holes[i].Property; p >= 0 {
+			m.props[p].Value = value
+		}
+	}
+	m.service, m.method = s.service, s.method
+}
+
+// Share gives m, which has none yet, the properties and the operation of a shape
+// without holes. They
 // outlive the frame. What is changed by Set and the like is m's alone.
 func (m *Metadata) Share(s *Shape) {
 	m.mine, m.props, m.shape = m.props[:0], s.props, s

@@ -58,7 +58,7 @@ type shard struct {
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
 	shapes       map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]
-	held         int             // bytes of answers that wait for clients or their turn
+	held         int // bytes of answers that wait for clients or their turn
 
 	stats  timer.Timer
 	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come

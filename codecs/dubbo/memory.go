@@ -2,6 +2,7 @@ package dubbo
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/hessian"
@@ -48,17 +49,49 @@ func (d *decoder) recall(h *codecs.Head, m *codecs.Metadata) bool {
 	if r.Err() != nil {
 		return false
 	}
-	s := h.Shape(m.Raw[headerSize+r.Pos():])
-	if s == nil || int(s.Info[infoValues]) > r.Left() {
-		return false
+	if s := h.Shape(r.Rest()); s != nil && int(s.Info[infoValues]) <= r.Left() {
+		m.Share(s)
+		return true
 	}
-	m.Share(s)
-	return true
+	at := r.Pos()
+	for _, s := range h.Shapes() {
+		if s == nil || s.Holes == nil || int(s.Info[infoValues]) > r.Left() {
+			continue
+		}
+		var values [codecs.MaxHoles][]byte
+		if d.fits(s, values[:len(s.Holes)]) {
+			m.ShareBut(s, values[:len(s.Holes)])
+			return true
+		}
+		r.Seek(at)
+	}
+	return false
+}
+
+// fits reports whether the tail at which d stands is that of a shape but for holes, and
+// returns what is in those.
+func (d *decoder) fits(s *codecs.Shape, values [][]byte) bool {
+	r, from := &d.r, 0
+	for i, hole := range s.Holes {
+		part := s.Tail[from:hole.From]
+		if !bytes.HasPrefix(r.Rest(), part) {
+			return false
+		}
+		r.Seek(r.Pos() + len(part))
+		if values[i] = r.ASCII(); values[i] == nil {
+			return false
+		}
+		from = hole.To
+	}
+	return bytes.Equal(r.Rest(), s.Tail[from:])
 }
 
 // learn remembers the shape of m. Its tail has counted for so many values.
 func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
 	if !plain(tail) {
+		return
+	}
+	if h := d.last; h != nil && h.Crowded() && bytes.Equal(h.Bytes, head) && widen(h, tail, m, values) {
 		return
 	}
 	h, s := d.shapes.Learn(head, tail, m)
@@ -74,6 +107,69 @@ func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
 		h.Info = own
 	}
 	d.last = h
+}
+
+// widen makes a hole of each attachment by which m differs from the shape of h that it is
+// most like, if they are few.
+func widen(h *codecs.Head, tail []byte, m *codecs.Metadata, values int) bool {
+	var old *codecs.Shape
+	var fewest []codecs.Hole
+	for _, s := range h.Shapes() {
+		if holes := differences(s, tail, m); holes != nil && (old == nil || len(holes) < len(fewest)) {
+			old, fewest = s, holes
+		}
+	}
+	if old == nil || len(fewest) == len(old.Holes) { // what is in them now cannot be remembered
+		return false
+	}
+	s := h.Widen(old, tail, fewest, m)
+	if s == nil {
+		return false
+	}
+	s.Info[infoValues] = uint32(values)
+	return true
+}
+
+// differences returns the holes that a shape must have for the tail of m to be one of its,
+// nil if it cannot.
+func differences(s *codecs.Shape, tail []byte, m *codecs.Metadata) (holes []codecs.Hole) {
+	if s == nil || len(s.Tail) == 0 || len(tail) == 0 {
+		return nil
+	}
+	var a, b hessian.Reader
+	a.Reset(s.Tail)
+	b.Reset(tail)
+	a.Open()
+	b.Open()
+	known := s.Holes
+	for a.Peek() != 'Z' && b.Peek() != 'Z' {
+		key := b.ASCII()
+		if key == nil || !bytes.Equal(key, a.ASCII()) {
+			return nil
+		}
+		fromA, fromB := a.Pos(), b.Pos()
+		a.Skip()
+		b.Skip()
+		hole := len(known) > 0 && known[0].From == fromA
+		if hole {
+			known = known[1:]
+		}
+		if x, y := s.Tail[fromA:a.Pos()], tail[fromB:b.Pos()]; !hole && bytes.Equal(x, y) {
+			continue
+		}
+		a.Seek(fromA)
+		b.Seek(fromB)
+		value := b.ASCII()
+		if a.ASCII() == nil || len(value) == 0 || len(holes) == codecs.MaxHoles || string(key) == "group" || isCall(key) {
+			return nil
+		}
+		property := slices.IndexFunc(m.Properties(), func(p codecs.Property) bool { return len(p.Value) > 0 && &p.Value[0] == &value[0] })
+		holes = append(holes, codecs.Hole{From: fromB, To: b.Pos(), Property: property})
+	}
+	if !a.Close() || !b.Close() || a.More() || b.More() {
+		return nil
+	}
+	return holes
 }
 
 // plain reports whether attachments say the same whatever the arguments are: objects

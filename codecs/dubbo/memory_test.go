@@ -128,3 +128,76 @@ func TestShapesAreBounded(t *testing.T) {
 	}
 	require.Less(t, testing.AllocsPerRun(10_000, send), without+4)
 }
+
+// TestValuesThatChangeAreHoles: what differs in each request, as ids of traces do, does not
+// keep the rest from being known; what says which service is called is never passed over.
+func TestValuesThatChangeAreHoles(t *testing.T) {
+	trace := func(i int) string { return fmt.Sprintf("00-%032d-%016d-01", i, i) }
+	request := func(i int, more ...[2]string) []byte {
+		all := append([][2]string{{"path", "org.example.Greeter"}, {"traceparent", trace(i)}, {"tenant", "acme"}, {"spanid", fmt.Sprint(i)}}, more...)
+		return dubbotest.Request{ID: uint64(i), Argument: "x", Attachments: all}.Bytes()
+	}
+	d := learner(t, new(codecs.Shapes)).(*decoder)
+	var m, want codecs.Metadata
+	same := func(frame []byte) {
+		t.Helper()
+		m.Reset()
+		want.Reset()
+		_, err := d.Decode(frame, &m)
+		require.NoError(t, err)
+		_, err = newCodec(t).NewDecoder(codecs.ClientToServer).Decode(frame, &want)
+		require.NoError(t, err)
+		require.Equal(t, codectest.Describe(&want), codectest.Describe(&m))
+	}
+	holes := func() (n []int) {
+		for _, s := range d.last.Shapes() {
+			if s != nil {
+				n = append(n, len(s.Holes))
+			}
+		}
+		return n
+	}
+	for i := range 5 {
+		same(request(i))
+	}
+	require.Equal(t, []int{2, 0, 0, 0}, holes())
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		m.Reset()
+		_, _ = d.Decode(traced, &m)
+	}))
+	for i := range 200 {
+		same(request(i))
+	}
+	require.Equal(t, []int{2, 0, 0, 0}, holes(), "all of them were known")
+	frame := request(500)
+	m.Reset()
+	_, err := d.Decode(frame, &m)
+	require.NoError(t, err)
+	m.Detach()
+	clear(frame)
+	value, _ := m.Get("traceparent")
+	require.Equal(t, trace(500), string(value))
+
+	// Values of other kinds, and other attachments, are read as ever.
+	for _, other := range []string{"", "ä", strings.Repeat("long", 300)} {
+		same(dubbotest.Request{ID: 1, Argument: "x", Attachments: [][2]string{
+			{"path", "org.example.Greeter"}, {"traceparent", other}, {"tenant", "acme"}, {"spanid", "1"},
+		}}.Bytes())
+	}
+	for i := range 300 {
+		same(dubbotest.Request{ID: 1, Argument: "x", Attachments: [][2]string{
+			{"path", fmt.Sprintf("org.example.Greeter%d", i)}, {"traceparent", trace(i)}, {"tenant", "acme"}, {"spanid", "1"},
+		}}.Bytes())
+		same(dubbotest.Request{ID: 1, Argument: "x", Attachments: [][2]string{
+			{"path", "a"}, {"k", trace(i)}, {"k", trace(i + 1)}, {"group", fmt.Sprint(i)}, {"K", trace(i + 2)},
+		}}.Bytes())
+	}
+	for _, s := range d.last.Shapes() {
+		require.Nil(t, s.Holes, "paths and groups are no holes")
+	}
+}
+
+// traced is a request with the id of a trace.
+var traced = dubbotest.Request{ID: 1, Argument: "x", Attachments: [][2]string{
+	{"path", "org.example.Greeter"}, {"traceparent", "00-" + strings.Repeat("7", 32) + "-0000000000000007-01"}, {"tenant", "acme"}, {"spanid", "99"},
+}}.Bytes()

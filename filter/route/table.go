@@ -203,7 +203,7 @@ func (t *Table) find(md *codecs.Metadata, from Origin, rng *rand.Rand) (int32, e
 	if best < 0 || fault != missing {
 		return none, faults[fault]
 	}
-	return int32(best), nil
+	return best, nil
 }
 
 // none is no number of a route.
