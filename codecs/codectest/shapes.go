@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 const (
@@ -47,7 +48,7 @@ func (c *check) twins(shapes *codecs.Shapes) twins {
 func (c *check) remembered(st *stream, shapes *codecs.Shapes, mutants bool) (shared int) {
 	t := c.twins(shapes)
 	most := maxMutants
-	if c.light {
+	if c.light || raced.Detector {
 		most = fuzzedMutants
 	}
 	for k := range st.frames {
