@@ -140,7 +140,7 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	if string(m.Request().Method()) == "version" {
 		return m.Answer(codecs.Payload{Bytes: []byte("1.0"), Text: true})
 	}
-	m.AllowRepeat() // it is safe to execute it twice
+	m.AllowRepeat()                       // it is safe to execute it twice
 	switch name := string(tenant); name { // a copy: the view ends with the hook
 	case "slow":
 		return m.Delay(20*time.Millisecond, func(m *filter.Message) filter.Verdict {

@@ -53,13 +53,9 @@ func (c *codec) Payload(m *codecs.Metadata) (p codecs.Payload, err error) {
 // seekArguments moves r from the start of a request's body to its arguments, and returns
 // how many they are.
 func seekArguments(r *hessian.Reader) (n int) {
-	for range 4 {
-		r.String()
-	}
-	if hessian.IsInt(r.Peek()) {
-		r.Int()
-	}
-	return countTypes(r.String())
+	var c opening
+	c.read(r)
+	return c.types
 }
 
 // replaceArguments appends m up to its attachments with other arguments, and makes r
