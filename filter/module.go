@@ -45,6 +45,8 @@ type Module struct {
 	counted   map[metricsKey]*metrics.Totals
 	telemetry *telemetry.Registry
 	exports   export.Pool
+	pushing   *Life  // of what pushes metrics, nil: nothing does
+	pushKey   string // where to
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run

@@ -75,7 +75,7 @@ type collector struct {
 func newCollector(most weight) *collector {
 	c := &collector{}
 	c.exporter = newExporter(&exporter[int]{
-		limits: limits{most, weight{10, 1000}, time.Second}, what: "numbers to c", items: "numbers", counts: &counts{},
+		limits: limits{most, weight{10, 1000}, time.Second}, state: state{what: "numbers to c"}, items: "numbers", counts: &counts{},
 		closed: func() { c.closes++ },
 		upload: func(ctx context.Context, items []int) (refused int, err error) {
 			if c.answer != nil {

@@ -76,8 +76,8 @@ func (p *Pool) newSpans(to Provider, life Life) *exporter[*tracing.Span] {
 	}
 	return newExporter(&exporter[*tracing.Span]{
 		limits: limits{weight{to.spans, maxBytes}, weight{512, maxBatchBytes / 2}, time.Second},
-		what:   "traces to " + to.String(), items: "spans",
-		upload: upload, closed: c.close, logf: life.Logf, counts: p.countsOf("traces", to.String()),
+		state:  state{what: "traces to " + to.String(), logf: life.Logf}, items: "spans",
+		upload: upload, closed: c.close, counts: p.countsOf("traces", to.String()),
 	})
 }
 

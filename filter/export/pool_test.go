@@ -125,6 +125,16 @@ func TestACollectorThatRestarts(t *testing.T) {
 	}
 }
 
+// piped is a collector by HTTP within a bubble, with a life that reaches it.
+func piped(t *testing.T) (c *exporttest.Collector, l *life, stop func()) {
+	t.Helper()
+	c = &exporttest.Collector{}
+	wire := bufconn.Listen(1 << 20)
+	s := &http.Server{Handler: c}
+	go s.Serve(wire)
+	return c, newLife(func(ctx context.Context, _ string) (net.Conn, error) { return wire.DialContext(ctx) }), func() { s.Close() }
+}
+
 // TestAnOfferAllocatesNothing but what the queue needs to grow, once.
 func TestAnOfferAllocatesNothing(t *testing.T) {
 	c := newCollector(weight{100, 1000})

@@ -34,13 +34,12 @@ const (
 // long as their lives last, and the goroutine of one of them does the work.
 type exporter[T any] struct {
 	limits
-	what  string // for people, such as "traces to cluster c"
-	items string // such as "spans"
+	state
+	items string // for people, such as "spans"
 	// upload brings items to the collector, which may refuse some of them. It is not
 	// called concurrently. closed lets go of what it holds.
 	upload func(ctx context.Context, items []T) (refused int, err error)
 	closed func()
-	logf   func(level host.Level, format string, args ...any)
 	counts *counts
 	more   chan struct{} // something waits, or much
 	turn   chan struct{} // is full while somebody works
@@ -59,6 +58,12 @@ type exporter[T any] struct {
 	sends   weight
 	since   time.Time // of its first failure
 	pause   time.Duration
+}
+
+// state has what becomes of a collector told once.
+type state struct {
+	what    string // for people, such as "traces to cluster c"
+	logf    func(level host.Level, format string, args ...any)
 	failing bool // and that was said
 	said    time.Time
 }
@@ -279,17 +284,22 @@ func (e *exporter[T]) try(ctx context.Context) *failure {
 	switch {
 	case errors.As(err, &f):
 		e.counts.failed.Add(1)
-		e.fail(f)
+		e.fail(f, e.so())
 		return f
 	case err != nil: // it was taken, and something is told besides
-		e.fail(err)
+		e.fail(err, e.so())
 	case e.lost.Swap(0) > 0:
-		e.fail(errors.New("it takes too little"))
+		e.fail(errors.New("it takes too little"), e.so())
 	default:
-		e.well()
+		e.well(fmt.Sprintf("takes %s again, %d were dropped so far", e.items, e.counts.lost()))
 	}
 	e.done(e.sends.n-min(max(n, 0), e.sends.n), refused)
 	return nil
+}
+
+// so is what a failure means.
+func (e *exporter[T]) so() string {
+	return fmt.Sprintf("%s wait, and are dropped beyond %d", e.items, e.most.n)
 }
 
 // done counts n of the batch as sent and the rest as dropped.
@@ -325,21 +335,21 @@ func (e *exporter[T]) flush() {
 }
 
 // fail tells that the collector does not take what it should, once until it does, and
-// not all the time.
-func (e *exporter[T]) fail(err error) {
+// not all the time; so is what that means.
+func (s *state) fail(err error, so string) {
 	now := time.Now()
-	if e.failing || !e.said.IsZero() && now.Sub(e.said) < quiet {
+	if s.failing || !s.said.IsZero() && now.Sub(s.said) < quiet {
 		return
 	}
-	e.failing, e.said = true, now
-	e.logf(host.Warn, "meltemi: %s: %s: %s wait, and are dropped beyond %d", e.what, cut(err), e.items, e.most.n)
+	s.failing, s.said = true, now
+	s.logf(host.Warn, "meltemi: %s: %s: %s", s.what, cut(err), so)
 }
 
 // well tells that it does again.
-func (e *exporter[T]) well() {
-	if e.failing {
-		e.failing = false
-		e.logf(host.Info, "meltemi: %s: takes %s again, %d were dropped so far", e.what, e.items, e.counts.lost())
+func (s *state) well(how string) {
+	if s.failing {
+		s.failing = false
+		s.logf(host.Info, "meltemi: %s: %s", s.what, how)
 	}
 }
 

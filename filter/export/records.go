@@ -117,11 +117,11 @@ func (p *Pool) newRecords(to Logger, life Life) *exporter[[]byte] {
 	c := &client{service: to.service, method: exportLogs, dial: life.Dial, pool: &p.connections}
 	return newExporter(&exporter[[]byte]{
 		limits: limits{weight{maxRecords, maxBytes}, weight{maxBatch, to.due}, to.interval},
-		what:   "logs to " + to.service.String(), items: "records",
+		state:  state{what: "logs to " + to.service.String(), logf: life.Logf}, items: "records",
 		upload: func(ctx context.Context, records [][]byte) (int, error) {
 			return c.otlp(ctx, logs(to.resource, records))
 		},
-		closed: c.close, logf: life.Logf, counts: p.countsOf("logs", to.label),
+		closed: c.close, counts: p.countsOf("logs", to.label),
 	})
 }
 
