@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -67,7 +68,11 @@ func (c *client) call(ctx context.Context, request []byte) (answer []byte, err e
 		}
 	}
 	if err := c.conn.Invoke(c.grpc.Context(ctx), c.method, request, &answer, grpc.ForceCodec(raw{})); err != nil {
-		return nil, grpcFailure(status.Convert(err))
+		s := status.Convert(err)
+		if s.Code() == codes.DeadlineExceeded { // the way there may be gone without a word
+			c.conn.Reset()
+		}
+		return nil, grpcFailure(s)
 	}
 	return answer, nil
 }
@@ -178,7 +183,7 @@ func partialSuccess(answer []byte) (refused int, err error) {
 	message := ""
 	for partial := range fieldsOf(answer, 1) {
 		for n := range fieldsOf(partial.bytes, 1) {
-			refused = int(min(n.number, maxBatch))
+			refused = int(min(max(int64(n.number), 0), math.MaxInt32))
 		}
 		for s := range fieldsOf(partial.bytes, 2) {
 			message = string(s.bytes)

@@ -307,6 +307,31 @@ func TestUsersTakeTurns(t *testing.T) {
 	})
 }
 
+// TestAUserLeavesWhileThereIsMuchToDo: another one goes on with it.
+func TestAUserLeavesWhileThereIsMuchToDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newLife(nil), newLife(nil)
+		c := newCollector(weight{100, 1000})
+		c.answer = func(context.Context, int) (int, error) {
+			c.offerMany(50)
+			time.Sleep(time.Second)
+			return 0, nil
+		}
+		c.use(a).offerMany(10)
+		synctest.Wait()
+		c.use(b)
+		begun := time.Now()
+		a.over()
+		require.LessOrEqual(t, time.Since(begun), time.Second)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.GreaterOrEqual(t, c.counts.sent.Load(), int64(400))
+		c.answer = func(context.Context, int) (int, error) { return 0, nil }
+		b.over()
+		require.Zero(t, c.counts.waiting.Load())
+	})
+}
+
 // TestTheEndIsBounded, whatever the collector does, and exact.
 func TestTheEndIsBounded(t *testing.T) {
 	hang := func(ctx context.Context, _ int) (int, error) {

@@ -125,6 +125,57 @@ func TestACollectorThatRestarts(t *testing.T) {
 	}
 }
 
+// TestAWayThatIsGone without a word is found anew.
+func TestAWayThatIsGone(t *testing.T) {
+	for _, config := range []string{otelGRPC, otelHTTP} {
+		synctest.Test(t, func(t *testing.T) {
+			collector := &exporttest.Collector{}
+			wire := bufconn.Listen(1 << 20)
+			s, g := &http.Server{Handler: collector}, collector.Server()
+			if config == otelGRPC {
+				go g.Serve(wire)
+			} else {
+				go s.Serve(wire)
+			}
+			var cut atomic.Bool // what goes over the first connection goes nowhere
+			var dialled atomic.Int64
+			l := newLife(func(ctx context.Context, _ string) (net.Conn, error) {
+				dialled.Add(1)
+				c, err := wire.DialContext(ctx)
+				return &leaky{Conn: c, gone: &cut, first: dialled.Load() == 1}, err
+			})
+			p, _ := parse(t, config)
+			var pool Pool
+			sink := pool.Open(p, l)
+			for i := range 2 {
+				sink.Offer(aSpan())
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				require.Len(t, collector.Seen().Spans, i+1)
+				cut.Store(true)
+			}
+			require.EqualValues(t, 2, dialled.Load())
+			l.over()
+			s.Close()
+			g.Stop()
+		})
+	}
+}
+
+// leaky is a connection that may lose what is written.
+type leaky struct {
+	net.Conn
+	gone  *atomic.Bool
+	first bool
+}
+
+func (l *leaky) Write(b []byte) (int, error) {
+	if l.first && l.gone.Load() {
+		return len(b), nil
+	}
+	return l.Conn.Write(b)
+}
+
 // piped is a collector by HTTP within a bubble, with a life that reaches it.
 func piped(t *testing.T) (c *exporttest.Collector, l *life, stop func()) {
 	t.Helper()

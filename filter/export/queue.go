@@ -171,7 +171,7 @@ func (e *exporter[T]) leave() {
 
 // run sends what comes until ctx is done.
 func (e *exporter[T]) run(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		if len(e.sending) == 0 && !e.await(ctx) {
 			return
 		}
