@@ -48,7 +48,7 @@ func (c *compiler) otlp(m *otlpv3.OpenTelemetryAccessLogConfig, path string) (fo
 	attributes := o.pairs(m.GetAttributes(), recordAttributes, path+".attributes")
 	tags, at := m.GetCustomTags(), path+".custom_tags"
 	if len(tags) == 0 {
-		tags, at = m.GetCommonConfig().GetCustomTags(), path+".common_config.custom_tags"
+		tags, at = m.GetCommonConfig().GetCustomTags(), path+".common_config.custom_tags" //nolint:staticcheck // Envoy takes it
 	}
 	for i, t := range tags {
 		attributes = append(attributes, o.tag(t, fmt.Sprintf("%s[%d]", at, i)))

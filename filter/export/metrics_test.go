@@ -120,7 +120,7 @@ func TestPushes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		collector, l, stop := piped(t)
 		away := errors.New("no")
-		collector.Answer = func(n int) (int, error) {
+		collector.Answer = func(int) (int, error) {
 			if collector.Seen().Uploads == 1 {
 				return 0, away
 			}
@@ -145,7 +145,7 @@ func TestPushes(t *testing.T) {
 		g.Set(8)
 		l.over()
 		require.Equal(t, 3, collector.Seen().Uploads)
-		require.Equal(t, 8., collector.Seen().Metrics[0].GetGauge().GetDataPoints()[0].GetAsDouble())
+		require.InDelta(t, 8, collector.Seen().Metrics[0].GetGauge().GetDataPoints()[0].GetAsDouble(), 0)
 		require.Equal(t, "meltemi: metrics to cluster c: takes metrics again", l.said())
 		c := pool.counted[countsKey{"metrics", "cluster c"}]
 		require.Equal(t, []int64{2, 1, 1}, []int64{c.sent.Load(), c.lost(), c.failed.Load()})

@@ -40,8 +40,6 @@ func TestConfigurationsShare(t *testing.T) {
 	b.over()
 	seen := c.Seen()
 	require.Len(t, seen.Spans, 3)
-	one, two = nil, nil
-	runtime.GC()
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		last := newLife(a.dial)

@@ -36,12 +36,12 @@ func ParseLogger(m *otlpv3.OpenTelemetryAccessLogConfig, path string) (Logger, e
 		"body", "attributes", "stat_prefix", "log_name", "buffer_flush_interval", "buffer_size_bytes", "custom_tags")
 	l := Logger{}
 	name, grpcService, interval, size := m.GetLogName(), m.GetGrpcService(), m.GetBufferFlushInterval(), m.GetBufferSizeBytes()
-	at := path // of what is either here or in common_config
-	if o := m.GetCommonConfig(); o != nil {
+	at := path                              // of what is either here or in common_config
+	if o := m.GetCommonConfig(); o != nil { //nolint:staticcheck // Envoy takes it
 		at = path + ".common_config"
 		c.Only(o, at, "log_name", "grpc_service", "transport_api_version", "buffer_flush_interval", "buffer_size_bytes", "custom_tags")
-		if v := o.GetTransportApiVersion(); v == corev3.ApiVersion_V2 {
-			c.Add(at+".transport_api_version", "want V3, is V2")
+		if v := o.GetTransportApiVersion(); v != corev3.ApiVersion_AUTO && v != corev3.ApiVersion_V3 {
+			c.Add(at+".transport_api_version", "want V3, is %v", v)
 		}
 		switch {
 		case len(m.GetCustomTags()) > 0 && len(o.GetCustomTags()) > 0:
@@ -78,8 +78,8 @@ func ParseLogger(m *otlpv3.OpenTelemetryAccessLogConfig, path string) (Logger, e
 
 	its := proto.Clone(m).(*otlpv3.OpenTelemetryAccessLogConfig)
 	its.Body, its.Attributes, its.CustomTags = nil, nil, nil // which are the listeners' own
-	if its.CommonConfig != nil {
-		its.CommonConfig.CustomTags = nil
+	if o := its.GetCommonConfig(); o != nil {                //nolint:staticcheck // as above
+		o.CustomTags = nil
 	}
 	l.key = keyOf(its)
 	return l, c.Err()

@@ -61,7 +61,7 @@ func traces(spans []*tracing.Span, resource []*commonpb.KeyValue) []byte {
 
 func span(s *tracing.Span) *tracepb.Span {
 	p := &tracepb.Span{
-		TraceId: s.ID[:], SpanId: s.Trace.Span[:], TraceState: utf8(s.State), Name: utf8(s.Name), Kind: tracepb.Span_SPAN_KIND_SERVER,
+		TraceId: s.ID[:], SpanId: s.Span[:], TraceState: utf8(s.State), Name: utf8(s.Name), Kind: tracepb.Span_SPAN_KIND_SERVER,
 		StartTimeUnixNano: uint64(s.Start.UnixNano()), EndTimeUnixNano: uint64(s.End.UnixNano()),
 		Attributes: attributes(s.Attributes), Flags: uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK),
 	}

@@ -163,7 +163,7 @@ func TestSpansOfOpenTelemetry(t *testing.T) {
 		sink := pool.Open(p, l)
 		sink.Offer(aSpan())
 		plain := &tracing.Span{Name: "x", Start: start, End: start}
-		plain.ID[0], plain.Trace.Span[0] = 1, 1
+		plain.ID[0], plain.Span[0] = 1, 1
 		sink.Offer(plain)
 		l.over()
 		require.Empty(t, l.said())
@@ -199,7 +199,7 @@ func TestSpansOfZipkin(t *testing.T) {
 	sink := new(Pool).Open(p, l)
 	sink.Offer(aSpan())
 	short := &tracing.Span{Start: start, End: start}
-	short.ID[0], short.Trace.Span[0] = 1, 1
+	short.ID[0], short.Span[0] = 1, 1
 	sink.Offer(short)
 	l.over()
 	seen := c.Seen()

@@ -61,7 +61,7 @@ func (c *client) zipkin(ctx context.Context, spans []*tracing.Span, service stri
 func zipkinOf(s *tracing.Span, here *zipkinEndpoint) zipkinSpan {
 	z := zipkinSpan{
 		// Ids of 64 bits are told as such.
-		TraceID: strings.TrimPrefix(hex.EncodeToString(s.ID[:]), "0000000000000000"), ID: hex.EncodeToString(s.Trace.Span[:]),
+		TraceID: strings.TrimPrefix(hex.EncodeToString(s.ID[:]), "0000000000000000"), ID: hex.EncodeToString(s.Span[:]),
 		Name: s.Name, Kind: "SERVER", Shared: s.Shared, LocalEndpoint: here,
 		// One of less than a microsecond has 1, as 0 is unknown.
 		Timestamp: s.Start.UnixMicro(), Duration: max(1, s.End.Sub(s.Start).Microseconds()),
