@@ -56,6 +56,7 @@ func (m *Message) observe() {
 	if m.cfg.logs != nil {
 		m.log(&f)
 	}
+	m.endSpan(&f)
 }
 
 // log writes the lines of a message that has ended.

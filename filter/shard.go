@@ -16,6 +16,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -66,6 +67,7 @@ type shard struct {
 	posted *mailbox.Mailbox[posted]
 
 	telemetry *telemetry.Worker
+	traces    *tracing.Worker
 	entry     accesslog.Entry   // that is being written
 	logging   []*workerListener // have lines to hand over
 	logged    timer.Timer       // hands them over
@@ -95,6 +97,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.stats.Fire = s.report
 	s.logged.Fire = s.flushLogs
 	s.telemetry = mod.telemetry.NewWorker()
+	s.traces = tracing.NewWorker(w.Now, s.rand)
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s
@@ -258,6 +261,9 @@ func (s *shard) freeMessage(m *Message) {
 		m.operation = nil
 	}
 	m.exchange.Reset()
+	if m.trace != nil {
+		s.traces.Free(m.trace)
+	}
 	m.use = use{}
 	if len(s.freeMessages) < maxFree {
 		s.freeMessages = append(s.freeMessages, m)

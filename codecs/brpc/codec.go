@@ -82,7 +82,7 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
+	if mut.ChangesAttributes() || numbersOf(m, mut) != (numbers{}) {
 		out, err := c.mutate(dst, m, mut)
 		if err == nil || mut.ChangesAttributes() {
 			return out, err
