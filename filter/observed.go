@@ -28,7 +28,7 @@ func (mod *Module) Observe() { mod.telemetry.On() }
 // Metrics returns all that the module counts.
 func (mod *Module) Metrics() prometheus.Gatherer {
 	r := prometheus.NewRegistry()
-	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod})
+	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod}, &mod.exports)
 	return r
 }
 
