@@ -245,9 +245,19 @@ func newGuardedRoundTrip(t testing.TB) (roundTrip func()) {
 	return roundTrip
 }
 
+// newUntracedRoundTrip is newRoundTrip with tracing, of which the request is no part. It
+// is told so to the server.
+func newUntracedRoundTrip(t testing.TB) (roundTrip func()) {
+	roundTrip, h := newRoundTripOf(t, listener(byAttributes, traced(`"random_sampling": {"value": 0}`)), nil)
+	require.Contains(t, string(h.sent), "traceparent")
+	require.Contains(t, string(h.sent), "x-request-id")
+	return roundTrip
+}
+
 func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
 	h = &bareHost{now: time.Hour, members: members}
 	m := filter.NewModule()
+	m.SinkTo(&spans{})
 	cfg, err := m.NewConfig(h, []byte(config))
 	require.NoError(t, err)
 	h.shard = m.NewWorker(h)
@@ -392,7 +402,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	told, _ := newRoundTripTo(t, withPolicies, &host.Members{Hosts: []host.Member{{Address: "h1", Weight: 1, Healthy: true}}})
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
-		"filtered": newFilteredRoundTrip(t), "guarded": newGuardedRoundTrip(t),
+		"filtered": newFilteredRoundTrip(t), "guarded": newGuardedRoundTrip(t), "not traced": newUntracedRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
@@ -444,6 +454,14 @@ func BenchmarkPipelineFiltered(b *testing.B) {
 // BenchmarkPipelineGuarded is of all that guards a service at once.
 func BenchmarkPipelineGuarded(b *testing.B) {
 	roundTrip := newGuardedRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
+	}
+}
+
+func BenchmarkPipelineUntraced(b *testing.B) {
+	roundTrip := newUntracedRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

@@ -56,7 +56,9 @@ func (m *Message) observe() {
 	if m.cfg.logs != nil {
 		m.log(&f)
 	}
-	m.endSpan(&f)
+	if m.trace.Recorded() {
+		m.endSpan(f)
+	}
 }
 
 // log writes the lines of a message that has ended.

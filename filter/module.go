@@ -23,6 +23,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -45,6 +46,7 @@ type Module struct {
 	counted   map[metricsKey]*metrics.Totals
 	telemetry *telemetry.Registry
 	exports   export.Pool
+	openSpans func(to export.Provider, l export.Life) tracing.Sink
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -57,11 +59,13 @@ type Module struct {
 
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
-	return &Module{
+	mod := &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
+	mod.openSpans = mod.exports.Open
+	return mod
 }
 
 // Seed makes the random decisions of the workers that are made from now on the same
@@ -116,6 +120,7 @@ type listener struct {
 	owned      []*own                // metrics of its filters
 	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
 	logFiles   []*accesslog.File     // of its access logs
+	spans      tracing.Sink          // nil: there is no tracing
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
@@ -302,6 +307,9 @@ func (l *listener) build(hc host.Config) error {
 		return err
 	}
 	l.life = l.newLife()
+	if l.Tracing != nil {
+		l.spans = l.mod.openSpans(l.Spans, l.life)
+	}
 	for i := range l.chain {
 		k := &l.chain[i]
 		s := &Scope{Env: *l.env(), l: l, hc: hc, name: k.name}

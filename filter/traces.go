@@ -44,12 +44,9 @@ func (p *protocol) carrier(md *codecs.Metadata) tracing.Carrier {
 	return c
 }
 
-// endSpan tells of the span of a message that has ended.
-func (m *Message) endSpan(f *Facts) {
-	if !m.trace.Recorded() {
-		return
-	}
-	e := tracing.Ending{Facts: f, System: m.proto.system, Failure: m.failure, Time: time.Now()}
+// endSpan tells of the span, which is recorded, of a message that has ended.
+func (m *Message) endSpan(f Facts) {
+	e := tracing.Ending{Facts: &f, System: m.proto.system, Failure: m.failure, Time: time.Now()}
 	if f.Answered > 0 || f.Code != 0 {
 		e.Code = m.proto.codeName(f.Code)
 	}

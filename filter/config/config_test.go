@@ -159,7 +159,7 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 		{"limit out of range", base(`, "route_config": {}, "upstream": {"max_connections": 0}`), "upstream.max_connections: must be between 1 and 1024, is 0"},
 		{"minimum above maximum", base(`, "route_config": {}, "upstream": {"max_connections": 2, "min_connections": 3}`), "upstream.min_connections: must be between 1 and 2, is 3"},
 		{"access log", base(`, "route_config": {}, "access_log": [{}]`), "access_log[0].typed_config: required"},
-		{"tracing", base(`, "route_config": {}, "tracing": {}`), "tracing: not built yet"},
+		{"tracing", base(`, "route_config": {}, "tracing": {}`), "tracing.provider.typed_config: required"},
 		{"nested too deeply", `{"stat_prefix": ` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}`, "nested too deeply"},
 		{"unknown protobuf field", string(protowire.AppendVarint(protowire.AppendTag(marshal(t, fromJSON(t, good)), 99, protowire.VarintType), 1)), "#99: unknown field of"},
 	} {

@@ -104,12 +104,13 @@ func (l *Live) finish(s *Span, e *Ending) {
 	if e.Kind != facts.Request {
 		text("meltemi.message_type", e.Kind.String())
 	}
-	all = append(all, l.c.constant...)
-	for _, kv := range l.tags { // these win
-		if i := slices.IndexFunc(all, func(o attribute.KeyValue) bool { return o.Key == kv.Key }); i >= 0 {
-			all[i] = kv
-		} else {
-			all = append(all, kv)
+	for _, more := range [...][]attribute.KeyValue{l.c.constant, l.tags} {
+		for _, kv := range more { // the later wins
+			if i := slices.IndexFunc(all, func(o attribute.KeyValue) bool { return o.Key == kv.Key }); i >= 0 {
+				all[i] = kv
+			} else {
+				all = append(all, kv)
+			}
 		}
 	}
 	s.Attributes = all

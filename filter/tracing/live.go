@@ -64,7 +64,7 @@ type Live struct {
 	w3c       [w3cLength]byte
 	b3        [32 + 1 + 16 + 1 + 1 + 1 + 16]byte
 	ids       [32 + 16 + 16]byte // of B3's several attributes
-	liveState // of the one request that it is now
+	liveState                    // of the one request that it is now
 }
 
 type liveState struct {
@@ -242,9 +242,9 @@ func (f *Formats) read(a *asked, mine codecs.Trace) (o origin) {
 		if b == nil {
 			return false
 		}
-		var ok bool
-		if o.context, ok = parseW3C(b); ok {
-			o.format = w3c
+		c, ok := parseW3C(b)
+		if ok {
+			o = origin{c, w3c}
 		}
 		return ok
 	}
