@@ -120,6 +120,7 @@ type listener struct {
 	owned      []*own                // metrics of its filters
 	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
 	logFiles   []*accesslog.File     // of its access logs
+	logRecords []*export.Records     // … that go to collectors
 	spans      tracing.Sink          // nil: there is no tracing
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
@@ -303,10 +304,10 @@ func (l *listener) MergeOverrides(name string, table, route any) any {
 // build makes the filters of a listener that is accepted.
 func (l *listener) build(hc host.Config) error {
 	l.background = hc.Background()
+	l.life = l.newLife()
 	if err := l.openLogs(); err != nil {
 		return err
 	}
-	l.life = l.newLife()
 	if l.Tracing != nil {
 		l.spans = l.mod.openSpans(l.Spans, l.life)
 	}

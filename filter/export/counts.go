@@ -79,8 +79,8 @@ func (p *Pool) Collect(ch chan<- prometheus.Metric) {
 }
 
 // countsOf are kept for good, as counters only grow. p.mu is held.
-func (p *Pool) countsOf(signal string, s *service) *counts {
-	k := countsKey{signal, s.String()}
+func (p *Pool) countsOf(signal, collector string) *counts {
+	k := countsKey{signal, collector}
 	c := p.counted[k]
 	if c == nil {
 		c = &counts{}

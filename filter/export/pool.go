@@ -34,6 +34,7 @@ type Pool struct {
 
 	mu      sync.Mutex
 	spans   exporters[*tracing.Span]
+	records exporters[[]byte]
 	counted map[countsKey]*counts
 }
 
@@ -76,7 +77,7 @@ func (p *Pool) newSpans(to Provider, life Life) *exporter[*tracing.Span] {
 	return newExporter(&exporter[*tracing.Span]{
 		limits: limits{weight{to.spans, maxBytes}, weight{512, maxBatchBytes / 2}, time.Second},
 		what:   "traces to " + to.String(), items: "spans",
-		upload: upload, closed: c.close, logf: life.Logf, counts: p.countsOf("traces", &to.service),
+		upload: upload, closed: c.close, logf: life.Logf, counts: p.countsOf("traces", to.String()),
 	})
 }
 

@@ -182,17 +182,25 @@ const unknownService = "unknown_service:envoy"
 // its node's cluster, which a module does not learn but from where it comes from: its
 // command line or Istio's agent.
 func ownService() string {
-	for i, a := range os.Args {
-		if v, is := strings.CutPrefix(a, "--service-cluster="); is {
-			return v
-		}
-		if a == "--service-cluster" && i+1 < len(os.Args) {
-			return os.Args[i+1]
-		}
+	if v := argument("--service-cluster"); v != "" {
+		return v
 	}
 	workload, namespace := os.Getenv("ISTIO_META_WORKLOAD_NAME"), os.Getenv("POD_NAMESPACE")
 	if workload != "" && namespace != "" {
 		return workload + "." + namespace
 	}
 	return unknownService
+}
+
+// argument is that of a flag of the process.
+func argument(flag string) string {
+	for i, a := range os.Args {
+		if v, is := strings.CutPrefix(a, flag+"="); is {
+			return v
+		}
+		if a == flag && i+1 < len(os.Args) {
+			return os.Args[i+1]
+		}
+	}
+	return ""
 }

@@ -210,7 +210,8 @@ func (e *exporter[T]) await(ctx context.Context) bool {
 func (e *exporter[T]) waitingNow() (some, due bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.waiting) > 0, e.waits.reaches(e.due)
+	some = len(e.waiting) > 0
+	return some, some && e.waits.reaches(e.due)
 }
 
 // take makes what has waited longest the batch that is sent. It reports whether there is
