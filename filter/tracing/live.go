@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 	"unsafe"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -16,6 +17,10 @@ import (
 // maxNotes are the attributes, and the events, that filters and attempts may add to a
 // span. Further ones are left out.
 const maxNotes = 64
+
+// maxState is what W3C wants of a tracestate to be kept, in bytes. A longer one is told to
+// the next hop, but not of the span: cut it would say something else.
+const maxState = 512
 
 // Worker has what the spans of a worker have in common.
 type Worker struct {
@@ -329,8 +334,8 @@ func (l *Live) record(md *codecs.Metadata, a *asked, from *origin, id []byte) {
 	if r.name == "" {
 		r.name = "_OTHER"
 	}
-	if from.format == w3c {
-		r.state = l.c.text(a.values[keyTracestate])
+	if state := a.values[keyTracestate]; from.format == w3c && len(state) <= maxState && utf8.Valid(state) {
+		r.state = string(state)
 	}
 	l.recording = r
 }
