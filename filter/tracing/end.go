@@ -61,7 +61,7 @@ func (l *Live) End(e *Ending, sink Sink) {
 }
 
 // wall is a moment of the worker's on the wall clock, never behind the end.
-func (e *Ending) wall(at time.Duration) time.Time { return e.Time.Add(-max(0, e.Facts.End-at)) }
+func (e *Ending) wall(at time.Duration) time.Time { return e.Time.Add(-max(0, e.End-at)) }
 
 // finish completes a span, whose kind is known.
 func (l *Live) finish(s *Span, e *Ending) {
@@ -129,7 +129,7 @@ func (l *Live) tell(e *Ending) []Event {
 		for _, n := range [...]struct {
 			at   time.Duration
 			name string
-		}{{e.Sent, "first_upstream_tx_byte_sent"}, {e.Answered, "first_upstream_rx_byte_received"}, {e.Facts.End, "last_downstream_tx_byte_sent"}} {
+		}{{e.Sent, "first_upstream_tx_byte_sent"}, {e.Answered, "first_upstream_rx_byte_received"}, {e.End, "last_downstream_tx_byte_sent"}} {
 			if n.at > 0 {
 				l.events = append(l.events, note{n.at, Event{Name: n.name}})
 			}

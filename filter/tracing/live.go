@@ -176,7 +176,8 @@ func (w *Worker) Begin(c *Config, md *codecs.Metadata, carrier Carrier, mut *cod
 	from := c.Formats.read(&a, carrier.Own)
 	id := a.values[keyRequestID]
 	made := len(id) == 0
-	said, n, known := untraced, uint64(0), true
+	said, known := untraced, true
+	var n uint64
 	if made {
 		l.id.generate(w.rand)
 		n, _ = number(l.id[:])
@@ -186,16 +187,12 @@ func (w *Worker) Begin(c *Config, md *codecs.Metadata, carrier Carrier, mut *cod
 	} else {
 		n = w.rand.Uint64() % shares
 	}
-	var r reason
+	r := untraced
 	switch {
-	case known && !made:
-		r = c.decide(said, n, &a, nil, w.rand)
-	case from.says: // there is nothing else by which hops could agree
+	case from.says && (made || !known): // there is nothing else by which hops could agree
 		r = c.decide(said, n, &a, &from.sampled, w.rand)
-	case made:
+	case known: // what is no UUID Envoy does not trace
 		r = c.decide(said, n, &a, nil, w.rand)
-	default: // what is no UUID is not traced by Envoy
-		r = untraced
 	}
 	l.Sampled = r != untraced
 	l.place(&from)

@@ -18,8 +18,12 @@ func TestSharesAreWhatTheyAre(t *testing.T) {
 		random, overall uint64
 		want            float64
 	}{
-		{"0.01 %", 1, shares, .0001}, {"1 %", 100, shares, .01}, {"100 %", shares, shares, 1}, {"none", 0, shares, 0},
-		{"all but for the cap", shares, 50, .005}, {"a cap above it", 100, 5000, .01},
+		{"0.01 %", 1, shares, .0001},
+		{"1 %", 100, shares, .01},
+		{"100 %", shares, shares, 1},
+		{"none", 0, shares, 0},
+		{"all but for the cap", shares, 50, .005},
+		{"a cap above it", 100, 5000, .01},
 	} {
 		c := &Config{random: tc.random, overall: tc.overall}
 		var buckets [100]float64
@@ -37,7 +41,7 @@ func TestSharesAreWhatTheyAre(t *testing.T) {
 			}
 		}
 		if want := tc.want * n; tc.want == 0 || tc.want == 1 {
-			require.EqualValues(t, want, traced, tc.name)
+			require.Equal(t, int(want), traced, tc.name)
 		} else {
 			d := float64(traced) - want
 			require.Less(t, d*d/want+d*d/(n-want), 10.83, "%s: %d of %d; p < 0.001", tc.name, traced, n)
