@@ -275,7 +275,7 @@ func (m *Message) end() {
 			m.onEnd(f)
 		}
 	}
-	if !m.beats() && (c.logs != nil || m.counted != nil) {
+	if !m.beats() && (c.logs != nil || m.counted != nil || m.trace != nil) {
 		m.observe()
 	}
 	if m.stream != nil {

@@ -21,6 +21,7 @@ func (m *Message) send() {
 	if m.stream != nil && !m.stream.showUnseen() {
 		return
 	}
+	m.trace.Read(&m.req)
 	if m.cfg.keepsRequest && !m.held {
 		raw := m.req.Raw
 		if !m.detach(&m.req) {
@@ -214,6 +215,7 @@ func (o *caller) Happened(e forward.Event, why forward.Conditions) {
 	m := (*Message)(o)
 	h := &happened[e]
 	m.cfg.count(h.counter, 1)
+	m.spanTells(e, why)
 	if e == forward.RetryLimit {
 		m.flags |= facts.UpstreamRetryLimitExceeded
 	}
@@ -271,7 +273,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	}
 	m.resp, m.phase = resp, inResponse
 	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
-	m.status, m.code = resp.Status, resp.Code
+	m.status, m.code, m.failure = resp.Status, resp.Code, resp.Failure
 	m.held = false
 	m.mutateByRoute(resp)
 	m.pos = m.seen - 1

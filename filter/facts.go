@@ -37,6 +37,9 @@ func (m *Message) Facts() Facts {
 	case m.oneway:
 		f.Kind = facts.Oneway
 	}
+	if m.trace != nil {
+		f.Trace = m.trace.Trace
+	}
 	if m.route != nil {
 		f.Route = m.route.Name
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 )
 
 type phase uint8
@@ -59,8 +60,10 @@ type use struct {
 	sentBytes     int64
 	status        codecs.Status // of the answer
 	code          int32
+	failure       codecs.FailureClass
 	details       string
 	counted       *telemetry.Operation // by what it calls; nil: it is not
+	trace         *tracing.Live        // nil: the listener has no tracing
 
 	resp                *codecs.Metadata
 	ownResp             *codecs.Metadata // resp when it is held

@@ -23,6 +23,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -47,6 +48,7 @@ type Module struct {
 	exports   export.Pool
 	pushing   *Life  // of what pushes metrics, nil: nothing does
 	pushKey   string // where to
+	openSpans func(to export.Provider, l export.Life) tracing.Sink
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -59,11 +61,13 @@ type Module struct {
 
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
-	return &Module{
+	mod := &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
+	mod.openSpans = mod.exports.Open
+	return mod
 }
 
 // Seed makes the random decisions of the workers that are made from now on the same
@@ -119,6 +123,7 @@ type listener struct {
 	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
 	logFiles   []*accesslog.File     // of its access logs
 	logRecords []*export.Records     // … that go to collectors
+	spans      tracing.Sink          // nil: there is no tracing
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
@@ -304,6 +309,9 @@ func (l *listener) build(hc host.Config) error {
 	l.life = l.newLife()
 	if err := l.openLogs(); err != nil {
 		return err
+	}
+	if l.Tracing != nil {
+		l.spans = l.mod.openSpans(l.Spans, l.life)
 	}
 	for i := range l.chain {
 		k := &l.chain[i]

@@ -18,6 +18,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -69,6 +70,7 @@ type shard struct {
 	posted *mailbox.Mailbox[posted]
 
 	telemetry *telemetry.Worker
+	traces    *tracing.Worker
 	entry     accesslog.Entry   // that is being written
 	logging   []*workerListener // have lines to hand over
 	logged    timer.Timer       // hands them over
@@ -99,6 +101,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.stats.Fire = s.report
 	s.logged.Fire = s.flushLogs
 	s.telemetry = mod.telemetry.NewWorker()
+	s.traces = tracing.NewWorker(w.Now, s.rand)
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s
@@ -257,6 +260,9 @@ func (s *shard) freeMessage(m *Message) {
 	m.dropFrame()
 	if cap(m.operation) > maxOperationKept {
 		m.operation = nil
+	}
+	if m.trace != nil {
+		s.traces.Free(m.trace)
 	}
 	m.use = use{}
 	if len(s.freeMessages) < maxFree {

@@ -161,6 +161,7 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	m.SetState(&seen{at: m.Now()})
 	m.SetValue(tenantKey{}, string(tenant))
+	m.Span().SetTag("tenant", string(tenant)) // of nil, too
 	m.MutateRequest().Set("checked", "yes")
 	return filter.Continue
 }
