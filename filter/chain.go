@@ -13,12 +13,13 @@ const maxFilters = 64
 // link is one filter of a chain with the hooks that it has.
 type link struct {
 	Filter
-	name   string
-	resp   ResponseFilter
-	local  LocalReplyFilter
-	stream StreamFilter
-	end    EndFilter
-	conn   ConnectionFilter
+	name    string
+	resp    ResponseFilter
+	local   LocalReplyFilter
+	stream  StreamFilter
+	attempt AttemptFilter
+	end     EndFilter
+	conn    ConnectionFilter
 
 	builder  Builder
 	config   Config
@@ -33,14 +34,16 @@ func (k *link) take(f Filter) {
 	k.resp, _ = f.(ResponseFilter)
 	k.local, _ = f.(LocalReplyFilter)
 	k.stream, _ = f.(StreamFilter)
+	k.attempt, _ = f.(AttemptFilter)
 	k.end, _ = f.(EndFilter)
 	k.conn, _ = f.(ConnectionFilter)
 }
 
 // hooks counts the links of a chain that have each hook.
 type hooks struct {
-	respFilters, localFilters, streamFilters, endFilters, connFilters int
-	keepsRequest                                                      bool // properties are wanted after the request hooks
+	respFilters, localFilters, streamFilters, attemptFilters, endFilters, connFilters int
+
+	keepsRequest bool // properties are wanted after the request hooks
 }
 
 func hooksOf(chain []link) (h hooks) {
@@ -55,6 +58,9 @@ func hooksOf(chain []link) (h hooks) {
 		if k.stream != nil {
 			h.streamFilters++
 		}
+		if k.attempt != nil {
+			h.attemptFilters++
+		}
 		if k.end != nil {
 			h.endFilters++
 		}
@@ -62,7 +68,7 @@ func hooksOf(chain []link) (h hooks) {
 			h.connFilters++
 		}
 		_, forgets := k.Filter.(ForgetfulFilter)
-		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.end != nil)
+		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.attempt != nil || k.end != nil)
 	}
 	return h
 }
@@ -257,6 +263,7 @@ func (m *Message) runResponse() {
 func (m *Message) end() {
 	c := m.cfg
 	m.endedAt = m.sh.w.Now()
+	m.exchange.Over()
 	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
 		if f := c.chain[i].end; f != nil && m.saw(i) {

@@ -75,6 +75,7 @@ func (m *Message) send() {
 	if policy != nil {
 		expects = m.expects()
 	}
+	m.exchange.Watched = m.cfg.attemptFilters > 0
 	m.exchange.Start(p, how, policy, expects)
 	// The message may have ended by now.
 	if p.Full(line) {
@@ -84,7 +85,10 @@ func (m *Message) send() {
 
 // how is how the request is sent over a line.
 func (m *Message) how(line *upstream.Line) upstream.Send {
+	host, strict := m.host, m.strict
+	m.host = ""
 	return upstream.Send{
+		Host: host, Strict: strict,
 		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
 		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout, Hash: m.hash, Hashing: m.hashing,
@@ -146,11 +150,15 @@ func (o *caller) Request() *codecs.Metadata { return &o.req }
 // Encode implements forward.Owner.
 func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error) {
 	m := (*Message)(o)
-	m.reqMut.Timeout, m.reqMut.Retry = left, retry
+	mut := &m.reqMut
+	if m.exchange.Watched {
+		mut = &m.sh.attemptMut
+	}
+	mut.Timeout, mut.Retry = left, retry
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
-	dst, err := m.encode(dst, &m.req, &m.reqMut)
+	dst, err := m.encode(dst, &m.req, mut)
 	m.req.ID = m.clientID
 	if m.stream != nil && err == nil {
 		dst = append(dst, m.stream.early...)

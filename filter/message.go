@@ -70,6 +70,8 @@ type use struct {
 	hash                uint64
 	hashing             *consistent.Policy // what hash is for; nil: nothing
 	cluster             string
+	host                string // that the next attempt is to go to, "" any
+	strict              bool   // and to no other
 	flags               Flags
 	local               codecs.LocalError
 	reply               []byte // waits for its turn
@@ -316,6 +318,17 @@ func (m *Message) Forward(cluster string) Verdict {
 	}
 	return stopped
 }
+
+// SetHost has the next attempt go to the host at addr, "ip:port", of its cluster: the
+// first one if it is called in OnRequest, or the retry behind the attempt of whose end
+// OnAttemptEnd tells. It comes before hash policies and load balancing; what retries
+// then avoid does not count. Named can be hosts that other requests might get: of a
+// cluster with our load balancer all that are healthy, and of others those to which a
+// connection of the worker leads. If it is none of these, cannot be reached, or the
+// order of the client's requests leads elsewhere, strict has the attempt fail with
+// [codecs.NoHealthyUpstream], which is not retried; else it goes to any host. Both
+// count as request_host_unavailable.
+func (m *Message) SetHost(addr string, strict bool) { m.host, m.strict = addr, strict }
 
 // Resumer returns a handle with which this message can be resumed, once, from
 // any goroutine, when the hook that runs now has paused it.
