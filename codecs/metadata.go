@@ -302,6 +302,12 @@ func (m *Metadata) Drop(prefix string) bool {
 	return dropped
 }
 
+// Delete takes away the properties called name, as Drop does those with a prefix.
+func (m *Metadata) Delete(name string) {
+	m.load()
+	m.props = slices.DeleteFunc(m.props, func(p Property) bool { return EqualFold(p.Name, name) })
+}
+
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {

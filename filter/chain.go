@@ -215,12 +215,22 @@ func (m *Message) passes(k *link) bool {
 	return !holds && err == nil
 }
 
-// override is what the message's route, or its table, says of a filter; nil: nothing.
-// The route is asked for only if some route says something of the filter.
+// override is what the message's consumer, its route, or its table says of a filter; nil:
+// nothing.
 func (m *Message) override(k *link) *route.Override {
 	if k.router {
 		return nil
 	}
+	o := m.ofRoute(k)
+	if m.consumer == nil {
+		return o
+	}
+	return m.ofConsumer(k, o)
+}
+
+// ofRoute is override without consumers. The route is asked for only if some route says
+// something of the filter.
+func (m *Message) ofRoute(k *link) *route.Override {
 	if !m.routed {
 		if m.phase != inRequest { // and never was
 			return nil
@@ -229,10 +239,14 @@ func (m *Message) override(k *link) *route.Override {
 			return nil
 		}
 	}
-	if r := m.Route(); r != nil {
-		return r.Override(k.name)
+	r := m.Route()
+	if r == nil {
+		return nil
 	}
-	return nil
+	if r.Differs() && m.picked == nil && m.phase == inRequest {
+		m.picked, _ = r.Pick(m.Rand(), &m.req) // there is none that the request names
+	}
+	return r.Override(k.name, m.picked)
 }
 
 // saw reports whether the filter at i has seen the request.

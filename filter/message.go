@@ -66,6 +66,8 @@ type use struct {
 	route               *route.Route
 	source, destination *Workload     // as far as a filter has told
 	target              *route.Target // of the route, where it was sent; nil: a filter has chosen
+	picked              *route.Target // of the route, before it is sent; nil: none yet
+	consumer            *Consumer     // nil: not known
 	noRoute             error         // why it is nil although one might match
 	hash                uint64
 	hashing             *consistent.Policy // what hash is for; nil: nothing
@@ -148,12 +150,13 @@ func (m *Message) Route() *route.Route {
 // filter has changed in the request counts then. Only in OnRequest.
 func (m *Message) ClearRoute() {
 	if m.phase == inRequest {
-		m.route, m.noRoute, m.routed = nil, nil, false
+		m.route, m.noRoute, m.routed, m.picked = nil, nil, false, nil
 	}
 }
 
-// RouteConfig is what the request's route, or the table, has for the filter that runs
-// now: what its ParseRoute has returned; nil if it has nothing.
+// RouteConfig is what the request's consumer, the cluster that its route's weights have
+// chosen, the route, or the table has for the filter that runs now, the first of them
+// that has something: what its ParseRoute has returned; nil if none has.
 func (m *Message) RouteConfig() Config {
 	if m.pos >= len(m.cfg.chain) {
 		return nil

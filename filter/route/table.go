@@ -32,6 +32,7 @@ type Route struct {
 	Mirrors []Mirror
 
 	overrides []Override
+	differs   bool // of a target
 
 	matchers []matcher
 	gate     *gate // nil: always open
@@ -48,7 +49,8 @@ type Target struct {
 	// its answer.
 	Request, Response Mutation
 
-	upTo uint64 // sum of the weights up to and with this one
+	upTo      uint64     // sum of the weights up to and with this one
+	overrides []Override // with those of the route; nil: it has none of its own
 }
 
 // Origin is where a message comes from, beside what it says itself.
