@@ -366,7 +366,7 @@ func (m *Metadata) Detach() {
 	// Views into the old own must stay readable while they are copied.
 	own := m.own
 	if cap(own)-len(own) < need {
-		own = make([]byte, 0, max(need, cap(m.own)))
+		own = make([]byte, 0, max(len(own)+need, cap(m.own))) // for both the next time
 	}
 	keep := func(b []byte) []byte {
 		n := len(own)

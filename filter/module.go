@@ -38,6 +38,7 @@ type Module struct {
 	shares   map[sharedKey]*shared
 	owns     map[ownKey]*ownState // as counted
 	families map[string]*family
+	vecs     map[ownKey]*CounterVec
 	files    accesslog.Files
 	// counted is what listeners have counted, by their protocol and prefix. It only
 	// grows, as counters do, with the prefixes that operators use.
@@ -58,6 +59,7 @@ func NewModule() *Module {
 	return &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
+		vecs:    map[ownKey]*CounterVec{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
 }
