@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
@@ -21,18 +23,27 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/route"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 type settings struct {
 	Limit int    `json:"limit"`
 	Peer  string `json:"peer"`
+	Fast  string `json:"fast"`
+	Away  string `json:"away"`
+
+	fast  *route.Route
+	guest *filter.Consumer
 }
 
 func init() { filter.Register("example.everything", builder{}) }
 
 type builder struct{}
 
-func (builder) Parse(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
+func (builder) Phase() filter.Phase { return filter.Authentication }
+
+func (builder) Parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
 	s := &settings{Limit: 100}
 	if err := fields.Struct(config, s); err != nil {
 		return nil, err
@@ -41,7 +52,19 @@ func (builder) Parse(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
 	if s.Limit < 1 {
 		faults.Add("limit", "must be at least 1, is %d", s.Limit)
 	}
+	s.more(env, &faults)
 	return s, faults.Err()
+}
+
+func (s *settings) more(env *filter.Env, faults *fields.Faults) {
+	var err error
+	s.fast, err = env.Route(&routev1alpha.Route{Name: "fast", Route: &routev1alpha.RouteAction{
+		ClusterSpecifier: &routev1alpha.RouteAction_Cluster{Cluster: s.Fast},
+		Timeout:          durationpb.New(50 * time.Millisecond),
+	}})
+	faults.AddAll("fast", err)
+	s.guest, err = env.Consumer("guest", nil) // or with typed_per_filter_config
+	faults.AddAll("", err)
 }
 
 func (builder) ParseRoute(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
@@ -59,7 +82,7 @@ func (builder) Merge(table, route filter.Config) filter.Config {
 
 func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error) {
 	e := &everything{settings: c.(*settings)}
-	var errs [3]error
+	var errs [4]error
 	e.refused, errs[0] = scope.Counter("everything_refused", filter.Label{"reason", "limit"})
 	e.active, errs[1] = scope.Gauge("everything_active")
 	e.size, errs[2] = scope.Histogram("everything_size")
@@ -68,6 +91,7 @@ func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error
 		life.Go(func(ctx context.Context) { p.greet(ctx, life, e.settings.Peer) })
 		return p
 	}).(*peer)
+	e.attempts, errs[3] = scope.CounterVec("everything_attempts", "host", "outcome")
 	return e, errors.Join(errs[:]...)
 }
 
@@ -96,6 +120,7 @@ type everything struct {
 	refused  *filter.Counter
 	active   *filter.Gauge
 	size     *filter.Histogram
+	attempts *filter.CounterVec
 }
 
 func (e *everything) ForWorker(w *filter.Worker) filter.Filter {
@@ -134,6 +159,7 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	tenant, ok := m.Request().Get("tenant")
 	if !ok {
+		m.Logf(host.Info, "no tenant")
 		return m.Reply(codecs.Denied, "no tenant")
 	}
 	switch name := string(tenant); name { // a copy: the view ends with the hook
@@ -154,6 +180,14 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 			}
 		})
 	}
+	switch string(tenant) {
+	case "guest":
+		m.SetConsumer(p.settings.guest)
+	case "hurried":
+		m.SetRoute(p.settings.fast)
+	case "pinned":
+		m.SetHost("10.0.0.4:20880", true) // there, or NO_HEALTHY_UPSTREAM
+	}
 	m.SetState(&seen{at: m.Now()})
 	m.SetValue(tenantKey{}, string(tenant))
 	m.MutateRequest().Set("checked", "yes")
@@ -167,6 +201,23 @@ type (
 
 func lookUp(_ context.Context, name string) (string, error) {
 	return "", errors.New("nobody knows " + name)
+}
+
+func (p *part) OnAttempt(m *filter.Message, a *filter.Attempt) {
+	if a.Host == p.settings.Away {
+		a.Refuse("it is away")
+		return
+	}
+	a.Mutate().Set("attempt", strconv.Itoa(a.Number))
+}
+
+func (p *part) OnAttemptEnd(m *filter.Message, a *filter.Attempt) {
+	outcome := "ok"
+	if a.Failure != nil {
+		outcome = a.Failure.Type.String()
+		m.SetHost("10.0.0.3:20880", false) // of a retry, if there is one
+	}
+	p.attempts.With([]byte(a.Host), []byte(outcome)).Add(1)
 }
 
 func (p *part) OnResponse(m *filter.Message) filter.Verdict {
@@ -218,17 +269,23 @@ func TestTheExamplesAreThis(t *testing.T) {
 
 func TestTheContractInOneFilter(t *testing.T) {
 	h := filtertest.New(t)
-	h.Cluster("greeter", "10.0.0.3:20880").Serve = func(s *filtertest.Server, data []byte) int {
+	attempt := "attempt"
+	serve := func(s *filtertest.Server, data []byte) int {
 		calls, _ := dubbotest.Parse(data)
 		for _, c := range calls {
 			require.Contains(t, string(c.Body), "checked")
+			require.Contains(t, string(c.Body), attempt)
 			s.Send(dubbotest.Response(c.ID, "hello"))
 		}
 		return len(data)
 	}
+	greeter := h.Cluster("greeter")
+	greeter.Tell(host.Member{Address: "10.0.0.3:20880", Weight: 1, Healthy: true}, host.Member{Address: "10.0.0.4:20880", Weight: 1, Healthy: true})
+	greeter.Serve = serve
+	h.Cluster("quick", "10.0.0.5:20880").Hang = true
 	cfg := h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
 		"meta_protocol_filters": [
-			{"name": "example.everything", "config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"peer": "limiter"}}},
+			{"name": "example.everything", "config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"peer": "limiter", "fast": "quick", "away": "10.0.0.4:20880"}}},
 			{"name": "aeraki.meta_protocol.filters.router"}],
 		"route_config": {
 			"typed_per_filter_config": {"example.everything": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"limit": 7}}},
@@ -248,14 +305,18 @@ func TestTheContractInOneFilter(t *testing.T) {
 		})
 		return text
 	}
-	require.Equal(t, "hello", call("acme"))
+	require.Equal(t, "hello", call("guest"))
 	require.Equal(t, "too slow (asked 10.0.0.2)", call("slow"))
 	require.Equal(t, "nobody knows stranger (asked 10.0.0.2)", call("stranger"))
 	require.Equal(t, "too many (asked 10.0.0.2)", call("acme"))
 	h.Advance(time.Second)
 	require.Equal(t, "hello", call("acme"))
 	h.Advance(time.Second)
+	require.Contains(t, call("hurried"), "timeout")
+	attempt = "attempt\x012"
+	require.Equal(t, "hello", call("pinned"), "the host is away, and so the retry goes to the other")
+	h.Advance(time.Second)
 	require.EqualValues(t, 1, cfg.Counter("dubbo.t.everything_refused.reason.limit"))
 	require.EqualValues(t, 0, cfg.Counter("dubbo.t.everything_active"))
-	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 5)
+	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 7)
 }
