@@ -192,6 +192,10 @@ func TestWeightedClustersConfigureFilters(t *testing.T) {
 		e.say(fmt.Sprintf("req %d m -", i))
 	}
 	require.Len(t, clusters, 2)
+	errs := filter.Check([]byte(strings.Replace(toyByID(probed), toyRoutes, `, "route_config": {"routes": [{"route": {"weighted_clusters": {"clusters": [
+		{"name": "up", "weight": 1, "typed_per_filter_config": {"probe.c": `+text("x")+`}}]}}}]}`, 1)))
+	require.Len(t, errs, 1)
+	require.Equal(t, "route_config.routes[0].route.weighted_clusters.clusters[0].typed_per_filter_config[probe.c]", errs[0].Path)
 	require.InDelta(t, 50, clusters["up"], 25, "the draw is the weights'")
 }
 
