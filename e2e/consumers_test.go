@@ -29,7 +29,7 @@ func TestConsumersAttemptsAndHosts(t *testing.T) {
 		})
 		e := startCustom(t, v, envoytest.Dubbo("test", batch, envoytest.Route("up", nil)), []any{consumers, envoytest.M{"name": "test.pins"}},
 			envoytest.Cluster("up", hosts...).ToldBy("custom"))
-		client := peers.Java.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Connections: 1})
+		client := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
 		call := func(method string, with map[string]any) peers.Answer {
 			with["x-key"] = "open sesame"
 			return client.Call(peers.Command{Method: method, Attachments: with})
@@ -49,7 +49,7 @@ func TestConsumersAttemptsAndHosts(t *testing.T) {
 		a := call("attachments", map[string]any{"prefer": first, "away": first})
 		require.Empty(t, a.Error)
 		seen := a.Value.(map[string]any)
-		require.Equal(t, "2", seen["attempt"])
+		require.Equal(t, "2", seen["attempt"], seen)
 		require.Equal(t, other, seen["at"])
 		require.NotContains(t, seen, "x-key")
 		require.Contains(t, e.Log(), "attempt 1 at "+first+" has failed: it is away")

@@ -236,9 +236,14 @@ func (e *attemptEnv) answeredBy(id int) string {
 }
 
 func TestAFilterNamesTheHost(t *testing.T) {
-	for _, codec := range []string{"toy.byid", "toy.exclusive", "toy.inorder"} {
+	for _, codec := range []string{"toy.byid", "toy.exclusive", "toy.inorder", "toy.inorder, a connection each"} {
 		t.Run(codec, func(t *testing.T) {
+			codec, _, exclusive := strings.Cut(codec, ",")
 			e := newAttemptEnv(t, codec, "")
+			if exclusive {
+				e.cfg = e.MustLoad(strings.Replace(policyConfig(codec, "", "", probed), `"name": "toy",`, `"name": "toy", "connection_mode": "EXCLUSIVE",`, 1))
+				e.c = e.Dial(e.cfg)
+			}
 			e.serveAs(map[string]string{"h1": "res", "h2": "res", "h3": "res"})
 			e.members("h1", "h2", "h3")
 			at, strict := "", false
