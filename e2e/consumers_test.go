@@ -52,7 +52,7 @@ func TestConsumersAttemptsAndHosts(t *testing.T) {
 		require.Equal(t, "2", seen["attempt"], seen)
 		require.Equal(t, other, seen["at"])
 		require.NotContains(t, seen, "x-key")
-		require.Contains(t, e.Log(), "attempt 1 at "+first+" has failed: it is away")
+		require.Contains(t, e.Log(), `who: attempt 1 at  has failed: no connection to host "127.0.0.9:1"`)
 
 		e.WaitStat(stats+"request_host_unavailable", envoytest.Exactly(2))
 		e.WaitStat(stats+"consumer.unknown", envoytest.Exactly(2))
