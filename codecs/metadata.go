@@ -319,6 +319,13 @@ func (m *Metadata) drop(which func(name []byte) bool) bool {
 	return dropped
 }
 
+// Delete takes away the properties called name, as Drop does those with a prefix.
+func (m *Metadata) Delete(name string) {
+	m.load()
+	m.unshare()
+	m.props = slices.DeleteFunc(m.props, func(p Property) bool { return EqualFold(p.Name, name) })
+}
+
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {
@@ -381,7 +388,7 @@ func (m *Metadata) Detach() {
 	// Views into the old own must stay readable while they are copied.
 	own := m.own
 	if cap(own)-len(own) < need {
-		own = make([]byte, 0, max(need, cap(m.own)))
+		own = make([]byte, 0, max(len(own)+need, cap(m.own))) // for both the next time
 	}
 	keep := func(b []byte) []byte {
 		n := len(own)

@@ -173,6 +173,7 @@ func (f *filtered) OnRequest(m *filter.Message) filter.Verdict {
 	m.Record(f.size, uint64(m.Request().BodySize))
 	m.SetState(f)
 	m.SetValue(f, f)
+	m.SetHost("h1", true)
 	if _, has := m.Request().Get("tenant"); !has {
 		return m.Reply(codecs.Denied, "no tenant")
 	}
@@ -184,6 +185,14 @@ func (f *filtered) OnResponse(m *filter.Message) filter.Verdict {
 		return m.Reply(codecs.Unspecified, "something is lost")
 	}
 	return filter.Continue
+}
+
+func (f *filtered) OnAttempt(_ *filter.Message, a *filter.Attempt) { a.Mutate().Set("host", a.Host) }
+
+func (f *filtered) OnAttemptEnd(m *filter.Message, a *filter.Attempt) {
+	if a.Response != nil {
+		m.Count(f.count, 1)
+	}
 }
 
 func (f *filtered) OnEnd(m *filter.Message) { m.Count(f.count, 1) }

@@ -76,6 +76,7 @@ func (m *Message) send() {
 	if policy != nil || m.repeatable {
 		expects = m.expects()
 	}
+	m.exchange.Watched = m.cfg.attemptFilters > 0
 	m.exchange.Start(p, how, policy, expects, m.repeatable)
 	// The message may have ended by now.
 	if p.Full(line) {
@@ -89,7 +90,10 @@ func (m *Message) how(line *upstream.Line) upstream.Send {
 	if p, ok := m.reqMut.Payload(); ok {
 		size += len(p.Bytes)
 	}
+	host, strict := m.host, m.strict
+	m.host = ""
 	return upstream.Send{
+		Host: host, Strict: strict,
 		Line: line, Size: size,
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
 		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout, Hash: m.hash, Hashing: m.hashing,
@@ -151,11 +155,15 @@ func (o *caller) Request() *codecs.Metadata { return &o.req }
 // Encode implements forward.Owner.
 func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error) {
 	m := (*Message)(o)
-	m.reqMut.Timeout, m.reqMut.Retry = left, retry
+	mut := &m.reqMut
+	if m.exchange.Watched {
+		mut = &m.sh.attemptMut
+	}
+	mut.Timeout, mut.Retry = left, retry
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
-	dst, err := m.encode(dst, &m.req, &m.reqMut)
+	dst, err := m.encode(dst, &m.req, mut)
 	m.req.ID = m.clientID
 	if m.stream != nil && err == nil {
 		dst = append(dst, m.stream.early...)

@@ -25,7 +25,7 @@ const (
 // Facts returns what is known by now.
 func (m *Message) Facts() Facts {
 	f := Facts{
-		Protocol: m.cfg.Protocol, Cluster: m.cluster,
+		Protocol: m.cfg.Protocol, Cluster: m.cluster, Consumer: m.consumer.Name(),
 		RequestBytes: m.req.HeaderSize + m.req.BodySize, ResponseBytes: m.answerBytes,
 		Flags: m.flags, Start: m.start, Answered: m.answeredAt, End: m.endedAt, Attempts: m.exchange.Attempts(),
 		SentBytes: m.sentBytes,

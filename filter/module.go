@@ -40,6 +40,7 @@ type Module struct {
 	shares   map[sharedKey]*shared
 	owns     map[ownKey]*ownState // as counted
 	families map[string]*family
+	vecs     map[ownKey]*CounterVec
 	files    accesslog.Files
 	// counted is what listeners have counted, by their protocol and prefix. It only
 	// grows, as counters do, with the prefixes that operators use.
@@ -64,6 +65,7 @@ func NewModule() *Module {
 	mod := &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
+		vecs:    map[ownKey]*CounterVec{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
 	mod.openSpans = mod.exports.Open
@@ -202,8 +204,8 @@ func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 		if l.protocols, path, err = makeProtocols(cfg); err != nil {
 			refuse(path, err)
 		} else {
-			l.parseChain(refuse)
 			l.mutator = anyOf(l.protocols)
+			l.parseChain(refuse)
 		}
 	}
 	if l.RDS != nil {
@@ -250,6 +252,11 @@ func (l *listener) parseChain(refuse func(string, error)) {
 		}
 		l.chain = append(l.chain, k)
 	}
+	if l.StrictFilterOrder {
+		for _, e := range Disorder(l.Proxy) {
+			refuse(e.Path, errors.New(e.Reason))
+		}
+	}
 }
 
 // asked is f(), which is a filter's. A panic is an error.
@@ -264,7 +271,7 @@ func asked[T any](f func() (T, error)) (v T, err error) {
 }
 
 func (l *listener) env() *Env {
-	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction}
+	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction, l: l}
 	for _, p := range l.protocols {
 		e.Codecs = append(e.Codecs, p.codec)
 	}
@@ -281,8 +288,8 @@ func (l *listener) ParseOverride(name string, c *anypb.Any) (any, error) {
 	if name == config.RouterName {
 		return nil, errors.New("the router has nothing that routes could configure, and cannot be disabled")
 	}
-	if l.RDS == nil && !slices.ContainsFunc(l.chain, func(k link) bool { return k.name == name }) {
-		return nil, fmt.Errorf("%w: there is no %q among meta_protocol_filters", route.ErrUnknownFilter, name)
+	if l.RDS == nil && !l.has(name) {
+		return nil, absentFilter(name)
 	}
 	if c == nil {
 		return nil, nil
@@ -292,6 +299,26 @@ func (l *listener) ParseOverride(name string, c *anypb.Any) (any, error) {
 		return nil, fmt.Errorf("filter %q has nothing that routes could configure; envoy.config.route.v3.FilterConfig can disable it", name)
 	}
 	return asked(func() (Config, error) { return rb.ParseRoute(c, l.env()) })
+}
+
+// has reports whether there is a filter of that name in the chain.
+func (l *listener) has(name string) bool {
+	return slices.ContainsFunc(l.Filters, func(f config.Filter) bool { return f.Name == name })
+}
+
+func absentFilter(name string) error {
+	return fmt.Errorf("%w: there is no %q among meta_protocol_filters", route.ErrUnknownFilter, name)
+}
+
+// ownFilters judges what the listener itself says of its filters.
+type ownFilters struct{ *listener }
+
+// ParseOverride implements route.Filters.
+func (o ownFilters) ParseOverride(name string, c *anypb.Any) (any, error) {
+	if _, ok := lookup(name); ok && !o.has(name) {
+		return nil, absentFilter(name)
+	}
+	return o.listener.ParseOverride(name, c)
 }
 
 // MergeOverrides implements route.Filters.

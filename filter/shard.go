@@ -56,6 +56,9 @@ type shard struct {
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	source       source          // of the mutation that is being made
+	attempt      Attempt         // that filters are told of
+	attemptMut   codecs.Mutation // of the attempt that is about to be sent
+	attemptErr   codecs.LocalError
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
 	shapes       map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]

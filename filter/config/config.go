@@ -26,6 +26,8 @@ type Proxy struct {
 	// choose.
 	Codecs  []Extension
 	Filters []Filter // at least the router
+	// StrictFilterOrder: filters that contradict their phases are refused.
+	StrictFilterOrder bool
 	// RouteConfig is as it came: package route validates it. nil when there is RDS.
 	RouteConfig *routev1alpha.RouteConfiguration
 	RDS         *RDS // nil when there is RouteConfig

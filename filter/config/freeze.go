@@ -46,7 +46,7 @@ func (c *checker) number(n *wrapperspb.UInt32Value, path string, least, most, de
 // freeze validates m and applies the defaults.
 func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	c := &checker{}
-	p := &Proxy{StatPrefix: m.GetStatPrefix(), TableScope: m.GetTableScope()}
+	p := &Proxy{StatPrefix: m.GetStatPrefix(), TableScope: m.GetTableScope(), StrictFilterOrder: m.GetStrictFilterOrder()}
 	if p.StatPrefix == "" {
 		c.refuse("stat_prefix", "required")
 	}

@@ -109,6 +109,13 @@ func (cn *conn) send(c *Call) {
 	p := cn.pool
 	m := p.m
 	c.unlist()
+	if c.named != "" && c.named != cn.host {
+		if why := p.misnamed(c, cn.host); c.strict { // the client's order, or lease, leads here
+			m.timers.Stop(&c.deadline)
+			c.fail(codecs.NoHealthyUpstream, why)
+			return
+		}
+	}
 	cn.unrest()
 	answered := c // the call that gets the answer
 	if c.muted {
@@ -128,6 +135,7 @@ func (cn *conn) send(c *Call) {
 			p.ids.drop(id)
 		}
 	}
+	c.host = cn.host
 	if err := cn.encode(c, id); err != nil {
 		if p.byID() && !c.oneway {
 			p.ids.drop(id)
@@ -135,6 +143,11 @@ func (cn *conn) send(c *Call) {
 		cn.rest()
 		m.timers.Stop(&c.deadline)
 		f := Failure{Type: codecs.BadRequest, Reason: err.Error()}
+		if r, is := err.(*Refusal); is {
+			f.Type = r.Type
+		} else {
+			c.host = ""
+		}
 		if f.Panic = guard.In(err); f.Panic != nil {
 			f.Type, f.Reason = codecs.Unspecified, guard.Text
 		}
@@ -142,7 +155,7 @@ func (cn *conn) send(c *Call) {
 		return
 	}
 	cn.lastCall = m.now()
-	c.written, c.host, c.sent = true, cn.host, cn.lastCall
+	c.written, c.sent = true, cn.lastCall
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
 		cn.keepUntil = m.now() + onewayTime
