@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -43,6 +44,10 @@ type Module struct {
 	// grows, as counters do, with the prefixes that operators use.
 	counted   map[metricsKey]*metrics.Totals
 	telemetry *telemetry.Registry
+	// collectors are those of filters, by their names. described knows the names of
+	// their metrics, and of all others.
+	collectors map[string]prometheus.Collector
+	described  *prometheus.Registry
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -55,11 +60,14 @@ type Module struct {
 
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
-	return &Module{
+	mod := &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
+		collectors: map[string]prometheus.Collector{}, described: prometheus.NewRegistry(),
 	}
+	mod.described.MustRegister(mod.telemetry, listenerMetrics{mod})
+	return mod
 }
 
 // Seed makes the random decisions of the workers that are made from now on the same

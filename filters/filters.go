@@ -7,6 +7,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/istiostats"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
 	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"

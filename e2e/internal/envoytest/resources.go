@@ -35,6 +35,8 @@ type Endpoint struct {
 	Unhealthy bool
 	// HashKey is what consistent hashing goes by, "" for the address.
 	HashKey string
+	// Workload is what Istio says of it.
+	Workload string
 }
 
 // At makes endpoints at ports of 127.0.0.1.
@@ -70,8 +72,15 @@ func assignment(cluster string, endpoints []Endpoint) Resource {
 			if ep.Weight > 0 {
 				m["load_balancing_weight"] = ep.Weight
 			}
+			metadata := M{}
 			if ep.HashKey != "" {
-				m["metadata"] = M{"filter_metadata": M{"envoy.lb": M{"hash_key": ep.HashKey}}}
+				metadata["envoy.lb"] = M{"hash_key": ep.HashKey}
+			}
+			if ep.Workload != "" {
+				metadata["istio"] = M{"workload": ep.Workload}
+			}
+			if len(metadata) > 0 {
+				m["metadata"] = M{"filter_metadata": metadata}
 			}
 			if ep.Unhealthy {
 				m["health_status"] = "UNHEALTHY"
