@@ -137,19 +137,14 @@ func (s *Scope) define(name string, labels []Label, k kind, define func(string) 
 func (s *Scope) Collector(make func() prometheus.Collector) (prometheus.Collector, error) {
 	s.building("Collector")
 	mod := s.l.mod
-	mod.mu.Lock()
-	c := mod.collectors[s.name]
-	mod.mu.Unlock()
-	if c != nil {
+	if c := mod.collectors[s.name]; c != nil {
 		return c, nil
 	}
-	c = make()
+	c := make()
 	if err := mod.described.Register(c); err != nil {
 		return nil, err
 	}
-	mod.mu.Lock()
 	mod.collectors[s.name] = c
-	mod.mu.Unlock()
 	return c, nil
 }
 

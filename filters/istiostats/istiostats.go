@@ -30,17 +30,18 @@ func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error
 		return nil, err
 	}
 	s := &stats{settings: c.(*settings), shown: shown.(*metrics), prefix: scope.StatPrefix}
-	// What is frozen stays as it is.
-	own := s.settings.own
+	own := s.settings.own // what is frozen stays as it is
 	filter.ProcessEnvironment.Complete(&own)
-	s.own = &own
+	if own.WorkloadName+own.Namespace+own.ClusterID != "" || len(own.Labels) > 0 {
+		s.own = &own
+	}
 	return s, nil
 }
 
 // stats is the filter.
 type stats struct {
 	*settings
-	own    *filter.Workload
+	own    *filter.Workload // nil: neither configuration nor environment say who we are
 	shown  *metrics
 	prefix string // of the listener's statistics
 }

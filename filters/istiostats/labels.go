@@ -84,12 +84,12 @@ func (p *part) labels(c *client, k key, protocol string) labels {
 			l.policy = "mutual_tls"
 		}
 		l.source = workloadOf(cmp.Or(k.source, c.peer), peer)
-		l.destination = workloadOf(cmp.Or(k.destination, p.own), "")
+		l.destination = workloadOf(cmp.Or(p.own, k.destination), "")
 		l.destination.principal = cmp.Or(telemetry.Label(own), unknown)
 		l.service = p.served(k, server, l.destination)
 		return l
 	}
-	l.source = workloadOf(cmp.Or(k.source, p.own), "")
+	l.source = workloadOf(cmp.Or(p.own, k.source), "")
 	l.source.principal = cmp.Or(telemetry.Label(server.OwnPrincipal), unknown)
 	l.destination = workloadOf(cmp.Or(k.destination, endpoint(server.Workload)), server.Principal)
 	l.service = p.called(k, server, l.destination)
