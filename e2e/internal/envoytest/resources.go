@@ -211,6 +211,11 @@ func LoopbackWithAdmin(socket, admin string) Resource {
 	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin})
 }
 
+// LoopbackWithWorkloads is LoopbackWithAdmin that notes what Envoy knows of servers.
+func LoopbackWithWorkloads(socket, admin string) Resource {
+	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin, Workloads: true})
+}
+
 func typed(l loopback.Listener) Resource {
 	return Resource(l.Config()).With(M{"@type": types + "envoy.config.listener.v3.Listener"})
 }
