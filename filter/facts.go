@@ -45,6 +45,7 @@ func (m *Message) Facts() Facts {
 	}
 	if f.Attempts > 0 {
 		f.Host, f.Sent = m.exchange.Host()
+		f.Server = m.exchange.Server()
 	}
 	switch {
 	case m.replied:

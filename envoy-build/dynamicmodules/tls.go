@@ -33,7 +33,7 @@ func tls(f *filter) *host.TLS {
 	if !bool(C.mt_tls(f.c())) {
 		return nil
 	}
-	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false)}
+	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false), OwnURISAN: f.attribute(localURISAN)}
 	var b C.mt_buf
 	if bool(C.mt_server_name(f.c(), &b)) {
 		t.ServerName = text(b)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -131,8 +132,9 @@ type Exchange struct {
 
 // won is what is told of a second attempt whose answer came first.
 type won struct {
-	host string
-	sent time.Duration
+	host   string
+	server *host.Server
+	sent   time.Duration
 }
 
 // Init binds x to its owner for good.
@@ -200,6 +202,14 @@ func (x *Exchange) Host() (host string, at time.Duration) {
 		return x.won.host, x.won.sent
 	}
 	return x.first.call.Host(), x.first.call.SentAt()
+}
+
+// Server returns what is known of that server beside its address, nil if nothing.
+func (x *Exchange) Server() *host.Server {
+	if x.won.sent != 0 {
+		return x.won.server
+	}
+	return x.first.call.Server()
 }
 
 // Waiting reports whether no attempt has been handed to a connection yet.

@@ -158,6 +158,16 @@ type Downstream interface {
 	Record(id MetricID, values []uint64)
 }
 
+// FilterState is a Downstream of a host whose other filters leave with a connection what
+// they have found out about it.
+type FilterState interface {
+	Downstream
+	// FilterState is a copy of what is there under a key, serialized; "" if there is
+	// nothing, or the connection is gone. What filters before ours have to say is
+	// there at the first Data.
+	FilterState(key string) string
+}
+
 // TLS is what a host knows of a client's TLS that it has terminated. It is not to be
 // changed.
 type TLS struct {
@@ -173,6 +183,9 @@ type TLS struct {
 	URISANs, DNSSANs []string
 	// Subject of the client's certificate, as in RFC 2253.
 	Subject string
+	// OwnURISAN is the first URI in the certificate that the host has presented, "" if
+	// there is none, or the host does not tell: Envoy does from 1.39.
+	OwnURISAN string
 }
 
 // Principal is the one name of the client: the first URI in its certificate, else the
@@ -296,6 +309,27 @@ type Upstream interface {
 	// graceful, by an end of stream after which the server may still answer.
 	// Closed follows, also for a connection that was never ready.
 	Close(graceful bool)
+}
+
+// Describer is an Upstream of a host that knows more of servers than their addresses.
+type Describer interface {
+	Upstream
+	// Server tells of the server, once it has sent something. What is not known, or
+	// not any more, is "".
+	Server() Server
+}
+
+// Server is what a host knows of the server that an upstream connection leads to.
+type Server struct {
+	// Workload is its endpoint's metadata "workload" of the namespace "istio":
+	// "workload;namespace;canonical name;canonical revision;cluster".
+	Workload string
+	// Services is its cluster's metadata "services" of the namespace "istio": a list
+	// of objects with "host", "name" and "namespace", in JSON.
+	Services string
+	// Principal is the first URI in the server's certificate, OwnPrincipal that in
+	// what the host has presented to it.
+	Principal, OwnPrincipal string
 }
 
 // CloseReason is why an upstream connection ended.
