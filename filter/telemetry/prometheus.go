@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"math"
 	"slices"
 	"strings"
 
@@ -27,23 +28,25 @@ func (r *Registry) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. Workers are not stopped.
 func (r *Registry) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for o, f := range r.operations {
+	operations, all := r.operationList, r.seriesList
+	r.mu.Unlock()
+	for _, f := range operations {
 		n := int64(0)
-		for _, op := range f.workers {
+		for op := f.first.Load(); op != nil; op = op.next {
 			n += op.inFlight.Load()
 		}
-		ch <- prometheus.MustNewConstMetric(inflight, prometheus.GaugeValue, float64(max(0, n)), o.protocol, o.service, o.method)
+		ch <- prometheus.MustNewConstMetric(inflight, prometheus.GaugeValue, float64(max(0, n)), f.protocol, f.service, f.method)
 	}
-	for l, s := range r.series {
-		if len(s.workers) == 0 {
+	for _, s := range all {
+		first := s.first.Load()
+		if first == nil {
 			continue
 		}
-		m := &times{labels: l}
-		for _, c := range s.workers {
+		m := &times{labels: s.labels}
+		for c := first; c != nil; c = c.next {
 			m.add(&c.times)
 		}
-		ch <- prometheus.MustNewConstMetric(requests, prometheus.CounterValue, float64(m.count), l.values()...)
+		ch <- prometheus.MustNewConstMetric(requests, prometheus.CounterValue, float64(m.count), s.values()...)
 		ch <- m
 	}
 	ch <- prometheus.MustNewConstMetric(overflow, prometheus.CounterValue, float64(r.overflow.Load()))
@@ -73,7 +76,10 @@ func (t *times) Write(m *dto.Metric) error {
 	n := uint64(0)
 	for i, b := range bounds {
 		n += t.classic[i]
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.Seconds()), CumulativeCount: proto.Uint64(n)})
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.Seconds()), CumulativeCount: proto.Uint64(n), Exemplar: t.exemplars[i].shown()})
+	}
+	if e := t.exemplars[len(bounds)].shown(); e != nil { // else the last bucket goes without saying
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(math.Inf(1)), CumulativeCount: proto.Uint64(t.count), Exemplar: e})
 	}
 	h.SampleCount = proto.Uint64(t.count)
 	h.Schema, h.ZeroThreshold, h.ZeroCount = proto.Int32(schema), proto.Float64(0), proto.Uint64(0)

@@ -32,6 +32,9 @@ type Registry struct {
 	mu         sync.Mutex
 	operations map[operation]*inFlight
 	series     map[labels]*series
+	// The same, as they came: no worker waits for a scrape that goes through them.
+	operationList []*inFlight
+	seriesList    []*series
 	// Those that are told apart when there are as many as may be: read without the lock.
 	allOperations atomic.Pointer[map[operation]*inFlight]
 	allSeries     atomic.Pointer[map[labels]*series]
@@ -54,15 +57,22 @@ type labels struct {
 	route, cluster, outcome string
 }
 
-// inFlight is how many requests of an operation are, by worker.
-type inFlight struct{ workers []*Operation }
+// inFlight is how many requests of an operation are, by worker: a list that only grows.
+type inFlight struct {
+	operation
+	first atomic.Pointer[Operation]
+}
 
-// series is what became of requests, by worker.
-type series struct{ workers []*cell }
+// series is what became of requests, by worker: a list that only grows.
+type series struct {
+	labels
+	first atomic.Pointer[cell]
+}
 
 // Operation is what requests of a worker call.
 type Operation struct {
 	of       operation
+	next     *Operation // of another worker
 	inFlight atomic.Int64
 	last     cellKey // of its requests: the next is often the same
 	lastCell *cell
@@ -70,6 +80,7 @@ type Operation struct {
 
 // cell is a worker's part of a series. The worker alone writes.
 type cell struct {
+	next  *cell // of another worker
 	times histogram
 }
 
@@ -153,17 +164,16 @@ func (w *Worker) operation(o operation) *Operation {
 		if op := w.labelled[o]; op != nil {
 			return op
 		}
-		all = &inFlight{}
 		w.r.mu.Lock()
-		if known := w.r.operations[o]; known != nil {
-			all = known
+		if all = w.r.operations[o]; all == nil {
+			all = w.r.addOperation(o)
 		}
-		w.r.operations[o] = all
 		w.r.mu.Unlock()
 	}
 	op := &Operation{of: o}
 	w.r.mu.Lock()
-	all.workers = append(all.workers, op)
+	op.next = all.first.Load()
+	all.first.Store(op)
 	w.r.mu.Unlock()
 	w.labelled[o] = op
 	return op
@@ -178,13 +188,20 @@ func (r *Registry) operationOf(o operation) *inFlight {
 	defer r.mu.Unlock()
 	f := r.operations[o]
 	if f == nil && len(r.operations) < maxOperations {
-		f = &inFlight{}
-		r.operations[o] = f
+		f = r.addOperation(o)
 		if len(r.operations) == maxOperations {
 			all := maps.Clone(r.operations)
 			r.allOperations.Store(&all)
 		}
 	}
+	return f
+}
+
+// addOperation is for who holds the lock.
+func (r *Registry) addOperation(o operation) *inFlight {
+	f := &inFlight{operation: o}
+	r.operations[o] = f
+	r.operationList = append(r.operationList, f)
 	return f
 }
 
@@ -207,7 +224,10 @@ func (w *Worker) End(op *Operation, f *facts.Facts) {
 		}
 		op.last, op.lastCell = k, c
 	}
-	c.times.observe(f.End - f.Start)
+	i := c.times.observe(f.End - f.Start)
+	if f.Trace.Sampled {
+		c.times.exemplify(i, f)
+	}
 }
 
 func (w *Worker) cell(k cellKey) *cell {
@@ -228,14 +248,14 @@ func (w *Worker) cell(k cellKey) *cell {
 		l = labels{operation: operation{k.op.of.protocol, Other, Other}, route: Other, cluster: Other, outcome: Other}
 		w.r.mu.Lock()
 		if all = w.r.series[l]; all == nil {
-			all = &series{}
-			w.r.series[l] = all
+			all = w.r.addSeries(l)
 		}
 		w.r.mu.Unlock()
 	}
 	c := &cell{}
 	w.r.mu.Lock()
-	all.workers = append(all.workers, c)
+	c.next = all.first.Load()
+	all.first.Store(c)
 	w.r.mu.Unlock()
 	w.cells[k] = c
 	return c
@@ -260,13 +280,20 @@ func (r *Registry) seriesOf(l labels) *series {
 	defer r.mu.Unlock()
 	s := r.series[l]
 	if s == nil && len(r.series) < maxSeries {
-		s = &series{}
-		r.series[l] = s
+		s = r.addSeries(l)
 		if len(r.series) == maxSeries {
 			all := maps.Clone(r.series)
 			r.allSeries.Store(&all)
 		}
 	}
+	return s
+}
+
+// addSeries is for who holds the lock.
+func (r *Registry) addSeries(l labels) *series {
+	s := &series{labels: l}
+	r.series[l] = s
+	r.seriesList = append(r.seriesList, s)
 	return s
 }
 
