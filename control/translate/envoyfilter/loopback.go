@@ -57,5 +57,9 @@ const tproxyMark = 1337
 
 // loopback is the listener itself. It has sources for server.preserveSource.
 func (g *generator) loopback() object {
-	return loopback.Listener{Module: g.s.Module, Socket: g.s.Socket, Sources: true, Mark: tproxyMark}.Config()
+	l := loopback.Listener{Module: g.s.Module, Socket: g.s.Socket, Sources: true, Mark: tproxyMark}
+	if g.s.Admin != ir.NoAdmin {
+		l.Admin = g.s.Admin
+	}
+	return l.Config()
 }
