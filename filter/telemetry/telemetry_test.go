@@ -388,8 +388,11 @@ func TestNoWorkerWaitsForAScrape(t *testing.T) {
 		w.End(w.Begin("p", calls("s", fmt.Sprint(i))), answered(0))
 		r.NewWorker().Begin("p", calls("s", "m"))
 	}
+	n := 1
 	for range scrape {
+		n++
 	}
+	require.Equal(t, 4, n, "what there was when it began: in flight, ended, their times, the overflow")
 }
 
 // BenchmarkScrape is of what Prometheus gets, in its text format, of two workers: ten
