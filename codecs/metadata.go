@@ -290,15 +290,25 @@ func (m *Metadata) place(n int, name string) {
 	}
 }
 
+// Remove takes away the properties called name, compared without regard to ASCII case,
+// and reports whether there were any. The message on the wire does not change.
+func (m *Metadata) Remove(name string) bool {
+	return m.drop(func(n []byte) bool { return EqualFold(n, name) })
+}
+
 // Drop takes away the properties whose names begin with prefix, compared without regard
 // to ASCII case, and reports whether there were any: of names that a filter gives to what
 // it knows, none is to be the client's. The message on the wire does not change.
 func (m *Metadata) Drop(prefix string) bool {
+	return m.drop(func(n []byte) bool { return len(n) >= len(prefix) && EqualFold(n[:len(prefix)], prefix) })
+}
+
+func (m *Metadata) drop(which func(name []byte) bool) bool {
 	m.load()
 	m.unshare()
 	kept := m.props[:0]
 	for _, p := range m.props {
-		if len(p.Name) < len(prefix) || !EqualFold(p.Name[:len(prefix)], prefix) {
+		if !which(p.Name) {
 			kept = append(kept, p)
 		}
 	}

@@ -3,6 +3,7 @@ package route
 import (
 	"cmp"
 	"fmt"
+	"net/http"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
@@ -42,6 +43,28 @@ func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, c
 		e.Message = def.Message
 	}
 	return e, errs
+}
+
+// TypeOfHTTP is the error that a status of HTTP stands for.
+func TypeOfHTTP(status int) codecs.ErrorType {
+	switch status {
+	case http.StatusBadRequest:
+		return codecs.BadRequest
+	case http.StatusNotFound:
+		return codecs.RouteNotFound
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
+		return codecs.Timeout
+	case http.StatusTooManyRequests:
+		return codecs.OverLimit
+	case http.StatusBadGateway:
+		return codecs.BadResponse
+	case http.StatusServiceUnavailable:
+		return codecs.NoHealthyUpstream
+	}
+	if status >= 500 {
+		return codecs.Unspecified
+	}
+	return codecs.Denied
 }
 
 // direct is what a route answers with. Which codec does so need not be known yet.
