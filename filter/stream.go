@@ -131,6 +131,7 @@ func (st *stream) frame(md *codecs.Metadata) bool {
 	if !st.sent {
 		return st.hold(md.Raw)
 	}
+	st.m.writtenBytes += int64(len(md.Raw))
 	st.m.exchange.Call().Write(md.Raw)
 	if st.done() {
 		st.m.end()
@@ -208,6 +209,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 	buf := c.buffer(size)
 	before := len(buf.B)
 	if !opening {
+		m.streamedBytes += int64(len(md.Raw))
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(metrics.ResponseDecodingSuccess, 1)

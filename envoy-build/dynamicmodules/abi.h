@@ -60,6 +60,7 @@ MT_WEAK bool MT_CALL(network_filter_get_cluster_host_count)(void* filter, mt_buf
                                                            size_t* total, size_t* healthy, size_t* degraded);
 MT_WEAK bool MT_CALL(network_filter_has_upstream_host)(void* filter);
 MT_WEAK bool MT_CALL(network_filter_get_upstream_host_address)(void* filter, mt_buf*, uint32_t* port);
+MT_WEAK bool MT_CALL(network_filter_get_attribute_string)(void* filter, int attribute, mt_buf*); // from 1.39
 MT_WEAK bool MT_CALL(network_filter_get_attribute_int)(void* filter, int attribute, uint64_t*); // from 1.39
 MT_WEAK bool MT_CALL(network_filter_get_attribute_bool)(void* filter, int attribute, bool*);    // from 1.39
 MT_WEAK int MT_CALL(network_filter_increment_counter)(void* filter, size_t id, uint64_t n);

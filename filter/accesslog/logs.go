@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
 // defaultFormat is the line of loggers that do not say.
@@ -32,6 +33,8 @@ type Logs struct {
 	Files, Fields []string
 	// Reads says that they want the properties of messages.
 	Reads bool
+	// Mirrors and Heartbeats say whether these have lines, too.
+	Mirrors, Heartbeats bool
 
 	logs []log
 }
@@ -42,14 +45,14 @@ type log struct {
 	file   int // in Files
 }
 
-// Parse judges the access logs of a configuration, whose field is called access_log. The
-// error tells all faults; see [fields.Each].
-func Parse(all []*accesslogv3.AccessLog) (*Logs, error) {
+// Parse judges the access logs of a configuration, whose field is called access_log, with
+// its options. The error tells all faults; see [fields.Each].
+func Parse(all []*accesslogv3.AccessLog, o *proxyv1alpha.AccessLogOptions) (*Logs, error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
 	c := &compiler{}
-	ls := &Logs{}
+	ls := &Logs{Mirrors: o.GetLogMirrors(), Heartbeats: o.GetLogHeartbeats()}
 	for i, a := range all {
 		path := fmt.Sprintf("access_log[%d]", i)
 		l := log{}

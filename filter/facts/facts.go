@@ -19,9 +19,13 @@ const (
 	Oneway
 	// Stream is one from its opening to its end.
 	Stream
+	// Heartbeat is a client's, or its goodbye: the proxy answers it.
+	Heartbeat
+	// Mirror is a copy of a request, whose answer is for nobody.
+	Mirror
 )
 
-var kinds = [...]string{"request", "oneway", "stream"}
+var kinds = [...]string{"request", "oneway", "stream", "heartbeat", "mirror"}
 
 func (k Kind) String() string { return kinds[k] }
 
@@ -38,6 +42,9 @@ type Facts struct {
 	// Host is the address of the server that its last attempt was sent to, or that
 	// whose answer came first, "" if it was sent to none.
 	Host string
+	// Hosts are the addresses of all attempts, in their order, if there may have been more
+	// than one; else there is Host. It is valid until the message has ended.
+	Hosts []string
 	// Attempts to have it served: 0 if it was not forwarded.
 	Attempts int
 	// RequestBytes and ResponseBytes are the sizes of the frames that came from the
@@ -47,6 +54,9 @@ type Facts struct {
 	// ReceivedBytes came from the client, SentBytes went to it: those of a stream's
 	// further frames and of local replies included.
 	ReceivedBytes, SentBytes int64
+	// UpstreamSentBytes went to the server of the last attempt, UpstreamReceivedBytes came
+	// from it: those of a stream's further frames included.
+	UpstreamSentBytes, UpstreamReceivedBytes int64
 	// Status of the answer, or of the local reply, which is [codecs.StatusError]; Code
 	// is the protocol's own. Answered, or Replied, tells whether there was one.
 	Status codecs.Status

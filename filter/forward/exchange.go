@@ -103,6 +103,7 @@ type Exchange struct {
 	first    attempt // by value: most requests need no other
 	plan     *plan   // for further ones; nil: there is none
 	attempts int
+	hosts    []string // of attempts that were sent, of a request with a plan
 	won      won
 }
 
@@ -158,6 +159,10 @@ func (x *Exchange) Host() (host string, at time.Duration) {
 	return x.first.call.Host(), x.first.call.SentAt()
 }
 
+// Hosts returns the addresses of the servers that attempts were sent to, in their order,
+// if there could be more than one. It is valid until Reset.
+func (x *Exchange) Hosts() []string { return x.hosts }
+
 // Waiting reports whether no attempt has been handed to a connection yet.
 func (x *Exchange) Waiting() bool {
 	if pl := x.plan; pl != nil {
@@ -172,7 +177,8 @@ func (x *Exchange) Attempts() int { return x.attempts }
 // Reset prepares x for the next request.
 func (x *Exchange) Reset() {
 	x.settle()
-	x.attempts, x.won = 0, won{}
+	clear(x.hosts)
+	x.attempts, x.hosts, x.won = 0, x.hosts[:0], won{}
 }
 
 // settle ends the plan, and the attempts that are under way because of it.

@@ -108,6 +108,7 @@ func (pl *plan) encode(a *attempt, dst []byte, id uint64) ([]byte, error) {
 		return b, err
 	}
 	pl.written = true
+	x.hosts = append(x.hosts, a.call.Host())
 	switch n := len(b) - len(dst); {
 	case pl.kept > 0:
 	case pl.may && x.env.kept+n <= maxKept:

@@ -173,6 +173,14 @@ type TLS struct {
 	URISANs, DNSSANs []string
 	// Subject of the client's certificate, as in RFC 2253.
 	Subject string
+	// Fingerprint is the SHA-256 of the client's certificate, in hex. Of Envoy from 1.39
+	// on, as are those that follow.
+	Fingerprint string
+	// Version of TLS, such as TLSv1.3.
+	Version string
+	// LocalURISAN and LocalDNSSAN are the first of each in the host's own certificate, and
+	// LocalSubject is its subject.
+	LocalURISAN, LocalDNSSAN, LocalSubject string
 }
 
 // Principal is the one name of the client: the first URI in its certificate, else the

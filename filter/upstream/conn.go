@@ -128,7 +128,10 @@ func (cn *conn) send(c *Call) {
 			p.ids.drop(id)
 		}
 	}
+	before := c.host
+	c.host = cn.host
 	if err := cn.encode(c, id); err != nil {
+		c.host = before
 		if p.byID() && !c.oneway {
 			p.ids.drop(id)
 		}
@@ -142,7 +145,7 @@ func (cn *conn) send(c *Call) {
 		return
 	}
 	cn.lastCall = m.now()
-	c.written, c.host, c.sent = true, cn.host, cn.lastCall
+	c.written, c.sent = true, cn.lastCall
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
 		cn.keepUntil = m.now() + onewayTime
