@@ -204,7 +204,9 @@ func (c *connection) tooLarge(m *Message, err error) int {
 		c.sh.freeMessage(m)
 		return e.Size
 	}
-	m.req.Malformed = e.Error()
+	if m.req.Malformed = e.Error(); !far {
+		m.receivedBytes = int64(e.Size - m.req.HeaderSize - m.req.BodySize) // the rest comes, and is passed over
+	}
 	c.message(m)
 	if far && !c.closed {
 		c.finish()

@@ -303,7 +303,8 @@ func (st *stream) onIdle() {
 	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
 	st.m.flags |= facts.StreamIdleTimeout
 	st.m.exchange.Call().EndStream()
-	st.lost(codecs.Timeout, "stream idle timeout")
+	st.m.ReplyWith(codecs.LocalError{Type: codecs.Timeout, Message: "stream idle timeout"})
+	st.reset()
 }
 
 // pauseStreams stops the reading of a server that has sent while the client does

@@ -296,7 +296,7 @@ type MetaProtocolProxy struct {
 	// Default: UNSPECIFIED.
 	TrafficDirection v31.TrafficDirection `protobuf:"varint,120,opt,name=traffic_direction,json=trafficDirection,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"traffic_direction,omitempty"`
 	// What else has lines in access_log. Absent: nothing.
-	AccessLogOptions *AccessLogOptions `protobuf:"bytes,121,opt,name=access_log_options,json=accessLogOptions,proto3" json:"access_log_options,omitempty"`
+	AccessLogOptions *AccessLogOptions `protobuf:"bytes,122,opt,name=access_log_options,json=accessLogOptions,proto3" json:"access_log_options,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1304,7 +1304,7 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
 	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\x12S\n" +
 	"\x11traffic_direction\x18x \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\x10trafficDirection\x12b\n" +
-	"\x12access_log_options\x18y \x01(\v24.aeraki.meta_protocol_proxy.v1alpha.AccessLogOptionsR\x10accessLogOptions\"\"\n" +
+	"\x12access_log_options\x18z \x01(\v24.aeraki.meta_protocol_proxy.v1alpha.AccessLogOptionsR\x10accessLogOptions\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
