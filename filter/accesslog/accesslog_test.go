@@ -1,9 +1,12 @@
 package accesslog_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -347,6 +350,173 @@ func TestRotation(t *testing.T) {
 		fmt.Fprintln(&want, i)
 	}
 	require.Equal(t, want.String(), all)
+}
+
+// log is a file that is written to, by lines of the numbers 1, 2, 3, …
+type log struct {
+	t       *testing.T
+	path    string
+	ls      *accesslog.Logs
+	fs      accesslog.Files
+	f       *accesslog.File
+	b       *accesslog.Buffer
+	running sync.WaitGroup
+	said    uint64
+	lost    int64
+}
+
+func newLog(t *testing.T, path string) *log {
+	l := &log{t: t, path: path}
+	var err error
+	l.ls, err = parse(t, `{"typed_config": {`+file+`, "format": "%CONNECTION_ID% `+strings.Repeat("x", 90)+`\n"}}`)
+	require.NoError(t, err)
+	l.f, err = l.fs.Open(path, t.Logf)
+	require.NoError(t, err)
+	l.fs.Begin(l.f, &l.running)
+	l.b = accesslog.NewBuffer(l.f)
+	return l
+}
+
+// say hands over n lines.
+func (l *log) say(n int) {
+	for range n {
+		l.said++
+		e := entry()
+		e.ConnectionID = l.said
+		l.ls.Write(e, []*accesslog.Buffer{l.b})
+	}
+	_, lost := l.b.Flush()
+	l.lost += lost
+}
+
+// end waits until all is written, and tells what was lost.
+func (l *log) end() {
+	l.fs.Close(l.f)
+	l.running.Wait()
+	_, lost := l.b.Flush()
+	l.lost += lost
+}
+
+// numbers are those of the lines of a file, each of which is whole.
+func numbers(t *testing.T, path string) (ns []uint64) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, l := range strings.SplitAfter(string(text), "\n") {
+		if l == "" {
+			continue
+		}
+		var n uint64
+		_, err := fmt.Sscanf(l, "%d "+strings.Repeat("x", 90)+"\n", &n)
+		require.NoError(t, err, "%q", l)
+		ns = append(ns, n)
+	}
+	return ns
+}
+
+func upTo(first, last uint64) (ns []uint64) {
+	for n := first; n <= last; n++ {
+		ns = append(ns, n)
+	}
+	return ns
+}
+
+// TestReopen: what is renamed away gets no more lines from then on, and none is lost; also
+// when nothing is written, and of files that nobody writes to yet.
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	l := newLog(t, filepath.Join(dir, "log"))
+	waiting, err := l.fs.Open(filepath.Join(dir, "waiting"), t.Logf)
+	require.NoError(t, err)
+	defer l.fs.Close(waiting)
+	out, err := l.fs.Open(accesslog.Stdout, t.Logf)
+	require.NoError(t, err)
+	defer l.fs.Close(out)
+	reopen := func() error {
+		paths, err := l.fs.Reopen(t.Context())
+		if err == nil {
+			require.Equal(t, []string{l.path, waiting.Path()}, paths)
+		}
+		return err
+	}
+	for i := range 3 {
+		l.say(100)
+		require.NoError(t, os.Rename(l.path, fmt.Sprint(l.path, i)))
+		require.NoError(t, reopen())
+		before := numbers(t, fmt.Sprint(l.path, i))
+		_, err := os.Stat(l.path)
+		require.NoError(t, err)
+		l.say(1)
+		require.NoError(t, reopen())
+		require.Equal(t, before, numbers(t, fmt.Sprint(l.path, i)), "nothing comes behind the verb")
+	}
+	l.end()
+	require.Zero(t, l.lost)
+	var all []uint64
+	for _, p := range []string{l.path + "0", l.path + "1", l.path + "2", l.path} {
+		all = append(all, numbers(t, p)...)
+	}
+	require.Equal(t, upTo(1, l.said), all)
+}
+
+// TestAPathThatIsGone costs nothing as long as what waits has room: lines go nowhere else
+// than to the file of that name.
+func TestAPathThatIsGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	l := newLog(t, filepath.Join(dir, "log"))
+	l.say(1)
+	require.Eventually(t, func() bool { return len(numbers(t, l.path)) == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, os.RemoveAll(dir))
+	_, err := l.fs.Reopen(t.Context())
+	require.ErrorContains(t, err, "access log "+l.path+": open "+l.path+": no such file or directory")
+	l.say(100_000) // more than may wait
+	require.Positive(t, l.lost)
+	written := l.said - uint64(l.lost)
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	_, err = l.fs.Reopen(t.Context())
+	require.NoError(t, err)
+	l.end()
+	require.Len(t, numbers(t, l.path), int(written)-1, "but for the one that was removed with its file")
+}
+
+// TestADiskThatIsFull: a line is there as a whole or not at all, whatever fits, and what
+// waits comes when there is room again. What it cannot take is the limit of a file's size,
+// of a process of its own.
+func TestADiskThatIsFull(t *testing.T) {
+	path := os.Getenv("MELTEMI_TEST_FULL")
+	if path == "" {
+		path = filepath.Join(t.TempDir(), "log")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestADiskThatIsFull$")
+		cmd.Env = append(os.Environ(), "MELTEMI_TEST_FULL="+path)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return
+	}
+	const limit = 1234 // 12 lines and a part
+	signal.Ignore(syscall.SIGXFSZ)
+	var old syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old))
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: limit, Max: old.Max}))
+	lines := func(n int) { // of which part of another may be there for a moment
+		t.Helper()
+		require.Eventually(t, func() bool {
+			b, err := os.ReadFile(path)
+			return err == nil && bytes.Count(b, []byte("\n")) == n
+		}, 10*time.Second, time.Millisecond)
+	}
+	l := newLog(t, path)
+	l.say(20)
+	lines(13)
+	l.say(10)
+	lines(13)
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old))
+	lines(30)
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 3100, Max: old.Max}))
+	l.say(10)
+	l.end()
+	require.Equal(t, upTo(1, l.said-uint64(l.lost)), numbers(t, path))
+	require.Positive(t, l.lost)
 }
 
 // TestAPipeThatNobodyReads costs its lines, which are counted, and nothing else.
