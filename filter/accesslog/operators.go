@@ -1,6 +1,7 @@
 package accesslog
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -197,7 +198,7 @@ func withArgument(name, arg string) (o operator, err error) {
 		if arg == "" {
 			return o, errNoName
 		}
-		o = constant(os.Getenv(arg))
+		o = constant(cmp.Or(os.Getenv(arg), "-")) // as in Envoy, also in JSON
 	case "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":
 		o.value, err = masked(arg, remote)
 	case "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT":
@@ -281,12 +282,19 @@ func statusCode(dst []byte, e *Entry) ([]byte, bool) {
 	return strconv.AppendInt(dst, int64(e.Code), 10), true
 }
 
+// flags always say something, as Envoy's do, also in JSON.
 func flags(dst []byte, e *Entry) ([]byte, bool) {
-	return e.Flags.Append(dst), e.Flags != 0
+	if e.Flags == 0 {
+		return append(dst, '-'), true
+	}
+	return e.Flags.Append(dst), true
 }
 
 func longFlags(dst []byte, e *Entry) ([]byte, bool) {
-	return e.Flags.AppendLong(dst), e.Flags != 0
+	if e.Flags == 0 {
+		return append(dst, '-'), true
+	}
+	return e.Flags.AppendLong(dst), true
 }
 
 // ofTLS is something of the client's TLS: several names with commas between them.
