@@ -137,8 +137,9 @@ var refused = func() map[string]string {
 }()
 
 var (
-	errNoName = errors.New("needs a name in parentheses")
-	errTakes  = errors.New("takes nothing in parentheses")
+	errNoName  = errors.New("needs a name in parentheses")
+	errUnknown = errors.New("unknown operator")
+	errTakes   = errors.New("takes nothing in parentheses")
 )
 
 // parseOperator freezes an operator.
@@ -213,7 +214,7 @@ func withArgument(name, arg string) (o operator, err error) {
 		if why := refused[name]; why != "" {
 			return o, errors.New("not supported: " + why)
 		}
-		return o, errors.New("unknown operator")
+		return o, errUnknown
 	}
 	return o, err
 }
