@@ -173,6 +173,9 @@ type Metadata struct {
 	service, method []byte
 	props           []Property
 	own             []byte // backs what does not live in Raw
+
+	shape *Shape     // whose props are; nil: they are m's own
+	mine  []Property // memory for those of the next message, if there is a shape
 }
 
 // Loader fills in properties that were left out until somebody asks.
@@ -202,8 +205,8 @@ const (
 // Reset empties m for the next message and keeps its memory, but what backed
 // large properties.
 func (m *Metadata) Reset() {
-	clear(m.props)
-	info, props, own := m.ReplyInfo[:0], m.props[:0], m.own[:0]
+	m.forget()
+	info, props, own := m.ReplyInfo[:0], m.props, m.own[:0]
 	if cap(info) > keepBytes {
 		info = nil
 	}
@@ -245,6 +248,7 @@ func (m *Metadata) giveBack(spare *Metadata) {
 // and value are kept as views. A codec puts attributes of the protocol itself
 // before those that the message brings along.
 func (m *Metadata) Put(name, value []byte) {
+	m.unshare()
 	m.props = append(m.props, Property{name, value})
 }
 
@@ -268,6 +272,7 @@ func (m *Metadata) SetBytes(name string, value []byte) {
 
 // place makes a property of what own has from n on, its name and its value.
 func (m *Metadata) place(n int, name string) {
+	m.unshare()
 	behind := n + len(name)
 	p := Property{m.own[n:behind:behind], m.own[behind:len(m.own):len(m.own)]}
 	kept, found := m.props[:0], false
@@ -290,6 +295,7 @@ func (m *Metadata) place(n int, name string) {
 // it knows, none is to be the client's. The message on the wire does not change.
 func (m *Metadata) Drop(prefix string) bool {
 	m.load()
+	m.unshare()
 	kept := m.props[:0]
 	for _, p := range m.props {
 		if len(p.Name) < len(prefix) || !EqualFold(p.Name[:len(prefix)], prefix) {
@@ -346,6 +352,10 @@ func (m *Metadata) AppendOperation(dst []byte) []byte {
 // the frame, and forgets Raw.
 func (m *Metadata) Detach() {
 	m.load()
+	if m.shape != nil {
+		m.Raw = nil
+		return
+	}
 	if len(m.props) > keepProps {
 		m.pack()
 		return
@@ -422,9 +432,9 @@ func (n packed) Load(m *Metadata) {
 // Release forgets all views, as the frame is about to go. Scalars, Scratch and
 // ReplyInfo stay.
 func (m *Metadata) Release() {
-	clear(m.props)
+	m.forget()
 	m.loader = nil
-	if m.props, m.own = m.props[:0], m.own[:0]; cap(m.own) > keepBytes {
+	if m.own = m.own[:0]; cap(m.own) > keepBytes {
 		m.own = nil
 	}
 	m.service, m.method, m.Raw = nil, nil, nil
@@ -443,7 +453,7 @@ func (m *Metadata) SetOutline(o *Metadata) {
 	info, props, own := m.ReplyInfo[:0], m.props, m.own
 	info = append(info, o.ReplyInfo...)
 	*m = *o
-	m.ReplyInfo, m.props, m.own = info, props, own
+	m.ReplyInfo, m.props, m.own, m.shape, m.mine = info, props, own, nil, nil
 	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 

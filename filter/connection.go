@@ -93,6 +93,9 @@ func (c *connection) source() netip.Addr { return c.located().remote }
 func (c *connection) speaks(p *protocol) {
 	c.proto, c.ordered = p, p.ordered
 	c.dec = p.codec.NewDecoder(codecs.ClientToServer)
+	if l, ok := c.dec.(codecs.Learner); ok {
+		l.Learn(c.cfg.shapesOf(p))
+	}
 }
 
 // finish reads no more, and closes when the last answer has been written.

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"time"
+	"unique"
+	"weak"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
@@ -55,7 +57,8 @@ type shard struct {
 	source       source          // of the mutation that is being made
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
-	held         int             // bytes of answers that wait for clients or their turn
+	shapes       map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]
+	held         int // bytes of answers that wait for clients or their turn
 
 	stats  timer.Timer
 	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come
@@ -88,6 +91,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 		posted:    mailbox.New[posted](w.Wake),
 		listeners: map[*listener]*workerListener{},
 		estate:    map[metricsKey]*metrics.Batch{},
+		shapes:    map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
 	s.up.Gone = s.dropPool

@@ -1,7 +1,10 @@
 package filter
 
 import (
+	"maps"
 	"time"
+	"unique"
+	"weak"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
@@ -21,6 +24,7 @@ type workerListener struct {
 	}
 	conns    *connection
 	awaiting awaiting
+	shapes   map[*protocol]*codecs.Shapes // what decoders remember
 
 	detoured [len(detours)]time.Duration // when the debug log was told
 
@@ -70,6 +74,26 @@ func (wl *workerListener) remove(c *connection) {
 	}
 	c.next, c.prev = nil, nil
 	wl.endIfDone()
+}
+
+// shapesOf is what decoders of a protocol remember, on this worker: those of all listeners
+// that have it in one way.
+func (wl *workerListener) shapesOf(p *protocol) *codecs.Shapes {
+	s := wl.shapes[p]
+	if s != nil {
+		return s
+	}
+	all := wl.sh.shapes
+	if s = all[p.profile].Value(); s == nil {
+		maps.DeleteFunc(all, func(_ unique.Handle[profile], s weak.Pointer[codecs.Shapes]) bool { return s.Value() == nil })
+		s = new(codecs.Shapes)
+		all[p.profile] = weak.Make(s)
+	}
+	if wl.shapes == nil {
+		wl.shapes = map[*protocol]*codecs.Shapes{}
+	}
+	wl.shapes[p] = s
+	return s
 }
 
 func (wl *workerListener) count(c metrics.Counter, n int64) {

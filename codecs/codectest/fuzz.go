@@ -183,7 +183,7 @@ func (c *check) fuzzDecode(in input, d codecs.Direction, normal price) {
 		c.streams = []*stream{st}
 		for _, property := range []func(*check){
 			(*check).splits, (*check).views, (*check).roundTrip, (*check).ids, (*check).mutation, (*check).removal,
-			(*check).timeouts, (*check).retries, (*check).errorReplies, (*check).heartbeats, (*check).streamResets, (*check).answers,
+			(*check).timeouts, (*check).retries, (*check).errorReplies, (*check).heartbeats, (*check).streamResets, (*check).answers, (*check).shapes,
 		} {
 			property(c)
 		}

@@ -52,6 +52,7 @@ var properties = []property{
 	{"orders", (*check).orders},
 	{"independence", (*check).independence},
 	{"concurrency", (*check).concurrency},
+	{"shapes", (*check).shapes},
 }
 
 // Run checks that a codec is what the contract in package codecs demands: one

@@ -161,7 +161,7 @@ func (a *attachments) setGroup(value []byte) {
 
 // resolve finds out which service a server looks for, and says why that cannot
 // be told. README.md has what the servers go by.
-func (a *attachments) resolve(args arguments) (fault string) {
+func (a *attachments) resolve(c *opening, maps bool) (fault string) {
 	props := a.m.Properties()
 	service := props[propPath].Value
 	path := service
@@ -174,7 +174,7 @@ func (a *attachments) resolve(args arguments) (fault string) {
 	version := &props[propVersion].Value
 	// Dubbox looks for the attachments behind as many values as the number says,
 	// others behind those that the types say.
-	if args.counted && (args.maps || a.group != none && len(props[a.group].Value) > 0 ||
+	if c.counted && (maps || a.group != none && len(props[a.group].Value) > 0 ||
 		!bytes.Equal(path, service) || a.version != nil && !bytes.Equal(a.version, *version)) {
 		return "its attachments can be read in two ways"
 	}

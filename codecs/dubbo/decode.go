@@ -38,6 +38,7 @@ type decoder struct {
 	codec *codec
 	dir   codecs.Direction
 	r     hessian.Reader
+	memory
 }
 
 func protocolError(offset int, reason string) error {
@@ -123,50 +124,67 @@ func (d *decoder) request(m *codecs.Metadata) {
 		return
 	}
 	r := &d.r
-	r.Reset(m.Raw[headerSize:])
-	dubbo, service, version, method := r.String(), r.String(), r.String(), r.String()
-	args := skipArguments(r)
-	m.Put(nameInterface, service)
-	m.Put(nameMethod, method)
-	m.Put(namePath, service)
-	m.Put(nameVersion, version)
-	m.Put(nameDubbo, dubbo)
-	m.Put(nameSerialization, serialText[serial])
+	body := m.Raw[headerSize:]
+	r.Reset(body)
+	c, head := d.open(body)
+	start, learns := r.Pos(), d.shapes != nil && r.Left() == hessian.MaxValues
+	maps := c.skipArguments(r)
 	m.Scratch[scratchAttachments] = uint32(headerSize + r.Pos())
 	m.Scratch[scratchClasses] = uint32(r.Classes())
-	a := attachments{d: d, m: m, request: true, group: none}
-	switch m.Malformed = a.read(); {
-	case m.Malformed != "":
-	case service == nil || method == nil || args.untyped:
-		m.Malformed = "its service, its method or the types of its arguments are null"
-	default:
-		m.Malformed = a.resolve(args)
+	if head == nil || !d.recall(head, m) {
+		at, left := r.Pos(), r.Left()
+		m.Put(nameInterface, c.service)
+		m.Put(nameMethod, c.method)
+		m.Put(namePath, c.service)
+		m.Put(nameVersion, c.version)
+		m.Put(nameDubbo, c.dubbo)
+		m.Put(nameSerialization, serialText[serial])
+		a := attachments{d: d, m: m, request: true, group: none}
+		switch m.Malformed = a.read(); {
+		case m.Malformed != "":
+		case c.service == nil || c.method == nil || c.untyped:
+			m.Malformed = "its service, its method or the types of its arguments are null"
+		default:
+			m.Malformed = a.resolve(c, maps)
+		}
+		m.SetOperation(m.Properties()[propInterface].Value, c.method)
+		if learns && m.Malformed == "" && !c.counted {
+			d.learn(m, body[:start], body[at:], left-r.Left())
+		}
 	}
-	m.SetOperation(m.Properties()[propInterface].Value, method)
 	r.Reset(nil) // the frame is not the decoder's to keep
+	if c == &d.opening {
+		d.opening = opening{}
+	}
 }
 
-// arguments is what is odd about the arguments of a call.
-type arguments struct {
-	untyped bool // no types, not even an empty string
-	counted bool // their number comes first
-	maps    bool // there is a map among them
+// opening is what a request begins with.
+type opening struct {
+	dubbo, service, version, method []byte
+	types                           int  // that its arguments have
+	untyped                         bool // there are none, not even an empty string
+	counted                         bool // the number of its arguments comes first
 }
 
-// skipArguments moves over the types of a call and the values that they stand
-// for. Dubbox and clients of it have a number before the types: that of the
-// arguments, or -1.
-func skipArguments(r *hessian.Reader) (args arguments) {
+// read reads all of it. Dubbox and clients of it have a number before the types: that of
+// the arguments, or -1.
+func (c *opening) read(r *hessian.Reader) {
+	c.dubbo, c.service, c.version, c.method = r.String(), r.String(), r.String(), r.String()
 	if hessian.IsInt(r.Peek()) {
-		args.counted = r.Int() >= 0
+		c.counted = r.Int() >= 0
 	}
 	types := r.String()
-	args.untyped = types == nil
-	for n := countTypes(types); n > 0 && r.Err() == nil; n-- {
-		args.maps = args.maps || r.Peek() == 'H' || r.Peek() == 'M'
+	c.types, c.untyped = countTypes(types), types == nil
+}
+
+// skipArguments moves over the values that the types stand for, and reports whether there
+// is a map among them.
+func (c *opening) skipArguments(r *hessian.Reader) (maps bool) {
+	for n := c.types; n > 0 && r.Err() == nil; n-- {
+		maps = maps || r.Peek() == 'H' || r.Peek() == 'M'
 		r.Skip()
 	}
-	return args
+	return maps
 }
 
 // countTypes counts the types of a method's descriptor, such as

@@ -79,10 +79,9 @@ func seekAttachments(r *hessian.Reader, m *codecs.Metadata) {
 		r.Seek(int(m.Scratch[scratchAttachments]) - headerSize)
 		return
 	}
-	for range 4 { // objects among the attachments may be of classes defined before
-		r.String()
-	}
-	skipArguments(r)
+	var c opening
+	c.read(r)
+	c.skipArguments(r) // objects among the attachments may be of classes defined before
 }
 
 // set is what becomes of attachments.

@@ -67,6 +67,12 @@ func (r *Reader) Classes() int { return r.classes }
 // classes that they define stay unknown. pos lies within the bytes of Reset.
 func (r *Reader) Seek(pos int) { r.pos = pos }
 
+// Rest returns all bytes that are left, a view.
+func (r *Reader) Rest() []byte { return r.b[r.pos:] }
+
+// Left returns how many values may still come.
+func (r *Reader) Left() int { return r.values }
+
 // Err returns the first error.
 func (r *Reader) Err() error { return r.err }
 
@@ -156,6 +162,24 @@ func (r *Reader) short() []byte {
 	}
 	r.pos += n
 	return b
+}
+
+// ASCII reads a string of less than 1024 characters in one chunk, all of them ASCII. It
+// returns nil, and reads nothing, when something else comes. The result is a view.
+func (r *Reader) ASCII() []byte {
+	if b := r.short(); b != nil {
+		return b
+	}
+	if len(r.b)-r.pos < 2 || r.err != nil || r.b[r.pos]&^3 != 0x30 {
+		return nil
+	}
+	from := r.pos + 2
+	n := int(r.b[r.pos]&3)<<8 | int(r.b[r.pos+1])
+	if n > len(r.b)-from || !ascii(r.b[from:from+n]) {
+		return nil
+	}
+	r.pos = from + n
+	return r.b[from:r.pos:r.pos]
 }
 
 func (r *Reader) string() []byte {

@@ -56,8 +56,11 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 
 // settle makes what is found in the table's routes.
 func (t *Table) settle() {
+	t.key = tables.Add(1)
 	for i := range t.routes {
-		t.draws = t.draws || t.routes[i].gate != nil && t.routes[i].gate.share.Of > 0
+		if g := t.routes[i].gate; g != nil {
+			t.key, t.draws = 0, t.draws || g.share.Of > 0
+		}
 	}
 	t.keys = rank(t.routes)
 	number(t.routes)

@@ -6,6 +6,7 @@ package route
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
@@ -142,6 +143,9 @@ type Table struct {
 	clusters map[string]*Cluster
 	others   *Cluster
 	draws    bool // routes ask for a share
+	// key is the table's own for shapes of messages, whose route depends on nothing but
+	// their properties; 0: it depends on more.
+	key uint64
 	// overridden are the filters of which it or a route says something.
 	overridden []string
 }
@@ -158,6 +162,32 @@ func (t *Table) Match(md *codecs.Metadata) *Route {
 // message that repeats keys at which the table's rules look too often, and ErrTooLong
 // or ErrTooMuch if that ended the search for the first route.
 func (t *Table) Find(md *codecs.Metadata, from Origin, rng *rand.Rand) (*Route, error) {
+	shape := md.Shape()
+	if shape == nil || t.key == 0 {
+		i, err := t.find(md, from, rng)
+		return t.at(i), err
+	}
+	i, known := shape.Find(t.key)
+	if !known {
+		var err error
+		if i, err = t.find(md, from, rng); err != nil {
+			return t.at(i), err
+		}
+		shape.Keep(t.key, i)
+	}
+	return t.at(i), nil
+}
+
+// at returns a route by its number, nil for none.
+func (t *Table) at(i int32) *Route {
+	if i < 0 {
+		return nil
+	}
+	return &t.routes[i]
+}
+
+// find is Find by the rules.
+func (t *Table) find(md *codecs.Metadata, from Origin, rng *rand.Rand) (int32, error) {
 	var v view
 	v.from = from
 	if t.draws {
@@ -166,12 +196,18 @@ func (t *Table) Find(md *codecs.Metadata, from Origin, rng *rand.Rand) (*Route, 
 	defer v.done()
 	if len(t.keys) > 0 {
 		if err := v.locate(t.keys, md.Properties()); err != nil {
-			return nil, err
+			return none, err
 		}
 	}
 	best, fault := t.index.first(t.routes, &v)
 	if best < 0 || fault != missing {
-		return nil, faults[fault]
+		return none, faults[fault]
 	}
-	return &t.routes[best], nil
+	return best, nil
 }
+
+// none is no number of a route.
+const none = -1
+
+// tables counts the tables that there were.
+var tables atomic.Uint64

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +20,8 @@ import (
 )
 
 const (
-	// maxConnections are served at once; others wait in the listener's queue.
+	// maxConnections are open at once. Another one takes the place of that which has asked
+	// for nothing for the longest time; where all ask, it waits.
 	maxConnections = 16
 	headerTime     = 5 * time.Second
 	answerTime     = time.Minute
@@ -137,7 +139,9 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 	end := func() { _ = srv.Close() } // l is all that could be lost
 	defer context.AfterFunc(ctx, end)()
 	defer end()
-	return srv.Serve(&limited{Listener: l, free: make(chan struct{}, maxConnections), closed: ctx.Done()})
+	lim := &limited{Listener: l, places: make(chan struct{}, maxConnections), closed: ctx.Done()}
+	srv.ConnState = lim.state
+	return srv.Serve(lim)
 }
 
 // logger has what the server complains of in the process's log.
@@ -148,25 +152,61 @@ func (l logger) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// limited accepts a connection when there are fewer than may be.
+// limited has no more connections than there are places.
 type limited struct {
 	net.Listener
-	free   chan struct{}
+	places chan struct{}
 	closed <-chan struct{}
+
+	mu    sync.Mutex
+	quiet []net.Conn // ask for nothing, those that do so for the longest time first
+	waits bool       // a new one, for the next that is quiet
 }
 
 func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.free <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
 	c, err := l.Listener.Accept()
 	if err != nil {
-		<-l.free
 		return nil, err
 	}
-	return &counted{Conn: c, free: sync.OnceFunc(func() { <-l.free })}, nil
+	select {
+	case l.places <- struct{}{}:
+	default:
+		l.makeRoom()
+		select {
+		case l.places <- struct{}{}:
+			l.mu.Lock()
+			l.waits = false // it may have been one that has left by itself
+			l.mu.Unlock()
+		case <-l.closed:
+			c.Close()
+			return nil, net.ErrClosed
+		}
+	}
+	return &counted{Conn: c, free: sync.OnceFunc(func() { <-l.places })}, nil
+}
+
+// makeRoom closes one that asks for nothing, as soon as there is one.
+func (l *limited) makeRoom() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waits = len(l.quiet) == 0; !l.waits {
+		l.quiet[0].Close()
+	}
+}
+
+// state hears of the connections' states from the server.
+func (l *limited) state(c net.Conn, s http.ConnState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet = slices.DeleteFunc(l.quiet, func(o net.Conn) bool { return o == c })
+	switch {
+	case s != http.StateNew && s != http.StateIdle:
+	case l.waits:
+		l.waits = false
+		c.Close()
+	default:
+		l.quiet = append(l.quiet, c)
+	}
 }
 
 type counted struct {

@@ -29,13 +29,22 @@ type bed struct {
 	*Server
 	mu  sync.Mutex
 	log []string
+
+	waiting, wait chan struct{} // a request of a page that waits, and that it shall not
 }
 
 func newBed(t *testing.T) *bed {
-	b := &bed{T: t}
+	b := &bed{T: t, waiting: make(chan struct{}), wait: make(chan struct{})}
 	b.Server = New(func() http.Handler {
 		mux := http.NewServeMux()
 		mux.HandleFunc("GET /page", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })
+		mux.HandleFunc("GET /waits", func(_ http.ResponseWriter, r *http.Request) {
+			b.waiting <- struct{}{}
+			select {
+			case <-b.wait:
+			case <-r.Context().Done():
+			}
+		})
 		mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("dropped") })
 		return mux
 	}, func(_ host.Level, format string, args ...any) {
@@ -153,31 +162,40 @@ func TestATakenAddressIsTriedAgain(t *testing.T) {
 	require.Equal(t, "data", string(text))
 }
 
-// TestSoManyAreServedAtOnce: others wait for their turn.
+// TestSoManyAreServedAtOnce: those that ask for nothing make room, and where all ask
+// others wait for their turn.
 func TestSoManyAreServedAtOnce(t *testing.T) {
 	b := newBed(t)
 	b.Serve("127.0.0.1:0")
 	address := b.said("meltemi: admin address ")
-	var conns []net.Conn
-	for range maxConnections + 1 {
+	dial := func(ask string) net.Conn {
 		c, err := net.Dial("tcp", address)
 		require.NoError(t, err)
-		defer c.Close()
-		_, err = io.WriteString(c, "GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+		t.Cleanup(func() { c.Close() })
+		_, err = io.WriteString(c, ask)
 		require.NoError(t, err)
-		conns = append(conns, c)
+		return c
 	}
 	answered := func(c net.Conn, within time.Duration) error {
 		c.SetReadDeadline(time.Now().Add(within))
 		_, err := bufio.NewReader(c).ReadString('\n')
 		return err
 	}
-	for _, c := range conns[:maxConnections] {
-		require.NoError(t, answered(c, 10*time.Second))
+	silent := make([]net.Conn, maxConnections)
+	for i := range silent {
+		silent[i] = dial("")
 	}
-	require.Error(t, answered(conns[maxConnections], 50*time.Millisecond))
-	conns[0].Close()
-	require.NoError(t, answered(conns[maxConnections], 10*time.Second))
+	require.NoError(t, answered(dial("GET /page HTTP/1.1\r\nHost: x\r\n\r\n"), 10*time.Second))
+	require.ErrorIs(t, answered(silent[0], 10*time.Second), io.EOF, "which was silent for the longest time")
+
+	for range maxConnections {
+		dial("GET /waits HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-b.waiting
+	}
+	last := dial("GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.Error(t, answered(last, 50*time.Millisecond))
+	b.wait <- struct{}{}
+	require.NoError(t, answered(last, 10*time.Second))
 }
 
 // TestAPanicCostsItsConnection only, and is told.

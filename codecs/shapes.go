@@ -1,0 +1,241 @@
+package codecs
+
+import (
+	"bytes"
+	"hash/maphash"
+)
+
+// Learner is implemented by decoders of requests that remember shapes: what clients send
+// is most often what they have sent before, but for ids, arguments and the like, and
+// bytes are compared faster than they are read. A message must be decoded to the same
+// with shapes as without.
+type Learner interface {
+	Decoder
+	// Learn has the decoder use s, which it shares with others of its codec on the
+	// same worker.
+	Learn(s *Shapes)
+}
+
+const (
+	shapeSets, shapeWays = 64, 2
+	// tailsPerHead is how many shapes begin alike.
+	tailsPerHead = 4
+	// maxShapeBytes is the largest shape that is worth remembering.
+	maxShapeBytes = 4 << 10
+	// lessons is the part of the frames of unknown shapes that are learnt where others
+	// have to make room for them: more would cost those who are never seen again more
+	// than it gains others.
+	lessons = 64
+)
+
+// Shapes are what the decoders of a worker remember. The zero Shapes are ready for use.
+type Shapes struct {
+	sets   *[shapeSets][shapeWays]*Head
+	misses uint
+}
+
+// Head is how requests begin, up to what differs. It is not changed, but for the shapes
+// that begin with it.
+type Head struct {
+	// Bytes are the requests' own.
+	Bytes []byte
+	// Info is what the decoder knows of them.
+	Info any
+
+	hash  uint64
+	tails [tailsPerHead]*Shape
+	next  uint8 // of tails, to make room
+}
+
+// Shape is what requests have in common that begin with one head and end with the same
+// bytes, its tail. They share its properties, but for the values that holes have.
+type Shape struct {
+	// Info is the decoder's own.
+	Info [2]uint32
+	// Tail is that of one of the requests, and Holes are the parts of it that others
+	// need not have, in their order. They are not changed.
+	Tail  []byte
+	Holes []Hole
+
+	props           []Property
+	service, method []byte
+
+	// What has been found for them by what is found by properties alone.
+	key   uint64
+	value int32
+}
+
+// Hole is a part of a tail that differs from request to request, such as the id of a trace.
+type Hole struct {
+	// From and To are where it is in the tail.
+	From, To int
+	// Property that has the value in it, -1 if none does.
+	Property int
+}
+
+// MaxHoles is how many holes a tail can have.
+const MaxHoles = 4
+
+// Find returns what Keep has kept under a key, which is not 0.
+func (s *Shape) Find(key uint64) (value int32, ok bool) { return s.value, s.key == key }
+
+// Keep keeps with a shape, in the place of what it has kept, what depends on nothing but
+// the properties of the messages that share it.
+func (s *Shape) Keep(key uint64, value int32) { s.key, s.value = key, value }
+
+var shapeSeed = maphash.MakeSeed()
+
+// Head returns the head with these bytes, nil if it is not known.
+func (s *Shapes) Head(b []byte) *Head {
+	if s.sets == nil || len(b) > maxShapeBytes {
+		return nil
+	}
+	hash := maphash.Bytes(shapeSeed, b)
+	for _, h := range s.sets[hash%shapeSets] {
+		if h != nil && h.hash == hash && bytes.Equal(h.Bytes, b) {
+			return h
+		}
+	}
+	return nil
+}
+
+// Shape returns the shape without holes that ends with tail, nil if there is none.
+func (h *Head) Shape(tail []byte) *Shape {
+	for _, s := range h.tails {
+		if s != nil && s.Holes == nil && bytes.Equal(s.Tail, tail) {
+			return s
+		}
+	}
+	return nil
+}
+
+// Shapes returns all shapes that begin with h, and nil in the places of others. It must
+// not be changed.
+func (h *Head) Shapes() []*Shape { return h.tails[:] }
+
+// Crowded reports whether h has as many shapes as it can.
+func (h *Head) Crowded() bool { return h.tails[h.next] != nil }
+
+// Learn remembers the shape of m, all of whose properties are told by the bytes of head and
+// tail. It copies both. It returns nil if the time for that has not come, or if the shape
+// is too large.
+func (s *Shapes) Learn(head, tail []byte, m *Metadata) (*Head, *Shape) {
+	if s.misses++; !worthwhile(head, tail, m) {
+		return nil, nil
+	}
+	if s.sets == nil {
+		s.sets = new([shapeSets][shapeWays]*Head)
+	}
+	due := s.misses%lessons == 0
+	hash := maphash.Bytes(shapeSeed, head)
+	set := &s.sets[hash%shapeSets]
+	var h *Head
+	at := -1
+	for i, o := range set {
+		switch {
+		case o == nil:
+			at = i
+		case o.hash == hash && bytes.Equal(o.Bytes, head):
+			h = o
+		}
+	}
+	if h == nil {
+		if at < 0 {
+			if !due {
+				return nil, nil
+			}
+			at = int(s.misses/lessons) % shapeWays
+		}
+		h = &Head{Bytes: bytes.Clone(head), hash: hash}
+		set[at] = h
+	}
+	if h.Crowded() && !due {
+		return nil, nil
+	}
+	shape := newShape(tail, m)
+	h.tails[h.next] = shape
+	h.next = (h.next + 1) % tailsPerHead
+	return h, shape
+}
+
+// Widen puts a shape with these holes, more than it had, in the place of one of h's. m is
+// one of those that share it, and ends with tail. It returns nil if the shape is too large.
+func (h *Head) Widen(old *Shape, tail []byte, holes []Hole, m *Metadata) *Shape {
+	if !worthwhile(h.Bytes, tail, m) {
+		return nil
+	}
+	shape := newShape(tail, m)
+	shape.Holes = append([]Hole(nil), holes...)
+	for i := range h.tails {
+		if h.tails[i] == old {
+			h.tails[i] = shape
+		}
+	}
+	return shape
+}
+
+func worthwhile(head, tail []byte, m *Metadata) bool {
+	return len(head)+len(tail) <= maxShapeBytes && len(m.props) <= keepProps
+}
+
+func newShape(tail []byte, m *Metadata) *Shape {
+	need := len(tail) + len(m.service) + len(m.method)
+	for i := range m.props {
+		need += len(m.props[i].Name) + len(m.props[i].Value)
+	}
+	own := make([]byte, 0, need)
+	keep := func(b []byte) []byte {
+		if b == nil {
+			return nil
+		}
+		n := len(own)
+		own = append(own, b...)
+		return own[n:len(own):len(own)]
+	}
+	s := &Shape{Tail: keep(tail), service: keep(m.service), method: keep(m.method), props: make([]Property, len(m.props))}
+	for i := range m.props {
+		s.props[i] = Property{keep(m.props[i].Name), keep(m.props[i].Value)}
+	}
+	return s
+}
+
+// ShareBut is Share for a shape with holes: values are what m, whose frame they are of, has
+// in them.
+func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
+	m.props = append(m.props[:0], s.props...)
+	for i, value := range values {
+		if p := s.Holes[i].Property; p >= 0 {
+			m.props[p].Value = value
+		}
+	}
+	m.service, m.method = s.service, s.method
+}
+
+// Share gives m, which has none yet, the properties and the operation of a shape
+// without holes. They
+// outlive the frame. What is changed by Set and the like is m's alone.
+func (m *Metadata) Share(s *Shape) {
+	m.mine, m.props, m.shape = m.props[:0], s.props, s
+	m.service, m.method = s.service, s.method
+}
+
+// Shape returns the shape that m shares, nil if there is none, or if m's properties have
+// been changed since.
+func (m *Metadata) Shape() *Shape { return m.shape }
+
+// unshare makes properties m's own, as they are about to change.
+func (m *Metadata) unshare() {
+	if m.shape != nil {
+		m.props, m.mine, m.shape = append(m.mine, m.props...), nil, nil
+	}
+}
+
+// forget empties the properties.
+func (m *Metadata) forget() {
+	if m.shape != nil {
+		m.props, m.mine, m.shape = m.mine, nil, nil
+		return
+	}
+	clear(m.props)
+	m.props = m.props[:0]
+}

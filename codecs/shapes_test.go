@@ -1,0 +1,129 @@
+package codecs_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
+
+// remembered returns a shape with two properties.
+func remembered(t *testing.T) *codecs.Shape {
+	var m codecs.Metadata
+	m.Put([]byte("a"), []byte("1"))
+	m.Put([]byte("b"), []byte("2"))
+	m.SetOperation([]byte("service"), []byte("method"))
+	_, s := new(codecs.Shapes).Learn([]byte("head"), []byte("tail"), &m)
+	require.NotNil(t, s)
+	return s
+}
+
+func value(m *codecs.Metadata, name string) string {
+	v, _ := m.Get(name)
+	return string(v)
+}
+
+func TestSharedPropertiesAreCopiedWhenTheyChange(t *testing.T) {
+	s := remembered(t)
+	for name, change := range map[string]func(m *codecs.Metadata){
+		"set":       func(m *codecs.Metadata) { m.Set("a", "changed") },
+		"set bytes": func(m *codecs.Metadata) { m.SetBytes("A", []byte("changed")) },
+		"put":       func(m *codecs.Metadata) { m.Put([]byte("c"), []byte("changed")) },
+		"drop":      func(m *codecs.Metadata) { m.Drop("a") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m, o codecs.Metadata
+			m.Share(s)
+			change(&m)
+			require.Nil(t, m.Shape())
+			require.Equal(t, "2", value(&m, "b"))
+			o.Share(s)
+			require.Len(t, o.Properties(), 2)
+			require.Equal(t, "1", value(&o, "a"))
+			require.Equal(t, "service/method", string(o.AppendOperation(nil)))
+		})
+	}
+}
+
+func TestWhatIsSharedOutlivesTheMessage(t *testing.T) {
+	s := remembered(t)
+	for name, end := range map[string]func(m *codecs.Metadata){
+		"reset":   (*codecs.Metadata).Reset,
+		"release": (*codecs.Metadata).Release,
+		"outline": func(m *codecs.Metadata) { m.Reset(); m.SetOutline(&codecs.Metadata{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m, o codecs.Metadata
+			m.Share(s)
+			end(&m)
+			require.Nil(t, m.Shape())
+			require.Empty(t, m.Properties())
+			m.Put([]byte("c"), []byte("3"))
+			m.Put([]byte("d"), []byte("4"))
+			o.Share(s)
+			require.Equal(t, "1", value(&o, "a"))
+			o.Detach()
+			require.Equal(t, "2", value(&o, "b"))
+			c := o.Outline()
+			require.Nil(t, c.Shape())
+			require.Empty(t, c.Properties())
+		})
+	}
+}
+
+// TestMemoryOfPropertiesIsKept: messages with and without shapes in turn need none anew.
+func TestMemoryOfPropertiesIsKept(t *testing.T) {
+	s := remembered(t)
+	var m, spare codecs.Metadata
+	name := []byte("n")
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		for range 3 {
+			m.Borrow(&spare)
+			m.Put(name, name)
+			m.Release()
+			m.Return(&spare)
+			m.Reset()
+			m.Borrow(&spare)
+			m.Share(s)
+			m.Set("a", "3")
+			m.Reset()
+			m.Share(s)
+			m.Detach()
+			m.Release()
+			m.Return(&spare)
+			m.Reset()
+		}
+	}))
+}
+
+// TestWhatAShapeKeepsIsByItsKey: what was found by one table is not what another finds.
+func TestWhatAShapeKeepsIsByItsKey(t *testing.T) {
+	s := remembered(t)
+	_, ok := s.Find(1)
+	require.False(t, ok)
+	s.Keep(1, 7)
+	v, ok := s.Find(1)
+	require.True(t, ok)
+	require.Equal(t, int32(7), v)
+	_, ok = s.Find(2)
+	require.False(t, ok)
+}
+
+// TestNewShapesMakeRoomSlowly: where all places are taken one of 64 frames is learnt.
+func TestNewShapesMakeRoomSlowly(t *testing.T) {
+	var s codecs.Shapes
+	var m codecs.Metadata
+	learnt := 0
+	for i := range 64 * 100 {
+		if _, shape := s.Learn([]byte("head"), []byte{byte(i), byte(i >> 8)}, &m); shape != nil {
+			learnt++
+		}
+	}
+	require.InDelta(t, 100+4, learnt, 1)
+	require.NotNil(t, s.Head([]byte("head")))
+	large := make([]byte, 5000)
+	_, shape := s.Learn(large, nil, &m)
+	require.Nil(t, shape)
+	require.Nil(t, s.Head(large))
+}
