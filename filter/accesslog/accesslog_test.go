@@ -589,7 +589,9 @@ func TestAPipeThatIsNeverRead(t *testing.T) {
 func TestALineAllocatesNothing(t *testing.T) {
 	ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"json_format": {
 		"t": "%START_TIME%", "p": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "c": "%RESPONSE_CODE%", "f": "%RESPONSE_FLAGS%",
-		"d": "%DURATION%", "h": "%UPSTREAM_HOST%", "a": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "s": "%START_TIME(%s.%3f)%"}}}}`)
+		"d": "%DURATION%", "h": "%UPSTREAM_HOST%", "a": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "s": "%START_TIME(%s.%3f)%",
+		"hosts": "%UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT%", "trace": "%TRACE_ID%", "id": "%STREAM_ID%", "peer": "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SUBJECT%",
+		"type": "%ACCESS_LOG_TYPE%", "from": "%FILTER_STATE(downstream_peer:FIELD:workload)%", "first": "%COALESCE({\"operators\": [\"LOCAL_REPLY_BODY\", \"ROUTE_NAME\"]})%"}}}}`)
 	require.NoError(t, err)
 	e := entry()
 	require.Zero(t, allocs(t, ls, e))

@@ -68,14 +68,14 @@ var plain = map[string]operator{
 	"DOWNSTREAM_DIRECT_REMOTE_PORT":    port(direct),
 	"DOWNSTREAM_LOCAL_ADDRESS":         word(local),
 	"DOWNSTREAM_LOCAL_PORT":            port(local),
-	"DOWNSTREAM_PEER_URI_SAN":          ofTLS(func(t *host.TLS) []string { return t.URISANs }),
-	"DOWNSTREAM_PEER_DNS_SAN":          ofTLS(func(t *host.TLS) []string { return t.DNSSANs }),
-	"DOWNSTREAM_PEER_SUBJECT":          ofTLS(func(t *host.TLS) []string { return []string{t.Subject} }),
-	"DOWNSTREAM_PEER_FINGERPRINT_256":  ofTLS(func(t *host.TLS) []string { return []string{t.Fingerprint} }),
-	"DOWNSTREAM_LOCAL_URI_SAN":         ofTLS(func(t *host.TLS) []string { return []string{t.LocalURISAN} }),
-	"DOWNSTREAM_LOCAL_DNS_SAN":         ofTLS(func(t *host.TLS) []string { return []string{t.LocalDNSSAN} }),
-	"DOWNSTREAM_LOCAL_SUBJECT":         ofTLS(func(t *host.TLS) []string { return []string{t.LocalSubject} }),
-	"DOWNSTREAM_TLS_VERSION":           ofTLS(func(t *host.TLS) []string { return []string{t.Version} }),
+	"DOWNSTREAM_PEER_URI_SAN":          names(func(t *host.TLS) []string { return t.URISANs }),
+	"DOWNSTREAM_PEER_DNS_SAN":          names(func(t *host.TLS) []string { return t.DNSSANs }),
+	"DOWNSTREAM_PEER_SUBJECT":          ofTLS(func(t *host.TLS) string { return t.Subject }),
+	"DOWNSTREAM_PEER_FINGERPRINT_256":  ofTLS(func(t *host.TLS) string { return t.Fingerprint }),
+	"DOWNSTREAM_LOCAL_URI_SAN":         ofTLS(func(t *host.TLS) string { return t.LocalURISAN }),
+	"DOWNSTREAM_LOCAL_DNS_SAN":         ofTLS(func(t *host.TLS) string { return t.LocalDNSSAN }),
+	"DOWNSTREAM_LOCAL_SUBJECT":         ofTLS(func(t *host.TLS) string { return t.LocalSubject }),
+	"DOWNSTREAM_TLS_VERSION":           ofTLS(func(t *host.TLS) string { return t.Version }),
 	"CONNECTION_ID":                    number(func(e *Entry) int64 { return int64(e.ConnectionID) }),
 	"UNIQUE_ID":                        {value: unique},
 	"STREAM_ID":                        {value: streamID, reads: true},
@@ -194,7 +194,7 @@ func withArgument(name, arg string) (o operator, err error) {
 		if want, _, _ := strings.Cut(arg, ":"); want != "" && want != "SNI_ONLY" && want != "SNI_FIRST" {
 			err = fmt.Errorf("%.40q: %s", want, notHTTP)
 		}
-		o = ofTLS(func(t *host.TLS) []string { return []string{t.ServerName} })
+		o = ofTLS(func(t *host.TLS) string { return t.ServerName })
 	case "ENVIRONMENT":
 		if arg == "" {
 			return o, errNoName
@@ -298,20 +298,30 @@ func longFlags(dst []byte, e *Entry) ([]byte, bool) {
 	return e.Flags.AppendLong(dst), true
 }
 
-// ofTLS is something of the client's TLS: several names with commas between them.
-func ofTLS(f func(t *host.TLS) []string) operator {
+// ofTLS is something of the client's TLS.
+func ofTLS(f func(t *host.TLS) string) operator {
+	return word(func(e *Entry) string {
+		if e.TLS == nil {
+			return ""
+		}
+		return f(e.TLS)
+	})
+}
+
+// names are several of the client's TLS, with commas between them.
+func names(f func(t *host.TLS) []string) operator {
 	return operator{value: func(dst []byte, e *Entry) ([]byte, bool) {
 		if e.TLS == nil {
 			return dst, false
 		}
-		before := len(dst)
-		for _, s := range f(e.TLS) {
-			if s != "" && len(dst) > before {
+		all := f(e.TLS)
+		for i, s := range all {
+			if i > 0 {
 				dst = append(dst, ',')
 			}
 			dst = append(dst, s...)
 		}
-		return dst, len(dst) > before
+		return dst, len(all) > 0
 	}}
 }
 
