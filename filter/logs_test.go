@@ -89,7 +89,7 @@ var endings = []ending{
 	{name: "no connection", do: func(e *toyEnv) {
 		e.failing(host.ConnectFailed)
 		e.say("req 1 m hello")
-	}, want: []string{"request /m 503 - UF upstream_reset_before_response_started{connection_failure} 14/47 0/0 1 - 10.0.0.2:1025 1 0 upstream connect failure in cluster up"}},
+	}, want: []string{"request /m 503 - UF upstream_reset_before_response_started{remote_connection_failure} 14/47 0/0 1 - 10.0.0.2:1025 1 0 upstream connect failure in cluster up"}},
 	{name: "no connection is allowed", do: func(e *toyEnv) {
 		e.failing(host.Overflow)
 		e.say("req 1 m hello")

@@ -121,7 +121,7 @@ var reasons = [...]string{
 	codecs.OverLimit:         "upstream_reset_before_response_started{overflow}",
 	codecs.BadRequest:        "bad_request",
 	codecs.Timeout:           "response_timeout",
-	codecs.ConnectFailure:    "upstream_reset_before_response_started{connection_failure}",
+	codecs.ConnectFailure:    "upstream_reset_before_response_started{remote_connection_failure}",
 	codecs.UpstreamReset:     "upstream_reset_before_response_started{connection_termination}",
 	codecs.Denied:            "access_denied",
 }

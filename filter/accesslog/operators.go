@@ -50,7 +50,7 @@ var plain = map[string]operator{
 	"REQUEST_DURATION":                 {number: true, value: span(start, start, time.Millisecond)},
 	"REQUEST_TX_DURATION":              {number: true, value: span(start, sent, time.Millisecond)},
 	"RESPONSE_DURATION":                {number: true, value: span(start, answered, time.Millisecond)},
-	"RESPONSE_TX_DURATION":             {number: true, value: span(answered, end, time.Millisecond)},
+	"RESPONSE_TX_DURATION":             {number: true, value: span(answered, told, time.Millisecond)},
 	"UPSTREAM_HOST":                    word(upstream),
 	"UPSTREAM_HOST_NAME":               word(upstream),
 	"UPSTREAM_HOST_NAME_WITHOUT_PORT":  {value: withoutPort(upstream)},
@@ -270,7 +270,7 @@ func hostname() string {
 }
 
 func upstreamProtocol(e *Entry) string {
-	if e.Attempts == 0 {
+	if e.Sent == 0 {
 		return ""
 	}
 	return e.Protocol
@@ -395,6 +395,14 @@ func sent(f *facts.Facts) time.Duration     { return f.Sent }
 func answered(f *facts.Facts) time.Duration { return f.Answered }
 func end(f *facts.Facts) time.Duration      { return f.End }
 
+// told is when the client was: not if nothing went to it.
+func told(f *facts.Facts) time.Duration {
+	if f.SentBytes == 0 {
+		return 0
+	}
+	return f.End
+}
+
 // span is the time between two moments, which is never negative.
 func span(from, to moment, unit time.Duration) value {
 	return func(dst []byte, e *Entry) ([]byte, bool) {
@@ -408,7 +416,7 @@ func span(from, to moment, unit time.Duration) value {
 
 var moments = map[string]moment{
 	"DS_RX_BEG": start, "DS_RX_END": start, "US_TX_BEG": sent, "US_TX_END": sent,
-	"US_RX_BEG": answered, "US_RX_BODY_BEG": answered, "US_RX_END": answered, "DS_TX_BEG": end, "DS_TX_END": end,
+	"US_RX_BEG": answered, "US_RX_BODY_BEG": answered, "US_RX_END": answered, "DS_TX_BEG": told, "DS_TX_END": told,
 }
 
 var units = map[string]time.Duration{"ms": time.Millisecond, "us": time.Microsecond, "ns": time.Nanosecond}
