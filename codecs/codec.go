@@ -63,6 +63,9 @@ type Traits struct {
 	// oneways as calls). Such a request is delivered even if its client has
 	// gone, and no timeout is reported for one that its client did not wait for.
 	HiddenOneway bool
+	// SuccessCode is the [Metadata.Code] of answers that are a success; 0 in most
+	// protocols.
+	SuccessCode int32
 	// Attributes are the names, in lower case, that the codec itself puts into
 	// every request's metadata. Names that the messages bring along are not
 	// listed.

@@ -290,15 +290,25 @@ func (m *Metadata) place(n int, name string) {
 	}
 }
 
+// Remove takes away the properties called name, compared without regard to ASCII case,
+// and reports whether there were any. The message on the wire does not change.
+func (m *Metadata) Remove(name string) bool {
+	return m.drop(func(n []byte) bool { return EqualFold(n, name) })
+}
+
 // Drop takes away the properties whose names begin with prefix, compared without regard
 // to ASCII case, and reports whether there were any: of names that a filter gives to what
 // it knows, none is to be the client's. The message on the wire does not change.
 func (m *Metadata) Drop(prefix string) bool {
+	return m.drop(func(n []byte) bool { return len(n) >= len(prefix) && EqualFold(n[:len(prefix)], prefix) })
+}
+
+func (m *Metadata) drop(which func(name []byte) bool) bool {
 	m.load()
 	m.unshare()
 	kept := m.props[:0]
 	for _, p := range m.props {
-		if len(p.Name) < len(prefix) || !EqualFold(p.Name[:len(prefix)], prefix) {
+		if !which(p.Name) {
 			kept = append(kept, p)
 		}
 	}
@@ -488,7 +498,8 @@ func equalLetters(x, y byte) bool { return x|0x20 == y|0x20 && x|0x20 >= 'a' && 
 
 // Mutation is what shall change in a message when it goes out: keys that are removed,
 // and keys that are set or overwritten, in the codec's own place for attributes (Dubbo
-// attachments, Thrift headers, …). What is set stays if a key like it is removed, too.
+// attachments, Thrift headers, …), and the payload. What is set stays if a key like it is
+// removed, too.
 type Mutation struct {
 	// Timeout is what a request shall say of how long its client will wait, in the
 	// protocol's own place and unit (see Millis), instead of what it says; 0 leaves
@@ -501,8 +512,10 @@ type Mutation struct {
 	// has no mark, it is not.
 	Retry int
 
-	kv      []KeyValue
-	removed []string
+	kv       []KeyValue
+	removed  []string
+	payload  Payload // in memory of its own
+	replaces bool    // the message's
 }
 
 // KeyValue is one entry of a Mutation.
@@ -530,10 +543,15 @@ func (mu *Mutation) Remove(key string) {
 	}
 }
 
-// Assign makes mu set and remove what o does, in mu's memory.
+// Assign makes mu set, remove and replace what o does, in mu's memory.
 func (mu *Mutation) Assign(o *Mutation) {
 	mu.kv = append(mu.kv[:0], o.kv...)
 	mu.removed = append(mu.removed[:0], o.removed...)
+	if o.replaces {
+		mu.SetPayload(o.payload)
+	} else {
+		mu.DropPayload()
+	}
 }
 
 // Entries returns the entries that are set, in the order in which their keys were
@@ -583,9 +601,12 @@ func (mu *Mutation) Millis() int32 {
 	return int32(min(max(mu.Timeout.Milliseconds(), 1), math.MaxInt32))
 }
 
+// Marks reports whether there is a Timeout or a Retry. A nil Mutation has none.
+func (mu *Mutation) Marks() bool { return mu != nil && (mu.Timeout > 0 || mu.Retry > 0) }
+
 // Empty reports whether nothing shall change, as if there were no Mutation.
 func (mu *Mutation) Empty() bool {
-	return !mu.ChangesAttributes() && (mu == nil || mu.Timeout <= 0 && mu.Retry <= 0)
+	return !mu.ChangesAttributes() && !mu.Marks() && !mu.Replaces()
 }
 
 // ChangesAttributes reports whether keys are set or removed. A nil Mutation has none.
@@ -597,10 +618,10 @@ func (mu *Mutation) ChangesAttributes() bool {
 // are set or removed, nil if that is nothing. It is for a message that cannot carry
 // those.
 func (mu *Mutation) WithoutEntries() *Mutation {
-	if mu == nil || mu.Timeout <= 0 && mu.Retry <= 0 {
+	if !mu.Marks() && !mu.Replaces() {
 		return nil
 	}
-	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry}
+	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry, payload: mu.payload, replaces: mu.replaces}
 }
 
 // Reset empties mu and keeps its memory, unless it is large.
@@ -614,4 +635,5 @@ func (mu *Mutation) Reset() {
 		mu.removed = nil
 	}
 	mu.Timeout, mu.Retry = 0, 0
+	mu.DropPayload()
 }

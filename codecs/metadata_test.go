@@ -251,3 +251,15 @@ func TestMutations(t *testing.T) {
 	require.False(t, mu.ChangesAttributes())
 	require.False(t, mu.Empty())
 }
+
+func TestRemove(t *testing.T) {
+	var m codecs.Metadata
+	for _, name := range []string{"Lane", "lanes", "LANE", "lane-2"} {
+		m.Put([]byte(name), []byte("v"))
+	}
+	require.True(t, m.Remove("lane"))
+	require.False(t, m.Remove("lane"))
+	require.Len(t, m.Properties(), 2)
+	require.True(t, m.Drop("LANE"))
+	require.Empty(t, m.Properties())
+}

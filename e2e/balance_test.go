@@ -39,6 +39,7 @@ func servers(t *testing.T, names ...string) (all []*scripted.Server, at []envoyt
 }
 
 func TestOneConnectionsRequestsAreSpreadEvenly(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "a", "b", "c", "d")
 		e := v.start(t, toOne("four"), envoytest.Cluster("four", at...))
@@ -51,6 +52,7 @@ func TestOneConnectionsRequestsAreSpreadEvenly(t *testing.T) {
 }
 
 func TestWeightsHold(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "light", "heavy")
 		at[0].Weight, at[1].Weight = 1, 3
@@ -61,6 +63,7 @@ func TestWeightsHold(t *testing.T) {
 }
 
 func TestTheNextPriorityTakesOver(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "first", "second")
 		at[1].Priority = 1
@@ -128,6 +131,7 @@ func TestEveryHostGetsItsShareUnderRandomPolicies(t *testing.T) {
 // TestAHostIsReplacedWithoutAFailure replaces one host by another, so that
 // their count stays the same.
 func TestAHostIsReplacedWithoutAFailure(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "a", "b", "c")
 		config := toOne("two")
@@ -151,6 +155,7 @@ func TestAHostIsReplacedWithoutAFailure(t *testing.T) {
 // TestFewerConnectionsThanWorkers: a circuit breaker allows one connection,
 // and both workers want one.
 func TestFewerConnectionsThanWorkers(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "a")
 		e := v.start(t, toOne("one"), envoytest.Cluster("one", at...).With(envoytest.M{

@@ -149,6 +149,7 @@ func TestBRPCRoutes(t *testing.T) {
 // TestBRPCUserFields does it with the fields of C++ clients and servers, in both
 // directions.
 func TestBRPCUserFields(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		seen := make(chan brpctest.Parsed, 10)
 		behaviour := func(name string) func(*scripted.Conn, brpctest.Parsed) {
@@ -382,6 +383,7 @@ func TestBRPCSharedConnection(t *testing.T) {
 
 // TestBRPCGarbage: a client that does not speak baidu_std is closed and counted.
 func TestBRPCGarbage(t *testing.T) {
+	t.Parallel()
 	whole := brpctest.Request{ID: 1}.Bytes()
 	garbage := map[string][]byte{
 		"HTTP":                     []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),

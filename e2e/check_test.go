@@ -522,6 +522,7 @@ func utf16(s string) string {
 // TestCheckSaysWhatEnvoySays: the verdicts of `meltemi check` and of Envoy on
 // what people write, and mistype, are the same.
 func TestCheckSaysWhatEnvoySays(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		every := 16
 		if *matrix == "full" {

@@ -30,6 +30,7 @@ func (h held) behaviour(c *scripted.Conn, req dubbotest.Parsed) {
 }
 
 func TestClientLeavesWhileItsRequestsAreInFlight(t *testing.T) {
+	t.Parallel()
 	leave := map[string]func(*scripted.Client){
 		"close": func(c *scripted.Client) { c.Close() },
 		"reset": func(c *scripted.Client) { c.SetLinger(0); c.Close() },
@@ -71,6 +72,7 @@ func TestClientLeavesWhileItsRequestsAreInFlight(t *testing.T) {
 }
 
 func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		h := newHeld()
 		s := scripted.Serve(t, h.behaviour)
@@ -89,6 +91,7 @@ func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
 }
 
 func TestPipelinedRequestsEndInAnyOrder(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		// The first of ten is answered last.
 		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
@@ -153,6 +156,7 @@ func TestDuplicateAndHostileIDs(t *testing.T) {
 }
 
 func TestGarbageFromAClientEndsThatClient(t *testing.T) {
+	t.Parallel()
 	garbage := map[string][]byte{
 		"another protocol":  []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 		"two gigabytes":     {0xda, 0xbb, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff},
@@ -278,6 +282,7 @@ func TestAClosedClientThatReadsSlowlyGetsEverything(t *testing.T) {
 
 // TestFramesPassWhateverTheBufferLimit: per_connection_buffer_limit_bytes.
 func TestFramesPassWhateverTheBufferLimit(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		for _, limit := range []int{1, 1 << 10, 16 << 10, 32 << 10, 1 << 20} {
 			s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
@@ -371,6 +376,7 @@ func TestMemoryOfABurstIsGivenBack(t *testing.T) {
 }
 
 func TestClientThatReadsLateGetsEverything(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
 		e := v.start(t, toOne("big"), envoytest.Cluster("big", envoytest.At(s.Port)...))

@@ -39,6 +39,7 @@ func asJSON(t *testing.T, v any) string {
 }
 
 func TestAllFormsOfAConfiguration(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		o := v.options()
@@ -67,6 +68,7 @@ func TestAllFormsOfAConfiguration(t *testing.T) {
 // TestAConfigurationInProtobuf as a control plane sends it: Envoy hands over the
 // message's bytes.
 func TestAConfigurationInProtobuf(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		o := v.options()
@@ -89,6 +91,7 @@ func TestAConfigurationInProtobuf(t *testing.T) {
 }
 
 func TestARefusedListenerLeavesTheOldOneServing(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		one, two := scripted.Serve(t, scripted.Answer("one")), scripted.Serve(t, scripted.Answer("two"))
 		loopback := envoytest.Loopback(envoytest.Socket())
@@ -152,6 +155,7 @@ func TestARefusedListenerLeavesTheOldOneServing(t *testing.T) {
 }
 
 func TestBadCarriersAreRefused(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		o := v.options()
 		o.Listeners = []envoytest.Resource{envoytest.Listener("tcp", envoytest.TCPProxy("none"))}

@@ -31,6 +31,7 @@ func runDemo(t *testing.T, config string, env ...string) (printed string, err er
 // TestTheDemoFailsWhenARuleDoesNotHold: each of its rules, broken in the
 // configuration.
 func TestTheDemoFailsWhenARuleDoesNotHold(t *testing.T) {
+	t.Parallel()
 	good := source(t, "examples/dubbo/envoy.yaml")
 	broken := strings.NewReplacer(
 		"string_match: {exact: org.meltemi.test.Audit}", "string_match: {exact: org.meltemi.test.Odd}",
@@ -50,6 +51,7 @@ func TestTheDemoFailsWhenARuleDoesNotHold(t *testing.T) {
 // TestTheDemoIsKept: KEEP=1 leaves it running, and what it prints calls it again,
 // looks at it, and ends it.
 func TestTheDemoIsKept(t *testing.T) {
+	t.Parallel()
 	out, err := runDemo(t, source(t, "examples/dubbo/envoy.yaml"), "KEEP=1")
 	require.NoError(t, err, out)
 	command := func(name string) string {

@@ -51,6 +51,7 @@ func answers(frames []dubbotest.Parsed) (rest []dubbotest.Parsed, events int) {
 // TestARequestIsAnsweredWhileItsListenerDrains, and its connection is closed
 // only then.
 func TestARequestIsAnsweredWhileItsListenerDrains(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		h := newHeld()
 		s := scripted.Serve(t, h.behaviour)
@@ -81,6 +82,7 @@ func TestARequestIsAnsweredWhileItsListenerDrains(t *testing.T) {
 
 // TestARequestThatOutlastsTheDrainEndsWithIt: Envoy closes the connection.
 func TestARequestThatOutlastsTheDrainEndsWithIt(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		h := newHeld()
 		s := scripted.Serve(t, h.behaviour)
@@ -111,6 +113,7 @@ func TestARequestThatOutlastsTheDrainEndsWithIt(t *testing.T) {
 // TestIdleConnectionsOfADrainingListenerLeaveOneByOne: well before Envoy's own
 // end of the drain, and spread, so that clients do not all come back at once.
 func TestIdleConnectionsOfADrainingListenerLeaveOneByOne(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		e, port, replace := startDraining(t, v, time.Minute, envoytest.Cluster("one", envoytest.At(s.Port)...))

@@ -14,6 +14,7 @@ import (
 // TestAnUnhealthyHostIsLeft: the connections to it are given up although they
 // are open and it answers.
 func TestAnUnhealthyHostIsLeft(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		good := scripted.Serve(t, scripted.Answer("good"))
 		bad := scripted.Serve(t, scripted.Answer("bad"))

@@ -27,6 +27,7 @@ func withTimeout(cluster string, d time.Duration) envoytest.M {
 // TestMisbehavingServer sends several requests at a time to a server that does
 // each wrong thing, on a connection whose other requests go to a good one.
 func TestMisbehavingServer(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		name      string
 		behaviour scripted.Behaviour
@@ -339,6 +340,7 @@ func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
 
 // TestEndpointsComeAndGo changes the endpoints under load; no request fails.
 func TestEndpointsComeAndGo(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		name := func(n string) *scripted.Server { return scripted.Serve(t, scripted.Answer(n)) }
 		a, b, c := name("a"), name("b"), name("c")

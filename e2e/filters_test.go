@@ -60,6 +60,7 @@ func startCustom(t *testing.T, v variant, config envoytest.M, filters []any, clu
 }
 
 func TestFiltersOfOnesOwn(t *testing.T) {
+	t.Parallel()
 	buildFilterSO(t)
 	t.Run("the example's main links too", func(t *testing.T) {
 		build(t, "./examples/custom-so", filepath.Join(t.TempDir(), "libcustom.so"))

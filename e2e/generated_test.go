@@ -56,6 +56,7 @@ socket: %q
 
 // TestWhatIsGeneratedRuns: Envoy takes it, and the calls are Meltemi's.
 func TestWhatIsGeneratedRuns(t *testing.T) {
+	t.Parallel()
 	for _, delivery := range []string{"ECDS", "LISTENER"} {
 		t.Run(delivery, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, v variant) {
@@ -80,6 +81,7 @@ func TestWhatIsGeneratedRuns(t *testing.T) {
 // TestWithoutTheSharedObjectAServiceIsPlainTCP: the loopback listener and the
 // filter's configuration are refused, and nothing else happens to the proxy.
 func TestWithoutTheSharedObjectAServiceIsPlainTCP(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		loopback, filter, extension := generated(t, "")
@@ -100,6 +102,7 @@ func TestWithoutTheSharedObjectAServiceIsPlainTCP(t *testing.T) {
 // TestUntilItsConfigurationIsRightAServiceIsPlainTCP: one that is refused at
 // the start costs the rules, not the service.
 func TestUntilItsConfigurationIsRightAServiceIsPlainTCP(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		loopback, filter, extension := generated(t, "initialFetchTimeout: 200ms")

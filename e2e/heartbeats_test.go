@@ -44,6 +44,7 @@ func TestIdleConnectionsStayByHeartbeats(t *testing.T) {
 }
 
 func TestServersHeartbeatsWithTheIDsOfRequests(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
 			c.Write(dubbotest.Heartbeat(req.ID))
@@ -64,6 +65,7 @@ func TestServersHeartbeatsWithTheIDsOfRequests(t *testing.T) {
 }
 
 func TestClientsHeartbeatsWithTheIDsOfRequests(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		h := newHeld()
 		s := scripted.Serve(t, h.behaviour)
@@ -85,6 +87,7 @@ func TestClientsHeartbeatsWithTheIDsOfRequests(t *testing.T) {
 }
 
 func TestServerThatAnnouncesItsLeavingGetsNoNewRequest(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		var mu sync.Mutex
 		leaving, late := map[*scripted.Conn]bool{}, 0

@@ -22,6 +22,7 @@ import (
 )
 
 func TestTheSharedObjectLoadsOnOldSystems(t *testing.T) {
+	t.Parallel()
 	checkSharedObject(t, filepath.Join(peers.Root(), "build", "libmeltemi.so"), runtime.GOARCH)
 }
 
@@ -107,6 +108,7 @@ func checkSharedObject(t *testing.T, path, arch string) {
 // interrupted here, so that who waits for one waits for ever; as the garbage
 // collector would, it is off.
 func TestGosRuntimeIsOurs(t *testing.T) {
+	t.Parallel()
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
 		for name, tc := range map[string]struct {
@@ -195,6 +197,7 @@ func TestGosMonitorDoesNotSpin(t *testing.T) {
 }
 
 func TestGosProcessorsCanBeSet(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		o := v.options()
 		o.Env = []string{"MELTEMI_GOMAXPROCS=7"}
@@ -204,6 +207,7 @@ func TestGosProcessorsCanBeSet(t *testing.T) {
 }
 
 func TestCountersAreAtPrometheusToo(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		e := v.start(t, toOne("one"), envoytest.Cluster("one", envoytest.At(s.Port)...))
@@ -223,6 +227,7 @@ func TestCountersAreAtPrometheusToo(t *testing.T) {
 // TestAllCountersOfAListener by their names: dashboards have them. The first are
 // those of the C++ MetaProtocol Proxy.
 func TestAllCountersOfAListener(t *testing.T) {
+	t.Parallel()
 	want := strings.Fields(`
 		cx_destroy_local_with_active_rq cx_destroy_remote_with_active_rq
 		local_response_business_exception local_response_error local_response_success
@@ -265,6 +270,7 @@ func TestAllCountersOfAListener(t *testing.T) {
 }
 
 func TestLinesAreLoggedAtTheirLevels(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		bad := envoytest.Listener("bad", envoytest.Module("meltemi", "bogus", envoytest.M{}), envoytest.TCPProxy("none"))
 		start := func(level string) string {

@@ -294,6 +294,7 @@ func TestAProxyRunsFromTheImage(t *testing.T) {
 // TestThePatchesOfPods: what examples/istio has Deployments patched with agrees
 // with the images and with what the generator asks of proxies.
 func TestThePatchesOfPods(t *testing.T) {
+	t.Parallel()
 	type mount struct {
 		Name      string
 		MountPath string `yaml:"mountPath"`

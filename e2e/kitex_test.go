@@ -155,6 +155,7 @@ func TestKitexCalls(t *testing.T) {
 
 // TestKitexAndApache: Kitex without a header and Apache Thrift speak the same.
 func TestKitexAndApache(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		w := peers.Wire{Transport: "framed", Protocol: "strict"}
 		e := v.startThrifts(t, map[string]int{
@@ -179,6 +180,7 @@ func TestKitexAndApache(t *testing.T) {
 // TestKitexRoutes routes on what is in a TTHeader, and changes it in both
 // directions.
 func TestKitexRoutes(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		mutating := envoytest.Route("canary", map[string]string{"RPC_TRANSIT_tenant": "acme", "service": "Echo"})
 		mutating["request_mutation"] = []any{
@@ -253,6 +255,7 @@ func TestKitexRoutes(t *testing.T) {
 // TestKitexMux: one connection of a client, one to the server, and the fast calls
 // are answered before the slow ones that were sent before them.
 func TestKitexMux(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := peers.KitexServer(t, "s1", true)
 		config := thriftTo("s1")
@@ -283,6 +286,7 @@ func TestKitexMux(t *testing.T) {
 // TestAKitexServerThatStopsIsLeft: it says so on every connection, and nothing is
 // sent to it from then on.
 func TestAKitexServerThatStopsIsLeft(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, multiplexing := range []bool{false, true} {
 			t.Run(fmt.Sprintf("multiplexing %v", multiplexing), func(t *testing.T) {
@@ -312,6 +316,7 @@ func TestAKitexServerThatStopsIsLeft(t *testing.T) {
 // TestKitexLocalErrors: Meltemi's own errors are remote exceptions to Kitex
 // clients of every form.
 func TestKitexLocalErrors(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		e := v.startThrifts(t, kitexServers(t), func(name string) envoytest.M {
 			c := envoytest.Protocol("thrift", "test",

@@ -17,6 +17,7 @@ import (
 // another. Connections that do not live as long as Envoy drains are all renewed in
 // time; they live for 30 s, and Envoy drains for 45 s in Istio, 10 minutes by itself.
 func TestTheLoopbackListenerIsReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
 			time.AfterFunc(10*time.Millisecond, func() { c.Write(dubbotest.Response(req.ID, "here")) })
@@ -64,6 +65,7 @@ func TestTheLoopbackListenerIsReplacedUnderLoad(t *testing.T) {
 // TestParkedCarriersLeaveADrainingListener: one that is claimed late in the drain
 // time would be closed with its requests.
 func TestParkedCarriersLeaveADrainingListener(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		loopback := envoytest.Loopback(envoytest.Socket()).With(envoytest.M{"stat_prefix": "first"})

@@ -16,6 +16,7 @@ import (
 // addresses and a cluster that goes to the address that the client connected
 // to, as a sidecar's inbound clusters do. Connections to them must not be mixed.
 func TestInboundClustersGoWhereTheClientWanted(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		const cluster = "inbound|20880||"
 		port := peers.RestartPort(t)

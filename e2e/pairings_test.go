@@ -24,6 +24,7 @@ var pairings = []pairing{
 // TestDubboThroughTCPProxy proves the harness: Envoy's own filter between the
 // peers.
 func TestDubboThroughTCPProxy(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		p := pairings[0]
 		provider := p.provider.Provider(t, peers.ProviderOptions{Name: "p1"})

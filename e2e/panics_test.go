@@ -17,6 +17,7 @@ var badHeartbeat = dubbotest.Frame(0xe2, 0, 7, []byte("\x14boom in the pipeline"
 // TestAPanicOfACodecEndsItsConnection and nothing else: what waits on it is
 // answered, other clients go on, and it is counted.
 func TestAPanicOfACodecEndsItsConnection(t *testing.T) {
+	t.Parallel()
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
 		config := toOne("one")

@@ -57,6 +57,7 @@ func fromAddress(port int) envoytest.M {
 // TestRoutesAreUpdatedUnderLoad: updates come while real clients call without pause: none of the
 // calls fails, and all connections follow.
 func TestRoutesAreUpdatedUnderLoad(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := rdsserver.Start(t, 0, nil)
 		wire := peers.Wire{Transport: "framed", Protocol: "strict"}

@@ -91,6 +91,7 @@ func (c *redisClient) do(command string) string {
 // TestRedisByACodecOfOnesOwn tries on a real server what codecs of protocols without
 // ids can say of connections.
 func TestRedisByACodecOfOnesOwn(t *testing.T) {
+	t.Parallel()
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
 		serve := func(password string) (socket string) {

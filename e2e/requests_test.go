@@ -132,6 +132,44 @@ func TestSetMetadata(t *testing.T) {
 	})
 }
 
+// TestLua has a script choose the lane of a call, for routes and on the wire, and answer
+// another one in the client's protocol.
+func TestLua(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		cs := callings(t)
+		var ls []envoytest.Resource
+		for _, c := range cs {
+			script := extension("lua", "Lua", envoytest.M{
+				"filter_context": envoytest.M{"refused": c.who},
+				"default_source_code": envoytest.M{"inline_string": `
+					function envoy_on_request(handle)
+						local method = handle:streamInfo():method()
+						if method == handle:filterContext().refused then
+							handle:respond({status = "DENIED"}, "not " .. method .. " from " .. handle:streamInfo():downstreamRemoteAddress())
+						end
+						handle:headers():replace("x-lane", "blue")
+					end
+					function envoy_on_response(handle)
+						handle:logWarn("answered " .. handle:streamInfo():responseStatus() .. " by " .. handle:streamInfo():upstreamCluster())
+					end`},
+			})
+			ls = append(ls, c.filtered(c.codec, "UNSPECIFIED", []any{script}, envoytest.Route(c.codec, map[string]string{"x-lane": "blue"})))
+		}
+		e := startCallings(t, v, cs, ls)
+		for _, c := range cs {
+			client, prefix := c.client(e.Port(c.codec)), "meta_protocol."+c.codec+"."+c.codec
+			require.Empty(t, client.Call(peers.Command{Method: c.hello, Args: []any{"Ada"}}).Error, c.codec)
+			require.Contains(t, client.Call(peers.Command{Method: c.who}).Error, "from 127.0.0.1:", c.codec)
+			require.Contains(t, e.Log(), "lua: default_source_code: answered ok by "+c.codec)
+			require.True(t, eventually(patience, func() bool { return e.Stat(prefix+".lua.responded") == 1 }), c.codec)
+			require.Zero(t, e.Stat(prefix+".lua.errors"))
+			require.Zero(t, e.Stat(prefix+".lua.mutation_skipped"), c.codec)
+			require.Zero(t, e.Stat(prefix+".mutation_skipped"), c.codec)
+		}
+	})
+}
+
 // TestMetadataExchange: calls go through two listeners, and the second one routes by what
 // the first one tells of its workload. Who does not come through the first is unknown.
 func TestMetadataExchange(t *testing.T) {

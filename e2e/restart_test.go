@@ -141,6 +141,7 @@ func TestAHotRestart(t *testing.T) {
 // TestTerminationUnderLoad: what is in flight then is lost, with an error or
 // its connection; nothing is answered wrongly, and Envoy leaves without a crash.
 func TestTerminationUnderLoad(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		e := v.start(t, toOne("one"), envoytest.Cluster("one", envoytest.At(s.Port)...))

@@ -115,6 +115,7 @@ func TestGroupsAndVersions(t *testing.T) {
 // TestRoutesChangeOnOpenConnections replaces the routes while one connection
 // makes calls without pause. None fails, and the connection follows.
 func TestRoutesChangeOnOpenConnections(t *testing.T) {
+	t.Parallel()
 	const extension = "routes"
 	once(t, func(t *testing.T, v variant) {
 		for _, by := range []string{"listener", "extension"} {

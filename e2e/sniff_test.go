@@ -14,6 +14,7 @@ import (
 // TestOnePortForAllProtocols: the first bytes of each connection tell what its
 // client speaks.
 func TestOnePortForAllProtocols(t *testing.T) {
+	t.Parallel()
 	codec := func(name string) envoytest.M { return envoytest.M{"name": "aeraki.meta_protocol.codec." + name} }
 	protocols := map[string]envoytest.M{
 		"auto": {"name": "any", "codec": codec("auto")},

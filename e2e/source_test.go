@@ -59,6 +59,7 @@ func seen(t *testing.T, v variant) *envoytest.Envoy {
 // TestServersSeeTheirClientsAddresses has clients at several addresses, each of
 // which reaches the server under its own, on whichever worker it is.
 func TestServersSeeTheirClientsAddresses(t *testing.T) {
+	t.Parallel()
 	needTransparent(t)
 	everywhere(t, func(t *testing.T, v variant) {
 		e := seen(t, v)
@@ -89,6 +90,7 @@ func TestServersSeeTheirClientsAddresses(t *testing.T) {
 // TestCarriersWithASourceFindTheBusierWorker: all clients are on one worker, so
 // that it has many more carriers than the other.
 func TestCarriersWithASourceFindTheBusierWorker(t *testing.T) {
+	t.Parallel()
 	needTransparent(t)
 	once(t, func(t *testing.T, v variant) {
 		e := seen(t, v)
@@ -125,6 +127,7 @@ func TestCarriersWithASourceFindTheBusierWorker(t *testing.T) {
 // the right worker does not add up. Clients come one by one, so that now one
 // worker has more carriers and now the other.
 func TestCarriersWithASourceLeaveNoneBehind(t *testing.T) {
+	t.Parallel()
 	needTransparent(t)
 	once(t, func(t *testing.T, v variant) {
 		e := seen(t, v)

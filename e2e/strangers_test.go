@@ -39,6 +39,7 @@ func prologue(tlvs map[byte]string) []byte {
 // TestTheLoopbackListenerKeepsStrangersOut: another process that finds the
 // socket reaches no cluster.
 func TestTheLoopbackListenerKeepsStrangersOut(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		socket := envoytest.Socket()
@@ -75,6 +76,7 @@ func TestTheLoopbackListenerKeepsStrangersOut(t *testing.T) {
 // TestTheSecretIsNotToldToAStranger: a process that has taken the socket's
 // name gets a connection, and not a byte.
 func TestTheSecretIsNotToldToAStranger(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		socket, other := envoytest.Socket(), envoytest.Socket()
 		l, err := net.Listen("unix", other)
@@ -110,6 +112,7 @@ func TestTheSecretIsNotToldToAStranger(t *testing.T) {
 // TestALoopbackSocketInAFolderIsItsOwnersOnly: where it has a path its mode
 // keeps other users from connecting at all.
 func TestALoopbackSocketInAFolderIsItsOwnersOnly(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		dir, err := os.MkdirTemp("", "meltemi") // one that anybody may enter, short enough for a socket
 		require.NoError(t, err)
@@ -149,6 +152,7 @@ func TestALoopbackSocketInAFolderIsItsOwnersOnly(t *testing.T) {
 // TestAWrongLoopbackListener: where no carrier is ever born each call ends in
 // time, nothing is tried in a loop, and the log says why.
 func TestAWrongLoopbackListener(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer("here"))
 		right := envoytest.Loopback(envoytest.Socket())

@@ -146,6 +146,7 @@ func checkStreamCounters(t *testing.T, e *envoytest.Envoy, stats string, want ma
 // TestBRPCStream carries a long stream in both directions beside calls on the
 // same connection.
 func TestBRPCStream(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s := serveBRPCStreams(t)
 		e := v.start(t, brpcTo("s1"), envoytest.Cluster("s1", envoytest.At(s.Port)...))
@@ -196,6 +197,7 @@ func TestBRPCStream(t *testing.T) {
 // TestBRPCStreamsOfManyClients: streams with the same numbers do not mix, and
 // each server closes its own.
 func TestBRPCStreamsOfManyClients(t *testing.T) {
+	t.Parallel()
 	const clients, streams, items = 8, 4, 100
 	once(t, func(t *testing.T, v variant) {
 		s := serveBRPCStreams(t)
@@ -334,6 +336,7 @@ func TestBRPCStreamToASlowServer(t *testing.T) {
 // TestOnlyBusyBRPCStreamsArePaused: a client that reads late costs little for each
 // of its streams that have nothing to say.
 func TestOnlyBusyBRPCStreamsArePaused(t *testing.T) {
+	t.Parallel()
 	const streams = 50
 	once(t, func(t *testing.T, v variant) {
 		s := serveBRPCStreams(t)
@@ -371,6 +374,7 @@ func TestOnlyBusyBRPCStreamsArePaused(t *testing.T) {
 
 // TestASlowServerGetsAllBehindAClose of its stream, however long it takes.
 func TestASlowServerGetsAllBehindAClose(t *testing.T) {
+	t.Parallel()
 	const items = 210 // of slowSize: 4 MiB
 	once(t, func(t *testing.T, v variant) {
 		for name, end := range map[string]func(c *scripted.BRPCClient, st brpcStream){
@@ -415,6 +419,7 @@ func TestASlowServerGetsAllBehindAClose(t *testing.T) {
 
 // TestABRPCStreamThatIsClosedBeforeTheAnswer gets it, or an error in time.
 func TestABRPCStreamThatIsClosedBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		var answer atomic.Bool
 		var opening atomic.Pointer[brpctest.Parsed]
@@ -452,6 +457,7 @@ func TestABRPCStreamThatIsClosedBeforeTheAnswer(t *testing.T) {
 
 // TestBRPCStreamIsLost ends streams from each side, with and without a word.
 func TestBRPCStreamIsLost(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		start := func(t *testing.T, config envoytest.M) (*brpcStreams, *envoytest.Envoy) {
 			t.Helper()
@@ -528,6 +534,7 @@ func TestBRPCStreamIsLost(t *testing.T) {
 
 // TestBRPCStreamIsRefused: who cannot have a stream gets an answer that says so.
 func TestBRPCStreamIsRefused(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := serveBRPCStreams(t)
 		config := envoytest.Protocol("brpc", "test",
@@ -679,6 +686,7 @@ func TestTRPCStreams(t *testing.T) {
 
 // TestTRPCManyStreams opens many streams at a time on each of a few connections.
 func TestTRPCManyStreams(t *testing.T) {
+	t.Parallel()
 	const clients, streams, n = 3, 100, 20
 	once(t, func(t *testing.T, v variant) {
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true})
@@ -777,6 +785,7 @@ func TestTRPCStreamToAFrozenServer(t *testing.T) {
 
 // TestTRPCStreamIsLost ends streams by what happens to their peers.
 func TestTRPCStreamIsLost(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		start := func(t *testing.T, config envoytest.M) (*peers.Provider, *envoytest.Envoy, *peers.Consumer) {
 			t.Helper()
@@ -845,6 +854,7 @@ func TestTRPCStreamIsLost(t *testing.T) {
 
 // TestTRPCStreamIsRefused: who cannot have a stream gets an error at once.
 func TestTRPCStreamIsRefused(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Streams: true})
 		config := envoytest.Protocol("trpc", "test",

@@ -120,6 +120,7 @@ func TestThriftPairings(t *testing.T) {
 
 // TestThriftEverywhere is a part of TestThriftPairings.
 func TestThriftEverywhere(t *testing.T) {
+	t.Parallel()
 	pairings := []struct {
 		client, server peers.Thrift
 		wire           peers.Wire
@@ -148,6 +149,7 @@ func TestThriftEverywhere(t *testing.T) {
 // understands them, through one listener. It answers each in its own form, so
 // they must not meet on a connection.
 func TestThriftWiresOfOneListener(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		for _, multiplexing := range []bool{false, true} {
 			t.Run(fmt.Sprintf("multiplexing %v", multiplexing), func(t *testing.T) {
@@ -180,6 +182,7 @@ func TestThriftWiresOfOneListener(t *testing.T) {
 // TestThriftRoutes routes real calls on everything that they carry, and changes
 // headers in both directions.
 func TestThriftRoutes(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		header := peers.Wire{Transport: "header", Protocol: "strict"}
 		clusters := map[string]int{}
@@ -269,6 +272,7 @@ func TestThriftRoutes(t *testing.T) {
 // the exceptions that they are, with Meltemi's text, and go on with the same
 // connection.
 func TestThriftLocalErrors(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		servers := map[string]int{}
 		for _, w := range thriftWires {
@@ -336,6 +340,7 @@ func TestThriftLocalErrors(t *testing.T) {
 // TestThriftUnreachable asks a cluster whose server has gone, and one that dies
 // during a call.
 func TestThriftUnreachable(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		w := thriftWires[0]
 		port := peers.RestartPort(t)
@@ -408,6 +413,7 @@ func (m *meeting) connections() (used, most int) {
 // calls in flight have a connection each. With multiplexing they share some, and
 // answers in any order find their clients.
 func TestThriftConnections(t *testing.T) {
+	t.Parallel()
 	const n = 16
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, multiplexing := range []bool{false, true} {
@@ -468,6 +474,7 @@ func TestThriftConnections(t *testing.T) {
 // TestThriftOnewayOfALeavingClient: what a client that closes right after a
 // oneway has sent is delivered, the first one on a new connection too.
 func TestThriftOnewayOfALeavingClient(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, multiplexing := range []bool{false, true} {
 			for _, lib := range thriftLibraries {
@@ -495,6 +502,7 @@ func TestThriftOnewayOfALeavingClient(t *testing.T) {
 // ever ends. Their deadline does, without a word to the client: it would take it
 // for the answer to its next call.
 func TestThriftOnewayLikeACall(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, multiplexing := range []bool{false, true} {
 			t.Run(fmt.Sprintf("multiplexing %v", multiplexing), func(t *testing.T) {
@@ -539,6 +547,7 @@ func TestThriftOnewayLikeACall(t *testing.T) {
 // TestThriftPipelining: a client that sends many calls at once looks like one that
 // sends oneways as calls, and gets every answer and every error all the same.
 func TestThriftPipelining(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		w := thriftWires[0]
 		s := peers.ThriftGo.Server(t, "s1", w)
@@ -575,6 +584,7 @@ func TestThriftPipelining(t *testing.T) {
 // TestThriftInPieces: Go's clients may send the length of a frame apart from the
 // rest, and networks cut anywhere.
 func TestThriftInPieces(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.ServeThrift(t, func(c *scripted.Conn, req scripted.ThriftMessage) {
 			req.Type = scripted.ThriftReply
@@ -619,6 +629,7 @@ func TestThriftInPieces(t *testing.T) {
 // TestThriftGarbage: a client that does not speak Thrift is closed and counted,
 // one that speaks it at first too.
 func TestThriftGarbage(t *testing.T) {
+	t.Parallel()
 	garbage := map[string][]byte{
 		"HTTP":                []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 		"TLS":                 {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 1, 2, 3, 4},

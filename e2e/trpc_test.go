@@ -74,6 +74,7 @@ func TestTRPCPairings(t *testing.T) {
 // TestTRPCRoutes routes real calls and streams on everything that they carry,
 // and changes what the other side sees.
 func TestTRPCRoutes(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		clusters := []envoytest.Resource{envoytest.Cluster("decoy")}
 		for _, name := range []string{"plain", "canary", "audit"} {
@@ -162,6 +163,7 @@ func TestTRPCRoutes(t *testing.T) {
 // TestTRPCLocalErrors proves that real clients report Meltemi's own errors with
 // their code and Meltemi's text.
 func TestTRPCLocalErrors(t *testing.T) {
+	t.Parallel()
 	once(t, func(t *testing.T, v variant) {
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1"})
 		config := envoytest.Protocol("trpc", "test",
@@ -203,6 +205,7 @@ func TestTRPCLocalErrors(t *testing.T) {
 
 // TestTRPCServerKilled kills a server during calls, and starts it again.
 func TestTRPCServerKilled(t *testing.T) {
+	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		port := peers.RestartPort(t)
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1", Port: port})
@@ -234,6 +237,7 @@ func TestTRPCServerKilled(t *testing.T) {
 // TestTRPCSharedConnection: clients with the same ids share a connection for
 // each worker, and nothing is mixed up.
 func TestTRPCSharedConnection(t *testing.T) {
+	t.Parallel()
 	const n = 500
 	once(t, func(t *testing.T, v variant) {
 		s := peers.TRPCServer(t, peers.TRPCServerOptions{Name: "s1"})
@@ -260,6 +264,7 @@ func TestTRPCSharedConnection(t *testing.T) {
 
 // TestTRPCGarbage: a client that does not speak tRPC is closed and counted.
 func TestTRPCGarbage(t *testing.T) {
+	t.Parallel()
 	garbage := map[string][]byte{
 		"HTTP":            []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 		"four gigabytes":  {0x09, 0x30, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1, 1, 0},

@@ -36,6 +36,7 @@ func source(t *testing.T, path string) string {
 // TestTheTutorial does what the tutorial's README tells its reader to do, on
 // other ports, and sees what it promises.
 func TestTheTutorial(t *testing.T) {
+	t.Parallel()
 	blocks := docs.Blocks(source(t, tutorial+"/README.md"))
 	require.NotEmpty(t, blocks)
 	t.Run("snippets", func(t *testing.T) {
@@ -73,6 +74,7 @@ const filterTutorial = "examples/filters"
 // TestTheFilterTutorial does what the README of the example filters tells: a filter from
 // nothing, in a module elsewhere, to what it does in Envoy.
 func TestTheFilterTutorial(t *testing.T) {
+	t.Parallel()
 	blocks := docs.Blocks(source(t, filterTutorial+"/README.md"))
 	once(t, func(t *testing.T, v variant) {
 		r := newFollower(t, v, "build/custom-filter", 7800, 7801, 9901)
@@ -253,6 +255,7 @@ func imports(t *testing.T, file, under string) (paths []string) {
 // TestAllMainsLinkTheSameCodecs: what Envoy speaks the tool reads, and the
 // tutorial's shared object has it too.
 func TestAllMainsLinkTheSameCodecs(t *testing.T) {
+	t.Parallel()
 	want := imports(t, "envoy-build/main.go", "codecs/")
 	require.NotEmpty(t, want)
 	require.Equal(t, want, imports(t, "cmd/meltemi/main.go", "codecs/"))

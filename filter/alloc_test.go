@@ -199,6 +199,71 @@ func newFilteredRoundTrip(t testing.TB) (roundTrip func()) {
 	return roundTrip
 }
 
+// bodied is a filter that looks into messages and changes them.
+type bodied struct{ answers bool }
+
+func init() {
+	for name, f := range map[string]bodied{"probe.bodied": {}, "probe.answering": {true}} {
+		probes[name] = built(func(*filter.Scope) filter.Filter { return f })
+		filter.Register(name, builder(name))
+	}
+}
+
+func (f bodied) OnRequest(m *filter.Message) filter.Verdict {
+	p, err := m.Payload()
+	if f.answers {
+		return m.Answer(p)
+	}
+	if err == nil {
+		err = m.SetPayload(p)
+	}
+	if err != nil {
+		return m.Reply(codecs.Denied, err.Error())
+	}
+	m.AllowRepeat()
+	return filter.Continue
+}
+
+func (bodied) OnResponse(m *filter.Message) filter.Verdict {
+	p, err := m.Payload()
+	if err == nil {
+		err = m.SetPayload(p)
+	}
+	if err != nil {
+		return m.Reply(codecs.Denied, err.Error())
+	}
+	return filter.Continue
+}
+
+// newBodiedRoundTrip changes payloads of requests and answers.
+func newBodiedRoundTrip(t testing.TB) (roundTrip func()) {
+	roundTrip, h := newRoundTripOf(t, strings.Replace(listener(byAttributes, ""), `"route_config"`,
+		`"meta_protocol_filters": [{"name": "probe.bodied"}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1), nil)
+	require.EqualValues(t, 20, h.got[3])
+	return roundTrip
+}
+
+// newAnsweringRoundTrip has filters answer, and one before that changes the answer.
+func newAnsweringRoundTrip(t testing.TB) (roundTrip func()) {
+	h := &bareHost{now: time.Hour}
+	m := filter.NewModule()
+	cfg, err := m.NewConfig(h, []byte(strings.Replace(listener(byAttributes, ""), `"route_config"`,
+		`"meta_protocol_filters": [{"name": "probe.bodied"}, {"name": "probe.answering"}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1)))
+	require.NoError(t, err)
+	h.shard = m.NewWorker(h)
+	h.down = h.shard.Accept(cfg, bareDownstream{h})
+	in := [][]byte{dubbotest.Request{ID: 77, Argument: "x"}.Bytes()}
+	h.request = in
+	return func() {
+		h.got = h.got[:0]
+		h.down.Data(in, len(in[0]), false)
+		h.shard.EndHook()
+		if len(h.got) < 16 || h.got[3] != 20 {
+			t.Fatalf("the answer is %x", h.got)
+		}
+	}
+}
+
 // guarded is a listener with what guards a service, none of which refuses anything: a
 // limit, access control by 100 policies, properties that are set, and faults for none;
 // and 1,000 routes, of which the last changes the request.
@@ -392,7 +457,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	told, _ := newRoundTripTo(t, withPolicies, &host.Members{Hosts: []host.Member{{Address: "h1", Weight: 1, Healthy: true}}})
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
-		"filtered": newFilteredRoundTrip(t), "guarded": newGuardedRoundTrip(t),
+		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up

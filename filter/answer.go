@@ -96,6 +96,9 @@ func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	}
 	if err != nil {
 		m.codecPanicked(err)
+		if m.made {
+			m.made, m.details = false, ""
+		}
 		if !m.replied && !m.beats() { // an answer that cannot be encoded: say so
 			m.Reply(cannotEncode(err))
 			m.answerLocally()

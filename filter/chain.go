@@ -144,6 +144,9 @@ func (m *Message) passesFrame(d codecs.Direction, f *codecs.Metadata) bool {
 		}
 		m.pos = at
 		m.onStreamFrame(k, d, f)
+		if m.succeeds {
+			m.Reply(codecs.Unspecified, "a stream cannot be answered with a payload")
+		}
 		if m.replied {
 			m.stream.refused()
 			return false
@@ -167,6 +170,10 @@ func (m *Message) after(v Verdict) bool {
 	switch {
 	case m.replied:
 		m.answerLocally()
+	case m.succeeds:
+		m.succeed()
+	case m.repeats:
+		return !m.again()
 	case m.forward && m.phase == inRequest:
 		m.send()
 	case v == Pause:
@@ -241,8 +248,12 @@ func (m *Message) runResponse() {
 	if m.shadows != nil {
 		m.tellShadows(1 + outcome(m.resp.Status))
 	}
+	m.settle(answeredAs(m.resp))
 	m.resp.ID = m.clientID
 	m.write(m.resp.HeaderSize+m.resp.BodySize, func(b []byte) (_ []byte, err error) {
+		if m.made {
+			return m.encodeReply(b)
+		}
 		if !m.resp.Silent {
 			b, err = m.encode(b, m.resp, &m.respMut)
 		}

@@ -72,10 +72,10 @@ func (m *Message) send() {
 		m.mirror()
 	}
 	expects := forward.NoAnswer
-	if policy != nil {
+	if policy != nil || m.repeatable {
 		expects = m.expects()
 	}
-	m.exchange.Start(p, how, policy, expects)
+	m.exchange.Start(p, how, policy, expects, m.repeatable)
 	// The message may have ended by now.
 	if p.Full(line) {
 		c.stopFor(p, line)
@@ -84,8 +84,12 @@ func (m *Message) send() {
 
 // how is how the request is sent over a line.
 func (m *Message) how(line *upstream.Line) upstream.Send {
+	size := m.req.HeaderSize + m.req.BodySize + m.stream.size()
+	if p, ok := m.reqMut.Payload(); ok {
+		size += len(p.Bytes)
+	}
 	return upstream.Send{
-		Line: line, Size: m.req.HeaderSize + m.req.BodySize + m.stream.size(),
+		Line: line, Size: size,
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
 		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout, Hash: m.hash, Hashing: m.hashing,
 	}
@@ -235,6 +239,9 @@ func (o *caller) Release() {
 		m.req.Release()
 		m.req.Return(&m.sh.spare)
 	}
+	if m.reqMut.Replaces() {
+		m.reqMut.DropPayload()
+	}
 	m.dropFrame()
 }
 
@@ -252,10 +259,14 @@ func (o *caller) Sent() {
 func (o *caller) Answered(resp *codecs.Metadata) {
 	m := (*Message)(o)
 	defer m.sh.barrier(m.conn)
-	m.letGo()
+	if m.exchange.Keeps() {
+		m.keepRequest()
+	} else {
+		m.letGo()
+		m.settle(answeredAs(resp)) // else when it is not repeated
+	}
 	m.cfg.count(metrics.ResponseDecodingSuccess, 1)
 	m.heard(resp)
-	m.settle(answeredAs(resp))
 	if m.conn.closed { // counted as abandoned
 		m.end()
 		return

@@ -48,4 +48,7 @@ func (m *Message) dropFrame() {
 	if m.held = false; cap(m.frame) > maxFrameKept {
 		m.frame = nil
 	}
+	if cap(m.kept) > maxFrameKept && !m.exchange.Keeps() {
+		m.kept = nil
+	}
 }

@@ -15,7 +15,7 @@ import (
 // logTime is how late lines of access logs may be, on their way to what writes them.
 const logTime = 250 * time.Millisecond
 
-// openLogs opens the files of a listener's access logs.
+// openLogs opens what a listener's access logs are written to.
 func (l *listener) openLogs() error {
 	if l.AccessLogs == nil {
 		return nil
@@ -28,6 +28,9 @@ func (l *listener) openLogs() error {
 			return l.refuse(l.AccessLogs.Fields[i], errors.New("cannot be opened: "+err.Error()))
 		}
 		l.logFiles = append(l.logFiles, f)
+	}
+	for _, to := range l.AccessLogs.Loggers {
+		l.logRecords = append(l.logRecords, l.mod.exports.OpenRecords(to, l.life))
 	}
 	return nil
 }
@@ -43,6 +46,9 @@ func (l *listener) closeLogs() {
 func (wl *workerListener) takeLogs() {
 	for _, f := range wl.logFiles {
 		wl.logs = append(wl.logs, accesslog.NewBuffer(f))
+	}
+	for _, r := range wl.logRecords {
+		wl.logs = append(wl.logs, accesslog.NewRecordsBuffer(r))
 	}
 	if wl.AccessLogs != nil && wl.AccessLogs.Reads {
 		wl.endFilters++ // they want of messages what these have

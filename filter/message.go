@@ -38,6 +38,7 @@ type Message struct {
 	states    []any
 	values    []keyed
 	frame     []byte // backs req.Raw, and resp.Raw, when held
+	kept      []byte // the request's frame, while an answer to it passes filters that may repeat it
 	operation []byte // what it calls, where that must be known when the request has gone
 	delay     timer.Timer
 
@@ -103,6 +104,11 @@ type use struct {
 	routed  bool
 	replied bool
 	forward bool
+
+	succeeds   bool // as a filter has answered, which the hook that runs now has said
+	made       bool // resp is that answer
+	repeatable bool
+	repeats    bool // which the hook that runs now has said
 
 	next, prev *Message // in the connection's list, in the order of arrival
 }

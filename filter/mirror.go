@@ -85,7 +85,7 @@ func (m *Message) mirror() {
 	for i := range m.route.Mirrors {
 		switch p := &m.route.Mirrors[i]; {
 		case !p.Picks(m.sh.rand):
-		case len(m.req.Raw) > p.MaxRequestBytes:
+		case m.copySize(p) > p.MaxRequestBytes:
 			m.cfg.mirrorOverflow(p.Cluster, "the request is larger than max_request_bytes")
 		case m.sh.shadows[p.Cluster] >= p.MaxRequests:
 			m.cfg.mirrorOverflow(p.Cluster, "max_requests are in flight")
@@ -93,6 +93,16 @@ func (m *Message) mirror() {
 			m.sh.newShadow().start(m, p)
 		}
 	}
+}
+
+// copySize is how many bytes a copy of the request takes.
+func (m *Message) copySize(p *route.Mirror) int {
+	n := len(m.req.Raw)
+	if p.AfterMutation {
+		payload, _ := m.reqMut.Payload()
+		n += len(payload.Bytes)
+	}
+	return n
 }
 
 func (wl *workerListener) mirrorOverflow(cluster, why string) {
@@ -117,7 +127,7 @@ func (s *shadow) start(m *Message, p *route.Mirror) {
 	// A known oneway in disguise is none here.
 	known := m.mayBeOneway() && s.proto.rewritesIDs && !m.req.FixedID && m.way() == onewayWay
 	m.cfg.mirrorPool(m, p.Cluster).Send(&s.call, upstream.Send{
-		Size:   len(m.req.Raw),
+		Size:   m.copySize(p),
 		Oneway: m.req.Type == codecs.Oneway || known, Muted: m.req.Type == codecs.Muted,
 		Timeout: p.Timeout,
 	})
@@ -174,6 +184,7 @@ func (s *shadow) dropFrame() {
 	if s.req.Raw = nil; cap(s.frame) > maxFrameKept {
 		s.frame = nil
 	}
+	s.mut.DropPayload()
 }
 
 // Sent implements upstream.Owner.

@@ -15,6 +15,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/config"
+	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
@@ -43,6 +44,9 @@ type Module struct {
 	// grows, as counters do, with the prefixes that operators use.
 	counted   map[metricsKey]*metrics.Totals
 	telemetry *telemetry.Registry
+	exports   export.Pool
+	pushing   *Life  // of what pushes metrics, nil: nothing does
+	pushKey   string // where to
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -114,6 +118,7 @@ type listener struct {
 	owned      []*own                // metrics of its filters
 	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
 	logFiles   []*accesslog.File     // of its access logs
+	logRecords []*export.Records     // … that go to collectors
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
@@ -296,10 +301,10 @@ func (l *listener) MergeOverrides(name string, table, route any) any {
 // build makes the filters of a listener that is accepted.
 func (l *listener) build(hc host.Config) error {
 	l.background = hc.Background()
+	l.life = l.newLife()
 	if err := l.openLogs(); err != nil {
 		return err
 	}
-	l.life = l.newLife()
 	for i := range l.chain {
 		k := &l.chain[i]
 		s := &Scope{Env: *l.env(), l: l, hc: hc, name: k.name}

@@ -2,9 +2,12 @@ package filter
 
 import (
 	"maps"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/meltemi-mesh/meltemi/filter/export"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
@@ -28,8 +31,33 @@ func (mod *Module) Observe() { mod.telemetry.On() }
 // Metrics returns all that the module counts.
 func (mod *Module) Metrics() prometheus.Gatherer {
 	r := prometheus.NewRegistry()
-	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod})
+	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod}, &mod.exports)
 	return r
+}
+
+// Push has all that the module counts pushed to a collector from now on, and no more to
+// the one before; nil is none. Requests are counted by what they call as with Observe.
+func (mod *Module) Push(to *export.Push, b host.Background) {
+	mod.mu.Lock()
+	defer mod.mu.Unlock()
+	key := ""
+	if to != nil {
+		key = to.Key()
+	}
+	if key == mod.pushKey {
+		return
+	}
+	if mod.pushing != nil {
+		mod.pushing.end()
+		mod.pushing = nil
+	}
+	if mod.pushKey = key; to == nil {
+		return
+	}
+	mod.Observe()
+	mod.pushing = newLife(b, mod, new(atomic.Int64)) // panics are counted with all others
+	mod.exports.Push(to, mod.Metrics(), mod.pushing)
+	mod.pushing.begin()
 }
 
 // listenerMetrics are the counters of listeners that Envoy has, too. It implements

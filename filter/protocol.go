@@ -35,9 +35,11 @@ type protocol struct {
 	rewritesIDs  bool
 	ordered      bool // clients get their answers in the order of their requests
 	hiddenOneway bool
+	successCode  int32
 	streamer     codecs.Streamer  // nil: no streams
 	deadliner    codecs.Deadliner // nil: no deadlines of clients
 	remover      codecs.Remover   // nil: nothing can be removed
+	payloader    codecs.Payloader // nil: payloads are not known
 }
 
 // profile is what must be equal for two versions of a listener to go on with the
@@ -105,6 +107,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 		rewritesIDs:  traits.Correlation == codecs.ByID,
 		ordered:      traits.Correlation != codecs.ByID,
 		hiddenOneway: traits.HiddenOneway,
+		successCode:  traits.SuccessCode,
 	}
 	p.requests = poolOptions(cfg, traits)
 	p.fixed = p.requests
@@ -117,6 +120,7 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.streamer, _ = codec.(codecs.Streamer)
 	p.deadliner, _ = codec.(codecs.Deadliner)
 	p.remover, _ = codec.(codecs.Remover)
+	p.payloader, _ = codec.(codecs.Payloader)
 	options, _ := proto.MarshalOptions{Deterministic: true}.Marshal(ext.Config) // what was read can be written
 	p.profile = unique.Make(profile{ext.Name, string(options), cfg.Limits, p.requests})
 	return p
@@ -220,6 +224,23 @@ func (ps anyOf) CheckCode(code int32) error {
 	return nil
 }
 
+// CheckReply is that of codecs.Payloader: all have to be able to give it, as any may be
+// asked.
+func (ps anyOf) CheckReply(reply codecs.Payload) error {
+	for _, p := range ps {
+		if p.payloader == nil {
+			return fmt.Errorf("codec %s cannot answer with a payload", p.name)
+		}
+		if err := p.payloader.CheckReply(reply); err != nil {
+			return fmt.Errorf("codec %s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+// skips reports whether an error of Encode says that a message cannot carry the changes.
+func skips(err error) bool { return err != nil && errors.Is(err, codecs.ErrNoMutation) }
+
 var errCannotRemove = errors.New("its codec cannot remove anything")
 
 // encode appends md with the changes of mut, or without them if the message cannot carry
@@ -227,10 +248,12 @@ var errCannotRemove = errors.New("its codec cannot remove anything")
 func (p *protocol) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) (b []byte, skipped, err error) {
 	if mut.Empty() {
 		mut = nil
+	} else if err := p.refuses(mut); err != nil {
+		return dst, nil, err
 	}
 	skipped = errCannotRemove
 	if len(mut.Removed()) == 0 || p.remover != nil {
-		if b, err = p.codec.Encode(dst, md, mut); err == nil || !errors.Is(err, codecs.ErrNoMutation) {
+		if b, err = p.codec.Encode(dst, md, mut); !skips(err) {
 			return b, nil, err
 		}
 		skipped = err

@@ -21,6 +21,14 @@ func (m *Message) Follow(r *route.Route) Verdict {
 		m.SetDetails("direct_response")
 		return m.ReplyWith(*d) // without a flag: nothing is out of the ordinary
 	}
+	if r.Success != nil {
+		m.cfg.count(metrics.RequestDirectResponse, 1)
+		m.debug("route %q answers itself", r.Name)
+		md := m.sh.newMetadata() // it says nothing of its own
+		m.mutate(r.Response, &m.respMut, codecs.ServerToClient, md)
+		m.sh.freeResponse(md)
+		return m.Answer(*r.Success)
+	}
 	t, err := r.Pick(m.Rand(), &m.req)
 	if err != nil {
 		m.cfg.count(metrics.RequestNoCluster, 1)

@@ -244,12 +244,8 @@ func (s *shard) freeMessage(m *Message) {
 	s.timers.Stop(&m.delay)
 	m.req.Reset()
 	m.req.Return(&s.spare)
-	if md := m.ownResp; md != nil {
-		md.Reset()
-		md.Return(&s.spare)
-		if len(s.freeMetadata) < maxFree {
-			s.freeMetadata = append(s.freeMetadata, md)
-		}
+	if m.ownResp != nil {
+		s.freeResponse(m.ownResp)
 	}
 	m.reqMut.Reset()
 	m.respMut.Reset()
@@ -257,14 +253,23 @@ func (s *shard) freeMessage(m *Message) {
 	m.states = m.states[:0]
 	clear(m.values)
 	m.values = m.values[:0]
+	m.exchange.Reset()
 	m.dropFrame()
 	if cap(m.operation) > maxOperationKept {
 		m.operation = nil
 	}
-	m.exchange.Reset()
 	m.use = use{}
 	if len(s.freeMessages) < maxFree {
 		s.freeMessages = append(s.freeMessages, m)
+	}
+}
+
+// freeResponse takes back what newMetadata has returned.
+func (s *shard) freeResponse(md *codecs.Metadata) {
+	md.Reset()
+	md.Return(&s.spare)
+	if len(s.freeMetadata) < maxFree {
+		s.freeMetadata = append(s.freeMetadata, md)
 	}
 }
 

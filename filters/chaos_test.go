@@ -152,16 +152,19 @@ func one(rng *rand.Rand, name string) string {
 		"adaptive_concurrency": `"gradient_controller_config": {"concurrency_limit_params": {"initial_concurrency_limit": ` + pick("3", "50") + `}}, "keys": {"names": ["tenant"], "max_keys": 2}`,
 		"ext_authz":            `"grpc_service": {"envoy_grpc": {"cluster_name": "limits"}, "timeout": "` + pick("0.02s", "0.2s") + `"}, "failure_mode_allow": ` + pick("true", "false"),
 		"metadata_exchange":    `"node_id": "n"`,
+		"lua": `"default_source_code": {"inline_string": "n = 0 function envoy_on_request(h) n = n + 1 if h:headers():get('tenant') == 't2' then ` +
+			pick(`h:respond({status = 'DENIED'}, 'no')`, `error(n)`, `h:headers():replace('lane', n .. '')`, `while true do end`) +
+			` end end function envoy_on_response(h) h:headers():remove('load') end"}, "max_instructions": 1000, "failure_mode_deny": ` + pick("true", "false"),
 	}[name]
 	of := map[string]string{
 		"connection_limit": "ConnectionLimit", "set_metadata": "SetMetadata", "fault": "Fault", "rbac": "RBAC", "local_ratelimit": "LocalRateLimit", "ratelimit": "RateLimit",
-		"rate_limit_quota": "RateLimitQuota", "adaptive_concurrency": "AdaptiveConcurrency", "ext_authz": "ExtAuthz", "metadata_exchange": "MetadataExchange",
+		"rate_limit_quota": "RateLimitQuota", "adaptive_concurrency": "AdaptiveConcurrency", "ext_authz": "ExtAuthz", "metadata_exchange": "MetadataExchange", "lua": "Lua",
 	}[name]
 	return `{"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.` + name + `.v1alpha.` + of + `", ` + config + `}`
 }
 
 var every = []string{
-	"connection_limit", "set_metadata", "fault", "rbac", "local_ratelimit", "ratelimit", "rate_limit_quota", "adaptive_concurrency", "ext_authz", "metadata_exchange",
+	"connection_limit", "set_metadata", "fault", "rbac", "local_ratelimit", "ratelimit", "rate_limit_quota", "adaptive_concurrency", "ext_authz", "metadata_exchange", "lua",
 }
 
 const prefix = "aeraki.meta_protocol.filters."

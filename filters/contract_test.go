@@ -4,6 +4,7 @@ package filters_test
 // against each other, and TestTheContractInOneFilter runs it.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -136,6 +137,10 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	if !ok {
 		return m.Reply(codecs.Denied, "no tenant")
 	}
+	if string(m.Request().Method()) == "version" {
+		return m.Answer(codecs.Payload{Bytes: []byte("1.0"), Text: true})
+	}
+	m.AllowRepeat()                       // it is safe to execute it twice
 	switch name := string(tenant); name { // a copy: the view ends with the hook
 	case "slow":
 		return m.Delay(20*time.Millisecond, func(m *filter.Message) filter.Verdict {
@@ -173,8 +178,28 @@ func (p *part) OnResponse(m *filter.Message) filter.Verdict {
 	if m.Response().Status == codecs.StatusError && m.Facts().Attempts > 1 {
 		return m.Reply(codecs.UpstreamReset, "tried more than once")
 	}
+	return p.look(m)
+}
+
+func (p *part) look(m *filter.Message) filter.Verdict {
+	said, err := m.Payload()
+	if err != nil {
+		return m.Reply(codecs.BadResponse, err.Error())
+	}
+	if bytes.Contains(said.Bytes, []byte("token has expired")) {
+		m.MutateRequest().Set("token", newToken())
+		return m.Repeat()
+	}
+	if bytes.Contains(said.Bytes, []byte("secret")) {
+		said.Bytes = bytes.ReplaceAll(said.Bytes, []byte("secret"), []byte("******"))
+		if err := m.SetPayload(said); err != nil {
+			return m.Reply(codecs.BadResponse, err.Error())
+		}
+	}
 	return filter.Continue
 }
+
+func newToken() string { return "new" }
 
 func (p *part) OnLocalReply(m *filter.Message, e *codecs.LocalError) {
 	e.Message += " (asked " + m.Connection().RemoteIP().String() + ")"
@@ -222,7 +247,11 @@ func TestTheContractInOneFilter(t *testing.T) {
 		calls, _ := dubbotest.Parse(data)
 		for _, c := range calls {
 			require.Contains(t, string(c.Body), "checked")
-			s.Send(dubbotest.Response(c.ID, "hello"))
+			text := "the token has expired"
+			if strings.Contains(string(c.Body), "\x05token\x03new") {
+				text = "a secret hello"
+			}
+			s.Send(dubbotest.Response(c.ID, text))
 		}
 		return len(data)
 	}
@@ -235,8 +264,9 @@ func TestTheContractInOneFilter(t *testing.T) {
 			"routes": [{"route": {"cluster": "greeter"},
 				"typed_per_filter_config": {"example.everything": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"limit": 3}}}}]}}`)
 	c := h.Dial(cfg)
+	method := ""
 	call := func(tenant string) string {
-		c.Send(dubbotest.Request{ID: 1, Attachments: [][2]string{{"tenant", tenant}}}.Bytes())
+		c.Send(dubbotest.Request{ID: 1, Method: method, Attachments: [][2]string{{"tenant", tenant}}}.Bytes())
 		text := ""
 		h.WaitUntil(func() bool {
 			h.Advance(time.Millisecond)
@@ -248,14 +278,16 @@ func TestTheContractInOneFilter(t *testing.T) {
 		})
 		return text
 	}
-	require.Equal(t, "hello", call("acme"))
+	require.Equal(t, "a ****** hello", call("acme"))
 	require.Equal(t, "too slow (asked 10.0.0.2)", call("slow"))
 	require.Equal(t, "nobody knows stranger (asked 10.0.0.2)", call("stranger"))
 	require.Equal(t, "too many (asked 10.0.0.2)", call("acme"))
 	h.Advance(time.Second)
-	require.Equal(t, "hello", call("acme"))
+	require.Equal(t, "a ****** hello", call("acme"))
+	method = "version"
+	require.Equal(t, "1.0", call("acme"))
 	h.Advance(time.Second)
 	require.EqualValues(t, 1, cfg.Counter("dubbo.t.everything_refused.reason.limit"))
 	require.EqualValues(t, 0, cfg.Counter("dubbo.t.everything_active"))
-	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 5)
+	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 6)
 }

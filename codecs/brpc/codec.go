@@ -82,9 +82,9 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
+	if mut.ChangesAttributes() || mut.Replaces() || mut.Millis() > 0 && saysTimeout(m) {
 		out, err := c.mutate(dst, m, mut)
-		if err == nil || mut.ChangesAttributes() {
+		if err == nil || mut.ChangesAttributes() || mut.Replaces() {
 			return out, err
 		}
 		// It cannot say how long its client waits.
@@ -114,7 +114,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	if len(dst)-start > c.maxFrame {
 		return dst[:start], errTooLarge
 	}
-	resize(dst[start:], m, len(dst)-start-len(m.Raw))
+	resize(dst[start:], m, len(dst)-start-len(m.Raw), 0)
 	return dst, nil
 }
 
@@ -129,19 +129,19 @@ func carriesID(t codecs.MessageType) bool {
 }
 
 // resize makes good the lengths in frame, a copy of m.Raw whose meta has grown
-// by more bytes.
-func resize(frame []byte, m *codecs.Metadata, more int) {
-	if more == 0 {
+// by some bytes, and what is behind it by others.
+func resize(frame []byte, m *codecs.Metadata, meta, rest int) {
+	if meta == 0 && rest == 0 {
 		return
 	}
-	grow := func(at int) {
+	grow := func(at, more int) {
 		binary.BigEndian.PutUint32(frame[at:], uint32(int(binary.BigEndian.Uint32(frame[at:]))+more))
 	}
 	rpc := int(m.Scratch[scratchRPC])
-	grow(rpc + atBodySize)
-	grow(rpc + atMetaSize)
+	grow(rpc+atBodySize, meta+rest)
+	grow(rpc+atMetaSize, meta)
 	if rpc > 0 {
-		grow(atBodySize)
+		grow(atBodySize, meta+rest)
 	}
 }
 
@@ -149,16 +149,13 @@ func resize(frame []byte, m *codecs.Metadata, more int) {
 // servers' have when a call has failed.
 func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 	start := len(dst)
-	dst = append(dst, magicRPC...)
-	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	dst = appendHead(dst)
 	dst, mark := pbwire.AppendFrame(dst, fieldResponse)
 	dst = pbwire.AppendVarint(dst, responseErrorCode, uint64(codeOf(e)))
 	dst = pbwire.AppendBytes(dst, responseErrorText, strings.ToValidUTF8(e.Message, "?"))
 	dst = pbwire.CloseFrame(dst, mark)
 	dst = pbwire.AppendVarint(dst, fieldCorrelationID, req.ID)
-	size := uint32(len(dst) - start - headerSize)
-	binary.BigEndian.PutUint32(dst[start+atBodySize:], size)
-	binary.BigEndian.PutUint32(dst[start+atMetaSize:], size)
+	closeHead(dst[start:], len(dst)-start-headerSize)
 	return dst, nil
 }
 

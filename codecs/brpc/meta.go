@@ -2,7 +2,8 @@ package brpc
 
 import "github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 
-// Fields of RpcMeta (brpc's src/brpc/policy/baidu_rpc_meta.proto).
+// Fields of RpcMeta (brpc's src/brpc/policy/baidu_rpc_meta.proto). The checksum is new
+// there: of the payload with its attachment.
 const (
 	fieldRequest        = 1
 	fieldResponse       = 2
@@ -12,6 +13,8 @@ const (
 	fieldChunkInfo      = 6
 	fieldStreamSettings = 8
 	fieldUserFields     = 9
+	fieldChecksumType   = 11
+	fieldChecksum       = 12
 )
 
 // Fields of RpcRequestMeta. Number 7 is a string in brpc, and in brpc-java and

@@ -13,10 +13,23 @@ import (
 // changed keeps its bytes and its place.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if !carriesID(m.Type) {
-		return dst, fmt.Errorf("%w: it is a %s", codecs.ErrNoMutation, m.Type)
+		return dst, mut.Refuse(fmt.Errorf("it is a %s", m.Type))
 	}
 	if m.Malformed != "" {
-		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
+		return dst, mut.Refuse(errors.New(m.Malformed))
+	}
+	p, replaces := mut.Payload()
+	attachment, more := int(m.Scratch[scratchMetaEnd]), 0 // where what stays behind the meta begins
+	if replaces {
+		old, err := c.Payload(m)
+		if err == nil && p.Text {
+			err = errText
+		}
+		if err != nil {
+			return dst, mut.Refuse(err)
+		}
+		attachment += len(old.Bytes)
+		more = len(p.Bytes) - len(old.Bytes)
 	}
 	start := len(dst)
 	from := int(m.Scratch[scratchRPC]) + headerSize
@@ -24,17 +37,18 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	dst = append(dst, m.Raw[:from]...)
 	dst, added, err := appendMeta(dst, m, m.Raw[from:end], mut)
 	size := len(dst) - start - from
-	dst = append(dst, m.Raw[end:]...)
+	dst = append(dst, p.Bytes...)
+	dst = append(dst, m.Raw[attachment:]...)
 	switch {
 	case err != nil:
 	case size > maxMeta, len(dst)-start > c.maxFrame, int(m.Scratch[scratchFields])+added > maxFields:
 		// Whoever reads it next may refuse it, or end the connection.
 		err = errors.New("it would become larger than the limits")
 	default:
-		resize(dst[start:], m, len(dst)-start-len(m.Raw))
+		resize(dst[start:], m, len(dst)-start-len(m.Raw)-more, more)
 		return dst, nil
 	}
-	return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
+	return dst[:start], mut.Refuse(err)
 }
 
 // appendMeta appends the meta of m with its id set and the changes of mut.
@@ -48,10 +62,13 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 		millis = mut.Millis()
 	}
 	idAt := int(m.Scratch[scratchID]) - int(m.Scratch[scratchRPC]) - headerSize
+	p, _ := mut.Payload()
 	from := 0
 	var r pbwire.Reader
 	for r.Reset(meta); r.Next(); { // to the end: it has been read before
 		switch {
+		case mut.Replaces() && isOfPayload(r.Number):
+			dst = append(dst, meta[from:r.Start]...)
 		case r.Is(fieldCorrelationID, pbwire.Varint) && r.Value == idAt && r.Uint != m.ID:
 			dst = append(dst, meta[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, m.ID)
@@ -79,6 +96,9 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 		from = r.End
 	}
 	dst = append(dst, meta[from:]...)
+	if p.Compression != 0 {
+		dst = pbwire.AppendVarint(dst, fieldCompressType, uint64(p.Compression))
+	}
 	dst = user.Append(dst, fieldUserFields)
 	if m.Scratch[scratchID] == 0 && m.ID != 0 {
 		dst = pbwire.AppendVarint(dst, fieldCorrelationID, m.ID)

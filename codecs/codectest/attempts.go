@@ -153,6 +153,21 @@ func (c *check) attempted(w where, st *stream, k int, m *codecs.Metadata, mut *c
 	return out, true
 }
 
+// ownPayload sets the payload of m to what it is; nil if it has none.
+func (c *check) ownPayload(m *codecs.Metadata) *codecs.Mutation {
+	payloader, ok := c.codec.(codecs.Payloader)
+	if !ok {
+		return nil
+	}
+	p, err := payloader.Payload(m)
+	if err != nil {
+		return nil
+	}
+	mut := new(codecs.Mutation)
+	mut.SetPayload(p)
+	return mut
+}
+
 // retries checks that a request can be encoded again from a copy of its frame, when
 // all else of it has gone, and that it bears the mark of a retry then, or none.
 func (c *check) retries() {
@@ -169,6 +184,7 @@ func (c *check) retries() {
 			{"without a change", nil},
 			{"with a timeout and the mark of a retry", &codecs.Mutation{Timeout: time.Minute, Retry: 1}},
 			{"with entries", c.everything(codecs.ClientToServer)},
+			{"with its payload set", c.ownPayload(m)},
 		}
 		id := m.ID
 		if _, may := takesID(m); may && c.traits.Correlation == codecs.ByID {

@@ -34,6 +34,8 @@ type job struct {
 	// as of another attempt
 	attempt   codecs.Mutation
 	deadliner codecs.Deadliner
+	payloader codecs.Payloader
+	other     codecs.Mutation // with its own payload
 	m         *codecs.Metadata
 	out       []byte
 	need      int
@@ -44,6 +46,7 @@ func (c *check) job(w where, d codecs.Direction, dec codecs.Decoder, size int) *
 	j := &job{c: c, w: w, dir: d, dec: dec, mut: c.everything(d), m: new(codecs.Metadata)}
 	j.attempt = codecs.Mutation{Timeout: time.Minute, Retry: 1}
 	j.deadliner, _ = c.codec.(codecs.Deadliner)
+	j.payloader, _ = c.codec.(codecs.Payloader)
 	more := slack
 	for _, kv := range j.mut.Entries() {
 		more += 4 * (len(kv.Key) + len(kv.Value))
@@ -89,6 +92,12 @@ func (j *job) encode() {
 			j.deadliner.Timeout(m)
 		}
 		j.append(&j.attempt)
+	}
+	if j.payloader != nil && carries(m) {
+		if p, err := j.payloader.Payload(m); err == nil {
+			j.other.SetPayload(p)
+			j.append(&j.other)
+		}
 	}
 }
 

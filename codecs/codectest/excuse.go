@@ -22,6 +22,9 @@ const (
 	Stateful Excuse = "stateful"
 	// NoErrorText: the text of a local error does not go onto the wire as it is.
 	NoErrorText Excuse = "no error text"
+	// Opaque: its payload cannot be read, as the message is compressed as a whole, or in
+	// another serialization.
+	Opaque Excuse = "opaque"
 	// Allocates: decoding and encoding it may allocate.
 	Allocates Excuse = "allocates"
 )
@@ -57,7 +60,7 @@ func (c *check) needless(e Excuse) {
 func (c *check) excusesAreKnown() {
 	for _, st := range c.streams {
 		for _, e := range slices.Sorted(maps.Keys(st.excuses)) {
-			if !slices.Contains([]Excuse{Immutable, LooseID, Stateful, NoErrorText, Allocates}, e) {
+			if !slices.Contains([]Excuse{Immutable, LooseID, Stateful, NoErrorText, Opaque, Allocates}, e) {
 				c.errorf("%s, %s: there is no excuse %q", st.name, st.dir, e)
 			} else if st.excuses[e] == "" {
 				c.errorf("%s, %s: the excuse %q has no reason", st.name, st.dir, e)

@@ -183,7 +183,7 @@ func (c *check) fuzzDecode(in input, d codecs.Direction, normal price) {
 		c.streams = []*stream{st}
 		for _, property := range []func(*check){
 			(*check).splits, (*check).views, (*check).roundTrip, (*check).ids, (*check).mutation, (*check).removal,
-			(*check).timeouts, (*check).retries, (*check).errorReplies, (*check).heartbeats, (*check).streamResets, (*check).answers, (*check).shapes,
+			(*check).timeouts, (*check).retries, (*check).payloads, (*check).errorReplies, (*check).successReplies, (*check).heartbeats, (*check).streamResets, (*check).answers, (*check).shapes,
 		} {
 			property(c)
 		}
@@ -263,6 +263,11 @@ func (c *check) fuzzFrame(st *stream, k int, mu Mutation, text string, id uint64
 		}
 	}
 	req := st.frames[k].meta
+	if _, ok := c.codec.(codecs.Payloader); ok && carries(req) {
+		of := w
+		of.doing = "with the text for a payload"
+		c.withPayload(of, k, &m, codecs.Payload{Bytes: []byte(text), Compression: int32(id % 4)})
+	}
 	if _, may := takesID(&m); may && c.traits.Correlation == codecs.ByID && c.traits.MaxID < 1<<64-1 {
 		m.ID = id % (c.traits.MaxID + 1)
 	}

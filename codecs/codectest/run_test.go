@@ -92,6 +92,8 @@ type broken struct {
 	sniff      func(b []byte) codecs.Guess
 	refuse     func(key string) error
 	timeout    func(c *toy, req *codecs.Metadata) time.Duration
+	payload    func(c *toy, m *codecs.Metadata) (codecs.Payload, error)
+	success    func(c *toy, dst []byte, req *codecs.Metadata, mut *codecs.Mutation) ([]byte, error)
 }
 
 func (b *broken) Traits() codecs.Traits {
@@ -129,6 +131,20 @@ func (b *broken) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalEr
 		return b.reply(b.toy, dst, req, e)
 	}
 	return b.toy.EncodeError(dst, req, e)
+}
+
+func (b *broken) Payload(m *codecs.Metadata) (codecs.Payload, error) {
+	if b.payload != nil {
+		return b.payload(b.toy, m)
+	}
+	return b.toy.Payload(m)
+}
+
+func (b *broken) EncodeReply(dst []byte, req *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	if b.success != nil {
+		return b.success(b.toy, dst, req, mut)
+	}
+	return b.toy.EncodeReply(dst, req, mut)
 }
 
 func (b *broken) EncodeHeartbeat(dst []byte, hb *codecs.Metadata) ([]byte, error) {
@@ -600,6 +616,79 @@ func TestEveryFaultIsFound(t *testing.T) {
 					return 0
 				}
 				return c.Timeout(req)
+			}},
+		},
+		{
+			fault: "a payload that is no view", property: "payloads", says: "the payload is no view of the frame",
+			codec: broken{payload: func(c *toy, m *codecs.Metadata) (codecs.Payload, error) {
+				p, err := c.Payload(m)
+				p.Bytes = bytes.Clone(p.Bytes)
+				return p, err
+			}},
+		},
+		{
+			fault: "a payload with what is before it", property: "payloads", says: "the payload (compression 0) is",
+			codec: broken{payload: func(_ *toy, m *codecs.Metadata) (codecs.Payload, error) {
+				return codecs.Payload{Bytes: m.Raw[m.Scratch[0]:len(m.Raw):len(m.Raw)]}, nil
+			}},
+		},
+		{
+			fault: "a payload that is none without a reason", property: "payloads", says: "which does not wrap codecs.ErrNoPayload",
+			codec: broken{payload: func(*toy, *codecs.Metadata) (codecs.Payload, error) { return codecs.Payload{}, errors.New("no") }},
+		},
+		{
+			fault: "payloads that cannot be read", property: "payloads", says: "see Opaque",
+			codec: broken{payload: func(*toy, *codecs.Metadata) (codecs.Payload, error) { return codecs.Payload{}, codecs.NoPayload("no") }},
+		},
+		{
+			fault: "a payload that stays as it is", property: "payloads", says: "the payload (compression 0) is",
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if mut.Replaces() {
+					mut = nil
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a payload that is skipped", property: "payloads", says: "it must not go out as it is",
+			codec: broken{encode: func(c *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if mut.Replaces() {
+					return dst, codecs.ErrNoMutation
+				}
+				return c.Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a payload that makes the frame too large", property: "payloads", says: "larger than the limits",
+			codec: broken{encode: func(_ *toy, dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				return newToy(codecs.Limits{}).Encode(dst, m, mut)
+			}},
+		},
+		{
+			fault: "a success with another id", property: "success_replies", says: "the answer has id 0, its request 7",
+			codec: broken{success: func(c *toy, dst []byte, _ *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				return c.EncodeReply(dst, &codecs.Metadata{}, mut)
+			}},
+		},
+		{
+			fault: "a success that is none", property: "success_replies", says: "the answer is decoded as a error",
+			codec: broken{success: func(c *toy, dst []byte, req *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+				return c.EncodeError(dst, req, &codecs.LocalError{})
+			}},
+		},
+		{
+			fault: "a success without the payload", property: "success_replies", says: "its payload is",
+			codec: broken{success: func(c *toy, dst []byte, req *codecs.Metadata, _ *codecs.Mutation) ([]byte, error) {
+				return c.EncodeReply(dst, req, nil)
+			}},
+		},
+		{
+			fault: "a success that needs the request's frame", property: "success_replies", says: "could be answered",
+			codec: broken{success: func(c *toy, dst []byte, req *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+				if req.Raw == nil {
+					return dst, codecs.NoPayload("no")
+				}
+				return c.EncodeReply(dst, req, mut)
 			}},
 		},
 		{

@@ -43,6 +43,10 @@ type Suite struct {
 	// depends on what they are.
 	Immutable func(frame string, m *codecs.Metadata) bool
 
+	// Opaque tells which messages have the excuse of that name, where that depends on
+	// what they are.
+	Opaque func(frame string, m *codecs.Metadata) bool
+
 	// NoErrorText gives all messages the excuse of that name.
 	NoErrorText bool
 	// OwnForeign are the protocols of [Foreign] that are the codec's own.

@@ -166,13 +166,13 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 	if mut != nil {
 		retry = mut.Retry
 	}
-	if !mut.ChangesAttributes() && (!calls || mut.Empty()) {
+	if !mut.ChangesAttributes() && !mut.Replaces() && (!calls || mut.Empty()) {
 		dst = append(dst, m.Raw...)
 		binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
 		return dst, nil
 	}
 	if m.Malformed != "" {
-		return dst, codecs.ErrNoMutation
+		return dst, mut.Refuse(errors.New(m.Malformed))
 	}
 	dst = append(dst, m.Raw[:toyHead]...)
 	behind := len(dst)
@@ -209,14 +209,42 @@ func (c *toy) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]by
 	if calls && retry > 0 {
 		line("again=yes")
 	}
-	dst = append(dst, m.Raw[m.Scratch[0]:]...)
+	if p, ok := mut.Payload(); !ok {
+		dst = append(dst, m.Raw[m.Scratch[0]:]...)
+	} else if _, err := c.Payload(m); err != nil || p.Compression != 0 {
+		return dst, mut.Refuse(errors.New("not that"))
+	} else {
+		dst = append(append(dst, 0), p.Bytes...)
+	}
 	if len(dst)-start > c.limit {
-		return dst, codecs.ErrNoMutation
+		return dst, mut.Refuse(errors.New("too large"))
 	}
 	binary.BigEndian.PutUint32(dst[start+4:], uint32(m.ID))
 	binary.BigEndian.PutUint32(dst[start+8:], uint32(len(dst)-start-toyHead))
 	return dst, nil
 }
+
+// Payload is the body.
+func (*toy) Payload(m *codecs.Metadata) (codecs.Payload, error) {
+	if m.Malformed != "" || m.Type == codecs.Error || m.Raw[3] == toyPing {
+		return codecs.Payload{}, codecs.NoPayload("a %s has none", m.Type)
+	}
+	return codecs.Payload{Bytes: m.Raw[m.Scratch[0]+1 : len(m.Raw) : len(m.Raw)]}, nil
+}
+
+func (c *toy) EncodeReply(dst []byte, req *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	var attributes []string
+	for _, kv := range mut.Entries() {
+		if c.CheckMutation(0, kv.Key, kv.Value) != nil {
+			return dst, codecs.ErrNoMutation
+		}
+		attributes = append(attributes, kv.Key+"="+kv.Value)
+	}
+	p, _ := mut.Payload()
+	return append(dst, toyFrame(toyAnswer, uint32(req.ID), strings.Join(attributes, "\n"), string(p.Bytes))...), nil
+}
+
+func (*toy) CheckReply(codecs.Payload) error { return nil }
 
 func (*toy) Timeout(req *codecs.Metadata) time.Duration {
 	if req.Type != codecs.Request || req.Malformed != "" {

@@ -92,7 +92,7 @@ type codec struct{ maxFrame int }
 // Traits implements codecs.Codec.
 func (c *codec) Traits() codecs.Traits {
 	return codecs.Traits{
-		Correlation: codecs.ByID, MaxID: 1<<64 - 1, ShareByDefault: true,
+		Correlation: codecs.ByID, MaxID: 1<<64 - 1, ShareByDefault: true, SuccessCode: statusOK,
 		Attributes: []string{"interface", "method", "path", "version", "dubbo", "serialization"},
 	}
 }
@@ -119,17 +119,18 @@ const (
 	scratchSerial      = iota // serialization id
 	scratchAttachments        // offset of the attachments in Raw; 0: not known
 	scratchClasses            // how many classes were defined before the attachments
+	scratchAccepts            // of a request: 1 if its client reads attachments of answers
 )
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	start := len(dst)
-	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
+	if mut.ChangesAttributes() || mut.Replaces() || mut.Millis() > 0 && saysTimeout(m) {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {
 		case err == nil:
-		case !mut.ChangesAttributes(): // it cannot say how long its client waits
+		case !mut.ChangesAttributes() && !mut.Replaces(): // it cannot say how long its client waits
 			dst = append(dst[:start], m.Raw...)
 		default:
 			return dst, err

@@ -131,6 +131,9 @@ func (d *decoder) request(m *codecs.Metadata) {
 	maps := c.skipArguments(r)
 	m.Scratch[scratchAttachments] = uint32(headerSize + r.Pos())
 	m.Scratch[scratchClasses] = uint32(r.Classes())
+	if accepts(c.dubbo) {
+		m.Scratch[scratchAccepts] = 1
+	}
 	if head == nil || !d.recall(head, m) {
 		at, left := r.Pos(), r.Left()
 		m.Put(nameInterface, c.service)

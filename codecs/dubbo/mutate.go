@@ -14,10 +14,10 @@ import (
 // before them, so nothing that a reference can mean is ever taken out.
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Scratch[scratchSerial] != hessian2 {
-		return dst, fmt.Errorf("%w: its serialization is %d", codecs.ErrNoMutation, m.Scratch[scratchSerial])
+		return dst, mut.Refuse(fmt.Errorf("its serialization is %d", m.Scratch[scratchSerial]))
 	}
 	if m.Malformed != "" {
-		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
+		return dst, mut.Refuse(errors.New(m.Malformed))
 	}
 	for _, kv := range mut.Entries() {
 		if isCall([]byte(kv.Key)) { // a filter's
@@ -36,16 +36,30 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	switch m.Type {
 	case codecs.Request, codecs.Oneway:
 		s.millis = mut.Millis()
-		seekAttachments(&r, m)
-		dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
+		if !mut.Replaces() {
+			seekAttachments(&r, m)
+			dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
+			break
+		}
+		var err error
+		if dst, err = replaceArguments(dst, &r, m, mut); err != nil {
+			return dst[:start], mut.Refuse(err)
+		}
 	case codecs.Response:
 		kind := r.Int()
 		value := r.Pos() // the kind may be written in more than one byte
 		if kind%withExceptionAndAttachments != withNull {
 			r.Skip()
 		}
-		if kind < withExceptionAndAttachments && len(mut.Entries()) == 0 {
+		if kind < withExceptionAndAttachments && len(mut.Entries()) == 0 && !mut.Replaces() {
 			return append(dst, m.Raw...), nil // nothing is there to be removed
+		}
+		if mut.Replaces() {
+			var err error
+			if dst, err = replaceValue(dst, &r, m, mut, kind, value); err != nil {
+				return dst[:start], mut.Refuse(err)
+			}
+			break
 		}
 		if kind < withExceptionAndAttachments {
 			// The kind says from now on that there are attachments. In their place
@@ -59,14 +73,14 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		dst = append(dst, 0x90+byte(kind))
 		dst = append(dst, m.Raw[headerSize+value:headerSize+r.Pos()]...)
 	default:
-		return dst, fmt.Errorf("%w: it is an %s", codecs.ErrNoMutation, m.Type)
+		return dst, mut.Refuse(fmt.Errorf("it is an %s", m.Type))
 	}
 	dst, err := s.appendAttachments(dst, &r, m.Raw[headerSize:])
 	if err == nil && len(dst)-start > c.maxFrame {
 		err = errors.New("it would become larger than the limits") // which ends connections
 	}
 	if err != nil {
-		return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
+		return dst[:start], mut.Refuse(err)
 	}
 	binary.BigEndian.PutUint32(dst[start+12:], uint32(len(dst)-start-headerSize))
 	return dst, nil

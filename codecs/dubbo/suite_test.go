@@ -50,6 +50,7 @@ func suite() codectest.Suite {
 			{Name: "farewell", Direction: s2c, Bytes: dubbotest.ReadOnly(1)},
 		},
 		Malformed: malformed,
+		Opaque:    func(_ string, m *codecs.Metadata) bool { return m.Scratch[scratchSerial] != hessian2 },
 		Invalid:   invalid,
 		Hostile:   hostile(),
 		Mutations: []codectest.Mutation{

@@ -92,7 +92,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	// That its server leaves does not mean that the proxy does.
 	leaves := m.GoesAway && m.Scratch[scratchForm]&noInfo == 0
-	if mut.ChangesAttributes() || leaves || !mut.Empty() && hasMarks(m) {
+	if mut.ChangesAttributes() || leaves || mut.Marks() && hasMarks(m) {
 		var err error
 		dst, err = c.mutate(dst, m, mut)
 		switch {
@@ -105,6 +105,12 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 	} else {
 		dst = append(dst, m.Raw...)
+	}
+	if mut.Replaces() {
+		var err error
+		if dst, err = c.replace(dst, start, shift, m, mut); err != nil {
+			return dst[:start], mut.Refuse(err)
+		}
 	}
 	if m.ID == idOf(m) {
 		return dst, nil // in however many bytes, and in whichever place

@@ -105,65 +105,22 @@ func exceptionOf(e *codecs.LocalError) int32 {
 // EncodeError implements codecs.Codec: a TApplicationException in the
 // transport and protocol of the request.
 func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
-	f := form(req.Scratch[scratchForm] & 0xff)
-	start := len(dst)
-	switch f.transport() {
-	case framed:
-		dst = append(dst, 0, 0, 0, 0)
-	case header, ttheader, ttheaderFramed:
-		magic, id := uint32(headerMagic<<16), byte(protocolBinary)
-		if f.transport() != header {
-			magic = ttheaderMagic << 16
-		}
-		if f.protocol() == compact {
-			id = protocolCompact
-		}
-		if req.Variant&muxed != 0 {
-			magic |= outOfOrder
-		}
-		dst = append(dst, 0, 0, 0, 0)
-		dst = binary.BigEndian.AppendUint32(dst, magic)
-		dst = binary.BigEndian.AppendUint32(dst, uint32(req.ID))
-		dst = binary.BigEndian.AppendUint16(dst, 1)
-		dst = append(dst, id, 0, 0, 0) // no transforms, and zeros up to a word
-	}
-	inner := len(dst)
-	if f.transport() == ttheaderFramed {
-		dst = append(dst, 0, 0, 0, 0)
-	}
-	seqid := uint32(req.ID)
-	if req.Scratch[scratchForm]&transformed != 0 {
-		seqid = req.Scratch[scratchInnerID]
-	}
-	_, method := operation(req.ReplyInfo) // servers answer without the service, and clients compare
-	dst = appendException(dst, f.protocol(), method, seqid, exceptionOf(e), strings.ToValidUTF8(e.Message, "?"))
-	if f.transport() == ttheaderFramed {
-		binary.BigEndian.PutUint32(dst[inner:], uint32(len(dst)-inner-4))
-	}
-	if f.transport() != unframed {
-		binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-4))
-	}
+	a := answer{start: len(dst), form: form(req.Scratch[scratchForm] & 0xff)}
+	dst, _ = a.open(dst, req, nil) // without entries there is nothing to refuse
+	dst = a.head(dst, req, typeException)
+	dst = appendException(dst, a.form.protocol(), exceptionOf(e), strings.ToValidUTF8(e.Message, "?"))
+	a.close(dst)
 	return dst, nil
 }
 
-func appendException(dst []byte, protocol int, name []byte, seqid uint32, kind int32, text string) []byte {
-	switch protocol {
-	case compact:
-		dst = append(dst, compactID, typeException<<5|compactVersion)
-		dst = binary.AppendUvarint(dst, uint64(seqid))
-		dst = append(binary.AppendUvarint(dst, uint64(len(name))), name...)
+// appendException appends a TApplicationException, which is a struct.
+func appendException(dst []byte, protocol int, kind int32, text string) []byte {
+	if protocol == compact {
 		dst = append(dst, 1<<4|cmpBinary)
 		dst = append(binary.AppendUvarint(dst, uint64(len(text))), text...)
 		dst = append(dst, 1<<4|cmpI32)
 		return append(binary.AppendUvarint(dst, uint64(uint32(kind<<1^kind>>31))), 0) // zigzag
-	case lax:
-		dst = binary.BigEndian.AppendUint32(dst, uint32(len(name)))
-		dst = append(append(dst, name...), typeException)
-	default:
-		dst = binary.BigEndian.AppendUint32(dst, binaryVersion|typeException)
-		dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(name))), name...)
 	}
-	dst = binary.BigEndian.AppendUint32(dst, seqid)
 	dst = append(dst, binString, 0, 1)
 	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(text))), text...)
 	dst = append(dst, binI32, 0, 2)

@@ -318,11 +318,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			}
 		}
 	}
-	for _, kv := range mut.Entries() {
-		dst = append(w.number(dst, uint64(len(kv.Key))), kv.Key...)
-		dst = append(w.number(dst, uint64(len(kv.Value))), kv.Value...)
-		w.tooLong = w.tooLong || w.kitex && max(len(kv.Key), len(kv.Value)) > 1<<16-1
-	}
+	dst = w.entries(dst, mut.Entries())
 	if ch.retry > 0 { // of two the later counts
 		dst = append(w.number(dst, uint64(len(keyRetried))), keyRetried...)
 		dst = w.decimal(dst, int64(ch.retry))
@@ -377,6 +373,16 @@ func (w *infoWriter) numbered(dst, pair []byte, ch *change) []byte {
 	}
 	value := ch.mut.Entries()[i].Value
 	return append(w.number(append(dst, pair[:2]...), uint64(len(value))), value...)
+}
+
+// entries appends names and values.
+func (w *infoWriter) entries(dst []byte, kvs []codecs.KeyValue) []byte {
+	for _, kv := range kvs {
+		dst = append(w.number(dst, uint64(len(kv.Key))), kv.Key...)
+		dst = append(w.number(dst, uint64(len(kv.Value))), kv.Value...)
+		w.tooLong = w.tooLong || w.kitex && max(len(kv.Key), len(kv.Value)) > 1<<16-1
+	}
+	return dst
 }
 
 // number appends a count or length.

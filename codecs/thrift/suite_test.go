@@ -171,6 +171,7 @@ func suite(t testing.TB) codectest.Suite {
 			{Key: "to-service"},
 			{Key: "biz-status", Value: "0"},
 		},
+		Opaque:     func(_ string, m *codecs.Metadata) bool { return m.Scratch[scratchForm]&transformed != 0 },
 		Immutable:  func(_ string, m *codecs.Metadata) bool { return !form(m.Variant).hasHeader() },
 		OwnForeign: []string{"thrift"},
 	}

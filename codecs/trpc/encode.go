@@ -17,17 +17,20 @@ var errTooLarge = errors.New("with another id it may become larger than the limi
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Raw[atType] == typeStream {
+		if mut.Replaces() {
+			return dst, codecs.NoPayload("flow control counts the bytes of a stream at both ends")
+		}
 		if mut.ChangesAttributes() {
 			return c.mutateInit(dst, m, mut)
 		}
 		return append(dst, m.Raw...), nil
 	}
-	if !c.fits(m, 0) {
+	if !c.fits(m, 0, 0) {
 		return dst, errTooLarge
 	}
-	if mut.ChangesAttributes() || mut.Millis() > 0 && saysTimeout(m) {
+	if mut.ChangesAttributes() || mut.Replaces() || mut.Millis() > 0 && saysTimeout(m) {
 		out, err := c.mutateUnary(dst, m, mut)
-		if err == nil || mut.ChangesAttributes() {
+		if err == nil || mut.ChangesAttributes() || mut.Replaces() {
 			return out, err
 		}
 		// It cannot say how long its client waits.
@@ -49,7 +52,7 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		dst = pbwire.AppendVarint(dst, requestID, m.ID)
 		dst = append(dst, m.Raw[m.HeaderSize:]...)
 	}
-	complete(dst[start:], m)
+	complete(dst[start:], m, 0)
 	return dst, nil
 }
 
@@ -63,21 +66,21 @@ func idOf(m *codecs.Metadata) (id uint64, n int) {
 	return uint64(frameID(m.Raw)), 0
 }
 
-// fits reports whether a unary frame whose header grows by more bytes stays
-// within the limits with any id, so that whoever is next says the same.
-func (c *codec) fits(m *codecs.Metadata, more int) bool {
+// fits reports whether a unary frame whose header grows by more bytes, and whose body
+// by others, stays within the limits with any id, so that whoever is next says the same.
+func (c *codec) fits(m *codecs.Metadata, more, body int) bool {
 	_, n := idOf(m)
 	if n == 0 {
 		more++ // its tag
 	}
 	more += maxID - n
-	return m.HeaderSize+more <= headerSize+maxHeader && len(m.Raw)+more <= c.maxFrame
+	return m.HeaderSize+more <= headerSize+maxHeader && len(m.Raw)+more+body <= c.maxFrame
 }
 
 // complete makes good the fixed header of frame, a copy of m.Raw whose header
-// has been changed.
-func complete(frame []byte, m *codecs.Metadata) {
-	more := len(frame) - len(m.Raw)
+// has been changed, and whose body has grown by some bytes.
+func complete(frame []byte, m *codecs.Metadata, body int) {
+	more := len(frame) - len(m.Raw) - body
 	binary.BigEndian.PutUint32(frame[atLength:], uint32(len(frame)))
 	binary.BigEndian.PutUint16(frame[atHeaderLength:], uint16(m.HeaderSize-headerSize+more))
 	if m.Scratch[scratchFlags]&flagFixedID != 0 {

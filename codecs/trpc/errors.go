@@ -98,9 +98,8 @@ func textOf(e *codecs.LocalError) string {
 // so.
 func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
 	start := len(dst)
-	version := req.Scratch[scratchVersion]
 	if req.Type == codecs.StreamInit {
-		dst = appendFixed(dst, typeStream, streamInit, uint32(req.StreamID), version)
+		dst = appendFixed(dst, typeStream, streamInit, uint32(req.StreamID), req.Scratch[scratchVersion])
 		dst, mark := pbwire.AppendFrame(dst, initResponseMeta)
 		dst = pbwire.AppendVarint(dst, metaRet, c.retOf(e))
 		dst = pbwire.AppendBytes(dst, metaErrorMsg, textOf(e))
@@ -108,26 +107,11 @@ func (c *codec) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalErr
 		binary.BigEndian.PutUint32(dst[start+atLength:], uint32(len(dst)-start))
 		return dst, nil
 	}
-	var fixed uint32
-	if req.Scratch[scratchFlags]&flagFixedID != 0 {
-		fixed = uint32(req.ID)
-	}
-	dst = appendFixed(dst, typeUnary, 0, fixed, version)
-	number := func(number int32, scratch int) {
-		if v := req.Scratch[scratch]; v != 0 {
-			dst = pbwire.AppendVarint(dst, number, uint64(v))
-		}
-	}
-	number(responseCallType, scratchCallType)
-	dst = pbwire.AppendVarint(dst, responseID, req.ID)
-	dst = pbwire.AppendVarint(dst, responseRet, c.retOf(e))
-	dst = pbwire.AppendBytes(dst, responseErrorMsg, textOf(e))
-	number(responseMessageType, scratchMessageType)
-	number(responseContentType, scratchContentType)
-	number(responseContentEncoding, scratchContentEncoding)
-	size := len(dst) - start
-	binary.BigEndian.PutUint32(dst[start+atLength:], uint32(size))
-	binary.BigEndian.PutUint16(dst[start+atHeaderLength:], uint16(size-headerSize))
+	dst = appendAnswer(dst, req, func(dst []byte) []byte {
+		dst = pbwire.AppendVarint(dst, responseRet, c.retOf(e))
+		return pbwire.AppendBytes(dst, responseErrorMsg, textOf(e))
+	}, int32(req.Scratch[scratchContentEncoding]))
+	closeAnswer(dst[start:], len(dst)-start-headerSize)
 	return dst, nil
 }
 

@@ -20,11 +20,26 @@ var errLimits = errors.New("it would become larger than the limits")
 // its id. What is not changed keeps its bytes and its place.
 func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	if m.Malformed != "" {
-		return dst, fmt.Errorf("%w: %s", codecs.ErrNoMutation, m.Malformed)
+		return dst, mut.Refuse(errors.New(m.Malformed))
 	}
 	s := set{Entries: pbwire.Entries{Mutation: mut}, number: responseTransInfo, idAt: int(m.Scratch[scratchID]) - headerSize, id: m.ID}
 	if m.Scratch[scratchFlags]&flagRequest != 0 {
 		s.number, s.millis = requestTransInfo, uint32(mut.Millis())
+	}
+	p, replaces := mut.Payload()
+	if replaces {
+		old, err := c.Payload(m)
+		if err == nil && p.Text {
+			err = errText
+		}
+		if err != nil {
+			return dst, mut.Refuse(err)
+		}
+		if s.encoding = responseContentEncoding; s.number == requestTransInfo {
+			s.encoding = requestContentEncoding
+		}
+		s.compression = p.Compression
+		s.body = len(p.Bytes) - len(old.Bytes)
 	}
 	start := len(dst)
 	dst = append(dst, m.Raw[:headerSize]...)
@@ -32,14 +47,19 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 	if old, _ := idOf(m); m.Scratch[scratchID] == 0 && old != m.ID {
 		dst = pbwire.AppendVarint(dst, requestID, m.ID)
 	}
-	dst = append(dst, m.Raw[m.HeaderSize:]...)
-	if err == nil && (!c.fits(m, s.grown) || int(m.Scratch[scratchEntries])+s.Added > maxEntries) {
+	if replaces {
+		dst = append(dst, p.Bytes...)
+		dst = append(dst, m.Raw[m.HeaderSize+len(p.Bytes)-s.body:]...) // the attachment
+	} else {
+		dst = append(dst, m.Raw[m.HeaderSize:]...)
+	}
+	if err == nil && (!c.fits(m, s.grown, s.body) || int(m.Scratch[scratchEntries])+s.Added > maxEntries) {
 		err = errLimits
 	}
 	if err != nil {
-		return dst[:start], fmt.Errorf("%w: %w", codecs.ErrNoMutation, err)
+		return dst[:start], mut.Refuse(err)
 	}
-	complete(dst[start:], m)
+	complete(dst[start:], m, s.body)
 	return dst, nil
 }
 
@@ -80,14 +100,18 @@ func (c *codec) mutateInit(dst []byte, m *codecs.Metadata, mut *codecs.Mutation)
 	return dst, nil
 }
 
-// set changes entries of a message's trans_info, its request id, and its timeout.
+// set changes entries of a message's trans_info, its request id, its timeout, and what is
+// said of another body.
 type set struct {
 	pbwire.Entries
-	number int32 // of trans_info
-	idAt   int   // offset of the value of the request id; no field's if there is none
-	id     uint64
-	millis uint32 // the timeout; 0: as it is
-	grown  int    // by how many bytes, the id apart
+	number      int32 // of trans_info
+	idAt        int   // offset of the value of the request id; no field's if there is none
+	id          uint64
+	millis      uint32 // the timeout; 0: as it is
+	encoding    int32  // the field of the content's encoding; 0: it stays
+	compression int32  // what that is to be
+	grown       int    // by how many bytes, the id apart
+	body        int    // by how many bytes the body grows
 }
 
 // appendMessage appends the message b, which has been read before, with the changes
@@ -108,6 +132,9 @@ func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
 			dst = binary.AppendUvarint(dst, uint64(s.millis))
 			s.grown += len(dst) - n - (r.End - r.Value)
 			says = true
+		case s.encoding > 0 && r.Is(s.encoding, pbwire.Varint):
+			dst = append(dst, b[from:r.Start]...)
+			s.grown -= r.End - r.Start
 		case r.Type == pbwire.Varint && r.Value == s.idAt && uint64(uint32(r.Uint)) != s.id:
 			dst = append(dst, b[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, s.id)
@@ -135,6 +162,9 @@ func (s *set) appendMessage(dst, b []byte) ([]byte, error) {
 	n := len(dst)
 	if s.millis > 0 && !says {
 		dst = pbwire.AppendVarint(dst, requestTimeout, uint64(s.millis))
+	}
+	if s.compression != 0 {
+		dst = pbwire.AppendVarint(dst, s.encoding, uint64(uint32(s.compression)))
 	}
 	dst = s.Append(dst, s.number)
 	s.grown += len(dst) - n

@@ -22,6 +22,9 @@ type Listener struct {
 	Mark uint32
 	// Admin is where the process tells about itself: unix:/PATH or IP:PORT; "": nowhere.
 	Admin string
+	// Push is where its metrics are pushed to by OTLP, in the JSON form of the carrier's
+	// metrics.otlp; nil: nowhere.
+	Push map[string]any
 }
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
@@ -75,6 +78,9 @@ func (l Listener) carrier() object {
 	config := object{"path": l.Socket}
 	if l.Admin != "" {
 		config["admin_address"] = l.Admin
+	}
+	if l.Push != nil {
+		config["metrics"] = object{"otlp": l.Push}
 	}
 	return object{"name": "meltemi.carrier", "typed_config": object{
 		"@type":                 types + "network.dynamic_modules.v3.DynamicModuleNetworkFilter",

@@ -77,6 +77,7 @@ func (fc *filterConfig) published(id uint32) {
 	} else if !bool(C.mt_validating()) {
 		dialer.Serve(fc.carrier.Path)
 		operators.Serve(fc.carrier.Admin)
+		push(fc.carrier.Push)
 		time.AfterFunc(carrier.RenewTime, func() {
 			everyWorker(func(w *worker) { w.carriers.Renew(id) })
 		})

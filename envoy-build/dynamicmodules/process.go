@@ -8,6 +8,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/admin"
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/loopback"
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/process"
+	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
@@ -43,6 +44,15 @@ func pages() http.Handler {
 		return t.Pages()
 	}
 	return http.NotFoundHandler()
+}
+
+// push has the pipeline push its metrics.
+func push(to *export.Push) {
+	if p, ok := module.(interface {
+		Push(to *export.Push, b host.Background)
+	}); ok {
+		p.Push(to, background{})
+	}
 }
 
 func setUp(concurrency int) {

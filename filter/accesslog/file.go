@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/meltemi-mesh/meltemi/filter/export"
 )
 
 const (
@@ -338,15 +340,19 @@ func (f *File) lose(lines int) {
 	f.mu.Unlock()
 }
 
-// Buffer is what a worker has gathered for a file.
+// Buffer is what a worker has gathered for a file, or a collector.
 type Buffer struct {
-	file  *File
-	data  []byte
-	lines int
+	file    *File
+	records *export.Records // if there is no file
+	data    []byte
+	lines   int
 }
 
 // NewBuffer returns a worker's buffer for f.
 func NewBuffer(f *File) *Buffer { return &Buffer{file: f} }
+
+// NewRecordsBuffer returns a worker's buffer for r.
+func NewRecordsBuffer(r *export.Records) *Buffer { return &Buffer{records: r} }
 
 // Empty reports whether there is nothing to hand over.
 func (b *Buffer) Empty() bool { return b.lines == 0 }
@@ -357,6 +363,9 @@ func (b *Buffer) Full() bool { return len(b.data) >= fullBytes }
 // Flush hands over what was gathered. It returns how many lines that were, and how many
 // of the file's are lost that nobody has been told of.
 func (b *Buffer) Flush() (written, lost int64) {
+	if b.file == nil {
+		return b.flushRecords()
+	}
 	f := b.file
 	f.mu.Lock()
 	defer f.mu.Unlock()

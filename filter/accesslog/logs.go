@@ -6,11 +6,13 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	otlpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
@@ -31,6 +33,8 @@ type Logs struct {
 	// Files are the paths of the files that they are written to, each once, and Fields
 	// the field that names each first.
 	Files, Fields []string
+	// Loggers are the collectors that records go to, each once.
+	Loggers []export.Logger
 	// Reads says that they want the properties of messages.
 	Reads bool
 	// Mirrors and Heartbeats say whether these have lines, too.
@@ -42,7 +46,7 @@ type Logs struct {
 type log struct {
 	when   condition // nil: always
 	format format
-	file   int // in Files
+	file   int // in Files, or behind them in Loggers
 }
 
 // Parse judges the access logs of a configuration, whose field is called access_log, with
@@ -60,13 +64,32 @@ func Parse(all []*accesslogv3.AccessLog, o *proxyv1alpha.AccessLogOptions) (*Log
 			l.when = c.filter(a.GetFilter(), path+".filter")
 		}
 		var name string
-		l.format, name = c.logger(a, path)
-		l.file = ls.file(name, path)
+		var to *export.Logger
+		if l.format, name, to = c.logger(a, path); to != nil {
+			l.file = -1 - ls.collector(to) // behind all files, when they are known
+		} else {
+			l.file = ls.file(name, path)
+		}
 		ls.Reads = ls.Reads || l.format.reads
 		ls.logs = append(ls.logs, l)
 	}
+	for i := range ls.logs {
+		if l := &ls.logs[i]; l.file < 0 {
+			l.file = len(ls.Files) - 1 - l.file
+		}
+	}
 	ls.Reads = ls.Reads || c.reads
 	return ls, c.Err()
+}
+
+func (ls *Logs) collector(to *export.Logger) int {
+	for i := range ls.Loggers {
+		if ls.Loggers[i].Key() == to.Key() {
+			return i
+		}
+	}
+	ls.Loggers = append(ls.Loggers, *to)
+	return len(ls.Loggers) - 1
 }
 
 func (ls *Logs) file(name, field string) int {
@@ -79,13 +102,13 @@ func (ls *Logs) file(name, field string) int {
 	return len(ls.Files) - 1
 }
 
-// logger judges the logger itself, and returns the file that it writes to.
-func (c *compiler) logger(a *accesslogv3.AccessLog, path string) (format, string) {
+// logger judges the logger itself, and returns the file that it writes to, or the collector.
+func (c *compiler) logger(a *accesslogv3.AccessLog, path string) (format, string, *export.Logger) {
 	path += ".typed_config"
 	config := a.GetTypedConfig()
 	if config == nil {
 		c.Add(path, "required")
-		return format{}, ""
+		return format{}, "", nil
 	}
 	switch name := config.MessageName(); name {
 	case "envoy.extensions.access_loggers.file.v3.FileAccessLog":
@@ -94,18 +117,23 @@ func (c *compiler) logger(a *accesslogv3.AccessLog, path string) (format, string
 		if m.GetPath() == "" {
 			c.Add(path+".path", "required")
 		}
-		return c.fileFormat(m, path), m.GetPath()
+		return c.fileFormat(m, path), m.GetPath(), nil
 	case "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog":
 		m := new(streamv3.StdoutAccessLog)
 		c.decode(config, m, path)
-		return c.format(m.GetLogFormat(), path+".log_format"), Stdout
+		return c.format(m.GetLogFormat(), path+".log_format"), Stdout, nil
 	case "envoy.extensions.access_loggers.stream.v3.StderrAccessLog":
 		m := new(streamv3.StderrAccessLog)
 		c.decode(config, m, path)
-		return c.format(m.GetLogFormat(), path+".log_format"), Stderr
+		return c.format(m.GetLogFormat(), path+".log_format"), Stderr, nil
+	case "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig":
+		m := new(otlpv3.OpenTelemetryAccessLogConfig)
+		c.decode(config, m, path)
+		f, to := c.otlp(m, path)
+		return f, "", &to
 	default:
-		c.Add(path+".type_url", "%s is not supported: want FileAccessLog, StdoutAccessLog or StderrAccessLog of Envoy's", name)
-		return format{}, ""
+		c.Add(path+".type_url", "%s is not supported: want FileAccessLog, StdoutAccessLog, StderrAccessLog or OpenTelemetryAccessLogConfig of Envoy's", name)
+		return format{}, "", nil
 	}
 }
 
@@ -170,8 +198,8 @@ func (c *compiler) json(s *structpb.Struct, omitEmpty bool, path string) format 
 	return jsonFormat(s, omitEmpty, path, func(path string, err error) { c.Add(path, "%v", err) })
 }
 
-// Write appends the lines of e, of those logs that want it, to what goes to their files:
-// to holds the buffers of Files, in their order.
+// Write appends the lines of e, of those logs that want it, to what goes to their files and
+// collectors: to holds the buffers of Files and then of Loggers, in their order.
 func (ls *Logs) Write(e *Entry, to []*Buffer) {
 	for i := range ls.logs {
 		l := &ls.logs[i]

@@ -3,9 +3,13 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net"
 	"strconv"
 	"strings"
+
+	"github.com/meltemi-mesh/meltemi/filter/export"
+	"github.com/meltemi-mesh/meltemi/filter/fields"
 )
 
 // Carrier is the configuration of the carrier filter, the one that a process has of
@@ -17,14 +21,20 @@ type Carrier struct {
 	// path, or "host:port" with the address of an interface, of which the port may be 0
 	// for any; "": nowhere.
 	Admin string
+	// Push is where metrics are pushed to, nil: nowhere.
+	Push *export.Push
 }
 
-// LoadCarrier reads {"path": "@name", "admin_address": "unix:/path"}; the latter may be
-// left out. A returned error is an *Error.
+// LoadCarrier reads {"path": "@name", "admin_address": "unix:/path", "metrics": {"otlp":
+// {}}}, of which the first is required, and the last an [export.PushConfig]. A returned
+// error is an *Error.
 func LoadCarrier(raw []byte) (c Carrier, err error) {
 	var cfg struct {
-		Path  *string `json:"path"`
-		Admin string  `json:"admin_address"`
+		Path    *string `json:"path"`
+		Admin   string  `json:"admin_address"`
+		Metrics *struct {
+			OTLP *export.PushConfig `json:"otlp"`
+		} `json:"metrics"`
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
@@ -37,7 +47,18 @@ func LoadCarrier(raw []byte) (c Carrier, err error) {
 	if cfg.Admin != "" && !adminAddress(cfg.Admin) {
 		return c, &Error{Path: "admin_address", Reason: "want unix:/PATH or IP:PORT, is " + strconv.Quote(cfg.Admin)}
 	}
-	return Carrier{*cfg.Path, cfg.Admin}, nil
+	c = Carrier{Path: *cfg.Path, Admin: cfg.Admin}
+	switch {
+	case cfg.Metrics == nil:
+	case cfg.Metrics.OTLP == nil:
+		return c, &Error{Path: "metrics.otlp", Reason: "required"}
+	default:
+		var first *fields.Error
+		if c.Push, err = export.ParsePush(cfg.Metrics.OTLP, "metrics.otlp"); errors.As(err, &first) {
+			return c, &Error{Path: first.Path, Reason: first.Reason}
+		}
+	}
+	return c, nil
 }
 
 // adminAddress: anybody could connect to an abstract socket.

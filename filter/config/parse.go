@@ -19,7 +19,9 @@ import (
 
 	// The types that an Any in the configuration may name.
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/resource_detectors/v3"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol/codec"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/adaptive_concurrency/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/connection_limit/v1alpha"
@@ -27,6 +29,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/fault/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/istio_stats/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/local_ratelimit/v1alpha"
+	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/lua/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/rate_limit_quota/v1alpha"
 	_ "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/ratelimit/v1alpha"

@@ -121,12 +121,15 @@ func (x *Exchange) Init(o Owner, env *Env) {
 }
 
 // Start sends the request to the pool p. policy, which may be nil, says what else may
-// be done, as far as what the request expects allows it. The owner may hear of its end
-// before Start returns.
-func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, expects Expects) {
+// be done, as far as what the request expects allows it; repeatable, that the owner may
+// want it repeated. The owner may hear of its end before Start returns.
+func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, expects Expects, repeatable bool) {
 	x.attempts = 1
+	if policy == nil && repeatable {
+		policy = &unplanned
+	}
 	if policy != nil {
-		s.Timeout = x.devise(p, &s, policy, expects)
+		s.Timeout = x.devise(p, &s, policy, expects, repeatable)
 	}
 	p.Send(&x.first.call, s)
 }
@@ -144,6 +147,23 @@ func (x *Exchange) Abandon() {
 	if x.plan != nil {
 		x.plan.may = false
 	}
+}
+
+// Keeps reports whether the request, which has been answered, is kept for [Exchange.Repeat].
+func (x *Exchange) Keeps() bool { return x.plan != nil && x.plan.keeps && x.plan.kept > 0 }
+
+// Repeat makes a further attempt, as the owner does not want the answer that it has got,
+// and reports whether it does: if not, the owner has that answer still. If it does, the
+// exchange goes on, with the frame that the owner has been told to keep.
+func (x *Exchange) Repeat() bool {
+	if !x.Keeps() {
+		return false
+	}
+	a := &x.first
+	if x.won.sent != 0 {
+		a, x.won = &x.plan.second, won{}
+	}
+	return x.plan.again(a, OnDemand)
 }
 
 // Call returns the call of the first attempt: the one that a stream, once it is open,
@@ -221,7 +241,11 @@ func (a *attempt) Answered(resp *codecs.Metadata) {
 		if pl.declines(a, resp) {
 			return
 		}
-		x.settle()
+		if x.Keeps() {
+			pl.rest(a)
+		} else {
+			x.settle()
+		}
 	}
 	x.owner.Answered(resp)
 }

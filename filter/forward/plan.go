@@ -12,6 +12,9 @@ const (
 	// maxKept bounds the frames of a worker that are kept for further attempts; what
 	// comes then is sent once.
 	maxKept = 64 << 20
+	// maxRepeats is how often a request is repeated as its owner wants it, together with
+	// retries, where a policy does not allow more of those.
+	maxRepeats = 3
 	// maxFree bounds the plans that are kept for the next requests.
 	maxFree = 4096
 )
@@ -24,6 +27,8 @@ type plan struct {
 	due     time.Duration
 	expects Expects
 	may     bool // be repeated as the policy says
+	keeps   bool // the request behind its answer, as the owner may want it repeated
+	size    int  // of the request, in bytes
 	written bool // a server may have got it
 	retries int
 	kept    int // bytes
@@ -36,12 +41,15 @@ type plan struct {
 
 // devise makes the plan for a request that is about to be sent, and returns how long
 // its first attempt may take.
-func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, expects Expects) time.Duration {
+func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, expects Expects, repeatable bool) time.Duration {
 	pl := x.newPlan(policy)
 	now := x.env.now()
 	pl.due, pl.expects = now+s.Timeout, expects
-	pl.may = expects != NoAnswer && s.Line == nil && policy.repeats() && s.Size <= policy.MaxBytes
-	if pl.may {
+	fits := s.Line == nil && s.Size <= policy.MaxBytes
+	pl.may = expects != NoAnswer && policy.repeats() && fits
+	pl.keeps = expects != NoAnswer && repeatable && fits
+	pl.size = s.Size
+	if pl.may || pl.keeps {
 		p.Deposit()
 	}
 	if pl.may && expects == AnAnswer && policy.hedges() {
@@ -83,6 +91,7 @@ func (pl *plan) end() {
 	env.kept -= pl.kept
 	pl.x, pl.policy, pl.second.x, pl.avoid = nil, nil, nil, ""
 	pl.due, pl.expects, pl.may, pl.written, pl.retries, pl.kept = 0, NoAnswer, false, false, 0, 0
+	pl.keeps, pl.size = false, 0
 	if len(env.free) < maxFree {
 		env.free = append(env.free, pl)
 	}
@@ -109,9 +118,9 @@ func (pl *plan) encode(a *attempt, dst []byte, id uint64) ([]byte, error) {
 	}
 	pl.written = true
 	x.hosts = append(x.hosts, a.call.Host())
-	switch n := len(b) - len(dst); {
+	switch n := max(pl.size, len(b)-len(dst)); {
 	case pl.kept > 0:
-	case pl.may && x.env.kept+n <= maxKept:
+	case (pl.may || pl.keeps) && x.env.kept+n <= maxKept:
 		pl.kept = n
 		x.env.kept += n
 		x.owner.Keep()
@@ -120,6 +129,14 @@ func (pl *plan) encode(a *attempt, dst []byte, id uint64) ([]byte, error) {
 		x.owner.Release()
 	}
 	return b, nil
+}
+
+// rest waits for what the owner makes of the answer of a.
+func (pl *plan) rest(a *attempt) {
+	env := pl.x.env
+	env.timers.Stop(&pl.wait)
+	env.timers.Stop(&pl.hedge)
+	pl.other(a).call.Cancel()
 }
 
 // other is the attempt beside a.
@@ -220,6 +237,10 @@ func (pl *plan) again(a *attempt, why Conditions) bool {
 	unsent := why == OnConnectFailure && !pl.written && pl.retries == 0 && p.Repeats() && p.Alternative()
 	if !unsent {
 		switch {
+		case why == OnDemand && pl.keeps && pl.retries < max(pl.policy.Retries, maxRepeats):
+		case why == OnDemand:
+			x.owner.Happened(RetryLimit, why)
+			return false
 		case !pl.may || !pl.policy.wants(why), pl.expects != AnAnswer && why&ByAnswer == 0:
 			return false
 		case pl.retries >= pl.policy.Retries:

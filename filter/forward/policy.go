@@ -62,6 +62,8 @@ const (
 	OnServerError
 	// OnCode: the answer has one of Codes.
 	OnCode
+	// OnDemand: the owner wants it, see [Exchange.Repeat]. No policy has it.
+	OnDemand
 
 	// Unexecuted are the conditions of requests that were not executed: they are safe.
 	Unexecuted = OnConnectFailure | OnRefused | OnOverloaded
@@ -72,12 +74,15 @@ const (
 // conditionNames are those of Envoy where it has the condition.
 var conditionNames = []string{
 	"connect-failure", "refused", "overloaded", "reset", "timeout", "server-error", "retriable-status-codes",
+	onDemand,
 }
+
+const onDemand = "filter"
 
 // ParseCondition returns the condition of a name.
 func ParseCondition(name string) (Conditions, bool) {
 	i := slices.Index(conditionNames, name)
-	return 1 << max(i, 0), i >= 0
+	return 1 << max(i, 0), i >= 0 && name != onDemand
 }
 
 func (c Conditions) String() string {
@@ -93,5 +98,9 @@ func (c Conditions) String() string {
 	return s[1:]
 }
 
-// unplanned is for a request without a policy that no server has got.
-var unplanned = Policy{BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}
+// maxRepeated is the largest request without a policy that is kept, in bytes.
+const maxRepeated = 64 << 10
+
+// unplanned is for a request without a policy that no server has got, or that its owner
+// may want repeated.
+var unplanned = Policy{MaxBytes: maxRepeated, BackoffBase: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond}

@@ -93,7 +93,13 @@ func (c *compiler) route(r *Route, from *routev1alpha.Route, d *policies, h *Has
 		c.refuse(path+".direct_response", "there is a route, too")
 	}
 	own := c.changes(from, path+".")
-	if direct != nil {
+	if direct.GetSuccess() != nil {
+		r.Success = c.success(direct, path+".direct_response")
+		if len(own.request) > 0 {
+			c.refuse(path+".direct_response", "does not go with mutations of requests: nothing is sent on")
+		}
+		r.Response = c.join(&own, &c.table).response
+	} else if direct != nil {
 		r.Direct = c.direct(direct, path+".direct_response")
 		if own.any() {
 			c.refuse(path+".direct_response", "does not go with mutations: nothing is sent on")

@@ -3,10 +3,14 @@ package route
 import (
 	"cmp"
 	"fmt"
+	"net/http"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
+
+// maxSuccess is the largest payload of a direct response, in bytes.
+const maxSuccess = 64 << 10
 
 // maxBody is the longest text of a direct response, in bytes.
 const maxBody = 4096
@@ -41,7 +45,32 @@ func Reply(d *routev1alpha.DirectResponse, def codecs.LocalError, path string, c
 	if d.GetBody() == "" {
 		e.Message = def.Message
 	}
+	if d.GetSuccess() != nil {
+		errs = append(errs, &Error{Path: path + ".success", Reason: "must be a route's: the filter answers with an error"})
+	}
 	return e, errs
+}
+
+// TypeOfHTTP is the error that a status of HTTP stands for.
+func TypeOfHTTP(status int) codecs.ErrorType {
+	switch status {
+	case http.StatusBadRequest:
+		return codecs.BadRequest
+	case http.StatusNotFound:
+		return codecs.RouteNotFound
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
+		return codecs.Timeout
+	case http.StatusTooManyRequests:
+		return codecs.OverLimit
+	case http.StatusBadGateway:
+		return codecs.BadResponse
+	case http.StatusServiceUnavailable:
+		return codecs.NoHealthyUpstream
+	}
+	if status >= 500 {
+		return codecs.Unspecified
+	}
+	return codecs.Denied
 }
 
 // direct is what a route answers with. Which codec does so need not be known yet.
@@ -53,6 +82,30 @@ func (c *compiler) direct(d *routev1alpha.DirectResponse, path string) *codecs.L
 	e, errs := reply(d, path, check)
 	c.errs = append(c.errs, errs...)
 	return &e
+}
+
+// success is what a route answers with that does not answer with an error.
+func (c *compiler) success(d *routev1alpha.DirectResponse, path string) *codecs.Payload {
+	s, p := d.GetSuccess(), &codecs.Payload{}
+	field := path + ".success"
+	switch v := s.GetValue().(type) {
+	case *routev1alpha.DirectResponse_Success_Payload:
+		p.Bytes, field = v.Payload, field+".payload"
+	case *routev1alpha.DirectResponse_Success_Text:
+		p.Bytes, p.Text, field = []byte(v.Text), true, field+".text"
+	}
+	checker, known := c.env.Mutator.(interface{ CheckReply(p codecs.Payload) error })
+	switch {
+	case d.GetStatus() != routev1alpha.DirectResponse_UNSPECIFIED || d.GetBody() != "" || d.GetCode() != 0:
+		c.refuse(path+".success", "does not go with status, body or code: those are of an error")
+	case len(p.Bytes) > maxSuccess:
+		c.refuse(field, "must have at most %d bytes, has %d", maxSuccess, len(p.Bytes))
+	case known:
+		if err := checker.CheckReply(*p); err != nil {
+			c.refuse(field, "%v", err)
+		}
+	}
+	return p
 }
 
 func reply(d *routev1alpha.DirectResponse, path string, check func(code int32) error) (e codecs.LocalError, errs []*Error) {

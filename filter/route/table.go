@@ -19,8 +19,10 @@ import (
 type Route struct {
 	// Name may be empty.
 	Name string
-	// Direct is the answer to all requests of the route; nil if they go to a Target.
-	Direct *codecs.LocalError
+	// Direct is the error with which all requests of the route are answered, or Success the
+	// payload; both nil if they go to a Target. They must not be changed.
+	Direct  *codecs.LocalError
+	Success *codecs.Payload
 	// Response is what the route changes in an answer whoever has sent it; see Target.
 	Response Mutation
 	// Policy is what requests get beyond one attempt, nil: nothing.

@@ -41,6 +41,9 @@ type Span struct {
 	// and Description why.
 	Failed      bool
 	Description string
+	// Shared says that the caller's client span has the same id and Parent, as Zipkin
+	// has it.
+	Shared bool
 }
 
 // Event is something within a span.

@@ -2,7 +2,6 @@ package extauthz
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -12,6 +11,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	"github.com/meltemi-mesh/meltemi/filter/route"
 )
 
 const (
@@ -113,7 +113,7 @@ func (d *decision) entries(hs []*corev3.HeaderValueOption) ([]entry, error) {
 func (c *config) denial(r *authv3.DeniedHttpResponse) codecs.LocalError {
 	e := c.denied
 	if code := int(r.GetStatus().GetCode()); code != 0 {
-		if t := typeOf(code); t != e.Type {
+		if t := route.TypeOfHTTP(code); t != e.Type {
 			e.Type, e.Code = t, 0
 		}
 	}
@@ -121,28 +121,6 @@ func (c *config) denial(r *authv3.DeniedHttpResponse) codecs.LocalError {
 		e.Message = strings.ToValidUTF8(body[:min(len(body), maxText)], "?")
 	}
 	return e
-}
-
-// typeOf is the error that a status of HTTP stands for.
-func typeOf(status int) codecs.ErrorType {
-	switch status {
-	case http.StatusBadRequest:
-		return codecs.BadRequest
-	case http.StatusNotFound:
-		return codecs.RouteNotFound
-	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
-		return codecs.Timeout
-	case http.StatusTooManyRequests:
-		return codecs.OverLimit
-	case http.StatusBadGateway:
-		return codecs.BadResponse
-	case http.StatusServiceUnavailable:
-		return codecs.NoHealthyUpstream
-	}
-	if status >= 500 {
-		return codecs.Unspecified
-	}
-	return codecs.Denied
 }
 
 // tell makes properties of the answer's metadata.

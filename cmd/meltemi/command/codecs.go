@@ -99,6 +99,9 @@ func capabilities(c codecs.Codec) (can []string) {
 	if _, ok := c.(codecs.Remover); ok {
 		can = append(can, "removal")
 	}
+	if _, ok := c.(codecs.Payloader); ok {
+		can = append(can, "payloads")
+	}
 	if _, ok := c.(codecs.CodeChecker); ok {
 		can = append(can, "codes")
 	}

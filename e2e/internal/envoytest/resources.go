@@ -202,6 +202,11 @@ func LoopbackWithAdmin(socket, admin string) Resource {
 	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin})
 }
 
+// LoopbackWithPush is Loopback for a process that pushes its metrics by OTLP.
+func LoopbackWithPush(socket string, otlp M) Resource {
+	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Push: otlp})
+}
+
 func typed(l loopback.Listener) Resource {
 	return Resource(l.Config()).With(M{"@type": types + "envoy.config.listener.v3.Listener"})
 }

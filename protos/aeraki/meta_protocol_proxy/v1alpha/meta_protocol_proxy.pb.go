@@ -264,9 +264,9 @@ type MetaProtocolProxy struct {
 	// Tracing; its presence turns it on.
 	Tracing *Tracing `protobuf:"bytes,7,opt,name=tracing,proto3" json:"tracing,omitempty"`
 	// Access logs: a line for each request, oneway and stream, when it has ended, however
-	// it has. FileAccessLog, StdoutAccessLog and StderrAccessLog of Envoy's, with its
-	// formats and filters; what an RPC does not have is absent. What is not supported is
-	// refused. docs/observability.md tells of the operators.
+	// it has. FileAccessLog, StdoutAccessLog, StderrAccessLog and OpenTelemetryAccessLogConfig
+	// of Envoy's, with its formats and filters; what an RPC does not have is absent. What is
+	// not supported is refused. docs/observability.md tells of the operators.
 	AccessLog []*v3.AccessLog `protobuf:"bytes,8,rep,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
 	// A client connection without a request in flight is closed after it.
 	// Unset: never. Must be positive.

@@ -1396,8 +1396,8 @@ func (x *Route) GetTypedPerFilterConfig() map[string]*anypb.Any {
 	return nil
 }
 
-// DirectResponse is an error that the proxy itself answers with, in the client's own
-// protocol. A oneway gets no answer and goes nowhere.
+// DirectResponse is an error, or a success, that the proxy itself answers with, in the
+// client's own protocol. A oneway gets no answer and goes nowhere.
 type DirectResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind of error.
@@ -1410,7 +1410,13 @@ type DirectResponse struct {
 	// whether they send a request again. Refused if the protocol cannot carry it, or has
 	// no codes, and of a listener with several protocols if one of them cannot. 0: that
 	// of the status.
-	Code          int32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	Code int32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	// A success, in place of an error: of a route only, and not with status, body or code.
+	// With it response_mutation of the route is set in the answer, and that of the table. A
+	// request that opens a stream gets an error, and so does one whose codec finds that it
+	// cannot be answered so: Thrift's, in the other of its two protocols; Dubbo's, in
+	// another serialization than Hessian 2.
+	Success       *DirectResponse_Success `protobuf:"bytes,4,opt,name=success,proto3" json:"success,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1464,6 +1470,13 @@ func (x *DirectResponse) GetCode() int32 {
 		return x.Code
 	}
 	return 0
+}
+
+func (x *DirectResponse) GetSuccess() *DirectResponse_Success {
+	if x != nil {
+		return x.Success
+	}
+	return nil
 }
 
 // RouteMatch matches a message's metadata.
@@ -2182,6 +2195,99 @@ func (x *RetryPolicy_RetryBackOff) GetMaxInterval() *durationpb.Duration {
 	return nil
 }
 
+// Success is what a method returns.
+type DirectResponse_Success struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Neither: nothing, which is null in Dubbo, void in Thrift, and an empty message in
+	// bRPC and tRPC.
+	//
+	// Types that are valid to be assigned to Value:
+	//
+	//	*DirectResponse_Success_Payload
+	//	*DirectResponse_Success_Text
+	Value         isDirectResponse_Success_Value `protobuf_oneof:"value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectResponse_Success) Reset() {
+	*x = DirectResponse_Success{}
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectResponse_Success) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectResponse_Success) ProtoMessage() {}
+
+func (x *DirectResponse_Success) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectResponse_Success.ProtoReflect.Descriptor instead.
+func (*DirectResponse_Success) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZIP(), []int{11, 0}
+}
+
+func (x *DirectResponse_Success) GetValue() isDirectResponse_Success_Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *DirectResponse_Success) GetPayload() []byte {
+	if x != nil {
+		if x, ok := x.Value.(*DirectResponse_Success_Payload); ok {
+			return x.Payload
+		}
+	}
+	return nil
+}
+
+func (x *DirectResponse_Success) GetText() string {
+	if x != nil {
+		if x, ok := x.Value.(*DirectResponse_Success_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+type isDirectResponse_Success_Value interface {
+	isDirectResponse_Success_Value()
+}
+
+type DirectResponse_Success_Payload struct {
+	// In the protocol's serialization: of Dubbo one value in Hessian 2; of Thrift the
+	// struct of the result, in the binary or the compact protocol, which clients of the
+	// route must have; of bRPC and tRPC the message, not compressed. At most 65536
+	// bytes. Refused if it cannot be the protocol's, and of a listener with several
+	// protocols if it cannot be of one of them.
+	Payload []byte `protobuf:"bytes,1,opt,name=payload,proto3,oneof"`
+}
+
+type DirectResponse_Success_Text struct {
+	// A string, for methods of Dubbo and of Thrift that return one. At most 65536
+	// bytes. Refused for protocols that have no such values of their own: bRPC, tRPC.
+	Text string `protobuf:"bytes,2,opt,name=text,proto3,oneof"`
+}
+
+func (*DirectResponse_Success_Payload) isDirectResponse_Success_Value() {}
+
+func (*DirectResponse_Success_Text) isDirectResponse_Success_Value() {}
+
 // RequestMirrorPolicy sends copies of requests to another cluster, when they are
 // forwarded. Whatever becomes of a copy, its request does not notice. Streams are
 // not copied. Refused where all codecs of the listener have servers that execute a
@@ -2217,7 +2323,7 @@ type RouteAction_RequestMirrorPolicy struct {
 
 func (x *RouteAction_RequestMirrorPolicy) Reset() {
 	*x = RouteAction_RequestMirrorPolicy{}
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[25]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2335,7 @@ func (x *RouteAction_RequestMirrorPolicy) String() string {
 func (*RouteAction_RequestMirrorPolicy) ProtoMessage() {}
 
 func (x *RouteAction_RequestMirrorPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[25]
+	mi := &file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,11 +2514,16 @@ const file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc =
 	"\x17typed_per_filter_config\x18g \x03(\v2P.aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntryR\x14typedPerFilterConfig\x1a]\n" +
 	"\x19TypedPerFilterConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12*\n" +
-	"\x05value\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05value:\x028\x01\"\xee\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x05value:\x028\x01\"\x97\x04\n" +
 	"\x0eDirectResponse\x12^\n" +
 	"\x06status\x18\x01 \x01(\x0e2F.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.StatusR\x06status\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\tR\x04body\x12\x12\n" +
-	"\x04code\x18\x03 \x01(\x05R\x04code\"\xd3\x01\n" +
+	"\x04code\x18\x03 \x01(\x05R\x04code\x12a\n" +
+	"\asuccess\x18\x04 \x01(\v2G.aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.SuccessR\asuccess\x1aD\n" +
+	"\aSuccess\x12\x1a\n" +
+	"\apayload\x18\x01 \x01(\fH\x00R\apayload\x12\x14\n" +
+	"\x04text\x18\x02 \x01(\tH\x00R\x04textB\a\n" +
+	"\x05value\"\xd3\x01\n" +
 	"\x06Status\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fROUTE_NOT_FOUND\x10\x01\x12\x15\n" +
@@ -2488,7 +2599,7 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDescGZI
 }
 
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = []any{
 	(DirectResponse_Status)(0),              // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
 	(KeyValue_AppendAction)(0),              // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
@@ -2516,23 +2627,24 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_goTypes = [
 	(*LoadBalancing_PeakEwma)(nil),          // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma
 	(*RetryPolicy_RetryBackOff)(nil),        // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
 	nil,                                     // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
-	nil,                                     // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	(*RouteAction_RequestMirrorPolicy)(nil), // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	(*durationpb.Duration)(nil),             // 28: google.protobuf.Duration
-	(*wrapperspb.UInt32Value)(nil),          // 29: google.protobuf.UInt32Value
-	(*v3.Percent)(nil),                      // 30: envoy.type.v3.Percent
-	(*v31.HeaderMatcher)(nil),               // 31: envoy.config.route.v3.HeaderMatcher
-	(*v32.RuntimeFractionalPercent)(nil),    // 32: envoy.config.core.v3.RuntimeFractionalPercent
-	(v32.TrafficDirection)(0),               // 33: envoy.config.core.v3.TrafficDirection
-	(*v31.WeightedCluster)(nil),             // 34: envoy.config.route.v3.WeightedCluster
-	(*anypb.Any)(nil),                       // 35: google.protobuf.Any
+	(*DirectResponse_Success)(nil),          // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Success
+	nil,                                     // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	(*RouteAction_RequestMirrorPolicy)(nil), // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	(*durationpb.Duration)(nil),             // 29: google.protobuf.Duration
+	(*wrapperspb.UInt32Value)(nil),          // 30: google.protobuf.UInt32Value
+	(*v3.Percent)(nil),                      // 31: envoy.type.v3.Percent
+	(*v31.HeaderMatcher)(nil),               // 32: envoy.config.route.v3.HeaderMatcher
+	(*v32.RuntimeFractionalPercent)(nil),    // 33: envoy.config.core.v3.RuntimeFractionalPercent
+	(v32.TrafficDirection)(0),               // 34: envoy.config.core.v3.TrafficDirection
+	(*v31.WeightedCluster)(nil),             // 35: envoy.config.route.v3.WeightedCluster
+	(*anypb.Any)(nil),                       // 36: google.protobuf.Any
 }
 var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = []int32{
 	12, // 0: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.routes:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route
-	28, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
+	29, // 1: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.timeout:type_name -> google.protobuf.Duration
 	10, // 2: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
 	11, // 3: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	27, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	28, // 4: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
 	4,  // 5: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
 	3,  // 6: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.clusters:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterPolicy
 	17, // 7: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
@@ -2547,36 +2659,36 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = [
 	21, // 16: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.maglev:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev
 	22, // 17: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.least_request:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequest
 	23, // 18: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.peak_ewma:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma
-	29, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
-	29, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
-	29, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	29, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
+	30, // 19: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.hash_balance_factor:type_name -> google.protobuf.UInt32Value
+	30, // 20: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_requests:type_name -> google.protobuf.UInt32Value
+	30, // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	30, // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.max_connections:type_name -> google.protobuf.UInt32Value
 	7,  // 23: aeraki.meta_protocol_proxy.config.route.v1alpha.CircuitBreakers.keys:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker
-	29, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
-	29, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
-	29, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
-	28, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
-	29, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
-	28, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
-	28, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
-	29, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
-	29, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
-	28, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	28, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	28, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
-	29, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
-	29, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
-	29, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
-	28, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
-	30, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
-	29, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
-	29, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
-	29, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
-	28, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
+	30, // 24: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_requests:type_name -> google.protobuf.UInt32Value
+	30, // 25: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.error_percent:type_name -> google.protobuf.UInt32Value
+	30, // 26: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_percent:type_name -> google.protobuf.UInt32Value
+	29, // 27: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.slow_threshold:type_name -> google.protobuf.Duration
+	30, // 28: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.minimum_requests:type_name -> google.protobuf.UInt32Value
+	29, // 29: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.interval:type_name -> google.protobuf.Duration
+	29, // 30: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.open_time:type_name -> google.protobuf.Duration
+	30, // 31: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyBreaker.max_keys:type_name -> google.protobuf.UInt32Value
+	30, // 32: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.consecutive_failures:type_name -> google.protobuf.UInt32Value
+	29, // 33: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	29, // 34: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	29, // 35: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_time:type_name -> google.protobuf.Duration
+	30, // 36: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.max_ejection_percent:type_name -> google.protobuf.UInt32Value
+	30, // 37: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_threshold:type_name -> google.protobuf.UInt32Value
+	30, // 38: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.failure_percentage_request_volume:type_name -> google.protobuf.UInt32Value
+	29, // 39: aeraki.meta_protocol_proxy.config.route.v1alpha.OutlierDetection.silence:type_name -> google.protobuf.Duration
+	31, // 40: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.budget_percent:type_name -> envoy.type.v3.Percent
+	30, // 41: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.min_retries_per_second:type_name -> google.protobuf.UInt32Value
+	30, // 42: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryBudget.max_concurrent_retries:type_name -> google.protobuf.UInt32Value
+	30, // 43: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.num_retries:type_name -> google.protobuf.UInt32Value
+	29, // 44: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_try_timeout:type_name -> google.protobuf.Duration
 	24, // 45: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.retry_back_off:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff
-	29, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
-	28, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
-	30, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
+	30, // 46: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.per_request_buffer_limit_bytes:type_name -> google.protobuf.UInt32Value
+	29, // 47: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_delay:type_name -> google.protobuf.Duration
+	31, // 48: aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy.hedge_percentile:type_name -> envoy.type.v3.Percent
 	14, // 49: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
 	15, // 50: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.route:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction
 	17, // 51: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.request_mutation:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue
@@ -2584,36 +2696,37 @@ var file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_depIdxs = [
 	13, // 53: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.direct_response:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse
 	25, // 54: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.typed_per_filter_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry
 	0,  // 55: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.status:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Status
-	31, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
-	32, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	33, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
-	26, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
-	34, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
-	16, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
-	27, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
-	28, // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
-	10, // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
-	11, // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
-	4,  // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
-	1,  // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
-	35, // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
-	29, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
-	29, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
-	29, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
-	29, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequest.choice_count:type_name -> google.protobuf.UInt32Value
-	28, // 73: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma.decay_time:type_name -> google.protobuf.Duration
-	28, // 74: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
-	28, // 75: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
-	35, // 76: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
-	32, // 77: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
-	29, // 78: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
-	29, // 79: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
-	28, // 80: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
-	81, // [81:81] is the sub-list for method output_type
-	81, // [81:81] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	26, // 56: aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.success:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.DirectResponse.Success
+	32, // 57: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.metadata:type_name -> envoy.config.route.v3.HeaderMatcher
+	33, // 58: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	34, // 59: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.direction:type_name -> envoy.config.core.v3.TrafficDirection
+	27, // 60: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.source_labels:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch.SourceLabelsEntry
+	35, // 61: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.weighted_clusters:type_name -> envoy.config.route.v3.WeightedCluster
+	16, // 62: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.cluster_from_metadata:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.ClusterFromMetadata
+	28, // 63: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.request_mirror_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy
+	29, // 64: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.timeout:type_name -> google.protobuf.Duration
+	10, // 65: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.retry_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy
+	11, // 66: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hedge_policy:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HedgePolicy
+	4,  // 67: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.hash_policies:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.HashPolicy
+	1,  // 68: aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.append_action:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue.AppendAction
+	36, // 69: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
+	30, // 70: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.minimum_ring_size:type_name -> google.protobuf.UInt32Value
+	30, // 71: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.RingHash.maximum_ring_size:type_name -> google.protobuf.UInt32Value
+	30, // 72: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.Maglev.table_size:type_name -> google.protobuf.UInt32Value
+	30, // 73: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.LeastRequest.choice_count:type_name -> google.protobuf.UInt32Value
+	29, // 74: aeraki.meta_protocol_proxy.config.route.v1alpha.LoadBalancing.PeakEwma.decay_time:type_name -> google.protobuf.Duration
+	29, // 75: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.base_interval:type_name -> google.protobuf.Duration
+	29, // 76: aeraki.meta_protocol_proxy.config.route.v1alpha.RetryPolicy.RetryBackOff.max_interval:type_name -> google.protobuf.Duration
+	36, // 77: aeraki.meta_protocol_proxy.config.route.v1alpha.Route.TypedPerFilterConfigEntry.value:type_name -> google.protobuf.Any
+	33, // 78: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.runtime_fraction:type_name -> envoy.config.core.v3.RuntimeFractionalPercent
+	30, // 79: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_request_bytes:type_name -> google.protobuf.UInt32Value
+	30, // 80: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.max_requests:type_name -> google.protobuf.UInt32Value
+	29, // 81: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteAction.RequestMirrorPolicy.timeout:type_name -> google.protobuf.Duration
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() }
@@ -2641,13 +2754,17 @@ func file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_init() {
 		(*RouteAction_WeightedClusters)(nil),
 		(*RouteAction_ClusterFromMetadata)(nil),
 	}
+	file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_msgTypes[24].OneofWrappers = []any{
+		(*DirectResponse_Success_Payload)(nil),
+		(*DirectResponse_Success_Text)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_config_route_v1alpha_route_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,153 @@
+package lua
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/filter"
+)
+
+// TestWhatIsKeptIsBounded: globals that grow begin anew, whatever they grow by.
+func TestWhatIsKeptIsBounded(t *testing.T) {
+	for name, grow := range map[string]string{
+		"elements":   `for i = 1, 300 do t[#t + 1] = {n} end`,
+		"keys":       `for i = 1, 200 do t["client" .. n .. "/" .. i] = i end`,
+		"dead keys":  `for i = 1, 200 do local k = n .. "/" .. i t[k] = i t[k] = nil end`,
+		"strings":    `for i = 1, 10 do t[#t + 1] = ("x"):rep(8000) .. n .. i end`,
+		"functions":  `for i = 1, 200 do local j = i t[#t + 1] = function() return j end end`,
+		"coroutines": `for i = 1, 10 do t[#t + 1] = coroutine.wrap(function() end) end`,
+		"a list":     `for i = 1, 300 do t = {t} end`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs, err := keeping(t, `t, n = t or {}, (n or 0) + 1 `+grow)
+			require.ErrorContains(t, err, "what it keeps takes more than 1048576 bytes; it begins anew")
+			require.Greater(t, runs, 1)
+		})
+	}
+}
+
+// keeping runs a hook until what it keeps is too much, and not for ever.
+func keeping(t *testing.T, body string) (runs int, err error) {
+	b := newBed(t, `"filter_context": {}`, usualRoutes)
+	sc, err := compile("s", "function envoy_on_request(h) "+body+" end")
+	require.NoError(t, err)
+	onPass = func(m *filter.Message) {
+		s, e := sc.load(&part{whole: &whole{config: &config{}, limits: limits{time: time.Hour, kept: 1 << 20, check: 1000}}})
+		require.NoError(t, e)
+		for ; runs < 300 && err == nil; runs++ {
+			_, e := s.run(m, s.request, 100_000)
+			require.NoError(t, e)
+			err = s.fit()
+		}
+	}
+	b.ask()
+	return runs, err
+}
+
+// TestWhatIsNotKept is no reason to begin anew.
+func TestWhatIsNotKept(t *testing.T) {
+	_, err := keeping(t, `local t = {} for i = 1, 100 do t["k" .. i] = {i, ("x"):rep(1000)} end last = t`)
+	require.NoError(t, err)
+}
+
+// TestAStateThatBeginsAnew is told of, and the request has it.
+func TestAStateThatBeginsAnew(t *testing.T) {
+	defer func(l limits) { usual = l }(usual)
+	usual = limits{time: time.Hour, kept: 1 << 20, check: 1000}
+	b := newBed(t, scripted(`n = 0 function envoy_on_request(h) n = n + 1 h:headers():add("n", n) t = t or {} t[n] = ("x"):rep(20000) end`), usualRoutes)
+	for range 1000 {
+		if b.ask(); b.value("n") == "1" && len(b.logged()) > 0 {
+			break
+		}
+	}
+	require.Equal(t, "1", b.value("n"))
+	require.Equal(t, []string{"default_source_code: what it keeps takes more than 1048576 bytes; it begins anew"}, b.logged())
+	b.counts(map[string]int{"state_reset": 1})
+}
+
+// TestScriptsOfUpdatedTables: the same script goes on, others are forgotten when there are
+// many.
+func TestScriptsOfUpdatedTables(t *testing.T) {
+	p := &part{whole: &whole{config: &config{}}, states: map[*script]*state{}}
+	script := func(i int) *script {
+		sc, err := compile("s", fmt.Sprintf("n = %d function envoy_on_request() end", i))
+		require.NoError(t, err)
+		return sc
+	}
+	first, err := script(0).load(p)
+	require.NoError(t, err)
+	p.make(first)
+	again := script(0)
+	require.Same(t, first, p.adopt(again))
+	require.Same(t, first, p.states[again])
+	require.Len(t, p.states, 1)
+	require.Nil(t, p.adopt(script(1)))
+	for i := range maxStates + 5 {
+		s, err := script(i + 1).load(p)
+		require.NoError(t, err)
+		s.used = 1
+		p.make(s)
+	}
+	require.Len(t, p.states, maxStates)
+	require.NotContains(t, p.states, again)
+}
+
+// hooks whose costs the page tells, and how often each allocates.
+var hooks = []struct {
+	name, body string
+	allocs     float64
+}{
+	{"nothing", ``, 2},
+	{"read", `local t = h:headers():get("tenant")`, 4},
+	{"lane", `if h:headers():get("tenant") == "acme-1" then h:streamInfo():dynamicMetadata():set("f", "lane", "blue") end`, 8},
+	{"replace", `h:headers():replace("lane", "blue")`, 6},
+	{"pattern", `local a, b = h:headers():get("tenant"):match("^(%a+)-(%d+)$")`, 12},
+	{"concat", `local s = h:headers():get("tenant") .. "-" .. h:streamInfo():method()`, 12},
+	{"loop", `local n = 0 for i = 1, 1000 do n = n + i end`, 100},
+}
+
+// within calls f with what runs a request's hook, in the middle of a request.
+func within(t testing.TB, body string, f func(run func())) {
+	b := newBed(t, `"filter_context": {}`, usualRoutes)
+	sc, err := compile("s", "function envoy_on_request(h) "+body+" end")
+	require.NoError(t, err)
+	onPass = func(m *filter.Message) {
+		s, err := sc.load(&part{whole: &whole{config: &config{}, limits: usual}})
+		require.NoError(t, err)
+		f(func() {
+			if _, err := s.run(m, s.request, 100_000); err != nil {
+				t.Fatal(err)
+			}
+			m.MutateRequest().Reset()
+			m.SetState(nil)
+		})
+	}
+	b.ask([2]string{"tenant", "acme-1"})
+}
+
+// TestAllocations are those that the page tells, or less.
+func TestAllocations(t *testing.T) {
+	for _, h := range hooks {
+		within(t, h.body, func(run func()) {
+			got := testing.AllocsPerRun(100, run)
+			t.Logf("%s: %v", h.name, got)
+			require.LessOrEqual(t, got, h.allocs, h.name)
+		})
+	}
+}
+
+func BenchmarkHooks(b *testing.B) {
+	for _, h := range hooks {
+		b.Run(h.name, func(b *testing.B) {
+			within(b, h.body, func(run func()) {
+				b.ReportAllocs()
+				for b.Loop() {
+					run()
+				}
+			})
+		})
+	}
+}
