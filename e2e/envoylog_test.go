@@ -162,6 +162,10 @@ func TestLinesAreEnvoys(t *testing.T) {
 					delete(mine.Same, "transport")
 					cause, _, _ := strings.Cut(theirs.Same["details"].(string), "|")
 					theirs.Same["details"] = cause + "}"
+					for _, k := range []string{"host", "upstream_name"} { // that was tried
+						delete(theirs.Types, k)
+						delete(mine.Types, k)
+					}
 				}
 				require.Equal(t, theirs.Same, mine.Same)
 				types := func(of map[string]any) map[string]string {
@@ -172,6 +176,9 @@ func TestLinesAreEnvoys(t *testing.T) {
 					return all
 				}
 				require.Equal(t, types(theirs.Types), types(mine.Types))
+				if theirs.Same["attempts"] == 0.0 || theirs.Types["to_server"] == nil {
+					return // HTTP's request need not have come to its end
+				}
 				for _, ways := range [][2]string{{"received", "sent"}, {"down_received", "down_sent"}, {"up_sent", "up_received"}} {
 					require.Equal(t, more(theirs.Types, ways), more(mine.Types, ways), ways)
 				}
