@@ -97,3 +97,10 @@ type TooLarge struct {
 func (e *TooLarge) Error() string {
 	return fmt.Sprintf("a frame of %d bytes is larger than the limit of %d", e.Size, e.Limit)
 }
+
+// CodeNamer is implemented by codecs whose protocol has names for what [Metadata] has as
+// Code.
+type CodeNamer interface {
+	// CodeName returns the name of a code, "" if it has none.
+	CodeName(code int32) string
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -318,6 +319,13 @@ func (m *Metadata) drop(which func(name []byte) bool) bool {
 	return dropped
 }
 
+// Delete takes away the properties called name, as Drop does those with a prefix.
+func (m *Metadata) Delete(name string) {
+	m.load()
+	m.unshare()
+	m.props = slices.DeleteFunc(m.props, func(p Property) bool { return EqualFold(p.Name, name) })
+}
+
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {
@@ -380,7 +388,7 @@ func (m *Metadata) Detach() {
 	// Views into the old own must stay readable while they are copied.
 	own := m.own
 	if cap(own)-len(own) < need {
-		own = make([]byte, 0, max(need, cap(m.own)))
+		own = make([]byte, 0, max(len(own)+need, cap(m.own))) // for both the next time
 	}
 	keep := func(b []byte) []byte {
 		n := len(own)
@@ -511,6 +519,9 @@ type Mutation struct {
 	// for the first retry on, whatever is set or removed; 0 is none. Where the protocol
 	// has no mark, it is not.
 	Retry int
+	// Trace is where a request shall say that it stands in a trace, if its codec is a
+	// [TraceCarrier], whatever is set or removed; without an ID it says what it did.
+	Trace Trace
 
 	kv       []KeyValue
 	removed  []string
@@ -543,14 +554,23 @@ func (mu *Mutation) Remove(key string) {
 	}
 }
 
-// Assign makes mu set, remove and replace what o does, in mu's memory.
+// Assign makes mu set, remove and replace what o does, and its Trace that of o, in mu's
+// memory.
 func (mu *Mutation) Assign(o *Mutation) {
 	mu.kv = append(mu.kv[:0], o.kv...)
 	mu.removed = append(mu.removed[:0], o.removed...)
+	mu.Trace = o.Trace
 	if o.replaces {
 		mu.SetPayload(o.payload)
 	} else {
 		mu.DropPayload()
+	}
+}
+
+// Own gives mu values of its own, which outlive those that were set.
+func (mu *Mutation) Own() {
+	for i := range mu.kv {
+		mu.kv[i].Value = strings.Clone(mu.kv[i].Value)
 	}
 }
 
@@ -606,8 +626,11 @@ func (mu *Mutation) Marks() bool { return mu != nil && (mu.Timeout > 0 || mu.Ret
 
 // Empty reports whether nothing shall change, as if there were no Mutation.
 func (mu *Mutation) Empty() bool {
-	return !mu.ChangesAttributes() && !mu.Marks() && !mu.Replaces()
+	return !mu.ChangesAttributes() && !mu.changesFields() && !mu.Replaces()
 }
+
+// changesFields reports whether something changes that the protocol has a place for.
+func (mu *Mutation) changesFields() bool { return mu.Marks() || mu != nil && mu.Trace.ID != 0 }
 
 // ChangesAttributes reports whether keys are set or removed. A nil Mutation has none.
 func (mu *Mutation) ChangesAttributes() bool {
@@ -618,10 +641,10 @@ func (mu *Mutation) ChangesAttributes() bool {
 // are set or removed, nil if that is nothing. It is for a message that cannot carry
 // those.
 func (mu *Mutation) WithoutEntries() *Mutation {
-	if !mu.Marks() && !mu.Replaces() {
+	if !mu.changesFields() && !mu.Replaces() {
 		return nil
 	}
-	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry, payload: mu.payload, replaces: mu.replaces}
+	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry, Trace: mu.Trace, payload: mu.payload, replaces: mu.replaces}
 }
 
 // Reset empties mu and keeps its memory, unless it is large.
@@ -634,6 +657,6 @@ func (mu *Mutation) Reset() {
 	if mu.removed = mu.removed[:0]; cap(mu.removed) > keepProps {
 		mu.removed = nil
 	}
-	mu.Timeout, mu.Retry = 0, 0
+	mu.Timeout, mu.Retry, mu.Trace = 0, 0, Trace{}
 	mu.DropPayload()
 }

@@ -173,6 +173,7 @@ func (f *filtered) OnRequest(m *filter.Message) filter.Verdict {
 	m.Record(f.size, uint64(m.Request().BodySize))
 	m.SetState(f)
 	m.SetValue(f, f)
+	m.SetHost("h1", true)
 	if _, has := m.Request().Get("tenant"); !has {
 		return m.Reply(codecs.Denied, "no tenant")
 	}
@@ -184,6 +185,14 @@ func (f *filtered) OnResponse(m *filter.Message) filter.Verdict {
 		return m.Reply(codecs.Unspecified, "something is lost")
 	}
 	return filter.Continue
+}
+
+func (f *filtered) OnAttempt(_ *filter.Message, a *filter.Attempt) { a.Mutate().Set("host", a.Host) }
+
+func (f *filtered) OnAttemptEnd(m *filter.Message, a *filter.Attempt) {
+	if a.Response != nil {
+		m.Count(f.count, 1)
+	}
 }
 
 func (f *filtered) OnEnd(m *filter.Message) { m.Count(f.count, 1) }
@@ -310,9 +319,19 @@ func newGuardedRoundTrip(t testing.TB) (roundTrip func()) {
 	return roundTrip
 }
 
+// newUntracedRoundTrip is newRoundTrip with tracing, of which the request is no part. It
+// is told so to the server.
+func newUntracedRoundTrip(t testing.TB) (roundTrip func()) {
+	roundTrip, h := newRoundTripOf(t, listener(byAttributes, traced(`"random_sampling": {"value": 0}`)), nil)
+	require.Contains(t, string(h.sent), "traceparent")
+	require.Contains(t, string(h.sent), "x-request-id")
+	return roundTrip
+}
+
 func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
 	h = &bareHost{now: time.Hour, members: members}
 	m := filter.NewModule()
+	m.SinkTo(&spans{})
 	cfg, err := m.NewConfig(h, []byte(config))
 	require.NoError(t, err)
 	h.shard = m.NewWorker(h)
@@ -458,6 +477,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
+		"not traced": newUntracedRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
@@ -509,6 +529,14 @@ func BenchmarkPipelineFiltered(b *testing.B) {
 // BenchmarkPipelineGuarded is of all that guards a service at once.
 func BenchmarkPipelineGuarded(b *testing.B) {
 	roundTrip := newGuardedRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
+	}
+}
+
+func BenchmarkPipelineUntraced(b *testing.B) {
+	roundTrip := newUntracedRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

@@ -31,6 +31,7 @@ func cannotEncode(err error) (codecs.ErrorType, string) {
 
 // answerLocally ends the message with its local reply.
 func (m *Message) answerLocally() {
+	m.trace.Read(&m.req)
 	if m.oneway || !m.conn.closed && m.phase == inRequest && m.knownOneway() {
 		m.cfg.count(metrics.OnewayDropped, 1)
 		m.end()

@@ -13,12 +13,13 @@ const maxFilters = 64
 // link is one filter of a chain with the hooks that it has.
 type link struct {
 	Filter
-	name   string
-	resp   ResponseFilter
-	local  LocalReplyFilter
-	stream StreamFilter
-	end    EndFilter
-	conn   ConnectionFilter
+	name    string
+	resp    ResponseFilter
+	local   LocalReplyFilter
+	stream  StreamFilter
+	attempt AttemptFilter
+	end     EndFilter
+	conn    ConnectionFilter
 
 	builder  Builder
 	config   Config
@@ -33,14 +34,16 @@ func (k *link) take(f Filter) {
 	k.resp, _ = f.(ResponseFilter)
 	k.local, _ = f.(LocalReplyFilter)
 	k.stream, _ = f.(StreamFilter)
+	k.attempt, _ = f.(AttemptFilter)
 	k.end, _ = f.(EndFilter)
 	k.conn, _ = f.(ConnectionFilter)
 }
 
 // hooks counts the links of a chain that have each hook.
 type hooks struct {
-	respFilters, localFilters, streamFilters, endFilters, connFilters int
-	keepsRequest                                                      bool // properties are wanted after the request hooks
+	respFilters, localFilters, streamFilters, attemptFilters, endFilters, connFilters int
+
+	keepsRequest bool // properties are wanted after the request hooks
 }
 
 func hooksOf(chain []link) (h hooks) {
@@ -55,6 +58,9 @@ func hooksOf(chain []link) (h hooks) {
 		if k.stream != nil {
 			h.streamFilters++
 		}
+		if k.attempt != nil {
+			h.attemptFilters++
+		}
 		if k.end != nil {
 			h.endFilters++
 		}
@@ -62,7 +68,7 @@ func hooksOf(chain []link) (h hooks) {
 			h.connFilters++
 		}
 		_, forgets := k.Filter.(ForgetfulFilter)
-		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.end != nil)
+		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.attempt != nil || k.end != nil)
 	}
 	return h
 }
@@ -216,12 +222,22 @@ func (m *Message) passes(k *link) bool {
 	return !holds && err == nil
 }
 
-// override is what the message's route, or its table, says of a filter; nil: nothing.
-// The route is asked for only if some route says something of the filter.
+// override is what the message's consumer, its route, or its table says of a filter; nil:
+// nothing.
 func (m *Message) override(k *link) *route.Override {
 	if k.router {
 		return nil
 	}
+	o := m.ofRoute(k)
+	if m.consumer == nil {
+		return o
+	}
+	return m.ofConsumer(k, o)
+}
+
+// ofRoute is override without consumers. The route is asked for only if some route says
+// something of the filter.
+func (m *Message) ofRoute(k *link) *route.Override {
 	if !m.routed {
 		if m.phase != inRequest { // and never was
 			return nil
@@ -230,10 +246,14 @@ func (m *Message) override(k *link) *route.Override {
 			return nil
 		}
 	}
-	if r := m.Route(); r != nil {
-		return r.Override(k.name)
+	r := m.Route()
+	if r == nil {
+		return nil
 	}
-	return nil
+	if r.Differs() && m.picked == nil && m.phase == inRequest {
+		m.picked, _ = r.Pick(m.Rand(), &m.req) // there is none that the request names
+	}
+	return r.Override(k.name, m.picked)
 }
 
 // saw reports whether the filter at i has seen the request.
@@ -268,6 +288,7 @@ func (m *Message) runResponse() {
 func (m *Message) end() {
 	c := m.cfg
 	m.endedAt = m.sh.w.Now()
+	m.exchange.Over()
 	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
 		if f := c.chain[i].end; f != nil && m.saw(i) {
@@ -278,7 +299,7 @@ func (m *Message) end() {
 	switch {
 	case m.beats():
 		m.logBeat()
-	case c.logs != nil || m.counted != nil:
+	case c.logs != nil || m.counted != nil || m.trace != nil:
 		m.observe()
 	}
 	if m.stream != nil {

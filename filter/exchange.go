@@ -21,6 +21,7 @@ func (m *Message) send() {
 	if m.stream != nil && !m.stream.showUnseen() {
 		return
 	}
+	m.trace.Read(&m.req)
 	if m.cfg.keepsRequest && !m.held {
 		raw := m.req.Raw
 		if !m.detach(&m.req) {
@@ -75,6 +76,7 @@ func (m *Message) send() {
 	if policy != nil || m.repeatable {
 		expects = m.expects()
 	}
+	m.exchange.Watched = m.cfg.attemptFilters > 0
 	m.exchange.Start(p, how, policy, expects, m.repeatable)
 	// The message may have ended by now.
 	if p.Full(line) {
@@ -88,7 +90,10 @@ func (m *Message) how(line *upstream.Line) upstream.Send {
 	if p, ok := m.reqMut.Payload(); ok {
 		size += len(p.Bytes)
 	}
+	host, strict := m.host, m.strict
+	m.host = ""
 	return upstream.Send{
+		Host: host, Strict: strict,
 		Line: line, Size: size,
 		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
 		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout, Hash: m.hash, Hashing: m.hashing,
@@ -150,12 +155,16 @@ func (o *caller) Request() *codecs.Metadata { return &o.req }
 // Encode implements forward.Owner.
 func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error) {
 	m := (*Message)(o)
-	m.reqMut.Timeout, m.reqMut.Retry = left, retry
+	mut := &m.reqMut
+	if m.exchange.Watched {
+		mut = &m.sh.attemptMut
+	}
+	mut.Timeout, mut.Retry = left, retry
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
 	before := len(dst)
-	dst, err := m.encode(dst, &m.req, &m.reqMut)
+	dst, err := m.encode(dst, &m.req, mut)
 	m.req.ID = m.clientID
 	if m.stream != nil && err == nil {
 		dst = append(dst, m.stream.early...)
@@ -216,6 +225,7 @@ func (o *caller) Happened(e forward.Event, why forward.Conditions) {
 	m := (*Message)(o)
 	h := &happened[e]
 	m.cfg.count(h.counter, 1)
+	m.spanTells(e, why)
 	if e == forward.RetryLimit {
 		m.flags |= facts.UpstreamRetryLimitExceeded
 	}
@@ -273,7 +283,7 @@ func (o *caller) Answered(resp *codecs.Metadata) {
 	}
 	m.resp, m.phase = resp, inResponse
 	m.answeredAt, m.answerBytes = m.sh.w.Now(), resp.HeaderSize+resp.BodySize
-	m.status, m.code = resp.Status, resp.Code
+	m.status, m.code, m.failure = resp.Status, resp.Code, resp.Failure
 	m.held = false
 	m.mutateByRoute(resp)
 	m.pos = m.seen - 1

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/meltemi-mesh/meltemi/filter/export"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -233,4 +235,9 @@ func (mod *Module) EndEarly() {
 	for _, wl := range mod.shards[0].listeners {
 		wl.closeParts()
 	}
+}
+
+// SinkTo has spans go to s.
+func (mod *Module) SinkTo(s tracing.Sink) {
+	mod.openSpans = func(export.Provider, export.Life) tracing.Sink { return s }
 }

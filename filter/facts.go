@@ -25,7 +25,7 @@ const (
 // Facts returns what is known by now.
 func (m *Message) Facts() Facts {
 	f := Facts{
-		Protocol: m.cfg.Protocol, Cluster: m.cluster,
+		Protocol: m.cfg.Protocol, Cluster: m.cluster, Consumer: m.consumer.Name(),
 		RequestBytes: m.req.HeaderSize + m.req.BodySize, ResponseBytes: m.answerBytes,
 		Flags: m.flags, Start: m.start, Answered: m.answeredAt, End: m.endedAt, Attempts: m.exchange.Attempts(),
 		SentBytes: m.sentBytes, UpstreamSentBytes: m.writtenBytes, UpstreamReceivedBytes: int64(m.answerBytes) + m.streamedBytes,
@@ -36,6 +36,9 @@ func (m *Message) Facts() Facts {
 		f.Kind = facts.Stream
 	case m.oneway:
 		f.Kind = facts.Oneway
+	}
+	if m.trace != nil {
+		f.Trace = m.trace.Trace
 	}
 	if m.route != nil {
 		f.Route = m.route.Name

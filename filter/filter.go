@@ -175,6 +175,8 @@ type Env struct {
 	// Codecs of the listener: one, or those that the first bytes of each
 	// connection choose from.
 	Codecs []codecs.Codec
+
+	l *listener // nil: of a test
 }
 
 var registry = struct {

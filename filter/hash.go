@@ -25,6 +25,8 @@ var detours = [...]metrics.Counter{
 	upstream.HostsUnknown:    metrics.RequestHashHostsUnknown,
 	upstream.HostUnavailable: metrics.RequestHashHostUnavailable,
 	upstream.HostBusy:        metrics.RequestHashHostBusy,
+
+	upstream.NamedUnavailable: metrics.RequestHostUnavailable,
 }
 
 // Detoured implements upstream.Observer. As it may be so for each request, one a second
@@ -33,6 +35,6 @@ func (wl *workerListener) Detoured(cluster, to string, d upstream.Detour) {
 	wl.count(detours[d], 1)
 	if now := wl.sh.w.Now(); now >= wl.detoured[d]+time.Second {
 		wl.detoured[d] = now
-		wl.sh.w.Logf(host.Debug, "%s: request to %s: sent to %s, which is not its hash's host: %v", wl.StatPrefix, cluster, to, d)
+		wl.sh.w.Logf(host.Debug, "%s: request to %s: sent to %s: %v", wl.StatPrefix, cluster, to, d)
 	}
 }

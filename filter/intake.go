@@ -227,6 +227,7 @@ func (c *connection) message(m *Message) {
 	case codecs.Request, codecs.Oneway, codecs.Quiet, codecs.Muted:
 		cfg.count(metrics.Request, 1)
 		m.counted = c.sh.telemetry.Begin(cfg.Protocol, &m.req)
+		m.traced()
 		if m.oneway = m.req.Type == codecs.Oneway || m.req.Type == codecs.Muted; m.oneway {
 			cfg.count(metrics.RequestOneway, 1)
 		} else {

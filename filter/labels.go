@@ -94,7 +94,7 @@ func (mod *Module) family(n naming, k kind, filter string) (*family, error) {
 	name := "meltemi_filter_" + n.family
 	var more []string // names that are taken, too
 	switch k {
-	case counter:
+	case counter, vector:
 		name = strings.TrimSuffix(name, "_total")
 		more = []string{"_total"}
 	case histogram:
@@ -112,7 +112,7 @@ func (mod *Module) family(n naming, k kind, filter string) (*family, error) {
 		}
 	}
 	shown := name
-	if k == counter {
+	if k == counter || k == vector {
 		shown += "_total"
 	}
 	f := &family{

@@ -65,6 +65,9 @@ func (m *Message) observe() {
 	if m.cfg.logs != nil {
 		m.log(&f)
 	}
+	if m.trace.Recorded() {
+		m.endSpan(f)
+	}
 }
 
 // log writes the lines of a message that has ended.

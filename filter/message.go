@@ -13,6 +13,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 )
 
 type phase uint8
@@ -61,18 +62,24 @@ type use struct {
 	streamedBytes int64         // from it, beyond the answer
 	status        codecs.Status // of the answer
 	code          int32
+	failure       codecs.FailureClass
 	details       string
 	counted       *telemetry.Operation // by what it calls; nil: it is not
+	trace         *tracing.Live        // nil: the listener has no tracing
 
 	resp                *codecs.Metadata
 	ownResp             *codecs.Metadata // resp when it is held
 	route               *route.Route
 	source, destination *Workload     // as far as a filter has told
 	target              *route.Target // of the route, where it was sent; nil: a filter has chosen
+	picked              *route.Target // of the route, before it is sent; nil: none yet
+	consumer            *Consumer     // nil: not known
 	noRoute             error         // why it is nil although one might match
 	hash                uint64
 	hashing             *consistent.Policy // what hash is for; nil: nothing
 	cluster             string
+	host                string // that the next attempt is to go to, "" any
+	strict              bool   // and to no other
 	flags               Flags
 	local               codecs.LocalError
 	reply               []byte // waits for its turn
@@ -154,12 +161,13 @@ func (m *Message) Route() *route.Route {
 // filter has changed in the request counts then. Only in OnRequest.
 func (m *Message) ClearRoute() {
 	if m.phase == inRequest {
-		m.route, m.noRoute, m.routed = nil, nil, false
+		m.route, m.noRoute, m.routed, m.picked = nil, nil, false, nil
 	}
 }
 
-// RouteConfig is what the request's route, or the table, has for the filter that runs
-// now: what its ParseRoute has returned; nil if it has nothing.
+// RouteConfig is what the request's consumer, the cluster that its route's weights have
+// chosen, the route, or the table has for the filter that runs now, the first of them
+// that has something: what its ParseRoute has returned; nil if none has.
 func (m *Message) RouteConfig() Config {
 	if m.pos >= len(m.cfg.chain) {
 		return nil
@@ -324,6 +332,17 @@ func (m *Message) Forward(cluster string) Verdict {
 	}
 	return stopped
 }
+
+// SetHost has the next attempt go to the host at addr, "ip:port", of its cluster: the
+// first one if it is called in OnRequest, or the retry behind the attempt of whose end
+// OnAttemptEnd tells. It comes before hash policies and load balancing; what retries
+// then avoid does not count. Named can be hosts that other requests might get: of a
+// cluster with our load balancer all that are healthy, and of others those to which a
+// connection of the worker leads. If it is none of these, cannot be reached, or the
+// order of the client's requests leads elsewhere, strict has the attempt fail with
+// [codecs.NoHealthyUpstream], which is not retried; else it goes to any host. Both
+// count as request_host_unavailable.
+func (m *Message) SetHost(addr string, strict bool) { m.host, m.strict = addr, strict }
 
 // Resumer returns a handle with which this message can be resumed, once, from
 // any goroutine, when the hook that runs now has paused it.

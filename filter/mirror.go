@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -91,6 +93,9 @@ func (m *Message) mirror() {
 			m.cfg.mirrorOverflow(p.Cluster, "max_requests are in flight")
 		default:
 			m.sh.newShadow().start(m, p)
+			if m.trace.Recorded() {
+				m.trace.AddEvent("mirror", attribute.String("upstream_cluster", p.Cluster))
+			}
 		}
 	}
 }
@@ -117,6 +122,9 @@ func (s *shadow) start(m *Message, p *route.Mirror) {
 	s.req.Raw = m.req.Raw
 	if p.AfterMutation {
 		s.mut.Assign(&m.reqMut)
+		if m.trace != nil {
+			s.mut.Own() // some of it is the trace's
+		}
 	}
 	if p.Compare && !m.oneway {
 		s.request, s.next, m.shadows = m, m.shadows, s

@@ -23,6 +23,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/rds"
 	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -39,6 +40,7 @@ type Module struct {
 	shares   map[sharedKey]*shared
 	owns     map[ownKey]*ownState // as counted
 	families map[string]*family
+	vecs     map[ownKey]*CounterVec
 	files    accesslog.Files
 	// counted is what listeners have counted, by their protocol and prefix. It only
 	// grows, as counters do, with the prefixes that operators use.
@@ -47,6 +49,7 @@ type Module struct {
 	exports   export.Pool
 	pushing   *Life  // of what pushes metrics, nil: nothing does
 	pushKey   string // where to
+	openSpans func(to export.Provider, l export.Life) tracing.Sink
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -59,11 +62,14 @@ type Module struct {
 
 // NewModule returns a pipeline without any configuration.
 func NewModule() *Module {
-	return &Module{
+	mod := &Module{
 		tables: route.NewTables(), discovered: rds.NewRegistry(), shared: upstream.NewShared(), oneways: newOneways(),
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
+		vecs:    map[ownKey]*CounterVec{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
 	}
+	mod.openSpans = mod.exports.Open
+	return mod
 }
 
 // Seed makes the random decisions of the workers that are made from now on the same
@@ -119,6 +125,7 @@ type listener struct {
 	panics     atomic.Int64          // of goroutines of its filters, that no worker has counted
 	logFiles   []*accesslog.File     // of its access logs
 	logRecords []*export.Records     // … that go to collectors
+	spans      tracing.Sink          // nil: there is no tracing
 	workers    atomic.Int32          // that have not done with it, once the host has forgotten it
 	// table is the slot of the key, or, once it has shown that another listener
 	// has brought a table for it, own.
@@ -197,8 +204,8 @@ func load(raw []byte) (*listener, *route.Table, []*config.Error) {
 		if l.protocols, path, err = makeProtocols(cfg); err != nil {
 			refuse(path, err)
 		} else {
-			l.parseChain(refuse)
 			l.mutator = anyOf(l.protocols)
+			l.parseChain(refuse)
 		}
 	}
 	if l.RDS != nil {
@@ -245,6 +252,11 @@ func (l *listener) parseChain(refuse func(string, error)) {
 		}
 		l.chain = append(l.chain, k)
 	}
+	if l.StrictFilterOrder {
+		for _, e := range Disorder(l.Proxy) {
+			refuse(e.Path, errors.New(e.Reason))
+		}
+	}
 }
 
 // asked is f(), which is a filter's. A panic is an error.
@@ -259,7 +271,7 @@ func asked[T any](f func() (T, error)) (v T, err error) {
 }
 
 func (l *listener) env() *Env {
-	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction}
+	e := &Env{StatPrefix: l.StatPrefix, Direction: l.Direction, l: l}
 	for _, p := range l.protocols {
 		e.Codecs = append(e.Codecs, p.codec)
 	}
@@ -276,8 +288,8 @@ func (l *listener) ParseOverride(name string, c *anypb.Any) (any, error) {
 	if name == config.RouterName {
 		return nil, errors.New("the router has nothing that routes could configure, and cannot be disabled")
 	}
-	if l.RDS == nil && !slices.ContainsFunc(l.chain, func(k link) bool { return k.name == name }) {
-		return nil, fmt.Errorf("%w: there is no %q among meta_protocol_filters", route.ErrUnknownFilter, name)
+	if l.RDS == nil && !l.has(name) {
+		return nil, absentFilter(name)
 	}
 	if c == nil {
 		return nil, nil
@@ -287,6 +299,26 @@ func (l *listener) ParseOverride(name string, c *anypb.Any) (any, error) {
 		return nil, fmt.Errorf("filter %q has nothing that routes could configure; envoy.config.route.v3.FilterConfig can disable it", name)
 	}
 	return asked(func() (Config, error) { return rb.ParseRoute(c, l.env()) })
+}
+
+// has reports whether there is a filter of that name in the chain.
+func (l *listener) has(name string) bool {
+	return slices.ContainsFunc(l.Filters, func(f config.Filter) bool { return f.Name == name })
+}
+
+func absentFilter(name string) error {
+	return fmt.Errorf("%w: there is no %q among meta_protocol_filters", route.ErrUnknownFilter, name)
+}
+
+// ownFilters judges what the listener itself says of its filters.
+type ownFilters struct{ *listener }
+
+// ParseOverride implements route.Filters.
+func (o ownFilters) ParseOverride(name string, c *anypb.Any) (any, error) {
+	if _, ok := lookup(name); ok && !o.has(name) {
+		return nil, absentFilter(name)
+	}
+	return o.listener.ParseOverride(name, c)
 }
 
 // MergeOverrides implements route.Filters.
@@ -304,6 +336,9 @@ func (l *listener) build(hc host.Config) error {
 	l.life = l.newLife()
 	if err := l.openLogs(); err != nil {
 		return err
+	}
+	if l.Tracing != nil {
+		l.spans = l.mod.openSpans(l.Spans, l.life)
 	}
 	for i := range l.chain {
 		k := &l.chain[i]

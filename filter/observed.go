@@ -2,6 +2,7 @@ package filter
 
 import (
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -121,7 +122,11 @@ func (m filterMetrics) Collect(ch chan<- prometheus.Metric) {
 			all[k] = st
 		}
 	}
+	vecs := slices.Collect(maps.Values(m.mod.vecs))
 	m.mod.mu.Unlock()
+	for _, v := range vecs {
+		v.collect(ch)
+	}
 	for k, st := range all {
 		labels := append([]string{k.protocol, k.prefix, k.filter}, st.values...)
 		switch k.family.kind {

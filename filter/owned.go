@@ -13,9 +13,12 @@ const (
 	counter kind = iota
 	gauge
 	histogram
+	vector // of counters
 )
 
-func (k kind) String() string { return [...]string{"counter", "gauge", "histogram"}[k] }
+func (k kind) String() string {
+	return [...]string{"counter", "gauge", "histogram", "counter by traffic"}[k]
+}
 
 // own is a metric that a filter has defined, in one configuration.
 type own struct {

@@ -40,6 +40,13 @@ type protocol struct {
 	deadliner    codecs.Deadliner // nil: no deadlines of clients
 	remover      codecs.Remover   // nil: nothing can be removed
 	payloader    codecs.Payloader // nil: payloads are not known
+	mutates      bool             // or nothing can be changed at all
+
+	// Of traces; see carrier. system is what spans call the protocol.
+	system   string
+	contexts codecs.ContextCarrier // nil: all requests carry context alike
+	traces   codecs.TraceCarrier   // nil: there are no places of its own for a trace
+	codes    codecs.CodeNamer      // nil: they have no names
 }
 
 // profile is what must be equal for two versions of a listener to go on with the
@@ -121,6 +128,11 @@ func newProtocol(cfg *config.Proxy, ext config.Extension, codec codecs.Codec) *p
 	p.deadliner, _ = codec.(codecs.Deadliner)
 	p.remover, _ = codec.(codecs.Remover)
 	p.payloader, _ = codec.(codecs.Payloader)
+	_, p.mutates = codec.(codecs.Mutator)
+	p.contexts, _ = codec.(codecs.ContextCarrier)
+	p.traces, _ = codec.(codecs.TraceCarrier)
+	p.codes, _ = codec.(codecs.CodeNamer)
+	p.system = ext.Name[strings.LastIndexByte(ext.Name, '.')+1:]
 	options, _ := proto.MarshalOptions{Deterministic: true}.Marshal(ext.Config) // what was read can be written
 	p.profile = unique.Make(profile{ext.Name, string(options), cfg.Limits, p.requests})
 	return p

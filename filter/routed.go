@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -9,7 +10,40 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/route"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
+
+// Route judges a route that a filter has in its own configuration, for
+// [Message.SetRoute]: all that routes have but a match. The error's paths are those
+// within r. Only in Parse and ParseRoute.
+func (e *Env) Route(r *routev1alpha.Route) (*route.Route, error) {
+	var env route.Env
+	if e.l != nil {
+		env = route.Env{Mutator: e.l.mutator, Filters: ownFilters{e.l}}
+	}
+	to, errs := route.CompileRoute(r, env)
+	return to, joined(errs)
+}
+
+// joined is all errs as one, nil if there are none.
+func joined(errs []*route.Error) error {
+	all := make([]error, len(errs))
+	for i, e := range errs {
+		all[i] = e
+	}
+	return errors.Join(all...)
+}
+
+// SetRoute gives the request a route that its table does not have, made by [Env.Route]:
+// from now on [Message.Route] returns that, what it says of filters counts for those
+// behind, and the router follows it. Policies of clusters are the table's all the same.
+// Only in OnRequest.
+func (m *Message) SetRoute(r *route.Route) {
+	if m.phase == inRequest {
+		m.ClearRoute()
+		m.route, m.routed = r, true
+	}
+}
 
 // Follow does what a route says: it sends the request to the route's cluster, with
 // the changes that the route makes behind those of filters, or answers it. The
@@ -29,7 +63,10 @@ func (m *Message) Follow(r *route.Route) Verdict {
 		m.sh.freeResponse(md)
 		return m.Answer(*r.Success)
 	}
-	t, err := r.Pick(m.Rand(), &m.req)
+	t, err := m.picked, error(nil)
+	if t == nil || r != m.route {
+		t, err = r.Pick(m.Rand(), &m.req)
+	}
 	if err != nil {
 		m.cfg.count(metrics.RequestNoCluster, 1)
 		m.sh.log(host.Debug, m.cfg.StatPrefix, "", "client %s: route %q leads to no cluster: %v", m.ClientAddress(), r.Name, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -55,6 +56,9 @@ type shard struct {
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
 	source       source          // of the mutation that is being made
+	attempt      Attempt         // that filters are told of
+	attemptMut   codecs.Mutation // of the attempt that is about to be sent
+	attemptErr   codecs.LocalError
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
 	shapes       map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]
@@ -69,6 +73,7 @@ type shard struct {
 	posted *mailbox.Mailbox[posted]
 
 	telemetry *telemetry.Worker
+	traces    *tracing.Worker
 	entry     accesslog.Entry   // that is being written
 	logging   []*workerListener // have lines to hand over
 	logged    timer.Timer       // hands them over
@@ -99,6 +104,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.stats.Fire = s.report
 	s.logged.Fire = s.flushLogs
 	s.telemetry = mod.telemetry.NewWorker()
+	s.traces = tracing.NewWorker(w.Now, s.rand)
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
 	return s
@@ -257,6 +263,9 @@ func (s *shard) freeMessage(m *Message) {
 	m.dropFrame()
 	if cap(m.operation) > maxOperationKept {
 		m.operation = nil
+	}
+	if m.trace != nil {
+		s.traces.Free(m.trace)
 	}
 	m.use = use{}
 	if len(s.freeMessages) < maxFree {

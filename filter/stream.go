@@ -49,6 +49,7 @@ func (c *connection) openStream(m *Message) {
 	cfg.count(metrics.Request, 1)
 	cfg.count(metrics.RequestStream, 1)
 	m.counted = c.sh.telemetry.Begin(cfg.Protocol, &m.req)
+	m.traced()
 	st := &stream{m: m, last: c.lastUse}
 	st.idle.Fire = st.onIdle
 	m.stream = st
@@ -225,7 +226,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 		}
 		cfg.countResponse(md)
 		m.answeredAt, m.answerBytes = st.last, size
-		m.status, m.code = md.Status, md.Code
+		m.status, m.code, m.failure = md.Status, md.Code, md.Failure
 		if !answer {
 			st.open = true
 			m.exchange.Call().Opened()

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -46,6 +47,28 @@ func (s *shard) warnOf(subject string, wl *workerListener, format string, args .
 // debug logs a decision about a message.
 func (m *Message) debug(format string, args ...any) {
 	m.sh.w.Logf(host.Debug, "%s: request to %s: "+format, append([]any{m.cfg.StatPrefix, m.cluster}, args...)...)
+}
+
+// Logf logs a line of the filter whose hook runs with the host's logger, and in front of
+// it what belongs to the message: the listener, the filter, the client and its
+// connection, what is called, and the trace. As peers can cause it as often as they
+// like, lines of one filter and format come a second apart at first, then with
+// pauses that double up to five minutes, and the next one says how many were left out.
+func (m *Message) Logf(level host.Level, format string, args ...any) {
+	k := &m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)]
+	m.sh.log(level, m.cfg.StatPrefix, k.name, "filter %s: %v: "+format, append([]any{k.name, about{m}}, args...)...)
+}
+
+// about is what belongs to a message, for people.
+type about struct{ m *Message }
+
+func (a about) String() string {
+	m, c := a.m, a.m.Connection()
+	s := fmt.Sprintf("client %s (connection %d), %s", c.RemoteAddress(), c.ID(), m.req.AppendOperation(nil))
+	if t := m.Facts().Trace; t.ID != ([16]byte{}) {
+		s += fmt.Sprintf(", trace %x", t.ID)
+	}
+	return s
 }
 
 // logPanic logs a panic; those at other places do not hide it. what is where it was

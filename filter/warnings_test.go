@@ -2,12 +2,14 @@ package filter_test
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -109,4 +111,30 @@ func TestAPanicIsLoggedAHandfulOfTimes(t *testing.T) {
 	require.Equal(t, 4, strings.Count(log, "panic: boom: Decode"), "at 0, 1, 3 and 7 s")
 	require.Equal(t, 4, strings.Count(log, "panic: boom: Encode"))
 	require.Equal(t, 8, strings.Count(log, "[running]"))
+}
+
+// TestLinesOfFilters have what belongs to their message, and are not a line each.
+func TestLinesOfFilters(t *testing.T) {
+	d := keep(t)
+	e := newProbed(t)
+	e.up.Serve = serveToys
+	d.a.request = func(m *filter.Message) filter.Verdict {
+		m.Logf(host.Info, "it has %d bytes", m.Request().BodySize)
+		return filter.Continue
+	}
+	d.b.end = func(m *filter.Message) { m.Logf(host.Debug, "it has ended") }
+	for i := range 10 {
+		e.say(fmt.Sprintf("req %d m1 -", i))
+	}
+	e.Advance(time.Second)
+	e.say("req 10 m2 hello")
+	from := regexp.QuoteMeta(`meltemi: stat_prefix "t": filter probe.`)
+	for _, want := range []string{
+		from + `a: client 10\.0\.0\.2:\d+ \(connection \d+\), m1: it has 11 bytes\n`,
+		from + `b: client 10\.0\.0\.2:\d+ \(connection \d+\), m1: it has ended\n`,
+		from + `a: client .*, m2: it has 16 bytes \(9 more such lines left out\)\n`,
+	} {
+		require.Regexp(t, want, strings.Join(e.Log(), "\n")+"\n")
+	}
+	require.Equal(t, 4, strings.Count(strings.Join(e.Log(), "\n"), "filter probe."))
 }

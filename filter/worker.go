@@ -154,6 +154,8 @@ func (over) hook() { panic("a hook is called after the end") }
 func (o over) OnRequest(*Message) Verdict                { o.hook(); return Continue }
 func (o over) OnResponse(*Message) Verdict               { o.hook(); return Continue }
 func (o over) OnLocalReply(*Message, *codecs.LocalError) { o.hook() }
+func (o over) OnAttempt(*Message, *Attempt)              { o.hook() }
+func (o over) OnAttemptEnd(*Message, *Attempt)           { o.hook() }
 func (o over) OnEnd(*Message)                            { o.hook() }
 func (o over) OnConnect(*Connection) any                 { o.hook(); return nil }
 func (o over) OnDisconnect(*Connection, any)             { o.hook() }

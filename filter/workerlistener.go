@@ -9,6 +9,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/route"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
@@ -24,6 +25,7 @@ type workerListener struct {
 	}
 	conns    *connection
 	awaiting awaiting
+	merged   map[merge]*route.Override
 	shapes   map[*protocol]*codecs.Shapes // what decoders remember
 
 	detoured [len(detours)]time.Duration // when the debug log was told

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
@@ -22,18 +24,27 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/route"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 type settings struct {
 	Limit int    `json:"limit"`
 	Peer  string `json:"peer"`
+	Fast  string `json:"fast"`
+	Away  string `json:"away"`
+
+	fast  *route.Route
+	guest *filter.Consumer
 }
 
 func init() { filter.Register("example.everything", builder{}) }
 
 type builder struct{}
 
-func (builder) Parse(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
+func (builder) Phase() filter.Phase { return filter.Authentication }
+
+func (builder) Parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
 	s := &settings{Limit: 100}
 	if err := fields.Struct(config, s); err != nil {
 		return nil, err
@@ -42,7 +53,19 @@ func (builder) Parse(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
 	if s.Limit < 1 {
 		faults.Add("limit", "must be at least 1, is %d", s.Limit)
 	}
+	s.more(env, &faults)
 	return s, faults.Err()
+}
+
+func (s *settings) more(env *filter.Env, faults *fields.Faults) {
+	var err error
+	s.fast, err = env.Route(&routev1alpha.Route{Name: "fast", Route: &routev1alpha.RouteAction{
+		ClusterSpecifier: &routev1alpha.RouteAction_Cluster{Cluster: s.Fast},
+		Timeout:          durationpb.New(50 * time.Millisecond),
+	}})
+	faults.AddAll("fast", err)
+	s.guest, err = env.Consumer("guest", nil) // or with typed_per_filter_config
+	faults.AddAll("", err)
 }
 
 func (builder) ParseRoute(config *anypb.Any, _ *filter.Env) (filter.Config, error) {
@@ -60,7 +83,7 @@ func (builder) Merge(table, route filter.Config) filter.Config {
 
 func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error) {
 	e := &everything{settings: c.(*settings)}
-	var errs [3]error
+	var errs [4]error
 	e.refused, errs[0] = scope.Counter("everything_refused", filter.Label{"reason", "limit"})
 	e.active, errs[1] = scope.Gauge("everything_active")
 	e.size, errs[2] = scope.Histogram("everything_size")
@@ -69,6 +92,7 @@ func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error
 		life.Go(func(ctx context.Context) { p.greet(ctx, life, e.settings.Peer) })
 		return p
 	}).(*peer)
+	e.attempts, errs[3] = scope.CounterVec("everything_attempts", "host", "outcome")
 	return e, errors.Join(errs[:]...)
 }
 
@@ -97,6 +121,7 @@ type everything struct {
 	refused  *filter.Counter
 	active   *filter.Gauge
 	size     *filter.Histogram
+	attempts *filter.CounterVec
 }
 
 func (e *everything) ForWorker(w *filter.Worker) filter.Filter {
@@ -135,6 +160,7 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	tenant, ok := m.Request().Get("tenant")
 	if !ok {
+		m.Logf(host.Info, "no tenant")
 		return m.Reply(codecs.Denied, "no tenant")
 	}
 	if string(m.Request().Method()) == "version" {
@@ -159,8 +185,17 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 			}
 		})
 	}
+	switch string(tenant) {
+	case "guest":
+		m.SetConsumer(p.settings.guest)
+	case "hurried":
+		m.SetRoute(p.settings.fast)
+	case "pinned":
+		m.SetHost("10.0.0.4:20880", true) // there, or NO_HEALTHY_UPSTREAM
+	}
 	m.SetState(&seen{at: m.Now()})
 	m.SetValue(tenantKey{}, string(tenant))
+	m.Span().SetTag("tenant", string(tenant)) // of nil, too
 	m.MutateRequest().Set("checked", "yes")
 	return filter.Continue
 }
@@ -172,6 +207,23 @@ type (
 
 func lookUp(_ context.Context, name string) (string, error) {
 	return "", errors.New("nobody knows " + name)
+}
+
+func (p *part) OnAttempt(m *filter.Message, a *filter.Attempt) {
+	if a.Host == p.settings.Away {
+		a.Refuse("it is away")
+		return
+	}
+	a.Mutate().Set("attempt", strconv.Itoa(a.Number))
+}
+
+func (p *part) OnAttemptEnd(m *filter.Message, a *filter.Attempt) {
+	outcome := "ok"
+	if a.Failure != nil {
+		outcome = a.Failure.Type.String()
+		m.SetHost("10.0.0.3:20880", false) // of a retry, if there is one
+	}
+	p.attempts.With([]byte(a.Host), []byte(outcome)).Add(1)
 }
 
 func (p *part) OnResponse(m *filter.Message) filter.Verdict {
@@ -188,6 +240,7 @@ func (p *part) look(m *filter.Message) filter.Verdict {
 	}
 	if bytes.Contains(said.Bytes, []byte("token has expired")) {
 		m.MutateRequest().Set("token", newToken())
+		m.SetHost(m.Facts().Host, false) // the one that has answered
 		return m.Repeat()
 	}
 	if bytes.Contains(said.Bytes, []byte("secret")) {
@@ -243,10 +296,13 @@ func TestTheExamplesAreThis(t *testing.T) {
 
 func TestTheContractInOneFilter(t *testing.T) {
 	h := filtertest.New(t)
-	h.Cluster("greeter", "10.0.0.3:20880").Serve = func(s *filtertest.Server, data []byte) int {
+	last := "" // what a server was sent
+	serve := func(s *filtertest.Server, data []byte) int {
 		calls, _ := dubbotest.Parse(data)
 		for _, c := range calls {
 			require.Contains(t, string(c.Body), "checked")
+			require.Contains(t, string(c.Body), "attempt")
+			last = string(c.Body)
 			text := "the token has expired"
 			if strings.Contains(string(c.Body), "\x05token\x03new") {
 				text = "a secret hello"
@@ -255,9 +311,13 @@ func TestTheContractInOneFilter(t *testing.T) {
 		}
 		return len(data)
 	}
+	greeter := h.Cluster("greeter")
+	greeter.Tell(host.Member{Address: "10.0.0.3:20880", Weight: 1, Healthy: true}, host.Member{Address: "10.0.0.4:20880", Weight: 1, Healthy: true})
+	greeter.Serve = serve
+	h.Cluster("quick", "10.0.0.5:20880").Hang = true
 	cfg := h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
 		"meta_protocol_filters": [
-			{"name": "example.everything", "config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"peer": "limiter"}}},
+			{"name": "example.everything", "config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"peer": "limiter", "fast": "quick", "away": "10.0.0.4:20880"}}},
 			{"name": "aeraki.meta_protocol.filters.router"}],
 		"route_config": {
 			"typed_per_filter_config": {"example.everything": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"limit": 7}}},
@@ -278,7 +338,7 @@ func TestTheContractInOneFilter(t *testing.T) {
 		})
 		return text
 	}
-	require.Equal(t, "a ****** hello", call("acme"))
+	require.Equal(t, "a ****** hello", call("guest"))
 	require.Equal(t, "too slow (asked 10.0.0.2)", call("slow"))
 	require.Equal(t, "nobody knows stranger (asked 10.0.0.2)", call("stranger"))
 	require.Equal(t, "too many (asked 10.0.0.2)", call("acme"))
@@ -286,8 +346,13 @@ func TestTheContractInOneFilter(t *testing.T) {
 	require.Equal(t, "a ****** hello", call("acme"))
 	method = "version"
 	require.Equal(t, "1.0", call("acme"))
+	method = ""
+	h.Advance(time.Second)
+	require.Contains(t, call("hurried"), "timeout")
+	require.Equal(t, "a ****** hello", call("pinned"), "the host is away, and so the retry goes to the other")
+	require.Contains(t, last, "attempt\x013", "behind the one for its token")
 	h.Advance(time.Second)
 	require.EqualValues(t, 1, cfg.Counter("dubbo.t.everything_refused.reason.limit"))
 	require.EqualValues(t, 0, cfg.Counter("dubbo.t.everything_active"))
-	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 6)
+	require.Len(t, cfg.Histogram("dubbo.t.everything_size"), 8)
 }

@@ -5,6 +5,7 @@ package filters
 import (
 	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
 	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/consumer"
 	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"

@@ -57,10 +57,7 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 	// only, and brpc takes such a field for its request id: there entries are
 	// set if the client has used them already.
 	user := pbwire.Entries{Mutation: mut}
-	var millis int32
-	if saysTimeout(m) {
-		millis = mut.Millis()
-	}
+	said := numbersOf(m, mut)
 	idAt := int(m.Scratch[scratchID]) - int(m.Scratch[scratchRPC]) - headerSize
 	p, _ := mut.Payload()
 	from := 0
@@ -72,13 +69,13 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 		case r.Is(fieldCorrelationID, pbwire.Varint) && r.Value == idAt && r.Uint != m.ID:
 			dst = append(dst, meta[from:r.Value]...)
 			dst = binary.AppendUvarint(dst, m.ID)
-		case r.Is(fieldRequest, pbwire.Bytes) && (m.Scratch[scratchExtFields] > 0 || millis > 0):
+		case r.Is(fieldRequest, pbwire.Bytes) && (m.Scratch[scratchExtFields] > 0 || said != numbers{}):
 			dst = append(dst, meta[from:r.Start]...)
 			var ext pbwire.Entries
 			if m.Scratch[scratchExtFields] > 0 {
 				ext.Mutation = mut
 			}
-			dst = appendRequest(dst, r.Bytes, &ext, millis)
+			dst = appendRequest(dst, r.Bytes, &ext, said)
 			added += ext.Added
 		case r.Is(fieldUserFields, pbwire.Bytes):
 			key, _, err := pbwire.Entry(r.Bytes)
@@ -106,17 +103,34 @@ func appendMeta(dst []byte, m *codecs.Metadata, meta []byte, mut *codecs.Mutatio
 	return dst, added + user.Added, nil
 }
 
+// numbers are what fields of a request's meta are set to, by their numbers; 0: they
+// stay.
+type numbers [requestTimeout + 1]uint64
+
+// numbersOf are those that mut sets in m.
+func numbersOf(m *codecs.Metadata, mut *codecs.Mutation) (n numbers) {
+	if mut == nil || !saysTimeout(m) {
+		return n
+	}
+	n[requestTimeout] = uint64(mut.Millis())
+	if t := &mut.Trace; t.ID != 0 {
+		n[requestTraceID], n[requestSpanID], n[requestParentSpanID] = t.ID, t.Span, t.Parent
+	}
+	return n
+}
+
 // appendRequest appends the meta of a request, which has been read before, with
-// ext made of its extension fields, and its timeout if millis is not 0.
-func appendRequest(dst, b []byte, ext *pbwire.Entries, millis int32) []byte {
+// ext made of its extension fields, and fields set to numbers.
+func appendRequest(dst, b []byte, ext *pbwire.Entries, set numbers) []byte {
 	dst, mark := pbwire.AppendFrame(dst, fieldRequest)
-	from, says := 0, false // the timeout
+	from := 0
+	left := set // to be added
 	var r pbwire.Reader
 	for r.Reset(b); r.Next(); {
-		if millis > 0 && r.Is(requestTimeout, pbwire.Varint) {
+		if r.Type == pbwire.Varint && r.Number >= 0 && int(r.Number) < len(set) && set[r.Number] != 0 {
 			dst = append(dst, b[from:r.Value]...)
-			dst = binary.AppendUvarint(dst, uint64(millis))
-			from, says = r.End, true
+			dst = binary.AppendUvarint(dst, set[r.Number])
+			from, left[r.Number] = r.End, 0
 			continue
 		}
 		if !r.Is(requestIDOrExtField, pbwire.Bytes) {
@@ -133,8 +147,10 @@ func appendRequest(dst, b []byte, ext *pbwire.Entries, millis int32) []byte {
 		}
 	}
 	dst = append(dst, b[from:]...)
-	if millis > 0 && !says {
-		dst = pbwire.AppendVarint(dst, requestTimeout, uint64(millis))
+	for number, v := range left {
+		if v != 0 {
+			dst = pbwire.AppendVarint(dst, int32(number), v)
+		}
 	}
 	dst = ext.Append(dst, requestIDOrExtField)
 	return pbwire.CloseFrame(dst, mark)

@@ -52,6 +52,17 @@ const (
 	statusThreadpool      = 100
 )
 
+// codeNames are those of the statuses, as Dubbo and OpenTelemetry write them.
+var codeNames = map[int32]string{
+	statusOK: "OK", 25: "SERIALIZATION_ERROR", 30: "CLIENT_TIMEOUT", statusServerTimeout: "SERVER_TIMEOUT",
+	35: "CHANNEL_INACTIVE", statusBadRequest: "BAD_REQUEST", statusBadResponse: "BAD_RESPONSE",
+	statusServiceNotFound: "SERVICE_NOT_FOUND", statusServiceError: "SERVICE_ERROR", statusServerError: "SERVER_ERROR",
+	90: "CLIENT_ERROR", statusThreadpool: "SERVER_THREADPOOL_EXHAUSTED_ERROR",
+}
+
+// CodeName implements codecs.CodeNamer.
+func (c *codec) CodeName(code int32) string { return codeNames[code] }
+
 // failures are the statuses after which another attempt may help. Servers answer
 // with 100 what their pool of threads has not taken (WrappedChannelHandler); with
 // the others, what they have tried. 30, 35 and 90 are of clients, for themselves.
@@ -210,6 +221,12 @@ func (c *codec) statusOf(e *codecs.LocalError) byte {
 	default:
 		return statusServerError
 	}
+}
+
+// ContextPrefix implements codecs.ContextCarrier: attachments carry context, if they can
+// be changed.
+func (c *codec) ContextPrefix(m *codecs.Metadata) (string, bool) {
+	return "", m.Scratch[scratchSerial] == hessian2
 }
 
 // CheckMutation implements codecs.Mutator: keys are names of attachments.

@@ -18,6 +18,9 @@ const Name = "aeraki.meta_protocol.codec.thrift"
 
 const configType = "aeraki.meta_protocol.codec.ThriftCodec"
 
+// transient is before the names of what Kitex hands on for one hop (package metainfo).
+const transient = "RPC_TRANSIT_"
+
 const (
 	// maxFrame is the largest frame that Apache Thrift's own servers take
 	// (TConfiguration's default max frame size).
@@ -185,6 +188,20 @@ func (c *codec) CheckMutation(_ codecs.Direction, key, value string) error {
 		return fmt.Errorf("key: %q belongs to the call itself and cannot be changed", key)
 	}
 	return nil
+}
+
+// ContextPrefix implements codecs.ContextCarrier: header transports carry context, and
+// Kitex hands on what has the prefix of its metainfo.
+func (c *codec) ContextPrefix(m *codecs.Metadata) (string, bool) {
+	f := form(m.Scratch[scratchForm] & 0xff)
+	switch {
+	case f == 0 || !f.hasHeader() || m.Scratch[scratchForm]&noInfo != 0:
+		return "", false
+	case f.transport() == header:
+		return "", true
+	default:
+		return transient, true
+	}
 }
 
 // CheckRemoval implements codecs.Remover.

@@ -16,6 +16,8 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	_ "github.com/meltemi-mesh/meltemi/examples/custom-protocol/parley"
+	_ "github.com/meltemi-mesh/meltemi/filters/consumer"
+	_ "github.com/meltemi-mesh/meltemi/filters/fault"
 	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )

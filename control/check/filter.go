@@ -194,9 +194,17 @@ func (c *checker) proxyConfig(l loaded) {
 		}
 		c.refuse(l.line(path), behind(l.where.path, path), "%s", e.Reason)
 	}
-	if p, errs := config.LoadAll(l.raw); len(errs) == 0 && p.RDS != nil {
-		path := typedPath(l) + "rds"
-		c.note(l.line(path), behind(l.where.path, path), "the routes %q come from %s when Envoy runs: they are not checked here, nor whether it is there", p.RDS.Name, p.RDS.Server())
+	if p, errs := config.LoadAll(l.raw); len(errs) == 0 {
+		if p.RDS != nil {
+			path := typedPath(l) + "rds"
+			c.note(l.line(path), behind(l.where.path, path), "the routes %q come from %s when Envoy runs: they are not checked here, nor whether it is there", p.RDS.Name, p.RDS.Server())
+		}
+		if !p.StrictFilterOrder { // else it is a fault
+			for _, e := range filter.Disorder(p) {
+				path := typedPath(l) + e.Path
+				c.note(l.line(path), behind(l.where.path, path), "%s", e.Reason)
+			}
+		}
 	}
 	c.shares(l, typedPath(l))
 }

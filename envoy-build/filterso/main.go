@@ -1,7 +1,7 @@
 // Command filterso is a shared object for tests: Meltemi with the example
 // filters, filters and a codec that panic, a filter that keeps all of Go's
-// processors busy, one that tells of Go's runtime, one that replies and one that
-// pauses until it is told.
+// processors busy, one that tells of Go's runtime, one that replies, one that
+// pauses until it is told and one that chooses hosts.
 package main
 
 import (
@@ -28,6 +28,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/tenant"
 	_ "github.com/meltemi-mesh/meltemi/examples/filters/zone"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 func main() {}
@@ -61,6 +62,7 @@ func init() {
 		}), nil
 	}))
 	filter.Register("test.boom", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return boom{}, nil }))
+	filter.Register("test.pins", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return pins{}, nil }))
 	filter.Register("test.reply", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return reply{}, nil }))
 	filter.Register("test.gate", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return &gate{}, nil }))
 	codecs.Register("test.codec.boom", func(config *anypb.Any, limits codecs.Limits) (codecs.Codec, error) {
@@ -80,6 +82,34 @@ func (says tells) OnRequest(m *filter.Message) filter.Verdict {
 		return filter.Continue
 	}
 	return m.Reply(codecs.Unspecified, says())
+}
+
+// pins has requests go to the host that their attachment "pin" names, or rather to that of
+// "prefer", but not to that of "away", and tells servers of each attempt.
+type pins struct{}
+
+func (pins) OnRequest(m *filter.Message) filter.Verdict {
+	for name, strict := range map[string]bool{"prefer": false, "pin": true} {
+		if host, has := m.Request().Get(name); has {
+			m.SetHost(string(host), strict)
+		}
+	}
+	return filter.Continue
+}
+
+func (pins) OnAttempt(m *filter.Message, a *filter.Attempt) {
+	if away, _ := m.Request().Get("away"); string(away) == a.Host {
+		a.Refuse("it is away")
+		return
+	}
+	a.Mutate().Set("attempt", strconv.Itoa(a.Number))
+	a.Mutate().Set("at", a.Host)
+}
+
+func (pins) OnAttemptEnd(m *filter.Message, a *filter.Attempt) {
+	if a.Failure != nil {
+		m.Logf(host.Info, "attempt %d at %s has failed: %s", a.Number, a.Host, a.Failure.Message)
+	}
 }
 
 // reply answers with the type of error that the attachment "reply" is the

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
+	"github.com/meltemi-mesh/meltemi/filter/export"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -24,6 +26,8 @@ type Proxy struct {
 	// choose.
 	Codecs  []Extension
 	Filters []Filter // at least the router
+	// StrictFilterOrder: filters that contradict their phases are refused.
+	StrictFilterOrder bool
 	// RouteConfig is as it came: package route validates it. nil when there is RDS.
 	RouteConfig *routev1alpha.RouteConfiguration
 	RDS         *RDS // nil when there is RouteConfig
@@ -38,6 +42,8 @@ type Proxy struct {
 	Upstream                    Upstream
 	Limits                      Limits
 	AccessLogs                  *accesslog.Logs // nil if there are none
+	Tracing                     *tracing.Config // nil if there is none
+	Spans                       export.Provider // where those of Tracing go
 	// Passthrough is the cluster for connections that no codec recognises, "" if
 	// they are closed.
 	Passthrough string

@@ -119,6 +119,10 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 	base := func(more string) string {
 		return `{"stat_prefix": "t", "protocol": {"name": "dubbo", "codec": {"name": "c"}}` + more + `}`
 	}
+	tracing := func(more string) string {
+		return base(`, "route_config": {}, "tracing": {` + more + `"provider": {"typed_config": {
+			"@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig", "grpc_service": {"envoy_grpc": {"cluster_name": "c"}}}}}`)
+	}
 	routes := func(route string) string {
 		return base(`, "route_config": {"routes": [{"route": {"cluster": "c"}}, ` + route + `]}`)
 	}
@@ -159,7 +163,21 @@ func TestBadConfigurationsAreRefusedWithTheirPath(t *testing.T) {
 		{"limit out of range", base(`, "route_config": {}, "upstream": {"max_connections": 0}`), "upstream.max_connections: must be between 1 and 1024, is 0"},
 		{"minimum above maximum", base(`, "route_config": {}, "upstream": {"max_connections": 2, "min_connections": 3}`), "upstream.min_connections: must be between 1 and 2, is 3"},
 		{"access log", base(`, "route_config": {}, "access_log": [{}]`), "access_log[0].typed_config: required"},
-		{"tracing", base(`, "route_config": {}, "tracing": {}`), "tracing: not built yet"},
+		{"tracing", base(`, "route_config": {}, "tracing": {}`), "tracing.provider.typed_config: required"},
+		{"tracing: share above the whole", tracing(`"random_sampling": {"value": 100.5},`), "tracing.random_sampling.value: must be between 0 and 100, is 100.5"},
+		{"tracing: share below 0", tracing(`"client_sampling": {"value": -1},`), "tracing.client_sampling.value: must be between 0 and 100, is -1"},
+		{"tracing: share that is no number", tracing(`"overall_sampling": {"value": "NaN"},`), "tracing.overall_sampling.value: must be between 0 and 100, is NaN"},
+		{"tracing: share below the smallest", tracing(`"overall_sampling": {"value": 0.001},`), "tracing.overall_sampling.value: the smallest share is 0.01, is 0.001"},
+		{"tracing: length of tags", tracing(`"max_tag_length": 0,`), "tracing.max_tag_length: must be between 1 and 65536, is 0"},
+		{"tracing: tag without a name", tracing(`"custom_tags": [{"literal": {"value": "v"}}],`), "tracing.custom_tags[0].tag: required"},
+		{"tracing: tag twice", tracing(`"custom_tags": [{"tag": "a", "literal": {"value": "v"}}, {"tag": "a", "literal": {"value": "v"}}],`), "tracing.custom_tags[1].tag: \"a\" is there twice"},
+		{"tracing: tag without a value", tracing(`"custom_tags": [{"tag": "a"}],`), "tracing.custom_tags[0]: want literal, environment, request_header or metadata"},
+		{"tracing: tag of an empty literal", tracing(`"custom_tags": [{"tag": "a", "literal": {}}],`), "tracing.custom_tags[0].literal.value: required"},
+		{"tracing: tag of a format", tracing(`"custom_tags": [{"tag": "a", "value": "%REQ(x)%"}],`), "tracing.custom_tags[0].value: not supported"},
+		{"tracing: tag of no header", tracing(`"custom_tags": [{"tag": "a", "request_header": {}}],`), "tracing.custom_tags[0].request_header.name: required"},
+		{"tracing: tag of no variable", tracing(`"custom_tags": [{"tag": "a", "environment": {}}],`), "tracing.custom_tags[0].environment.name: required"},
+		{"tracing: tag of a cluster's metadata", tracing(`"custom_tags": [{"tag": "a", "metadata": {"kind": {"cluster": {}}, "metadata_key": {"key": "x", "path": [{"key": "y"}]}}}],`), "tracing.custom_tags[0].metadata.kind: only request is supported"},
+		{"tracing: tag of a deep path", tracing(`"custom_tags": [{"tag": "a", "metadata": {"metadata_key": {"key": "x", "path": [{"key": "y"}, {"key": "z"}]}}}],`), "tracing.custom_tags[0].metadata.metadata_key.path: want one key, are 2"},
 		{"nested too deeply", `{"stat_prefix": ` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}`, "nested too deeply"},
 		{"unknown protobuf field", string(protowire.AppendVarint(protowire.AppendTag(marshal(t, fromJSON(t, good)), 99, protowire.VarintType), 1)), "#99: unknown field of"},
 	} {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -10,14 +11,14 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
+	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	"github.com/meltemi-mesh/meltemi/filter/tracing"
 	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
 // RouterName is the filter that ends each chain.
 const RouterName = "aeraki.meta_protocol.filters.router"
-
-const notBuilt = "not built yet"
 
 // checker gathers faults.
 type checker struct{ errs []*Error }
@@ -45,7 +46,7 @@ func (c *checker) number(n *wrapperspb.UInt32Value, path string, least, most, de
 // freeze validates m and applies the defaults.
 func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	c := &checker{}
-	p := &Proxy{StatPrefix: m.GetStatPrefix(), TableScope: m.GetTableScope()}
+	p := &Proxy{StatPrefix: m.GetStatPrefix(), TableScope: m.GetTableScope(), StrictFilterOrder: m.GetStrictFilterOrder()}
 	if p.StatPrefix == "" {
 		c.refuse("stat_prefix", "required")
 	}
@@ -61,9 +62,6 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 		p.RDS = c.rds(rs.Rds)
 	default:
 		c.refuse("route_config", "required")
-	}
-	if m.GetTracing() != nil {
-		c.refuse("tracing", notBuilt)
 	}
 	logs, err := accesslog.Parse(m.GetAccessLog(), m.GetAccessLogOptions())
 	fields.Each(err, func(e *fields.Error) { c.refuse(e.Path, "%s", e.Reason) })
@@ -89,6 +87,7 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 			}
 		}
 	}
+	c.tracing(m.GetTracing(), p)
 	c.upstream(m.GetUpstream(), p)
 	c.limits(m.GetLimits(), p)
 	if pt := m.GetPassthrough(); pt != nil {
@@ -171,6 +170,21 @@ func (c *checker) filters(m *proxyv1alpha.MetaProtocolProxy, p *Proxy) {
 	if len(fs) == 0 {
 		p.Filters = []Filter{{Extension: Extension{Name: RouterName}}}
 	}
+}
+
+func (c *checker) tracing(t *proxyv1alpha.Tracing, p *Proxy) {
+	if t == nil {
+		return
+	}
+	const path = "tracing"
+	how, err := tracing.Parse(t, path)
+	to, err2 := export.ParseProvider(t.GetProvider(), path+".provider")
+	fields.Each(errors.Join(err, err2), func(e *fields.Error) { c.refuse(e.Path, "%s", e.Reason) })
+	how.Formats = tracing.Formats{B3: to.B3, W3C: to.W3C, TraceID128: to.TraceID128, SharedSpan: to.SharedSpan}
+	if p.Direction == corev3.TrafficDirection_OUTBOUND {
+		how.Kind = tracing.Client
+	}
+	p.Tracing, p.Spans = how, to
 }
 
 func (c *checker) upstream(u *proxyv1alpha.UpstreamOptions, p *Proxy) {

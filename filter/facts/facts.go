@@ -37,6 +37,8 @@ type Facts struct {
 	Protocol string
 	// Route is the name of the route, "" if it has none or none was found.
 	Route string
+	// Consumer is the name of who has called, "" if no filter has told.
+	Consumer string
 	// Cluster that it was sent to, or was to be sent to; "" if to none.
 	Cluster string
 	// Host is the address of the server that its last attempt was sent to, or that

@@ -36,6 +36,14 @@ type Owner interface {
 	Again() (*upstream.Pool, upstream.Send)
 	// Happened tells what has become of an attempt. None of it ends the exchange.
 	Happened(e Event, why Conditions)
+	// Begins is called when the connection of an attempt has been chosen, before Encode.
+	// An error, which may be a *upstream.Refusal, has the attempt fail. Only of a Watched
+	// exchange, as Ended.
+	Begins(a Attempt) error
+	// Ended is called at the end of each attempt, also where Begins was not: with its
+	// answer, its failure, or neither if nobody wants to know. All that it is given is
+	// valid during Ended only.
+	Ended(a Attempt, resp *codecs.Metadata, f *upstream.Failure)
 	// Sent ends a request that expects no answer: it has been handed over.
 	Sent()
 	// Answered ends the exchange. resp and its frame are valid during Answered only.
@@ -45,6 +53,18 @@ type Owner interface {
 	// Streamed and Blocked are those of upstream.Owner.
 	Streamed(m *codecs.Metadata)
 	Blocked(blocked bool)
+}
+
+// Attempt is what is known of one attempt.
+type Attempt struct {
+	// Number from 1.
+	Number int
+	// Hedge: it is made beside another one.
+	Hedge bool
+	// Host is the address of the server, "" if there is none, or that is unknown.
+	Host string
+	// Sent is when it was handed to a connection, 0 if it was not.
+	Sent time.Duration
 }
 
 // Event is what an Owner is told of beside the end.
@@ -98,6 +118,9 @@ func NewEnv(timers *timer.Wheel, now func() time.Duration, rng *rand.Rand) *Env 
 // Exchange is one request on its way to one outcome. It is embedded in the message
 // that owns it and used again and again.
 type Exchange struct {
+	// Watched: the owner hears of each attempt.
+	Watched bool
+
 	owner    Owner
 	env      *Env
 	first    attempt // by value: most requests need no other
@@ -124,7 +147,7 @@ func (x *Exchange) Init(o Owner, env *Env) {
 // be done, as far as what the request expects allows it; repeatable, that the owner may
 // want it repeated. The owner may hear of its end before Start returns.
 func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, expects Expects, repeatable bool) {
-	x.attempts = 1
+	x.first.begin()
 	if policy == nil && repeatable {
 		policy = &unplanned
 	}
@@ -139,6 +162,7 @@ func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, expe
 func (x *Exchange) Cancel() {
 	x.first.call.Cancel()
 	x.settle()
+	x.first.end(nil, nil)
 }
 
 // Abandon is called when nobody wants the answer any more, but the request is to be
@@ -194,11 +218,14 @@ func (x *Exchange) Waiting() bool {
 // Attempts returns how many attempts have been made since Start.
 func (x *Exchange) Attempts() int { return x.attempts }
 
+// Over tells the owner that attempts have ended which have an open stream.
+func (x *Exchange) Over() { x.first.end(nil, nil) }
+
 // Reset prepares x for the next request.
 func (x *Exchange) Reset() {
 	x.settle()
 	clear(x.hosts)
-	x.attempts, x.hosts, x.won = 0, x.hosts[:0], won{}
+	x.attempts, x.hosts, x.won, x.Watched = 0, x.hosts[:0], won{}, false
 }
 
 // settle ends the plan, and the attempts that are under way because of it.
@@ -211,8 +238,29 @@ func (x *Exchange) settle() {
 
 // attempt is one call on behalf of an exchange. It implements upstream.Owner.
 type attempt struct {
-	x    *Exchange
-	call upstream.Call
+	x      *Exchange
+	call   upstream.Call
+	number int
+	open   bool // the owner is to hear of its end
+}
+
+// begin is called before the attempt is sent to a pool.
+func (a *attempt) begin() {
+	x := a.x
+	x.attempts++
+	a.number, a.open = x.attempts, x.Watched
+}
+
+// end tells of the attempt's end, once.
+func (a *attempt) end(resp *codecs.Metadata, f *upstream.Failure) {
+	if a.open {
+		a.open = false
+		a.x.owner.Ended(a.known(), resp, f)
+	}
+}
+
+func (a *attempt) known() Attempt {
+	return Attempt{Number: a.number, Hedge: a != &a.x.first, Host: a.call.Host(), Sent: a.call.SentAt()}
 }
 
 func (a *attempt) Hold()                     { a.x.owner.Hold() }
@@ -220,6 +268,11 @@ func (a *attempt) Request() *codecs.Metadata { return a.x.owner.Request() }
 
 func (a *attempt) Encode(dst []byte, id uint64) ([]byte, error) {
 	x := a.x
+	if a.open {
+		if err := x.owner.Begins(a.known()); err != nil {
+			return dst, err
+		}
+	}
 	if x.plan != nil {
 		return x.plan.encode(a, dst, id)
 	}
@@ -231,11 +284,13 @@ func (a *attempt) Encode(dst []byte, id uint64) ([]byte, error) {
 }
 
 func (a *attempt) Sent() {
+	a.end(nil, nil)
 	a.x.settle()
 	a.x.owner.Sent()
 }
 
 func (a *attempt) Answered(resp *codecs.Metadata) {
+	a.end(resp, nil)
 	x := a.x
 	if pl := x.plan; pl != nil {
 		if pl.declines(a, resp) {
@@ -251,6 +306,7 @@ func (a *attempt) Answered(resp *codecs.Metadata) {
 }
 
 func (a *attempt) Failed(f *upstream.Failure) {
+	a.end(nil, f)
 	x := a.x
 	if x.plan != nil && x.plan.failed(a, f) || x.plan == nil && x.rescue(f) {
 		return

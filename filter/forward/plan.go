@@ -86,7 +86,9 @@ func (pl *plan) end() {
 	env.timers.Stop(&pl.wait)
 	env.timers.Stop(&pl.hedge)
 	x.first.call.Cancel()
+	x.first.end(nil, nil)
 	pl.second.call.Cancel()
+	pl.second.end(nil, nil)
 	pl.spent.Done()
 	env.kept -= pl.kept
 	pl.x, pl.policy, pl.second.x, pl.avoid = nil, nil, nil, ""
@@ -260,6 +262,9 @@ func (pl *plan) again(a *attempt, why Conditions) bool {
 		x.owner.Happened(RetryOverflow, why)
 		return false
 	}
+	if !pl.written { // it may have come in this event
+		x.owner.Hold()
+	}
 	pl.retries++
 	pl.avoid = a.call.Host()
 	x.owner.Happened(Retried, why)
@@ -272,7 +277,7 @@ func (pl *plan) resend() {
 	x := pl.x
 	p, s := x.owner.Again()
 	s.Timeout, s.Avoid = pl.time(x.env.now()), pl.avoid
-	x.attempts++
+	x.first.begin()
 	p.Send(&x.first.call, s)
 }
 
@@ -294,6 +299,6 @@ func (pl *plan) twice() {
 	}
 	x.owner.Happened(Hedged, 0)
 	s.Timeout, s.Avoid = pl.time(x.env.now()), first.Host()
-	x.attempts++
+	pl.second.begin()
 	p.Send(&pl.second.call, s)
 }

@@ -201,6 +201,10 @@ const (
 	// RequestHashHostBusy: … to another host, as too much was in flight to theirs.
 	RequestHashHostBusy
 
+	// RequestHostUnavailable: attempts that did not go to the host that a filter had named,
+	// as no connection to it could take them.
+	RequestHostUnavailable
+
 	// AccessLogWritten: lines of access logs that were handed over to be written.
 	AccessLogWritten
 	// AccessLogLost: lines that were not written, as too many waited, or the file could
@@ -300,6 +304,7 @@ var counterNames = [Counters]string{
 	RequestHashHostsUnknown:             "request_hash_hosts_unknown",
 	RequestHashHostUnavailable:          "request_hash_host_unavailable",
 	RequestHashHostBusy:                 "request_hash_host_busy",
+	RequestHostUnavailable:              "request_host_unavailable",
 	AccessLogWritten:                    "access_log_written",
 	AccessLogLost:                       "access_log_lost",
 }

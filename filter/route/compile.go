@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -41,9 +42,12 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 		to := &t.routes[i]
 		c.route(to, r, d, h, element("routes", i))
 		to.overrides = c.inheritOverrides(c.overrides(r.GetTypedPerFilterConfig(), element("routes", i)+"."), overrides)
-		for _, o := range to.overrides {
-			if !slices.Contains(t.overridden, o.Filter) {
-				t.overridden = append(t.overridden, o.Filter)
+		t.notes(to.overrides)
+		for j := range to.targets {
+			if its := &to.targets[j]; its.overrides != nil {
+				its.overrides = c.inheritOverrides(its.overrides, to.overrides)
+				to.differs = true
+				t.notes(its.overrides)
 			}
 		}
 	}
@@ -52,6 +56,24 @@ func Compile(rc *routev1alpha.RouteConfiguration, env Env) (*Table, []*Error) {
 	}
 	t.settle()
 	return t, nil
+}
+
+// CompileRoute is Compile for a single route that is not looked up: somebody knows which
+// requests it is for, and it has no match. What a table would say of all its routes it has
+// to say itself. Paths are those within r.
+func CompileRoute(r *routev1alpha.Route, env Env) (*Route, []*Error) {
+	const first = "routes[0]."
+	t, errs := Compile(&routev1alpha.RouteConfiguration{Routes: []*routev1alpha.Route{r}}, env)
+	for _, e := range errs {
+		e.Path = strings.TrimPrefix(e.Path, first)
+	}
+	if r.GetMatch() != nil {
+		errs = append(errs, &Error{Path: "match", Reason: "does not go with a route that is not looked up"})
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	return &t.routes[0], nil
 }
 
 // settle makes what is found in the table's routes.
@@ -158,7 +180,7 @@ func (c *compiler) action(r *Route, a *routev1alpha.RouteAction, own changes, pa
 		if a.GetCluster() == "" {
 			c.refuse(path+".cluster", "required")
 		}
-		r.targets = []Target{{a.GetCluster(), all.request, all.response, 1}}
+		r.targets = []Target{{Cluster: a.GetCluster(), Request: all.request, Response: all.response, upTo: 1}}
 	}
 }
 
@@ -191,7 +213,7 @@ func (c *compiler) named(r *Route, from *routev1alpha.ClusterFromMetadata, all c
 			c.refuse(at, "%q occurs twice", name)
 		}
 		r.allowed[name] = i
-		r.targets = append(r.targets, Target{name, all.request, all.response, 0})
+		r.targets = append(r.targets, Target{Cluster: name, Request: all.request, Response: all.response})
 	}
 }
 
@@ -200,7 +222,7 @@ func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all chan
 	complete := true
 	for i, w := range wc.GetClusters() {
 		at := element(path+".clusters", i)
-		c.only(w.ProtoReflect(), at, "name", "weight", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
+		c.only(w.ProtoReflect(), at, "name", "weight", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove", "typed_per_filter_config")
 		if w.GetName() == "" {
 			c.refuse(at+".name", "required")
 		}
@@ -213,7 +235,7 @@ func (c *compiler) weighted(r *Route, wc *routev3.WeightedCluster, own, all chan
 		if of := c.headers(w, at); of.any() {
 			its = c.join(&of, &own, &c.table)
 		}
-		r.targets = append(r.targets, Target{w.GetName(), its.request, its.response, r.sum})
+		r.targets = append(r.targets, Target{w.GetName(), its.request, its.response, r.sum, c.overrides(w.GetTypedPerFilterConfig(), at+".")})
 	}
 	switch {
 	case len(wc.GetClusters()) == 0:

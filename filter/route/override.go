@@ -82,15 +82,42 @@ func (c *compiler) inheritOverrides(own, table []Override) []Override {
 
 func byFilter(o Override, name string) int { return cmp.Compare(o.Filter, name) }
 
-// Override returns what is said of a filter for the route's messages, nil if nothing
-// is. It must not be changed.
-func (r *Route) Override(filter string) *Override {
-	for i := range r.overrides {
-		if r.overrides[i].Filter == filter {
-			return &r.overrides[i]
+// CompileOverrides judges what somebody beside a table says of filters, for Find.
+func CompileOverrides(configs map[string]*anypb.Any, filters Filters) ([]Override, []*Error) {
+	c := &compiler{env: Env{Filters: filters}}
+	all := c.overrides(configs, "")
+	return all, c.errs
+}
+
+// Find returns what is said of a filter, nil if nothing is. It must not be changed.
+func Find(all []Override, filter string) *Override {
+	for i := range all {
+		if all[i].Filter == filter {
+			return &all[i]
 		}
 	}
 	return nil
+}
+
+// Override returns what is said of a filter for the route's messages that go to one of
+// its targets, nil: whose is not known; nil if nothing is. It must not be changed.
+func (r *Route) Override(filter string, to *Target) *Override {
+	if to != nil && to.overrides != nil {
+		return Find(to.overrides, filter)
+	}
+	return Find(r.overrides, filter)
+}
+
+// Differs reports whether what is said of filters depends on the target.
+func (r *Route) Differs() bool { return r.differs }
+
+// notes notes of which filters something is said.
+func (t *Table) notes(all []Override) {
+	for _, o := range all {
+		if !slices.Contains(t.overridden, o.Filter) {
+			t.overridden = append(t.overridden, o.Filter)
+		}
+	}
 }
 
 // Overrides reports whether the table, or one of its routes, says something of a filter.

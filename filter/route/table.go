@@ -35,6 +35,7 @@ type Route struct {
 	Mirrors []Mirror
 
 	overrides []Override
+	differs   bool // of a target
 
 	matchers []matcher
 	gate     *gate // nil: always open
@@ -51,7 +52,8 @@ type Target struct {
 	// its answer.
 	Request, Response Mutation
 
-	upTo uint64 // sum of the weights up to and with this one
+	upTo      uint64     // sum of the weights up to and with this one
+	overrides []Override // with those of the route; nil: it has none of its own
 }
 
 // Origin is where a message comes from, beside what it says itself.

@@ -34,6 +34,9 @@ type Call struct {
 	written  bool   // it has been handed to a connection
 	host     string // that it was sent to last
 	avoid    string // the host that it had better not go to
+	named    string // the host that it had better go to, "": any
+	strict   bool   // … or not at all
+	hopeless bool   // it cannot go there
 	sought   int    // so many connections have been opened as they might lead to another, or lead to its hash's
 	round    uint64 // of its pool's looks at what waits, the last one that it was passed over in
 	hash     uint64 // what its host is chosen by, if it is hashed

@@ -109,6 +109,13 @@ func (cn *conn) send(c *Call) {
 	p := cn.pool
 	m := p.m
 	c.unlist()
+	if c.named != "" && c.named != cn.host {
+		if why := p.misnamed(c, cn.host); c.strict { // the client's order, or lease, leads here
+			m.timers.Stop(&c.deadline)
+			c.fail(codecs.NoHealthyUpstream, why)
+			return
+		}
+	}
 	cn.unrest()
 	answered := c // the call that gets the answer
 	if c.muted {
@@ -128,16 +135,19 @@ func (cn *conn) send(c *Call) {
 			p.ids.drop(id)
 		}
 	}
-	before := c.host
 	c.host = cn.host
 	if err := cn.encode(c, id); err != nil {
-		c.host = before
 		if p.byID() && !c.oneway {
 			p.ids.drop(id)
 		}
 		cn.rest()
 		m.timers.Stop(&c.deadline)
 		f := Failure{Type: codecs.BadRequest, Reason: err.Error()}
+		if r, is := err.(*Refusal); is {
+			f.Type = r.Type
+		} else {
+			c.host = ""
+		}
 		if f.Panic = guard.In(err); f.Panic != nil {
 			f.Type, f.Reason = codecs.Unspecified, guard.Text
 		}

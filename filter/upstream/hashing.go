@@ -21,7 +21,7 @@ const (
 	seekPicks = 16
 )
 
-// Detour is why a call with a hash has gone by anything else.
+// Detour is why a call with a hash, or one that names its host, has gone by anything else.
 type Detour uint8
 
 const (
@@ -34,12 +34,14 @@ const (
 	HostUnavailable
 	// HostBusy: too much is in flight to the host, so it went to another one.
 	HostBusy
+	// NamedUnavailable: no connection to the host that it named can take it.
+	NamedUnavailable
 )
 
 func (d Detour) String() string {
 	return [...]string{
 		"", "the hosts of the cluster are not all known yet", "no connection to its host can take it",
-		"too many requests are in flight to its host",
+		"too many requests are in flight to its host", "no connection to the host that a filter has named can take it",
 	}[d]
 }
 
@@ -125,8 +127,14 @@ func (p *Pool) arrange() {
 	}
 }
 
-// choose chooses a connection for c, nil if it has to wait: by its hash if it has one.
+// choose chooses a connection for c, nil if it has to wait: to the host that it names, or
+// by its hash if it has one.
 func (p *Pool) choose(c *Call) *conn {
+	if c.named != "" {
+		if cn, found := p.toNamed(c); found {
+			return cn
+		}
+	}
 	if !c.hashed {
 		return p.pickAny(c)
 	}

@@ -161,7 +161,7 @@ func (l *Line) pick(c *Call) *conn {
 // free chooses a connection for c, a call of l, which is not bound. An exclusive one
 // that it has just had is as good as any, and some servers keep state by it.
 func (l *Line) free(c *Call) *conn {
-	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.shunned() && (!c.hashed || l.pool.hashing.table == nil) {
+	if cn := l.conn; cn != nil && !l.pool.opts.Shared && cn.idle != nil && !cn.shunned() && (!c.hashed || l.pool.hashing.table == nil) && (c.named == "" || c.named == cn.host) {
 		return cn
 	}
 	return l.pool.choose(c)

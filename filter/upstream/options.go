@@ -106,7 +106,8 @@ type Observer interface {
 	Panicked(p *guard.Panic)
 	// Event: a heartbeat or event of a server was handled.
 	Event()
-	// Detoured: a call with a hash has gone to a host that is not its hash's.
+	// Detoured: a call has gone to a host that is not its hash's, or not the one that it
+	// names; or to "no host", if it may go to no other.
 	Detoured(cluster, host string, d Detour)
 	// Unserved: a server sent a request of its own, which is not supported.
 	Unserved()
@@ -136,7 +137,8 @@ type Owner interface {
 	// and ReplyInfo are valid until the call has ended.
 	Request() *codecs.Metadata
 	// Encode appends the request to dst, with id in place of its own. It changes
-	// nothing: it may be called again, for another call.
+	// nothing: it may be called again, for another call. A *Refusal says that it had
+	// better not go to the call's host.
 	Encode(dst []byte, id uint64) ([]byte, error)
 	// Sent ends a call whose owner awaits no answer: it has been handed over, or,
 	// if it was quiet, it has turned out that there is none.
@@ -151,6 +153,15 @@ type Owner interface {
 	// Blocked tells whether the server of a stream has stopped taking bytes.
 	Blocked(blocked bool)
 }
+
+// Refusal is the error of an Owner that does not want a call sent to its host.
+type Refusal struct {
+	// Type is that of the call's failure, of which Reason is told.
+	Type   codecs.ErrorType
+	Reason string
+}
+
+func (r *Refusal) Error() string { return r.Reason }
 
 // Failure is why a call has ended without an answer.
 type Failure struct {

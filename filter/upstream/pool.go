@@ -110,6 +110,10 @@ type Send struct {
 	// Avoid is the host that gets the call only if there is no connection to another
 	// that can take it; "": none.
 	Avoid string
+	// Host is the address of the host that gets the call if it can, before Avoid and Hash
+	// are asked; "": any. Strict: no other one gets it.
+	Host   string
+	Strict bool
 	// Hash is what the host is chosen by, as Hashing says, if that is not nil.
 	Hash    uint64
 	Hashing *consistent.Policy
@@ -124,6 +128,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
 	c.avoid, c.sought, c.round, c.judged, c.unsure = s.Avoid, 0, 0, false, s.Unsure
+	c.named, c.strict, c.hopeless = s.Host, s.Strict && s.Host != "", false
 	if c.hash, c.hashed = s.Hash, s.Hashing != nil; c.hashed {
 		p.hashBy(s.Hashing)
 	}
@@ -132,7 +137,7 @@ func (p *Pool) Send(c *Call, s Send) {
 		return
 	}
 	var cn *conn
-	if p.untried != nil {
+	if p.untried != nil && c.named == "" {
 		cn = p.try(c, &s)
 	}
 	if cn != nil {
@@ -142,9 +147,13 @@ func (p *Pool) Send(c *Call, s Send) {
 	} else if p.queue.n == 0 || p.queue.first.sought > 0 {
 		cn = p.choose(c)
 	}
+	if c.hopeless {
+		c.fail(codecs.NoHealthyUpstream, p.misnamed(c, ""))
+		return
+	}
 	if cn == nil {
 		e, reason, refused := p.refuse(c)
-		if refused && c.sought > 0 { // the host that it had better avoid is better than none
+		if refused && c.sought > 0 && !c.strict { // the host that it had better avoid is better than none
 			cn = p.pick("")
 		}
 		if refused && cn == nil {
@@ -276,6 +285,10 @@ func (p *Pool) dispatch() {
 			if l != nil {
 				l.next() // those behind it go the same way
 			}
+			c = p.queue.first
+		case c.hopeless:
+			c.end()
+			c.fail(codecs.NoHealthyUpstream, p.misnamed(c, ""))
 			c = p.queue.first
 		case c.sought > 0: // others may take what it does not
 			c.round = p.round

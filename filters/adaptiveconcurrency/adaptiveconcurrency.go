@@ -19,6 +19,9 @@ func init() { filter.Register(Name, builder{}) }
 
 type builder struct{}
 
+// Phase implements filter.PhasedBuilder.
+func (builder) Phase() filter.Phase { return filter.Traffic }
+
 // Parse implements filter.Builder.
 func (builder) Parse(any *anypb.Any, env *filter.Env) (filter.Config, error) { return parse(any, env) }
 

@@ -25,6 +25,9 @@ func init() { filter.Register(Name, builder{}) }
 
 type builder struct{}
 
+// Phase implements filter.PhasedBuilder.
+func (builder) Phase() filter.Phase { return filter.Authorization }
+
 // Parse implements filter.Builder.
 func (builder) Parse(any *anypb.Any, env *filter.Env) (filter.Config, error) { return parse(any, env) }
 

@@ -28,6 +28,9 @@ func init() { filter.Register(Name, builder{}) }
 
 type builder struct{}
 
+// Phase implements filter.PhasedBuilder.
+func (builder) Phase() filter.Phase { return filter.Authentication }
+
 // Parse implements filter.Builder.
 func (builder) Parse(config *anypb.Any, env *filter.Env) (filter.Config, error) {
 	return parse(config, env)

@@ -53,6 +53,9 @@ type part struct {
 // builder implements filter.RouteBuilder.
 type builder struct{}
 
+// Phase implements filter.PhasedBuilder.
+func (builder) Phase() filter.Phase { return filter.Traffic }
+
 // Parse implements filter.Builder.
 func (builder) Parse(any *anypb.Any, env *filter.Env) (filter.Config, error) {
 	m := new(quotav1alpha.RateLimitQuota)

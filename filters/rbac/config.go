@@ -24,6 +24,9 @@ type config struct {
 
 type builder struct{}
 
+// Phase implements filter.PhasedBuilder.
+func (builder) Phase() filter.Phase { return filter.Authorization }
+
 // Parse implements filter.Builder.
 func (builder) Parse(from *anypb.Any, env *filter.Env) (filter.Config, error) {
 	m := new(rbacv1alpha.RBAC)

@@ -99,11 +99,14 @@ func Cluster(name string, endpoints ...Endpoint) Resource {
 
 // Told returns a copy of a cluster whose load balancer is Meltemi's, so that it tells its
 // hosts.
-func (r Resource) Told() Resource {
+func (r Resource) Told() Resource { return r.ToldBy("meltemi") }
+
+// ToldBy is Told with another module that has Meltemi in it.
+func (r Resource) ToldBy(module string) Resource {
 	return r.With(M{"load_balancing_policy": M{"policies": []any{M{"typed_extension_config": M{
 		"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": M{
 			"@type":                 types + "envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig",
-			"dynamic_module_config": M{"name": "meltemi", "do_not_close": true},
+			"dynamic_module_config": M{"name": module, "do_not_close": true},
 			"lb_policy_name":        "hosts",
 		},
 	}}}}})

@@ -10,6 +10,7 @@ import (
 	v3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	v31 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	v33 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
+	v34 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	v32 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	v1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -295,6 +296,10 @@ type MetaProtocolProxy struct {
 	// the traffic_direction of Envoy's listener says, which is not told to filters.
 	// Default: UNSPECIFIED.
 	TrafficDirection v31.TrafficDirection `protobuf:"varint,120,opt,name=traffic_direction,json=trafficDirection,proto3,enum=envoy.config.core.v3.TrafficDirection" json:"traffic_direction,omitempty"`
+	// A filter that comes behind one of a later phase is refused. The phases are
+	// authentication, authorization and traffic, and each filter says its own, or none.
+	// Default: it is not, and only "meltemi check" tells of it.
+	StrictFilterOrder bool `protobuf:"varint,121,opt,name=strict_filter_order,json=strictFilterOrder,proto3" json:"strict_filter_order,omitempty"`
 	// What else has lines in access_log. Absent: nothing.
 	AccessLogOptions *AccessLogOptions `protobuf:"bytes,122,opt,name=access_log_options,json=accessLogOptions,proto3" json:"access_log_options,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -461,6 +466,13 @@ func (x *MetaProtocolProxy) GetTrafficDirection() v31.TrafficDirection {
 		return x.TrafficDirection
 	}
 	return v31.TrafficDirection(0)
+}
+
+func (x *MetaProtocolProxy) GetStrictFilterOrder() bool {
+	if x != nil {
+		return x.StrictFilterOrder
+	}
+	return false
 }
 
 func (x *MetaProtocolProxy) GetAccessLogOptions() *AccessLogOptions {
@@ -1186,23 +1198,37 @@ func (x *ApplicationProtocol) GetCodecs() []*Codec {
 	return nil
 }
 
-// Tracing configures spans for requests.
+// Tracing makes spans of requests, oneways and streams, and carries where they stand in
+// their traces from hop to hop. Shares are in hundredths of a per cent, the smallest is
+// 0.01 %. docs/observability.md tells who decides, and what a span says.
 type Tracing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Share of requests that clients may force to be traced. Default 100 %.
+	// Share of the requests with an x-client-trace-id that are traced for that. Default
+	// 100 %.
 	ClientSampling *v32.Percent `protobuf:"bytes,3,opt,name=client_sampling,json=clientSampling,proto3" json:"client_sampling,omitempty"`
-	// Share of requests chosen at random. Default 100 %.
+	// Share of all other requests that is traced. Default 100 %.
 	RandomSampling *v32.Percent `protobuf:"bytes,4,opt,name=random_sampling,json=randomSampling,proto3" json:"random_sampling,omitempty"`
-	// Upper bound over both. Default 100 %.
+	// Upper bound over all, those that somebody has asked for included. Default 100 %.
 	OverallSampling *v32.Percent `protobuf:"bytes,5,opt,name=overall_sampling,json=overallSampling,proto3" json:"overall_sampling,omitempty"`
-	// Adds more events to spans.
+	// Spans tell, as events, when the request was sent and the answer came.
 	Verbose bool `protobuf:"varint,6,opt,name=verbose,proto3" json:"verbose,omitempty"`
-	// Longest tag in bytes. Default 256.
+	// Longest text of an attribute and name that clients choose, in bytes. 1 to 65536;
+	// default 256.
 	MaxTagLength *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=max_tag_length,json=maxTagLength,proto3" json:"max_tag_length,omitempty"`
-	// The tracer; unset: that of the bootstrap.
-	Provider      *v33.Tracing_Http `protobuf:"bytes,9,opt,name=provider,proto3" json:"provider,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Where spans go. Required: that of Envoy's bootstrap is not told to filters.
+	Provider *v33.Tracing_Http `protobuf:"bytes,9,opt,name=provider,proto3" json:"provider,omitempty"`
+	// Attributes of each span, besides those of Meltemi: a literal, a variable of the
+	// environment, a property of the request by request_header, or by metadata of the
+	// kind request with one key as path, as filters have set it. One that has no value,
+	// and no default, is left out. At most 64, each with its own tag; else they are
+	// refused.
+	CustomTags []*v34.CustomTag `protobuf:"bytes,100,rep,name=custom_tags,json=customTags,proto3" json:"custom_tags,omitempty"`
+	// A request that is sent to a server has two spans: one of the proxy as a server, and
+	// within it one as the client of the server. Default: one span, which is a client's in
+	// a listener whose traffic_direction is OUTBOUND, and a server's in all others.
+	SpawnUpstreamSpan *wrapperspb.BoolValue `protobuf:"bytes,101,opt,name=spawn_upstream_span,json=spawnUpstreamSpan,proto3" json:"spawn_upstream_span,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Tracing) Reset() {
@@ -1277,12 +1303,25 @@ func (x *Tracing) GetProvider() *v33.Tracing_Http {
 	return nil
 }
 
+func (x *Tracing) GetCustomTags() []*v34.CustomTag {
+	if x != nil {
+		return x.CustomTags
+	}
+	return nil
+}
+
+func (x *Tracing) GetSpawnUpstreamSpan() *wrapperspb.BoolValue {
+	if x != nil {
+		return x.SpawnUpstreamSpan
+	}
+	return nil
+}
+
 var File_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc = "" +
 	"\n" +
-	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xfb\n" +
-	"\n" +
+	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a&envoy/type/tracing/v3/custom_tag.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xab\v\n" +
 	"\x11MetaProtocolProxy\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x125\n" +
@@ -1303,7 +1342,8 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\bupstream\x18g \x01(\v23.aeraki.meta_protocol_proxy.v1alpha.UpstreamOptionsR\bupstream\x12B\n" +
 	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
 	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\x12S\n" +
-	"\x11traffic_direction\x18x \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\x10trafficDirection\x12b\n" +
+	"\x11traffic_direction\x18x \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\x10trafficDirection\x12.\n" +
+	"\x13strict_filter_order\x18y \x01(\bR\x11strictFilterOrder\x12b\n" +
 	"\x12access_log_options\x18z \x01(\v24.aeraki.meta_protocol_proxy.v1alpha.AccessLogOptionsR\x10accessLogOptions\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
@@ -1367,14 +1407,17 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x04AUTO\x10\x00\x12\n" +
 	"\n" +
 	"\x06SHARED\x10\x01\x12\r\n" +
-	"\tEXCLUSIVE\x10\x02\"\xa3\x03\n" +
+	"\tEXCLUSIVE\x10\x02\"\xb2\x04\n" +
 	"\aTracing\x12?\n" +
 	"\x0fclient_sampling\x18\x03 \x01(\v2\x16.envoy.type.v3.PercentR\x0eclientSampling\x12?\n" +
 	"\x0frandom_sampling\x18\x04 \x01(\v2\x16.envoy.type.v3.PercentR\x0erandomSampling\x12A\n" +
 	"\x10overall_sampling\x18\x05 \x01(\v2\x16.envoy.type.v3.PercentR\x0foverallSampling\x12\x18\n" +
 	"\averbose\x18\x06 \x01(\bR\averbose\x12B\n" +
 	"\x0emax_tag_length\x18\a \x01(\v2\x1c.google.protobuf.UInt32ValueR\fmaxTagLength\x12?\n" +
-	"\bprovider\x18\t \x01(\v2#.envoy.config.trace.v3.Tracing.HttpR\bprovider\"(\n" +
+	"\bprovider\x18\t \x01(\v2#.envoy.config.trace.v3.Tracing.HttpR\bprovider\x12A\n" +
+	"\vcustom_tags\x18d \x03(\v2 .envoy.type.tracing.v3.CustomTagR\n" +
+	"customTags\x12J\n" +
+	"\x13spawn_upstream_span\x18e \x01(\v2\x1a.google.protobuf.BoolValueR\x11spawnUpstreamSpan\"(\n" +
 	"\rOperationName\x12\v\n" +
 	"\aINGRESS\x10\x00\x12\n" +
 	"\n" +
@@ -1420,6 +1463,8 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = 
 	(*v1alpha.RouteMatch)(nil),              // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
 	(*v32.Percent)(nil),                     // 23: envoy.type.v3.Percent
 	(*v33.Tracing_Http)(nil),                // 24: envoy.config.trace.v3.Tracing.Http
+	(*v34.CustomTag)(nil),                   // 25: envoy.type.tracing.v3.CustomTag
+	(*wrapperspb.BoolValue)(nil),            // 26: google.protobuf.BoolValue
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
 	9,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
@@ -1469,11 +1514,13 @@ var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = 
 	23, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
 	18, // 45: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
 	24, // 46: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	25, // 47: aeraki.meta_protocol_proxy.v1alpha.Tracing.custom_tags:type_name -> envoy.type.tracing.v3.CustomTag
+	26, // 48: aeraki.meta_protocol_proxy.v1alpha.Tracing.spawn_upstream_span:type_name -> google.protobuf.BoolValue
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }

@@ -1724,7 +1724,9 @@ type RouteAction_WeightedClusters struct {
 	// headers, with Envoy's rules: values are formats (see KeyValue.format), an
 	// append_action is APPEND_IF_EXISTS_OR_ADD unless it says otherwise, and an
 	// empty value is set only with keep_empty_value. total_weight, where it is there,
-	// must be the sum of the weights. All else is refused.
+	// must be the sum of the weights. typed_per_filter_config of a cluster counts before
+	// that of the route, and the cluster is drawn when the first filter needs it. All
+	// else is refused.
 	WeightedClusters *v31.WeightedCluster `protobuf:"bytes,2,opt,name=weighted_clusters,json=weightedClusters,proto3,oneof"`
 }
 
