@@ -16,6 +16,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/istiostats"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
@@ -328,9 +329,34 @@ func newUntracedRoundTrip(t testing.TB) (roundTrip func()) {
 	return roundTrip
 }
 
-func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
-	h = &bareHost{now: time.Hour, members: members}
+// newCountedRoundTrip is newRoundTrip that is counted as Istio's metrics, by two sources
+// in turn.
+func newCountedRoundTrip(t testing.TB) (roundTrip func()) {
 	m := filter.NewModule()
+	m.Observe()
+	sources, n := [2]filter.Workload{{Name: "a"}, {Name: "b"}}, 0
+	probes["probe.source"] = &probe{build: func(filter.Config, *filter.Scope) (filter.Filter, error) {
+		return tells(func(m *filter.Message) { n++; m.SetSource(&sources[n%2]) }), nil
+	}}
+	roundTrip, _ = newRoundTripIn(t, m, strings.Replace(listener(byAttributes, ""), `"route_config"`, `"meta_protocol_filters": [
+		{"name": "aeraki.meta_protocol.filters.istio_stats"}, {"name": "probe.source"}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1), nil)
+	return roundTrip
+}
+
+// tells is a filter that tells something of each message, and looks at no request behind.
+type tells func(m *filter.Message)
+
+func (f tells) OnRequest(m *filter.Message) filter.Verdict { f(m); return filter.Continue }
+
+func init() { filter.Register("probe.source", builder("probe.source")) }
+
+func newRoundTripOf(t testing.TB, config string, members *host.Members) (roundTrip func(), h *bareHost) {
+	return newRoundTripIn(t, filter.NewModule(), config, members)
+}
+
+// newRoundTripIn is newRoundTripOf in a module.
+func newRoundTripIn(t testing.TB, m *filter.Module, config string, members *host.Members) (roundTrip func(), h *bareHost) {
+	h = &bareHost{now: time.Hour, members: members}
 	m.SinkTo(&spans{})
 	cfg, err := m.NewConfig(h, []byte(config))
 	require.NoError(t, err)
@@ -477,7 +503,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
-		"not traced": newUntracedRoundTrip(t),
+		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up

@@ -54,6 +54,17 @@ func (c *Connection) LocalAddrPort() netip.AddrPort { return (*connection)(c).lo
 // first message: the handshake has not come to its end.
 func (c *Connection) TLS() *host.TLS { return c.d.TLS() }
 
+// FilterState is what another filter of the host's, before ours, has left with the
+// connection under a key, serialized; "" if there is nothing, the host does not tell, or
+// the connection has ended. Envoy is asked each time, and a copy made: whoever needs it
+// for each message keeps it.
+func (c *Connection) FilterState(key string) string {
+	if s, is := c.d.(host.FilterState); is {
+		return s.FilterState(key)
+	}
+	return ""
+}
+
 // Codec is that which the connection speaks, nil as long as its first bytes have not
 // told.
 func (c *Connection) Codec() codecs.Codec {

@@ -46,6 +46,7 @@ func (m *Message) Facts() Facts {
 	if f.Attempts > 0 {
 		f.Host, f.Sent = m.exchange.Host()
 		f.Hosts = m.exchange.Hosts()
+		f.Server = m.exchange.Server()
 	}
 	switch {
 	case m.replied:

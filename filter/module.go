@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -50,6 +51,10 @@ type Module struct {
 	pushing   *Life  // of what pushes metrics, nil: nothing does
 	pushKey   string // where to
 	openSpans func(to export.Provider, l export.Life) tracing.Sink
+	// collectors are those of filters, by their names. described knows the names of
+	// their metrics, and of all others.
+	collectors map[string]prometheus.Collector
+	described  *prometheus.Registry
 	// goroutines of filters.
 	goroutines sync.WaitGroup
 	panics     atomic.Int64 // of filters, wherever they have run
@@ -67,8 +72,10 @@ func NewModule() *Module {
 		listeners: map[*listener]struct{}{}, shares: map[sharedKey]*shared{}, owns: map[ownKey]*ownState{}, families: map[string]*family{},
 		vecs:    map[ownKey]*CounterVec{},
 		counted: map[metricsKey]*metrics.Totals{}, telemetry: telemetry.NewRegistry(),
+		collectors: map[string]prometheus.Collector{}, described: prometheus.NewRegistry(),
 	}
 	mod.openSpans = mod.exports.Open
+	mod.described.MustRegister(mod.telemetry, listenerMetrics{mod}, &mod.exports)
 	return mod
 }
 

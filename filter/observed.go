@@ -32,7 +32,7 @@ func (mod *Module) Observe() { mod.telemetry.On() }
 // Metrics returns all that the module counts.
 func (mod *Module) Metrics() prometheus.Gatherer {
 	r := prometheus.NewRegistry()
-	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod}, &mod.exports)
+	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod}, collected{mod}, &mod.exports)
 	return r
 }
 
@@ -105,6 +105,21 @@ func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
 		for g, d := range listenerGauges {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(t.Gauge(metrics.Gauge(g))), name.protocol, name.prefix)
 		}
+	}
+}
+
+// collected is what filters collect themselves. It implements prometheus.Collector,
+// without telling what there may be.
+type collected struct{ mod *Module }
+
+func (collected) Describe(chan<- *prometheus.Desc) {}
+
+func (c collected) Collect(ch chan<- prometheus.Metric) {
+	c.mod.mu.Lock()
+	all := slices.Collect(maps.Values(c.mod.collectors))
+	c.mod.mu.Unlock()
+	for _, of := range all {
+		of.Collect(ch)
 	}
 }
 

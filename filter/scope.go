@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
@@ -124,6 +126,26 @@ func (s *Scope) define(name string, labels []Label, k kind, define func(string) 
 	o.state = s.l.mod.own(key, n.values)
 	s.l.owned = append(s.l.owned, o)
 	return o, nil
+}
+
+// Collector returns what all filters of this name in the process show to Prometheus
+// beside their counters, gauges and histograms: metrics whose label values come with the
+// traffic. make makes it for the first filter that asks; it lives as long as the process.
+// Its metrics appear under the names that it gives them, which no other has, and it
+// describes all of them. [telemetry.Table] is what such metrics are counted in. Only while
+// the filter is built.
+func (s *Scope) Collector(make func() prometheus.Collector) (prometheus.Collector, error) {
+	s.building("Collector")
+	mod := s.l.mod
+	if c := mod.collectors[s.name]; c != nil {
+		return c, nil
+	}
+	c := make()
+	if err := mod.described.Register(c); err != nil {
+		return nil, err
+	}
+	mod.collectors[s.name] = c
+	return c, nil
 }
 
 // settle ends the building of the listener's filters.

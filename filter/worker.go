@@ -26,6 +26,10 @@ func (w *Worker) Now() time.Duration { return w.wl.sh.w.Now() }
 // Rand returns a random number.
 func (w *Worker) Rand() uint64 { return w.wl.sh.rand.Uint64() }
 
+// Observed reports whether somebody looks at the module's metrics: what they alone show
+// need not be counted otherwise. Once it is so it stays so.
+func (w *Worker) Observed() bool { return w.wl.mod.telemetry.Counts() }
+
 // Post has f run on the worker. Any goroutine may call it. When the part is closed f
 // is not run.
 func (w *Worker) Post(f func()) {

@@ -8,6 +8,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/filters/consumer"
 	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/istiostats"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/lua"
 	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"

@@ -33,7 +33,7 @@ const module = "github.com/meltemi-mesh/meltemi/"
 
 // public is what filters are written against: the contract, as others' filters are.
 var public = []string{
-	"filter", "filter/fields", "filter/grpcclient", "filter/host", "filter/keyed", "filter/route", "filter/tokenbucket", "codecs", "protos",
+	"filter", "filter/fields", "filter/grpcclient", "filter/host", "filter/keyed", "filter/route", "filter/telemetry", "filter/tokenbucket", "codecs", "protos",
 }
 
 // folders are those of the filters.

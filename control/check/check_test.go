@@ -18,6 +18,8 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/examples/custom-protocol/parley"
 	_ "github.com/meltemi-mesh/meltemi/filters/consumer"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
+	_ "github.com/meltemi-mesh/meltemi/filters/istiostats"
+	_ "github.com/meltemi-mesh/meltemi/filters/metadataexchange"
 	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
 )

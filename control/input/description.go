@@ -22,6 +22,7 @@ type description struct {
 	Gateways     []gateway     `yaml:"gateways"`
 	// Authorization has the specs of Istio's AuthorizationPolicy.
 	Authorization []authorization `yaml:"authorization"`
+	Telemetry     *telemetry      `yaml:"telemetry"`
 	Outbound      *yaml.Node      `yaml:"outbound"`
 	Inbound       *yaml.Node      `yaml:"inbound"`
 	Delivery      string          `yaml:"delivery"`
@@ -83,6 +84,11 @@ type gateway struct {
 	Port        int               `yaml:"port"`
 	ServicePort int               `yaml:"servicePort"`
 	SNIHosts    []string          `yaml:"sniHosts"`
+}
+
+type telemetry struct {
+	// IstioStats: absent is true.
+	IstioStats *bool `yaml:"istioStats"`
 }
 
 type authorization struct {

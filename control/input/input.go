@@ -56,6 +56,9 @@ func (r *reader) service(d *description) *ir.Service {
 		ProxyMetadata:       d.ProxyMetadata, ProxyVersion: d.ProxyVersion,
 		Module: d.Module, Socket: d.Socket,
 	}
+	if t := d.Telemetry; t != nil && t.IstioStats != nil {
+		s.Telemetry.NoIstioStats = !*t.IstioStats
+	}
 	protocol, routes := protocols(d.Protocol), r.routes(d.Routes, "routes")
 	for i, p := range d.Ports {
 		path := fmt.Sprintf("ports[%d]", i)

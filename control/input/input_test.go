@@ -34,7 +34,7 @@ func TestRefused(t *testing.T) {
 		"nothing":          {"", "want one document, there are 0"},
 		"two documents":    {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
 		"no object":        {"- a\n", "1: want an object"},
-		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
 		"wrong kinds":      {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
 		"no load balancer": {host + vip + ports + "loadBalancer: {}\n", "4: loadBalancer: want simple or consistentHash"},
 		"two of them":      {host + vip + ports + "loadBalancer: {simple: ROUND_ROBIN, consistentHash: {useSourceIp: true}}\n", "4: loadBalancer.simple: there is consistentHash too"},
@@ -176,6 +176,7 @@ authorization:
     to: [{operation: {methods: [e], notMethods: [f], paths: [g], notPaths: [h], ports: ["1"], notPorts: ["2"]}}]
     when: [{key: source.namespace, values: [i], notValues: [j]}]
 - {}
+telemetry: {istioStats: false}
 outbound: {requestTimeout: 5s}
 inbound: {limits: {x: [~, true, -1, 18446744073709551615]}}
 delivery: LISTENER
@@ -210,6 +211,7 @@ socket: /s
 			To:   []ir.Operation{{Methods: []string{"e"}, NotMethods: []string{"f"}, Paths: []string{"g"}, NotPaths: []string{"h"}, Ports: []string{"1"}, NotPorts: []string{"2"}}},
 			When: []ir.Condition{{Key: "source.namespace", Values: []string{"i"}, NotValues: []string{"j"}}},
 		}}}, {Name: "1", Action: ir.Allow}},
+		Telemetry:           ir.Telemetry{NoIstioStats: true},
 		Outbound:            ir.Object{"requestTimeout": "5s"},
 		Inbound:             ir.Object{"limits": ir.Object{"x": []any{nil, true, int64(-1), uint64(18446744073709551615)}}},
 		Delivery:            ir.Listener,

@@ -57,6 +57,9 @@ type Service struct {
 	// Authorization says who may call what, to the servers' proxies.
 	Authorization []Authorization
 
+	// Telemetry is what is told of calls.
+	Telemetry Telemetry
+
 	// Outbound and Inbound are further fields of MetaProtocolProxy, for clients
 	// and gateways, and for servers: request_timeout, upstream, limits, ….
 	Outbound, Inbound Object
@@ -79,6 +82,13 @@ type Service struct {
 	// Socket is the loopback listener's. Default: @meltemi, which is its own in
 	// every pod. It must be the same for all services of a proxy.
 	Socket string
+}
+
+// Telemetry is what is told of calls.
+type Telemetry struct {
+	// NoIstioStats has calls not be counted as Istio's standard metrics, and leaves
+	// Istio's own filter in the chains, which counts their connections as TCP.
+	NoIstioStats bool
 }
 
 // Delivery is how a filter's configuration comes to a proxy.

@@ -25,6 +25,9 @@ type Listener struct {
 	// Push is where its metrics are pushed to by OTLP, in the JSON form of the carrier's
 	// metrics.otlp; nil: nowhere.
 	Push map[string]any
+	// Workloads has it told which workload and service each connection leads to, as far
+	// as Istio says so of endpoints and clusters: for Istio's metrics.
+	Workloads bool
 }
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
@@ -46,7 +49,7 @@ func (l Listener) Config() map[string]any {
 		"max_connections_to_accept_per_socket_event": 1,
 		"connection_balance_config":                  object{"exact_balance": object{}},
 		"listener_filters":                           l.listenerFilters(),
-		"filter_chains":                              []any{object{"filters": []any{l.carrier(), tcpProxy()}}},
+		"filter_chains":                              []any{object{"filters": l.filters()}},
 	}
 }
 
@@ -71,6 +74,31 @@ func (l Listener) listenerFilters() []any {
 		})
 	}
 	return filters
+}
+
+func (l Listener) filters() []any {
+	if l.Workloads {
+		return []any{l.carrier(), workloads(), tcpProxy()}
+	}
+	return []any{l.carrier(), tcpProxy()}
+}
+
+// workloads notes what tcp_proxy has found when the first request is sent, for the
+// carrier filter.
+func workloads() object {
+	state := func(key, format string) object {
+		return object{
+			"object_key": key, "factory_key": "envoy.string", "skip_if_empty": true,
+			"format_string": object{"omit_empty_values": true, "text_format_source": object{"inline_string": format}},
+		}
+	}
+	return object{"name": "meltemi.workloads", "typed_config": object{
+		"@type": types + "network.set_filter_state.v3.Config",
+		"on_downstream_data": []any{
+			state("meltemi.workload", "%UPSTREAM_METADATA(istio:workload)%"),
+			state("meltemi.services", "%CLUSTER_METADATA(istio:services)%"),
+		},
+	}}
 }
 
 // carrier is Meltemi's own filter in it.

@@ -55,14 +55,15 @@ MT_WEAK size_t MT_CALL(network_filter_get_ssl_dns_sans_size)(void* filter);
 MT_WEAK bool MT_CALL(network_filter_get_ssl_dns_sans)(void* filter, mt_buf*);
 MT_WEAK bool MT_CALL(network_filter_get_ssl_subject)(void* filter, mt_buf*);
 MT_WEAK bool MT_CALL(network_set_filter_state_typed)(void* filter, mt_buf key, mt_buf value);
+MT_WEAK bool MT_CALL(network_get_filter_state_typed)(void* filter, mt_buf key, mt_buf* value);
 MT_WEAK bool MT_CALL(network_get_dynamic_metadata_string)(void* filter, mt_buf ns, mt_buf key, mt_buf* value);
 MT_WEAK bool MT_CALL(network_filter_get_cluster_host_count)(void* filter, mt_buf cluster, uint32_t priority,
                                                            size_t* total, size_t* healthy, size_t* degraded);
 MT_WEAK bool MT_CALL(network_filter_has_upstream_host)(void* filter);
 MT_WEAK bool MT_CALL(network_filter_get_upstream_host_address)(void* filter, mt_buf*, uint32_t* port);
-MT_WEAK bool MT_CALL(network_filter_get_attribute_string)(void* filter, int attribute, mt_buf*); // from 1.39
 MT_WEAK bool MT_CALL(network_filter_get_attribute_int)(void* filter, int attribute, uint64_t*); // from 1.39
 MT_WEAK bool MT_CALL(network_filter_get_attribute_bool)(void* filter, int attribute, bool*);    // from 1.39
+MT_WEAK bool MT_CALL(network_filter_get_attribute_string)(void* filter, int attribute, mt_buf*); // from 1.39
 MT_WEAK int MT_CALL(network_filter_increment_counter)(void* filter, size_t id, uint64_t n);
 MT_WEAK int MT_CALL(network_filter_increment_gauge)(void* filter, size_t id, uint64_t n);
 MT_WEAK int MT_CALL(network_filter_decrement_gauge)(void* filter, size_t id, uint64_t n);

@@ -141,6 +141,14 @@ func (c *client) TLS() *host.TLS {
 	return c.tls
 }
 
+// FilterState implements host.FilterState.
+func (c *client) FilterState(key string) string {
+	if c.gone {
+		return ""
+	}
+	return c.f.State(key)
+}
+
 // Count implements host.Downstream.
 func (c *client) Count(id host.MetricID, delta int64) {
 	if !c.gone && delta > 0 {

@@ -14,6 +14,12 @@ static bool mt_token(mt_filter* f, mt_buf* out) {
 static bool mt_set_state(mt_filter* f, char* key, size_t key_n, char* p, size_t n) {
   return MT_CALL(network_set_filter_state_typed)(f->envoy, (mt_buf){key, key_n}, (mt_buf){p, n});
 }
+static bool mt_state(mt_filter* f, const char* key, size_t n, mt_buf* out) {
+  return MT_CALL(network_get_filter_state_typed) && MT_CALL(network_get_filter_state_typed)(f->envoy, (mt_buf){key, n}, out);
+}
+static bool mt_attribute(mt_filter* f, int attribute, mt_buf* out) {
+  return MT_CALL(network_filter_get_attribute_string) && MT_CALL(network_filter_get_attribute_string)(f->envoy, attribute, out);
+}
 static bool mt_upstream(mt_filter* f, mt_buf* out, uint32_t* port) {
   return MT_CALL(network_filter_get_upstream_host_address)(f->envoy, out, port);
 }
@@ -78,6 +84,41 @@ func (f *filter) Generation() uint32 { return uint32(f.config.id) }
 func (f *filter) SetState(key, value string) {
 	C.mt_set_state(f.c(), (*C.char)(unsafe.Pointer(unsafe.StringData(key))), C.size_t(len(key)),
 		(*C.char)(unsafe.Pointer(unsafe.StringData(value))), C.size_t(len(value)))
+}
+
+// State implements carrier.Filter. It returns a copy: what Envoy tells may go with the
+// next such question.
+func (f *filter) State(key string) string {
+	var b C.mt_buf
+	if !bool(C.mt_state(f.c(), (*C.char)(unsafe.Pointer(unsafe.StringData(key))), C.size_t(len(key)), &b)) {
+		return ""
+	}
+	return text(b)
+}
+
+// Attributes of Envoy's that are names.
+const (
+	tlsVersion     = 31 // connection.tls_version
+	localSubject   = 32 // connection.subject_local_certificate
+	localDNSSAN    = 34 // connection.dns_san_local_certificate
+	localURISAN    = 36 // connection.uri_san_local_certificate
+	peerDigest     = 38 // connection.sha256_peer_certificate_digest
+	upstreamOurs   = 48 // upstream.uri_san_local_certificate
+	upstreamTheirs = 49 // upstream.uri_san_peer_certificate
+)
+
+// attribute is one of them, "" if there is none.
+func (f *filter) attribute(which C.int) string {
+	var b C.mt_buf
+	if !bool(C.mt_attribute(f.c(), which, &b)) {
+		return ""
+	}
+	return text(b)
+}
+
+// Principals implements carrier.Filter.
+func (f *filter) Principals() (ours, theirs string) {
+	return f.attribute(upstreamOurs), f.attribute(upstreamTheirs)
 }
 
 // Continue implements carrier.Filter.

@@ -22,11 +22,6 @@ static bool mt_mutual(mt_filter* f) {
   bool v = false;
   return MT_CALL(network_filter_get_attribute_bool) && MT_CALL(network_filter_get_attribute_bool)(f->envoy, CONNECTION_MTLS, &v) && v;
 }
-// Of a connection, by the number of the attribute.
-enum { TLS_VERSION = 31, SUBJECT_LOCAL = 32, DNS_SAN_LOCAL = 34, URI_SAN_LOCAL = 36, SHA256_PEER = 38 };
-static bool mt_attribute(mt_filter* f, int attribute, mt_buf* out) {
-  return MT_CALL(network_filter_get_attribute_string) && MT_CALL(network_filter_get_attribute_string)(f->envoy, attribute, out);
-}
 */
 import "C"
 
@@ -38,21 +33,15 @@ func tls(f *filter) *host.TLS {
 	if !bool(C.mt_tls(f.c())) {
 		return nil
 	}
-	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false)}
+	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false),
+		Fingerprint: f.attribute(peerDigest), Version: f.attribute(tlsVersion),
+		OwnURISAN: f.attribute(localURISAN), OwnDNSSAN: f.attribute(localDNSSAN), OwnSubject: f.attribute(localSubject)}
 	var b C.mt_buf
 	if bool(C.mt_server_name(f.c(), &b)) {
 		t.ServerName = text(b)
 	}
 	if b = (C.mt_buf{}); bool(C.mt_subject(f.c(), &b)) {
 		t.Subject = text(b)
-	}
-	for attribute, to := range map[C.int]*string{
-		C.TLS_VERSION: &t.Version, C.SHA256_PEER: &t.Fingerprint,
-		C.SUBJECT_LOCAL: &t.LocalSubject, C.DNS_SAN_LOCAL: &t.LocalDNSSAN, C.URI_SAN_LOCAL: &t.LocalURISAN,
-	} {
-		if b = (C.mt_buf{}); bool(C.mt_attribute(f.c(), attribute, &b)) {
-			*to = text(b)
-		}
 	}
 	// Before 1.39 Envoy tells only what is in a certificate.
 	t.Mutual = len(t.URISANs) > 0 || len(t.DNSSANs) > 0 || t.Subject != "" || bool(C.mt_mutual(f.c()))

@@ -80,7 +80,7 @@ func entry() *accesslog.Entry {
 		Request: req, Response: resp, RemoteAddress: "[2001:db8::1]:4000", DirectRemoteAddress: "10.9.8.7:5000", LocalAddress: "10.1.2.3:20880", ConnectionID: 7,
 		TLS: &host.TLS{
 			ServerName: "shop", URISANs: []string{"spiffe://a", "spiffe://b"}, DNSSANs: []string{"a.b"}, Subject: "CN=a,O=x",
-			Fingerprint: "c0ffee", Version: "TLSv1.3", LocalURISAN: "spiffe://me", LocalDNSSAN: "me", LocalSubject: "CN=me",
+			Fingerprint: "c0ffee", Version: "TLSv1.3", OwnURISAN: "spiffe://me", OwnDNSSAN: "me", OwnSubject: "CN=me",
 		},
 		Source: workload{"workload": "web"}, Rand: [2]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908},
 		StartTime: time.Date(2026, 11, 29, 1, 2, 3, 4_005_006, time.UTC),

@@ -50,46 +50,6 @@ func (e *Entry) logType() dataaccesslogv3.AccessLogType {
 	return dataaccesslogv3.AccessLogType_DownstreamEnd
 }
 
-// ResponseCode is the outcome in HTTP's terms, as Istio's and Envoy's tools know them: 0
-// if there was no answer; 200 for answers that are no errors of the protocol, exceptions
-// of the application included.
-func (e *Entry) ResponseCode() int {
-	switch {
-	case e.Replied:
-		return codeOf(e.Local.Type, e.Flags)
-	case e.Answered == 0:
-		return 0
-	case e.Status == codecs.StatusError:
-		return 500
-	default:
-		return 200
-	}
-}
-
-func codeOf(t codecs.ErrorType, f facts.Flags) int {
-	switch t {
-	case codecs.RouteNotFound:
-		return 404
-	case codecs.BadResponse:
-		return 502
-	case codecs.OverLimit:
-		if f&facts.RateLimited != 0 {
-			return 429
-		}
-		return 503
-	case codecs.BadRequest:
-		return 400
-	case codecs.Timeout:
-		return 504
-	case codecs.Denied:
-		return 403
-	case codecs.ClusterNotFound, codecs.NoHealthyUpstream, codecs.ConnectFailure, codecs.UpstreamReset:
-		return 503
-	default:
-		return 500
-	}
-}
-
 // details are those of RESPONSE_CODE_DETAILS, with Envoy's words where it has them; "" if
 // there are none.
 func (e *Entry) details() string {

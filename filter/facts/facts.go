@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // Kind is what a message is.
@@ -47,6 +48,8 @@ type Facts struct {
 	// Hosts are the addresses of all attempts, in their order, if there may have been more
 	// than one; else there is Host. It is valid until the message has ended.
 	Hosts []string
+	// Server is what the host knows of that server beside its address, nil if nothing.
+	Server *host.Server
 	// Attempts to have it served: 0 if it was not forwarded.
 	Attempts int
 	// RequestBytes and ResponseBytes are the sizes of the frames that came from the
@@ -75,6 +78,46 @@ type Facts struct {
 	// to a server, Answered when the answer came, End when the message ended; on the
 	// worker's clock, and 0 if that has not happened.
 	Start, Sent, Answered, End time.Duration
+}
+
+// ResponseCode is the outcome in HTTP's terms, as Istio's and Envoy's tools know them: 0
+// if there was no answer; 200 for answers that are no errors of the protocol, exceptions
+// of the application included.
+func (f *Facts) ResponseCode() int {
+	switch {
+	case f.Replied:
+		return codeOf(f.Local.Type, f.Flags)
+	case f.Answered == 0:
+		return 0
+	case f.Status == codecs.StatusError:
+		return 500
+	default:
+		return 200
+	}
+}
+
+func codeOf(t codecs.ErrorType, f Flags) int {
+	switch t {
+	case codecs.RouteNotFound:
+		return 404
+	case codecs.BadResponse:
+		return 502
+	case codecs.OverLimit:
+		if f&RateLimited != 0 {
+			return 429
+		}
+		return 503
+	case codecs.BadRequest:
+		return 400
+	case codecs.Timeout:
+		return 504
+	case codecs.Denied:
+		return 403
+	case codecs.ClusterNotFound, codecs.NoHealthyUpstream, codecs.ConnectFailure, codecs.UpstreamReset:
+		return 503
+	default:
+		return 500
+	}
 }
 
 // Trace is where a message stands in a trace.

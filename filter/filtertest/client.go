@@ -70,6 +70,15 @@ func (h *Host) dial(cfg *Config, worker int, ip, local string) *Client {
 	return c
 }
 
+// SetFilterState has the host know that of the connection from now on, see
+// host.FilterState.
+func (c *Client) SetFilterState(key, value string) {
+	if c.d.state == nil {
+		c.d.state = map[string]string{}
+	}
+	c.d.state[key] = value
+}
+
 // Send sends bytes to the pipeline and lets everything happen that follows.
 func (c *Client) Send(b ...[]byte) {
 	for _, p := range b {
@@ -203,6 +212,7 @@ type downstream struct {
 	known  *host.TLS // what has been asked for
 	gone   bool      // nothing is told any more
 	direct string    // IP address, where a proxy has told another one
+	state  map[string]string
 }
 
 // Write implements host.Downstream.
@@ -283,6 +293,14 @@ func (d *downstream) TLS() *host.TLS {
 		d.known = d.tls
 	}
 	return d.known
+}
+
+// FilterState implements host.FilterState.
+func (d *downstream) FilterState(key string) string {
+	if d.gone {
+		return ""
+	}
+	return d.state[key]
 }
 
 // Count implements host.Downstream.

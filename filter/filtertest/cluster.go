@@ -21,6 +21,8 @@ type Cluster struct {
 	// Serve, if set, is called with the bytes that a server has got. What it
 	// does not consume it gets again.
 	Serve func(s *Server, b []byte) (consumed int)
+	// Describe, if set, is what the host knows of a server.
+	Describe func(s *Server) host.Server
 	// Hang makes attempts to connect neither succeed nor fail.
 	Hang bool
 
@@ -225,6 +227,14 @@ func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 		}
 	})
 	return &upstream{s}
+}
+
+// Server implements host.Describer.
+func (u *upstream) Server() (s host.Server) {
+	if u.s.c.Describe != nil {
+		s = u.s.c.Describe(u.s)
+	}
+	return s
 }
 
 func (s *Server) up() {

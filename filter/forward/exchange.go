@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
@@ -132,8 +133,9 @@ type Exchange struct {
 
 // won is what is told of a second attempt whose answer came first.
 type won struct {
-	host string
-	sent time.Duration
+	host   string
+	server *host.Server
+	sent   time.Duration
 }
 
 // Init binds x to its owner for good.
@@ -206,6 +208,14 @@ func (x *Exchange) Host() (host string, at time.Duration) {
 // Hosts returns the addresses of the servers that attempts were sent to, in their order,
 // if there could be more than one. It is valid until Reset.
 func (x *Exchange) Hosts() []string { return x.hosts }
+
+// Server returns what is known of that server beside its address, nil if nothing.
+func (x *Exchange) Server() *host.Server {
+	if x.won.sent != 0 {
+		return x.won.server
+	}
+	return x.first.call.Server()
+}
 
 // Waiting reports whether no attempt has been handed to a connection yet.
 func (x *Exchange) Waiting() bool {

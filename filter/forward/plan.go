@@ -176,7 +176,7 @@ func (pl *plan) declines(a *attempt, resp *codecs.Metadata) bool {
 	}
 	if a == &pl.second {
 		pl.x.owner.Happened(HedgeWon, 0)
-		pl.x.won = won{a.call.Host(), a.call.SentAt()}
+		pl.x.won = won{a.call.Host(), a.call.Server(), a.call.SentAt()}
 	}
 	if pl.policy.HedgePercentile > 0 {
 		// Of the first attempt, also where the second was faster: it is at least as slow as

@@ -158,6 +158,16 @@ type Downstream interface {
 	Record(id MetricID, values []uint64)
 }
 
+// FilterState is a Downstream of a host whose other filters leave with a connection what
+// they have found out about it.
+type FilterState interface {
+	Downstream
+	// FilterState is a copy of what is there under a key, serialized; "" if there is
+	// nothing, or the connection is gone. What filters before ours have to say is
+	// there at the first Data.
+	FilterState(key string) string
+}
+
 // TLS is what a host knows of a client's TLS that it has terminated. It is not to be
 // changed.
 type TLS struct {
@@ -173,14 +183,13 @@ type TLS struct {
 	URISANs, DNSSANs []string
 	// Subject of the client's certificate, as in RFC 2253.
 	Subject string
-	// Fingerprint is the SHA-256 of the client's certificate, in hex. Of Envoy from 1.39
-	// on, as are those that follow.
-	Fingerprint string
-	// Version of TLS, such as TLSv1.3.
-	Version string
-	// LocalURISAN and LocalDNSSAN are the first of each in the host's own certificate, and
-	// LocalSubject is its subject.
-	LocalURISAN, LocalDNSSAN, LocalSubject string
+	// Fingerprint is the SHA-256 of the client's certificate, in hex, and Version that of
+	// TLS, such as TLSv1.3. Envoy tells of them and of its own certificate from 1.39 on.
+	Fingerprint, Version string
+	// OwnURISAN and OwnDNSSAN are the first of each in the certificate that the host has
+	// presented, and OwnSubject is its subject; "" if there is none, or the host does not
+	// tell.
+	OwnURISAN, OwnDNSSAN, OwnSubject string
 }
 
 // Principal is the one name of the client: the first URI in its certificate, else the
@@ -304,6 +313,27 @@ type Upstream interface {
 	// graceful, by an end of stream after which the server may still answer.
 	// Closed follows, also for a connection that was never ready.
 	Close(graceful bool)
+}
+
+// Describer is an Upstream of a host that knows more of servers than their addresses.
+type Describer interface {
+	Upstream
+	// Server tells of the server, once it has sent something. What is not known, or
+	// not any more, is "".
+	Server() Server
+}
+
+// Server is what a host knows of the server that an upstream connection leads to.
+type Server struct {
+	// Workload is its endpoint's metadata "workload" of the namespace "istio":
+	// "workload;namespace;canonical name;canonical revision;cluster".
+	Workload string
+	// Services is its cluster's metadata "services" of the namespace "istio": a list
+	// of objects with "host", "name" and "namespace", in JSON.
+	Services string
+	// Principal is the first URI in the server's certificate, OwnPrincipal that in
+	// what the host has presented to it.
+	Principal, OwnPrincipal string
 }
 
 // CloseReason is why an upstream connection ended.

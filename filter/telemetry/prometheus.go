@@ -26,26 +26,21 @@ func (r *Registry) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. Workers are not stopped.
 func (r *Registry) Collect(ch chan<- prometheus.Metric) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for o, f := range r.operations {
+	r.operations.Each(func(o operation, workers []*inFlights) {
 		n := int64(0)
-		for _, op := range f.workers {
-			n += op.inFlight.Load()
+		for _, f := range workers {
+			n += f.n.Load()
 		}
 		ch <- prometheus.MustNewConstMetric(inflight, prometheus.GaugeValue, float64(max(0, n)), o.protocol, o.service, o.method)
-	}
-	for l, s := range r.series {
-		if len(s.workers) == 0 {
-			continue
-		}
+	})
+	r.series.Each(func(l labels, workers []*histogram) {
 		m := &times{labels: l}
-		for _, c := range s.workers {
-			m.add(&c.times)
+		for _, h := range workers {
+			m.add(h)
 		}
 		ch <- prometheus.MustNewConstMetric(requests, prometheus.CounterValue, float64(m.count), l.values()...)
 		ch <- m
-	}
+	})
 	ch <- prometheus.MustNewConstMetric(overflow, prometheus.CounterValue, float64(r.overflow.Load()))
 }
 

@@ -5,9 +5,6 @@
 package telemetry
 
 import (
-	"maps"
-	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -18,32 +15,35 @@ const (
 	// maxOperations and maxSeries are what is told apart: what comes later is counted
 	// under Other.
 	maxOperations, maxSeries = 1000, 4000
-	// maxLabel is where the names of services and methods are cut, in bytes.
-	maxLabel = 256
 	// Other is the service and the method of what is not told apart.
 	Other = "_OTHER"
 )
 
 // Registry is the process's.
 type Registry struct {
-	on       atomic.Bool
-	overflow atomic.Uint64 // requests that were not told apart
-
-	mu         sync.Mutex
-	operations map[operation]*inFlight
-	series     map[labels]*series
-	// Those that are told apart when there are as many as may be: read without the lock.
-	allOperations atomic.Pointer[map[operation]*inFlight]
-	allSeries     atomic.Pointer[map[labels]*series]
+	on         atomic.Bool
+	overflow   atomic.Uint64 // requests that were not told apart
+	operations *Table[operation, inFlights]
+	series     *Table[labels, histogram]
 }
 
 // NewRegistry returns an empty one, which does not count.
 func NewRegistry() *Registry {
-	return &Registry{operations: map[operation]*inFlight{}, series: map[labels]*series{}}
+	return &Registry{
+		operations: NewTable[operation, inFlights](maxOperations, func(o operation) operation {
+			return operation{o.protocol, Other, Other}
+		}),
+		series: NewTable[labels, histogram](maxSeries, func(l labels) labels {
+			return labels{operation: operation{l.protocol, Other, Other}, route: Other, cluster: Other, outcome: Other}
+		}),
+	}
 }
 
 // On has requests counted that begin from now on, for good.
 func (r *Registry) On() { r.on.Store(true) }
+
+// Counts reports whether On was called.
+func (r *Registry) Counts() bool { return r.on.Load() }
 
 // operation is what requests call.
 type operation struct{ protocol, service, method string }
@@ -54,23 +54,18 @@ type labels struct {
 	route, cluster, outcome string
 }
 
-// inFlight is how many requests of an operation are, by worker.
-type inFlight struct{ workers []*Operation }
+// inFlights is how many requests of an operation are, on one worker.
+type inFlights struct{ n atomic.Int64 }
 
-// series is what became of requests, by worker.
-type series struct{ workers []*cell }
+// add is for the worker alone.
+func (f *inFlights) add(n int64) { f.n.Store(f.n.Load() + n) }
 
 // Operation is what requests of a worker call.
 type Operation struct {
 	of       operation
-	inFlight atomic.Int64
+	inFlight *inFlights
 	last     cellKey // of its requests: the next is often the same
-	lastCell *cell
-}
-
-// cell is a worker's part of a series. The worker alone writes.
-type cell struct {
-	times histogram
+	lastCell *histogram
 }
 
 // Worker counts the requests of one worker.
@@ -79,8 +74,9 @@ type Worker struct {
 	key        []byte
 	operations map[string]*Operation // by name, of those that are their labels
 	labelled   map[operation]*Operation
-	cells      map[cellKey]*cell
-	other      map[string]*Operation // by protocol, see otherOperation
+	inFlights  *Part[operation, inFlights]
+	cells      map[cellKey]*histogram
+	series     *Part[labels, histogram]
 	last       struct {
 		key []byte
 		op  *Operation
@@ -98,7 +94,10 @@ type cellKey struct {
 
 // NewWorker returns a worker's own part.
 func (r *Registry) NewWorker() *Worker {
-	return &Worker{r: r, operations: map[string]*Operation{}, labelled: map[operation]*Operation{}, cells: map[cellKey]*cell{}, other: map[string]*Operation{}}
+	return &Worker{
+		r: r, operations: map[string]*Operation{}, labelled: map[operation]*Operation{}, cells: map[cellKey]*histogram{},
+		inFlights: r.operations.Part(), series: r.series.Part(),
+	}
 }
 
 // Begin counts a request that begins, nil while nothing is counted. What it calls is
@@ -117,21 +116,21 @@ func (w *Worker) Begin(protocol string, md *codecs.Metadata) *Operation {
 		}
 		w.last.op, w.last.key = op, append(w.last.key[:0], k...)
 	}
-	op.inFlight.Store(op.inFlight.Load() + 1)
+	op.inFlight.add(1)
 	return op
 }
 
 // learn returns the operation of a name that the worker does not remember. Clients choose
 // names, and the labels of any number of them can be the same.
 func (w *Worker) learn(protocol string, name []byte, method int) *Operation {
-	o := operation{protocol: protocol, method: label(name[len(name)-method:])}
+	o := operation{protocol: protocol, method: Label(name[len(name)-method:])}
 	whole := o.method
 	switch {
 	case method == 0:
-		o.service = label(name)
+		o.service = Label(name)
 		whole = o.service
 	case method < len(name):
-		o.service = label(name[:len(name)-method-1])
+		o.service = Label(name[:len(name)-method-1])
 		whole = o.service + "/" + o.method
 	}
 	op := w.labelled[o]
@@ -146,59 +145,22 @@ func (w *Worker) learn(protocol string, name []byte, method int) *Operation {
 
 // operation returns the worker's part of o, or of what is not told apart.
 func (w *Worker) operation(o operation) *Operation {
-	all := w.r.operationOf(o)
-	if all == nil {
+	n, told := w.inFlights.Cell(o)
+	if !told {
 		w.r.overflow.Add(1)
-		o = operation{o.protocol, Other, Other}
+		o = w.r.operations.other(o)
 		if op := w.labelled[o]; op != nil {
 			return op
 		}
-		all = &inFlight{}
-		w.r.mu.Lock()
-		if known := w.r.operations[o]; known != nil {
-			all = known
-		}
-		w.r.operations[o] = all
-		w.r.mu.Unlock()
 	}
-	op := &Operation{of: o}
-	w.r.mu.Lock()
-	all.workers = append(all.workers, op)
-	w.r.mu.Unlock()
+	op := &Operation{of: o, inFlight: n}
 	w.labelled[o] = op
 	return op
 }
 
-// operationOf returns what is known of o, nil if it is not told apart.
-func (r *Registry) operationOf(o operation) *inFlight {
-	if all := r.allOperations.Load(); all != nil {
-		return (*all)[o]
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	f := r.operations[o]
-	if f == nil && len(r.operations) < maxOperations {
-		f = &inFlight{}
-		r.operations[o] = f
-		if len(r.operations) == maxOperations {
-			all := maps.Clone(r.operations)
-			r.allOperations.Store(&all)
-		}
-	}
-	return f
-}
-
-// label is a name as a label's value.
-func label(name []byte) string {
-	if len(name) > maxLabel {
-		name = name[:maxLabel]
-	}
-	return strings.ToValidUTF8(string(name), "\ufffd")
-}
-
 // End counts a request that has ended.
 func (w *Worker) End(op *Operation, f *facts.Facts) {
-	op.inFlight.Store(op.inFlight.Load() - 1)
+	op.inFlight.add(-1)
 	k := cellKey{op, f.Flags, f.Status, f.Answered == 0 && !f.Replied, f.Route, f.Cluster}
 	c := op.lastCell
 	if c == nil || op.last != k {
@@ -207,67 +169,22 @@ func (w *Worker) End(op *Operation, f *facts.Facts) {
 		}
 		op.last, op.lastCell = k, c
 	}
-	c.times.observe(f.End - f.Start)
+	c.observe(f.End - f.Start)
 }
 
-func (w *Worker) cell(k cellKey) *cell {
+func (w *Worker) cell(k cellKey) *histogram {
 	// A filter may have made the names of what clients say.
-	k.route, k.cluster = label([]byte(k.route)), label([]byte(k.cluster))
+	k.route, k.cluster = Label(k.route), Label(k.cluster)
 	if c := w.cells[k]; c != nil {
 		return c
 	}
-	l := labels{k.op.of, k.route, k.cluster, outcome(k)}
-	all := w.r.seriesOf(l)
-	keep := all != nil
-	if !keep {
+	c, told := w.series.Cell(labels{k.op.of, k.route, k.cluster, outcome(k)})
+	if !told {
 		w.r.overflow.Add(1)
-		k = cellKey{op: w.otherOperation(k.op.of.protocol)}
-		if c := w.cells[k]; c != nil {
-			return c
-		}
-		l = labels{operation: operation{k.op.of.protocol, Other, Other}, route: Other, cluster: Other, outcome: Other}
-		w.r.mu.Lock()
-		if all = w.r.series[l]; all == nil {
-			all = &series{}
-			w.r.series[l] = all
-		}
-		w.r.mu.Unlock()
+		return c
 	}
-	c := &cell{}
-	w.r.mu.Lock()
-	all.workers = append(all.workers, c)
-	w.r.mu.Unlock()
 	w.cells[k] = c
 	return c
-}
-
-// otherOperation is a key only.
-func (w *Worker) otherOperation(protocol string) *Operation {
-	op := w.other[protocol]
-	if op == nil {
-		op = &Operation{of: operation{protocol, Other, Other}}
-		w.other[protocol] = op
-	}
-	return op
-}
-
-// seriesOf returns what is known of l, nil if it is not told apart.
-func (r *Registry) seriesOf(l labels) *series {
-	if all := r.allSeries.Load(); all != nil {
-		return (*all)[l]
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.series[l]
-	if s == nil && len(r.series) < maxSeries {
-		s = &series{}
-		r.series[l] = s
-		if len(r.series) == maxSeries {
-			all := maps.Clone(r.series)
-			r.allSeries.Store(&all)
-		}
-	}
-	return s
 }
 
 // outcome is Envoy's response flags, or what the answer says.

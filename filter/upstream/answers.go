@@ -161,6 +161,7 @@ func (cn *conn) answer(md *codecs.Metadata) *Call {
 			cn.saw(c, md)
 		}
 		cn.took(c, md.Failure != codecs.NoFailure)
+		cn.describe(c)
 		c.end()
 		return c
 	}
@@ -301,6 +302,7 @@ func (cn *conn) streamed(md *codecs.Metadata) {
 		cn.retire()
 		c.notProcessed()
 	default:
+		cn.describe(c)
 		if cn.watched != nil && !c.judged {
 			c.judged = true
 			cn.saw(c, md)

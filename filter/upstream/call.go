@@ -5,6 +5,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
@@ -31,15 +32,16 @@ type Call struct {
 	judged  bool           // what a stream says of its host has been noted
 	// released: its connection takes others meanwhile; see Release.
 	released bool
-	written  bool   // it has been handed to a connection
-	host     string // that it was sent to last
-	avoid    string // the host that it had better not go to
-	named    string // the host that it had better go to, "": any
-	strict   bool   // … or not at all
-	hopeless bool   // it cannot go there
-	sought   int    // so many connections have been opened as they might lead to another, or lead to its hash's
-	round    uint64 // of its pool's looks at what waits, the last one that it was passed over in
-	hash     uint64 // what its host is chosen by, if it is hashed
+	written  bool         // it has been handed to a connection
+	host     string       // that it was sent to last
+	server   *host.Server // what else is known of it; nil: nothing
+	avoid    string       // the host that it had better not go to
+	named    string       // the host that it had better go to, "": any
+	strict   bool         // … or not at all
+	hopeless bool         // it cannot go there
+	sought   int          // so many connections have been opened as they might lead to another, or lead to its hash's
+	round    uint64       // of its pool's looks at what waits, the last one that it was passed over in
+	hash     uint64       // what its host is chosen by, if it is hashed
 	hashed   bool
 	sent     time.Duration
 	due      time.Duration
@@ -61,6 +63,10 @@ func (c *Call) Active() bool { return c.list != nil }
 // Host returns the address of the host that the call was sent to last, "" if it
 // was sent to none, or that is unknown.
 func (c *Call) Host() string { return c.host }
+
+// Server returns what the host of the pipeline knows of that host, nil if nothing yet. It
+// does not change.
+func (c *Call) Server() *host.Server { return c.server }
 
 // Due returns when the call fails, on the worker's clock.
 func (c *Call) Due() time.Duration { return c.due }
@@ -92,6 +98,7 @@ func (c *Call) expire() {
 		p.kick()
 		return
 	}
+	cn.describe(c)
 	cn.timedOut(c)
 	c.fail(codecs.Timeout, "upstream request timeout")
 }

@@ -50,8 +50,9 @@ type conn struct {
 	answers codecs.AnswerDecoder // in place of dec; nil: none
 	state   connState
 	host    string
-	to      *endpoint // the same; nil: it is not known yet
-	wanted  *endpoint // where it was to lead; nil: to any
+	server  *host.Server // what else is known of it, for good; nil: nothing yet
+	to      *endpoint    // the same; nil: it is not known yet
+	wanted  *endpoint    // where it was to lead; nil: to any
 	// attempt numbers the pool's connections in the order in which the load
 	// balancer was asked for a host; they may become ready in another.
 	attempt int
@@ -155,7 +156,7 @@ func (cn *conn) send(c *Call) {
 		return
 	}
 	cn.lastCall = m.now()
-	c.written, c.sent = true, cn.lastCall
+	c.written, c.server, c.sent = true, cn.server, cn.lastCall
 	if c.oneway {
 		m.timers.Stop(&c.deadline)
 		cn.keepUntil = m.now() + onewayTime
@@ -239,6 +240,18 @@ func (cn *conn) begin() {
 	life := age - age/5 + time.Duration(p.m.rand.Int64N(int64(age/5)+1))
 	cn.agingAt, cn.expireAt = now+life*4/5, now+life
 	p.connected(cn)
+}
+
+// describe has c know what the host knows of the server by now. That is asked for until
+// there is an answer, of a host that knows something at all.
+func (cn *conn) describe(c *Call) {
+	if cn.server == nil {
+		cn.server = &host.Server{}
+		if d, is := cn.up.(host.Describer); is {
+			*cn.server = d.Server()
+		}
+	}
+	c.server = cn.server
 }
 
 // close ends the connection now and its calls with e.

@@ -126,7 +126,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	now := p.m.now()
 	p.used()
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
-	c.written, c.host, c.sent, c.muted, c.lease = false, "", 0, s.Muted, s.Lease
+	c.written, c.host, c.server, c.sent, c.muted, c.lease = false, "", nil, 0, s.Muted, s.Lease
 	c.avoid, c.sought, c.round, c.judged, c.unsure = s.Avoid, 0, 0, false, s.Unsure
 	c.named, c.strict, c.hopeless = s.Host, s.Strict && s.Host != "", false
 	if c.hash, c.hashed = s.Hash, s.Hashing != nil; c.hashed {

@@ -38,7 +38,7 @@ func (builder) Parse(config *anypb.Any, env *filter.Env) (filter.Config, error) 
 
 // Build implements filter.Builder.
 func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error) {
-	e, err := newExchange(c.(*settings), process)
+	e, err := newExchange(c.(*settings), filter.ProcessEnvironment)
 	if err != nil {
 		return nil, err
 	}
@@ -52,10 +52,10 @@ func (builder) Build(c filter.Config, scope *filter.Scope) (filter.Filter, error
 	return e, nil
 }
 
-func newExchange(s *settings, env environment) (*exchange, error) {
+func newExchange(s *settings, env filter.Environment) (*exchange, error) {
 	e := &exchange{direction: s.direction, wanted: s.labels}
 	all := s.own
-	env.complete(&all)
+	env.Complete(&all)
 	e.own = all
 	e.own.Labels = map[string]string{}
 	for k, v := range all.Labels {

@@ -202,9 +202,9 @@ func TestTheEnvironmentOfAnIstioProxy(t *testing.T) {
 		"POD_NAME": "cart-1", "POD_NAMESPACE": "shop", "INSTANCE_IP": "10.0.0.1", "ISTIO_META_WORKLOAD_NAME": "cart", "ISTIO_META_CLUSTER_ID": "east",
 		"ISTIO_META_OWNER": "kubernetes://apis/apps/v1/namespaces/shop/deployments/cart", "ISTIO_METAJSON_LABELS": `{"app": "old", "version": "v1"}`,
 	}
-	env := environment{
-		func(name string) string { return variables[name] },
-		func(path string) ([]byte, error) {
+	env := filter.Environment{
+		Variable: func(name string) string { return variables[name] },
+		File: func(path string) ([]byte, error) {
 			require.Equal(t, "/etc/istio/pod/labels", path)
 			return []byte("app=\"cart\"\npod-template-hash=\"x\"\nnonsense\nquoted=\"a\\\"b\"\n"), nil
 		},
@@ -229,7 +229,7 @@ func TestTheEnvironmentOfAnIstioProxy(t *testing.T) {
 	_, err = newExchange(s, env)
 	require.ErrorContains(t, err, "workload: what is sent of it must have at most 8192 bytes, has ")
 
-	none := environment{func(string) string { return "" }, func(string) ([]byte, error) { return nil, errors.New("none") }}
+	none := filter.Environment{Variable: func(string) string { return "" }, File: func(string) ([]byte, error) { return nil, errors.New("none") }}
 	e, err = newExchange(&settings{}, none)
 	require.NoError(t, err)
 	require.Empty(t, e.metadata, "there is nothing to tell")

@@ -10,16 +10,14 @@ import (
 )
 
 const (
-	rbacName    = "aeraki.meta_protocol.filters.rbac"
-	rbacType    = "type.googleapis.com/aeraki.meta_protocol_proxy.filters.rbac.v1alpha.RBAC"
-	routerName  = "aeraki.meta_protocol.filters.router"
-	filtersName = "meta_protocol_filters"
+	rbacName = "aeraki.meta_protocol.filters.rbac"
+	rbacType = "type.googleapis.com/aeraki.meta_protocol_proxy.filters.rbac.v1alpha.RBAC"
 )
 
 // authorize puts filters that do what the service's Authorization says before those of
-// an inbound configuration, and returns how many. They stand in Istio's order: what is
-// denied is not let pass by what is allowed.
-func (g *generator) authorize(cfg object) int {
+// an inbound configuration. They stand in Istio's order: what is denied is not let pass
+// by what is allowed.
+func (g *generator) authorize(cfg object) {
 	var filters []any
 	for _, a := range []struct {
 		action       ir.Action
@@ -50,33 +48,7 @@ func (g *generator) authorize(cfg object) int {
 			filters = append(filters, object{"name": rbacName, "config": config})
 		}
 	}
-	if len(filters) == 0 {
-		return 0
-	}
-	rest, given := cfg[filtersName].([]any)
-	if _, wrong := cfg[filtersName]; wrong && !given {
-		return 0 // the filter's loader says so
-	}
-	if !given {
-		rest = []any{object{"name": routerName}}
-	}
-	cfg[filtersName] = append(filters, rest...)
-	return len(filters)
-}
-
-// originOfFilter is the field of the service's own filters behind one of all that there
-// are, "" if it is of those that authorize has put there.
-func (g *generator) originOfFilter(field string) string {
-	rest, ok := strings.CutPrefix(field, filtersName+"[")
-	if !ok {
-		return field
-	}
-	number, rest, _ := strings.Cut(rest, "]")
-	n, _ := strconv.Atoi(number)
-	if n < g.authorizing {
-		return ""
-	}
-	return fmt.Sprintf("%s[%d]%s", filtersName, n-g.authorizing, rest)
+	g.prepend(cfg, filters)
 }
 
 // policy is one of envoy.config.rbac.v3.RBAC.

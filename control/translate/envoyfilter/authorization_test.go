@@ -28,7 +28,8 @@ authorization:
 `)
 	g := &generator{s: s}
 	cfg := g.config(&s.Ports[0], "inbound", "t", []any{object{"route": object{"cluster": "up"}}})
-	require.Equal(t, 3, g.authorize(cfg))
+	g.authorize(cfg)
+	require.Equal(t, 3, g.ahead)
 	raw, err := json.Marshal(cfg)
 	require.NoError(t, err)
 	h := filtertest.New(t)

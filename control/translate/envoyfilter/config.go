@@ -22,6 +22,7 @@ func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) ob
 	if side == "inbound" {
 		extra = g.s.Inbound
 	}
+	g.ahead = 0
 	cfg := exact(extra).(object)
 	if side == "outbound" {
 		g.balance(cfg)
@@ -129,11 +130,11 @@ func (g *generator) origin(field string, p *ir.Port, path, side string) string {
 	if rest, ok := strings.CutPrefix(field, "route_config.routes"); ok && side != "inbound" {
 		return path + ".routes" + rest
 	}
-	if side == "inbound" {
-		field = g.originOfFilter(field)
-	}
-	if field == "" {
-		return "authorization"
+	if field = g.originOfFilter(field); field == "" {
+		if side == "inbound" {
+			return "authorization"
+		}
+		return "telemetry"
 	}
 	rest, ok := strings.CutPrefix(field, "protocol.codec")
 	switch {

@@ -90,8 +90,9 @@ type generator struct {
 	s       *ir.Service
 	filters []*Filter
 	faults  fault.List
-	// authorizing is how many filters authorize has put before those of a service.
-	authorizing int
+	// ahead is how many filters prepend has put before those of a service, in the
+	// configuration that is made now.
+	ahead int
 }
 
 func (g *generator) refuse(path, format string, args ...any) { g.faults.Add(path, format, args...) }
@@ -160,6 +161,7 @@ func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	if g.s.Headless {
 		upstream(cfg)["original_dst"] = "ALWAYS"
 	}
+	g.count(cfg, "outbound")
 	g.check(before, cfg, p, path, "outbound")
 	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, cluster, cfg)
 	g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
@@ -259,7 +261,8 @@ func (g *generator) inbound(p *ir.Port, path string) {
 	before := len(g.faults)
 	cluster := fmt.Sprintf("inbound|%d||", p.TargetPort)
 	cfg := g.config(p, "inbound", cluster, []any{object{"route": object{"cluster": cluster}}})
-	g.authorizing = g.authorize(cfg)
+	g.authorize(cfg)
+	g.count(cfg, "inbound")
 	if g.s.Server.PreserveSource {
 		g.preserveSource(cfg, p)
 		// Under REDIRECT nothing would come back to the proxy.
@@ -279,6 +282,7 @@ func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 	before := len(g.faults)
 	routes, to := g.routes(p)
 	cfg := g.config(p, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
+	g.count(cfg, "outbound")
 	g.check(before, cfg, p, path, "outbound")
 	var listeners []*networking.EnvoyFilter_ListenerMatch
 	for _, h := range w.SNIHosts {
@@ -353,6 +357,7 @@ func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext
 			patch(networking.EnvoyFilter_Patch_REMOVE, l, passthrough, name, nil)
 		}
 	}
+	g.uncount(patch, listeners)
 	if g.s.Delivery == ir.ECDS {
 		g.patch(f, networking.EnvoyFilter_EXTENSION_CONFIG, networking.EnvoyFilter_Patch_ADD,
 			&networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: context}, object{"name": name, "typed_config": module})

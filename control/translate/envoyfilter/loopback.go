@@ -55,7 +55,8 @@ func kind(s *ir.Service) string {
 // tproxyMark is the mark by which Istio's TPROXY rules know the proxy's own packets.
 const tproxyMark = 1337
 
-// loopback is the listener itself. It has sources for server.preserveSource.
+// loopback is the listener itself. It has sources for server.preserveSource, and tells of
+// workloads for Istio's metrics, whatever the service wants: it is the same for all.
 func (g *generator) loopback() object {
-	return loopback.Listener{Module: g.s.Module, Socket: g.s.Socket, Sources: true, Mark: tproxyMark}.Config()
+	return loopback.Listener{Module: g.s.Module, Socket: g.s.Socket, Sources: true, Mark: tproxyMark, Workloads: true}.Config()
 }

@@ -35,6 +35,8 @@ type Endpoint struct {
 	Unhealthy bool
 	// HashKey is what consistent hashing goes by, "" for the address.
 	HashKey string
+	// Workload is what Istio says of it.
+	Workload string
 }
 
 // At makes endpoints at ports of 127.0.0.1.
@@ -70,8 +72,15 @@ func assignment(cluster string, endpoints []Endpoint) Resource {
 			if ep.Weight > 0 {
 				m["load_balancing_weight"] = ep.Weight
 			}
+			metadata := M{}
 			if ep.HashKey != "" {
-				m["metadata"] = M{"filter_metadata": M{"envoy.lb": M{"hash_key": ep.HashKey}}}
+				metadata["envoy.lb"] = M{"hash_key": ep.HashKey}
+			}
+			if ep.Workload != "" {
+				metadata["istio"] = M{"workload": ep.Workload}
+			}
+			if len(metadata) > 0 {
+				m["metadata"] = M{"filter_metadata": metadata}
 			}
 			if ep.Unhealthy {
 				m["health_status"] = "UNHEALTHY"
@@ -208,6 +217,11 @@ func LoopbackWithAdmin(socket, admin string) Resource {
 // LoopbackWithPush is Loopback for a process that pushes its metrics by OTLP.
 func LoopbackWithPush(socket string, otlp M) Resource {
 	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Push: otlp})
+}
+
+// LoopbackWithWorkloads is LoopbackWithAdmin that notes what Envoy knows of servers.
+func LoopbackWithWorkloads(socket, admin string) Resource {
+	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin, Workloads: true})
 }
 
 func typed(l loopback.Listener) Resource {

@@ -19,6 +19,11 @@ type Filter interface {
 
 	// SetState sets filter state, at once.
 	SetState(key, value string)
+	// State is a copy of filter state, "" if there is none, or it is not known.
+	State(key string) string
+	// Principals are the first URIs of the certificates that we and the server have
+	// presented, "" where there is none, or it is not known.
+	Principals() (ours, theirs string)
 	// Continue lets tcp_proxy begin. wanted is the host that it shall connect to, see
 	// host.Target; "" is any.
 	Continue(wanted string)

@@ -11,6 +11,12 @@ const (
 	stateOriginalDst = "envoy.network.transport_socket.original_dst_address"
 )
 
+// Filter state that the loopback listener may set of what tcp_proxy has found.
+const (
+	stateWorkload = "meltemi.workload"
+	stateServices = "meltemi.services"
+)
+
 // Response flags (Envoy's StreamInfo::CoreResponseFlag), as bits.
 const (
 	flagOverflow  = 1 << 7
@@ -185,6 +191,15 @@ func (c *Carrier) Write(b *host.Buffer) {
 	} else {
 		b.Free()
 	}
+}
+
+// Server implements host.Describer.
+func (c *Carrier) Server() (s host.Server) {
+	if c.state == ready && !c.filter.Closed() {
+		s.Workload, s.Services = c.filter.State(stateWorkload), c.filter.State(stateServices)
+		s.OwnPrincipal, s.Principal = c.filter.Principals()
+	}
+	return s
 }
 
 // ReadDisable implements host.Upstream.

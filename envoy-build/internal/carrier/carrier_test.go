@@ -277,3 +277,22 @@ func TestAPanicEndsItsCarrierOnly(t *testing.T) {
 		require.True(t, f.socket.ended)
 	})
 }
+
+// TestWhatIsKnownOfTheServer is what Envoy knows when it is asked, while the server is
+// connected.
+func TestWhatIsKnownOfTheServer(t *testing.T) {
+	play(t, 1, func(t *testing.T, s *stage) {
+		waits, _ := s.workers[0].connect(toOne)
+		require.Zero(t, waits.Server())
+		c, f, _ := connected(s)
+		require.Zero(t, c.Server(), "nothing has been sent")
+		f.SetState("meltemi.workload", "cart;shop;cart;v1;east")
+		f.SetState("meltemi.services", "[]")
+		f.SetState("ours", "spiffe://ours")
+		f.SetState("theirs", "spiffe://theirs")
+		require.Equal(t, host.Server{Workload: "cart;shop;cart;v1;east", Services: "[]", Principal: "spiffe://theirs", OwnPrincipal: "spiffe://ours"}, c.Server())
+		c.Close(false)
+		s.settle()
+		require.Zero(t, c.Server(), "it is gone")
+	})
+}

@@ -249,16 +249,20 @@ func (f *filter) Continue(wanted string) {
 	f.did("continue")
 	f.wanted = wanted
 }
-func (f *filter) Send(b *host.Buffer) { f.did("send " + string(b.B)); b.Free() }
-func (f *filter) End()                { f.did("end") }
-func (f *filter) Close()              { f.closing = true; f.did("close") }
-func (f *filter) Connected()          { f.did("connected") }
-func (f *filter) Unblocked()          { f.did("unblocked") }
-func (f *filter) Pause()              { f.did("pause") }
-func (f *filter) Resume()             { f.did("resume") }
-func (f *filter) Upstream() string    { return f.address }
-func (f *filter) HasUpstream() bool   { return f.chosen }
-func (f *filter) Flags() uint64       { return f.flags }
+func (f *filter) Send(b *host.Buffer)   { f.did("send " + string(b.B)); b.Free() }
+func (f *filter) End()                  { f.did("end") }
+func (f *filter) Close()                { f.closing = true; f.did("close") }
+func (f *filter) Connected()            { f.did("connected") }
+func (f *filter) Unblocked()            { f.did("unblocked") }
+func (f *filter) Pause()                { f.did("pause") }
+func (f *filter) Resume()               { f.did("resume") }
+func (f *filter) Upstream() string      { return f.address }
+func (f *filter) HasUpstream() bool     { return f.chosen }
+func (f *filter) Flags() uint64         { return f.flags }
+func (f *filter) State(k string) string { return f.state[k] }
+func (f *filter) Principals() (ours, theirs string) {
+	return f.state["ours"], f.state["theirs"]
+}
 func (f *filter) SetState(k, v string) {
 	if f.state == nil {
 		f.state = map[string]string{}

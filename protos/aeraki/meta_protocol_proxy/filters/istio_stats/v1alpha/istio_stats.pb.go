@@ -7,6 +7,7 @@
 package istiostatsv1alpha
 
 import (
+	v1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -21,13 +22,23 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// IstioStats counts requests under Istio's names.
+// IstioStats counts requests under Istio's names: istio_requests_total,
+// istio_request_duration_milliseconds, istio_request_bytes, istio_response_bytes. The
+// reporter is the destination where the listener's traffic_direction is INBOUND, and
+// else the source.
 type IstioStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Destination service of inbound requests.
+	// Destination service of inbound requests: a host name, such as
+	// "cart.shop.svc.cluster.local". Default: that which the metadata of the cluster says,
+	// and else the canonical name of the own workload. At most 253 bytes. Without a meaning
+	// where the listener is not INBOUND.
 	DestinationService string `protobuf:"bytes,1,opt,name=destination_service,json=destinationService,proto3" json:"destination_service,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The own workload; what it leaves open comes from Envoy's environment, which in an
+	// Istio proxy says all of it, read when the configuration is loaded. Where neither says
+	// anything it is what a filter metadata_exchange in the chain knows.
+	Workload      *v1alpha.MetadataExchange_Workload `protobuf:"bytes,100,opt,name=workload,proto3" json:"workload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IstioStats) Reset() {
@@ -67,14 +78,22 @@ func (x *IstioStats) GetDestinationService() string {
 	return ""
 }
 
+func (x *IstioStats) GetWorkload() *v1alpha.MetadataExchange_Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
 var File_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto protoreflect.FileDescriptor
 
 const file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto_rawDesc = "" +
 	"\n" +
-	"Haeraki/meta_protocol_proxy/filters/istio_stats/v1alpha/istio_stats.proto\x126aeraki.meta_protocol_proxy.filters.istio_stats.v1alpha\"=\n" +
+	"Haeraki/meta_protocol_proxy/filters/istio_stats/v1alpha/istio_stats.proto\x126aeraki.meta_protocol_proxy.filters.istio_stats.v1alpha\x1aTaeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha/metadata_exchange.proto\"\xb2\x01\n" +
 	"\n" +
 	"IstioStats\x12/\n" +
-	"\x13destination_service\x18\x01 \x01(\tR\x12destinationServiceBqZogithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/istio_stats/v1alpha;istiostatsv1alphab\x06proto3"
+	"\x13destination_service\x18\x01 \x01(\tR\x12destinationService\x12s\n" +
+	"\bworkload\x18d \x01(\v2W.aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.WorkloadR\bworkloadBqZogithub.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/istio_stats/v1alpha;istiostatsv1alphab\x06proto3"
 
 var (
 	file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto_rawDescOnce sync.Once
@@ -90,14 +109,16 @@ func file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_pro
 
 var file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto_goTypes = []any{
-	(*IstioStats)(nil), // 0: aeraki.meta_protocol_proxy.filters.istio_stats.v1alpha.IstioStats
+	(*IstioStats)(nil),                        // 0: aeraki.meta_protocol_proxy.filters.istio_stats.v1alpha.IstioStats
+	(*v1alpha.MetadataExchange_Workload)(nil), // 1: aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload
 }
 var file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: aeraki.meta_protocol_proxy.filters.istio_stats.v1alpha.IstioStats.workload:type_name -> aeraki.meta_protocol_proxy.filters.metadata_exchange.v1alpha.MetadataExchange.Workload
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_filters_istio_stats_v1alpha_istio_stats_proto_init() }

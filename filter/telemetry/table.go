@@ -1,0 +1,122 @@
+package telemetry
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// maxLabel is where names that come with the traffic are cut, in bytes.
+	maxLabel = 256
+	// line is at least what processors share with each other at once, in bytes.
+	line = 64
+)
+
+// Label is a name that comes with the traffic as a label's value: valid UTF-8 of at most
+// 256 bytes, and a few more for what was not.
+func Label[T string | []byte](name T) string {
+	if len(name) > maxLabel {
+		name = name[:maxLabel]
+	}
+	return strings.ToValidUTF8(string(name), "\ufffd")
+}
+
+// Table has what is counted for each of a bounded number of label sets. K is a label set;
+// C, a struct of atomics, is what one worker counts for one of them, in memory that it
+// shares with no other worker.
+type Table[K comparable, C any] struct {
+	most  int
+	other func(K) K
+
+	mu  sync.Mutex
+	all map[K]*entry[C]
+	// Those that are told apart when there are as many as may be: read without the lock.
+	full atomic.Pointer[map[K]*entry[C]]
+}
+
+type entry[C any] struct{ cells []*C }
+
+// NewTable returns a table that tells most label sets apart. What comes later is counted
+// under what other makes of it, of which there must be few.
+func NewTable[K comparable, C any](most int, other func(K) K) *Table[K, C] {
+	return &Table[K, C]{most: most, other: other, all: map[K]*entry[C]{}}
+}
+
+// Each calls f for each label set with the cells of all workers, which go on counting.
+// f must not keep the slice.
+func (t *Table[K, C]) Each(f func(k K, cells []*C)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, e := range t.all {
+		if len(e.cells) > 0 {
+			f(k, e.cells)
+		}
+	}
+}
+
+// tells reports whether k is told apart.
+func (t *Table[K, C]) tells(k K) bool {
+	if all := t.full.Load(); all != nil {
+		return (*all)[k] != nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all[k] != nil {
+		return true
+	}
+	if len(t.all) >= t.most {
+		return false
+	}
+	t.all[k] = &entry[C]{}
+	if len(t.all) == t.most {
+		all := maps.Clone(t.all)
+		t.full.Store(&all)
+	}
+	return true
+}
+
+// cell returns a new cell of k.
+func (t *Table[K, C]) cell(k K) *C {
+	c := &new(struct {
+		_    [line]byte
+		cell C
+		_    [line]byte
+	}).cell
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.all[k]
+	if e == nil {
+		e = &entry[C]{}
+		t.all[k] = e
+	}
+	e.cells = append(e.cells, c)
+	return c
+}
+
+// Part is a worker's part of a table.
+type Part[K comparable, C any] struct {
+	t     *Table[K, C]
+	cells map[K]*C
+}
+
+// Part returns a new one.
+func (t *Table[K, C]) Part() *Part[K, C] { return &Part[K, C]{t: t, cells: map[K]*C{}} }
+
+// Cell returns what the worker counts for k, which stays the same; if k is not told
+// apart, what it counts for all such. Whoever asks often keeps it.
+func (p *Part[K, C]) Cell(k K) (c *C, told bool) {
+	if c = p.cells[k]; c != nil {
+		return c, true
+	}
+	if told = p.t.tells(k); !told {
+		k = p.t.other(k)
+		if c = p.cells[k]; c != nil {
+			return c, false
+		}
+	}
+	c = p.t.cell(k)
+	p.cells[k] = c
+	return c, told
+}
