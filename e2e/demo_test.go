@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
@@ -74,6 +75,17 @@ func TestTheDemoIsKept(t *testing.T) {
 		require.NoError(t, err, command)
 		return string(out)
 	}
+	scraped := strings.Fields(command("scrape"))
+	require.Contains(t, run("curl -s "+scraped[0]), `meltemi_requests_total{cluster="v2",method="sayHelloAsync",outcome="ok",protocol="dubbo",route="new-method",service="org.meltemi.test.Greeter"} 500`)
+	require.Contains(t, run("curl -s "+scraped[len(scraped)-1]), "envoy_cluster_upstream_cx_active")
+	shown := false
+	for _, b := range docs.Blocks(source(t, "examples/dubbo/README.md")) {
+		if b.Kind == "text" {
+			require.Regexp(t, b.Sample(), out)
+			shown = true
+		}
+	}
+	require.True(t, shown)
 	again := run(command("call again"))
 	require.Contains(t, again, `"calls":100`)
 	require.Contains(t, again, `v2-`)

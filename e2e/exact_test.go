@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -205,6 +206,12 @@ func TestEachRequestIsCountedAndLoggedOnce(t *testing.T) {
 			o.Listeners = append(o.Listeners, envoytest.Listener(p.name, envoytest.Proxy(c)))
 		}
 		e := envoytest.Start(t, o)
+		// Requests are counted from when there is somebody to see it.
+		require.True(t, eventually(patience, func() bool {
+			_, err := os.Stat(admin)
+			return err == nil
+		}))
+		scrape(t, admin)
 
 		total := int64(0)
 		var load sync.WaitGroup

@@ -41,7 +41,10 @@ func startLoad(t *testing.T, port, clients int) *load {
 				_, err := c.Write(dubbotest.Request{ID: id}.Bytes())
 				if err == nil {
 					var f dubbotest.Parsed
-					if f, err = c.TryRead(); err == nil {
+					for f, err = c.TryRead(); err == nil && isEvent(f); {
+						f, err = c.TryRead() // it is told that the listener goes
+					}
+					if err == nil {
 						switch {
 						case f.ID != id:
 							l.wrong.Add(1)

@@ -2,10 +2,13 @@ package filter
 
 import (
 	"maps"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -29,10 +32,14 @@ func (mod *Module) totals(l *listener) *metrics.Totals {
 // from now on, for good.
 func (mod *Module) Observe() { mod.telemetry.On() }
 
-// Metrics returns all that the module counts.
+// Metrics returns all that the module counts, and what Go and the process use.
 func (mod *Module) Metrics() prometheus.Gatherer {
 	r := prometheus.NewRegistry()
 	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod}, collected{mod}, &mod.exports)
+	r.MustRegister(buildInfo())
+	// With a prefix, as Istio's agent puts these metrics on one page with an application's.
+	prometheus.WrapRegistererWithPrefix("meltemi_", r).MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
@@ -59,6 +66,33 @@ func (mod *Module) Push(to *export.Push, b host.Background) {
 	mod.pushing = newLife(b, mod, new(atomic.Int64)) // panics are counted with all others
 	mod.exports.Push(to, mod.Metrics(), mod.pushing)
 	mod.pushing.begin()
+}
+
+// buildInfo says which Meltemi this is, of whichever shared object.
+func buildInfo() prometheus.Collector {
+	const module = "github.com/meltemi-mesh/meltemi"
+	version, revision := "unknown", "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Path == module {
+			version = info.Main.Version
+			for _, s := range info.Settings {
+				if s.Key == "vcs.revision" {
+					revision = s.Value
+				}
+			}
+		}
+		for _, d := range info.Deps {
+			if d.Path == module {
+				version = d.Version
+			}
+		}
+	}
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "meltemi_build_info", Help: "Which Meltemi this is, and what Go it was built with. Always 1.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()},
+	})
+	g.Set(1)
+	return g
 }
 
 // listenerMetrics are the counters of listeners that Envoy has, too. It implements
@@ -98,9 +132,8 @@ func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
 	m.mod.mu.Unlock()
 	for name, t := range all {
 		for c, d := range listenerCounters {
-			if n := t.Counter(metrics.Counter(c)); n > 0 {
-				ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), name.protocol, name.prefix)
-			}
+			// Also 0, so that the first that is counted is an increase.
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(t.Counter(metrics.Counter(c))), name.protocol, name.prefix)
 		}
 		for g, d := range listenerGauges {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(t.Gauge(metrics.Gauge(g))), name.protocol, name.prefix)

@@ -32,6 +32,7 @@ type description struct {
 	ProxyVersion        string            `yaml:"proxyVersion"`
 	Module              string            `yaml:"module"`
 	Socket              string            `yaml:"socket"`
+	AdminAddress        string            `yaml:"adminAddress"`
 }
 
 type port struct {

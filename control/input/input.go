@@ -54,7 +54,7 @@ func (r *reader) service(d *description) *ir.Service {
 		Delivery:            ir.Delivery(d.Delivery),
 		InitialFetchTimeout: r.timeout(d.InitialFetchTimeout, "initialFetchTimeout"),
 		ProxyMetadata:       d.ProxyMetadata, ProxyVersion: d.ProxyVersion,
-		Module: d.Module, Socket: d.Socket,
+		Module: d.Module, Socket: d.Socket, Admin: d.AdminAddress,
 	}
 	if t := d.Telemetry; t != nil && t.IstioStats != nil {
 		s.Telemetry.NoIstioStats = !*t.IstioStats

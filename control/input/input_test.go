@@ -34,7 +34,7 @@ func TestRefused(t *testing.T) {
 		"nothing":          {"", "want one document, there are 0"},
 		"two documents":    {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
 		"no object":        {"- a\n", "1: want an object"},
-		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket, adminAddress\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
 		"wrong kinds":      {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
 		"no load balancer": {host + vip + ports + "loadBalancer: {}\n", "4: loadBalancer: want simple or consistentHash"},
 		"two of them":      {host + vip + ports + "loadBalancer: {simple: ROUND_ROBIN, consistentHash: {useSourceIp: true}}\n", "4: loadBalancer.simple: there is consistentHash too"},
@@ -117,6 +117,8 @@ func TestRefused(t *testing.T) {
 		"no expression":          {host + vip + ports + "proxyVersion: '('\n", "4: proxyVersion: error parsing regexp: missing closing ): `(`"},
 		"a long expression":      {host + vip + ports + "proxyVersion: " + strings.Repeat("1", 1025) + "\n", "4: proxyVersion: may have at most 1024 bytes"},
 		"a module's path":        {host + vip + ports + "module: /lib/x.so\nsocket: x\n", "4: module: want a name, not a path\n5: socket: want an abstract socket, such as @meltemi, or an absolute path"},
+		"an admin name":          {host + vip + ports + "adminAddress: localhost:1\n", "4: adminAddress: want unix:/PATH, IP:PORT, or none"},
+		"a port of Istio's":      {host + vip + ports + "adminAddress: 127.0.0.1:15020\n", "4: adminAddress: the port is Istio's own"},
 		"hosts of two": {
 			host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n" +
 				"- {port: 1, servicePort: 1, namespace: i, selector: {a: b}, sniHosts: [a.b, c.d]}\n" +
@@ -185,6 +187,7 @@ proxyMetadata: {M: "1"}
 proxyVersion: ^2
 module: m
 socket: /s
+adminAddress: unix:/a
 `))
 	require.Empty(t, errs)
 	routes := []ir.Object{{"route": ir.Object{"weightedClusters": ir.Object{"clusters": []any{
@@ -216,7 +219,7 @@ socket: /s
 		Inbound:             ir.Object{"limits": ir.Object{"x": []any{nil, true, int64(-1), uint64(18446744073709551615)}}},
 		Delivery:            ir.Listener,
 		InitialFetchTimeout: time.Minute,
-		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2", Module: "m", Socket: "/s",
+		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2", Module: "m", Socket: "/s", Admin: "unix:/a",
 	}, s)
 }
 

@@ -366,4 +366,23 @@ func (c *completer) rest() {
 	if !strings.HasPrefix(s.Socket, "@") && !strings.HasPrefix(s.Socket, "/") {
 		c.refuse("socket", "want an abstract socket, such as @meltemi, or an absolute path")
 	}
+	if s.Admin == "" {
+		s.Admin = DefaultAdmin
+	}
+	switch port, tcp := s.AdminPort(); {
+	case s.Admin == NoAdmin, strings.HasPrefix(s.Admin, "unix:/") && len(s.Admin) > len("unix:/"):
+	case !tcp:
+		c.refuse("adminAddress", "want unix:/PATH, IP:PORT, or %s", NoAdmin)
+	case slices.Contains(istioPorts, port):
+		c.refuse("adminAddress", "the port is Istio's own")
+	}
+}
+
+// istioPorts are those that Istio refuses to gather metrics from, as it has them itself.
+var istioPorts = []uint16{15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090}
+
+// AdminPort is the port of Admin, if that is one.
+func (s *Service) AdminPort() (port uint16, ok bool) {
+	a, err := netip.ParseAddrPort(s.Admin)
+	return a.Port(), err == nil && a.Port() != 0
 }

@@ -82,6 +82,10 @@ type Service struct {
 	// Socket is the loopback listener's. Default: @meltemi, which is its own in
 	// every pod. It must be the same for all services of a proxy.
 	Socket string
+	// Admin is where the process tells about itself, routes and metrics: IP:PORT,
+	// unix:/PATH, or none. Default: 127.0.0.1:15880, where the pod's agent finds the
+	// metrics. It must be the same for all services of a proxy.
+	Admin string
 }
 
 // Telemetry is what is told of calls.
@@ -90,6 +94,8 @@ type Telemetry struct {
 	// Istio's own filter in the chains, which counts their connections as TCP.
 	NoIstioStats bool
 }
+// NoAdmin is the Admin of a process that tells nothing.
+const NoAdmin = "none"
 
 // Delivery is how a filter's configuration comes to a proxy.
 type Delivery string
@@ -205,6 +211,9 @@ const (
 	// DefaultProxyVersion is Istio 1.31 and later, as those before it do not know
 	// the filters' type, and refuse every listener that has it.
 	DefaultProxyVersion = `^(1\.(3[1-9]|[4-9]\d|\d{3,})|[2-9]|[1-9]\d+)\b`
+
+	// DefaultAdmin is nobody's port in Istio.
+	DefaultAdmin = "127.0.0.1:15880"
 
 	defaultModule  = "meltemi"
 	defaultSocket  = "@meltemi"

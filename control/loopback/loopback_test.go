@@ -15,7 +15,7 @@ import (
 // TestWhatIsWrittenByHandIsTheSame: the examples, of which users make their own.
 func TestWhatIsWrittenByHandIsTheSame(t *testing.T) {
 	for path, want := range map[string]loopback.Listener{
-		"dubbo":           {Module: "meltemi", Socket: "@meltemi"},
+		"dubbo":           {Module: "meltemi", Socket: "@meltemi", Admin: "127.0.0.1:15880"},
 		"custom-protocol": {Module: "parley", Socket: "@meltemi"},
 	} {
 		text, err := os.ReadFile("../../examples/" + path + "/envoy.yaml")
@@ -32,7 +32,7 @@ func TestWhatIsToBeUncommentedIsTheSame(t *testing.T) {
 	commented := regexp.MustCompile(`(?m)^    # (- name: envoy\.filters\.listener\.original_src|  +\S.*)$`)
 	require.Len(t, commented.FindAll(text, -1), 4)
 	text = commented.ReplaceAll(text, []byte("    $1"))
-	want := loopback.Listener{Module: "meltemi", Socket: "@meltemi", Sources: true}
+	want := loopback.Listener{Module: "meltemi", Socket: "@meltemi", Admin: "127.0.0.1:15880", Sources: true}
 	require.JSONEq(t, marshal(t, want.Config()), marshal(t, listener(t, text)))
 }
 

@@ -19,7 +19,7 @@ import (
 // another name, sees what it promises, and makes calls in between.
 func TestTheGuide(t *testing.T) {
 	s := &shop{Namespace: world.Namespace(t), t: t, servers: map[string]*mesh.Pod{}, apps: map[string]*peers.Provider{}}
-	web := mesh.PodSpec{Name: "web", Role: mesh.Sidecar, Labels: map[string]string{"app": "web"}}
+	web := mesh.PodSpec{Name: "web", Role: mesh.Sidecar, Labels: map[string]string{"app": "web"}, ScrapeTarget: "15880:/metrics"}
 	newWeb := web
 	newWeb.Name, newWeb.Env = "web-v2", []string{"ISTIO_META_MELTEMI=v2"}
 	pods := s.Pods(web, server("v1"), server("v2"), newWeb, mesh.PodSpec{Name: "outside"})
@@ -45,7 +45,7 @@ func TestTheGuide(t *testing.T) {
 		}
 	}
 	require.Empty(t, printed)
-	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Change a route": 3, "Who may call what": 1, "Gateway": 2, "Upgrade": 2, "Remove": 1}, step)
+	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Metrics": 1, "Change a route": 3, "Who may call what": 1, "Gateway": 2, "Upgrade": 2, "Remove": 1}, step)
 }
 
 // gatewayDeployment is what an installation of Istio brings along.

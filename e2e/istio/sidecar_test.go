@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
@@ -104,8 +106,8 @@ func TestServersSeeTheProxy(t *testing.T) {
 }
 
 // podConfig is what `meltemi envoyfilter -pods` has pods say of their proxies, but
-// for the metadata.
-func podConfig(t *testing.T) map[string]any {
+// for the metadata, and what their agents gather.
+func podConfig(t *testing.T) (config map[string]any, scrapeTarget string) {
 	t.Helper()
 	out, err := exec.Command(filepath.Join(peers.Root(), "build", "meltemi"), "envoyfilter", "-pods").Output()
 	require.NoError(t, err)
@@ -117,20 +119,22 @@ func podConfig(t *testing.T) map[string]any {
 		}
 	}
 	require.NoError(t, yaml.Unmarshal(out, &patch))
-	var config map[string]any
-	require.NoError(t, yaml.Unmarshal([]byte(patch.Spec.Template.Metadata.Annotations["proxy.istio.io/config"]), &config))
+	annotations := patch.Spec.Template.Metadata.Annotations
+	require.NoError(t, yaml.Unmarshal([]byte(annotations["proxy.istio.io/config"]), &config))
 	require.Contains(t, config, "proxyStatsMatcher")
 	delete(config, "proxyMetadata") // pods here have it as variables
-	return config
+	require.Len(t, annotations, 2)
+	return config, annotations["prometheus.istio.io/scrape-targets"]
 }
 
 // TestCountersAreAtPrometheus: where a mesh's Prometheus looks, of client and
-// server, whose pods ask for no other statistics.
+// server, whose pods ask for no other statistics. The agent's page has Envoy's
+// statistics, and our metrics, which Envoy does not have.
 func TestCountersAreAtPrometheus(t *testing.T) {
-	config := podConfig(t)
-	s := openShopTo(t, mesh.PodSpec{ProxyConfig: config})
+	config, target := podConfig(t)
+	s := openShopTo(t, mesh.PodSpec{ProxyConfig: config, ScrapeTarget: target})
 	spec := server("v1")
-	spec.ProxyConfig = config
+	spec.ProxyConfig, spec.ScrapeTarget = config, target
 	s.servers["v1"] = s.Pods(spec)[0]
 	s.serve("v1", peers.DubboGo)
 	s.endpoints(s.servers["v1"])
@@ -150,6 +154,36 @@ func TestCountersAreAtPrometheus(t *testing.T) {
 				return strings.Contains(text, "envoy_meta_protocol_dubbo_"+name+"_response_success{} 100\n")
 			})
 		}
+	}
+	for cluster, p := range map[string]*mesh.Pod{s.cluster(""): s.client, fmt.Sprintf("inbound|%d||", targetPort): s.servers["v1"]} {
+		text, err := p.Get(fmt.Sprintf("http://%s:15020/stats/prometheus", p.IP))
+		require.NoError(t, err)
+		families := map[string]bool{}
+		for _, line := range strings.Split(text, "\n") {
+			if name, ok := strings.CutPrefix(line, "# TYPE "); ok {
+				name, _, _ = strings.Cut(name, " ")
+				require.False(t, families[name], "%s is there twice", name)
+				families[name] = true
+			}
+		}
+		for _, name := range []string{
+			"meltemi_requests_total", "meltemi_request_duration_seconds", "meltemi_listener_response_success_total",
+			"meltemi_go_goroutines", "meltemi_build_info", "envoy_cluster_upstream_cx_total", "istio_agent_go_goroutines",
+		} {
+			require.Contains(t, families, name)
+		}
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		all, err := parser.TextToMetricFamilies(strings.NewReader(text))
+		require.NoError(t, err)
+		calls := map[string]float64{}
+		for _, m := range all["meltemi_requests_total"].GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			calls[labels["method"]+" "+labels["outcome"]+" "+labels["cluster"]] += m.GetCounter().GetValue()
+		}
+		require.EqualValues(t, 100, calls["who ok "+cluster], calls)
 	}
 }
 

@@ -28,9 +28,12 @@ type histogram struct {
 	sum     atomic.Int64 // nanoseconds
 	classic [len(bounds) + 1]atomic.Uint64
 	native  [natives + 1]atomic.Uint32 // the last one for what is too long
+	// exemplars are there if a traced request was.
+	exemplars atomic.Pointer[exemplars]
 }
 
-func (h *histogram) observe(d time.Duration) {
+// observe counts a time, and returns its place among the classic ones.
+func (h *histogram) observe(d time.Duration) int {
 	d = max(d, 0)
 	i := 0
 	for i < len(bounds) && d > bounds[i] {
@@ -41,6 +44,7 @@ func (h *histogram) observe(d time.Duration) {
 	n.Store(n.Load() + 1)
 	h.sum.Store(h.sum.Load() + int64(d))
 	add(&h.count)
+	return i
 }
 
 func add(n *atomic.Uint64) { n.Store(n.Load() + 1) }
@@ -80,6 +84,8 @@ type counts struct {
 	sum     int64
 	classic [len(bounds) + 1]uint64
 	native  [natives + 1]uint64
+	// exemplars are the newest ones, nil where there is none.
+	exemplars [len(bounds) + 1]*exemplar
 }
 
 // add adds what h has counted. Its goroutine is not stopped: what does not agree, as a
@@ -115,5 +121,12 @@ func (c *counts) add(h *histogram) {
 	}
 	for i := range c.native {
 		c.native[i] += got.native[i]
+	}
+	if es := h.exemplars.Load(); es != nil {
+		for i := range es {
+			if e := es[i].Load(); e != nil && (c.exemplars[i] == nil || e.time.After(c.exemplars[i].time)) {
+				c.exemplars[i] = e
+			}
+		}
 	}
 }

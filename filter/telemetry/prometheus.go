@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"math"
 	"slices"
 	"strings"
 
@@ -68,7 +69,10 @@ func (t *times) Write(m *dto.Metric) error {
 	n := uint64(0)
 	for i, b := range bounds {
 		n += t.classic[i]
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.Seconds()), CumulativeCount: proto.Uint64(n)})
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.Seconds()), CumulativeCount: proto.Uint64(n), Exemplar: t.exemplars[i].shown()})
+	}
+	if e := t.exemplars[len(bounds)].shown(); e != nil { // else the last bucket goes without saying
+		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(math.Inf(1)), CumulativeCount: proto.Uint64(t.count), Exemplar: e})
 	}
 	h.SampleCount = proto.Uint64(t.count)
 	h.Schema, h.ZeroThreshold, h.ZeroCount = proto.Int32(schema), proto.Float64(0), proto.Uint64(0)

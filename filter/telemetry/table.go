@@ -30,30 +30,46 @@ type Table[K comparable, C any] struct {
 	most  int
 	other func(K) K
 
-	mu  sync.Mutex
-	all map[K]*entry[C]
+	mu    sync.Mutex
+	all   map[K]*entry[K, C]
+	order []*entry[K, C] // as they came
 	// Those that are told apart when there are as many as may be: read without the lock.
-	full atomic.Pointer[map[K]*entry[C]]
+	full atomic.Pointer[map[K]*entry[K, C]]
 }
 
-type entry[C any] struct{ cells []*C }
+type entry[K comparable, C any] struct {
+	key   K
+	cells []*C // of workers
+}
 
 // NewTable returns a table that tells most label sets apart. What comes later is counted
 // under what other makes of it, of which there must be few.
 func NewTable[K comparable, C any](most int, other func(K) K) *Table[K, C] {
-	return &Table[K, C]{most: most, other: other, all: map[K]*entry[C]{}}
+	return &Table[K, C]{most: most, other: other, all: map[K]*entry[K, C]{}}
 }
 
-// Each calls f for each label set with the cells of all workers, which go on counting.
-// f must not keep the slice.
+// Each calls f for each label set with the cells of all workers, which go on counting, and
+// do not wait for it. f must not change the slice.
 func (t *Table[K, C]) Each(f func(k K, cells []*C)) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for k, e := range t.all {
-		if len(e.cells) > 0 {
-			f(k, e.cells)
+	order := t.order
+	t.mu.Unlock()
+	for _, e := range order {
+		t.mu.Lock()
+		cells := e.cells
+		t.mu.Unlock()
+		if len(cells) > 0 {
+			f(e.key, cells)
 		}
 	}
+}
+
+// enter makes the entry of k. It is for who holds the lock.
+func (t *Table[K, C]) enter(k K) *entry[K, C] {
+	e := &entry[K, C]{key: k}
+	t.all[k] = e
+	t.order = append(t.order, e)
+	return e
 }
 
 // tells reports whether k is told apart.
@@ -69,7 +85,7 @@ func (t *Table[K, C]) tells(k K) bool {
 	if len(t.all) >= t.most {
 		return false
 	}
-	t.all[k] = &entry[C]{}
+	t.enter(k)
 	if len(t.all) == t.most {
 		all := maps.Clone(t.all)
 		t.full.Store(&all)
@@ -88,8 +104,7 @@ func (t *Table[K, C]) cell(k K) *C {
 	defer t.mu.Unlock()
 	e := t.all[k]
 	if e == nil {
-		e = &entry[C]{}
-		t.all[k] = e
+		e = t.enter(k)
 	}
 	e.cells = append(e.cells, c)
 	return c

@@ -169,7 +169,10 @@ func (w *Worker) End(op *Operation, f *facts.Facts) {
 		}
 		op.last, op.lastCell = k, c
 	}
-	c.observe(f.End - f.Start)
+	i := c.observe(f.End - f.Start)
+	if f.Trace.Sampled {
+		c.exemplify(i, f)
+	}
 }
 
 func (w *Worker) cell(k cellKey) *histogram {

@@ -3,6 +3,8 @@ package telemetry_test
 import (
 	"fmt"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
@@ -262,7 +265,9 @@ func TestScrapesBesideWorkers(t *testing.T) {
 		wg.Go(func() {
 			w := r.NewWorker()
 			for i := range n {
-				w.End(w.Begin("p", calls("s", fmt.Sprint(i%50))), answered(time.Duration(i)*time.Microsecond))
+				f := answered(time.Duration(i) * time.Microsecond)
+				f.Trace.Sampled = i%3 == 0
+				w.End(w.Begin("p", calls("s", fmt.Sprint(i%50))), f)
 			}
 		})
 	}
@@ -305,6 +310,10 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		w.End(w.Begin("dubbo", a), f)
 		w.End(w.Begin("dubbo", b), f)
 	}))
+	// Nor does one that is traced, beyond the exemplar of each second.
+	f.Trace.Sampled = true
+	w.End(w.Begin("dubbo", a), f)
+	require.Zero(t, testing.AllocsPerRun(1000, func() { w.End(w.Begin("dubbo", a), f) }))
 }
 
 func BenchmarkRequest(b *testing.B) {
@@ -314,5 +323,107 @@ func BenchmarkRequest(b *testing.B) {
 	md, f := calls("com.acme.Greeter", "hello"), answered(time.Millisecond)
 	for b.Loop() {
 		w.End(w.Begin("dubbo", md), f)
+	}
+}
+
+// TestExemplars: of traced requests that are told of, the first of each bucket and
+// second, of all workers the newest.
+func TestExemplars(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	one, other := r.NewWorker(), r.NewWorker()
+	traced := func(w *telemetry.Worker, id byte, took, end time.Duration) {
+		f := answered(took)
+		f.Start, f.End = end-took, end
+		f.Trace = facts.Trace{ID: [16]byte{15: id}, Span: [8]byte{7: id}, Sampled: id%2 == 1}
+		w.End(w.Begin("p", calls("s", "m")), f)
+	}
+	shown := func() (ids []string) {
+		for _, b := range gather(t, r)["meltemi_request_duration_seconds"].GetMetric()[0].GetHistogram().GetBucket() {
+			if e := b.GetExemplar(); e != nil {
+				require.LessOrEqual(t, e.GetValue(), b.GetUpperBound())
+				require.WithinDuration(t, time.Now(), e.GetTimestamp().AsTime(), time.Minute)
+				ids = append(ids, fmt.Sprint(b.GetUpperBound(), " ", e.GetLabel()[0].GetValue(), " ", e.GetLabel()[1].GetValue(), " ", e.GetValue()))
+			}
+		}
+		return ids
+	}
+	traced(one, 2, time.Millisecond, time.Minute)
+	require.Empty(t, shown(), "not sampled")
+	traced(one, 1, time.Millisecond, time.Minute)
+	traced(one, 3, time.Millisecond, time.Minute+999*time.Millisecond)
+	traced(one, 5, time.Second, time.Minute)
+	traced(one, 7, time.Hour, 2*time.Hour)
+	first := []string{
+		"0.005 0000000000000001 00000000000000000000000000000001 0.001",
+		"1 0000000000000005 00000000000000000000000000000005 1",
+		"+Inf 0000000000000007 00000000000000000000000000000007 3600",
+	}
+	require.Equal(t, first, shown())
+	traced(one, 9, 2*time.Millisecond, time.Minute+time.Second)
+	require.Equal(t, "0.005 0000000000000009 00000000000000000000000000000009 0.002", shown()[0])
+	traced(other, 11, 3*time.Millisecond, time.Second)
+	require.Equal(t, append([]string{"0.005 000000000000000b 0000000000000000000000000000000b 0.003"}, first[1:]...), shown())
+
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(r)
+	w := httptest.NewRecorder()
+	req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	req.Header.Set("Accept", "application/openmetrics-text")
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true}).ServeHTTP(w, req)
+	require.Regexp(t, `(?m)^meltemi_request_duration_seconds_bucket\{.*le="0\.005"\} 5 # \{span_id="000000000000000b",trace_id="0000000000000000000000000000000b"\} 0\.003 \d`, w.Body.String())
+	require.Regexp(t, `(?m)^meltemi_request_duration_seconds_bucket\{.*le="\+Inf"\} 7 # \{span_id="0000000000000007"`, w.Body.String())
+}
+
+// TestNoWorkerWaitsForAScrape, also when it sees what it has not seen before.
+func TestNoWorkerWaitsForAScrape(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	w.End(w.Begin("p", calls("s", "m")), answered(0))
+	scrape := make(chan prometheus.Metric)
+	go func() { defer close(scrape); r.Collect(scrape) }()
+	<-scrape // and it waits for somebody to take the next
+	for i := range 10 {
+		w.End(w.Begin("p", calls("s", fmt.Sprint(i))), answered(0))
+		r.NewWorker().Begin("p", calls("s", "m"))
+	}
+	n := 1
+	for range scrape {
+		n++
+	}
+	require.Equal(t, 4, n, "what there was when it began: in flight, ended, their times, the overflow")
+}
+
+// BenchmarkScrape is of what Prometheus gets, in its text format, of two workers: ten
+// thousand series, and as many as there may be.
+func BenchmarkScrape(b *testing.B) {
+	for name, n := range map[string]int{"10000": 10_000, "all": 1 << 20} {
+		b.Run(name, func(b *testing.B) {
+			r := telemetry.NewRegistry()
+			r.On()
+			const perSet = 1 + 15 + 3 // the counter, the classic buckets, sum and count
+			workers := [2]*telemetry.Worker{r.NewWorker(), r.NewWorker()}
+			sets := min(n/perSet, 4000)
+			for i := range sets {
+				for _, w := range workers {
+					f := answered(time.Duration(i%100) * time.Millisecond)
+					f.Cluster = fmt.Sprint("outbound|20880||c", i%4)
+					w.End(w.Begin("dubbo", calls("com.acme.shop.Orders", fmt.Sprint("method", i/4))), f)
+				}
+			}
+			reg := prometheus.NewRegistry()
+			reg.MustRegister(r)
+			h := promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true})
+			bytes := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+				bytes = w.Body.Len()
+			}
+			b.ReportMetric(float64(sets*perSet), "series")
+			b.ReportMetric(float64(bytes), "bytes")
+		})
 	}
 }

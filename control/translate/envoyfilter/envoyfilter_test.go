@@ -179,6 +179,7 @@ func TestWhatPodsNeed(t *testing.T) {
   template:
     metadata:
       annotations:
+        prometheus.istio.io/scrape-targets: 15880:/metrics
         proxy.istio.io/config: |
           proxyMetadata:
             ISTIO_META_MELTEMI: "true"
@@ -189,6 +190,15 @@ func TestWhatPodsNeed(t *testing.T) {
 	patch, err = PodPatch(load(t, host+vip+ports+"proxyMetadata: {X: y}\n"))
 	require.NoError(t, err)
 	require.Contains(t, string(patch), "ISTIO_META_X: \"y\"\n")
+	for admin, want := range map[string]string{"'[::]:9000'": " 9000:/metrics\n", "unix:/run/admin": "", "none": ""} {
+		patch, err = PodPatch(load(t, host+vip+ports+"adminAddress: "+admin+"\n"))
+		require.NoError(t, err)
+		if want == "" {
+			require.NotContains(t, string(patch), "scrape-targets")
+		} else {
+			require.Contains(t, string(patch), "scrape-targets:"+want)
+		}
+	}
 }
 
 // TestKindsOfProxies: those of one namespace that are told by other signs have a

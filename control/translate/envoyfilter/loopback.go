@@ -58,5 +58,9 @@ const tproxyMark = 1337
 // loopback is the listener itself. It has sources for server.preserveSource, and tells of
 // workloads for Istio's metrics, whatever the service wants: it is the same for all.
 func (g *generator) loopback() object {
-	return loopback.Listener{Module: g.s.Module, Socket: g.s.Socket, Sources: true, Mark: tproxyMark, Workloads: true}.Config()
+	l := loopback.Listener{Module: g.s.Module, Socket: g.s.Socket, Sources: true, Mark: tproxyMark, Workloads: true}
+	if g.s.Admin != ir.NoAdmin {
+		l.Admin = g.s.Admin
+	}
+	return l.Config()
 }

@@ -1,18 +1,21 @@
 package envoyfilter
 
-import "github.com/meltemi-mesh/meltemi/control/ir"
+import (
+	"fmt"
+
+	"github.com/meltemi-mesh/meltemi/control/ir"
+)
 
 // PodPatch is a patch of a Deployment (kubectl patch --patch-file) that gives
 // its pods what the EnvoyFilters of a service ask of a proxy: metadata that
-// says it has the shared object, and statistics that Istio does not drop. The
-// service may be nil: then the metadata is the default.
+// says it has the shared object, statistics that Istio does not drop, and metrics
+// that the pod's agent gathers. The service may be nil: then all is the default.
 func PodPatch(s *ir.Service) ([]byte, error) {
-	proxyMetadata := ir.DefaultProxyMetadata()
-	if s != nil {
-		proxyMetadata = s.ProxyMetadata
+	if s == nil {
+		s = &ir.Service{ProxyMetadata: ir.DefaultProxyMetadata(), Admin: ir.DefaultAdmin}
 	}
 	metadata := map[string]string{}
-	for k, v := range proxyMetadata {
+	for k, v := range s.ProxyMetadata {
 		metadata["ISTIO_META_"+k] = v
 	}
 	config, err := encode(object{
@@ -22,7 +25,9 @@ func PodPatch(s *ir.Service) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(object{"spec": object{"template": object{"metadata": object{"annotations": object{
-		"proxy.istio.io/config": string(config),
-	}}}}})
+	annotations := object{"proxy.istio.io/config": string(config)}
+	if port, ok := s.AdminPort(); ok {
+		annotations["prometheus.istio.io/scrape-targets"] = fmt.Sprintf("%d:/metrics", port)
+	}
+	return encode(object{"spec": object{"template": object{"metadata": object{"annotations": annotations}}}})
 }

@@ -39,6 +39,8 @@ type PodSpec struct {
 	Labels map[string]string
 	// ProxyConfig is what the annotation proxy.istio.io/config would say.
 	ProxyConfig map[string]any
+	// ScrapeTarget is what the annotation prometheus.istio.io/scrape-targets would say.
+	ScrapeTarget string
 	// Env of the proxy's container.
 	Env []string
 	// TPROXY is how connections to the pod are intercepted, as by the annotation
@@ -188,6 +190,11 @@ func (p *Pod) StartProxy() {
 	maps.Copy(config, p.ProxyConfig)
 	b, err := json.Marshal(config)
 	require.NoError(t, err)
+	scraped := []string{}
+	if port, path, ok := strings.Cut(p.ScrapeTarget, ":"); ok {
+		// What the injection makes of it, see the tests of controlplane.
+		scraped = append(scraped, fmt.Sprintf(`ISTIO_PROMETHEUS_ANNOTATIONS={"path":%[2]q,"port":%[1]q,"targets":[{"port":%[1]q,"path":%[2]q}]}`, port, path))
+	}
 	mode, uid := p.interception()
 	program := program{
 		name: p.Name + "'s pilot-agent", netns: p.Netns, dir: p.dir(), log: p.log("proxy"), uid: uid, gid: proxyUID, init: true,
@@ -206,7 +213,7 @@ func (p *Pod) StartProxy() {
 			// As the limits of the container would be.
 			"GOMEMLIMIT=1GiB", "GOMAXPROCS=2",
 			"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + p.n.dir, "ISTIO_META_MELTEMI=true",
-		}, p.Env...),
+		}, append(scraped, p.Env...)...),
 	}
 	p.proxy, err = program.start()
 	require.NoError(t, err)

@@ -20,6 +20,12 @@ type Debian struct {
 // Redis is its server.
 var Redis = debian("redis", "redis-server", "redis-server")
 
+// Prometheus is its server, Promtool what comes with it.
+var (
+	Prometheus = debian("prometheus", "prometheus", "prometheus")
+	Promtool   = Prometheus.with("promtool")
+)
+
 func debian(folder, program string, packages ...string) *Debian {
 	folder = filepath.Join(Root(), "build", "debs", folder)
 	return &Debian{folder, program, sync.OnceValue(func() error {

@@ -50,6 +50,7 @@ func TestAProxyGetsTheImage(t *testing.T) {
 			t.Error(name, c.Image)
 		}
 		asksForStatistics(t, c)
+		hasMetricsGathered(t, c)
 	}
 }
 
@@ -75,6 +76,15 @@ func TestAProxyGetsTheVolume(t *testing.T) {
 			t.Error(name, v)
 		}
 		asksForStatistics(t, c)
+	}
+}
+
+// hasMetricsGathered: this is what a gateway's agent does not look at.
+func hasMetricsGathered(t *testing.T, c corev1.Container) {
+	t.Helper()
+	const want = `{"scrape":"","path":"/metrics","port":"15880","targets":[{"port":"15880","path":"/metrics"}]}`
+	if got := variable(c, "ISTIO_PROMETHEUS_ANNOTATIONS"); got != want {
+		t.Error(got)
 	}
 }
 

@@ -1,6 +1,7 @@
 // Command demo runs examples/dubbo with real peers: four dubbo-go providers, a
 // stock Envoy with envoy.yaml, a dubbo-go consumer. It prints what each rule
-// promises and who answered, and fails unless that is the same.
+// promises and who answered, and what the metrics tell of the calls, and fails unless
+// that is the same.
 package main
 
 import (
@@ -65,7 +66,7 @@ func (d *demo) run() error {
 
 	// The ports of envoy.yaml become those that the kernel chooses.
 	replace := []string{
-		"port_value: 9901", "port_value: 0", "port_value: 20880", "port_value: 0",
+		"port_value: 9901", "port_value: 0", "port_value: 20880", "port_value: 0", "127.0.0.1:15880", "127.0.0.1:0",
 		`"@meltemi"`, fmt.Sprintf(`"@meltemi-demo-%d"`, os.Getpid()),
 	}
 	for i, name := range []string{"v1-a", "v1-b", "v2-a", "v2-b"} {
@@ -97,6 +98,13 @@ func (d *demo) run() error {
 	if err := counters(admin, calls); err != nil {
 		return err
 	}
+	metrics, err := d.scrapeAddress()
+	if err != nil {
+		return err
+	}
+	if err := told(metrics, calls); err != nil {
+		return err
+	}
 	if !ok {
 		return errors.New("what was seen is not what the configuration says")
 	}
@@ -110,8 +118,9 @@ func (d *demo) run() error {
 left running, with logs in build/demo/:
   call again  echo '{"id":1,"method":"who","attachments":{"tenant":"acme"},"count":100,"summary":true}' | build/peers/dubbogo/consumer -addr 127.0.0.1:%s
   look        curl -s 'http://%s/stats?filter=meta_protocol'
+  scrape      http://%s/metrics and, for Envoy's own, http://%s/stats/prometheus
   end         kill %s
-`, port, admin, strings.Join(pids, " "))
+`, port, admin, metrics, admin, strings.Join(pids, " "))
 	}
 	return nil
 }
