@@ -165,7 +165,7 @@ func TestTheObservabilityPagesLog(t *testing.T) {
 		require.Equal(t, `a "b"`, line.Tenant)
 		require.True(t, strings.HasSuffix(line.Call, "/who"), line.Call)
 		require.Equal(t, 200, line.Code)
-		require.Empty(t, line.Flags, "null")
+		require.Equal(t, "-", line.Flags)
 		require.Equal(t, "via_upstream", line.Details)
 		require.Equal(t, "greeter", line.Cluster)
 		require.Equal(t, 1, line.Attempts)

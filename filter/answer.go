@@ -61,7 +61,7 @@ func (m *Message) leaveRequest() {
 	switch {
 	case m.phase != inRequest || m.held: // they are its own already
 		m.req.Raw = nil
-	case m.cfg.keepsRequest && m.seen > 0:
+	case m.cfg.keepsRequest && (m.seen > 0 || m.cfg.logs != nil):
 		m.detach(&m.req)
 	default:
 		m.req.Release()

@@ -296,7 +296,10 @@ func (m *Message) end() {
 			m.onEnd(f)
 		}
 	}
-	if !m.beats() && (c.logs != nil || m.counted != nil || m.trace != nil) {
+	switch {
+	case m.beats():
+		m.logBeat()
+	case c.logs != nil || m.counted != nil || m.trace != nil:
 		m.observe()
 	}
 	if m.stream != nil {

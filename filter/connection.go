@@ -46,6 +46,7 @@ type connection struct {
 	states []any // of filters, by their place in the chain
 
 	closed    bool
+	hungUp    bool // closed, by the client
 	leaving   bool // a filter wants it closed
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
@@ -57,19 +58,22 @@ type connection struct {
 	next, prev *connection // all of the workerListener
 }
 
-// whereabouts are the ends of a connection, zero values where they have no IP address.
+// whereabouts are the ends of a connection, zero values where they have no IP address,
+// and how the host writes them.
 type whereabouts struct {
 	known          bool
 	remote, direct netip.Addr
 	local          netip.AddrPort
+	from, by, to   string
+	id             uint64
 }
 
 // located asks where the connection comes from and leads to, once.
 func (c *connection) located() *whereabouts {
 	if w := &c.where; !w.known {
 		w.known = true
-		w.remote, w.direct = parsed(c.d.RemoteAddress()).Addr(), parsed(c.d.DirectRemoteAddress()).Addr()
-		w.local = parsed(c.d.LocalAddress())
+		w.from, w.by, w.to, w.id = c.d.RemoteAddress(), c.d.DirectRemoteAddress(), c.d.LocalAddress(), c.d.ID()
+		w.remote, w.direct, w.local = parsed(w.from).Addr(), parsed(w.by).Addr(), parsed(w.to)
 	}
 	return &c.where
 }
@@ -221,6 +225,7 @@ func (c *connection) Closed(remote bool) {
 	if c.closed {
 		return
 	}
+	c.hungUp = remote || c.eof
 	if c.inFlight > 0 {
 		if remote {
 			c.cfg.count(metrics.CxDestroyRemoteWithActiveRq, 1)
@@ -259,7 +264,7 @@ func (c *connection) Aborted() {
 }
 
 func (c *connection) leave() {
-	if c.inFlight > 0 { // oneways go on, and are judged by who has sent them
+	if c.inFlight > 0 || len(c.aside) > 0 { // what ends later is judged, and logged, by who has sent it
 		c.located()
 		c.d.TLS()
 	}

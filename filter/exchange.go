@@ -163,11 +163,13 @@ func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
+	before := len(dst)
 	dst, err := m.encode(dst, &m.req, mut)
 	m.req.ID = m.clientID
 	if m.stream != nil && err == nil {
 		dst = append(dst, m.stream.early...)
 	}
+	m.writtenBytes = int64(len(dst) - before)
 	return dst, err
 }
 
@@ -347,9 +349,11 @@ func (m *Message) clientGone() {
 	if m.awaits {
 		m.cfg.awaiting.remove(m)
 	}
-	if m.phase != answered {
-		m.flags |= facts.DownstreamConnectionTermination
+	m.flags |= facts.DownstreamConnectionTermination
+	if m.details == "" && !m.conn.hungUp {
+		m.details = "downstream_local_disconnect"
 	}
+	m.sentBytes -= int64(len(m.reply)) // it waited for its turn
 	switch {
 	case m.phase == inUpstream && !m.leases() && (m.oneway || m.mayBeOneway() && m.exchange.Waiting()):
 		// It waits for a connection, and is delivered all the same. It is active

@@ -28,7 +28,7 @@ func (m *Message) Facts() Facts {
 		Protocol: m.cfg.Protocol, Cluster: m.cluster, Consumer: m.consumer.Name(),
 		RequestBytes: m.req.HeaderSize + m.req.BodySize, ResponseBytes: m.answerBytes,
 		Flags: m.flags, Start: m.start, Answered: m.answeredAt, End: m.endedAt, Attempts: m.exchange.Attempts(),
-		SentBytes: m.sentBytes,
+		SentBytes: m.sentBytes, UpstreamSentBytes: m.writtenBytes, UpstreamReceivedBytes: int64(m.answerBytes) + m.streamedBytes,
 	}
 	f.ReceivedBytes = m.receivedBytes + int64(f.RequestBytes)
 	switch {
@@ -45,6 +45,7 @@ func (m *Message) Facts() Facts {
 	}
 	if f.Attempts > 0 {
 		f.Host, f.Sent = m.exchange.Host()
+		f.Hosts = m.exchange.Hosts()
 		f.Server = m.exchange.Server()
 	}
 	switch {

@@ -82,7 +82,8 @@ func TestFactsOfAMessage(t *testing.T) {
 			require.Len(t, got, 1)
 			require.Equal(t, tt.flags, got[0].Flags.String())
 			got[0].Flags, got[0].Server = 0, nil // filters/istiostats has tests of the latter
-			tt.want.Protocol, tt.want.ReceivedBytes = "dubbo", int64(len(request))
+			tt.want.Protocol, tt.want.ReceivedBytes, tt.want.UpstreamSentBytes = "dubbo", int64(len(request)), int64(len(request))
+			tt.want.UpstreamReceivedBytes = int64(tt.want.ResponseBytes)
 			require.Equal(t, tt.want, got[0])
 		})
 	}

@@ -204,7 +204,9 @@ func (c *connection) tooLarge(m *Message, err error) int {
 		c.sh.freeMessage(m)
 		return e.Size
 	}
-	m.req.Malformed = e.Error()
+	if m.req.Malformed = e.Error(); !far {
+		m.receivedBytes = int64(e.Size - m.req.HeaderSize - m.req.BodySize) // the rest comes, and is passed over
+	}
 	c.message(m)
 	if far && !c.closed {
 		c.finish()
@@ -273,6 +275,7 @@ func (m *Message) beats() bool {
 func (c *connection) heartbeat(m *Message) {
 	hb, ok := c.proto.codec.(codecs.Heartbeater)
 	if !ok || !m.req.ExpectsReply {
+		m.logBeat()
 		c.sh.freeMessage(m)
 		return
 	}
@@ -286,15 +289,21 @@ func (c *connection) heartbeat(m *Message) {
 	}
 	if c.ordered && c.oldest() != nil {
 		c.link(m)
+		if c.cfg.keepsRequest && c.cfg.logs != nil {
+			m.detach(&m.req)
+		}
 		m.write(size, encode)
 		return
 	}
 	buf := c.buffer(size)
+	before := len(buf.B)
 	var err error
 	if buf.B, err = guard.Append(buf.B, encode); err != nil && !c.panicked(err) {
 		c.cfg.count(metrics.LocalResponseError, 1)
 		c.sh.warn(c.cfg, "client %s: its heartbeat cannot be answered: %v", c.d.RemoteAddress(), err)
 	}
+	m.sentBytes = int64(len(buf.B) - before)
+	m.logBeat()
 	c.sh.freeMessage(m)
 }
 

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"time"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/upstream"
 )
 
 // logTime is how late lines of access logs may be, on their way to what writes them.
@@ -69,14 +72,75 @@ func (m *Message) observe() {
 
 // log writes the lines of a message that has ended.
 func (m *Message) log(f *Facts) {
-	wl, c := m.cfg, m.conn
-	e := &m.sh.entry
-	*e = accesslog.Entry{
-		Facts: *f, Request: &m.req, Response: m.resp, Details: m.details,
-		RemoteAddress: (*Connection)(c).RemoteAddress(), LocalAddress: (*Connection)(c).LocalAddress(),
-		ConnectionID: (*Connection)(c).ID(), Rand: m.sh.rand.Uint64(),
+	m.sh.entry = accesslog.Entry{
+		Facts: *f, Request: &m.req, Response: m.resp, Details: m.details, Source: m.source, Destination: m.destination,
 	}
-	e.StartTime = time.Now().Add(m.start - m.endedAt)
+	m.cfg.writeLogs(m.conn)
+}
+
+// logBeat writes the lines of a heartbeat that has been answered, or needs no answer, if
+// there are to be any.
+func (m *Message) logBeat() {
+	if m.cfg.logs == nil || !m.cfg.AccessLogs.Heartbeats {
+		return
+	}
+	m.endedAt = m.sh.w.Now()
+	f := m.Facts()
+	f.Kind = facts.Heartbeat
+	if f.SentBytes > 0 {
+		f.Answered, m.details = f.End, "health_check_ok"
+	}
+	m.log(&f)
+}
+
+// logs has the copy that is about to be made logged, if copies are to be.
+func (s *shadow) logs(m *Message) {
+	wl := m.cfg
+	if wl.logs == nil || !wl.AccessLogs.Mirrors {
+		return
+	}
+	s.conn, s.route, s.begun = m.conn, m.route.Name, m.sh.w.Now()
+	m.conn.located() // which may end before
+	m.conn.d.TLS()
+	wl.left++
+	if wl.AccessLogs.Reads {
+		s.req.SetOperation(m.req.Service(), m.req.Method())
+		for _, p := range m.req.Properties() {
+			s.req.Put(p.Name, p.Value)
+		}
+		s.req.Detach()
+	}
+}
+
+// log writes the lines of a copy whose way is over, by an answer, a failure, or neither.
+func (s *shadow) log(resp *codecs.Metadata, failed *upstream.Failure) {
+	wl := s.cfg
+	e := &s.sh.entry
+	*e = accesslog.Entry{Request: &s.req, Response: resp, Facts: Facts{
+		Kind: facts.Mirror, Protocol: wl.Protocol, Route: s.route, Cluster: s.policy.Cluster, Host: s.call.Host(), Attempts: 1,
+		UpstreamSentBytes: int64(s.sent), Start: s.begun, Sent: s.call.SentAt(), End: s.sh.w.Now(),
+	}}
+	switch {
+	case resp != nil:
+		e.Answered, e.Status, e.Code = e.End, resp.Status, resp.Code
+		e.ResponseBytes = resp.HeaderSize + resp.BodySize
+		e.UpstreamReceivedBytes = int64(e.ResponseBytes)
+	case failed != nil:
+		e.Replied, e.Status, e.Local = true, codecs.StatusError, codecs.LocalError{Type: failed.Type, Message: failed.Reason}
+		e.Flags = flagOf[failed.Type]
+	}
+	wl.writeLogs(s.conn)
+	wl.left--
+}
+
+// writeLogs writes the lines of the worker's entry.
+func (wl *workerListener) writeLogs(c *connection) {
+	s := wl.sh
+	e, w := &s.entry, c.located()
+	e.RemoteAddress, e.DirectRemoteAddress, e.LocalAddress, e.ConnectionID = w.from, w.by, w.to, w.id
+	e.TLS = c.d.TLS()
+	e.Rand = [2]uint64{s.rand.Uint64(), s.rand.Uint64()}
+	e.StartTime = time.Now().Add(e.Start - e.End)
 	wl.AccessLogs.Write(e, wl.logs)
 	*e = accesslog.Entry{}
 	for _, b := range wl.logs {
@@ -87,9 +151,9 @@ func (m *Message) log(f *Facts) {
 	}
 	if !wl.logsWait {
 		wl.logsWait = true
-		m.sh.logging = append(m.sh.logging, wl)
-		if !m.sh.logged.Running() {
-			m.sh.timers.Start(&m.sh.logged, m.sh.w.Now()+logTime)
+		s.logging = append(s.logging, wl)
+		if !s.logged.Running() {
+			s.timers.Start(&s.logged, s.w.Now()+logTime)
 		}
 	}
 }

@@ -58,6 +58,8 @@ type use struct {
 	answerBytes   int
 	receivedBytes int64 // beyond the request itself
 	sentBytes     int64
+	writtenBytes  int64         // to the server of the last attempt
+	streamedBytes int64         // from it, beyond the answer
 	status        codecs.Status // of the answer
 	code          int32
 	failure       codecs.FailureClass

@@ -2,6 +2,7 @@ package filter
 
 import (
 	"errors"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 
@@ -34,6 +35,12 @@ type shadowUse struct {
 	cfg    *workerListener
 	proto  *protocol
 	era    uint64 // see shadows
+	sent   int    // bytes to the server
+
+	// Where copies are logged:
+	conn  *connection // nil: they are not
+	route string
+	begun time.Duration
 
 	// Where answers are compared:
 	request *Message // that is not answered yet, nil if it is, or has ended
@@ -111,6 +118,7 @@ func (wl *workerListener) mirrorOverflow(cluster, why string) {
 func (s *shadow) start(m *Message, p *route.Mirror) {
 	s.policy, s.cfg, s.proto, s.era = p, m.cfg, m.proto, m.cfg.shadows.era
 	s.req.SetOutline(&m.req)
+	s.logs(m)
 	s.req.Raw = m.req.Raw
 	if p.AfterMutation {
 		s.mut.Assign(&m.reqMut)
@@ -173,6 +181,7 @@ func (s *shadow) Encode(dst []byte, id uint64) ([]byte, error) {
 	}
 	b, _, err := s.proto.encode(dst, &s.req, &s.mut) // what is skipped the request itself has told
 	if err == nil {
+		s.sent = len(b) - len(dst)
 		s.cfg.count(metrics.Mirror, 1)
 		s.dropFrame()
 	}
@@ -187,12 +196,12 @@ func (s *shadow) dropFrame() {
 }
 
 // Sent implements upstream.Owner.
-func (s *shadow) Sent() { s.end() }
+func (s *shadow) Sent() { s.end(nil, nil) }
 
 // Answered implements upstream.Owner.
 func (s *shadow) Answered(resp *codecs.Metadata) {
 	s.ours = 1 + outcome(resp.Status)
-	s.end()
+	s.end(resp, nil)
 }
 
 // Failed implements upstream.Owner.
@@ -207,15 +216,19 @@ func (s *shadow) Failed(f *upstream.Failure) {
 		s.cfg.count(metrics.MirrorFailed, 1)
 		s.sh.log(host.Debug, s.cfg.StatPrefix, cluster, "mirror: a copy for cluster %s has failed: %s", cluster, f.Reason)
 	}
-	s.end()
+	s.end(nil, f)
 }
 
 // Streamed and Blocked implement upstream.Owner: streams are not copied.
 func (*shadow) Streamed(*codecs.Metadata) {}
 func (*shadow) Blocked(bool)              {}
 
-// end is called when the copy's way is over.
-func (s *shadow) end() {
+// end is called when the copy's way is over, by an answer, a failure, or neither.
+func (s *shadow) end(resp *codecs.Metadata, f *upstream.Failure) {
+	if s.conn != nil {
+		s.log(resp, f)
+		defer s.cfg.endIfDone()
+	}
 	if n := s.sh.shadows; n[s.policy.Cluster] > 1 {
 		n[s.policy.Cluster]--
 	} else {

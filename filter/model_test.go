@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -1007,22 +1008,51 @@ func (w *model) settle() {
 	if err != nil {
 		w.fail("%v", err)
 	}
+	logged := map[string]int64{}
+	for _, l := range lines(b) {
+		logged[outcomeOf(l)]++
+	}
 	if n := int64(bytes.Count(b, []byte("\n"))); n != w.requests || n == 0 {
 		w.fail("%d requests are %d lines of the access log", w.requests, n)
 	}
-	w.telemetry()
+	w.telemetry(logged)
 }
 
-// telemetry tells that all requests have been counted by what they call.
-func (w *model) telemetry() {
+// outcomeOf is what telemetry calls the outcome of a line of the log.
+func outcomeOf(line string) string {
+	f := strings.Fields(line)
+	switch code, flags := f[1], f[2]; {
+	case flags != "-":
+		return flags
+	case code == "200":
+		return "ok"
+	case code == "0":
+		return "none"
+	default:
+		return "error"
+	}
+}
+
+// telemetry tells that all requests have been counted by what they call, each with the
+// outcome that was logged.
+func (w *model) telemetry(logged map[string]int64) {
 	all, err := w.mod.Metrics().Gather()
 	if err != nil {
 		w.fail("%v", err)
 	}
 	for _, f := range all {
 		n := int64(0)
+		counted := map[string]int64{}
 		for _, m := range f.GetMetric() {
 			n += int64(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "outcome" {
+					counted[l.GetValue()] += int64(m.GetCounter().GetValue())
+				}
+			}
+		}
+		if f.GetName() == "meltemi_requests_total" && !maps.Equal(counted, logged) {
+			w.fail("outcomes are counted as %v, and logged as %v", counted, logged)
 		}
 		want := w.requests
 		switch f.GetName() {

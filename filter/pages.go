@@ -2,8 +2,11 @@ package filter
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -14,13 +17,28 @@ import (
 	adminv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/admin/v1alpha"
 )
 
+// reopenTime is how long the files of access logs may take to be opened anew.
+const reopenTime = 10 * time.Second
+
 // Pages implements host.Teller: "/routes" is a RoutesConfigDump in JSON, "/metrics" is
-// for Prometheus. Requests are counted by what they call from the first call on, as
+// for Prometheus, and a POST to "/reopen_logs" is Envoy's. Requests are counted by what they call from the first call on, as
 // there is somebody to see it.
 func (mod *Module) Pages() http.Handler {
 	mod.Observe()
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(mod.Metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4}))
+	mux.HandleFunc("POST /reopen_logs", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), reopenTime)
+		defer cancel()
+		paths, err := mod.files.Reopen(ctx)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		for _, p := range paths {
+			fmt.Fprintln(w, p)
+		}
+	})
 	mux.HandleFunc("GET /routes", func(w http.ResponseWriter, _ *http.Request) {
 		dump, err := mod.routes()
 		var text []byte

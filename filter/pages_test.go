@@ -3,6 +3,8 @@ package filter_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -53,4 +55,31 @@ func TestRoutesAreTold(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"b r v1"}, routes())
 	unpublished.Destroy()
+}
+
+// TestLogsAreReopened by a POST, as Envoy's own are.
+func TestLogsAreReopened(t *testing.T) {
+	mod := filter.NewModule()
+	h := filtertest.NewWith(t, mod, 1)
+	dir := filepath.Join(t.TempDir(), "dir")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	path := filepath.Join(dir, "log")
+	h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "toy", "codec": {"name": "toy.byid"}},
+		"route_config": {"routes": [{"route": {"cluster": "up"}}]}, "access_log": [` + accessLog(path, "x\n") + `]}`)
+	ask := func(method string) (int, string) {
+		w := httptest.NewRecorder()
+		mod.Pages().ServeHTTP(w, httptest.NewRequest(method, "/reopen_logs", nil))
+		return w.Code, w.Body.String()
+	}
+	require.NoError(t, os.Rename(path, path+".1"))
+	code, text := ask(http.MethodPost)
+	require.Equal(t, http.StatusOK, code)
+	require.Equal(t, path+"\n", text)
+	require.FileExists(t, path)
+	code, _ = ask(http.MethodGet)
+	require.Equal(t, http.StatusMethodNotAllowed, code)
+	require.NoError(t, os.RemoveAll(dir))
+	code, text = ask(http.MethodPost)
+	require.Equal(t, http.StatusInternalServerError, code)
+	require.Contains(t, text, "access log "+path+": open "+path)
 }

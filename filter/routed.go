@@ -52,8 +52,8 @@ func (m *Message) Follow(r *route.Route) Verdict {
 	if d := r.Direct; d != nil {
 		m.cfg.count(metrics.RequestDirectResponse, 1)
 		m.sh.log(host.Debug, m.cfg.StatPrefix, "", "client %s: route %q answers itself: %s: %s", m.ClientAddress(), r.Name, d.Type, d.Message)
-		m.Reply(d.Type, d.Message)
-		return m.ReplyWith(*d)
+		m.SetDetails("direct_response")
+		return m.ReplyWith(*d) // without a flag: nothing is out of the ordinary
 	}
 	if r.Success != nil {
 		m.cfg.count(metrics.RequestDirectResponse, 1)

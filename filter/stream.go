@@ -132,6 +132,7 @@ func (st *stream) frame(md *codecs.Metadata) bool {
 	if !st.sent {
 		return st.hold(md.Raw)
 	}
+	st.m.writtenBytes += int64(len(md.Raw))
 	st.m.exchange.Call().Write(md.Raw)
 	if st.done() {
 		st.m.end()
@@ -209,6 +210,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 	buf := c.buffer(size)
 	before := len(buf.B)
 	if !opening {
+		m.streamedBytes += int64(len(md.Raw))
 		buf.B = append(buf.B, md.Raw...)
 	} else {
 		cfg.count(metrics.ResponseDecodingSuccess, 1)
@@ -302,7 +304,8 @@ func (st *stream) onIdle() {
 	st.m.cfg.count(metrics.StreamIdleTimeout, 1)
 	st.m.flags |= facts.StreamIdleTimeout
 	st.m.exchange.Call().EndStream()
-	st.lost(codecs.Timeout, "stream idle timeout")
+	st.m.ReplyWith(codecs.LocalError{Type: codecs.Timeout, Message: "stream idle timeout"})
+	st.reset()
 }
 
 // pauseStreams stops the reading of a server that has sent while the client does

@@ -64,6 +64,7 @@ func (wl *workerListener) add(c *connection) {
 func (wl *workerListener) remove(c *connection) {
 	if wl.conns == c && c.next == nil {
 		wl.endEra()
+		wl.flushLogs()
 		wl.report() // the last one that can
 	}
 	if c.prev == nil {

@@ -98,7 +98,11 @@ func (f *filter) State(key string) string {
 
 // Attributes of Envoy's that are names.
 const (
+	tlsVersion     = 31 // connection.tls_version
+	localSubject   = 32 // connection.subject_local_certificate
+	localDNSSAN    = 34 // connection.dns_san_local_certificate
 	localURISAN    = 36 // connection.uri_san_local_certificate
+	peerDigest     = 38 // connection.sha256_peer_certificate_digest
 	upstreamOurs   = 48 // upstream.uri_san_local_certificate
 	upstreamTheirs = 49 // upstream.uri_san_peer_certificate
 )

@@ -33,7 +33,9 @@ func tls(f *filter) *host.TLS {
 	if !bool(C.mt_tls(f.c())) {
 		return nil
 	}
-	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false), OwnURISAN: f.attribute(localURISAN)}
+	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false),
+		Fingerprint: f.attribute(peerDigest), Version: f.attribute(tlsVersion),
+		OwnURISAN: f.attribute(localURISAN), OwnDNSSAN: f.attribute(localDNSSAN), OwnSubject: f.attribute(localSubject)}
 	var b C.mt_buf
 	if bool(C.mt_server_name(f.c(), &b)) {
 		t.ServerName = text(b)

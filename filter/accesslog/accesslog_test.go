@@ -1,9 +1,12 @@
 package accesslog_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +24,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
 	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 const file = `"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "p"`
@@ -33,7 +37,7 @@ func parse(t *testing.T, logs ...string) (*accesslog.Logs, error) {
 		require.NoError(t, protojson.Unmarshal([]byte(l), a))
 		all = append(all, a)
 	}
-	return accesslog.Parse(all)
+	return accesslog.Parse(all, nil)
 }
 
 // written is what the logs write of entries, to a file of the test's.
@@ -57,6 +61,10 @@ func written(t *testing.T, ls *accesslog.Logs, es ...*accesslog.Entry) string {
 	return string(text)
 }
 
+type workload map[string]string
+
+func (w workload) Field(name string) string { return w[name] }
+
 func entry() *accesslog.Entry {
 	req, resp := new(codecs.Metadata), new(codecs.Metadata)
 	req.SetOperation([]byte("com.acme.Greeter"), []byte("hello"))
@@ -65,10 +73,16 @@ func entry() *accesslog.Entry {
 	return &accesslog.Entry{
 		Facts: facts.Facts{
 			Protocol: "dubbo", Route: "r", Cluster: "outbound|20880||greeter", Host: "10.0.0.3:20880", Attempts: 2,
-			ReceivedBytes: 87, SentBytes: 19, ResponseBytes: 18, Code: 20, Flags: facts.UpstreamRetryLimitExceeded | facts.DelayInjected,
+			Hosts: []string{"[2001:db8::2]:20880", "10.0.0.3:20880"}, Trace: facts.Trace{ID: [16]byte{0x4b, 15: 1}, Span: [8]byte{0xab}},
+			ReceivedBytes: 87, SentBytes: 19, ResponseBytes: 18, UpstreamSentBytes: 90, UpstreamReceivedBytes: 18, Code: 20, Flags: facts.UpstreamRetryLimitExceeded | facts.DelayInjected,
 			Start: time.Second, Sent: time.Second + 5*time.Millisecond, Answered: time.Second + 40*time.Millisecond + 999*time.Microsecond, End: time.Second + 41*time.Millisecond,
 		},
-		Request: req, Response: resp, RemoteAddress: "[2001:db8::1]:4000", LocalAddress: "10.1.2.3:20880", ConnectionID: 7,
+		Request: req, Response: resp, RemoteAddress: "[2001:db8::1]:4000", DirectRemoteAddress: "10.9.8.7:5000", LocalAddress: "10.1.2.3:20880", ConnectionID: 7,
+		TLS: &host.TLS{
+			ServerName: "shop", URISANs: []string{"spiffe://a", "spiffe://b"}, DNSSANs: []string{"a.b"}, Subject: "CN=a,O=x",
+			Fingerprint: "c0ffee", Version: "TLSv1.3", OwnURISAN: "spiffe://me", OwnDNSSAN: "me", OwnSubject: "CN=me",
+		},
+		Source: workload{"workload": "web"}, Rand: [2]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908},
 		StartTime: time.Date(2026, 11, 29, 1, 2, 3, 4_005_006, time.UTC),
 	}
 }
@@ -78,49 +92,85 @@ func entry() *accesslog.Entry {
 func TestOperators(t *testing.T) {
 	t.Setenv("MELTEMI_TEST_ZONE", "eu-1")
 	for op, want := range map[string]string{ // JSON
-		"%PROTOCOL%":                                   `"dubbo"`,
-		"%REQ(:PATH)%":                                 `"/com.acme.Greeter/hello"`,
-		"%REQ(:METHOD)%":                               `"POST"`,
-		"%REQ(tenant)%":                                `"acme \"x\"\n\u0001` + "\ufffdü\"",
-		"%REQ(TENANT):4%":                              `"acme"`,
-		"%REQ(none?tenant):3%":                         `"acm"`,
-		"%REQ(none)%":                                  `null`,
-		"%RESP(cost)%":                                 `"12"`,
-		"%RESP(none)%":                                 `null`,
-		"%DYNAMIC_METADATA(x:tenant):4%":               `"acme"`,
-		"%RESPONSE_CODE%":                              `200`,
-		"%STATUS_CODE%":                                `20`,
-		"%RESPONSE_CODE_DETAILS%":                      `"via_upstream"`,
-		"%RESPONSE_FLAGS%":                             `"DI,URX"`,
-		"%RESPONSE_FLAGS_LONG%":                        `"DelayInjected,UpstreamRetryLimitExceeded"`,
-		"%BYTES_RECEIVED%":                             `87`,
-		"%BYTES_SENT%":                                 `19`,
-		"%DURATION%":                                   `41`,
-		"%REQUEST_TX_DURATION%":                        `5`,
-		"%RESPONSE_DURATION%":                          `40`,
-		"%RESPONSE_TX_DURATION%":                       `0`,
-		"%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%":    `35999`,
-		"%START_TIME%":                                 `"2026-11-29T01:02:03.004Z"`,
-		"%START_TIME(%s.%3f)%":                         `"1795914123.004"`,
-		"%START_TIME(%Y/%m/%dT%H:%M:%S%z %6f %f)%":     `"2026/11/29T01:02:03+0000 004005 004005006"`,
-		"%EMIT_TIME%":                                  `"2026-11-29T01:02:03.045Z"`,
-		"%UPSTREAM_HOST%":                              `"10.0.0.3:20880"`,
-		"%UPSTREAM_CLUSTER%":                           `"outbound|20880||greeter"`,
-		"%UPSTREAM_REQUEST_ATTEMPT_COUNT%":             `2`,
-		"%ROUTE_NAME%":                                 `"r"`,
-		"%DOWNSTREAM_REMOTE_ADDRESS%":                  `"[2001:db8::1]:4000"`,
-		"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%":     `"2001:db8::1"`,
-		"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%": `"2001::/16"`,
-		"%DOWNSTREAM_REMOTE_PORT%":                     `4000`,
-		"%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(24)%":  `"10.1.2.0/24"`,
-		"%DOWNSTREAM_LOCAL_PORT%":                      `20880`,
-		"%CONNECTION_ID%":                              `7`,
-		"%MESSAGE_TYPE%":                               `"request"`,
-		"%ENVIRONMENT(MELTEMI_TEST_ZONE)%":             `"eu-1"`,
-		"%TRACE_ID%":                                   `null`,
-		"%LOCAL_REPLY_BODY%":                           `null`,
-		"%ROUTE_NAME%%%":                               `"r%"`,
-		"in %DURATION% ms, %REQ(none)%":                `"in 41 ms, -"`,
+		"%PROTOCOL%":                                     `"dubbo"`,
+		"%REQ(:PATH)%":                                   `"/com.acme.Greeter/hello"`,
+		"%REQ(:METHOD)%":                                 `"POST"`,
+		"%REQ(tenant)%":                                  `"acme \"x\"\n\u0001` + "\ufffdü\"",
+		"%REQ(TENANT):4%":                                `"acme"`,
+		"%REQ(none?tenant):3%":                           `"acm"`,
+		"%REQ(none)%":                                    `null`,
+		"%RESP(cost)%":                                   `"12"`,
+		"%RESP(none)%":                                   `null`,
+		"%DYNAMIC_METADATA(x:tenant):4%":                 `"acme"`,
+		"%RESPONSE_CODE%":                                `200`,
+		"%STATUS_CODE%":                                  `20`,
+		"%RESPONSE_CODE_DETAILS%":                        `"via_upstream"`,
+		"%RESPONSE_FLAGS%":                               `"DI,URX"`,
+		"%RESPONSE_FLAGS_LONG%":                          `"DelayInjected,UpstreamRetryLimitExceeded"`,
+		"%BYTES_RECEIVED%":                               `87`,
+		"%BYTES_SENT%":                                   `19`,
+		"%DURATION%":                                     `41`,
+		"%REQUEST_TX_DURATION%":                          `5`,
+		"%RESPONSE_DURATION%":                            `40`,
+		"%RESPONSE_TX_DURATION%":                         `0`,
+		"%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%":      `35999`,
+		"%START_TIME%":                                   `"2026-11-29T01:02:03.004Z"`,
+		"%START_TIME(%s.%3f)%":                           `"1795914123.004"`,
+		"%START_TIME(%Y/%m/%dT%H:%M:%S%z %6f %f)%":       `"2026/11/29T01:02:03+0000 004005 004005006"`,
+		"%EMIT_TIME%":                                    `"2026-11-29T01:02:03.045Z"`,
+		"%UPSTREAM_HOST%":                                `"10.0.0.3:20880"`,
+		"%UPSTREAM_CLUSTER%":                             `"outbound|20880||greeter"`,
+		"%UPSTREAM_REQUEST_ATTEMPT_COUNT%":               `2`,
+		"%ROUTE_NAME%":                                   `"r"`,
+		"%DOWNSTREAM_REMOTE_ADDRESS%":                    `"[2001:db8::1]:4000"`,
+		"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%":       `"2001:db8::1"`,
+		"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%":   `"2001::/16"`,
+		"%DOWNSTREAM_REMOTE_PORT%":                       `4000`,
+		"%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(24)%":    `"10.1.2.0/24"`,
+		"%DOWNSTREAM_LOCAL_PORT%":                        `20880`,
+		"%CONNECTION_ID%":                                `7`,
+		"%MESSAGE_TYPE%":                                 `"request"`,
+		"%ENVIRONMENT(MELTEMI_TEST_ZONE)%":               `"eu-1"`,
+		"%EMIT_TIME_LOCAL(%Y)%":                          `"2026"`,
+		"%TRACE_ID%":                                     `"4b000000000000000000000000000001"`,
+		"%SPAN_ID%":                                      `"ab00000000000000"`,
+		"%UNIQUE_ID%":                                    `"00010203-0405-4607-8809-0a0b0c0d0e0f"`,
+		"%STREAM_ID%":                                    `"00010203-0405-4607-8809-0a0b0c0d0e0f"`,
+		"%UPSTREAM_PROTOCOL%":                            `"dubbo"`,
+		"%UPSTREAM_WIRE_BYTES_SENT%":                     `90`,
+		"%UPSTREAM_WIRE_BYTES_RECEIVED%":                 `18`,
+		"%UPSTREAM_HOST_NAME%":                           `"10.0.0.3:20880"`,
+		"%UPSTREAM_HOST_NAME_WITHOUT_PORT%":              `"10.0.0.3"`,
+		"%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(8)%":      `"10.0.0.0/8"`,
+		"%UPSTREAM_REMOTE_PORT%":                         `20880`,
+		"%UPSTREAM_HOSTS_ATTEMPTED%":                     `"[2001:db8::2]:20880,10.0.0.3:20880"`,
+		"%UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT%":        `"2001:db8::2,10.0.0.3"`,
+		"%UPSTREAM_LOCAL_ADDRESS%":                       `null`,
+		"%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%":             `"10.9.8.7:5000"`,
+		"%DOWNSTREAM_DIRECT_REMOTE_PORT%":                `5000`,
+		"%REQUESTED_SERVER_NAME%":                        `"shop"`,
+		"%REQUESTED_SERVER_NAME(SNI_FIRST:HOST)%":        `"shop"`,
+		"%DOWNSTREAM_PEER_URI_SAN%":                      `"spiffe://a,spiffe://b"`,
+		"%DOWNSTREAM_PEER_DNS_SAN%":                      `"a.b"`,
+		"%DOWNSTREAM_PEER_SUBJECT%":                      `"CN=a,O=x"`,
+		"%DOWNSTREAM_PEER_FINGERPRINT_256%":              `"c0ffee"`,
+		"%DOWNSTREAM_TLS_VERSION%":                       `"TLSv1.3"`,
+		"%DOWNSTREAM_LOCAL_URI_SAN%":                     `"spiffe://me"`,
+		"%DOWNSTREAM_LOCAL_DNS_SAN%":                     `"me"`,
+		"%DOWNSTREAM_LOCAL_SUBJECT%":                     `"CN=me"`,
+		"%FILTER_STATE(downstream_peer:FIELD:workload)%": `"web"`,
+		"%FILTER_STATE(upstream_peer:FIELD:workload)%":   `null`,
+		"%METADATA(DYNAMIC:x:tenant):4%":                 `"acme"`,
+		"%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%":          `"35"`,
+		"%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%":     `"via_upstream"`,
+		"%ACCESS_LOG_TYPE%":                              `"DownstreamEnd"`,
+		`%COALESCE({"operators": [{"command": "REQ", "param": "none"}, "LOCAL_REPLY_BODY", "ROUTE_NAME"]})%`:        `"r"`,
+		`%COALESCE({"operators": ["LOCAL_REPLY_BODY", {"command": "REQ", "param": "tenant", "max_length": 4}]}):3%`: `"acm"`,
+		`%COALESCE({"operators": ["DOWNSTREAM_REMOTE_PORT", "BYTES_SENT"]})%`:                                       `4000`,
+		`%COALESCE({"operators": ["LOCAL_REPLY_BODY"]})%`:                                                           `null`,
+		"%LOCAL_REPLY_BODY%":            `null`,
+		"%ROUTE_NAME%%%":                `"r%"`,
+		"in %DURATION% ms, %REQ(none)%": `"in 41 ms, -"`,
 	} {
 		b, err := json.Marshal(op)
 		require.NoError(t, err)
@@ -177,8 +227,14 @@ func TestWhatIsRefused(t *testing.T) {
 	for config, want := range map[string]string{
 		`{}`: "access_log[0].typed_config: required",
 		`{"typed_config": {"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"}}`: "access_log[0].typed_config.path: required",
-		`{"typed_config": {` + file + `, "format": "%NOPE%"}}`:                                                     "access_log[0].typed_config.format: %NOPE%: unknown operator, or one that is not supported",
-		`{"typed_config": {` + file + `, "format": "%TRAILER(x)%"}}`:                                               "access_log[0].typed_config.format: %TRAILER%: unknown operator, or one that is not supported",
+		`{"typed_config": {` + file + `, "format": "%NOPE%"}}`:                                                     "access_log[0].typed_config.format: %NOPE%: unknown operator",
+		`{"typed_config": {` + file + `, "format": "%TRAILER(x)%"}}`:                                               "access_log[0].typed_config.format: %TRAILER%: not supported: messages of RPC protocols do not have it: REQ and RESP name their properties",
+		`{"typed_config": {` + file + `, "format": "%METADATA(CLUSTER:a:b)%"}}`:                                    "access_log[0].typed_config.format: %METADATA%: CLUSTER: Envoy does not tell modules of it",
+		`{"typed_config": {` + file + `, "format": "%UPSTREAM_TLS_VERSION%"}}`:                                     "access_log[0].typed_config.format: %UPSTREAM_TLS_VERSION%: not supported: Envoy does not tell modules of its connections to servers",
+		`{"typed_config": {` + file + `, "format": "%FILTER_STATE(x:PLAIN)%"}}`:                                    "access_log[0].typed_config.format: %FILTER_STATE%: is there only as downstream_peer:FIELD: or upstream_peer:FIELD: and one of app, cluster, name, namespace, revision, service, version, workload",
+		`{"typed_config": {` + file + `, "format": "%COALESCE({\"operators\": [\"NOPE\"]})%"}}`:                    "access_log[0].typed_config.format: %COALESCE%: operators[0]: NOPE: unknown operator",
+		`{"typed_config": {` + file + `, "format": "%COALESCE({})%"}}`:                                             "access_log[0].typed_config.format: %COALESCE%: want {\"operators\": [...]} in parentheses, with an operator or more",
+		`{"typed_config": {` + file + `, "format": "%REQUESTED_SERVER_NAME(HOST_FIRST)%"}}`:                        "access_log[0].typed_config.format: %REQUESTED_SERVER_NAME%: \"HOST_FIRST\": it is HTTP's",
 		`{"typed_config": {` + file + `, "format": "100 % sure"}}`:                                                 "access_log[0].typed_config.format: no operator begins at \"% sure\": a percent sign is written %%",
 		`{"typed_config": {` + file + `, "format": "%START_TIME(%Q)%"}}`:                                           "access_log[0].typed_config.format: %START_TIME%: %Q is not supported in a time's format",
 		`{"typed_config": {` + file + `, "format": "%COMMON_DURATION(US_CX_BEG:DS_TX_END:ms)%"}}`:                  "access_log[0].typed_config.format: %COMMON_DURATION%: unknown moment \"US_CX_BEG\"",
@@ -199,10 +255,11 @@ func TestFilters(t *testing.T) {
 	denied := entry()
 	denied.Replied, denied.Local = true, codecs.LocalError{Type: codecs.Denied}
 	denied.Flags = facts.Unauthorized
+	denied.Rand = [2]uint64{}
 	fast := entry()
 	fast.End = fast.Start
 	fast.Flags = 0
-	fast.Rand = 60
+	fast.Rand[0] = 60
 	both := []*accesslog.Entry{denied, fast}
 	for filter, want := range map[string]string{
 		`{"status_code_filter": {"comparison": {"op": "GE", "value": {"default_value": 400}}}}`: "d",
@@ -226,6 +283,24 @@ func TestFilters(t *testing.T) {
 		ls, err := parse(t, `{"filter": `+filter+`, "typed_config": {`+file+`, "format": "%RESPONSE_CODE%"}}`)
 		require.NoError(t, err, filter)
 		require.Equal(t, want, strings.NewReplacer("403", "d", "200", "f").Replace(written(t, ls, both...)), filter)
+	}
+}
+
+// TestFiltersOfWhatIsNoRequest: heartbeats are health checks, and copies entries of requests
+// upstream.
+func TestFiltersOfWhatIsNoRequest(t *testing.T) {
+	beat, copied := entry(), entry()
+	beat.Kind, copied.Kind = facts.Heartbeat, facts.Mirror
+	for filter, want := range map[string]string{
+		`{"not_health_check_filter": {}}`:                                    "mirror ",
+		`{"log_type_filter": {"types": ["DownstreamEnd"]}}`:                  "heartbeat ",
+		`{"log_type_filter": {"types": ["UpstreamEnd"]}}`:                    "mirror ",
+		`{"log_type_filter": {"types": ["DownstreamStart", "UpstreamEnd"]}}`: "mirror ",
+		`{"log_type_filter": {"types": ["UpstreamEnd"], "exclude": true}}`:   "heartbeat ",
+	} {
+		ls, err := parse(t, `{"filter": `+filter+`, "typed_config": {`+file+`, "format": "%MESSAGE_TYPE% "}}`)
+		require.NoError(t, err, filter)
+		require.Equal(t, want, written(t, ls, beat, copied), filter)
 	}
 }
 
@@ -275,6 +350,173 @@ func TestRotation(t *testing.T) {
 		fmt.Fprintln(&want, i)
 	}
 	require.Equal(t, want.String(), all)
+}
+
+// log is a file that is written to, by lines of the numbers 1, 2, 3, …
+type log struct {
+	t       *testing.T
+	path    string
+	ls      *accesslog.Logs
+	fs      accesslog.Files
+	f       *accesslog.File
+	b       *accesslog.Buffer
+	running sync.WaitGroup
+	said    uint64
+	lost    int64
+}
+
+func newLog(t *testing.T, path string) *log {
+	l := &log{t: t, path: path}
+	var err error
+	l.ls, err = parse(t, `{"typed_config": {`+file+`, "format": "%CONNECTION_ID% `+strings.Repeat("x", 90)+`\n"}}`)
+	require.NoError(t, err)
+	l.f, err = l.fs.Open(path, t.Logf)
+	require.NoError(t, err)
+	l.fs.Begin(l.f, &l.running)
+	l.b = accesslog.NewBuffer(l.f)
+	return l
+}
+
+// say hands over n lines.
+func (l *log) say(n int) {
+	for range n {
+		l.said++
+		e := entry()
+		e.ConnectionID = l.said
+		l.ls.Write(e, []*accesslog.Buffer{l.b})
+	}
+	_, lost := l.b.Flush()
+	l.lost += lost
+}
+
+// end waits until all is written, and tells what was lost.
+func (l *log) end() {
+	l.fs.Close(l.f)
+	l.running.Wait()
+	_, lost := l.b.Flush()
+	l.lost += lost
+}
+
+// numbers are those of the lines of a file, each of which is whole.
+func numbers(t *testing.T, path string) (ns []uint64) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, l := range strings.SplitAfter(string(text), "\n") {
+		if l == "" {
+			continue
+		}
+		var n uint64
+		_, err := fmt.Sscanf(l, "%d "+strings.Repeat("x", 90)+"\n", &n)
+		require.NoError(t, err, "%q", l)
+		ns = append(ns, n)
+	}
+	return ns
+}
+
+func upTo(first, last uint64) (ns []uint64) {
+	for n := first; n <= last; n++ {
+		ns = append(ns, n)
+	}
+	return ns
+}
+
+// TestReopen: what is renamed away gets no more lines from then on, and none is lost; also
+// when nothing is written, and of files that nobody writes to yet.
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	l := newLog(t, filepath.Join(dir, "log"))
+	waiting, err := l.fs.Open(filepath.Join(dir, "waiting"), t.Logf)
+	require.NoError(t, err)
+	defer l.fs.Close(waiting)
+	out, err := l.fs.Open(accesslog.Stdout, t.Logf)
+	require.NoError(t, err)
+	defer l.fs.Close(out)
+	reopen := func() error {
+		paths, err := l.fs.Reopen(t.Context())
+		if err == nil {
+			require.Equal(t, []string{l.path, waiting.Path()}, paths)
+		}
+		return err
+	}
+	for i := range 3 {
+		l.say(100)
+		require.NoError(t, os.Rename(l.path, fmt.Sprint(l.path, i)))
+		require.NoError(t, reopen())
+		before := numbers(t, fmt.Sprint(l.path, i))
+		_, err := os.Stat(l.path)
+		require.NoError(t, err)
+		l.say(1)
+		require.NoError(t, reopen())
+		require.Equal(t, before, numbers(t, fmt.Sprint(l.path, i)), "nothing comes behind the verb")
+	}
+	l.end()
+	require.Zero(t, l.lost)
+	var all []uint64
+	for _, p := range []string{l.path + "0", l.path + "1", l.path + "2", l.path} {
+		all = append(all, numbers(t, p)...)
+	}
+	require.Equal(t, upTo(1, l.said), all)
+}
+
+// TestAPathThatIsGone costs nothing as long as what waits has room: lines go nowhere else
+// than to the file of that name.
+func TestAPathThatIsGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	l := newLog(t, filepath.Join(dir, "log"))
+	l.say(1)
+	require.Eventually(t, func() bool { return len(numbers(t, l.path)) == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, os.RemoveAll(dir))
+	_, err := l.fs.Reopen(t.Context())
+	require.ErrorContains(t, err, "access log "+l.path+": open "+l.path+": no such file or directory")
+	l.say(100_000) // more than may wait
+	require.Positive(t, l.lost)
+	written := l.said - uint64(l.lost)
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	_, err = l.fs.Reopen(t.Context())
+	require.NoError(t, err)
+	l.end()
+	require.Len(t, numbers(t, l.path), int(written)-1, "but for the one that was removed with its file")
+}
+
+// TestADiskThatIsFull: a line is there as a whole or not at all, whatever fits, and what
+// waits comes when there is room again. What it cannot take is the limit of a file's size,
+// of a process of its own.
+func TestADiskThatIsFull(t *testing.T) {
+	path := os.Getenv("MELTEMI_TEST_FULL")
+	if path == "" {
+		path = filepath.Join(t.TempDir(), "log")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestADiskThatIsFull$")
+		cmd.Env = append(os.Environ(), "MELTEMI_TEST_FULL="+path)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return
+	}
+	const limit = 1234 // 12 lines and a part
+	signal.Ignore(syscall.SIGXFSZ)
+	var old syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old))
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: limit, Max: old.Max}))
+	lines := func(n int) { // of which part of another may be there for a moment
+		t.Helper()
+		require.Eventually(t, func() bool {
+			b, err := os.ReadFile(path)
+			return err == nil && bytes.Count(b, []byte("\n")) == n
+		}, 10*time.Second, time.Millisecond)
+	}
+	l := newLog(t, path)
+	l.say(20)
+	lines(13)
+	l.say(10)
+	lines(13)
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old))
+	lines(30)
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 3100, Max: old.Max}))
+	l.say(10)
+	l.end()
+	require.Equal(t, upTo(1, l.said-uint64(l.lost)), numbers(t, path))
+	require.Positive(t, l.lost)
 }
 
 // TestAPipeThatNobodyReads costs its lines, which are counted, and nothing else.
@@ -347,7 +589,9 @@ func TestAPipeThatIsNeverRead(t *testing.T) {
 func TestALineAllocatesNothing(t *testing.T) {
 	ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"json_format": {
 		"t": "%START_TIME%", "p": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "c": "%RESPONSE_CODE%", "f": "%RESPONSE_FLAGS%",
-		"d": "%DURATION%", "h": "%UPSTREAM_HOST%", "a": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "s": "%START_TIME(%s.%3f)%"}}}}`)
+		"d": "%DURATION%", "h": "%UPSTREAM_HOST%", "a": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "s": "%START_TIME(%s.%3f)%",
+		"hosts": "%UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT%", "trace": "%TRACE_ID%", "id": "%STREAM_ID%", "peer": "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SUBJECT%",
+		"type": "%ACCESS_LOG_TYPE%", "from": "%FILTER_STATE(downstream_peer:FIELD:workload)%", "first": "%COALESCE({\"operators\": [\"LOCAL_REPLY_BODY\", \"ROUTE_NAME\"]})%"}}}}`)
 	require.NoError(t, err)
 	e := entry()
 	require.Zero(t, allocs(t, ls, e))

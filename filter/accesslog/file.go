@@ -2,8 +2,13 @@ package accesslog
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,11 +50,14 @@ type File struct {
 	begun  bool
 	more   chan struct{}
 	ended  chan struct{} // closed behind the last user
+	// reopens are answered by the writer when it has opened the file anew.
+	reopens chan chan error
 
 	// The writer's own.
 	f       *os.File
 	looked  time.Time
 	failing bool
+	within  bool // a line, of which a part is written
 }
 
 // Open returns the file at path, for one more user. What is handed over for it waits
@@ -61,7 +69,7 @@ func (fs *Files) Open(path string, logf func(format string, args ...any)) (*File
 		f.users++
 		return f, nil
 	}
-	f := &File{path: path, logf: logf, users: 1, more: make(chan struct{}, 1), ended: make(chan struct{})}
+	f := &File{path: path, logf: logf, users: 1, more: make(chan struct{}, 1), ended: make(chan struct{}), reopens: make(chan chan error)}
 	if err := f.reopen(); err != nil {
 		return nil, err
 	}
@@ -71,6 +79,9 @@ func (fs *Files) Open(path string, logf func(format string, args ...any)) (*File
 	fs.open[path] = f
 	return f, nil
 }
+
+// Path returns the path that it was opened by.
+func (f *File) Path() string { return f.path }
 
 // Close ends one use. The last one has what waits written, and the file closed.
 func (fs *Files) Close(f *File) {
@@ -100,6 +111,51 @@ func (fs *Files) Begin(f *File, running *sync.WaitGroup) {
 	if !f.begun {
 		f.begun = true
 		running.Go(f.run)
+	}
+}
+
+// Reopen has each file opened anew at its path, as who rotates logs wants it: when it has
+// returned nothing more is written to those that were open. The process's own outputs
+// stay as they are. It returns the paths, and an error for each file that could not be
+// opened, or whose writer was too busy to hear of it before ctx was done: that stays in
+// use.
+func (fs *Files) Reopen(ctx context.Context) (paths []string, err error) {
+	fs.mu.Lock()
+	open := slices.SortedFunc(maps.Values(fs.open), func(a, b *File) int { return strings.Compare(a.path, b.path) })
+	fs.mu.Unlock()
+	var errs []error
+	for _, f := range open {
+		if f.path == Stdout || f.path == Stderr {
+			continue
+		}
+		switch err := fs.anew(ctx, f); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("access log %s: %w", f.path, err))
+		default:
+			paths = append(paths, f.path)
+		}
+	}
+	return paths, errors.Join(errs...)
+}
+
+func (fs *Files) anew(ctx context.Context, f *File) error {
+	fs.mu.Lock()
+	if !f.begun {
+		defer fs.mu.Unlock()
+		if f.users == 0 {
+			return nil
+		}
+		return f.reopen()
+	}
+	fs.mu.Unlock()
+	done := make(chan error, 1)
+	select {
+	case f.reopens <- done:
+		return <-done
+	case <-f.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -162,6 +218,10 @@ func (f *File) run() {
 	for over := false; !over; {
 		select {
 		case <-f.more:
+		case done := <-f.reopens:
+			err := f.reopen()
+			f.begin(nil)
+			done <- err
 		case <-f.ended:
 			over = true
 		}
@@ -196,34 +256,74 @@ func (f *File) giveBack(b []byte) {
 // write writes whole lines. What a file does not take is tried again until it does, or
 // the file is given up: meanwhile the queue fills, and what is beyond it is lost.
 func (f *File) write(b []byte, lines int) {
-	within := false // a line, of which a part is written
+	each := bytes.Count(b, newline) == lines // line ends with one
 	for len(b) > 0 {
+		err := error(nil)
 		if now := time.Now(); now.Sub(f.looked) >= lookTime || f.failing {
 			f.looked = now
 			if f.moved() {
-				if err := f.reopen(); err != nil {
-					f.fail(err)
-				} else if within { // its end would stand in the new file alone
-					b = b[bytes.IndexByte(b, '\n')+1:]
-					f.lose(1)
+				if err = f.reopen(); err == nil {
+					b = f.begin(b)
 				}
 			}
 		}
-		n, err := f.f.Write(b)
-		within = n > 0 && b[n-1] != '\n' || n == 0 && within
-		b = b[n:]
+		if err == nil { // else what is open has no name any more, and would take lines to nowhere
+			var n int
+			if n, err = f.f.Write(b); err != nil {
+				n -= f.takeBack(b[:n])
+			}
+			if n > 0 {
+				f.within = b[n-1] != '\n'
+			}
+			b = b[n:]
+		}
 		if err == nil {
 			f.failing = false
 			continue
 		}
 		f.fail(err)
 		select {
+		case done := <-f.reopens:
+			if err = f.reopen(); err == nil {
+				b = f.begin(b)
+			}
+			done <- err
 		case <-f.ended:
+			if each {
+				lines = bytes.Count(b, newline)
+			}
 			f.lose(lines)
 			return
 		case <-time.After(lookTime):
 		}
 	}
+}
+
+var newline = []byte{'\n'}
+
+// takeBack takes the part of a line back that b, which has been written, ends with, and
+// returns its length; 0 if it has to stay. A disk that is full ends lines anywhere.
+func (f *File) takeBack(b []byte) int {
+	part := len(b) - (bytes.LastIndexByte(b, '\n') + 1)
+	if f.within && part == len(b) || part == 0 {
+		return 0
+	}
+	info, err := f.f.Stat()
+	if err != nil || !info.Mode().IsRegular() || f.f.Truncate(info.Size()-int64(part)) != nil {
+		return 0
+	}
+	return part
+}
+
+// begin is called when another file has been opened: the end of a line whose beginning is
+// in the one before is left out of b, and lost.
+func (f *File) begin(b []byte) []byte {
+	if i := bytes.IndexByte(b, '\n'); f.within && i >= 0 {
+		b = b[i+1:]
+		f.lose(1)
+	}
+	f.within = false
+	return b
 }
 
 // fail tells of a failure, once until it is over.

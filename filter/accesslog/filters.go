@@ -7,7 +7,6 @@ import (
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	dataaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 
 	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
@@ -30,7 +29,7 @@ func (c *compiler) filter(f *accesslogv3.AccessLogFilter, path string) condition
 	case *accesslogv3.AccessLogFilter_DurationFilter:
 		return c.comparison(s.DurationFilter.GetComparison(), path+".duration_filter.comparison", func(e *Entry) int64 { return int64((e.End - e.Start) / time.Millisecond) })
 	case *accesslogv3.AccessLogFilter_NotHealthCheckFilter:
-		return func(*Entry) bool { return true } // heartbeats are no messages
+		return func(e *Entry) bool { return e.Kind != facts.Heartbeat }
 	case *accesslogv3.AccessLogFilter_RuntimeFilter:
 		return c.share(s.RuntimeFilter, path+".runtime_filter")
 	case *accesslogv3.AccessLogFilter_AndFilter:
@@ -58,10 +57,8 @@ func (c *compiler) filter(f *accesslogv3.AccessLogFilter, path string) condition
 	case *accesslogv3.AccessLogFilter_ResponseFlagFilter:
 		return c.flags(s.ResponseFlagFilter, path+".response_flag_filter")
 	case *accesslogv3.AccessLogFilter_LogTypeFilter:
-		// All lines are of one type.
-		named := slices.Contains(s.LogTypeFilter.GetTypes(), dataaccesslogv3.AccessLogType_DownstreamEnd)
-		logs := named != s.LogTypeFilter.GetExclude()
-		return func(*Entry) bool { return logs }
+		types, exclude := s.LogTypeFilter.GetTypes(), s.LogTypeFilter.GetExclude()
+		return func(e *Entry) bool { return slices.Contains(types, e.logType()) != exclude }
 	case nil:
 		c.Add(path, "required: one of its filters")
 	default:
@@ -113,7 +110,7 @@ func (c *compiler) share(f *accesslogv3.RuntimeFilter, path string) condition {
 		return nil
 	}
 	share := uint64(f.GetPercentSampled().GetNumerator())
-	return func(e *Entry) bool { return e.Rand%of < share }
+	return func(e *Entry) bool { return e.Rand[0]%of < share }
 }
 
 func (c *compiler) header(h *routev3.HeaderMatcher, path string) condition {

@@ -3,13 +3,13 @@ package accesslog
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meltemi-mesh/meltemi/filter/substitution"
 )
 
 // format appends a line of an entry, with what ends it.
@@ -24,61 +24,20 @@ type piece struct {
 	operator
 }
 
-// command is an operator behind its first %, as Envoy parses it.
-var command = regexp.MustCompile(`^([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%`)
-
 func parse(s string) (ps []piece, err error) {
 	text := func(s string) {
 		if n := len(ps); n > 0 && ps[n-1].value == nil {
 			ps[n-1].text += s
-		} else if s != "" {
+		} else {
 			ps = append(ps, piece{text: s})
 		}
 	}
-	for {
-		before, rest, more := strings.Cut(s, "%")
-		text(before)
-		if !more {
-			return ps, nil
-		}
-		if behind, ok := strings.CutPrefix(rest, "%"); ok {
-			text("%")
-			s = behind
-			continue
-		}
-		m := command.FindStringSubmatch(timesArgument(rest))
-		if m == nil {
-			return nil, fmt.Errorf("no operator begins at %.20q: a percent sign is written %%%%", "%"+rest)
-		}
-		arg := argument{text: strings.ReplaceAll(m[2], "\x00", "%"), given: strings.Contains(m[0], "(")}
-		if m[3] != "" {
-			n, err := strconv.ParseUint(m[3], 10, 31)
-			if err != nil || n == 0 {
-				return nil, fmt.Errorf("%%%s%%: length %s is not between 1 and 2147483647", m[1], m[3])
-			}
-			arg.most = int(n)
-		}
-		o, err := parseOperator(m[1], arg)
-		if err != nil {
-			return nil, fmt.Errorf("%%%s%%: %w", m[1], err)
-		}
-		ps = append(ps, piece{operator: o})
-		s = rest[len(m[0]):]
-	}
-}
-
-// timesArgument hides the percent signs in the parentheses of an operator that takes a
-// time's format.
-func timesArgument(s string) string {
-	open := strings.IndexByte(s, '(')
-	if open < 0 || !strings.HasSuffix(s[:open], "_TIME") && s[:open] != "START_TIME_LOCAL" {
-		return s
-	}
-	shut := strings.IndexByte(s[open:], ')')
-	if shut < 0 {
-		return s
-	}
-	return s[:open] + strings.ReplaceAll(s[open:open+shut], "%", "\x00") + s[open+shut:]
+	err = substitution.Scan(s, text, func(o substitution.Operator) error {
+		op, err := parseOperator(o)
+		ps = append(ps, piece{operator: op})
+		return err
+	})
+	return ps, err
 }
 
 func reads(ps []piece) bool {
@@ -127,7 +86,7 @@ func printable(dst []byte, v value, e *Entry) ([]byte, bool) {
 	end := len(dst)
 	for _, c := range dst[start:end] {
 		if control(c) {
-			dst = append(dst, '\\', 'x', hex[c>>4], hex[c&15])
+			dst = append(dst, '\\', 'x', digits[c>>4], digits[c&15])
 		} else {
 			dst = append(dst, c)
 		}
@@ -269,7 +228,7 @@ func quoteFrom(b []byte, i int) []byte {
 	return b
 }
 
-const hex = "0123456789abcdef"
+const digits = "0123456789abcdef"
 
 // quote appends s as a string of JSON. What is no UTF-8 is replaced. s may be what dst
 // ends with.
@@ -286,7 +245,7 @@ func quote(dst, s []byte) []byte {
 		case c == '\r':
 			dst = append(dst, '\\', 'r')
 		case c < 0x20:
-			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
 		case c < utf8.RuneSelf:
 			dst = append(dst, c)
 		default:

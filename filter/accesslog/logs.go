@@ -14,6 +14,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
+	proxyv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/v1alpha"
 )
 
 // defaultFormat is the line of loggers that do not say.
@@ -36,6 +37,8 @@ type Logs struct {
 	Loggers []export.Logger
 	// Reads says that they want the properties of messages.
 	Reads bool
+	// Mirrors and Heartbeats say whether these have lines, too.
+	Mirrors, Heartbeats bool
 
 	logs []log
 }
@@ -46,14 +49,14 @@ type log struct {
 	file   int // in Files, or behind them in Loggers
 }
 
-// Parse judges the access logs of a configuration, whose field is called access_log. The
-// error tells all faults; see [fields.Each].
-func Parse(all []*accesslogv3.AccessLog) (*Logs, error) {
+// Parse judges the access logs of a configuration, whose field is called access_log, with
+// its options. The error tells all faults; see [fields.Each].
+func Parse(all []*accesslogv3.AccessLog, o *proxyv1alpha.AccessLogOptions) (*Logs, error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
 	c := &compiler{}
-	ls := &Logs{}
+	ls := &Logs{Mirrors: o.GetLogMirrors(), Heartbeats: o.GetLogHeartbeats()}
 	for i, a := range all {
 		path := fmt.Sprintf("access_log[%d]", i)
 		l := log{}

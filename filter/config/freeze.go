@@ -63,7 +63,7 @@ func freeze(m *proxyv1alpha.MetaProtocolProxy) (*Proxy, []*Error) {
 	default:
 		c.refuse("route_config", "required")
 	}
-	logs, err := accesslog.Parse(m.GetAccessLog())
+	logs, err := accesslog.Parse(m.GetAccessLog(), m.GetAccessLogOptions())
 	fields.Each(err, func(e *fields.Error) { c.refuse(e.Path, "%s", e.Reason) })
 	p.AccessLogs = logs
 	p.IdleTimeout = c.duration(m.GetIdleTimeout(), "idle_timeout", time.Millisecond, 0)

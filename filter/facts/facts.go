@@ -20,9 +20,13 @@ const (
 	Oneway
 	// Stream is one from its opening to its end.
 	Stream
+	// Heartbeat is a client's, or its goodbye: the proxy answers it.
+	Heartbeat
+	// Mirror is a copy of a request, whose answer is for nobody.
+	Mirror
 )
 
-var kinds = [...]string{"request", "oneway", "stream"}
+var kinds = [...]string{"request", "oneway", "stream", "heartbeat", "mirror"}
 
 func (k Kind) String() string { return kinds[k] }
 
@@ -41,6 +45,9 @@ type Facts struct {
 	// Host is the address of the server that its last attempt was sent to, or that
 	// whose answer came first, "" if it was sent to none.
 	Host string
+	// Hosts are the addresses of all attempts, in their order, if there may have been more
+	// than one; else there is Host. It is valid until the message has ended.
+	Hosts []string
 	// Server is what the host knows of that server beside its address, nil if nothing.
 	Server *host.Server
 	// Attempts to have it served: 0 if it was not forwarded.
@@ -52,6 +59,9 @@ type Facts struct {
 	// ReceivedBytes came from the client, SentBytes went to it: those of a stream's
 	// further frames and of local replies included.
 	ReceivedBytes, SentBytes int64
+	// UpstreamSentBytes went to the server of the last attempt, UpstreamReceivedBytes came
+	// from it: those of a stream's further frames included.
+	UpstreamSentBytes, UpstreamReceivedBytes int64
 	// Status of the answer, or of the local reply, which is [codecs.StatusError]; Code
 	// is the protocol's own. Answered, or Replied, tells whether there was one.
 	Status codecs.Status

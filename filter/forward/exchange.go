@@ -127,6 +127,7 @@ type Exchange struct {
 	first    attempt // by value: most requests need no other
 	plan     *plan   // for further ones; nil: there is none
 	attempts int
+	hosts    []string // of attempts that were sent, of a request with a plan
 	won      won
 }
 
@@ -204,6 +205,10 @@ func (x *Exchange) Host() (host string, at time.Duration) {
 	return x.first.call.Host(), x.first.call.SentAt()
 }
 
+// Hosts returns the addresses of the servers that attempts were sent to, in their order,
+// if there could be more than one. It is valid until Reset.
+func (x *Exchange) Hosts() []string { return x.hosts }
+
 // Server returns what is known of that server beside its address, nil if nothing.
 func (x *Exchange) Server() *host.Server {
 	if x.won.sent != 0 {
@@ -229,7 +234,8 @@ func (x *Exchange) Over() { x.first.end(nil, nil) }
 // Reset prepares x for the next request.
 func (x *Exchange) Reset() {
 	x.settle()
-	x.attempts, x.won, x.Watched = 0, won{}, false
+	clear(x.hosts)
+	x.attempts, x.hosts, x.won, x.Watched = 0, x.hosts[:0], won{}, false
 }
 
 // settle ends the plan, and the attempts that are under way because of it.

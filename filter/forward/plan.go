@@ -119,6 +119,7 @@ func (pl *plan) encode(a *attempt, dst []byte, id uint64) ([]byte, error) {
 		return b, err
 	}
 	pl.written = true
+	x.hosts = append(x.hosts, a.call.Host())
 	switch n := max(pl.size, len(b)-len(dst)); {
 	case pl.kept > 0:
 	case (pl.may || pl.keeps) && x.env.kept+n <= maxKept:

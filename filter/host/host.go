@@ -183,9 +183,13 @@ type TLS struct {
 	URISANs, DNSSANs []string
 	// Subject of the client's certificate, as in RFC 2253.
 	Subject string
-	// OwnURISAN is the first URI in the certificate that the host has presented, "" if
-	// there is none, or the host does not tell: Envoy does from 1.39.
-	OwnURISAN string
+	// Fingerprint is the SHA-256 of the client's certificate, in hex, and Version that of
+	// TLS, such as TLSv1.3. Envoy tells of them and of its own certificate from 1.39 on.
+	Fingerprint, Version string
+	// OwnURISAN and OwnDNSSAN are the first of each in the certificate that the host has
+	// presented, and OwnSubject is its subject; "" if there is none, or the host does not
+	// tell.
+	OwnURISAN, OwnDNSSAN, OwnSubject string
 }
 
 // Principal is the one name of the client: the first URI in its certificate, else the

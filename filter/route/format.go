@@ -2,19 +2,15 @@ package route
 
 import (
 	"errors"
-	"fmt"
-	"maps"
 	"os"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/substitution"
 )
 
 // Source is a message whose mutation is made: what formats take their values from.
@@ -101,14 +97,8 @@ var operators = map[string]operator{
 	"ENVIRONMENT":                            opEnvironment,
 }
 
-// sourceFields are what Istio's proxies know of a workload, by their names.
-var sourceFields = map[string]bool{
-	"name": true, "namespace": true, "workload": true, "cluster": true,
-	"service": true, "revision": true, "app": true, "version": true,
-}
-
-// command is an operator behind its first %, as Envoy parses it.
-var command = regexp.MustCompile(`^([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]+))?%`)
+// WorkloadFields are the names of what Istio's proxies know of a workload.
+var WorkloadFields = []string{"app", "cluster", "name", "namespace", "revision", "service", "version", "workload"}
 
 // ParseFormat parses a format for messages of one direction. The error says which
 // operator is at fault.
@@ -121,74 +111,53 @@ func ParseFormat(s string, d codecs.Direction) (Format, error) {
 			f = append(f, piece{text: s})
 		}
 	}
-	for {
-		before, rest, more := strings.Cut(s, "%")
-		text(before)
-		if !more {
-			return f, nil
-		}
-		if behind, ok := strings.CutPrefix(rest, "%"); ok {
-			text("%")
-			s = behind
-			continue
-		}
-		m := command.FindStringSubmatch(rest)
-		if m == nil {
-			return nil, fmt.Errorf("no operator begins at %.20q: a percent sign is written %%%%", "%"+rest)
-		}
-		p, err := parseOperator(m[1], m[2], m[3], d)
-		if err != nil {
-			return nil, fmt.Errorf("%%%s%%: %w", m[1], err)
-		}
+	err := substitution.Scan(s, text, func(o substitution.Operator) error {
+		p, err := parseOperator(o, d)
 		if p.op == opText {
 			text(p.text)
 		} else {
 			f = append(f, p)
 		}
-		s = rest[len(m[0]):]
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return f, nil
 }
 
-func parseOperator(name, argument, length string, d codecs.Direction) (piece, error) {
-	op, known := operators[name]
-	p := piece{op: op}
+func parseOperator(o substitution.Operator, d codecs.Direction) (piece, error) {
+	op, known := operators[o.Name]
+	p := piece{op: op, most: o.Length}
 	if !known {
 		return p, errors.New("unknown operator")
 	}
 	takes := op == opRequest || op == opResponse || op == opSource || op == opEnvironment
 	switch {
-	case takes && argument == "":
+	case takes && o.Argument == "":
 		return p, errors.New("needs a name in parentheses")
-	case !takes && argument != "":
+	case !takes && o.Argument != "":
 		return p, errors.New("takes nothing in parentheses")
 	case (op == opRequest || op >= opOperation && op <= opMethod) && d == codecs.ServerToClient:
 		return p, errors.New("the request's properties are gone when the answer comes")
 	case op == opResponse && d == codecs.ClientToServer:
 		return p, errors.New("there is no answer yet")
-	}
-	if length != "" {
-		n, err := strconv.ParseUint(length, 10, 31)
-		switch {
-		case !takes:
-			return p, errors.New("takes no length")
-		case err != nil || n == 0:
-			return p, fmt.Errorf("length %s is not between 1 and 2147483647", length)
-		}
-		p.most = int(n)
+	case !takes && o.Length > 0:
+		return p, errors.New("takes no length")
 	}
 	if op == opEnvironment {
-		v := []byte(os.Getenv(argument))
-		return piece{text: string(v[:cut(v, p.most)])}, nil
+		v := []byte(os.Getenv(o.Argument))
+		return piece{text: string(v[:substitution.Cut(v, p.most)])}, nil
 	}
 	if op == opSource {
-		field, ok := strings.CutPrefix(argument, "downstream_peer:FIELD:")
-		if !ok || !sourceFields[field] {
-			return p, errors.New("is there only as downstream_peer:FIELD: and one of " + strings.Join(slices.Sorted(maps.Keys(sourceFields)), ", "))
+		field, ok := strings.CutPrefix(o.Argument, "downstream_peer:FIELD:")
+		if !ok || !slices.Contains(WorkloadFields, field) {
+			return p, errors.New("is there only as downstream_peer:FIELD: and one of " + strings.Join(WorkloadFields, ", "))
 		}
 		p.name = field
 		return p, nil
 	}
-	p.name, p.other, _ = strings.Cut(argument, "?")
+	p.name, p.other, _ = strings.Cut(o.Argument, "?")
 	if takes && p.name == "" {
 		return p, errors.New("needs a name in parentheses")
 	}
@@ -232,7 +201,7 @@ func (p *piece) append(dst []byte, s Source) []byte {
 		return p.tls(dst, s.TLS())
 	case opSource:
 		v := s.SourceField(p.name)
-		return append(dst, v[:cut(v, p.most)]...)
+		return append(dst, v[:substitution.Cut(v, p.most)]...)
 	default:
 		return append(dst, p.text...)
 	}
@@ -247,7 +216,7 @@ func (p *piece) property(dst []byte, md *codecs.Metadata) []byte {
 	if !ok && p.other != "" {
 		v, _ = md.Get(p.other)
 	}
-	return append(dst, v[:cut(v, p.most)]...)
+	return append(dst, v[:substitution.Cut(v, p.most)]...)
 }
 
 // operation appends what the request calls, or a part of it.
@@ -304,17 +273,6 @@ func (p *piece) half(dst []byte, address string) []byte {
 		return append(dst, port...)
 	}
 	return append(dst, strings.Trim(ip, "[]")...)
-}
-
-// cut is where v ends that must have no more than most bytes, nor end within a
-// character. most is 0: no bound.
-func cut[T string | []byte](v T, most int) int {
-	n := len(v)
-	if most > 0 && n > most {
-		for n = most; n > 0 && !utf8.RuneStart(v[n]); n-- {
-		}
-	}
-	return n
 }
 
 // AsksRoute reports whether f tells of the route or the cluster that was chosen.

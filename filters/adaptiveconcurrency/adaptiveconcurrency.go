@@ -127,6 +127,7 @@ func (f *part) limitOf(m *filter.Message, c *config) *keyedLimit {
 func (f *part) block(m *filter.Message, c *config) filter.Verdict {
 	m.Count(f.blocked, 1)
 	m.AddFlags(filter.UpstreamOverflow)
+	m.SetDetails("reached_concurrency_limit")
 	return m.ReplyWith(c.reply)
 }
 

@@ -184,5 +184,6 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	x.refused.Close()
 	m.AddFlags(filter.RateLimited)
+	m.SetDetails("connection_limit_reached")
 	return m.ReplyWith(p.reply)
 }

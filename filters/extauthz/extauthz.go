@@ -111,8 +111,7 @@ func (f *part) OnRequest(m *filter.Message) filter.Verdict {
 	if err := f.subject.of(m, f.config, s.id); err != nil {
 		// Whatever the mode: clients must not get by with more than can be checked.
 		m.Count(f.invalid, 1)
-		m.AddFlags(filter.Unauthorized)
-		return m.ReplyWith(codecs.LocalError{Type: codecs.BadRequest, Message: err.Error()})
+		return f.refuse(m, "ext_authz_invalid", codecs.LocalError{Type: codecs.BadRequest, Message: err.Error()})
 	}
 	var k key
 	if f.cache != nil {
@@ -179,8 +178,7 @@ func (f *part) failure(m *filter.Message, err error) filter.Verdict {
 	m.Count(f.failed, 1)
 	f.service.Failed(err, m.Now())
 	if !f.config.allowFailure {
-		m.AddFlags(filter.Unauthorized)
-		return m.ReplyWith(f.config.failed)
+		return f.refuse(m, "ext_authz_error", f.config.failed)
 	}
 	m.Count(f.allowed, 1)
 	if f.config.tellFailure {
@@ -191,6 +189,13 @@ func (f *part) failure(m *filter.Message, err error) filter.Verdict {
 	return filter.Continue
 }
 
+// refuse answers m, with the details that Envoy's filter gives.
+func (f *part) refuse(m *filter.Message, details string, e codecs.LocalError) filter.Verdict {
+	m.AddFlags(filter.Unauthorized)
+	m.SetDetails(details)
+	return m.ReplyWith(e)
+}
+
 // carryOut does what the service says.
 func (f *part) carryOut(m *filter.Message, d *decision) filter.Verdict {
 	for _, p := range d.properties {
@@ -198,15 +203,13 @@ func (f *part) carryOut(m *filter.Message, d *decision) filter.Verdict {
 	}
 	if !d.allowed {
 		m.Count(f.denied, 1)
-		m.AddFlags(filter.Unauthorized)
-		return m.ReplyWith(d.reply)
+		return f.refuse(m, "ext_authz_denied", d.reply)
 	}
 	if err := d.check(m.Connection().Codec()); err != nil {
 		// A server may rely on what it would not be told.
 		m.Count(f.invalid, 1)
 		f.service.Failed(err, m.Now())
-		m.AddFlags(filter.Unauthorized)
-		return m.ReplyWith(f.config.failed)
+		return f.refuse(m, "ext_authz_invalid", f.config.failed)
 	}
 	m.Count(f.ok, 1)
 	d.apply(m)

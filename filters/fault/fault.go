@@ -98,6 +98,7 @@ func (f *fault) OnRequest(m *filter.Message) filter.Verdict {
 func (f *fault) abort(m *filter.Message, e codecs.LocalError) filter.Verdict {
 	m.Count(f.aborts, 1)
 	m.AddFlags(filter.FaultInjected)
+	m.SetDetails("fault_filter_abort")
 	return m.ReplyWith(e)
 }
 

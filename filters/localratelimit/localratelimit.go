@@ -98,6 +98,7 @@ func (l *limiter) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	m.Count(l.enforced, 1)
 	m.AddFlags(filter.RateLimited)
+	m.SetDetails("local_rate_limited")
 	return m.ReplyWith(c.reply)
 }
 

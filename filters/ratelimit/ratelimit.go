@@ -142,6 +142,7 @@ func (f *rateLimit) failure(m *filter.Message, err error) filter.Verdict {
 		return filter.Continue
 	}
 	m.AddFlags(filter.RateLimitServiceError)
+	m.SetDetails("rate_limiter_error")
 	return m.ReplyWith(f.failed)
 }
 
@@ -156,6 +157,7 @@ func (f *rateLimit) answered(m *filter.Message, r *ratelimitv3.RateLimitResponse
 		if f.enforced.Has(m.Rand()) {
 			m.Count(f.counters.overLimit, 1)
 			m.AddFlags(filter.RateLimited)
+			m.SetDetails("request_rate_limited")
 			return m.ReplyWith(f.refusal(r))
 		}
 		m.Count(f.counters.shadow, 1)

@@ -105,6 +105,7 @@ func (w *worker) OnRequest(m *filter.Message) filter.Verdict {
 	}
 	m.Count(w.denied, 1)
 	m.AddFlags(filter.RateLimited)
+	m.SetDetails("rate_limited_by_quota")
 	return m.ReplyWith(d.reply)
 }
 

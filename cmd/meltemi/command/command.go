@@ -30,6 +30,8 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   check FILE|-             validate what a file configures
   routes -address ADDRESS  print the route tables of a running Envoy
+  logs -address ADDRESS reopen
+                           have it open the files of access logs anew
   new-codec NAME           write a module to begin a codec with
   new-filter NAME          write a module to begin a filter with
   codecs                   list the codecs that are linked
@@ -89,6 +91,8 @@ func (e *env) run(args []string) int {
 		return e.check(args)
 	case name == "routes":
 		return e.routes(args)
+	case name == "logs":
+		return e.logs(args)
 	case name == "new-codec":
 		return e.newCodec(args)
 	case name == "new-filter":
@@ -125,6 +129,8 @@ func (e *env) help(args []string) int {
 			return e.check([]string{"-h"})
 		case "routes":
 			return e.routes([]string{"-h"})
+		case "logs":
+			return e.logs([]string{"-h"})
 		case "new-codec":
 			return e.newCodec([]string{"-h"})
 		case "new-filter":

@@ -40,7 +40,7 @@ func (e *env) routes(args []string) int {
 	case *address == "":
 		return e.fail(statusUsage, "routes wants -address")
 	}
-	text, err := page(*address, "/routes")
+	text, err := page(http.MethodGet, *address, "/routes")
 	if err == nil && !*asJSON {
 		text, err = asYAML(text)
 	}
@@ -51,8 +51,8 @@ func (e *env) routes(args []string) int {
 	return statusOK
 }
 
-// page asks a process for what it tells under a path.
-func page(address, path string) ([]byte, error) {
+// page asks a process for what it tells under a path, or has it do what stands there.
+func page(method, address, path string) ([]byte, error) {
 	network := "tcp"
 	if socket, ok := strings.CutPrefix(address, "unix:"); ok {
 		network, address = "unix", socket
@@ -62,7 +62,11 @@ func page(address, path string) ([]byte, error) {
 	}}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: answerTime}
-	resp, err := client.Get("http://meltemi" + path)
+	req, err := http.NewRequest(method, "http://meltemi"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		if inner := errors.Unwrap(err); inner != nil { // behind the URL, which is none of the user's
 			err = inner

@@ -59,8 +59,36 @@ dynamic_route_configs:
 `, out)
 		_, out, _ = run("-json")
 		require.JSONEq(t, text, out)
-		_, err = page(address, "/other")
+		_, err = page(http.MethodGet, address, "/other")
 		require.ErrorContains(t, err, "answers 404 Not Found: no")
+	}
+}
+
+// TestLogsReopen has a process do so, and tells what it says.
+func TestLogsReopen(t *testing.T) {
+	answer := http.StatusOK
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Method + " " + r.URL.Path; got != "POST /reopen_logs" {
+			t.Error(got)
+		}
+		w.WriteHeader(answer)
+		_, _ = w.Write([]byte("/var/log/a\n"))
+	}))
+	defer srv.Close()
+	for _, tt := range []struct {
+		code, status   int
+		out, complaint string
+	}{
+		{http.StatusOK, 0, "/var/log/a\n", ""},
+		{http.StatusInternalServerError, 1, "", "meltemi: ADDRESS answers 500 Internal Server Error: /var/log/a\n"},
+	} {
+		answer = tt.code
+		address := srv.Listener.Addr().String()
+		var stdout, stderr bytes.Buffer
+		status := Main([]string{"logs", "reopen", "-address", address}, strings.NewReader(""), &stdout, &stderr)
+		require.Equal(t, tt.status, status)
+		require.Equal(t, tt.out, stdout.String())
+		require.Equal(t, tt.complaint, strings.ReplaceAll(stderr.String(), address, "ADDRESS"))
 	}
 }
 

@@ -131,7 +131,7 @@ func (x UpstreamOptions_OriginalDst) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpstreamOptions_OriginalDst.Descriptor instead.
 func (UpstreamOptions_OriginalDst) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // How requests share connections to a cluster.
@@ -185,7 +185,7 @@ func (x ApplicationProtocol_ConnectionMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ApplicationProtocol_ConnectionMode.Descriptor instead.
 func (ApplicationProtocol_ConnectionMode) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Side of the request; the listener's direction decides.
@@ -234,7 +234,7 @@ func (x Tracing_OperationName) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Tracing_OperationName.Descriptor instead.
 func (Tracing_OperationName) EnumDescriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8, 0}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // MetaProtocolProxy is the configuration of one listener. Names and numbers up
@@ -300,8 +300,10 @@ type MetaProtocolProxy struct {
 	// authentication, authorization and traffic, and each filter says its own, or none.
 	// Default: it is not, and only "meltemi check" tells of it.
 	StrictFilterOrder bool `protobuf:"varint,121,opt,name=strict_filter_order,json=strictFilterOrder,proto3" json:"strict_filter_order,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// What else has lines in access_log. Absent: nothing.
+	AccessLogOptions *AccessLogOptions `protobuf:"bytes,122,opt,name=access_log_options,json=accessLogOptions,proto3" json:"access_log_options,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *MetaProtocolProxy) Reset() {
@@ -473,6 +475,13 @@ func (x *MetaProtocolProxy) GetStrictFilterOrder() bool {
 	return false
 }
 
+func (x *MetaProtocolProxy) GetAccessLogOptions() *AccessLogOptions {
+	if x != nil {
+		return x.AccessLogOptions
+	}
+	return nil
+}
+
 type isMetaProtocolProxy_RouteSpecifier interface {
 	isMetaProtocolProxy_RouteSpecifier()
 }
@@ -491,6 +500,64 @@ func (*MetaProtocolProxy_Rds) isMetaProtocolProxy_RouteSpecifier() {}
 
 func (*MetaProtocolProxy_RouteConfig) isMetaProtocolProxy_RouteSpecifier() {}
 
+// AccessLogOptions say what has lines beside requests, oneways and streams. A log that
+// does not want them has a filter.
+type AccessLogOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each copy of a request that a mirror policy has made, when it has been answered or
+	// lost. Their ACCESS_LOG_TYPE is UpstreamEnd, so log_type_filter tells them apart.
+	LogMirrors bool `protobuf:"varint,1,opt,name=log_mirrors,json=logMirrors,proto3" json:"log_mirrors,omitempty"`
+	// Each heartbeat of a client's, and each goodbye. not_health_check_filter leaves them
+	// out.
+	LogHeartbeats bool `protobuf:"varint,2,opt,name=log_heartbeats,json=logHeartbeats,proto3" json:"log_heartbeats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessLogOptions) Reset() {
+	*x = AccessLogOptions{}
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessLogOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessLogOptions) ProtoMessage() {}
+
+func (x *AccessLogOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessLogOptions.ProtoReflect.Descriptor instead.
+func (*AccessLogOptions) Descriptor() ([]byte, []int) {
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AccessLogOptions) GetLogMirrors() bool {
+	if x != nil {
+		return x.LogMirrors
+	}
+	return false
+}
+
+func (x *AccessLogOptions) GetLogHeartbeats() bool {
+	if x != nil {
+		return x.LogHeartbeats
+	}
+	return false
+}
+
 // Passthrough carries a connection whose first bytes no codec recognises as
 // tcp_proxy does: its bytes as they are, by no rule, filter or limit but
 // idle_timeout (default 1 h here) and limits.max_write_buffer_bytes. The client
@@ -505,7 +572,7 @@ type Passthrough struct {
 
 func (x *Passthrough) Reset() {
 	*x = Passthrough{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +584,7 @@ func (x *Passthrough) String() string {
 func (*Passthrough) ProtoMessage() {}
 
 func (x *Passthrough) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[1]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +597,7 @@ func (x *Passthrough) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Passthrough.ProtoReflect.Descriptor instead.
 func (*Passthrough) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{1}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Passthrough) GetCluster() string {
@@ -589,7 +656,7 @@ type UpstreamOptions struct {
 
 func (x *UpstreamOptions) Reset() {
 	*x = UpstreamOptions{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +668,7 @@ func (x *UpstreamOptions) String() string {
 func (*UpstreamOptions) ProtoMessage() {}
 
 func (x *UpstreamOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[2]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +681,7 @@ func (x *UpstreamOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamOptions.ProtoReflect.Descriptor instead.
 func (*UpstreamOptions) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{2}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *UpstreamOptions) GetMinConnections() *wrapperspb.UInt32Value {
@@ -743,7 +810,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +822,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[3]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +835,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{3}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Limits) GetMaxFrameBytes() *wrapperspb.UInt32Value {
@@ -861,7 +928,7 @@ type Rds struct {
 
 func (x *Rds) Reset() {
 	*x = Rds{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +940,7 @@ func (x *Rds) String() string {
 func (*Rds) ProtoMessage() {}
 
 func (x *Rds) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[4]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +953,7 @@ func (x *Rds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rds.ProtoReflect.Descriptor instead.
 func (*Rds) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{4}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rds) GetConfigSource() *v31.ConfigSource {
@@ -936,7 +1003,7 @@ type MetaProtocolFilter struct {
 
 func (x *MetaProtocolFilter) Reset() {
 	*x = MetaProtocolFilter{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1015,7 @@ func (x *MetaProtocolFilter) String() string {
 func (*MetaProtocolFilter) ProtoMessage() {}
 
 func (x *MetaProtocolFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[5]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1028,7 @@ func (x *MetaProtocolFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaProtocolFilter.ProtoReflect.Descriptor instead.
 func (*MetaProtocolFilter) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{5}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MetaProtocolFilter) GetName() string {
@@ -1005,7 +1072,7 @@ type Codec struct {
 
 func (x *Codec) Reset() {
 	*x = Codec{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1084,7 @@ func (x *Codec) String() string {
 func (*Codec) ProtoMessage() {}
 
 func (x *Codec) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[6]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1097,7 @@ func (x *Codec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Codec.ProtoReflect.Descriptor instead.
 func (*Codec) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{6}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Codec) GetName() string {
@@ -1068,7 +1135,7 @@ type ApplicationProtocol struct {
 
 func (x *ApplicationProtocol) Reset() {
 	*x = ApplicationProtocol{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1147,7 @@ func (x *ApplicationProtocol) String() string {
 func (*ApplicationProtocol) ProtoMessage() {}
 
 func (x *ApplicationProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[7]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1160,7 @@ func (x *ApplicationProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationProtocol.ProtoReflect.Descriptor instead.
 func (*ApplicationProtocol) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{7}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApplicationProtocol) GetName() string {
@@ -1166,7 +1233,7 @@ type Tracing struct {
 
 func (x *Tracing) Reset() {
 	*x = Tracing{}
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1245,7 @@ func (x *Tracing) String() string {
 func (*Tracing) ProtoMessage() {}
 
 func (x *Tracing) ProtoReflect() protoreflect.Message {
-	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[8]
+	mi := &file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1258,7 @@ func (x *Tracing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
 func (*Tracing) Descriptor() ([]byte, []int) {
-	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{8}
+	return file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Tracing) GetClientSampling() *v32.Percent {
@@ -1254,8 +1321,7 @@ var File_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto protorefle
 
 const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc = "" +
 	"\n" +
-	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a&envoy/type/tracing/v3/custom_tag.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xc7\n" +
-	"\n" +
+	"<aeraki/meta_protocol_proxy/v1alpha/meta_protocol_proxy.proto\x12\"aeraki.meta_protocol_proxy.v1alpha\x1a;aeraki/meta_protocol_proxy/config/route/v1alpha/route.proto\x1a)envoy/config/accesslog/v3/accesslog.proto\x1a\x1fenvoy/config/core/v3/base.proto\x1a(envoy/config/core/v3/config_source.proto\x1a'envoy/config/trace/v3/http_tracer.proto\x1a&envoy/type/tracing/v3/custom_tag.proto\x1a\x1benvoy/type/v3/percent.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xab\v\n" +
 	"\x11MetaProtocolProxy\x12\x1f\n" +
 	"\vstat_prefix\x18\x01 \x01(\tR\n" +
 	"statPrefix\x125\n" +
@@ -1277,11 +1343,16 @@ const file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc 
 	"\x06limits\x18h \x01(\v2*.aeraki.meta_protocol_proxy.v1alpha.LimitsR\x06limits\x12Q\n" +
 	"\vpassthrough\x18i \x01(\v2/.aeraki.meta_protocol_proxy.v1alpha.PassthroughR\vpassthrough\x12S\n" +
 	"\x11traffic_direction\x18x \x01(\x0e2&.envoy.config.core.v3.TrafficDirectionR\x10trafficDirection\x12.\n" +
-	"\x13strict_filter_order\x18y \x01(\bR\x11strictFilterOrder\"\"\n" +
+	"\x13strict_filter_order\x18y \x01(\bR\x11strictFilterOrder\x12b\n" +
+	"\x12access_log_options\x18z \x01(\v24.aeraki.meta_protocol_proxy.v1alpha.AccessLogOptionsR\x10accessLogOptions\"\"\n" +
 	"\bDelivery\x12\f\n" +
 	"\bLISTENER\x10\x00\x12\b\n" +
 	"\x04ECDS\x10\x01B\x11\n" +
-	"\x0froute_specifier\"'\n" +
+	"\x0froute_specifier\"Z\n" +
+	"\x10AccessLogOptions\x12\x1f\n" +
+	"\vlog_mirrors\x18\x01 \x01(\bR\n" +
+	"logMirrors\x12%\n" +
+	"\x0elog_heartbeats\x18\x02 \x01(\bR\rlogHeartbeats\"'\n" +
 	"\vPassthrough\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"\xa5\a\n" +
 	"\x0fUpstreamOptions\x12E\n" +
@@ -1365,89 +1436,91 @@ func file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDescGZ
 }
 
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_goTypes = []any{
 	(MetaProtocolProxy_Delivery)(0),         // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.Delivery
 	(UpstreamOptions_OriginalDst)(0),        // 1: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
 	(ApplicationProtocol_ConnectionMode)(0), // 2: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
 	(Tracing_OperationName)(0),              // 3: aeraki.meta_protocol_proxy.v1alpha.Tracing.OperationName
 	(*MetaProtocolProxy)(nil),               // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy
-	(*Passthrough)(nil),                     // 5: aeraki.meta_protocol_proxy.v1alpha.Passthrough
-	(*UpstreamOptions)(nil),                 // 6: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
-	(*Limits)(nil),                          // 7: aeraki.meta_protocol_proxy.v1alpha.Limits
-	(*Rds)(nil),                             // 8: aeraki.meta_protocol_proxy.v1alpha.Rds
-	(*MetaProtocolFilter)(nil),              // 9: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
-	(*Codec)(nil),                           // 10: aeraki.meta_protocol_proxy.v1alpha.Codec
-	(*ApplicationProtocol)(nil),             // 11: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
-	(*Tracing)(nil),                         // 12: aeraki.meta_protocol_proxy.v1alpha.Tracing
-	(*v1alpha.RouteConfiguration)(nil),      // 13: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	(*v3.AccessLog)(nil),                    // 14: envoy.config.accesslog.v3.AccessLog
-	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
-	(v31.TrafficDirection)(0),               // 16: envoy.config.core.v3.TrafficDirection
-	(*wrapperspb.UInt32Value)(nil),          // 17: google.protobuf.UInt32Value
-	(*v31.ConfigSource)(nil),                // 18: envoy.config.core.v3.ConfigSource
-	(*v31.Node)(nil),                        // 19: envoy.config.core.v3.Node
-	(*anypb.Any)(nil),                       // 20: google.protobuf.Any
-	(*v1alpha.RouteMatch)(nil),              // 21: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	(*v32.Percent)(nil),                     // 22: envoy.type.v3.Percent
-	(*v33.Tracing_Http)(nil),                // 23: envoy.config.trace.v3.Tracing.Http
-	(*v34.CustomTag)(nil),                   // 24: envoy.type.tracing.v3.CustomTag
-	(*wrapperspb.BoolValue)(nil),            // 25: google.protobuf.BoolValue
+	(*AccessLogOptions)(nil),                // 5: aeraki.meta_protocol_proxy.v1alpha.AccessLogOptions
+	(*Passthrough)(nil),                     // 6: aeraki.meta_protocol_proxy.v1alpha.Passthrough
+	(*UpstreamOptions)(nil),                 // 7: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
+	(*Limits)(nil),                          // 8: aeraki.meta_protocol_proxy.v1alpha.Limits
+	(*Rds)(nil),                             // 9: aeraki.meta_protocol_proxy.v1alpha.Rds
+	(*MetaProtocolFilter)(nil),              // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
+	(*Codec)(nil),                           // 11: aeraki.meta_protocol_proxy.v1alpha.Codec
+	(*ApplicationProtocol)(nil),             // 12: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
+	(*Tracing)(nil),                         // 13: aeraki.meta_protocol_proxy.v1alpha.Tracing
+	(*v1alpha.RouteConfiguration)(nil),      // 14: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	(*v3.AccessLog)(nil),                    // 15: envoy.config.accesslog.v3.AccessLog
+	(*durationpb.Duration)(nil),             // 16: google.protobuf.Duration
+	(v31.TrafficDirection)(0),               // 17: envoy.config.core.v3.TrafficDirection
+	(*wrapperspb.UInt32Value)(nil),          // 18: google.protobuf.UInt32Value
+	(*v31.ConfigSource)(nil),                // 19: envoy.config.core.v3.ConfigSource
+	(*v31.Node)(nil),                        // 20: envoy.config.core.v3.Node
+	(*anypb.Any)(nil),                       // 21: google.protobuf.Any
+	(*v1alpha.RouteMatch)(nil),              // 22: aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	(*v32.Percent)(nil),                     // 23: envoy.type.v3.Percent
+	(*v33.Tracing_Http)(nil),                // 24: envoy.config.trace.v3.Tracing.Http
+	(*v34.CustomTag)(nil),                   // 25: envoy.type.tracing.v3.CustomTag
+	(*wrapperspb.BoolValue)(nil),            // 26: google.protobuf.BoolValue
 }
 var file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_depIdxs = []int32{
-	8,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
-	13, // 1: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.route_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
-	10, // 2: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	9,  // 3: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.meta_protocol_filters:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
-	12, // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.tracing:type_name -> aeraki.meta_protocol_proxy.v1alpha.Tracing
-	14, // 5: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log:type_name -> envoy.config.accesslog.v3.AccessLog
-	15, // 6: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.idle_timeout:type_name -> google.protobuf.Duration
-	11, // 7: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.protocol:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
-	15, // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.request_timeout:type_name -> google.protobuf.Duration
+	9,  // 0: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.rds:type_name -> aeraki.meta_protocol_proxy.v1alpha.Rds
+	14, // 1: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.route_config:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteConfiguration
+	11, // 2: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	10, // 3: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.meta_protocol_filters:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter
+	13, // 4: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.tracing:type_name -> aeraki.meta_protocol_proxy.v1alpha.Tracing
+	15, // 5: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log:type_name -> envoy.config.accesslog.v3.AccessLog
+	16, // 6: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.idle_timeout:type_name -> google.protobuf.Duration
+	12, // 7: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.protocol:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol
+	16, // 8: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.request_timeout:type_name -> google.protobuf.Duration
 	0,  // 9: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.delivery:type_name -> aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.Delivery
-	6,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
-	7,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
-	5,  // 12: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.passthrough:type_name -> aeraki.meta_protocol_proxy.v1alpha.Passthrough
-	16, // 13: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.traffic_direction:type_name -> envoy.config.core.v3.TrafficDirection
-	17, // 14: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
-	17, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
-	15, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
-	15, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
-	17, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
-	17, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
-	17, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
-	17, // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
-	1,  // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
-	17, // 24: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
-	17, // 25: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
-	17, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
-	17, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
-	15, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
-	17, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
-	15, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
-	17, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
-	17, // 32: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
-	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
-	19, // 34: aeraki.meta_protocol_proxy.v1alpha.Rds.node:type_name -> envoy.config.core.v3.Node
-	20, // 35: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
-	21, // 36: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
-	20, // 37: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
-	10, // 38: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	2,  // 39: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
-	10, // 40: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
-	22, // 41: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
-	22, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
-	22, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
-	17, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
-	23, // 45: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
-	24, // 46: aeraki.meta_protocol_proxy.v1alpha.Tracing.custom_tags:type_name -> envoy.type.tracing.v3.CustomTag
-	25, // 47: aeraki.meta_protocol_proxy.v1alpha.Tracing.spawn_upstream_span:type_name -> google.protobuf.BoolValue
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	7,  // 10: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.upstream:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions
+	8,  // 11: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.limits:type_name -> aeraki.meta_protocol_proxy.v1alpha.Limits
+	6,  // 12: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.passthrough:type_name -> aeraki.meta_protocol_proxy.v1alpha.Passthrough
+	17, // 13: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.traffic_direction:type_name -> envoy.config.core.v3.TrafficDirection
+	5,  // 14: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy.access_log_options:type_name -> aeraki.meta_protocol_proxy.v1alpha.AccessLogOptions
+	18, // 15: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.min_connections:type_name -> google.protobuf.UInt32Value
+	18, // 16: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connections:type_name -> google.protobuf.UInt32Value
+	16, // 17: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_connection_age:type_name -> google.protobuf.Duration
+	16, // 18: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.idle_timeout:type_name -> google.protobuf.Duration
+	18, // 19: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.target_in_flight:type_name -> google.protobuf.UInt32Value
+	18, // 20: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_requests:type_name -> google.protobuf.UInt32Value
+	18, // 21: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_pending_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 22: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.connect_backoff_max:type_name -> google.protobuf.Duration
+	18, // 23: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_exclusive_connections:type_name -> google.protobuf.UInt32Value
+	1,  // 24: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.original_dst:type_name -> aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.OriginalDst
+	18, // 25: aeraki.meta_protocol_proxy.v1alpha.UpstreamOptions.max_requests:type_name -> google.protobuf.UInt32Value
+	18, // 26: aeraki.meta_protocol_proxy.v1alpha.Limits.max_frame_bytes:type_name -> google.protobuf.UInt32Value
+	18, // 27: aeraki.meta_protocol_proxy.v1alpha.Limits.max_requests_in_flight:type_name -> google.protobuf.UInt32Value
+	18, // 28: aeraki.meta_protocol_proxy.v1alpha.Limits.max_write_buffer_bytes:type_name -> google.protobuf.UInt32Value
+	16, // 29: aeraki.meta_protocol_proxy.v1alpha.Limits.partial_frame_timeout:type_name -> google.protobuf.Duration
+	18, // 30: aeraki.meta_protocol_proxy.v1alpha.Limits.max_streams:type_name -> google.protobuf.UInt32Value
+	16, // 31: aeraki.meta_protocol_proxy.v1alpha.Limits.stream_idle_timeout:type_name -> google.protobuf.Duration
+	18, // 32: aeraki.meta_protocol_proxy.v1alpha.Limits.max_unread_bytes:type_name -> google.protobuf.UInt32Value
+	18, // 33: aeraki.meta_protocol_proxy.v1alpha.Limits.max_partial_bytes:type_name -> google.protobuf.UInt32Value
+	19, // 34: aeraki.meta_protocol_proxy.v1alpha.Rds.config_source:type_name -> envoy.config.core.v3.ConfigSource
+	20, // 35: aeraki.meta_protocol_proxy.v1alpha.Rds.node:type_name -> envoy.config.core.v3.Node
+	21, // 36: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.config:type_name -> google.protobuf.Any
+	22, // 37: aeraki.meta_protocol_proxy.v1alpha.MetaProtocolFilter.match:type_name -> aeraki.meta_protocol_proxy.config.route.v1alpha.RouteMatch
+	21, // 38: aeraki.meta_protocol_proxy.v1alpha.Codec.config:type_name -> google.protobuf.Any
+	11, // 39: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codec:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	2,  // 40: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.connection_mode:type_name -> aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.ConnectionMode
+	11, // 41: aeraki.meta_protocol_proxy.v1alpha.ApplicationProtocol.codecs:type_name -> aeraki.meta_protocol_proxy.v1alpha.Codec
+	23, // 42: aeraki.meta_protocol_proxy.v1alpha.Tracing.client_sampling:type_name -> envoy.type.v3.Percent
+	23, // 43: aeraki.meta_protocol_proxy.v1alpha.Tracing.random_sampling:type_name -> envoy.type.v3.Percent
+	23, // 44: aeraki.meta_protocol_proxy.v1alpha.Tracing.overall_sampling:type_name -> envoy.type.v3.Percent
+	18, // 45: aeraki.meta_protocol_proxy.v1alpha.Tracing.max_tag_length:type_name -> google.protobuf.UInt32Value
+	24, // 46: aeraki.meta_protocol_proxy.v1alpha.Tracing.provider:type_name -> envoy.config.trace.v3.Tracing.Http
+	25, // 47: aeraki.meta_protocol_proxy.v1alpha.Tracing.custom_tags:type_name -> envoy.type.tracing.v3.CustomTag
+	26, // 48: aeraki.meta_protocol_proxy.v1alpha.Tracing.spawn_upstream_span:type_name -> google.protobuf.BoolValue
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() }
@@ -1465,7 +1538,7 @@ func file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc), len(file_aeraki_meta_protocol_proxy_v1alpha_meta_protocol_proxy_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
