@@ -55,7 +55,7 @@ func TestLinesAreEnvoys(t *testing.T) {
 			t.Skip("some operators of the format are newer")
 		}
 		waits := make(chan struct{})
-		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		web := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			switch _, _ = io.Copy(io.Discard, r.Body); r.URL.Path {
 			case "/lost":
 				panic(http.ErrAbortHandler)

@@ -34,12 +34,16 @@ host: %s
 addresses: [10.96.0.50]
 ports: [{port: 20880, protocol: dubbo}]
 socket: %q
+adminAddress: none
 %s`, greeter, envoytest.Socket(), more))
 	require.Empty(t, errs)
 	filters, faults := envoyfilter.Generate(s)
 	require.Empty(t, faults)
 	for _, f := range filters {
 		for _, p := range f.Spec.ConfigPatches {
+			if p.Patch.Operation == networking.EnvoyFilter_Patch_REMOVE {
+				continue
+			}
 			switch value := p.Patch.Value.AsMap(); p.ApplyTo {
 			case networking.EnvoyFilter_LISTENER:
 				loopback = value

@@ -70,14 +70,18 @@ var endings = []ending{
 		e.say("req 1 m hello")
 		e.answer(e.server(0), "err 0 m no")
 	}, want: []string{"request /m 500 3 - via_upstream 14/11 14/11 1 h1 10.0.0.2:1025 1 0 -"}},
-	{name: "a oneway", do: func(e *toyEnv) { e.say("one 1 m hello") },
-		want: []string{"oneway /m 0 - - - 14/0 14/0 1 h1 10.0.0.2:1025 1 0 -"}},
+	{
+		name: "a oneway", do: func(e *toyEnv) { e.say("one 1 m hello") },
+		want: []string{"oneway /m 0 - - - 14/0 14/0 1 h1 10.0.0.2:1025 1 0 -"},
+	},
 	{name: "a oneway that is refused", do: func(e *toyEnv) {
 		e.up.SetHosts()
 		e.say("one 1 m hello")
 	}, want: []string{"oneway /m 503 - UH no_healthy_upstream 14/0 0/0 1 - 10.0.0.2:1025 1 0 no healthy upstream in cluster up"}},
-	{name: "no route", do: func(e *toyEnv) { e.say("req 1 lost hello") },
-		want: []string{"request /lost 404 - NR route_not_found 17/30 0/0 0 - 10.0.0.2:1025 1 0 no route matches lost"}},
+	{
+		name: "no route", do: func(e *toyEnv) { e.say("req 1 lost hello") },
+		want: []string{"request /lost 404 - NR route_not_found 17/30 0/0 0 - 10.0.0.2:1025 1 0 no route matches lost"},
+	},
 	{name: "no cluster", do: func(e *toyEnv) {
 		e.RemoveCluster("up")
 		e.say("req 1 m hello")
@@ -104,8 +108,10 @@ var endings = []ending{
 		e.say("req 1 m hello")
 		e.Advance(15 * time.Second)
 	}, want: []string{"request /m 504 - UT response_timeout 14/33 14/0 1 h1 10.0.0.2:1025 1 15000 upstream request timeout"}},
-	{name: "the client's deadline has passed", route: `, "timeout": "5s"`, do: func(e *toyEnv) { e.say("req 1 m in-5") },
-		want: []string{"request /m 504 - UT response_timeout 13/71 0/0 0 - 10.0.0.2:1025 1 0 the deadline of the request has passed before it could be sent"}},
+	{
+		name: "the client's deadline has passed", route: `, "timeout": "5s"`, do: func(e *toyEnv) { e.say("req 1 m in-5") },
+		want: []string{"request /m 504 - UT response_timeout 13/71 0/0 0 - 10.0.0.2:1025 1 0 the deadline of the request has passed before it could be sent"},
+	},
 	{name: "the server leaves", do: func(e *toyEnv) {
 		e.say("req 1 m hello")
 		e.server(0).Close()
@@ -128,10 +134,14 @@ var endings = []ending{
 		e.say("req 1 m w")
 		e.answer(e.server(0), "res 0 m wordless")
 	}, want: []string{"request /m 502 - UPE upstream_reset_before_response_started{protocol_error} 10/52 10/17 1 h1 10.0.0.2:1025 1 0 response cannot be encoded: no words for it"}},
-	{name: "a request that cannot be written", codec: "toy.bare", do: func(e *toyEnv) { e.say("req 1 m bad") },
-		want: []string{"request /m 400 - DPE bad_request 12/26 0/0 1 - 10.0.0.2:1025 1 0 cannot be encoded"}},
-	{name: "a malformed request", do: func(e *toyEnv) { e.say("req 1 m malformed it is") },
-		want: []string{"request /m 400 - DPE bad_request 24/43 0/0 0 - 10.0.0.2:1025 1 0 malformed request: malformed it is"}},
+	{
+		name: "a request that cannot be written", codec: "toy.bare", do: func(e *toyEnv) { e.say("req 1 m bad") },
+		want: []string{"request /m 400 - DPE bad_request 12/26 0/0 1 - 10.0.0.2:1025 1 0 cannot be encoded"},
+	},
+	{
+		name: "a malformed request", do: func(e *toyEnv) { e.say("req 1 m malformed it is") },
+		want: []string{"request /m 400 - DPE bad_request 24/43 0/0 0 - 10.0.0.2:1025 1 0 malformed request: malformed it is"},
+	},
 	{name: "a request that is too large", codec: "toy.bounded", do: func(e *toyEnv) {
 		e.say("req 1 m size=50;" + strings.Repeat("x", 33))
 		require.False(e.t, e.c.Closed())
@@ -147,9 +157,11 @@ var endings = []ending{
 		"request /m 200 0 - via_upstream 14/11 14/11 1 h1 10.0.0.2:1025 1 0 -",
 		"request /m 503 - UO upstream_reset_before_response_started{overflow} 14/40 0/0 1 - 10.0.0.2:1025 1 0 too many requests are in flight",
 	}},
-	{name: "a circuit breaker", table: `, "clusters": [{"name": "up", "circuit_breakers": {"max_requests": 0}}]`,
+	{
+		name: "a circuit breaker", table: `, "clusters": [{"name": "up", "circuit_breakers": {"max_requests": 0}}]`,
 		do:   func(e *toyEnv) { e.say("req 1 m hello") },
-		want: []string{"request /m 503 - UO upstream_reset_before_response_started{overflow} 14/52 0/0 0 - 10.0.0.2:1025 1 0 circuit breaker of cluster up: max_requests"}},
+		want: []string{"request /m 503 - UO upstream_reset_before_response_started{overflow} 14/52 0/0 0 - 10.0.0.2:1025 1 0 circuit breaker of cluster up: max_requests"},
+	},
 	{name: "answers that wait are too many", more: `, "limits": {"max_write_buffer_bytes": 40}`, do: func(e *toyEnv) {
 		e.say("req 1 m a", "req 1 m b", "req 1 m c") // with one id, so that their order tells them apart
 		for _, i := range []int{1, 2, 0} {
@@ -188,9 +200,11 @@ var endings = []ending{
 		e.say("req 1 m hello")
 		e.answer(e.server(0), "res 0 m ok")
 	}, want: []string{"request /m 502 - UPE upstream_reset_before_response_started{protocol_error} 14/11 14/11 1 h1 10.0.0.2:1025 1 0 no"}},
-	{name: "RBAC", chain: `{"name": "aeraki.meta_protocol.filters.rbac", "config": {"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.rbac.v1alpha.RBAC", "rules": {"policies": {}}}},`,
+	{
+		name: "RBAC", chain: `{"name": "aeraki.meta_protocol.filters.rbac", "config": {"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.rbac.v1alpha.RBAC", "rules": {"policies": {}}}},`,
 		do:   func(e *toyEnv) { e.say("req 1 m hello") },
-		want: []string{"request /m 403 - UAEX rbac_access_denied_matched_policy[none] 14/28 0/0 0 - 10.0.0.2:1025 1 0 RBAC: access denied"}},
+		want: []string{"request /m 403 - UAEX rbac_access_denied_matched_policy[none] 14/28 0/0 0 - 10.0.0.2:1025 1 0 RBAC: access denied"},
+	},
 	{name: "a local rate limit", chain: `{"name": "aeraki.meta_protocol.filters.local_ratelimit", "config": {"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.local_ratelimit.v1alpha.LocalRateLimit",
 		"stat_prefix": "l", "token_bucket": {"max_tokens": 1, "fill_interval": "3600s"}}},`, do: func(e *toyEnv) {
 		e.say("req 1 m hello", "req 2 m hello")
@@ -239,8 +253,10 @@ var endings = []ending{
 		e.answer(e.server(0), "init 1 m ok")
 		e.say("data 1 m malformed")
 	}, want: []string{"stream /m 400 - DPE bad_request 15/59 15/12 1 h1 10.0.0.2:1025 1 0 malformed frame of a stream: malformed"}},
-	{name: "too many streams", more: `, "limits": {"max_streams": 0}`, do: func(e *toyEnv) { e.say("init 1 m hello") },
-		want: []string{"stream /m 503 - UO upstream_reset_before_response_started{overflow} 15/48 0/0 0 - 10.0.0.2:1025 1 0 too many open streams on one connection"}},
+	{
+		name: "too many streams", more: `, "limits": {"max_streams": 0}`, do: func(e *toyEnv) { e.say("init 1 m hello") },
+		want: []string{"stream /m 503 - UO upstream_reset_before_response_started{overflow} 15/48 0/0 0 - 10.0.0.2:1025 1 0 too many open streams on one connection"},
+	},
 	{name: "a stream that its client leaves", do: func(e *toyEnv) {
 		e.say("init 1 m hello")
 		e.answer(e.server(0), "init 1 m ok")
@@ -251,15 +267,19 @@ var endings = []ending{
 		e.answer(e.server(0), "init 1 m ok")
 		e.say("nonsense")
 	}, want: []string{"stream /m 200 0 DC downstream_local_disconnect 15/12 15/12 1 h1 10.0.0.2:1025 1 0 -"}},
-	{name: "a direct response", table: `, "routes": [{"direct_response": {"status": "BAD_REQUEST", "body": "closed"}}]`,
+	{
+		name: "a direct response", table: `, "routes": [{"direct_response": {"status": "BAD_REQUEST", "body": "closed"}}]`,
 		do:   func(e *toyEnv) { e.say("req 1 m hello") },
-		want: []string{"request /m 400 - - direct_response 14/15 0/0 0 - 10.0.0.2:1025 1 0 closed"}},
+		want: []string{"request /m 400 - - direct_response 14/15 0/0 0 - 10.0.0.2:1025 1 0 closed"},
+	},
 	{name: "heartbeats, unless they are asked for", do: func(e *toyEnv) { e.say("hb 1 - -") }},
-	{name: "heartbeats", codec: "toy.bounded", more: `, "access_log_options": {"log_heartbeats": true}`, do: func(e *toyEnv) { e.say("hb 1 - -", "bye") },
+	{
+		name: "heartbeats", codec: "toy.bounded", more: `, "access_log_options": {"log_heartbeats": true}`, do: func(e *toyEnv) { e.say("hb 1 - -", "bye") },
 		want: []string{
 			"heartbeat /- 200 - - health_check_ok 9/12 0/0 0 - 10.0.0.2:1025 1 0 -",
 			"heartbeat - 0 - - - 0/0 0/0 0 - 10.0.0.2:1025 1 0 -",
-		}},
+		},
+	},
 	{name: "heartbeats in their turn", codec: "toy.inorder", more: `, "access_log_options": {"log_heartbeats": true}`, do: func(e *toyEnv) {
 		e.say("req 1 m a", "hb 2 - -")
 		e.Advance(20 * time.Millisecond)
@@ -268,13 +288,17 @@ var endings = []ending{
 		"request /m 200 0 - via_upstream 10/11 10/11 1 h1 10.0.0.2:1025 1 20 -",
 		"heartbeat /- 200 - - health_check_ok 9/12 0/0 0 - 10.0.0.2:1025 1 20 -",
 	}},
-	{name: "copies, unless they are asked for", route: mirrored, do: mirrorOne,
-		want: []string{"request /m 200 0 - via_upstream 14/11 14/11 1 h1 10.0.0.2:1025 1 0 -"}},
-	{name: "copies", route: mirrored, more: `, "access_log_options": {"log_mirrors": true}`, do: mirrorOne,
+	{
+		name: "copies, unless they are asked for", route: mirrored, do: mirrorOne,
+		want: []string{"request /m 200 0 - via_upstream 14/11 14/11 1 h1 10.0.0.2:1025 1 0 -"},
+	},
+	{
+		name: "copies", route: mirrored, more: `, "access_log_options": {"log_mirrors": true}`, do: mirrorOne,
 		want: []string{
 			"request /m 200 0 - via_upstream 14/11 14/11 1 h1 10.0.0.2:1025 1 0 -",
 			"mirror /m 200 0 - via_upstream 0/0 14/15 1 m1 10.0.0.2:1025 1 30 -",
-		}},
+		},
+	},
 	{name: "copies that fail when the client has gone", route: mirrored, more: `, "access_log_options": {"log_mirrors": true}`, do: func(e *toyEnv) {
 		m := e.Cluster("mirror", "m1")
 		e.say("req 1 m hello")

@@ -36,7 +36,7 @@ func (mod *Module) Pages() http.Handler {
 			return
 		}
 		for _, p := range paths {
-			fmt.Fprintln(w, p)
+			fmt.Fprintln(w, p) //nolint:errcheck // whoever asks may be gone
 		}
 	})
 	mux.HandleFunc("GET /routes", func(w http.ResponseWriter, _ *http.Request) {

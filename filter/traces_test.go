@@ -244,7 +244,7 @@ func TestWhereARequestStandsGoesFromHopToHop(t *testing.T) {
 				e.c.Close()
 				e.Settle()
 				all := s.take()
-				trace, span := "", ""
+				var trace, span string
 				if tc.sampled {
 					require.Len(t, all, 1)
 					trace, span = hex.EncodeToString(all[0].ID[:]), hex.EncodeToString(all[0].Span[:])
@@ -352,13 +352,13 @@ func spanText(s *tracing.Span) string {
 	}
 	for _, kv := range s.Attributes {
 		if kv.Key != "guid:x-request-id" {
-			fmt.Fprintf(&b, "\n%s=%s", kv.Key, kv.Value.Emit())
+			fmt.Fprintf(&b, "\n%s=%s", kv.Key, kv.Value.String())
 		}
 	}
 	for _, e := range s.Events {
 		fmt.Fprintf(&b, "\n+%v %s", e.Time.Sub(s.Start), e.Name)
 		for _, kv := range e.Attributes {
-			fmt.Fprintf(&b, " %s=%s", kv.Key, kv.Value.Emit())
+			fmt.Fprintf(&b, " %s=%s", kv.Key, kv.Value.String())
 		}
 	}
 	return b.String()

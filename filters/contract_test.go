@@ -209,7 +209,7 @@ func lookUp(_ context.Context, name string) (string, error) {
 	return "", errors.New("nobody knows " + name)
 }
 
-func (p *part) OnAttempt(m *filter.Message, a *filter.Attempt) {
+func (p *part) OnAttempt(_ *filter.Message, a *filter.Attempt) {
 	if a.Host == p.settings.Away {
 		a.Refuse("it is away")
 		return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
@@ -69,7 +70,7 @@ func (c *check) payloads() {
 func (c *check) payloadsOf(payloader codecs.Payloader) (ps [2][]codecs.Payload) {
 	seen := [2]map[string]bool{{}, {}}
 	for _, st := range c.streams {
-		c.walk(st, "asked for its payload", func(w where, k int, m *codecs.Metadata) {
+		c.walk(st, "asked for its payload", func(_ where, _ int, m *codecs.Metadata) {
 			if !carries(m) || len(ps[st.dir]) == maxPayloads {
 				return
 			}
@@ -222,7 +223,7 @@ func (c *check) successReplies() {
 		c.skipped = "the codec is no Payloader"
 		return
 	}
-	replies := append(c.payloadsOf(payloader)[codecs.ServerToClient], codecs.Payload{})
+	replies := slices.Concat(c.payloadsOf(payloader)[codecs.ServerToClient], []codecs.Payload{{}})
 	for _, text := range texts {
 		if p := (codecs.Payload{Bytes: []byte(text.text), Text: true}); payloader.CheckReply(p) == nil {
 			replies = append(replies, p)

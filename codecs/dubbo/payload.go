@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	errCompressed = errors.New("Dubbo has no compression of its own")
+	errCompressed = errors.New("the protocol has no compression of its own")
 	errReferences = errors.New("its attachments may refer to what stands before them")
 	errBehind     = errors.New("unknown bytes behind its value")
 	errLarge      = errors.New("it would become larger than the limits")
@@ -32,7 +32,7 @@ func (c *codec) Payload(m *codecs.Metadata) (p codecs.Payload, err error) {
 	var r hessian.Reader
 	body := m.Raw[headerSize:]
 	r.Reset(body)
-	from, to := 0, 0
+	var from, to int
 	if m.Type == codecs.Response {
 		kind := r.Int()
 		from = r.Pos()

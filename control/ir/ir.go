@@ -94,6 +94,7 @@ type Telemetry struct {
 	// Istio's own filter in the chains, which counts their connections as TCP.
 	NoIstioStats bool
 }
+
 // NoAdmin is the Admin of a process that tells nothing.
 const NoAdmin = "none"
 

@@ -33,9 +33,11 @@ func tls(f *filter) *host.TLS {
 	if !bool(C.mt_tls(f.c())) {
 		return nil
 	}
-	t := &host.TLS{URISANs: sans(f, true), DNSSANs: sans(f, false),
+	t := &host.TLS{
+		URISANs: sans(f, true), DNSSANs: sans(f, false),
 		Fingerprint: f.attribute(peerDigest), Version: f.attribute(tlsVersion),
-		OwnURISAN: f.attribute(localURISAN), OwnDNSSAN: f.attribute(localDNSSAN), OwnSubject: f.attribute(localSubject)}
+		OwnURISAN: f.attribute(localURISAN), OwnDNSSAN: f.attribute(localDNSSAN), OwnSubject: f.attribute(localSubject),
+	}
 	var b C.mt_buf
 	if bool(C.mt_server_name(f.c(), &b)) {
 		t.ServerName = text(b)

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -144,7 +145,7 @@ func (cn *conn) send(c *Call) {
 		cn.rest()
 		m.timers.Stop(&c.deadline)
 		f := Failure{Type: codecs.BadRequest, Reason: err.Error()}
-		if r, is := err.(*Refusal); is {
+		if r := (*Refusal)(nil); errors.As(err, &r) {
 			f.Type = r.Type
 		} else {
 			c.host = ""

@@ -14,7 +14,7 @@ func (p *Pool) toNamed(c *Call) (cn *conn, found bool) {
 		return nil, true // the first connection tells more
 	}
 	ep := p.all[c.named]
-	if ep != nil && !(p.told() && ep.weight == 0) {
+	if ep != nil && (!p.told() || ep.weight != 0) {
 		if cn = p.take(ep); cn != nil && !cn.shunned() {
 			return cn, true
 		}

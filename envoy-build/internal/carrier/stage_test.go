@@ -263,6 +263,7 @@ func (f *filter) State(k string) string { return f.state[k] }
 func (f *filter) Principals() (ours, theirs string) {
 	return f.state["ours"], f.state["theirs"]
 }
+
 func (f *filter) SetState(k, v string) {
 	if f.state == nil {
 		f.state = map[string]string{}
