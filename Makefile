@@ -19,6 +19,11 @@ SO_LDFLAGS := -s -w
 # methods there are, it is smaller by another third.
 SO_TAGS    := grpcnotrace
 
+# E2E_PARALLEL is how many end-to-end tests run at once: most of what they do is wait.
+E2E_PARALLEL ?= 4
+# IN_FULL are the packages some tests of which leave out much under the race detector.
+IN_FULL := ./codecs/... ./filter ./filters/...
+
 .DEFAULT_GOAL := help
 .PHONY: help so so-arm64 meltemi envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
 
@@ -50,14 +55,14 @@ test: unit e2e ## unit tests, then end to end: 1.40.0 with 2 workers in full, th
 
 unit: need-go need-cc ## tests that need no Envoy, those with much to do once more in full
 	$(GO) test -race ./...
-	$(GO) test ./codecs/... ./filter/... ./filters/...
+	$(GO) test $(IN_FULL)
 	cd examples/memcached && $(GO) test -race ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
-	cd e2e && $(GO) test -count=1 -timeout 45m -matrix=smoke
+	cd e2e && $(GO) test -count=1 -timeout 45m -parallel $(E2E_PARALLEL) -matrix=smoke
 
 e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
-	cd e2e && $(GO) test -count=1 -timeout 90m -matrix=full
+	cd e2e && $(GO) test -count=1 -timeout 90m -parallel $(E2E_PARALLEL) -matrix=full
 
 istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes the first time
 	tools/istio.sh

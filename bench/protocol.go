@@ -78,6 +78,10 @@ var dubbo = func() protocol {
 				name: "guards", conns: 16, outstanding: 1, ours: guardsTarget,
 				targets: []string{"meltemi", guardsTarget}, goals: map[string]float64{"meltemi": 1.25},
 			},
+			{
+				name: "telemetry", conns: 16, outstanding: 1, ours: telemetryTarget,
+				targets: []string{"meltemi", telemetryTarget}, goals: map[string]float64{"meltemi": 1.15},
+			},
 			{name: "open", conns: 16, open: true, goals: map[string]float64{"tcp_proxy": 1.05}},
 		},
 	}

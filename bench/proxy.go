@@ -43,7 +43,10 @@ static_resources:
     connect_timeout: 1s
     circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
     load_assignment: {cluster_name: echo, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Port}}}}}}]}]}
-`
+{{if .Collector}}  - name: collector
+    type: STATIC
+    load_assignment: {cluster_name: collector, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Collector}}}}}}]}]}
+{{end}}`
 
 var filters = map[string]string{
 	"tcp_proxy": `      - name: tcp
@@ -96,7 +99,7 @@ const meltemiYAML = `      - name: meltemi
                 routes:%[8]s
                 - match: {metadata: %[3]s}
                   route: {cluster: echo%[5]s}%[9]s
-                %[6]s`
+                %[6]s%[10]s`
 
 // policiesTarget is Meltemi with all that a route and a cluster can want of requests none
 // of which fails.
@@ -118,25 +121,32 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		return startHAProxy(port, workers, dir)
 	}
 	carriers, filter, so := "", filters[target], *soPath
+	collector, stopCollector := 0, func() {}
 	if strings.HasPrefix(target, "meltemi") {
 		name, before := strings.CutSuffix(target, beforeSuffix)
 		if before {
 			so = *beforePath
 		}
 		so = filepath.Join(filepath.Dir(so), pr.so, filepath.Base(so))
-		var route, cluster, guards, others, mutation string
+		var route, cluster, guards, others, mutation, besides, admin string
 		switch name {
 		case policiesTarget:
 			route, cluster = ofRoute, ofCluster
 		case guardsTarget:
 			guards, others, mutation = guardingFilters(), otherRoutes(), guardedMutation
+		case telemetryTarget:
+			guards, besides, admin = telemetryFilters, telemetry(dir), "127.0.0.1:0"
+			var err error
+			if collector, stopCollector, err = collect(); err != nil {
+				return nil, err
+			}
 		}
 		filter = fmt.Sprintf(meltemiYAML, pr.name, name == "meltemi-shared", matches[pr.name], cmp.Or(pr.codec, "aeraki.meta_protocol.codec."+pr.name), route, cluster,
-			guards, others, mutation)
+			guards, others, mutation, besides)
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}
-		listener := loopback.Listener{Module: "meltemi", Socket: fmt.Sprintf("@%s-bench-%d", target, os.Getpid())}
+		listener := loopback.Listener{Module: "meltemi", Socket: fmt.Sprintf("@%s-bench-%d", target, os.Getpid()), Admin: admin}
 		b, err := json.Marshal(listener.Config()) // which is YAML, too
 		if err != nil {
 			return nil, err
@@ -148,7 +158,7 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	}
 	var b strings.Builder
 	err := template.Must(template.New("").Parse(envoyYAML)).Execute(&b, map[string]any{
-		"Filter": filter, "Loopback": carriers, "Port": port,
+		"Filter": filter, "Loopback": carriers, "Port": port, "Collector": collector,
 	})
 	if err != nil {
 		return nil, err
@@ -178,6 +188,7 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		cmd.Process.Kill() //nolint:errcheck // it may have ended
 		cmd.Wait()         //nolint:errcheck // killed
 		log.Close()
+		stopCollector()
 	}}
 	if err := p.findPorts(adminFile); err != nil {
 		p.stop()

@@ -276,19 +276,20 @@ func (m *Metadata) place(n int, name string) {
 	m.unshare()
 	behind := n + len(name)
 	p := Property{m.own[n:behind:behind], m.own[behind:len(m.own):len(m.own)]}
-	kept, found := m.props[:0], false
-	for _, old := range m.props {
-		switch {
-		case !EqualFold(old.Name, name):
+	first := slices.IndexFunc(m.props, func(old Property) bool { return EqualFold(old.Name, name) })
+	if first < 0 {
+		m.props = append(m.props, p)
+		return
+	}
+	m.props[first] = p
+	kept := m.props[:first+1]
+	for _, old := range m.props[first+1:] {
+		if !EqualFold(old.Name, name) {
 			kept = append(kept, old)
-		case !found:
-			kept, found = append(kept, p), true
 		}
 	}
 	clear(m.props[len(kept):])
-	if m.props = kept; !found {
-		m.props = append(m.props, p)
-	}
+	m.props = kept
 }
 
 // Remove takes away the properties called name, compared without regard to ASCII case,

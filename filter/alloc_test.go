@@ -343,6 +343,22 @@ func newCountedRoundTrip(t testing.TB) (roundTrip func()) {
 	return roundTrip
 }
 
+// newObservedRoundTrip is newRoundTrip with all that tells of requests: Istio's metrics and
+// those of methods, a line in JSON, and spans of one in a hundred.
+func newObservedRoundTrip(t testing.TB) (roundTrip func()) {
+	m := filter.NewModule()
+	m.Observe()
+	config := strings.Replace(listener(byAttributes, traced(`"random_sampling": {"value": 1}`)+`, "access_log": [{"name": "f", "typed_config": {
+		"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "/dev/null", "log_format": {"json_format": {
+			"start": "%START_TIME%", "call": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "code": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%",
+			"details": "%RESPONSE_CODE_DETAILS%", "ms": "%DURATION%", "received": "%BYTES_RECEIVED%", "sent": "%BYTES_SENT%",
+			"client": "%DOWNSTREAM_REMOTE_ADDRESS%", "host": "%UPSTREAM_HOST%", "cluster": "%UPSTREAM_CLUSTER%", "trace": "%TRACE_ID%"}}}}]`),
+		`"route_config"`, `"traffic_direction": "INBOUND", "meta_protocol_filters": [
+		{"name": "aeraki.meta_protocol.filters.istio_stats"}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1)
+	roundTrip, _ = newRoundTripIn(t, m, config, nil)
+	return roundTrip
+}
+
 // tells is a filter that tells something of each message, and looks at no request behind.
 type tells func(m *filter.Message)
 
@@ -555,6 +571,15 @@ func BenchmarkPipelineFiltered(b *testing.B) {
 // BenchmarkPipelineGuarded is of all that guards a service at once.
 func BenchmarkPipelineGuarded(b *testing.B) {
 	roundTrip := newGuardedRoundTrip(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
+	}
+}
+
+// BenchmarkPipelineObserved is of all that tells of requests at once.
+func BenchmarkPipelineObserved(b *testing.B) {
+	roundTrip := newObservedRoundTrip(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()
