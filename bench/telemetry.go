@@ -63,6 +63,6 @@ func collect() (port int, stop func(), err error) {
 	s := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body) //nolint:errcheck // its sender may have been stopped
 	})}
-	go s.Serve(l) //nolint:errcheck // until stop
-	return l.Addr().(*net.TCPAddr).Port, func() { s.Close() }, nil
+	go s.Serve(l)                                                  //nolint:errcheck // until stop
+	return l.Addr().(*net.TCPAddr).Port, func() { s.Close() }, nil //nolint:errcheck // it listens no more
 }

@@ -16,15 +16,21 @@ type index struct {
 	rest []uint64 // set of the policies that need nothing of the kind
 }
 
-// dimension is what a value is one of: the path, its service or method, or a property
-// by the number of its key.
+// dimension is what a value is one of: the path, its service or method, its first or last
+// bytes, or a property by the number of its key.
 type dimension int
 
 const (
 	byPath    dimension = -1
 	byService dimension = -2
 	byMethod  dimension = -3
+	byHead    dimension = -4
+	byTail    dimension = -5
 )
+
+// few are so many bytes of a path by which rules are told apart that know neither its
+// service nor its method.
+const few = 4
 
 // values are those of one dimension that policies need.
 type values struct {
@@ -127,9 +133,11 @@ func (e *engine) ofPath(rule route.TextRule) needs {
 	}
 	if part == route.Whole || part == route.Start {
 		one(byService, service([]byte(text)))
+		one(byHead, head([]byte(text)))
 	}
 	if part == route.Whole || part == route.End {
 		one(byMethod, lastPart([]byte(text)))
+		one(byTail, tail([]byte(text)))
 	}
 	return n
 }
@@ -154,6 +162,22 @@ func lastPart(path []byte) []byte {
 	return nil
 }
 
+// head is what a path begins with, nil if it is too short to tell.
+func head(path []byte) []byte {
+	if len(path) < few {
+		return nil
+	}
+	return path[:few]
+}
+
+// tail is what a path ends with, nil if it is too short to tell.
+func tail(path []byte) []byte {
+	if len(path) < few {
+		return nil
+	}
+	return path[len(path)-few:]
+}
+
 // search tries the policies that are indexed and can match.
 func (x *look) search(in *index) {
 	for i := range in.by {
@@ -166,6 +190,10 @@ func (x *look) search(in *index) {
 			value = service(x.operation())
 		case byMethod:
 			value = lastPart(x.operation())
+		case byHead:
+			value = head(x.operation())
+		case byTail:
+			value = tail(x.operation())
 		default:
 			only, n := x.begun().Only(int(by.dimension))
 			if n > 1 { // whatever is among them: it cannot be told, or is seldom
