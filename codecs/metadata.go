@@ -186,7 +186,9 @@ type Loader interface {
 }
 
 // Defer lets l put the properties when they are asked for first. A decoder
-// does so where that is costly and seldom wanted.
+// does so where that is costly and seldom wanted. In a message that shares a [Shape] l
+// sets what the shape does not have: it goes on sharing it until somebody asks for that, or
+// for all, and l has to outlive the message.
 func (m *Metadata) Defer(l Loader) { m.loader = l }
 
 func (m *Metadata) load() {
@@ -276,7 +278,7 @@ func (m *Metadata) place(n int, name string) {
 	m.unshare()
 	behind := n + len(name)
 	p := Property{m.own[n:behind:behind], m.own[behind:len(m.own):len(m.own)]}
-	first := slices.IndexFunc(m.props, func(old Property) bool { return EqualFold(old.Name, name) })
+	first := m.find(name)
 	if first < 0 {
 		m.props = append(m.props, p)
 		return
@@ -320,23 +322,31 @@ func (m *Metadata) drop(which func(name []byte) bool) bool {
 	return dropped
 }
 
-// Delete takes away the properties called name, as Drop does those with a prefix.
-func (m *Metadata) Delete(name string) {
-	m.load()
-	m.unshare()
-	m.props = slices.DeleteFunc(m.props, func(p Property) bool { return EqualFold(p.Name, name) })
-}
-
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {
-	m.load()
+	if m.shape == nil {
+		m.load()
+	}
+	i := m.find(name)
+	if i < 0 && m.loader != nil {
+		m.load()
+		i = m.find(name)
+	}
+	if i < 0 {
+		return nil, false
+	}
+	return m.props[i].Value, true
+}
+
+// find returns where the first property called name is, -1 if there is none.
+func (m *Metadata) find(name string) int {
 	for i := range m.props {
 		if p := &m.props[i]; len(p.Name) == len(name) && (string(p.Name) == name || EqualFold(p.Name, name)) {
-			return p.Value, true
+			return i
 		}
 	}
-	return nil, false
+	return -1
 }
 
 // Properties returns all properties in the order in which they were put. A
@@ -370,11 +380,11 @@ func (m *Metadata) AppendOperation(dst []byte) []byte {
 // Detach copies the properties into memory of m's own, so that they outlive
 // the frame, and forgets Raw.
 func (m *Metadata) Detach() {
-	m.load()
 	if m.shape != nil {
 		m.Raw = nil
 		return
 	}
+	m.load()
 	if len(m.props) > keepProps {
 		m.pack()
 		return

@@ -81,8 +81,8 @@ func TestWhatIsSetIsTheOnlyOne(t *testing.T) {
 		got += string(p.Name) + "=" + string(p.Value) + " "
 	}
 	require.Equal(t, "a=1 k=new b=2 c=3 ", got)
-	m.Delete("K")
-	m.Delete("none")
+	m.Remove("K")
+	m.Remove("none")
 	require.Len(t, m.Properties(), 3)
 	_, has := m.Get("k")
 	require.False(t, has)

@@ -16,6 +16,10 @@ type Learner interface {
 	Learn(s *Shapes)
 }
 
+// RequestID is the name of the one property that may be deferred in a message that shares
+// a [Shape]: each request has another.
+const RequestID = "x-request-id"
+
 const (
 	shapeSets, shapeWays = 64, 2
 	// tailsPerHead is how many shapes begin alike.
@@ -220,8 +224,17 @@ func (m *Metadata) Share(s *Shape) {
 }
 
 // Shape returns the shape that m shares, nil if there is none, or if m's properties have
-// been changed since.
+// been changed since. What is deferred is no part of it.
 func (m *Metadata) Shape() *Shape { return m.shape }
+
+// Known returns the properties without those of a shape's message that are deferred. The
+// slice is a view.
+func (m *Metadata) Known() []Property {
+	if m.shape == nil {
+		m.load()
+	}
+	return m.props
+}
 
 // unshare makes properties m's own, as they are about to change.
 func (m *Metadata) unshare() {

@@ -127,3 +127,42 @@ func TestNewShapesMakeRoomSlowly(t *testing.T) {
 	require.Nil(t, shape)
 	require.Nil(t, s.Head(large))
 }
+
+// loader sets a property when it is asked for.
+type loader struct{ n int }
+
+func (l *loader) Load(m *codecs.Metadata) { l.n++; m.Set("x-request-id", "7") }
+
+// TestWhatIsDeferredLeavesTheShape when somebody asks for it, or for all.
+func TestWhatIsDeferredLeavesTheShape(t *testing.T) {
+	s := remembered(t)
+	var l loader
+	var m codecs.Metadata
+	m.Share(s)
+	m.Defer(&l)
+	require.Equal(t, "1", value(&m, "A"))
+	require.Len(t, m.Known(), 2)
+	m.Detach()
+	require.Zero(t, l.n)
+	require.NotNil(t, m.Shape())
+	require.Equal(t, "7", value(&m, "X-Request-Id"))
+	require.Nil(t, m.Shape())
+	_, ok := m.Get("none")
+	require.False(t, ok)
+	require.Len(t, m.Properties(), 3)
+	require.Equal(t, 1, l.n)
+
+	m.Reset()
+	m.Share(s)
+	m.Defer(&l)
+	require.Len(t, m.Properties(), 3)
+	m.Reset()
+	m.Share(s)
+	m.Defer(&l)
+	m.Set("a", "changed")
+	require.Equal(t, "7", value(&m, "x-request-id"))
+	m.Reset()
+	m.Share(s)
+	require.Len(t, m.Properties(), 2)
+	require.Equal(t, 3, l.n)
+}

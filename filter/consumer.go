@@ -46,7 +46,7 @@ func (m *Message) SetConsumer(c *Consumer) {
 		return
 	}
 	if m.consumer = c; c == nil {
-		m.req.Delete(ConsumerProperty)
+		m.req.Remove(ConsumerProperty)
 	} else {
 		m.req.Set(ConsumerProperty, c.name)
 	}

@@ -73,7 +73,8 @@ func (m *Message) observe() {
 // log writes the lines of a message that has ended.
 func (m *Message) log(f *Facts) {
 	m.sh.entry = accesslog.Entry{
-		Facts: *f, Request: &m.req, Response: m.resp, Details: m.details, Source: m.source, Destination: m.destination,
+		Second: &m.sh.second,
+		Facts:  *f, Request: &m.req, Response: m.resp, Details: m.details, Source: m.source, Destination: m.destination,
 	}
 	m.cfg.writeLogs(m.conn)
 }
@@ -116,7 +117,7 @@ func (s *shadow) logs(m *Message) {
 func (s *shadow) log(resp *codecs.Metadata, failed *upstream.Failure) {
 	wl := s.cfg
 	e := &s.sh.entry
-	*e = accesslog.Entry{Request: &s.req, Response: resp, Facts: Facts{
+	*e = accesslog.Entry{Second: &s.sh.second, Request: &s.req, Response: resp, Facts: Facts{
 		Kind: facts.Mirror, Protocol: wl.Protocol, Route: s.route, Cluster: s.policy.Cluster, Host: s.call.Host(), Attempts: 1,
 		UpstreamSentBytes: int64(s.sent), Start: s.begun, Sent: s.call.SentAt(), End: s.sh.w.Now(),
 	}}

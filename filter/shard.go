@@ -74,7 +74,8 @@ type shard struct {
 
 	telemetry *telemetry.Worker
 	traces    *tracing.Worker
-	entry     accesslog.Entry   // that is being written
+	entry     accesslog.Entry // that is being written
+	second    accesslog.Second
 	logging   []*workerListener // have lines to hand over
 	logged    timer.Timer       // hands them over
 

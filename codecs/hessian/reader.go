@@ -853,8 +853,13 @@ func (r *Reader) skipLetter(t byte) int32 {
 // AppendString appends s as a string.
 func AppendString(dst []byte, s string) []byte {
 	const most = 0x8000 // units in a chunk, as Java's writer has it
-	if len(s) <= 0x1f && isASCII(s) {
-		return append(append(dst, byte(len(s))), s...)
+	if len(s) <= 0x3ff && isASCII(s) {
+		if len(s) <= 0x1f {
+			dst = append(dst, byte(len(s)))
+		} else {
+			dst = append(dst, 0x30|byte(len(s)>>8), byte(len(s)))
+		}
+		return append(dst, s...)
 	}
 	for {
 		n, size := units(s, most)
@@ -890,12 +895,24 @@ func AppendInt(dst []byte, n int32) []byte {
 }
 
 func isASCII(s string) bool {
+	for ; len(s) >= 8; s = s[8:] {
+		if word(s)&highBits != 0 {
+			return false
+		}
+	}
 	for i := range len(s) {
 		if s[i] >= 0x80 {
 			return false
 		}
 	}
 	return true
+}
+
+// word is the first eight bytes of s.
+func word(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
 
 // units returns how many code units, at most, the first size bytes of s have.

@@ -19,6 +19,14 @@ func clock(format string, local bool, of func(e *Entry) time.Time) (value, error
 	}
 	if format == "" {
 		f := layout("2006-01-02T15:04:05.000Z07:00")
+		if !local {
+			return func(dst []byte, e *Entry) ([]byte, bool) {
+				if e.Second != nil {
+					return e.Second.append(dst, of(e)), true
+				}
+				return f(dst, of(e).UTC()), true
+			}, nil
+		}
 		return func(dst []byte, e *Entry) ([]byte, bool) { return f(dst, of(e).In(zone)), true }, nil
 	}
 	var parts []func(dst []byte, t time.Time) []byte
@@ -60,6 +68,22 @@ func clock(format string, local bool, of func(e *Entry) time.Time) (value, error
 		}
 		return dst, true
 	}, nil
+}
+
+// Second is the last one that was written: many lines are of the same.
+type Second struct {
+	unix int64
+	text []byte // up to the second's fraction
+}
+
+// append appends t in ISO 8601, in UTC, with milliseconds.
+func (s *Second) append(dst []byte, t time.Time) []byte {
+	if unix := t.Unix(); s.unix != unix || s.text == nil {
+		s.unix, s.text = unix, t.UTC().AppendFormat(s.text[:0], "2006-01-02T15:04:05.")
+	}
+	dst = append(dst, s.text...)
+	ms := t.Nanosecond() / 1e6
+	return append(dst, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
 // layouts are those of package time for strftime's conversions.

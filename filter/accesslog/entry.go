@@ -34,6 +34,8 @@ type Entry struct {
 	Details string
 	// Rand is random: what makes an id of the message.
 	Rand [2]uint64
+	// Second is its worker's, nil for none.
+	Second *Second
 }
 
 // Workload is one of both ends' as Istio's proxies know it.

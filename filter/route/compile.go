@@ -85,6 +85,9 @@ func (t *Table) settle() {
 		}
 	}
 	t.keys = rank(t.routes)
+	if t.late = slices.ContainsFunc(t.keys, func(k string) bool { return strings.EqualFold(k, codecs.RequestID) }); t.late {
+		t.key = 0
+	}
 	number(t.routes)
 	t.index.build(t.routes, fewRoutes)
 }

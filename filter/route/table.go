@@ -150,6 +150,8 @@ type Table struct {
 	// key is the table's own for shapes of messages, whose route depends on nothing but
 	// their properties; 0: it depends on more.
 	key uint64
+	// late: they look at what messages that share a shape may have beside it.
+	late bool
 	// overridden are the filters of which it or a route says something.
 	overridden []string
 }
@@ -199,7 +201,11 @@ func (t *Table) find(md *codecs.Metadata, from Origin, rng *rand.Rand) (int32, e
 	}
 	defer v.done()
 	if len(t.keys) > 0 {
-		if err := v.locate(t.keys, md.Properties()); err != nil {
+		props := md.Known()
+		if t.late {
+			props = md.Properties()
+		}
+		if err := v.locate(t.keys, props); err != nil {
 			return none, err
 		}
 	}

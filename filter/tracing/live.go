@@ -55,7 +55,7 @@ const (
 )
 
 var names = [keys]string{
-	"x-request-id", "x-client-trace-id", "x-envoy-force-trace", "traceparent", "tracestate", "b3",
+	codecs.RequestID, "x-client-trace-id", "x-envoy-force-trace", "traceparent", "tracestate", "b3",
 	"x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags",
 }
 
@@ -200,7 +200,11 @@ func (w *Worker) Begin(c *Config, md *codecs.Metadata, carrier Carrier, mut *cod
 		l.id.pack(r)
 		// The rest of the chain, and logs, see what the server will.
 		id = l.id[:]
-		md.SetBytes(names[keyRequestID], id)
+		if made && md.Shape() != nil {
+			md.Defer(l)
+		} else {
+			l.Load(md)
+		}
 		if carrier.Carries {
 			set(mut, carrier.Removes && a.odd&(1<<keyRequestID) != 0, keyRequestID, written, l.id[:])
 		}
@@ -213,6 +217,9 @@ func (w *Worker) Begin(c *Config, md *codecs.Metadata, carrier Carrier, mut *cod
 	}
 	return l
 }
+
+// Load implements codecs.Loader: it sets the request's id.
+func (l *Live) Load(md *codecs.Metadata) { md.SetBytes(codecs.RequestID, l.id[:]) }
 
 // Free takes l back, as the request has ended.
 func (w *Worker) Free(l *Live) {
