@@ -78,7 +78,17 @@ func TestAerakisScenarios(t *testing.T) {
 		})
 		t.Run("M5 hashing", func(t *testing.T) {
 			say(aerakis("", `"cluster": "sample", "hashPolicy": [{"header": {"headerName": "method"}}]`, ""))
-			require.True(t, eventually(patience, func() bool { return len(who(20)) == 1 }), "once all hosts are known")
+			// Once all hosts are known: counters are told a moment later, so twice.
+			known := 0
+			require.True(t, eventually(patience, func() bool {
+				before, requests := e.Stat(stats+"request_hash_hosts_unknown"), e.Stat(stats+"request")
+				who(20)
+				e.WaitStat(stats+"request", envoytest.AtLeast(requests+20))
+				if known++; e.Stat(stats+"request_hash_hosts_unknown") != before {
+					known = 0
+				}
+				return known == 2
+			}))
 			host := who(1)
 			for range 10 {
 				require.Equal(t, host, who(1))
