@@ -229,8 +229,11 @@ func compare(ps []*proxy, pr *protocol, sc scenario, rate float64) ([]row, error
 				r, err = closedLoop(p.addr, pr, sc.conns, sc.outstanding, 300*time.Millisecond, *duration)
 			}
 			if err != nil && !strings.HasPrefix(p.name, "meltemi") {
-				// dubbo_proxy loses connections when it cannot keep up.
+				// dubbo_proxy loses connections when it cannot keep up. What it still has to do
+				// would take the processors from those behind it; no scenario comes behind this
+				// one.
 				fmt.Printf("%s left out: %v\n", p.name, err)
+				p.stop()
 				out[i] = true
 				continue
 			}
