@@ -3,6 +3,7 @@ package codecs
 import (
 	"bytes"
 	"hash/maphash"
+	"slices"
 )
 
 // Learner is implemented by decoders of requests that remember shapes: what clients send
@@ -49,6 +50,7 @@ type Head struct {
 	hash  uint64
 	tails [tailsPerHead]*Shape
 	next  uint8 // of tails, to make room
+	vain  uint  // requests since holes were looked for, and not found
 }
 
 // Shape is what requests have in common that begin with one head and end with the same
@@ -94,13 +96,20 @@ func (s *Shapes) Head(b []byte) *Head {
 	if s.sets == nil || len(b) > maxShapeBytes {
 		return nil
 	}
-	hash := maphash.Bytes(shapeSeed, b)
-	for _, h := range s.sets[hash%shapeSets] {
+	_, _, h := s.find(b)
+	return h
+}
+
+// find returns the head with these bytes, nil if it is not known, and where it belongs.
+func (s *Shapes) find(b []byte) (set *[shapeWays]*Head, hash uint64, h *Head) {
+	hash = maphash.Bytes(shapeSeed, b)
+	set = &s.sets[hash%shapeSets]
+	for _, h := range set {
 		if h != nil && h.hash == hash && bytes.Equal(h.Bytes, b) {
-			return h
+			return set, hash, h
 		}
 	}
-	return nil
+	return set, hash, nil
 }
 
 // Shape returns the shape without holes that ends with tail, nil if there is none.
@@ -120,6 +129,13 @@ func (h *Head) Shapes() []*Shape { return h.tails[:] }
 // Crowded reports whether h has as many shapes as it can.
 func (h *Head) Crowded() bool { return h.tails[h.next] != nil }
 
+// Tries reports whether holes are to be looked for in a request that has none of h's
+// shapes, which costs more than reading it: behind an attempt in vain, in one of 64.
+func (h *Head) Tries() bool {
+	h.vain++
+	return h.vain%lessons == 1
+}
+
 // Learn remembers the shape of m, all of whose properties are told by the bytes of head and
 // tail. It copies both. It returns nil if the time for that has not come, or if the shape
 // is too large.
@@ -131,19 +147,9 @@ func (s *Shapes) Learn(head, tail []byte, m *Metadata) (*Head, *Shape) {
 		s.sets = new([shapeSets][shapeWays]*Head)
 	}
 	due := s.misses%lessons == 0
-	hash := maphash.Bytes(shapeSeed, head)
-	set := &s.sets[hash%shapeSets]
-	var h *Head
-	at := -1
-	for i, o := range set {
-		switch {
-		case o == nil:
-			at = i
-		case o.hash == hash && bytes.Equal(o.Bytes, head):
-			h = o
-		}
-	}
+	set, hash, h := s.find(head)
 	if h == nil {
+		at := slices.Index(set[:], nil)
 		if at < 0 {
 			if !due {
 				return nil, nil
@@ -175,6 +181,7 @@ func (h *Head) Widen(old *Shape, tail []byte, holes []Hole, m *Metadata) *Shape 
 			h.tails[i] = shape
 		}
 	}
+	h.vain = 0
 	return shape
 }
 
@@ -215,9 +222,8 @@ func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
 	m.service, m.method = s.service, s.method
 }
 
-// Share gives m, which has none yet, the properties and the operation of a shape
-// without holes. They
-// outlive the frame. What is changed by Set and the like is m's alone.
+// Share gives m, which has none yet, the properties and the operation of a shape without
+// holes. They outlive the frame. What is changed by Set and the like is m's alone.
 func (m *Metadata) Share(s *Shape) {
 	m.mine, m.props, m.shape = m.props[:0], s.props, s
 	m.service, m.method = s.service, s.method

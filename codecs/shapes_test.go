@@ -166,3 +166,23 @@ func TestWhatIsDeferredLeavesTheShape(t *testing.T) {
 	require.Len(t, m.Properties(), 2)
 	require.Equal(t, 3, l.n)
 }
+
+// TestHolesAreSoughtSeldom where there were none the last time.
+func TestHolesAreSoughtSeldom(t *testing.T) {
+	var s codecs.Shapes
+	var m codecs.Metadata
+	h, shape := s.Learn([]byte("head"), []byte("tail"), &m)
+	tried := func(requests int) (n int) {
+		for range requests {
+			if h.Tries() {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 1, tried(1))
+	require.Zero(t, tried(63))
+	require.Equal(t, 10, tried(640))
+	require.NotNil(t, h.Widen(shape, []byte("tail"), []codecs.Hole{{From: 0, To: 1}}, &m))
+	require.Equal(t, 1, tried(1), "as they were found")
+}

@@ -78,7 +78,7 @@ func (v *CounterVec) add(key string, values [][]byte) *SetCounter {
 	}
 	c := &SetCounter{values: make([]string, len(values))}
 	for i, value := range values {
-		c.values[v.at[i]] = strings.ToValidUTF8(string(value[:min(len(value), maxLabelValue)]), "\uFFFD")
+		c.values[v.at[i]] = telemetry.Label(value)
 	}
 	if i := slices.IndexFunc(v.all, func(o *SetCounter) bool { return slices.Equal(o.values, c.values) }); i >= 0 {
 		c = v.all[i] // bytes that are no text are all the same

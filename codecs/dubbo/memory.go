@@ -91,7 +91,7 @@ func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
 	if !plain(tail) {
 		return
 	}
-	if h := d.last; h != nil && h.Crowded() && bytes.Equal(h.Bytes, head) && widen(h, tail, m, values) {
+	if h := d.last; h != nil && h.Crowded() && bytes.Equal(h.Bytes, head) && h.Tries() && widen(h, tail, m, values) {
 		return
 	}
 	h, s := d.shapes.Learn(head, tail, m)
