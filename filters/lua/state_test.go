@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // TestWhatIsKeptIsBounded: globals that grow begin anew, whatever they grow by.
@@ -132,7 +133,7 @@ func within(t testing.TB, body string, f func(run func())) {
 func TestAllocations(t *testing.T) {
 	for _, h := range hooks {
 		within(t, h.body, func(run func()) {
-			got := testing.AllocsPerRun(100, run)
+			got := raced.AllocsPerRun(t, 100, run)
 			t.Logf("%s: %v", h.name, got)
 			require.LessOrEqual(t, got, h.allocs, h.name)
 		})
