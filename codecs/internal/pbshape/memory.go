@@ -1,0 +1,110 @@
+package pbshape
+
+import "github.com/meltemi-mesh/meltemi/codecs"
+
+// Memory is what a decoder of requests remembers.
+type Memory struct {
+	// Found is what the header has in its holes for which Recall has found a form.
+	Found
+
+	shapes *codecs.Shapes
+	last   *codecs.Shape
+}
+
+// Learn implements codecs.Learner.
+func (mem *Memory) Learn(s *codecs.Shapes) { mem.shapes = s }
+
+// Recall gives m, of which nothing is known but its sizes, the properties and the
+// operation of the shape that its header has, and returns that one's form: nil if it is not
+// known.
+func (mem *Memory) Recall(schema *Schema, m *codecs.Metadata, header []byte) *Form {
+	if s := mem.last; s != nil {
+		if f := s.Info.(*Form); f.fits(header, m.BodySize, &mem.Found) {
+			m.Share(s)
+			return f
+		}
+	}
+	if mem.shapes == nil {
+		return nil
+	}
+	return mem.look(schema, m, header)
+}
+
+func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form {
+	head := schema.Head(header)
+	if head == nil {
+		return nil
+	}
+	h := mem.shapes.Head(head)
+	if h == nil {
+		return nil
+	}
+	for _, s := range h.Shapes() {
+		if s == nil || s == mem.last {
+			continue
+		}
+		if f, _ := s.Info.(*Form); f != nil && f.fits(header, m.BodySize, &mem.Found) {
+			m.Share(s)
+			mem.last = s
+			return f
+		}
+	}
+	return nil
+}
+
+// Remember learns the shape of m, for whose header Recall has found no form: a request
+// without a fault.
+func (mem *Memory) Remember(schema *Schema, m *codecs.Metadata, header []byte) {
+	if mem.shapes == nil {
+		return
+	}
+	head := schema.Head(header)
+	if head == nil {
+		return
+	}
+	if h := mem.shapes.Head(head); h != nil && h.Crowded() && h.Tries() && mem.widen(schema, h, m, header) {
+		return
+	}
+	if _, s := mem.shapes.Learn(head, header, m); s != nil {
+		if f := formOf(schema, m, header); f != nil {
+			f.header = s.Tail
+			s.Info, mem.last = f, s
+		}
+	}
+}
+
+// widen makes a hole of each field by which m differs from the shape of h that it is most
+// like.
+func (mem *Memory) widen(schema *Schema, h *codecs.Head, m *codecs.Metadata, header []byte) bool {
+	var old *codecs.Shape
+	var least *Form
+	for _, s := range h.Shapes() {
+		if s == nil || s.Info == nil {
+			continue
+		}
+		known := s.Info.(*Form)
+		f := widened(schema, known, m, header)
+		if f == nil || len(f.holes) == len(known.holes) { // what is in them cannot be remembered
+			continue
+		}
+		if old == nil || len(f.holes) < len(least.holes) {
+			old, least = s, f
+		}
+	}
+	if old == nil {
+		return false
+	}
+	var holes []codecs.Hole
+	for _, hole := range least.holes {
+		if hole.property != none {
+			holes = append(holes, codecs.Hole{From: hole.from, To: hole.to, Property: hole.property})
+		}
+	}
+	s := h.Widen(old, header, holes, m)
+	if s == nil {
+		return false
+	}
+	least.header = s.Tail
+	s.Info, s.Rest, mem.last = least, least, s
+	return true
+}
