@@ -125,7 +125,7 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	if d.dir == codecs.ClientToServer {
 		request(m, &meta)
 		if m.Type == codecs.Request && m.Malformed == "" {
-			d.remember(m, b)
+			d.Remember(&metaSchema, m, b)
 		}
 	} else {
 		answer(m, &meta)

@@ -14,21 +14,23 @@ var headerSchema = pbshape.Schema{Head: called, Fields: []pbshape.Field{
 	{Number: requestAttachmentSize, Kind: pbshape.Part},
 }}
 
-// called returns where a header names the caller, the callee and the func, in this order.
-func called(header []byte) []byte {
-	from := -1
+// called returns where a header says who calls what: from its first text, the caller most
+// often, to the func.
+func called(header []byte) (from, to int) {
 	var r pbwire.Reader
+	texts := 0
 	for r.Reset(header); r.Next(); {
-		switch {
-		case r.Is(requestFunc, pbwire.Bytes) && from >= 0:
-			return header[from:r.End]
-		case r.Is(requestCaller, pbwire.Bytes), r.Is(requestCallee, pbwire.Bytes):
-			if from < 0 {
-				from = r.Start
-			}
+		if r.Type != pbwire.Bytes {
+			continue
+		}
+		if texts++; texts == 1 {
+			from = r.Start
+		}
+		if r.Number == requestFunc {
+			return from, r.End
 		}
 	}
-	return nil
+	return 0, 0
 }
 
 // known fills in what a request says whose header is of a form.

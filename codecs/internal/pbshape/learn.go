@@ -100,8 +100,6 @@ func (l *learning) value(f *Field, x, y *pbwire.Reader, a, b []byte, from, to in
 			return false
 		}
 		h.property = slices.IndexFunc(props, func(p codecs.Property) bool { return len(p.Value) > 0 && &p.Value[0] == &text[0] })
-	case f.Kind == Positive32 && uint32(y.Uint) == 0:
-		return false
 	case f.Property != nil:
 		h.property = slices.IndexFunc(props, func(p codecs.Property) bool { return bytes.Equal(p.Name, f.Property.Name()) })
 		if h.property == none {

@@ -2,6 +2,13 @@ package pbshape
 
 import "github.com/meltemi-mesh/meltemi/codecs"
 
+// A decoder that has looked for so many shapes in vain, one behind the other, looks for that
+// of one of several requests from then on: who never sends the same twice pays little.
+const (
+	patience = 32
+	seldom   = 16
+)
+
 // Memory is what a decoder of requests remembers.
 type Memory struct {
 	// Found is what the header has in its holes for which Recall has found a form.
@@ -9,6 +16,12 @@ type Memory struct {
 
 	shapes *codecs.Shapes
 	last   *codecs.Shape
+	vain   uint // how many requests no form was found for, since the last one for which there was
+
+	// What has been looked up for a header of which Recall knows no form.
+	sought   bool
+	from, to int          // where its head is
+	head     *codecs.Head // which may be known
 }
 
 // Learn implements codecs.Learner.
@@ -18,34 +31,41 @@ func (mem *Memory) Learn(s *codecs.Shapes) { mem.shapes = s }
 // operation of the shape that its header has, and returns that one's form: nil if it is not
 // known.
 func (mem *Memory) Recall(schema *Schema, m *codecs.Metadata, header []byte) *Form {
+	mem.sought = false
+	if mem.shapes == nil {
+		return nil
+	}
+	if mem.vain > patience && mem.vain%seldom != 0 {
+		mem.vain++
+		return nil
+	}
 	if s := mem.last; s != nil {
 		if f := s.Info.(*Form); f.fits(header, m.BodySize, &mem.Found) {
+			mem.vain = 0
 			m.Share(s)
 			return f
 		}
 	}
-	if mem.shapes == nil {
-		return nil
-	}
+	mem.vain++
 	return mem.look(schema, m, header)
 }
 
 func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form {
-	head := schema.Head(header)
-	if head == nil {
+	if mem.from, mem.to = schema.Head(header); mem.from == mem.to {
 		return nil
 	}
-	h := mem.shapes.Head(head)
-	if h == nil {
+	mem.sought = true
+	mem.head = mem.shapes.Head(header[mem.from:mem.to])
+	if mem.head == nil {
 		return nil
 	}
-	for _, s := range h.Shapes() {
+	for _, s := range mem.head.Shapes() {
 		if s == nil || s == mem.last {
 			continue
 		}
 		if f, _ := s.Info.(*Form); f != nil && f.fits(header, m.BodySize, &mem.Found) {
 			m.Share(s)
-			mem.last = s
+			mem.last, mem.vain = s, 0
 			return f
 		}
 	}
@@ -55,17 +75,13 @@ func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form
 // Remember learns the shape of m, for whose header Recall has found no form: a request
 // without a fault.
 func (mem *Memory) Remember(schema *Schema, m *codecs.Metadata, header []byte) {
-	if mem.shapes == nil {
+	if !mem.sought {
 		return
 	}
-	head := schema.Head(header)
-	if head == nil {
+	if h := mem.head; h != nil && h.Crowded() && h.Tries() && mem.widen(schema, h, m, header) {
 		return
 	}
-	if h := mem.shapes.Head(head); h != nil && h.Crowded() && h.Tries() && mem.widen(schema, h, m, header) {
-		return
-	}
-	if _, s := mem.shapes.Learn(head, header, m); s != nil {
+	if _, s := mem.shapes.Learn(header[mem.from:mem.to], header, m); s != nil {
 		if f := formOf(schema, m, header); f != nil {
 			f.header = s.Tail
 			s.Info, mem.last = f, s

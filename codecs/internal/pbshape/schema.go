@@ -12,9 +12,9 @@ import (
 type Schema struct {
 	// Fields are those that may differ. What others have is compared.
 	Fields []Field
-	// Head returns the part of a header, which may be anything, by which its shape is
-	// looked up: what is called. It is nil if that is not found.
-	Head func(header []byte) []byte
+	// Head returns where the part of a header is, which may be anything, by which its shape
+	// is looked up: what is called. It is empty if that is not found.
+	Head func(header []byte) (from, to int)
 }
 
 // Field is a field that may differ from request to request. A header in which one that is
