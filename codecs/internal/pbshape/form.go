@@ -33,20 +33,30 @@ type hole struct {
 	end, last int
 }
 
-// Found is what a header has in the holes of its form.
+// Found is the id of a request, and its offset in the header.
 type Found struct {
-	// ID is the request's, and At its offset in the header.
 	ID uint64
 	At int
-
-	at    [maxHoles]int // behind which hole the next byte of the form is
-	value [maxHoles]uint64
 }
 
-// fits reports whether a header, of a message with so many bytes behind it, is of the form,
-// and what it has in its holes. It accepts nothing that a reader of the header would not
-// read alike.
-func (f *Form) fits(b []byte, body int, found *Found) bool {
+// values are what a header has in the holes of its form, and what is behind those.
+type values [maxHoles]struct {
+	v   uint64
+	end int
+}
+
+// is reports whether a header, of a message with so many bytes behind it, is of the form,
+// and finds its id. It accepts nothing that a reader of the header would not read alike.
+func (f *Form) is(b []byte, body int, found *Found) bool {
+	if !f.nests {
+		return f.fits(b, body, found, nil)
+	}
+	var vs values
+	return f.fits(b, body, found, &vs) && f.nested(&vs)
+}
+
+// fits is is but for the lengths of messages in the header. It fills in vs, unless it is nil.
+func (f *Form) fits(b []byte, body int, found *Found, vs *values) bool {
 	pos, from := 0, 0
 	for i := range f.holes {
 		h := &f.holes[i]
@@ -84,19 +94,21 @@ func (f *Form) fits(b []byte, body int, found *Found) bool {
 				return false
 			}
 		}
-		found.at[i], found.value[i] = pos, v
+		if vs != nil {
+			vs[i].v, vs[i].end = v, pos
+		}
 		from = h.to
 	}
-	return string(b[pos:]) == string(f.header[from:]) && (!f.nests || f.nested(found))
+	return string(b[pos:]) == string(f.header[from:])
 }
 
 // nested reports whether the messages in the header are as long as they say. What is behind
 // the last hole of one is known.
-func (f *Form) nested(found *Found) bool {
+func (f *Form) nested(vs *values) bool {
 	for i := range f.holes {
 		if h := &f.holes[i]; h.last > 0 {
-			end := found.at[h.last] + h.end - f.holes[h.last].to
-			if uint64(end-found.at[i]) != found.value[i] {
+			end := vs[h.last].end + h.end - f.holes[h.last].to
+			if uint64(end-vs[i].end) != vs[i].v {
 				return false
 			}
 		}
@@ -106,17 +118,17 @@ func (f *Form) nested(found *Found) bool {
 
 // Load implements codecs.Loader: it reads the header of m once more.
 func (f *Form) Load(m *codecs.Metadata) {
-	var found Found
+	var vs values
 	b := m.Raw[f.offset:m.HeaderSize]
-	f.fits(b, m.BodySize, &found) // as it has done before
+	f.fits(b, m.BodySize, new(Found), &vs) // as it has done before
 	for i := range f.holes {
 		h := &f.holes[i]
 		if h.property < 0 {
 			continue
 		}
-		v := found.value[i]
+		v, end := vs[i].v, vs[i].end
 		if h.Kind == Text {
-			m.Properties()[h.property].Value = b[found.at[i]-int(v) : found.at[i] : found.at[i]]
+			m.Properties()[h.property].Value = b[end-int(v) : end : end]
 			continue
 		}
 		h.Property.SetNumber(m, h.number(v))

@@ -11,7 +11,7 @@ const (
 
 // Memory is what a decoder of requests remembers.
 type Memory struct {
-	// Found is what the header has in its holes for which Recall has found a form.
+	// Found is that of the header for which Recall has found a form.
 	Found
 
 	shapes *codecs.Shapes
@@ -40,7 +40,7 @@ func (mem *Memory) Recall(schema *Schema, m *codecs.Metadata, header []byte) *Fo
 		return nil
 	}
 	if s := mem.last; s != nil {
-		if f := s.Info.(*Form); f.fits(header, m.BodySize, &mem.Found) {
+		if f := s.Info.(*Form); f.is(header, m.BodySize, &mem.Found) {
 			mem.vain = 0
 			m.Share(s)
 			return f
@@ -63,7 +63,7 @@ func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form
 		if s == nil || s == mem.last {
 			continue
 		}
-		if f, _ := s.Info.(*Form); f != nil && f.fits(header, m.BodySize, &mem.Found) {
+		if f, _ := s.Info.(*Form); f != nil && f.is(header, m.BodySize, &mem.Found) {
 			m.Share(s)
 			mem.last, mem.vain = s, 0
 			return f
