@@ -192,6 +192,12 @@ type Loader interface {
 func (m *Metadata) Defer(l Loader) { m.loader = l }
 
 func (m *Metadata) load() {
+	if m.loader != nil || m.shape != nil {
+		m.complete()
+	}
+}
+
+func (m *Metadata) complete() {
 	if m.shape != nil && m.shape.varies != 0 {
 		m.unshare()
 	}

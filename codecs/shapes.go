@@ -257,11 +257,17 @@ func (m *Metadata) Known() []Property {
 
 // unshare makes properties m's own, as they are about to change.
 func (m *Metadata) unshare() {
-	if s := m.shape; s != nil {
-		m.props, m.mine, m.shape = append(m.mine, m.props...), nil, nil
-		if s.varies != 0 {
-			s.Rest.Load(m)
-		}
+	if m.shape != nil {
+		m.leave()
+	}
+}
+
+// leave has m no longer share its shape.
+func (m *Metadata) leave() {
+	s := m.shape
+	m.props, m.mine, m.shape = append(m.mine, m.props...), nil, nil
+	if s.varies != 0 {
+		s.Rest.Load(m)
 	}
 }
 
