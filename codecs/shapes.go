@@ -57,10 +57,10 @@ type Head struct {
 // bytes, its tail. They share its properties, but for the values that holes have.
 type Shape struct {
 	// Info is the decoder's own.
-	Info any
-	// Rest puts what the holes have into a message that shares the shape, once somebody
-	// asks for that: with the properties of the shape m has another's values there, and its
-	// Raw is valid. It outlives the shape's messages.
+	Info [2]uint32
+	// Rest is the decoder's, too. If properties are in holes, it puts those of a message
+	// that shares the shape, once somebody asks for them: m has all properties then, but
+	// another's values there, and its Raw is valid.
 	Rest Loader
 	// Tail is that of one of the requests, and Holes are the parts of it that others
 	// need not have, in their order. They are not changed.
@@ -232,6 +232,18 @@ func newShape(tail []byte, m *Metadata) *Shape {
 		s.props[i] = Property{keep(m.props[i].Name), keep(m.props[i].Value)}
 	}
 	return s
+}
+
+// ShareBut is Share for a shape with holes but without a Rest: values are what m, whose frame
+// they are of, has in them. It gives m properties of its own.
+func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
+	m.props = append(m.props[:0], s.props...)
+	for i, value := range values {
+		if p := s.Holes[i].Property; p >= 0 {
+			m.props[p].Value = value
+		}
+	}
+	m.service, m.method = s.service, s.method
 }
 
 // Share gives m, which has none yet, the properties and the operation of a shape. They

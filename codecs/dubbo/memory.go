@@ -17,8 +17,8 @@ type memory struct {
 	opening opening // of a request whose head is not known
 }
 
-// valuesOf is how many values the tail of a shape counts for.
-func valuesOf(s *codecs.Shape) int { return s.Info.(int) }
+// infoValues of a Shape is how many values its tail counts for.
+const infoValues = 0
 
 // Learn implements codecs.Learner.
 func (d *decoder) Learn(s *codecs.Shapes) { d.shapes = s }
@@ -49,13 +49,13 @@ func (d *decoder) recall(h *codecs.Head, m *codecs.Metadata) bool {
 	if r.Err() != nil {
 		return false
 	}
-	if s := h.Shape(r.Rest()); s != nil && valuesOf(s) <= r.Left() {
+	if s := h.Shape(r.Rest()); s != nil && int(s.Info[infoValues]) <= r.Left() {
 		m.Share(s)
 		return true
 	}
 	at := r.Pos()
 	for _, s := range h.Shapes() {
-		if s == nil || s.Holes == nil || valuesOf(s) > r.Left() {
+		if s == nil || s.Holes == nil || int(s.Info[infoValues]) > r.Left() {
 			continue
 		}
 		if fits(r, s, nil) {
@@ -111,7 +111,7 @@ func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
 	if s == nil {
 		return
 	}
-	s.Info = values
+	s.Info[infoValues] = uint32(values)
 	if h.Info == nil {
 		own := new(opening)
 		var r hessian.Reader
@@ -139,7 +139,7 @@ func widen(h *codecs.Head, tail []byte, m *codecs.Metadata, values int) bool {
 	if s == nil {
 		return false
 	}
-	s.Info, s.Rest = values, rest{s}
+	s.Info[infoValues], s.Rest = uint32(values), rest{s}
 	return true
 }
 

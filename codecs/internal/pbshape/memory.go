@@ -40,7 +40,7 @@ func (mem *Memory) Recall(schema *Schema, m *codecs.Metadata, header []byte) *Fo
 		return nil
 	}
 	if s := mem.last; s != nil {
-		if f := s.Info.(*Form); f.is(header, m.BodySize, &mem.Found) {
+		if f := s.Rest.(*Form); f.is(header, m.BodySize, &mem.Found) {
 			mem.vain = 0
 			m.Share(s)
 			return f
@@ -63,7 +63,7 @@ func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form
 		if s == nil || s == mem.last {
 			continue
 		}
-		if f, _ := s.Info.(*Form); f != nil && f.is(header, m.BodySize, &mem.Found) {
+		if f, _ := s.Rest.(*Form); f != nil && f.is(header, m.BodySize, &mem.Found) {
 			m.Share(s)
 			mem.last, mem.vain = s, 0
 			return f
@@ -84,7 +84,7 @@ func (mem *Memory) Remember(schema *Schema, m *codecs.Metadata, header []byte) {
 	if _, s := mem.shapes.Learn(header[mem.from:mem.to], header, m); s != nil {
 		if f := formOf(schema, m, header); f != nil {
 			f.header = s.Tail
-			s.Info, mem.last = f, s
+			s.Rest, mem.last = f, s
 		}
 	}
 }
@@ -95,10 +95,10 @@ func (mem *Memory) widen(schema *Schema, h *codecs.Head, m *codecs.Metadata, hea
 	var old *codecs.Shape
 	var least *Form
 	for _, s := range h.Shapes() {
-		if s == nil || s.Info == nil {
+		if s == nil || s.Rest == nil {
 			continue
 		}
-		known := s.Info.(*Form)
+		known := s.Rest.(*Form)
 		f := widened(schema, known, m, header)
 		if f == nil || len(f.holes) == len(known.holes) { // what is in them cannot be remembered
 			continue
@@ -121,6 +121,6 @@ func (mem *Memory) widen(schema *Schema, h *codecs.Head, m *codecs.Metadata, hea
 		return false
 	}
 	least.header = s.Tail
-	s.Info, s.Rest, mem.last = least, least, s
+	s.Rest, mem.last = least, s
 	return true
 }
