@@ -62,7 +62,7 @@ func (l *learning) message(fields []Field, a, b []byte, from, to int) bool {
 			}
 			numbers |= 1 << f.Number
 		}
-		ok := false
+		var ok bool
 		if f.Kind < Message {
 			ok = l.value(f, &x, &y, a, b, from, to)
 		} else {
