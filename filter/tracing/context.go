@@ -1,6 +1,10 @@
 package tracing
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/meltemi-mesh/meltemi/filter/facts"
+)
 
 // context is where a request says that it stands in a trace.
 type context struct {
@@ -9,8 +13,6 @@ type context struct {
 	sampled, says bool // whether it is, and whether that is said
 	debug         bool // B3's
 }
-
-const hexDigits = "0123456789abcdef"
 
 func digit(c byte) (byte, bool) {
 	switch {
@@ -40,13 +42,6 @@ func unhex(dst, text []byte) bool {
 		any |= dst[i]
 	}
 	return any != 0
-}
-
-func appendHex(dst, b []byte) []byte {
-	for _, c := range b {
-		dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
-	}
-	return dst
 }
 
 func put64(b []byte, v uint64) { binary.BigEndian.PutUint64(b, v) }
@@ -82,8 +77,8 @@ func octet(b []byte) (byte, bool) {
 }
 
 func appendW3C(dst []byte, trace *[16]byte, span *[8]byte, sampled bool) []byte {
-	dst = appendHex(append(dst, "00-"...), trace[:])
-	dst = appendHex(append(dst, '-'), span[:])
+	dst = facts.AppendHex(append(dst, "00-"...), trace[:])
+	dst = facts.AppendHex(append(dst, '-'), span[:])
 	if sampled {
 		return append(dst, "-01"...)
 	}

@@ -179,8 +179,7 @@ func (w *Worker) Begin(c *Config, md *codecs.Metadata, carrier Carrier, mut *cod
 	said, known := untraced, true
 	var n uint64
 	if made {
-		l.id.generate(w.rand)
-		n, _ = number(l.id[:])
+		n = l.id.generate(w.rand)
 	} else if n, known = number(id); known {
 		copy(l.id[:], id)
 		said = l.id.reason()
@@ -363,9 +362,9 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 		put(keyB3, l.appendB3(parent, from.debug))
 	}
 	if v[keyB3TraceID] != nil || v[keyB3Sampled] != nil || f.B3 && v[keyB3] == nil {
-		b := appendHex(l.ids[:0], b3ID(&l.ID))
+		b := facts.AppendHex(l.ids[:0], b3ID(&l.ID))
 		id := len(b)
-		b = appendHex(appendHex(b, l.upstream[:]), parent[:])
+		b = facts.AppendHex(facts.AppendHex(b, l.upstream[:]), parent[:])
 		put(keyB3TraceID, b[:id])
 		put(keyB3SpanID, b[id:id+16])
 		if parent != [8]byte{} {
@@ -380,8 +379,8 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 }
 
 func (l *Live) appendB3(parent [8]byte, debug bool) []byte {
-	b := append(appendHex(l.b3[:0], b3ID(&l.ID)), '-')
-	b = append(appendHex(b, l.upstream[:]), '-')
+	b := append(facts.AppendHex(l.b3[:0], b3ID(&l.ID)), '-')
+	b = append(facts.AppendHex(b, l.upstream[:]), '-')
 	switch {
 	case !l.Sampled:
 		b = append(b, '0')
@@ -391,7 +390,7 @@ func (l *Live) appendB3(parent [8]byte, debug bool) []byte {
 		b = append(b, '1')
 	}
 	if parent != [8]byte{} {
-		b = appendHex(append(b, '-'), parent[:])
+		b = facts.AppendHex(append(b, '-'), parent[:])
 	}
 	return b
 }
