@@ -45,8 +45,8 @@ func (p *protocol) carrier(md *codecs.Metadata) tracing.Carrier {
 }
 
 // endSpan tells of the span, which is recorded, of a message that has ended.
-func (m *Message) endSpan(f Facts) {
-	e := tracing.Ending{Facts: &f, System: m.proto.system, Failure: m.failure, Time: time.Now()}
+func (m *Message) endSpan(f *Facts) {
+	e := tracing.Ending{Facts: f, System: m.proto.system, Failure: m.failure, Time: time.Now()}
 	if f.Answered > 0 || f.Code != 0 {
 		e.Code = m.proto.codeName(f.Code)
 	}
