@@ -23,8 +23,10 @@ func (m *Message) traced() {
 	if wl.Tracing == nil {
 		return
 	}
-	if err := guard.Do(func() { m.req.Properties() }); err != nil {
-		m.codecPanicked(err)
+	if m.req.Shape() == nil { // else nothing is to be loaded
+		if err := guard.Do(func() { m.req.Properties() }); err != nil {
+			m.codecPanicked(err)
+		}
 	}
 	m.trace = m.sh.traces.Begin(wl.Tracing, &m.req, m.proto.carrier(&m.req), &m.reqMut)
 	if m.trace.Recorded() {

@@ -20,8 +20,8 @@ const (
 	// maxQueued bytes wait for a file: what is beyond is lost, and counted.
 	maxQueued = 4 << 20
 	// fullBytes is when a worker hands over what it has gathered, without waiting for
-	// its timer.
-	fullBytes = 32 << 10
+	// its timer. Large writes are cheaper, up to about this.
+	fullBytes = 128 << 10
 	// wakeBytes is how much waits for a file before its writer is woken for it, without
 	// waiting for a worker's timer: that costs more than to write some lines.
 	wakeBytes = 256 << 10
@@ -251,7 +251,7 @@ func (f *File) take() (b []byte, lines int) {
 func (f *File) giveBack(b []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.free) < 16 && cap(b) <= 4*fullBytes {
+	if len(f.free) < 8 && cap(b) <= 2*fullBytes {
 		f.free = append(f.free, b[:0])
 	}
 }

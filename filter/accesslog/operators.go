@@ -233,8 +233,22 @@ func word(f func(e *Entry) string) operator {
 
 func number(f func(e *Entry) int64) operator {
 	return operator{number: true, bare: true, value: func(dst []byte, e *Entry) ([]byte, bool) {
-		return strconv.AppendInt(dst, f(e), 10), true
+		return appendNumber(dst, f(e)), true
 	}}
+}
+
+// appendNumber appends v in decimal digits. Most are short.
+func appendNumber(dst []byte, v int64) []byte {
+	switch {
+	case v < 0 || v > 999:
+		return strconv.AppendInt(dst, v, 10)
+	case v > 99:
+		return append(dst, byte('0'+v/100), byte('0'+v/10%10), byte('0'+v%10))
+	case v > 9:
+		return append(dst, byte('0'+v/10), byte('0'+v%10))
+	default:
+		return append(dst, byte('0'+v))
+	}
 }
 
 func constant(s string) operator { return word(func(*Entry) string { return s }) }
@@ -413,7 +427,11 @@ func span(from, to moment, unit time.Duration) value {
 		if a == 0 || b == 0 {
 			return dst, false
 		}
-		return strconv.AppendInt(dst, int64(max(0, b-a)/unit), 10), true
+		n := int64(0)
+		if b-a >= unit { // most are short, and to divide is dear
+			n = int64((b - a) / unit)
+		}
+		return appendNumber(dst, n), true
 	}
 }
 
