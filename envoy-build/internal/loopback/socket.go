@@ -58,6 +58,31 @@ func connect(path string) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
+// ErrBusy is that the listener's queue is full.
+var ErrBusy = errors.New("the listener's queue is full")
+
+// Open is Connect for those who wait for nothing and have a poller of their own: fd does
+// not block.
+func Open(path string) (fd int, err error) {
+	fd, err = syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	switch err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); {
+	case errors.Is(err, syscall.EAGAIN):
+		err = ErrBusy
+	case err != nil:
+		err = os.NewSyscallError("connect", err)
+	default:
+		err = isOwn(fd)
+	}
+	if err != nil {
+		syscall.Close(fd) //nolint:errcheck // nothing was written
+		return -1, err
+	}
+	return fd, nil
+}
+
 // checkPeer makes sure that the listener is this very process, before it is
 // told the secret. listen sets these credentials, also in a new process that
 // has inherited the socket.
@@ -66,15 +91,17 @@ func checkPeer(c *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	var cred *syscall.Ucred
-	var cerr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, cerr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	}); err != nil {
+	var own error
+	if err := raw.Control(func(fd uintptr) { own = isOwn(int(fd)) }); err != nil {
 		return err
 	}
-	if cerr != nil {
-		return cerr
+	return own
+}
+
+func isOwn(fd int) error {
+	cred, err := syscall.GetsockoptUcred(fd, syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
 	}
 	if int(cred.Pid) != os.Getpid() {
 		return fmt.Errorf("%w %d, not to this one (%d)", errSquatted, cred.Pid, os.Getpid())
