@@ -59,6 +59,7 @@ type Host struct {
 	settings Settings
 	metrics  metrics
 	configs  configs
+	hosts    hosts
 	admin    *admin.Server
 	oddities process.Sometimes // what clients and configurations can cause as often as they like
 

@@ -2,9 +2,11 @@ package golang
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/loopback"
@@ -28,19 +30,40 @@ const dialPause = 50 * time.Millisecond
 // itself, where metrics are pushed to.
 type Settings = settings
 
-type settings struct{ config.Carrier }
+type settings struct {
+	config.Carrier
+	// Connect: the loopback listener takes HTTP's CONNECT, see [connectRequest].
+	Connect bool
+}
 
 // SettingsOf reads the value of [SettingsEnv]: the JSON of the carrier filter, see
-// [config.LoadCarrier]. "" is the default.
-func SettingsOf(value string) (Settings, error) {
+// [config.LoadCarrier], and "connect", a boolean. "" is the default.
+func SettingsOf(value string) (s Settings, err error) {
+	s.Path = defaultPath
 	if value == "" {
-		return Settings{config.Carrier{Path: defaultPath}}, nil
+		return s, nil
 	}
-	c, err := config.LoadCarrier([]byte(value))
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(value), &fields); err != nil {
+		return s, fmt.Errorf("%s: %w", SettingsEnv, err)
+	}
+	if v, ok := fields["connect"]; ok {
+		if err := json.Unmarshal(v, &s.Connect); err != nil {
+			return s, fmt.Errorf("%s: connect: want true or false, is %s", SettingsEnv, v)
+		}
+		delete(fields, "connect")
+	}
+	if _, ok := fields["path"]; !ok {
+		fields["path"] = json.RawMessage(strconv.Quote(defaultPath))
+	}
+	carrier, err := json.Marshal(fields)
 	if err != nil {
-		return Settings{config.Carrier{Path: defaultPath}}, fmt.Errorf("%s: %w", SettingsEnv, err)
+		return s, fmt.Errorf("%s: %w", SettingsEnv, err)
 	}
-	return Settings{c}, nil
+	if s.Carrier, err = config.LoadCarrier(carrier); err != nil {
+		return Settings{Carrier: config.Carrier{Path: defaultPath}}, fmt.Errorf("%s: %w", SettingsEnv, err)
+	}
+	return s, nil
 }
 
 // FromEnvironment returns the settings of this process. What is wrong is logged, and the
@@ -57,12 +80,9 @@ func FromEnvironment(log process.Log) Settings {
 // until ctx is done.
 func (s settings) dial(ctx context.Context, cluster string) (net.Conn, error) {
 	for {
-		c, err := loopback.Connect(s.Path)
+		c, err := s.dialOnce(cluster)
 		if err == nil {
-			if _, err = c.Write(loopback.TunnelPrologue(host.Target{Cluster: cluster})); err == nil {
-				return c, nil
-			}
-			c.Close()
+			return c, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -70,4 +90,55 @@ func (s settings) dial(ctx context.Context, cluster string) (net.Conn, error) {
 		case <-time.After(dialPause):
 		}
 	}
+}
+
+func (s settings) dialOnce(cluster string) (net.Conn, error) {
+	fd, err := loopback.Open(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), s.Path)
+	defer f.Close() // FileConn has its own
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.greet(c, cluster); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet says where c is to lead, and waits for the answer if there is one.
+func (s settings) greet(c net.Conn, cluster string) error {
+	t := host.Target{Cluster: cluster}
+	if _, err := c.Write(s.greeting(t)); err != nil || !s.Connect {
+		return err
+	}
+	var reply []byte
+	for {
+		var b [1]byte // what is behind the reply is not ours
+		if _, err := c.Read(b[:]); err != nil {
+			return fmt.Errorf("cluster %s: %w", cluster, err)
+		}
+		reply = append(reply, b[0])
+		if a, n, err := parseReply(reply); err != nil {
+			return fmt.Errorf("cluster %s: %w", cluster, err)
+		} else if n > 0 {
+			if a.failed {
+				return fmt.Errorf("cluster %s: %s", cluster, a.reason)
+			}
+			return nil
+		}
+	}
+}
+
+// greeting is what the dialing side of a tunnel sends first.
+func (s settings) greeting(t host.Target) []byte {
+	b := loopback.TunnelPrologue(t)
+	if s.Connect {
+		b = append(b, connectRequest(t.Cluster)...)
+	}
+	return b
 }

@@ -24,8 +24,8 @@ const (
 	readBytes = 64 << 10
 	// maxReads is how often one tunnel is read before others are.
 	maxReads = 4
-	// assumedHosts is how many hosts a cluster is taken to have: nothing tells. So as
-	// many tunnels are kept as pools may have, over which Envoy's load balancer spreads
+	// assumedHosts is how many hosts a cluster is taken to have of which nothing is known:
+	// as many tunnels are kept as pools may have, over which Envoy's load balancer spreads
 	// what it likes.
 	assumedHosts = 8
 )
@@ -62,7 +62,9 @@ type tunnel struct {
 	out     []*host.Buffer
 	sent    int // of the first of them
 	blocked bool
-	heard   bool // the server has sent something
+	heard   bool   // the server has sent something
+	reply   []byte // of the listener, as far as it has come
+	host    string // "": unknown
 	paused  int
 	ending  bool // its end of stream is to be sent, behind out …
 	ended   bool // … and was
@@ -88,10 +90,14 @@ func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 	return u
 }
 
-// ClusterHosts implements host.Worker. Nothing tells.
-func (w *worker) ClusterHosts(string) (h host.Hosts, known, ok bool) {
-	return host.Hosts{Total: assumedHosts, Healthy: assumedHosts, Preferred: assumedHosts}, true, true
+// ClusterHosts implements host.Worker. Nothing tells, but for where tunnels have led.
+func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
+	n := w.h.hosts.count(cluster)
+	return host.Hosts{Total: n, Healthy: n, Preferred: n}, true, true
 }
+
+// seen notes that a tunnel to a cluster has led to a host.
+func (w *worker) seen(cluster, host string) { w.h.hosts.saw(cluster, host) }
 
 func (t *tunnel) touch() {
 	if !t.busy && t.state != over {
@@ -174,7 +180,7 @@ func (t *tunnel) open() error {
 	if err != nil {
 		return err
 	}
-	b := loopback.TunnelPrologue(t.target)
+	b := t.w.h.settings.greeting(t.target)
 	if n, err := unix.Write(fd, b); err != nil || n < len(b) { // a new socket has room for it
 		unix.Close(fd)
 		return errors.Join(err, errors.New("it takes no bytes"))
@@ -182,17 +188,45 @@ func (t *tunnel) open() error {
 	t.fd, t.state = fd, opened
 	t.w.place(t)
 	t.want(unix.EPOLLIN)
-	w := t.w
-	t.settle = time.AfterFunc(settleTime, func() { w.Post(t.settled) })
+	if w := t.w; !w.h.settings.Connect {
+		t.settle = time.AfterFunc(settleTime, func() { w.Post(t.settled) })
+	}
 	return nil
 }
 
-// settled takes the tunnel for connected.
+// settled takes the tunnel for connected, as nothing says so.
 func (t *tunnel) settled() {
-	if t.state == opened && !t.cut {
-		t.state = ready
-		t.w.guard(t, func() { t.ev.Ready("") })
+	if !t.w.h.settings.Connect {
+		t.connected("")
 	}
+}
+
+func (t *tunnel) connected(host string) {
+	if t.state == opened && !t.cut {
+		t.state, t.host = ready, host
+		t.w.guard(t, func() { t.ev.Ready(host) })
+	}
+}
+
+// answered takes what the loopback listener says to CONNECT, and returns what is behind.
+func (t *tunnel) answered(b []byte) []byte {
+	n := len(t.reply)
+	t.reply = append(t.reply, b...)
+	r, size, err := parseReply(t.reply)
+	switch {
+	case err != nil:
+		t.w.h.oddities.Logf(t.w.h.log, host.Warn, "meltemi: loopback listener %s: %v", t.w.h.settings.Path, err)
+		t.end(host.ConnectFailed)
+	case size == 0:
+	case r.failed:
+		t.end(r.why)
+	default:
+		t.reply = nil
+		t.w.seen(t.target.Cluster, r.host)
+		t.connected(r.host)
+		return b[size-n:]
+	}
+	return nil
 }
 
 func (ts *tunnels) place(t *tunnel) {
@@ -275,12 +309,16 @@ func (t *tunnel) receive() {
 			t.end(t.lost(err))
 			return
 		}
-		t.heard = true
-		if t.settled(); t.state == over {
-			return
+		b := ts.read[:n]
+		if t.state == opened && t.w.h.settings.Connect {
+			b = t.answered(b)
 		}
-		ts.views[0] = ts.read[:n]
-		t.w.guard(t, func() { t.ev.Data(ts.views[:], n) })
+		t.settled()
+		if len(b) > 0 && t.state == ready {
+			t.heard = true
+			ts.views[0] = b
+			t.w.guard(t, func() { t.ev.Data(ts.views[:], len(b)) })
+		}
 		if n < readBytes || t.state == over || t.cut || t.paused > 0 {
 			return
 		}

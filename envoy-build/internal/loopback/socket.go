@@ -58,11 +58,36 @@ func connect(path string) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
+// checkPeer makes sure that the listener is this very process, before it is
+// told the secret. listen sets these credentials, also in a new process that
+// has inherited the socket.
+func checkPeer(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *syscall.Ucred
+	var cerr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, cerr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if cerr != nil {
+		return cerr
+	}
+	if int(cred.Pid) != os.Getpid() {
+		return fmt.Errorf("%w %d, not to this one (%d)", errSquatted, cred.Pid, os.Getpid())
+	}
+	return nil
+}
+
 // ErrBusy is that the listener's queue is full.
 var ErrBusy = errors.New("the listener's queue is full")
 
-// Open is Connect for those who wait for nothing and have a poller of their own: fd does
-// not block.
+// Open connects to a unix socket without waiting for anything: fd does not block. Where a
+// process of another user has the socket that gets a connection, and not a byte. Another
+// process of this user may be the next Envoy of a hot restart.
 func Open(path string) (fd int, err error) {
 	fd, err = syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -74,7 +99,7 @@ func Open(path string) (fd int, err error) {
 	case err != nil:
 		err = os.NewSyscallError("connect", err)
 	default:
-		err = isOwn(fd)
+		err = checkUser(fd)
 	}
 	if err != nil {
 		syscall.Close(fd) //nolint:errcheck // nothing was written
@@ -83,28 +108,13 @@ func Open(path string) (fd int, err error) {
 	return fd, nil
 }
 
-// checkPeer makes sure that the listener is this very process, before it is
-// told the secret. listen sets these credentials, also in a new process that
-// has inherited the socket.
-func checkPeer(c *net.UnixConn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var own error
-	if err := raw.Control(func(fd uintptr) { own = isOwn(int(fd)) }); err != nil {
-		return err
-	}
-	return own
-}
-
-func isOwn(fd int) error {
+func checkUser(fd int) error {
 	cred, err := syscall.GetsockoptUcred(fd, syscall.SOL_SOCKET, syscall.SO_PEERCRED)
 	if err != nil {
 		return os.NewSyscallError("getsockopt", err)
 	}
-	if int(cred.Pid) != os.Getpid() {
-		return fmt.Errorf("%w %d, not to this one (%d)", errSquatted, cred.Pid, os.Getpid())
+	if int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("the socket belongs to user %d, not to this one (%d)", cred.Uid, os.Geteuid())
 	}
 	return nil
 }
