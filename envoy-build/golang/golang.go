@@ -61,7 +61,8 @@ type Host struct {
 	configs  configs
 	hosts    hosts
 	admin    *admin.Server
-	oddities process.Sometimes // what clients and configurations can cause as often as they like
+	// What clients, and connections that fail, can cause as often as they like.
+	misnamed, unserved, overrun, unlinked process.Sometimes
 
 	setUp sync.Once
 
