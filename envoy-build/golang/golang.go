@@ -118,12 +118,12 @@ func (h *Host) everyWorker(f func(w *worker)) {
 
 // Close ends the workers' pollers. It is for tests: a process has its host for good.
 func (h *Host) Close() {
+	h.configs.close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range h.workers {
 		w.close()
 	}
-	h.configs.close()
 	h.admin.Serve("")
 }
 

@@ -146,6 +146,14 @@ func (s *suite) served(n int) Peer {
 	return s.Servers()[n-1]
 }
 
+// sets has f run on c's worker, and waits for it.
+func (s *suite) sets(c *conn, f func()) {
+	s.t.Helper()
+	done := make(chan struct{})
+	s.m.do(c.s, func() { f(); close(done) })
+	s.Until("it is set", func() bool { return isClosed(done) })
+}
+
 // module is a host.Module that does as it is told.
 type module struct {
 	t       *testing.T
@@ -421,12 +429,14 @@ func rest(_ *testing.T, s *suite) {
 	p, c := s.open()
 	var views []string
 	var mu sync.Mutex
-	c.onData = func(b []byte) int {
-		mu.Lock()
-		defer mu.Unlock()
-		views = append(views, string(b))
-		return len(b) / 3 * 3
-	}
+	s.sets(c, func() {
+		c.onData = func(b []byte) int {
+			mu.Lock()
+			defer mu.Unlock()
+			views = append(views, string(b))
+			return len(b) / 3 * 3
+		}
+	})
 	seen := func() string { mu.Lock(); defer mu.Unlock(); return strings.Join(views, "|") }
 	p.Send([]byte("abcd"))
 	s.Until("the first", func() bool { return seen() == "abcd" })
@@ -491,27 +501,31 @@ func unread(t *testing.T, s *suite) {
 
 func unreadMuch(_ *testing.T, s *suite) {
 	p, c := s.open()
-	want := pattern(1 << 20)
-	c.onData = func(b []byte) int {
-		if len(b) > 1000 { // a piece, and then a pause
-			c.d.ReadDisable(true)
-			s.m.do(c.s, func() { c.d.ReadDisable(false) })
-			return 1000
+	want := pattern(3000)
+	s.sets(c, func() {
+		c.onData = func(b []byte) int {
+			if len(b) > 1000 { // a piece, and then a pause
+				c.d.ReadDisable(true)
+				s.m.do(c.s, func() { c.d.ReadDisable(false) })
+				return 1000
+			}
+			return len(b)
 		}
-		return len(b)
-	}
-	p.Send(want[:3000])
-	s.Until("it has come in pieces", func() bool { return c.got() == string(want[:3000]) })
+	})
+	p.Send(want)
+	s.Until("it has come in pieces", func() bool { return c.got() == string(want) })
 }
 
 func batches(_ *testing.T, s *suite) {
 	p, c := s.open()
-	c.onData = func(b []byte) int {
-		c.s.later = append(c.s.later, func() { c.write("c") })
-		c.write("a")
-		c.write("b")
-		return len(b)
-	}
+	s.sets(c, func() {
+		c.onData = func(b []byte) int {
+			c.s.later = append(c.s.later, func() { c.write("c") })
+			c.write("a")
+			c.write("b")
+			return len(b)
+		}
+	})
 	p.Send([]byte("x"))
 	s.receives(p, "abc")
 }
@@ -667,10 +681,12 @@ func panics(_ *testing.T, s *suite) {
 	u := s.connects(c, Cluster)
 	s.hears(&u.recorder, "ready")
 	srv := s.served(1)
-	u.onData = func() { panic("on purpose") }
+	s.sets(c, func() {
+		u.onData = func() { panic("on purpose") }
+		c.onData = func([]byte) int { panic("on purpose") }
+	})
 	srv.Send([]byte("x"))
 	s.hears(&u.recorder, "ready", "aborted", host.Local.String())
-	c.onData = func([]byte) int { panic("on purpose") }
 	p.Send([]byte("x"))
 	s.hears(&c.recorder, "aborted", "closed, remote false")
 	s.Until("it is closed", p.Ended)
