@@ -61,6 +61,7 @@ type tunnel struct {
 	busy    bool // in the list
 	out     []*host.Buffer
 	sent    int // of the first of them
+	wrote   bool
 	blocked bool
 	heard   bool   // the server has sent something
 	reply   []byte // of the listener, as far as it has come
@@ -333,7 +334,7 @@ func (t *tunnel) lost(err error) host.CloseReason {
 		return host.Local
 	case t.state == opened:
 		return host.ConnectFailed
-	case errors.Is(err, syscall.ECONNRESET) && !t.heard:
+	case !t.heard && (!t.wrote || errors.Is(err, syscall.ECONNRESET)):
 		return host.ConnectFailed
 	case err != nil:
 		return host.Reset
@@ -349,6 +350,7 @@ func (t *tunnel) flush() {
 		n, err := unix.Write(t.fd, b.B[t.sent:])
 		if n > 0 {
 			t.sent += n
+			t.wrote = true
 		}
 		switch {
 		case errors.Is(err, syscall.EINTR):
