@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -68,7 +69,8 @@ type Host struct {
 
 	mu      sync.RWMutex
 	workers map[int]*worker // by their threads
-	lastID  uint64          // of clients
+
+	lastID atomic.Uint64 // of clients
 }
 
 // New returns a host of m with those settings. It logs by log.

@@ -16,6 +16,8 @@ const (
 	// closes one at once whose cluster it does not know, that has no host, whose host
 	// refuses, and says nothing of one that is connected.
 	settleTime = 2 * time.Millisecond
+	// answerTime is how long a CONNECT may take. It is longer than Envoy takes to connect.
+	answerTime = 30 * time.Second
 	// openPause is between attempts to open tunnels that fail as there is no listener,
 	// doubled each time.
 	openPause    = 20 * time.Millisecond
@@ -65,7 +67,6 @@ type tunnel struct {
 	blocked bool
 	heard   bool   // the server has sent something
 	reply   []byte // of the listener, as far as it has come
-	host    string // "": unknown
 	paused  int
 	ending  bool // its end of stream is to be sent, behind out …
 	ended   bool // … and was
@@ -189,9 +190,11 @@ func (t *tunnel) open() error {
 	t.fd, t.state = fd, opened
 	t.w.place(t)
 	t.want(unix.EPOLLIN)
-	if w := t.w; !w.h.settings.Connect {
-		t.settle = time.AfterFunc(settleTime, func() { w.Post(t.settled) })
+	w, after, do := t.w, settleTime, t.settled
+	if w.h.settings.Connect {
+		after, do = answerTime, t.unanswered
 	}
+	t.settle = time.AfterFunc(after, func() { w.Post(do) })
 	return nil
 }
 
@@ -202,9 +205,18 @@ func (t *tunnel) settled() {
 	}
 }
 
+// unanswered gives it up: what listens does not know CONNECT.
+func (t *tunnel) unanswered() {
+	if t.state == opened {
+		t.w.h.unlinked.Logf(t.w.h.log, host.Warn, "meltemi: loopback listener %s: no answer to CONNECT", t.w.h.settings.Path)
+		t.end(host.ConnectFailed)
+	}
+}
+
 func (t *tunnel) connected(host string) {
 	if t.state == opened && !t.cut {
-		t.state, t.host = ready, host
+		t.settle.Stop()
+		t.state = ready
 		t.w.guard(t, func() { t.ev.Ready(host) })
 	}
 }
