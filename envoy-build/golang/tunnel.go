@@ -338,15 +338,15 @@ func (t *tunnel) receive() {
 	}
 }
 
-// lost tells why a tunnel has ended. One that has taken nothing of what was written has
-// never been connected: the end of a socket with unread bytes is a reset.
+// lost tells why a tunnel has ended. One over which nothing has gone may never have been
+// connected. Of what was written nobody can tell how much has reached the server.
 func (t *tunnel) lost(err error) host.CloseReason {
 	switch {
 	case t.ended || t.ending:
 		return host.Local
 	case t.state == opened:
 		return host.ConnectFailed
-	case !t.heard && (!t.wrote || errors.Is(err, syscall.ECONNRESET)):
+	case !t.heard && !t.wrote:
 		return host.ConnectFailed
 	case err != nil:
 		return host.Reset
