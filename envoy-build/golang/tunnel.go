@@ -104,7 +104,8 @@ func (w *worker) seen(cluster, host string) { w.h.hosts.saw(cluster, host) }
 func (t *tunnel) touch() {
 	if !t.busy && t.state != over {
 		t.busy = true
-		t.w.tunnels.busy = append(t.w.tunnels.busy, t)
+		ts := &t.w.tunnels
+		ts.busy = append(ts.busy, t)
 	}
 }
 
@@ -184,7 +185,7 @@ func (t *tunnel) open() error {
 	}
 	b := t.w.h.settings.greeting(t.target)
 	if n, err := unix.Write(fd, b); err != nil || n < len(b) { // a new socket has room for it
-		unix.Close(fd)
+		unix.Close(fd) //nolint:errcheck // it is of no use
 		return errors.Join(err, errors.New("it takes no bytes"))
 	}
 	t.fd, t.state = fd, opened
@@ -417,7 +418,7 @@ func (t *tunnel) end(r host.CloseReason) {
 	}
 	ts := &t.w.tunnels
 	if t.fd >= 0 {
-		unix.Close(t.fd) // the poller forgets it
+		unix.Close(t.fd) //nolint:errcheck // the poller forgets it, and what is unsent is lost
 		t.fd = -1
 		ts.free = append(ts.free, t.slot)
 	}
