@@ -28,7 +28,20 @@ type Listener struct {
 	// Workloads has it told which workload and service each connection leads to, as far
 	// as Istio says so of endpoints and clusters: for Istio's metrics.
 	Workloads bool
+	// Tunnels has the listener made of Envoy's own filters alone, for the golang filter:
+	// it leads each connection to the cluster, and of one that is ORIGINAL_DST to the
+	// address, that TLVs before its bytes name. Module, Admin, Push and Workloads are
+	// for the carrier filter, which it lacks; so whoever can connect is served.
+	Tunnels bool
 }
+
+// The types of the TLVs in the header of the PROXY protocol by which connections to the
+// listener begin, and the keys of the namespace meltemi as which filters find them.
+const (
+	ClusterTLV     = 0xE0 // "cluster": the name of one
+	TokenTLV       = 0xE1 // "token": proves to the carrier filter who connects
+	DestinationTLV = 0xE2 // "destination": IP:PORT
+)
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
 // which the caller may change what it likes. It is what any Envoy has: one per process,
@@ -59,9 +72,13 @@ func (l Listener) listenerFilters() []any {
 	metadata := func(tlv int, key string) object {
 		return object{"tlv_type": tlv, "on_tlv_present": object{"metadata_namespace": "meltemi", "key": key}}
 	}
+	rules := []any{metadata(ClusterTLV, "cluster"), metadata(TokenTLV, "token")}
+	if l.Tunnels {
+		rules = []any{metadata(ClusterTLV, "cluster"), metadata(DestinationTLV, "destination")}
+	}
 	filters := []any{object{"name": "envoy.filters.listener.proxy_protocol", "typed_config": object{
 		"@type": types + "listener.proxy_protocol.v3.ProxyProtocol",
-		"rules": []any{metadata(0xE0, "cluster"), metadata(0xE1, "token")},
+		"rules": rules,
 	}}}
 	if l.Sources {
 		source := object{"@type": types + "listener.original_src.v3.OriginalSrc"}
@@ -77,10 +94,31 @@ func (l Listener) listenerFilters() []any {
 }
 
 func (l Listener) filters() []any {
+	if l.Tunnels {
+		return []any{destinations(), tcpProxy()}
+	}
 	if l.Workloads {
 		return []any{l.carrier(), workloads(), tcpProxy()}
 	}
 	return []any{l.carrier(), tcpProxy()}
+}
+
+// destinations has tcp_proxy do what the TLVs say. The objects are those of which Envoy
+// knows the factories since 1.28, as it has the filter.
+func destinations() object {
+	state := func(key, from string) object {
+		return object{
+			"object_key": key, "skip_if_empty": true,
+			"format_string": object{"omit_empty_values": true, "text_format_source": object{"inline_string": "%DYNAMIC_METADATA(meltemi:" + from + ")%"}},
+		}
+	}
+	return object{"name": "meltemi.destinations", "typed_config": object{
+		"@type": types + "network.set_filter_state.v3.Config",
+		"on_new_connection": []any{
+			state("envoy.tcp_proxy.cluster", "cluster"),
+			state("envoy.network.transport_socket.original_dst_address", "destination"),
+		},
+	}}
 }
 
 // workloads notes what tcp_proxy has found when the first request is sent, for the
@@ -123,7 +161,7 @@ func (l Listener) carrier() object {
 func tcpProxy() object {
 	return object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
 		"@type": types + "network.tcp_proxy.v3.TcpProxy", "stat_prefix": "meltemi",
-		"cluster":      "none", // the carrier filter says which
+		"cluster":      "none", // a filter before it says which
 		"idle_timeout": "0s", "max_connect_attempts": 2,
 	}}
 }
