@@ -5,8 +5,11 @@
 package loopback
 
 const (
-	types     = "type.googleapis.com/envoy.extensions.filters."
-	plainPort = 1 // what connections without a source of their own say they came to
+	types = "type.googleapis.com/envoy.extensions.filters."
+	// The port that connections say they came to: without a source of their own, and with
+	// one. Tunnels may have any other instead, the one that their client wanted.
+	plainPort  = 1
+	sourcePort = 2
 )
 
 // Listener is a loopback listener.
@@ -40,7 +43,7 @@ type Listener struct {
 const (
 	ClusterTLV     = 0xE0 // "cluster": the name of one
 	TokenTLV       = 0xE1 // "token": proves to the carrier filter who connects
-	DestinationTLV = 0xE2 // "destination": IP:PORT
+	DestinationTLV = 0xE2 // "destination": IP:PORT, instead of the header's
 )
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
@@ -85,12 +88,21 @@ func (l Listener) listenerFilters() []any {
 		if l.Mark != 0 {
 			source["mark"] = l.Mark
 		}
+		disabled := port(plainPort)
+		if l.Tunnels {
+			disabled = object{"not_match": port(sourcePort)}
+		}
 		filters = append(filters, object{
 			"name": "envoy.filters.listener.original_src", "typed_config": source,
-			"filter_disabled": object{"destination_port_range": object{"start": plainPort, "end": plainPort + 1}},
+			"filter_disabled": disabled,
 		})
 	}
 	return filters
+}
+
+// port matches connections that came to it.
+func port(n int) object {
+	return object{"destination_port_range": object{"start": n, "end": n + 1}}
 }
 
 func (l Listener) filters() []any {
