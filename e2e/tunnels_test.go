@@ -1,13 +1,16 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -28,9 +31,9 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 		dir, err := os.MkdirTemp("", "tunnels") // t's own may be too long for a socket
 		require.NoError(t, err)
 		t.Cleanup(func() { os.RemoveAll(dir) })
-		socket := filepath.Join(dir, "meltemi.sock")
+		socket, byConnect := filepath.Join(dir, "meltemi.sock"), filepath.Join(dir, "connect.sock")
 		o := v.options()
-		o.Listeners = []envoytest.Resource{envoytest.Tunnels(socket)}
+		o.Listeners = []envoytest.Resource{envoytest.Tunnels(socket, false), envoytest.Tunnels(byConnect, true).With(envoytest.M{"name": "by-connect"})}
 		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...), {
 			"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
 			"name":  "inbound", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "1s",
@@ -40,7 +43,7 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 
-		dial := func(prologue []byte) net.Conn {
+		dial := func(socket string, prologue []byte) net.Conn {
 			c, err := net.Dial("unix", socket)
 			require.NoError(t, err)
 			t.Cleanup(func() { c.Close() })
@@ -64,6 +67,13 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 				}
 			}
 		}
+		// What is behind the answer stays.
+		connect := func(c net.Conn, cluster string) *http.Response {
+			fmt.Fprintf(c, "CONNECT meltemi:1 HTTP/1.1\r\nhost: meltemi:1\r\n%s: %s\r\n\r\n", loopback.ClusterHeader, cluster)
+			answer, err := http.ReadResponse(bufio.NewReaderSize(iotest.OneByteReader(c), 16), &http.Request{Method: http.MethodConnect})
+			require.NoError(t, err)
+			return answer
+		}
 		closed := func(c net.Conn) {
 			n, err := c.Read(make([]byte, 1))
 			require.Zero(t, n)
@@ -75,23 +85,33 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 			return prologue
 		}
 		for name, tc := range map[string]struct {
-			prologue []byte
-			want     string
+			prologue      []byte
+			cluster, want string
 		}{
-			"a cluster":                             {prologue(map[byte]string{loopback.ClusterTLV: "one"}), "one"},
-			"a destination":                         {prologue(map[byte]string{loopback.ClusterTLV: "inbound", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), "other"},
-			"a destination of the header":           {destined(prologue(map[byte]string{loopback.ClusterTLV: "inbound"}), other.Port), "other"},
-			"of two destinations the TLV's":         {destined(prologue(map[byte]string{loopback.ClusterTLV: "inbound", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), s.Port), "other"},
-			"a destination that counts for nothing": {prologue(map[byte]string{loopback.ClusterTLV: "one", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), "one"},
+			"a cluster":                             {prologue(map[byte]string{loopback.ClusterTLV: "one"}), "one", "one"},
+			"a destination":                         {prologue(map[byte]string{loopback.ClusterTLV: "inbound", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), "inbound", "other"},
+			"a destination of the header":           {destined(prologue(map[byte]string{loopback.ClusterTLV: "inbound"}), other.Port), "inbound", "other"},
+			"of two destinations the TLV's":         {destined(prologue(map[byte]string{loopback.ClusterTLV: "inbound", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), s.Port), "inbound", "other"},
+			"a destination that counts for nothing": {prologue(map[byte]string{loopback.ClusterTLV: "one", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), "one", "one"},
 		} {
 			t.Run(name, func(t *testing.T) {
-				c := dial(tc.prologue)
+				c := dial(socket, tc.prologue)
+				for id := range uint64(3) {
+					require.Equal(t, tc.want, ask(c, id))
+				}
+				c = dial(byConnect, tc.prologue)
+				answer := connect(c, tc.cluster)
+				require.Equal(t, http.StatusOK, answer.StatusCode)
+				require.Equal(t, fmt.Sprintf("127.0.0.1:%d", map[string]int{"one": s.Port, "other": other.Port}[tc.want]), answer.Header.Get(loopback.HostHeader))
 				for id := range uint64(3) {
 					require.Equal(t, tc.want, ask(c, id))
 				}
 			})
 		}
-		closed(dial(prologue(map[byte]string{loopback.ClusterTLV: "unknown"})))
-		closed(dial(prologue(nil)))
+		closed(dial(socket, prologue(map[byte]string{loopback.ClusterTLV: "unknown"})))
+		closed(dial(socket, prologue(nil)))
+		answer := connect(dial(byConnect, prologue(nil)), "unknown")
+		require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
+		require.Contains(t, answer.Header.Get(loopback.FlagsHeader), "NC")
 	})
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -12,6 +13,8 @@ import (
 	_ "google.golang.org/protobuf/types/known/anypb" // of which golangType has a field
 
 	// Of the golang filter's loopback listener.
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
 
 	"github.com/meltemi-mesh/meltemi/control/loopback"
@@ -106,7 +109,9 @@ const (
 	setFilterState = "envoy.extensions.filters.network.set_filter_state.v3.Config"
 	tcpProxy       = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 	clusterKey     = "envoy.tcp_proxy.cluster"
-	destinationKey = "envoy.network.transport_socket.original_dst_address"
+
+	connectionManager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	originalSource    = "envoy.extensions.filters.listener.original_src.v3.OriginalSrc"
 )
 
 // tunnels checks the listener p, if it is the golang filter's loopback listener: one that
@@ -117,33 +122,59 @@ func (c *checker) tunnels(p place) {
 		filters, _ := chain.at("filters")
 		for _, f := range filters.elements() {
 			typed, _ := f.at("typed_config")
-			state, is := typed.as(setFilterState)
-			if is && formats(state, clusterKey) {
+			if leads(typed) {
 				c.golangCarrier = true
 				c.finds(f.Line, "loopback listener of the golang filter")
-				c.loopback(p, tlv{loopback.ClusterTLV, "cluster", "connections have no cluster, and are closed"},
-					tlv{loopback.DestinationTLV, "destination", "those to clusters of type ORIGINAL_DST, as Istio's inbound ones are, have no address"})
+				var wanted []tlv
+				if _, connect := typed.as(connectionManager); !connect {
+					wanted = append(wanted, tlv{loopback.ClusterTLV, "cluster", "connections have no cluster, and are closed"})
+				}
+				if sources(p) {
+					wanted = append(wanted, tlv{loopback.DestinationTLV, "destination", "connections that have their client's address lack the one that it wanted"})
+				}
+				c.loopback(p, wanted...)
 				c.private(p)
 				c.stock(filters.elements())
-				if !formats(state, destinationKey) {
-					c.note(f.Line, behind(typed.path, "on_new_connection"), "want %s, of %%DYNAMIC_METADATA(meltemi:destination)%%: "+
-						"connections to clusters of type ORIGINAL_DST, as Istio's inbound ones are, have no address", destinationKey)
-				}
 				return
 			}
 		}
 	}
 }
 
-// formats tells whether a filter set_filter_state has an object of that key.
-func formats(state place, key string) bool {
-	objects, _ := state.at("on_new_connection")
-	for _, o := range objects.elements() {
-		if o.text("object_key") == key {
-			return true
+// leads tells whether a filter has connections say to which cluster they lead: by filter
+// state for tcp_proxy, or by a header of CONNECT.
+func leads(typed place) bool {
+	if state, is := typed.as(setFilterState); is {
+		objects, _ := state.at("on_new_connection")
+		for _, o := range objects.elements() {
+			if o.text("object_key") == clusterKey {
+				return true
+			}
+		}
+	}
+	if hcm, is := typed.as(connectionManager); is {
+		config, _ := hcm.at("route_config")
+		hosts, _ := config.at("virtual_hosts")
+		for _, h := range hosts.elements() {
+			routes, _ := h.at("routes")
+			for _, r := range routes.elements() {
+				if route, _ := r.at("route"); route.text("cluster_header") == loopback.ClusterHeader {
+					return true
+				}
+			}
 		}
 	}
 	return false
+}
+
+// sources tells whether servers may see the addresses of clients.
+func sources(listener place) bool {
+	filters, _ := listener.at("listener_filters")
+	return slices.ContainsFunc(filters.elements(), func(f place) bool {
+		typed, _ := f.at("typed_config")
+		_, is := typed.as(originalSource)
+		return is
+	})
 }
 
 // private notes what lets others than the proxy use the listener l.
@@ -169,10 +200,11 @@ func (c *checker) stock(filters []place) {
 		_, module := typed.as(dynamicModule)
 		_, golang := typed.as(golangFilter)
 		_, tcp := typed.as(tcpProxy)
+		_, http := typed.as(connectionManager)
 		switch {
 		case module, golang:
 			c.refuse(f.Line, f.path, "the golang filter's loopback listener is made of Envoy's own filters alone")
-		case i == len(filters)-1 && !tcp:
+		case i == len(filters)-1 && !tcp && !http:
 			c.refuse(f.Line, f.path, "want tcp_proxy, which connects to the cluster")
 		}
 	}

@@ -92,6 +92,7 @@ type golang struct {
 	ProxyVersion string `yaml:"proxyVersion"`
 	LibraryPath  string `yaml:"libraryPath"`
 	Socket       string `yaml:"socket"`
+	Connect      bool   `yaml:"connect"`
 }
 
 type telemetry struct {

@@ -189,7 +189,7 @@ delivery: LISTENER
 initialFetchTimeout: 1m
 proxyMetadata: {M: "1"}
 proxyVersion: ^2
-golang: {proxyVersion: ^1, libraryPath: /l.so, socket: /g}
+golang: {proxyVersion: ^1, libraryPath: /l.so, socket: /g, connect: true}
 module: m
 socket: /s
 adminAddress: unix:/a
@@ -225,7 +225,7 @@ adminAddress: unix:/a
 		Delivery:            ir.Listener,
 		InitialFetchTimeout: time.Minute,
 		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2",
-		Golang: ir.Golang{ProxyVersion: "^1", LibraryPath: "/l.so", Socket: "/g"}, Module: "m", Socket: "/s", Admin: "unix:/a",
+		Golang: ir.Golang{ProxyVersion: "^1", LibraryPath: "/l.so", Socket: "/g", Connect: true}, Module: "m", Socket: "/s", Admin: "unix:/a",
 	}, s)
 }
 

@@ -31,7 +31,7 @@ func TestComplete(t *testing.T) {
 	want.Gateways[0].ServicePort = 1
 	want.Delivery, want.InitialFetchTimeout = ECDS, 5*time.Second
 	want.ProxyMetadata, want.ProxyVersion = map[string]string{"MELTEMI": "true"}, DefaultProxyVersion
-	want.Golang = Golang{DefaultGolangVersion, "/usr/local/lib/meltemi/libmeltemi.so", "/etc/istio/proxy/meltemi.sock"}
+	want.Golang = Golang{DefaultGolangVersion, "/usr/local/lib/meltemi/libmeltemi.so", "/etc/istio/proxy/meltemi.sock", false}
 	want.Module, want.Socket, want.Admin = "meltemi", "@meltemi", "127.0.0.1:15880"
 	require.Equal(t, want, s)
 	require.Empty(t, s.Complete())

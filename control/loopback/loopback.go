@@ -36,14 +36,25 @@ type Listener struct {
 	// address, that TLVs before its bytes name. Module, Admin, Push and Workloads are
 	// for the carrier filter, which it lacks; so whoever can connect is served.
 	Tunnels bool
+	// Connect has tunnels name their cluster by HTTP's CONNECT instead, whose answer tells
+	// which host they lead to, or why there is none.
+	Connect bool
 }
+
+// The headers of Connect: of the request the cluster; of its answer the host, and Envoy's
+// response flags if it failed.
+const (
+	ClusterHeader = "x-meltemi-cluster"
+	HostHeader    = "x-meltemi-host"
+	FlagsHeader   = "x-meltemi-flags"
+)
 
 // The types of the TLVs in the header of the PROXY protocol by which connections to the
 // listener begin, and the keys of the namespace meltemi as which filters find them.
 const (
 	ClusterTLV     = 0xE0 // "cluster": the name of one
 	TokenTLV       = 0xE1 // "token": proves to the carrier filter who connects
-	DestinationTLV = 0xE2 // "destination": IP:PORT, instead of the header's
+	DestinationTLV = 0xE2 // "destination": IP:PORT, of those that have a source; else the header's counts
 )
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
@@ -77,7 +88,10 @@ func (l Listener) listenerFilters() []any {
 	}
 	rules := []any{metadata(ClusterTLV, "cluster"), metadata(TokenTLV, "token")}
 	if l.Tunnels {
-		rules = []any{metadata(ClusterTLV, "cluster"), metadata(DestinationTLV, "destination")}
+		rules = []any{metadata(ClusterTLV, "cluster")}
+		if l.Sources {
+			rules = append(rules, metadata(DestinationTLV, "destination"))
+		}
 	}
 	filters := []any{object{"name": "envoy.filters.listener.proxy_protocol", "typed_config": object{
 		"@type": types + "listener.proxy_protocol.v3.ProxyProtocol",
@@ -107,7 +121,7 @@ func port(n int) object {
 
 func (l Listener) filters() []any {
 	if l.Tunnels {
-		return []any{destinations(), tcpProxy()}
+		return l.tunnels()
 	}
 	if l.Workloads {
 		return []any{l.carrier(), workloads(), tcpProxy()}
@@ -115,21 +129,59 @@ func (l Listener) filters() []any {
 	return []any{l.carrier(), tcpProxy()}
 }
 
-// destinations has tcp_proxy do what the TLVs say. The objects are those of which Envoy
-// knows the factories since 1.28, as it has the filter.
-func destinations() object {
+// tunnels are the filters of a listener that is of Envoy's own alone: what the TLVs say is
+// done. The objects are those of which Envoy knows the factories since 1.28, as it has the
+// filter.
+func (l Listener) tunnels() []any {
 	state := func(key, from string) object {
 		return object{
 			"object_key": key, "skip_if_empty": true,
 			"format_string": object{"omit_empty_values": true, "text_format_source": object{"inline_string": "%DYNAMIC_METADATA(meltemi:" + from + ")%"}},
 		}
 	}
-	return object{"name": "meltemi.destinations", "typed_config": object{
-		"@type": types + "network.set_filter_state.v3.Config",
-		"on_new_connection": []any{
-			state("envoy.tcp_proxy.cluster", "cluster"),
-			state("envoy.network.transport_socket.original_dst_address", "destination"),
-		},
+	var objects []any
+	end := connect()
+	if !l.Connect {
+		objects = append(objects, state("envoy.tcp_proxy.cluster", "cluster"))
+		end = tcpProxy()
+	}
+	if l.Sources { // else the header says it
+		objects = append(objects, state("envoy.network.transport_socket.original_dst_address", "destination"))
+	}
+	if len(objects) == 0 {
+		return []any{end}
+	}
+	return []any{object{"name": "meltemi.destinations", "typed_config": object{
+		"@type": types + "network.set_filter_state.v3.Config", "on_new_connection": objects,
+	}}, end}
+}
+
+// connect leads to the cluster that a CONNECT names.
+func connect() object {
+	header := func(key, value string) object { return object{"header": object{"key": key, "value": value}} }
+	failed := object{
+		"filter": object{"status_code_filter": object{"comparison": object{
+			"op": "GE", "value": object{"default_value": 400, "runtime_key": "meltemi.none"},
+		}}},
+		"headers_to_add": []any{header(FlagsHeader, "%RESPONSE_FLAGS%")},
+	}
+	return object{"name": "meltemi.connect", "typed_config": object{
+		"@type":       types + "network.http_connection_manager.v3.HttpConnectionManager",
+		"stat_prefix": "meltemi", "codec_type": "HTTP1", "generate_request_id": false,
+		"stream_idle_timeout": "0s", "common_http_protocol_options": object{"idle_timeout": "0s"},
+		"upgrade_configs":    []any{object{"upgrade_type": "CONNECT"}},
+		"local_reply_config": object{"mappers": []any{failed}},
+		"http_filters": []any{object{"name": "envoy.filters.http.router", "typed_config": object{
+			"@type": types + "http.router.v3.Router", "dynamic_stats": false, "suppress_envoy_headers": true,
+		}}},
+		"route_config": object{"virtual_hosts": []any{object{
+			"name": "meltemi", "domains": []any{"*"},
+			"response_headers_to_add": []any{header(HostHeader, "%UPSTREAM_REMOTE_ADDRESS%")},
+			"routes": []any{object{"match": object{"connect_matcher": object{}}, "route": object{
+				"cluster_header": ClusterHeader, "timeout": "0s",
+				"upgrade_configs": []any{object{"upgrade_type": "CONNECT", "connect_config": object{}}},
+			}}},
+		}}},
 	}}
 }
 

@@ -74,7 +74,7 @@ func (golang) kind(s *ir.Service) string {
 }
 
 func (golang) loopback(s *ir.Service) object {
-	return sources(loopback.Listener{Socket: s.Golang.Socket, Tunnels: true}).Config()
+	return sources(loopback.Listener{Socket: s.Golang.Socket, Tunnels: true, Connect: s.Golang.Connect}).Config()
 }
 
 func (golang) filter(s *ir.Service, cfg object) object {
@@ -97,6 +97,9 @@ func (golang) process(s *ir.Service) object {
 	o := object{"path": s.Golang.Socket}
 	if s.Admin != ir.NoAdmin {
 		o["admin_address"] = s.Admin
+	}
+	if s.Golang.Connect {
+		o["connect"] = true
 	}
 	return o
 }

@@ -225,8 +225,8 @@ func LoopbackWithWorkloads(socket, admin string) Resource {
 }
 
 // Tunnels is the loopback listener of the golang filter, as Istio's proxies get it.
-func Tunnels(socket string) Resource {
-	return typed(loopback.Listener{Socket: socket, Tunnels: true, Sources: true})
+func Tunnels(socket string, connect bool) Resource {
+	return typed(loopback.Listener{Socket: socket, Tunnels: true, Connect: connect, Sources: true})
 }
 
 func typed(l loopback.Listener) Resource {
