@@ -68,11 +68,12 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 			}
 		}
 		// What is behind the answer stays.
-		connect := func(c net.Conn, cluster string) *http.Response {
+		connect := func(c net.Conn, cluster string) (status int, header http.Header) {
 			fmt.Fprintf(c, "CONNECT meltemi:1 HTTP/1.1\r\nhost: meltemi:1\r\n%s: %s\r\n\r\n", loopback.ClusterHeader, cluster)
 			answer, err := http.ReadResponse(bufio.NewReaderSize(iotest.OneByteReader(c), 16), &http.Request{Method: http.MethodConnect})
 			require.NoError(t, err)
-			return answer
+			require.NoError(t, answer.Body.Close())
+			return answer.StatusCode, answer.Header
 		}
 		closed := func(c net.Conn) {
 			n, err := c.Read(make([]byte, 1))
@@ -100,9 +101,9 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 					require.Equal(t, tc.want, ask(c, id))
 				}
 				c = dial(byConnect, tc.prologue)
-				answer := connect(c, tc.cluster)
-				require.Equal(t, http.StatusOK, answer.StatusCode)
-				require.Equal(t, fmt.Sprintf("127.0.0.1:%d", map[string]int{"one": s.Port, "other": other.Port}[tc.want]), answer.Header.Get(loopback.HostHeader))
+				status, header := connect(c, tc.cluster)
+				require.Equal(t, http.StatusOK, status)
+				require.Equal(t, fmt.Sprintf("127.0.0.1:%d", map[string]int{"one": s.Port, "other": other.Port}[tc.want]), header.Get(loopback.HostHeader))
 				for id := range uint64(3) {
 					require.Equal(t, tc.want, ask(c, id))
 				}
@@ -110,8 +111,8 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 		}
 		closed(dial(socket, prologue(map[byte]string{loopback.ClusterTLV: "unknown"})))
 		closed(dial(socket, prologue(nil)))
-		answer := connect(dial(byConnect, prologue(nil)), "unknown")
-		require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
-		require.Contains(t, answer.Header.Get(loopback.FlagsHeader), "NC")
+		status, header := connect(dial(byConnect, prologue(nil)), "unknown")
+		require.Equal(t, http.StatusServiceUnavailable, status)
+		require.Contains(t, header.Get(loopback.FlagsHeader), "NC")
 	})
 }

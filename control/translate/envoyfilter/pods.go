@@ -15,7 +15,7 @@ import (
 func PodPatch(s *ir.Service) ([]byte, error) {
 	if s == nil {
 		s = new(ir.Service)
-		s.Complete() // its defaults
+		_ = s.Complete() // for the defaults; what it lacks does not matter here
 	}
 	metadata := map[string]string{}
 	for k, v := range s.ProxyMetadata {
