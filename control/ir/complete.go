@@ -42,6 +42,7 @@ func (s *Service) Complete() fault.List {
 	c.workloads()
 	c.authorization()
 	c.rest()
+	c.unknown()
 	return c.faults
 }
 
