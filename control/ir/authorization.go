@@ -246,8 +246,10 @@ func (c *completer) unknown() {
 					name   string
 					values []string
 				}{
-					{"principals", f.Principals}, {"notPrincipals", f.NotPrincipals},
-					{"namespaces", f.Namespaces}, {"notNamespaces", f.NotNamespaces},
+					{"principals", f.Principals},
+					{"notPrincipals", f.NotPrincipals},
+					{"namespaces", f.Namespaces},
+					{"notNamespaces", f.NotNamespaces},
 				} {
 					if len(field.values) > 0 {
 						c.refuse(fmt.Sprintf("%s.from[%d].source.%s", at, k, field.name), reason)
