@@ -38,6 +38,7 @@ addresses: [10.96.0.50]
 ports: [{port: 20880, protocol: dubbo}]
 socket: %q
 adminAddress: none
+golang: {proxyVersion: none}
 %s`, greeter, envoytest.Socket(), more))
 	require.Empty(t, errs)
 	filters, faults := envoyfilter.Generate(s)

@@ -30,6 +30,7 @@ type description struct {
 	InitialFetchTimeout string            `yaml:"initialFetchTimeout"`
 	ProxyMetadata       map[string]string `yaml:"proxyMetadata"`
 	ProxyVersion        string            `yaml:"proxyVersion"`
+	Golang              golang            `yaml:"golang"`
 	Module              string            `yaml:"module"`
 	Socket              string            `yaml:"socket"`
 	AdminAddress        string            `yaml:"adminAddress"`
@@ -85,6 +86,13 @@ type gateway struct {
 	Port        int               `yaml:"port"`
 	ServicePort int               `yaml:"servicePort"`
 	SNIHosts    []string          `yaml:"sniHosts"`
+}
+
+type golang struct {
+	ProxyVersion string `yaml:"proxyVersion"`
+	LibraryPath  string `yaml:"libraryPath"`
+	Socket       string `yaml:"socket"`
+	Connect      bool   `yaml:"connect"`
 }
 
 type telemetry struct {

@@ -230,3 +230,37 @@ func Block(s string) (netip.Prefix, error) {
 	}
 	return netip.PrefixFrom(ip, ip.BitLen()), nil
 }
+
+// unknown refuses rules that proxies with the golang filter would judge wrongly, as it is
+// told nothing of TLS: what is denied to a principal would be let pass.
+func (c *completer) unknown() {
+	if c.s.Golang.ProxyVersion == NoProxies || c.s.Server == nil {
+		return
+	}
+	const reason = "proxies before Istio 1.31 do not know it, and would let pass what is denied: golang: {proxyVersion: none} leaves them out"
+	for i, a := range c.s.Authorization {
+		for j, r := range a.Rules {
+			at := fmt.Sprintf("authorization[%d].rules[%d]", i, j)
+			for k, f := range r.From {
+				for _, field := range []struct {
+					name   string
+					values []string
+				}{
+					{"principals", f.Principals},
+					{"notPrincipals", f.NotPrincipals},
+					{"namespaces", f.Namespaces},
+					{"notNamespaces", f.NotNamespaces},
+				} {
+					if len(field.values) > 0 {
+						c.refuse(fmt.Sprintf("%s.from[%d].source.%s", at, k, field.name), reason)
+					}
+				}
+			}
+			for k, w := range r.When {
+				if w.Key == PrincipalKey || w.Key == NamespaceKey || w.Key == SNIKey {
+					c.refuse(fmt.Sprintf("%s.when[%d].key", at, k), reason)
+				}
+			}
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 func TestOnlyTheServicesChainsChange(t *testing.T) {
 	for _, tc := range []struct {
 		golden, mesh string
+		version      string // of the proxy
 		gateway      bool
 		namespace    string // of the proxy, unless it is demo or a gateway's
 		port         uint32
@@ -45,6 +46,23 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 			"10.123.16.192/28: user.limit tcp_proxy",
 			"10.1.1.1/32,10.7.0.0/17,10.7.128.0/17: user.limit meltemi-outbound-orders.example.com-9094",
 			": user.limit tcp_proxy",
+		}},
+		// Each form of the filter in the same places.
+		{golden: "both-forms", version: "1.30.0", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880) + service("others", "10.3.0.0/16", 20880), port: 20880, want: []string{
+			"0.0.0.0_20880",
+			"10.3.0.0/16: tcp_proxy",
+			"10.97.0.0/32,10.97.0.1/32: meltemi-outbound-greeter.demo-20880",
+			"PassthroughFilterChain: tcp_proxy",
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
+		{golden: "both-forms", version: "1.31.0", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880), port: 20880, want: []string{
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
+		{golden: "both-forms", version: "1.19.0", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880), port: 20880, want: []string{
+			"10.96.0.50_20880",
+			": tcp_proxy",
 		}},
 		{golden: "gateway-sni", mesh: sni, gateway: true, port: 31400, want: []string{
 			"0.0.0.0_31400",
@@ -104,7 +122,7 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 				if oursAreNewer {
 					ours = parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
 				}
-				got := chains(t, append(theirs, ours...), tc.gateway, cmp.Or(tc.namespace, "demo"), tc.port)
+				got := chains(t, append(theirs, ours...), cmp.Or(tc.version, "1.31.0"), tc.gateway, cmp.Or(tc.namespace, "demo"), tc.port)
 				if !slices.Equal(got, tc.want) {
 					t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
 				}
@@ -125,7 +143,7 @@ func parse(t *testing.T, text string, created time.Time) []config.Config {
 
 // chains are those that a proxy which has the shared object gets for a port, by
 // the names of their listeners.
-func chains(t *testing.T, all []config.Config, gateway bool, ns string, port uint32) (got []string) {
+func chains(t *testing.T, all []config.Config, version string, gateway bool, ns string, port uint32) (got []string) {
 	t.Helper()
 	role := model.SidecarProxy
 	if gateway {
@@ -136,7 +154,7 @@ func chains(t *testing.T, all []config.Config, gateway bool, ns string, port uin
 	labels := map[string]string{"istio": "ingressgateway"}
 	g := core.NewConfigGenTest(t, core.TestOptions{Configs: all})
 	p := g.SetupProxy(&model.Proxy{Type: role, ConfigNamespace: ns, Labels: labels, Metadata: &model.NodeMetadata{
-		Namespace: ns, Labels: labels, IstioVersion: "1.31.0", Raw: map[string]any{"MELTEMI": "true", "NAMESPACE": ns, "ISTIO_VERSION": "1.31.0"},
+		Namespace: ns, Labels: labels, IstioVersion: version, Raw: map[string]any{"MELTEMI": "true", "NAMESPACE": ns, "ISTIO_VERSION": version},
 	}})
 	listeners := map[string][]string{}
 	for _, l := range g.Listeners(p) {
