@@ -146,13 +146,8 @@ func (d *decoder) learn(h *message, b []byte, r *infoReader, m *codecs.Metadata)
 		return
 	}
 	var tail []byte
-	at := int(m.Scratch[scratchInfo])
 	if r != nil {
-		end := max(r.end, at)
-		if !pads(r.b[end:]) {
-			return
-		}
-		tail = r.b[headerFixed:end]
+		tail = r.b[headerFixed:max(r.end, int(m.Scratch[scratchInfo]))]
 	}
 	var own [maxKnown]byte
 	head := h.appendHead(own[:0], form(m.Scratch[scratchForm]&0xff).transport(), b)
