@@ -87,7 +87,7 @@ func (m *Message) send() {
 // how is how the request is sent over a line.
 func (m *Message) how(line *upstream.Line) upstream.Send {
 	size := m.req.HeaderSize + m.req.BodySize + m.stream.size()
-	if p, ok := m.reqMut.Payload(); ok {
+	if p, ok := m.ofRequest().Payload(); ok {
 		size += len(p.Bytes)
 	}
 	host, strict := m.host, m.strict
@@ -155,11 +155,15 @@ func (o *caller) Request() *codecs.Metadata { return &o.req }
 // Encode implements forward.Owner.
 func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error) {
 	m := (*Message)(o)
-	mut := &m.reqMut
+	mut := m.ofRequest()
 	if m.exchange.Watched {
 		mut = &m.sh.attemptMut
+	} else if left > 0 || retry > 0 {
+		mut = m.MutateRequest()
 	}
-	mut.Timeout, mut.Retry = left, retry
+	if mut != nil {
+		mut.Timeout, mut.Retry = left, retry
+	}
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
@@ -249,8 +253,8 @@ func (o *caller) Release() {
 		m.req.Release()
 		m.req.Return(&m.sh.spare)
 	}
-	if m.reqMut.Replaces() {
-		m.reqMut.DropPayload()
+	if mut := m.ofRequest(); mut.Replaces() {
+		mut.DropPayload()
 	}
 	m.dropFrame()
 }

@@ -28,6 +28,11 @@ func (d *decoder) refuse(at int, reason string) (int, error) {
 
 // Decode implements codecs.Decoder.
 func (d *decoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	if d.last != nil && d.transport == framed {
+		if n := d.again(b, m); n > 0 {
+			return n, nil
+		}
+	}
 	transport, guess := detect(b, d.maxFrame)
 	switch {
 	case guess == codecs.Maybe:
@@ -154,7 +159,9 @@ func (d *decoder) plain(b []byte, at, transport int, m *codecs.Metadata) error {
 	if err := d.open(&h, b, at, transport, m); err != nil {
 		return err
 	}
-	if d.recall(&h, b[at:], nil, m) == nil {
+	if d.shapes == nil {
+		d.describe(h.name, nil, m)
+	} else if d.recall(&h, b[at:], nil, m) == nil {
 		d.describe(h.name, nil, m)
 		d.learn(&h, b[at:], nil, m)
 	}

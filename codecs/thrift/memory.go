@@ -49,6 +49,43 @@ func (h *message) begins(head []byte, transport int, b []byte) bool {
 	return string(head[:h.seqAt]) == string(b[:h.seqAt]) && string(head[h.seqAt:]) == string(b[h.seqAt+h.seqLen:h.body])
 }
 
+// opening is what is known of framed calls that begin with a head of the binary protocol.
+type opening struct {
+	head    message
+	typ     codecs.MessageType
+	variant uint8
+	size    int
+	scratch [8]uint32
+}
+
+// again decodes the framed call at the start of b, if it begins as the one before, and returns
+// its length: it is what Decode makes of it. Else it returns 0.
+func (d *decoder) again(b []byte, m *codecs.Metadata) int {
+	o, is := d.last.Info.(*opening)
+	if !is || len(b) < o.size || b[0] > maxFirst {
+		return 0
+	}
+	head := d.last.Bytes[1:]
+	at, n := o.size-4, 4+int(binary.BigEndian.Uint32(b))
+	if string(b[4:at]) != string(head) || n < o.size || n > len(b) || n > d.maxFrame {
+		return 0
+	}
+	s := d.last.Shape(nil)
+	if s == nil {
+		return 0
+	}
+	m.Type, m.Variant, m.Scratch = o.typ, o.variant, o.scratch
+	m.ID = uint64(binary.BigEndian.Uint32(b[at:]))
+	m.ReplyInfo = append(m.ReplyInfo[:0], head[beforeName:]...)
+	m.Share(s)
+	m.Malformed = o.head.tail(b[4:n], d.maxFrame)
+	m.Raw, m.HeaderSize, m.BodySize = b[:n], o.size, n-o.size
+	return n
+}
+
+// beforeName is what the binary protocol with a version has before the name of a method.
+const beforeName = 8
+
 // recall gives m, a call whose head h b begins with, the shape that it has, and returns it,
 // nil if that is not known. r is about to read the header before it, nil if there is none.
 func (d *decoder) recall(h *message, b []byte, r *infoReader, m *codecs.Metadata) *codecs.Shape {
@@ -160,6 +197,11 @@ func (d *decoder) learn(h *message, b []byte, r *infoReader, m *codecs.Metadata)
 	}
 	d.last = known
 	tell(s, m)
+	if known.Info == nil && form(m.Variant) == formOf(framed, strict) {
+		own := &opening{typ: m.Type, variant: m.Variant, size: m.HeaderSize, scratch: m.Scratch, head: *h}
+		own.head.name = nil // it is a view
+		known.Info = own
+	}
 }
 
 // tell has a shape know what its properties do not say of m.

@@ -136,7 +136,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 			for _, frames := range [][]string{{c.first, c.then}, {c.then, c.first}} {
 				shapes := new(codecs.Shapes)
 				one := learner(t, shapes)
-				for range 200 {
+				for range 140 { // more than two lessons
 					for _, frame := range frames {
 						want, _ := described(t, newCodec(t).NewDecoder(c2s), []byte(frame))
 						for _, d := range []*decoder{one, learner(t, shapes)} {
