@@ -134,7 +134,7 @@ func (s *shadow) start(m *Message, p *route.Mirror) {
 	s.cfg.gauge(metrics.MirrorActive, 1)
 	// A known oneway in disguise is none here.
 	known := m.mayBeOneway() && s.proto.rewritesIDs && !m.req.FixedID && m.way() == onewayWay
-	m.cfg.mirrorPool(m, p.Cluster).Send(&s.call, upstream.Send{
+	m.cfg.mirrorPool(m, p.Cluster).Send(&s.call, &upstream.Send{
 		Size:   m.copySize(p),
 		Oneway: m.req.Type == codecs.Oneway || known, Muted: m.req.Type == codecs.Muted,
 		Timeout: p.Timeout,
