@@ -84,7 +84,7 @@ type use struct {
 	reply               []byte // waits for its turn
 	clientID            uint64
 	number              uint64 // among the requests of its connection
-	method              int    // the length of its method in operation
+	method              []byte // its last part: that of operation, or of a shape
 	op                  uint64 // its hash
 	preceded            uint64 // by so many answers to its client
 	stream              *stream
