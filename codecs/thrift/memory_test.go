@@ -2,6 +2,7 @@ package thrift
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -243,5 +244,44 @@ func TestWhatRulesTheCallIsNoHole(t *testing.T) {
 				require.Nil(t, s.Holes)
 			}
 		})
+	}
+}
+
+// BenchmarkDecodeOfMany is of 5,000 callers, none of whom is remembered for long.
+func BenchmarkDecodeOfMany(b *testing.B) {
+	for name, frame := range map[string]func(i int) string{
+		"framed": func(i int) string { return inFrame(call(typeCall, fmt.Sprintf("Svc:m%d", i), 5, "\x00")) },
+		"ttheader": func(i int) string {
+			return inHeader(kitexHeader, 5, "\x00\x00"+numbers16("3", "web", "6", "shop", "9", "hello")+
+				strings16("tenant", fmt.Sprint(i)), call(typeCall, "hello", 5, "\x00"))
+		},
+		"ttheader in any order": func(i int) string { // as Go's maps have it, which Kitex writes
+			kv := []string{"3", "web", "6", "shop", "9", "hello", "12", "1000", "20", "say", "22", "1"}
+			names := []string{"tenant", "acme", "user", "7"}
+			k, n := i%6*2, i/6%2*2
+			return inHeader(kitexHeader, 5, "\x00\x00"+numbers16(slices.Concat(kv[k:], kv[:k])...)+
+				strings16(slices.Concat(names[n:], names[:n])...), call(typeCall, "hello", 5, "\x00"))
+		},
+	} {
+		frames := make([][]byte, 5000)
+		for i := range frames {
+			frames[i] = []byte(frame(i))
+		}
+		for _, learns := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/%t", name, learns), func(b *testing.B) {
+				d := newCodec(b).NewDecoder(c2s)
+				if learns {
+					d = learner(b, new(codecs.Shapes))
+				}
+				var m codecs.Metadata
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					m.Reset()
+					if _, err := d.Decode(frames[i%len(frames)], &m); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }
