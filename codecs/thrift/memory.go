@@ -8,8 +8,8 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 )
 
-// memory is what a decoder of requests remembers: their shapes. A head is the transport and
-// all that a message begins with but its sequence id. A tail is what the header before it
+// memory is what a decoder of requests remembers: their shapes. A head is the transport, the
+// order of headers, and all that a message begins with but its sequence id. A tail is what the header before it
 // has, from its protocol to its padding; it is empty where there is no header. Arguments
 // are skipped as ever: nothing depends on them.
 type memory struct {
@@ -29,21 +29,51 @@ const (
 // Learn implements codecs.Learner.
 func (d *decoder) Learn(s *codecs.Shapes) { d.shapes = s }
 
+// beforeMessage is what a head has before what the message begins with.
+const beforeMessage = 5
+
+// orderOf tells headers in one order from those in another. Kitex writes Go's maps, which
+// begin with another of their keys each time, and go on in the same order where they are
+// small: so the first keys of its two maps tell.
+func orderOf(r *infoReader) (order uint32) {
+	if r == nil || !r.kitex {
+		return 0
+	}
+	at := *r
+	for parts := 0; parts < 2; {
+		kind, n := at.next()
+		if kind == partEnd || kind == partUnknown {
+			break
+		}
+		for first := true; n > 0 && at.err == nil; n, first = n-1, false {
+			key := at.key(kind)
+			if first && kind != partToken && len(key) > 0 {
+				order = order<<16 | uint32(len(key))<<8&0xff00 | uint32(key[len(key)-1])
+				if parts++; parts == 2 {
+					break
+				}
+			}
+			at.value()
+		}
+	}
+	return order
+}
+
 // appendHead appends the head of shapes of h, which b begins with.
-func (h *message) appendHead(dst []byte, transport int, b []byte) []byte {
-	dst = append(dst, byte(transport))
+func (h *message) appendHead(dst []byte, transport int, order uint32, b []byte) []byte {
+	dst = binary.LittleEndian.AppendUint32(append(dst, byte(transport)), order)
 	if h.protocol == compact {
 		return append(append(dst, b[:h.seqAt]...), b[h.seqAt+h.seqLen:h.body]...)
 	}
 	return append(dst, b[:h.seqAt]...)
 }
 
-// begins reports whether that is head.
+// begins reports whether that is head, but for the order.
 func (h *message) begins(head []byte, transport int, b []byte) bool {
 	if head[0] != byte(transport) {
 		return false
 	}
-	if head = head[1:]; h.protocol != compact {
+	if head = head[beforeMessage:]; h.protocol != compact {
 		return string(head) == string(b[:h.seqAt])
 	}
 	return string(head[:h.seqAt]) == string(b[:h.seqAt]) && string(head[h.seqAt:]) == string(b[h.seqAt+h.seqLen:h.body])
@@ -65,7 +95,7 @@ func (d *decoder) again(b []byte, m *codecs.Metadata) int {
 	if !is || len(b) < o.size || b[0] > maxFirst {
 		return 0
 	}
-	head := d.last.Bytes[1:]
+	head := d.last.Bytes[beforeMessage:]
 	at, n := o.size-4, 4+int(binary.BigEndian.Uint32(b))
 	if string(b[4:at]) != string(head) || n < o.size || n > len(b) || n > d.maxFrame {
 		return 0
@@ -93,10 +123,13 @@ func (d *decoder) recall(h *message, b []byte, r *infoReader, m *codecs.Metadata
 		return nil
 	}
 	transport := form(m.Variant).transport()
-	if (d.last == nil || !h.begins(d.last.Bytes, transport, b)) && !d.seek(h, b, transport) {
-		return nil
+	var s *codecs.Shape
+	if d.last != nil && h.begins(d.last.Bytes, transport, b) {
+		s = find(d.last, r, m)
 	}
-	s := find(d.last, r, m)
+	if s == nil && d.seek(h, b, transport, orderOf(r)) {
+		s = find(d.last, r, m)
+	}
 	if s != nil {
 		m.ReplyInfo = append(m.ReplyInfo[:0], h.name...)
 	}
@@ -104,12 +137,12 @@ func (d *decoder) recall(h *message, b []byte, r *infoReader, m *codecs.Metadata
 }
 
 // seek has last be the head of shapes of h, if it is known.
-func (d *decoder) seek(h *message, b []byte, transport int) bool {
-	if h.body >= maxKnown {
+func (d *decoder) seek(h *message, b []byte, transport int, order uint32) bool {
+	if h.body+beforeMessage > maxKnown {
 		return false
 	}
 	var own [maxKnown]byte
-	head := d.shapes.Head(h.appendHead(own[:0], transport, b))
+	head := d.shapes.Head(h.appendHead(own[:0], transport, order, b))
 	if head != nil {
 		d.last = head
 	}
@@ -179,15 +212,18 @@ func pads(b []byte) bool {
 // learn remembers the shape of m, a call whose head h b begins with. r has read the header
 // before it, nil if there is none.
 func (d *decoder) learn(h *message, b []byte, r *infoReader, m *codecs.Metadata) {
-	if d.shapes == nil || m.Malformed != "" || h.body >= maxKnown {
+	if d.shapes == nil || m.Malformed != "" || h.body+beforeMessage > maxKnown {
 		return
 	}
 	var tail []byte
+	order := uint32(0)
 	if r != nil {
-		tail = r.b[headerFixed:max(r.end, int(m.Scratch[scratchInfo]))]
+		at := int(m.Scratch[scratchInfo])
+		tail = r.b[headerFixed:max(r.end, at)]
+		order = orderOf(&infoReader{b: r.b, at: at, kitex: r.kitex})
 	}
 	var own [maxKnown]byte
-	head := h.appendHead(own[:0], form(m.Scratch[scratchForm]&0xff).transport(), b)
+	head := h.appendHead(own[:0], form(m.Scratch[scratchForm]&0xff).transport(), order, b)
 	if l := d.last; l != nil && r != nil && l.Crowded() && string(l.Bytes) == string(head) && l.Tries() && widen(l, tail, r.kitex, m) {
 		return
 	}

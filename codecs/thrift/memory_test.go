@@ -225,6 +225,36 @@ func TestValuesThatChangeAreHoles(t *testing.T) {
 	}
 }
 
+// rotated is a header in one of the orders of a map of Kitex's, with the id of a trace.
+func rotated(i int) string {
+	kv := []string{"2", fmt.Sprintf("log-%08d", i), "3", "web", "6", "shop", "9", "hello", "12", "1000", "22", "1"}
+	names := []string{"tenant", "acme", "user", "7", "zone", "a"}
+	k, n := i%6*2, i/6%3*2
+	return "\x00\x00" + strings16(slices.Concat(names[n:], names[:n])...) + numbers16(slices.Concat(kv[k:], kv[:k])...)
+}
+
+// TestEachOrderHasItsShapes: those that a small map of Kitex's has.
+func TestEachOrderHasItsShapes(t *testing.T) {
+	orders := map[uint32]bool{}
+	d, two := learner(t, new(codecs.Shapes)), learner(t, new(codecs.Shapes))
+	for i := range 1000 {
+		frame := []byte(inHeader(kitexHeader, 5, rotated(i), call(typeCall, "m", 5, "\x00")))
+		orders[orderOf(&infoReader{b: frame, at: headerFixed + 2, kitex: true})] = true
+		want, _ := described(t, newCodec(t).NewDecoder(c2s), frame)
+		got, _ := described(t, d, frame)
+		require.Equal(t, want, got)
+		if i%18 > 1 {
+			continue
+		}
+		got, m := described(t, two, frame)
+		require.Equal(t, want, got)
+		clear(frame)
+		tenant, _ := m.Get("tenant")
+		require.Equal(t, i > 4*18+1, string(tenant) == "acme", "request %d, whose tenant is that of a shape", i)
+	}
+	require.Len(t, orders, 18)
+}
+
 // TestWhatRulesTheCallIsNoHole: services and marks of retries are compared.
 func TestWhatRulesTheCallIsNoHole(t *testing.T) {
 	for name, info := range map[string]func(v string) string{
@@ -256,11 +286,7 @@ func BenchmarkDecodeOfMany(b *testing.B) {
 				strings16("tenant", fmt.Sprint(i)), call(typeCall, "hello", 5, "\x00"))
 		},
 		"ttheader in any order": func(i int) string { // as Go's maps have it, which Kitex writes
-			kv := []string{"3", "web", "6", "shop", "9", "hello", "12", "1000", "20", "say", "22", "1"}
-			names := []string{"tenant", "acme", "user", "7"}
-			k, n := i%6*2, i/6%2*2
-			return inHeader(kitexHeader, 5, "\x00\x00"+numbers16(slices.Concat(kv[k:], kv[:k])...)+
-				strings16(slices.Concat(names[n:], names[:n])...), call(typeCall, "hello", 5, "\x00"))
+			return inHeader(kitexHeader, 5, rotated(i), call(typeCall, "hello", 5, "\x00"))
 		},
 	} {
 		frames := make([][]byte, 5000)
