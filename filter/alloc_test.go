@@ -521,6 +521,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
 		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t),
+		"thrift": newThriftRoundTrip(t, "framed", false, 1, 1), "ttheader": newThriftRoundTrip(t, "ttheader", true, 1, 4),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/codectest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // learner returns a decoder of requests that remembers.
@@ -26,7 +27,7 @@ func described(t testing.TB, d codecs.Decoder, frame []byte) (text string, m *co
 	n, err := d.Decode(frame, m)
 	require.NoError(t, err)
 	require.Len(t, frame, n)
-	return fmt.Sprint(codectest.Describe(m), m.Scratch, m.ReplyInfo), m
+	return fmt.Sprint(codectest.Describe(m), m.Scratch, string(m.ReplyInfo)), m
 }
 
 // traced16 is a header of Kitex's with the id of a trace, and another one.
@@ -101,7 +102,7 @@ func TestShapesAreFound(t *testing.T) {
 			}
 			var m codecs.Metadata
 			b := frame(7, "b", "x", "acme")
-			require.Zero(t, testing.AllocsPerRun(100, func() {
+			require.Zero(t, raced.AllocsPerRun(100, func() {
 				m.Reset()
 				_, _ = one.Decode(b, &m)
 			}))
@@ -169,8 +170,8 @@ func TestShapesAreBounded(t *testing.T) {
 	for range 5000 {
 		learns()
 	}
-	without := testing.AllocsPerRun(5000, sending(newCodec(t).NewDecoder(c2s)))
-	require.LessOrEqual(t, testing.AllocsPerRun(5000, learns), without+1)
+	without := raced.AllocsPerRun(5000, sending(newCodec(t).NewDecoder(c2s)))
+	require.LessOrEqual(t, raced.AllocsPerRun(5000, learns), without+1)
 }
 
 // TestValuesThatChangeAreHoles: what differs in each call, as ids of traces do, does not keep
@@ -213,7 +214,7 @@ func TestValuesThatChangeAreHoles(t *testing.T) {
 			require.Equal(t, []int{2, 0, 0, 0}, holes(), "all of them were known")
 			var m codecs.Metadata
 			frame := []byte(inHeader(head.magic, 500, head.info(500), call(typeCall, "m", 500, "\x00")))
-			require.Zero(t, testing.AllocsPerRun(100, func() {
+			require.Zero(t, raced.AllocsPerRun(100, func() {
 				m.Reset()
 				_, _ = d.Decode(frame, &m)
 			}))
