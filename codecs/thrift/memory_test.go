@@ -102,7 +102,7 @@ func TestShapesAreFound(t *testing.T) {
 			}
 			var m codecs.Metadata
 			b := frame(7, "b", "x", "acme")
-			require.Zero(t, raced.AllocsPerRun(100, func() {
+			require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 				m.Reset()
 				_, _ = one.Decode(b, &m)
 			}))
@@ -170,8 +170,8 @@ func TestShapesAreBounded(t *testing.T) {
 	for range 5000 {
 		learns()
 	}
-	without := raced.AllocsPerRun(5000, sending(newCodec(t).NewDecoder(c2s)))
-	require.LessOrEqual(t, raced.AllocsPerRun(5000, learns), without+1)
+	without := raced.AllocsPerRun(t, 5000, sending(newCodec(t).NewDecoder(c2s)))
+	require.LessOrEqual(t, raced.AllocsPerRun(t, 5000, learns), without+1)
 }
 
 // TestValuesThatChangeAreHoles: what differs in each call, as ids of traces do, does not keep
@@ -214,7 +214,7 @@ func TestValuesThatChangeAreHoles(t *testing.T) {
 			require.Equal(t, []int{2, 0, 0, 0}, holes(), "all of them were known")
 			var m codecs.Metadata
 			frame := []byte(inHeader(head.magic, 500, head.info(500), call(typeCall, "m", 500, "\x00")))
-			require.Zero(t, raced.AllocsPerRun(100, func() {
+			require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 				m.Reset()
 				_, _ = d.Decode(frame, &m)
 			}))
