@@ -178,6 +178,28 @@ func (h *Host) Counts() (map[string]int, error) {
 // Signal sends a signal to the program.
 func (h *Host) Signal(s os.Signal) { h.cmd.Process.Signal(s) }
 
+// Stop freezes the program, and waits until all its threads stand still.
+func (h *Host) Stop() error {
+	h.Signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.Pid()))
+		if err != nil {
+			return err
+		}
+		running := len(threads) == 0
+		for _, stat := range threads {
+			b, err := os.ReadFile(stat)
+			// The state is behind the name in brackets.
+			_, state, _ := strings.Cut(string(b), ") ")
+			running = running || err != nil || !strings.HasPrefix(state, "T")
+		}
+		if !running {
+			return nil
+		}
+	}
+	return errors.New("contribhost does not stop")
+}
+
 // Kill ends the program as a crash would.
 func (h *Host) Kill() { h.cmd.Process.Kill() }
 
