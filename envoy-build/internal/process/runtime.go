@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -45,6 +46,22 @@ func SetUp(workers int, log Log, trim func()) {
 	go upkeep(trim)
 	log(host.Info, "meltemi: GOMAXPROCS %d, Go memory limit %d MiB", l.procs, l.memory>>20)
 }
+
+// Workers makes sure that there are processors for so many workers. It is for hosts that
+// do not know at first how many they have, and may be called by any goroutine.
+func Workers(n int, log Log) {
+	if os.Getenv(procsEnv) != "" {
+		return
+	}
+	growing.Lock()
+	defer growing.Unlock()
+	if want := n + spareProcs; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+		log(host.Info, "meltemi: GOMAXPROCS %d", want)
+	}
+}
+
+var growing sync.Mutex
 
 // choose returns the limits for a machine with that much memory.
 func choose(workers int, memory int64, env func(string) string, log Log) limits {
