@@ -112,7 +112,7 @@ func TestDeclarationsAreThoseOfEnvoysGolangFilter(t *testing.T) {
 					read(t, filepath.Join(golang, "filters/network/source", f)))
 			}
 			text := regexp.MustCompile(`typedef struct \{\s*const char\s*\*\s*p;\s*ptrdiff_t n;\s*\} (_?GoString_?);`)
-			require.Regexp(t, text, read(t, filepath.Join(golang, "common/dso/libgolang.h")))
+			require.Regexp(t, text, bare(read(t, filepath.Join(golang, "common/dso/libgolang.h"))))
 			require.Regexp(t, text, read(t, filepath.Join(root, "e2e/contribhost/abi.h")))
 			require.Regexp(t, `typedef struct \{\s*char\s*\*\s*ptr;\s*uint64_t length;\s*\} mg_slice;`, read(t, filepath.Join(binding, "hooks.h")))
 			require.Regexp(t, `typedef struct \{\s*const char\s*\*\s*p;\s*intptr_t n;\s*\} mg_string;`, read(t, filepath.Join(binding, "exports.go")))
@@ -224,8 +224,8 @@ func loaded(t *testing.T, dso string) map[string]string {
 	return all
 }
 
-// kinds are the types that are the same to a caller.
-var kinds = map[string]string{
+// cTypes are the types that are the same to a caller.
+var cTypes = map[string]string{
 	"GoUint64": "u64", "uint64_t": "u64", "unsigned long long": "u64",
 	"GoInt": "i64", "int64_t": "i64", "long long": "i64",
 	"uint32_t": "u32", "int": "i32", "CAPIStatus": "i32", "void*": "void*", "void": "void",
@@ -237,7 +237,7 @@ func signature(result, args string) string {
 		for _, word := range []string{"extern ", "static ", "MG_WEAK ", "MG_HOOK ", "\"C\" "} {
 			s = strings.TrimPrefix(s, word)
 		}
-		if k, ok := kinds[s]; ok {
+		if k, ok := cTypes[s]; ok {
 			return k
 		}
 		return "?" + s

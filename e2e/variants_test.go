@@ -15,20 +15,34 @@ import (
 type variant struct {
 	version string
 	workers int
+	// golang says that Meltemi is served by Envoy's golang network filter.
+	golang bool
 }
 
-func (v variant) String() string { return fmt.Sprintf("envoy-%s-workers-%d", v.version, v.workers) }
+func (v variant) String() string {
+	s := fmt.Sprintf("envoy-%s-workers-%d", v.version, v.workers)
+	if v.golang {
+		s += "-golang"
+	}
+	return s
+}
 
 var (
-	matrix = flag.String("matrix", "smoke", "`which` Envoys: smoke (everything on the newest with 2 workers, a little on the others), full")
+	matrix = flag.String("matrix", "smoke", "`which` Envoys: smoke (everything on the newest with 2 workers, a little on the others), full, golang (the newest, with the golang filter)")
 	only   = flag.String("variant", "", "run on this Envoy only, `such as` envoy-1.38.3-workers-1")
 )
 
 var (
-	newest   = variant{"1.40.0", 2}
-	variants = []variant{newest, {"1.40.0", 1}, {"1.39.3", 2}, {"1.39.3", 1}, {"1.38.3", 2}, {"1.38.3", 1}}
+	newest   = variant{version: "1.40.0", workers: 2}
+	variants = []variant{
+		newest, {version: "1.40.0", workers: 1}, {version: "1.39.3", workers: 2}, {version: "1.39.3", workers: 1},
+		{version: "1.38.3", workers: 2}, {version: "1.38.3", workers: 1}, byGolang,
+	}
 	// smokeOn is where smoke tests run besides the newest.
-	smokeOn = map[variant]bool{{"1.40.0", 1}: true, {"1.39.3", 2}: true, {"1.38.3", 2}: true}
+	smokeOn = map[variant]bool{variants[1]: true, variants[2]: true, variants[4]: true}
+	// byGolang is the golang filter's host: imitated beside that Envoy, or of CONTRIB_ENVOY_BIN or
+	// ISTIO_PROXY_BIN.
+	byGolang = variant{version: "1.40.0", workers: 2, golang: true}
 )
 
 // everywhere runs a test on every variant, also in a smoke run.
@@ -46,6 +60,9 @@ func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
 			v.version = "of-ENVOY_BIN"
 		}
 		run := v.version == "of-ENVOY_BIN" || v == newest || *matrix == "full" || smoke && smokeOn[v]
+		if v.golang || *matrix == "golang" {
+			run = v.golang && *matrix == "golang"
+		}
 		if *only != "" {
 			run = v.String() == *only
 		}
@@ -62,7 +79,16 @@ func (v variant) options() envoytest.Options {
 	if bin == "" {
 		bin = filepath.Join(root, "build", "envoy-"+v.version, "envoy")
 	}
-	return envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
+	o := envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
+	if v.golang {
+		o.Golang = envoytest.Imitated
+		for _, env := range []string{"CONTRIB_ENVOY_BIN", "ISTIO_PROXY_BIN"} {
+			if bin := os.Getenv(env); bin != "" {
+				o.Bin, o.Golang = bin, envoytest.Built
+			}
+		}
+	}
+	return o
 }
 
 // start runs an Envoy with a loopback listener and one listener, named as its
