@@ -344,6 +344,9 @@ func (e *Envoy) Dial(listener string) *net.TCPConn {
 // Stats are the counters and gauges whose names match a regular expression.
 func (e *Envoy) Stats(pattern string) map[string]int64 {
 	e.t.Helper()
+	if e.golang != nil && strings.HasPrefix(pattern, "^meta_protocol") {
+		return e.golang.stats(e.t, pattern)
+	}
 	stats := map[string]int64{}
 	for line := range strings.Lines(e.Admin("/stats?filter=" + pattern)) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")

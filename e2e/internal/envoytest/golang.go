@@ -5,11 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +45,7 @@ type golang struct {
 	modules string
 	served  map[string]bool // listeners of the host
 	told    http.Client     // of Meltemi's own pages
+	scopes  map[string]bool // what names of metrics begin with
 }
 
 // settingsOf takes what the carrier filter of a loopback listener is configured with, which here
@@ -120,6 +121,11 @@ func (g *golang) filterForm(f M) M {
 				"format_string": M{"omit_empty_values": true, "text_format_source": M{"inline_string": "%DYNAMIC_METADATA(meltemi:cluster)%"}},
 			}},
 		}}
+	}
+	if of, ok := typed["filter_config"].(M); ok {
+		value, _ := of["value"].(M)
+		protocol, _ := value["protocol"].(M)
+		g.scopes[fmt.Sprintf("meta_protocol.%v.%v.", protocol["name"], value["stat_prefix"])] = true
 	}
 	name := module["name"].(string)
 	return M{"name": golangFilter, "typed_config": M{
@@ -203,7 +209,7 @@ func imitate(l Resource) (of contribhost.Listener, err error) {
 func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 	e.t.Helper()
 	settings := settingsOf(o.Listeners)
-	g := &golang{modules: o.Modules, served: map[string]bool{}}
+	g := &golang{modules: o.Modules, served: map[string]bool{}, scopes: map[string]bool{}}
 	e.golang = g
 	address, _ := settings["admin_address"].(string)
 	if address == "" {
@@ -293,33 +299,54 @@ func (g *golang) port(t testing.TB, listener string) int {
 	return n
 }
 
-// metricPrefix is what Envoy and Meltemi print before the names of Meltemi's metrics, in the form
-// for Prometheus.
-const metricPrefix = "envoy_"
-
-// metric is one of Meltemi's counters and gauges on its own pages, by Envoy's name for it.
+// metric is one of Meltemi's counters and gauges, by Envoy's name for it.
 func (g *golang) metric(t testing.TB, name string) int64 {
+	t.Helper()
+	return g.metrics(t)[forPrometheus(name)]
+}
+
+// metrics are Meltemi's counters and gauges on its own pages, by their names for Prometheus.
+func (g *golang) metrics(t testing.TB) map[string]int64 {
 	t.Helper()
 	r, err := g.told.Get("http://meltemi/metrics")
 	require.NoError(t, err)
 	defer r.Body.Close()
 	require.Equal(t, http.StatusOK, r.StatusCode)
-	wanted := metricPrefix + strings.Map(func(r rune) rune {
+	all := map[string]int64{}
+	lines := bufio.NewScanner(r.Body)
+	for lines.Scan() {
+		name, value, ok := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			all[name] = int64(v)
+		}
+	}
+	require.NoError(t, lines.Err())
+	return all
+}
+
+// stats are those whose names match as Envoy would have them: the listener is told from the metric
+// by what is configured.
+func (g *golang) stats(t testing.TB, pattern string) map[string]int64 {
+	t.Helper()
+	wanted := regexp.MustCompile(pattern)
+	all := map[string]int64{}
+	for name, v := range g.metrics(t) {
+		for scope := range g.scopes {
+			if rest, ok := strings.CutPrefix(name, forPrometheus(scope)); ok && wanted.MatchString(scope+rest) {
+				all[scope+rest] = v
+			}
+		}
+	}
+	return all
+}
+
+// forPrometheus is a name of Envoy's in the form in which it prints it for Prometheus.
+func forPrometheus(name string) string {
+	return "envoy_" + strings.Map(func(r rune) rune {
 		switch {
 		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
 			return r
 		}
 		return '_'
 	}, name)
-	for lines := bufio.NewScanner(r.Body); lines.Scan(); {
-		name, value, ok := strings.Cut(lines.Text(), " ")
-		if ok && name == wanted {
-			v, err := strconv.ParseFloat(value, 64)
-			require.NoError(t, err)
-			return int64(v)
-		}
-	}
-	_, err = io.Copy(io.Discard, r.Body)
-	require.NoError(t, err)
-	return 0
 }
