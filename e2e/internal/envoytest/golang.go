@@ -99,6 +99,10 @@ func (g *golang) golangForm(listener Resource) Resource {
 		chain := M(Resource(c.(M)).With(nil))
 		var filters []M
 		for _, f := range chainFilters(chain) {
+			if typed, ok := f["typed_config"].(M); ok && typed["filter_name"] == "carrier" {
+				filters = tunnels()
+				break
+			}
 			filters = append(filters, g.filterForm(f))
 		}
 		chain["filters"] = filters
@@ -107,20 +111,39 @@ func (g *golang) golangForm(listener Resource) Resource {
 	return listener.With(M{"filter_chains": changed})
 }
 
+// tunnels are the filters of a loopback listener that has none of Meltemi's: each connection is an
+// HTTP CONNECT that names a cluster, and is told which host it leads to, or why to none.
+func tunnels() []M {
+	header := func(name, value string) M { return M{"header": M{"key": name, "value": value}} }
+	failed := M{
+		"filter":         M{"status_code_filter": M{"comparison": M{"op": "GE", "value": M{"default_value": 400, "runtime_key": "meltemi.none"}}}},
+		"headers_to_add": []any{header("x-meltemi-flags", "%RESPONSE_FLAGS%")},
+	}
+	return []M{{"name": "meltemi.connect", "typed_config": M{
+		"@type":       networkExtensions + "http_connection_manager.v3.HttpConnectionManager",
+		"stat_prefix": "meltemi", "codec_type": "HTTP1", "stream_idle_timeout": "0s", "generate_request_id": false,
+		"common_http_protocol_options": M{"idle_timeout": "0s"},
+		"upgrade_configs":              []any{M{"upgrade_type": "CONNECT"}},
+		"local_reply_config":           M{"mappers": []any{failed}},
+		"http_filters": []any{M{"name": "envoy.filters.http.router", "typed_config": M{
+			"@type": types + "envoy.extensions.filters.http.router.v3.Router", "dynamic_stats": false, "suppress_envoy_headers": true,
+		}}},
+		"route_config": M{"virtual_hosts": []any{M{
+			"name": "meltemi", "domains": []any{"*"},
+			"response_headers_to_add": []any{header("x-meltemi-host", "%UPSTREAM_REMOTE_ADDRESS%")},
+			"routes": []any{M{"match": M{"connect_matcher": M{}}, "route": M{
+				"cluster_header": "x-meltemi-cluster", "timeout": "0s",
+				"upgrade_configs": []any{M{"upgrade_type": "CONNECT", "connect_config": M{}}},
+			}}},
+		}}},
+	}}}
+}
+
 func (g *golang) filterForm(f M) M {
 	typed, ok := f["typed_config"].(M)
 	module, isModule := typed["dynamic_module_config"].(M)
 	if !ok || !isModule {
 		return f
-	}
-	if typed["filter_name"] == "carrier" {
-		return M{"name": "meltemi.cluster", "typed_config": M{
-			"@type": networkExtensions + "set_filter_state.v3.Config",
-			"on_new_connection": []any{M{
-				"object_key": "envoy.tcp_proxy.cluster", "skip_if_empty": true,
-				"format_string": M{"omit_empty_values": true, "text_format_source": M{"inline_string": "%DYNAMIC_METADATA(meltemi:cluster)%"}},
-			}},
-		}}
 	}
 	if of, ok := typed["filter_config"].(M); ok {
 		value, _ := of["value"].(M)
@@ -141,6 +164,9 @@ func (g *golang) split(t testing.TB, listeners []Resource) (of contribhost.Confi
 	t.Helper()
 	for _, l := range listeners {
 		l = g.golangForm(l)
+		if slices.ContainsFunc(filtersOf(l), func(f M) bool { return f["config_discovery"] != nil }) {
+			t.Skipf("not on the imitated host: listener %s has a filter that is discovered", l["name"])
+		}
 		if !slices.ContainsFunc(filtersOf(l), func(f M) bool { return f["name"] == golangFilter }) {
 			others = append(others, l)
 			continue
@@ -229,6 +255,7 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		}
 		return d.DialContext(ctx, "tcp", address)
 	}}
+	settings["connect"] = true
 	b, err := json.Marshal(settings)
 	require.NoError(e.t, err)
 	env = append(slices.Clone(o.Env), "MELTEMI_PROCESS="+string(b))
