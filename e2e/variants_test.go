@@ -17,12 +17,17 @@ type variant struct {
 	workers int
 	// golang says that Meltemi is served by Envoy's golang network filter.
 	golang bool
+	// connect says that its loopback listener takes CONNECT.
+	connect bool
 }
 
 func (v variant) String() string {
 	s := fmt.Sprintf("envoy-%s-workers-%d", v.version, v.workers)
 	if v.golang {
 		s += "-golang"
+	}
+	if v.connect {
+		s += "-connect"
 	}
 	return s
 }
@@ -36,13 +41,14 @@ var (
 	newest   = variant{version: "1.40.0", workers: 2}
 	variants = []variant{
 		newest, {version: "1.40.0", workers: 1}, {version: "1.39.3", workers: 2}, {version: "1.39.3", workers: 1},
-		{version: "1.38.3", workers: 2}, {version: "1.38.3", workers: 1}, byGolang,
+		{version: "1.38.3", workers: 2}, {version: "1.38.3", workers: 1}, byGolang, byConnect,
 	}
 	// smokeOn is where smoke tests run besides the newest.
 	smokeOn = map[variant]bool{variants[1]: true, variants[2]: true, variants[4]: true}
 	// byGolang is the golang filter's host: imitated beside that Envoy, or of CONTRIB_ENVOY_BIN or
 	// ISTIO_PROXY_BIN.
-	byGolang = variant{version: "1.40.0", workers: 2, golang: true}
+	byGolang  = variant{version: "1.40.0", workers: 2, golang: true}
+	byConnect = variant{version: "1.40.0", workers: 2, golang: true, connect: true}
 )
 
 // everywhere runs a test on every variant, also in a smoke run.
@@ -61,7 +67,7 @@ func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
 		}
 		run := v.version == "of-ENVOY_BIN" || v == newest || *matrix == "full" || smoke && smokeOn[v]
 		if v.golang || *matrix == "golang" {
-			run = v.golang && *matrix == "golang"
+			run = v == byGolang && *matrix == "golang"
 		}
 		if *only != "" {
 			run = v.String() == *only
@@ -82,6 +88,9 @@ func (v variant) options() envoytest.Options {
 	o := envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
 	if v.golang {
 		o.Golang = envoytest.Imitated
+		if v.connect {
+			o.Tunnels = envoytest.ByConnect
+		}
 		for _, env := range []string{"CONTRIB_ENVOY_BIN", "ISTIO_PROXY_BIN"} {
 			if bin := os.Getenv(env); bin != "" {
 				o.Bin, o.Golang = bin, envoytest.Built

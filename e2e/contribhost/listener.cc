@@ -17,10 +17,15 @@
 class ActiveTcpListener::ActiveTcpConnection : public ConnectionCallbacks, public DeferredDeletable {
 public:
   ActiveTcpConnection(ActiveTcpListener& listener, std::unique_ptr<Connection> connection, FilterChainPtr chain)
-      : listener(listener), connection(std::move(connection)), chain(std::move(chain)) {
+      : listener(listener), stats_(listener.stats_), connection(std::move(connection)), chain(std::move(chain)) {
     counts.connections++;
+    stats_->downstream_cx_total++;
+    stats_->downstream_cx_active++;
   }
-  ~ActiveTcpConnection() override { counts.connections--; }
+  ~ActiveTcpConnection() override {
+    counts.connections--;
+    stats_->downstream_cx_active--;
+  }
 
   // ActiveTcpConnection::onEvent: it is destroyed at the end of this turn, or before callbacks that
   // were posted.
@@ -31,12 +36,14 @@ public:
   }
 
   ActiveTcpListener& listener;
+  const std::shared_ptr<ListenerStats> stats_;
   const std::unique_ptr<Connection> connection;
   const FilterChainPtr chain;
 };
 
-ActiveTcpListener::ActiveTcpListener(Dispatcher& dispatcher, int fd, FilterChainPtr chain)
-    : dispatcher_(dispatcher), fd_(fd), chain_(std::move(chain)),
+ActiveTcpListener::ActiveTcpListener(Dispatcher& dispatcher, int fd, FilterChainPtr chain,
+                                     std::shared_ptr<ListenerStats> stats)
+    : dispatcher_(dispatcher), fd_(fd), chain_(std::move(chain)), stats_(std::move(stats)),
       event_(new FileEvent(dispatcher, fd, false, Ready::read, [this](uint32_t) { onSocketEvent(); })) {
   sockaddr_storage a = {};
   socklen_t length = sizeof a;
@@ -178,6 +185,16 @@ std::vector<std::pair<std::string, std::string>> ListenerManager::listeners() co
   return all;
 }
 
+std::map<std::string, long> ListenerManager::stats() const {
+  std::map<std::string, long> all;
+  for (const auto& [address, s] : stats_) {
+    const std::string prefix = "listener." + address + ".";
+    all[prefix + "downstream_cx_total"] = s->downstream_cx_total;
+    all[prefix + "downstream_cx_active"] = s->downstream_cx_active;
+  }
+  return all;
+}
+
 // source/common/listener_manager/listener_impl.cc: ListenSocketFactoryImpl. Each worker has a socket
 // of its own, and the kernel says which gets a connection (enable_reuse_port).
 std::string ListenerManager::bind(Listener* listener) {
@@ -231,6 +248,13 @@ std::string ListenerManager::update(const Config& config) {
       chain->factories.push_back(f.factory());
     }
     l->chain = chain;
+    std::string address = spec.address;
+    std::replace(address.begin(), address.end(), ':', '_');
+    auto& stats = stats_[address];
+    if (stats == nullptr) {
+      stats = std::make_shared<ListenerStats>();
+    }
+    l->stats = stats;
     const bool in_place = old != listeners_.end() && old->second->spec.address == spec.address;
     l->tag = in_place ? old->second->tag : next_tag_++;
     if (in_place) {
@@ -251,12 +275,12 @@ std::string ListenerManager::update(const Config& config) {
     }
     for (size_t i = 0; i < workers_.size(); i++) {
       Worker* w = workers_[i].get();
-      w->dispatcher.post([w, tag = l->tag, fd = l->fds[i], chain = l->chain] {
+      w->dispatcher.post([w, tag = l->tag, fd = l->fds[i], chain = l->chain, stats = l->stats] {
         auto it = w->listeners.find(tag);
         if (it != w->listeners.end()) {
           it->second->updateChain(chain); // ActiveTcpListener::updateListenerConfig
         } else {
-          w->listeners[tag] = std::make_unique<ActiveTcpListener>(w->dispatcher, fd, chain);
+          w->listeners[tag] = std::make_unique<ActiveTcpListener>(w->dispatcher, fd, chain, stats);
         }
       });
     }

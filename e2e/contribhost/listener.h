@@ -1,6 +1,7 @@
 // Listeners, the workers that serve them, and how they are replaced.
 #pragma once
 
+#include <atomic>
 #include <list>
 #include <map>
 #include <memory>
@@ -20,10 +21,15 @@ struct FilterChain {
 };
 using FilterChainPtr = std::shared_ptr<const FilterChain>;
 
+// envoy/network/listener.h, ListenerStats: those that tests look at, of all workers
+struct ListenerStats {
+  std::atomic<long> downstream_cx_total{0}, downstream_cx_active{0};
+};
+
 // source/common/listener_manager/active_tcp_listener.cc: ActiveTcpListener, of one worker
 class ActiveTcpListener {
 public:
-  ActiveTcpListener(Dispatcher& dispatcher, int fd, FilterChainPtr chain);
+  ActiveTcpListener(Dispatcher& dispatcher, int fd, FilterChainPtr chain, std::shared_ptr<ListenerStats> stats);
   ~ActiveTcpListener();
   void updateChain(FilterChainPtr chain) { chain_ = std::move(chain); }
   void stop();
@@ -40,6 +46,7 @@ private:
   int fd_;
   std::string local_; // "" if connections have to be asked
   FilterChainPtr chain_;
+  const std::shared_ptr<ListenerStats> stats_;
   std::unique_ptr<FileEvent> event_;
   std::list<std::unique_ptr<ActiveTcpConnection>> connections_;
 };
@@ -70,6 +77,9 @@ public:
   std::string update(const Config& config);
   void startWorkers();
   void stopWorkers();
+  // Envoy's names of stats with their values: listener.ADDRESS.NAME, the address being the
+  // configured one, with underscores.
+  std::map<std::string, long> stats() const;
   // Names and the addresses that they got.
   std::vector<std::pair<std::string, std::string>> listeners() const;
 
@@ -80,6 +90,7 @@ private:
     std::vector<int> fds; // one for each worker, which owns it
     std::string bound;
     FilterChainPtr chain;
+    std::shared_ptr<ListenerStats> stats;
   };
   std::string bind(Listener* listener);
   void afterDrainTime(std::function<void()> then);
@@ -89,5 +100,6 @@ private:
   std::vector<std::unique_ptr<Worker>> workers_;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   std::list<std::unique_ptr<Timer>> timers_;
+  std::map<std::string, std::shared_ptr<ListenerStats>> stats_; // by address, for good
   uint64_t next_tag_ = 1;
 };

@@ -9,6 +9,7 @@
 //   listeners          NAME ADDRESS NAME ADDRESS ...
 //   update CONFIG      ok, or error and why
 //   log LEVEL          ok
+//   stats              NAME VALUE NAME VALUE ...
 //   counts             what there is at this moment
 #include <signal.h>
 #include <stdio.h>
@@ -51,6 +52,13 @@ std::string answer(ListenerManager& manager, const std::string& line) {
       return "error " + wrong;
     }
     return "ok";
+  }
+  if (command == "stats") {
+    std::string all;
+    for (const auto& [name, value] : manager.stats()) {
+      all += (all.empty() ? "" : " ") + name + " " + std::to_string(value);
+    }
+    return all;
   }
   if (command == "log") {
     Level level;

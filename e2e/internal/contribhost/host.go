@@ -158,6 +158,21 @@ func (h *Host) Listeners() (map[string]string, error) {
 	return all, nil
 }
 
+// Stats are the counters and gauges of the listeners by Envoy's names for them.
+func (h *Host) Stats() (map[string]int64, error) {
+	a, err := h.Ask("stats")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]int64{}
+	for words := strings.Fields(a); len(words) > 1; words = words[2:] {
+		if all[words[0]], err = strconv.ParseInt(words[1], 10, 64); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 // Counts is what there is of connections, filters, wrappers, upstreams and
 // upstream_wrappers, and how many configs there have been.
 func (h *Host) Counts() (map[string]int, error) {

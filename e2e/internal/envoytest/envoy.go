@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -49,6 +50,8 @@ type Options struct {
 	Drain time.Duration
 	// Golang has Meltemi served by Envoy's golang network filter.
 	Golang Golang
+	// Tunnels are Meltemi's connections to servers then.
+	Tunnels Tunnels
 	// Replaces is the Envoy that this one takes over from by a hot restart.
 	Replaces *Envoy
 	// HotRestart lets another one take over.
@@ -354,6 +357,7 @@ func (e *Envoy) Stats(pattern string) map[string]int64 {
 			stats[name] = v
 		}
 	}
+	maps.Copy(stats, e.golang.listenerStats(e.t, pattern))
 	return stats
 }
 

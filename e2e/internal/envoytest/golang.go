@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -39,9 +40,21 @@ const (
 	Built
 )
 
+// Tunnels is how the loopback listener leads connections to clusters where no filter of Meltemi's
+// is in it.
+type Tunnels int
+
+const (
+	// ByTCPProxy goes by the header of the PROXY protocol alone.
+	ByTCPProxy Tunnels = iota
+	// ByConnect is HTTP's CONNECT, of which the answer tells the host, or why there is none.
+	ByConnect
+)
+
 // golang is what an Envoy has whose Meltemi is served by the golang filter.
 type golang struct {
 	host    *contribhost.Host // nil: Envoy is it
+	tunnels Tunnels
 	modules string
 	served  map[string]bool // listeners of the host
 	told    http.Client     // of Meltemi's own pages
@@ -100,7 +113,10 @@ func (g *golang) golangForm(listener Resource) Resource {
 		var filters []M
 		for _, f := range chainFilters(chain) {
 			if typed, ok := f["typed_config"].(M); ok && typed["filter_name"] == "carrier" {
-				filters = tunnels()
+				filters = byTCPProxy()
+				if g.tunnels == ByConnect {
+					filters = byConnect()
+				}
 				break
 			}
 			filters = append(filters, g.filterForm(f))
@@ -111,9 +127,25 @@ func (g *golang) golangForm(listener Resource) Resource {
 	return listener.With(M{"filter_chains": changed})
 }
 
-// tunnels are the filters of a loopback listener that has none of Meltemi's: each connection is an
-// HTTP CONNECT that names a cluster, and is told which host it leads to, or why to none.
-func tunnels() []M {
+// byTCPProxy are the filters of a loopback listener of ByTCPProxy.
+func byTCPProxy() []M {
+	return []M{
+		{"name": "meltemi.cluster", "typed_config": M{
+			"@type": networkExtensions + "set_filter_state.v3.Config",
+			"on_new_connection": []any{M{
+				"object_key": "envoy.tcp_proxy.cluster", "skip_if_empty": true,
+				"format_string": M{"omit_empty_values": true, "text_format_source": M{"inline_string": "%DYNAMIC_METADATA(meltemi:cluster)%"}},
+			}},
+		}},
+		{"name": "envoy.filters.network.tcp_proxy", "typed_config": M{
+			"@type":       networkExtensions + "tcp_proxy.v3.TcpProxy",
+			"stat_prefix": "meltemi", "cluster": "none", "idle_timeout": "0s", "max_connect_attempts": 2,
+		}},
+	}
+}
+
+// byConnect are the filters of a loopback listener of ByConnect.
+func byConnect() []M {
 	header := func(name, value string) M { return M{"header": M{"key": name, "value": value}} }
 	failed := M{
 		"filter":         M{"status_code_filter": M{"comparison": M{"op": "GE", "value": M{"default_value": 400, "runtime_key": "meltemi.none"}}}},
@@ -235,7 +267,7 @@ func imitate(l Resource) (of contribhost.Listener, err error) {
 func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 	e.t.Helper()
 	settings := settingsOf(o.Listeners)
-	g := &golang{modules: o.Modules, served: map[string]bool{}, scopes: map[string]bool{}}
+	g := &golang{modules: o.Modules, tunnels: o.Tunnels, served: map[string]bool{}, scopes: map[string]bool{}}
 	e.golang = g
 	address, _ := settings["admin_address"].(string)
 	if address == "" {
@@ -255,7 +287,7 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		}
 		return d.DialContext(ctx, "tcp", address)
 	}}
-	settings["connect"] = true
+	settings["connect"] = o.Tunnels == ByConnect
 	b, err := json.Marshal(settings)
 	require.NoError(e.t, err)
 	env = append(slices.Clone(o.Env), "MELTEMI_PROCESS="+string(b))
@@ -324,6 +356,20 @@ func (g *golang) port(t testing.TB, listener string) int {
 	n, err := strconv.Atoi(port)
 	require.NoError(t, err)
 	return n
+}
+
+// listenerStats are those of the imitated host whose names match.
+func (g *golang) listenerStats(t testing.TB, pattern string) map[string]int64 {
+	t.Helper()
+	h := g.imitated()
+	if h == nil {
+		return nil
+	}
+	all, err := h.Stats()
+	require.NoError(t, err)
+	wanted := regexp.MustCompile(pattern)
+	maps.DeleteFunc(all, func(name string, _ int64) bool { return !wanted.MatchString(name) })
+	return all
 }
 
 // metric is one of Meltemi's counters and gauges, by Envoy's name for it.
