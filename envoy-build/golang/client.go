@@ -58,12 +58,12 @@ func (h *Host) Accept(id uint64, plugin string, conn Connection) (c *Client) {
 	}()
 	c.w = h.worker()
 	if plugin != PluginName {
-		h.oddities.Logf(h.log, host.Error, "meltemi: plugin_name %q is unknown: want %s", plugin, PluginName)
+		h.misnamed.Logf(h.log, host.Error, "meltemi: plugin_name %q is unknown: want %s", plugin, PluginName)
 		conn.Close(NoFlush)
 		return c
 	}
 	if c.cfg = h.configs.use(id); c.cfg == nil {
-		h.oddities.Logf(h.log, host.Warn, "meltemi: a client was closed: the configuration of its listener was refused")
+		h.unserved.Logf(h.log, host.Warn, "meltemi: a client was closed: the configuration of its listener was refused")
 		conn.Close(NoFlush)
 		return c
 	}
@@ -183,7 +183,7 @@ func (c *Client) resume() {
 
 func (c *Client) overflow() {
 	c.w.h.metrics.process[clientsOverrun].Add(1)
-	c.w.h.oddities.Logf(c.w.h.log, host.Warn, "meltemi: client %s was closed: it sends more than is taken, and more than %d bytes of it wait", c.remote, maxHeld)
+	c.w.h.overrun.Logf(c.w.h.log, host.Warn, "meltemi: client %s was closed: it sends more than is taken, and more than %d bytes of it wait", c.remote, maxHeld)
 	c.held = nil
 	c.Close(false)
 }

@@ -14,8 +14,9 @@ import (
 const (
 	// publishTime is how long a configuration may wait for its first connection, which
 	// proves that Envoy has accepted its listener. Then it is taken for accepted: nothing
-	// tells, and Envoy refuses a listener rarely for what is not its filters'.
-	publishTime = time.Second
+	// tells, and Envoy refuses a listener rarely for what is not its filters'. What is
+	// loaded meanwhile has come together with it.
+	publishTime = 50 * time.Millisecond
 	// retireTime is how long a configuration stays that has been replaced and has no
 	// connection. It is as long as listeners drain if nothing else is said.
 	retireTime = 10 * time.Minute

@@ -61,7 +61,8 @@ type Host struct {
 	configs  configs
 	hosts    hosts
 	admin    *admin.Server
-	oddities process.Sometimes // what clients and configurations can cause as often as they like
+	// What clients, and connections that fail, can cause as often as they like.
+	misnamed, unserved, overrun, unlinked process.Sometimes
 
 	setUp sync.Once
 
@@ -117,12 +118,12 @@ func (h *Host) everyWorker(f func(w *worker)) {
 
 // Close ends the workers' pollers. It is for tests: a process has its host for good.
 func (h *Host) Close() {
+	h.configs.close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range h.workers {
 		w.close()
 	}
-	h.configs.close()
 	h.admin.Serve("")
 }
 

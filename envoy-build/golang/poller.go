@@ -3,6 +3,7 @@ package golang
 import (
 	"encoding/binary"
 	"errors"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,9 @@ type poller struct {
 	wake int // an eventfd
 	done chan struct{}
 	stop bool // under the worker's lock
+
+	poking sync.RWMutex
+	closed bool
 }
 
 // wakeSlot is the slot of the eventfd.
@@ -43,6 +47,11 @@ func newPoller(w *worker) *poller {
 
 // poke has the poller look after its worker. Any goroutine may call it.
 func (p *poller) poke() {
+	p.poking.RLock()
+	defer p.poking.RUnlock()
+	if p.closed { // the descriptor may be another's
+		return
+	}
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	unix.Write(p.wake, one[:]) //nolint:errcheck // it can only be full, which will do
@@ -89,6 +98,9 @@ func (p *poller) close() {
 	p.w.lock.Lock()
 	p.w.closeTunnels()
 	p.w.lock.Unlock()
+	p.poking.Lock()
+	defer p.poking.Unlock()
+	p.closed = true
 	unix.Close(p.epfd)
 	unix.Close(p.wake)
 }

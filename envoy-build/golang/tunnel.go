@@ -168,7 +168,7 @@ func (ts *tunnels) openLater(err error) {
 	}
 	if ts.pause == openPauseMax && !ts.said {
 		ts.said = true
-		h.oddities.Logf(h.log, host.Warn, "meltemi: loopback listener %s: %v", h.settings.Path, err)
+		h.unlinked.Logf(h.log, host.Warn, "meltemi: loopback listener %s: %v", h.settings.Path, err)
 	}
 	ts.opening = true
 	w := ts.w
@@ -215,7 +215,7 @@ func (t *tunnel) answered(b []byte) []byte {
 	r, size, err := parseReply(t.reply)
 	switch {
 	case err != nil:
-		t.w.h.oddities.Logf(t.w.h.log, host.Warn, "meltemi: loopback listener %s: %v", t.w.h.settings.Path, err)
+		t.w.h.unlinked.Logf(t.w.h.log, host.Warn, "meltemi: loopback listener %s: %v", t.w.h.settings.Path, err)
 		t.end(host.ConnectFailed)
 	case size == 0:
 	case r.failed:
@@ -370,7 +370,12 @@ func (t *tunnel) flush() {
 	}
 	if t.ending && !t.ended {
 		t.ended = true
-		unix.Shutdown(t.fd, unix.SHUT_WR) //nolint:errcheck // one that is broken ends by itself
+		// Envoy's HTTP/1 takes an end of stream for the loss of the connection, and cuts
+		// off what the server has to say: it is for the pool to decide when nothing more
+		// comes.
+		if !t.w.h.settings.Connect {
+			unix.Shutdown(t.fd, unix.SHUT_WR) //nolint:errcheck // one that is broken ends by itself
+		}
 	}
 	t.setBlocked(false)
 }
