@@ -57,6 +57,7 @@ unit: need-go need-cc ## tests that need no Envoy, those with much to do once mo
 	$(GO) test -race ./...
 	$(GO) test $(IN_FULL)
 	cd examples/memcached && $(GO) test -race ./...
+	cd envoy-build/golang/register && $(GO) test ./exampletest
 
 e2e: so envoys ## end-to-end tests on real Envoys
 	cd e2e && $(GO) test -count=1 -timeout 45m -parallel $(E2E_PARALLEL) -matrix=smoke

@@ -22,6 +22,8 @@ type Client struct {
 	id     uint64
 	local  string
 	remote string
+	// metrics are those of cfg, which may be given up before the last is counted.
+	metrics []*metric
 
 	// Under the worker's lock.
 	ev       host.DownstreamEvents
@@ -68,10 +70,7 @@ func (h *Host) Accept(id uint64, plugin string, conn Connection) (c *Client) {
 		return c
 	}
 	c.local, c.remote = conn.Addresses()
-	h.mu.Lock()
-	h.lastID++
-	c.id = h.lastID
-	h.mu.Unlock()
+	c.id, c.metrics = h.lastID.Add(1), c.cfg.metrics
 	if c.w.enter() {
 		c.accept()
 		c.w.leave()
@@ -319,10 +318,10 @@ func (c *Client) DirectRemoteAddress() string { return c.remote }
 func (c *Client) TLS() *host.TLS { return nil }
 
 // Count implements host.Downstream.
-func (c *Client) Count(id host.MetricID, delta int64) { c.cfg.metrics[id].add(delta) }
+func (c *Client) Count(id host.MetricID, delta int64) { c.metrics[id].add(delta) }
 
 // Add implements host.Downstream.
-func (c *Client) Add(id host.MetricID, delta int64) { c.cfg.metrics[id].add(delta) }
+func (c *Client) Add(id host.MetricID, delta int64) { c.metrics[id].add(delta) }
 
 // Record implements host.Downstream.
-func (c *Client) Record(id host.MetricID, values []uint64) { c.cfg.metrics[id].record(values) }
+func (c *Client) Record(id host.MetricID, values []uint64) { c.metrics[id].record(values) }

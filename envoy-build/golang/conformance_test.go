@@ -11,7 +11,7 @@ import (
 func TestConformance(t *testing.T) {
 	for name, connect := range map[string]bool{"tcp_proxy": false, "connect": true} {
 		t.Run(name, func(t *testing.T) {
-			hosttest.Run(t, hosttest.Features{HalfClose: !connect}, func(t *testing.T, m host.Module) hosttest.Stage {
+			hosttest.Run(t, hosttest.Features{HalfClose: !connect, Eager: !connect}, func(t *testing.T, m host.Module) hosttest.Stage {
 				return newEnvoy(t, m, connect)
 			})
 		})

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -68,13 +69,14 @@ type Host struct {
 
 	mu      sync.RWMutex
 	workers map[int]*worker // by their threads
-	lastID  uint64          // of clients
+
+	lastID atomic.Uint64 // of clients
 }
 
 // New returns a host of m with those settings. It logs by log.
 func New(m host.Module, s Settings, log process.Log) *Host {
 	h := &Host{module: m, log: log, panics: process.NewPanics(log), settings: s, workers: map[int]*worker{}}
-	h.configs.h = h
+	h.configs.h, h.metrics.panics = h, h.panics
 	h.admin = admin.New(h.pages, log)
 	return h
 }
@@ -127,12 +129,15 @@ func (h *Host) Close() {
 	h.admin.Serve("")
 }
 
-// barrier is deferred in what is called from Envoy beside a worker's events.
+// barrier is deferred in what goroutines do beside a worker's events.
 func (h *Host) barrier(doing string) {
 	if r := recover(); r != nil {
-		h.panics.Caught(doing, r)
+		h.Caught(doing, r)
 	}
 }
+
+// Caught records a panic that an entrance has recovered from.
+func (h *Host) Caught(doing string, r any) { h.panics.Caught(doing, r) }
 
 // background implements host.Background.
 type background struct{ h *Host }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/meltemi-mesh/meltemi/envoy-build/internal/process"
 	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	hostmetrics "github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -34,6 +35,7 @@ var processNames = [processCounters]string{"panics", "config_refused", "downstre
 // metrics are what all configurations have defined, by name: those of later versions of
 // a listener go on where the ones before have come to. Envoy has none for this filter.
 type metrics struct {
+	panics  *process.Panics
 	process [processCounters]atomic.Int64
 
 	mu     sync.Mutex
@@ -93,6 +95,7 @@ func (ms *metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (ms *metrics) Collect(ch chan<- prometheus.Metric) {
+	ms.process[panicsCounter].Add(int64(ms.panics.Take()))
 	for c, name := range processNames {
 		d := prometheus.NewDesc(namespace+name, "What docs/metrics.md says of "+name+".", nil, nil)
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(ms.process[c].Load()))

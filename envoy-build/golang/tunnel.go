@@ -16,6 +16,8 @@ const (
 	// closes one at once whose cluster it does not know, that has no host, whose host
 	// refuses, and says nothing of one that is connected.
 	settleTime = 2 * time.Millisecond
+	// answerTime is how long a CONNECT may take. It is longer than Envoy takes to connect.
+	answerTime = 30 * time.Second
 	// openPause is between attempts to open tunnels that fail as there is no listener,
 	// doubled each time.
 	openPause    = 20 * time.Millisecond
@@ -61,10 +63,10 @@ type tunnel struct {
 	busy    bool // in the list
 	out     []*host.Buffer
 	sent    int // of the first of them
+	wrote   bool
 	blocked bool
 	heard   bool   // the server has sent something
 	reply   []byte // of the listener, as far as it has come
-	host    string // "": unknown
 	paused  int
 	ending  bool // its end of stream is to be sent, behind out …
 	ended   bool // … and was
@@ -188,9 +190,11 @@ func (t *tunnel) open() error {
 	t.fd, t.state = fd, opened
 	t.w.place(t)
 	t.want(unix.EPOLLIN)
-	if w := t.w; !w.h.settings.Connect {
-		t.settle = time.AfterFunc(settleTime, func() { w.Post(t.settled) })
+	w, after, do := t.w, settleTime, t.settled
+	if w.h.settings.Connect {
+		after, do = answerTime, t.unanswered
 	}
+	t.settle = time.AfterFunc(after, func() { w.Post(do) })
 	return nil
 }
 
@@ -201,9 +205,18 @@ func (t *tunnel) settled() {
 	}
 }
 
+// unanswered gives it up: what listens does not know CONNECT.
+func (t *tunnel) unanswered() {
+	if t.state == opened {
+		t.w.h.unlinked.Logf(t.w.h.log, host.Warn, "meltemi: loopback listener %s: no answer to CONNECT", t.w.h.settings.Path)
+		t.end(host.ConnectFailed)
+	}
+}
+
 func (t *tunnel) connected(host string) {
 	if t.state == opened && !t.cut {
-		t.state, t.host = ready, host
+		t.settle.Stop()
+		t.state = ready
 		t.w.guard(t, func() { t.ev.Ready(host) })
 	}
 }
@@ -333,7 +346,7 @@ func (t *tunnel) lost(err error) host.CloseReason {
 		return host.Local
 	case t.state == opened:
 		return host.ConnectFailed
-	case errors.Is(err, syscall.ECONNRESET) && !t.heard:
+	case !t.heard && (!t.wrote || errors.Is(err, syscall.ECONNRESET)):
 		return host.ConnectFailed
 	case err != nil:
 		return host.Reset
@@ -349,6 +362,7 @@ func (t *tunnel) flush() {
 		n, err := unix.Write(t.fd, b.B[t.sent:])
 		if n > 0 {
 			t.sent += n
+			t.wrote = true
 		}
 		switch {
 		case errors.Is(err, syscall.EINTR):

@@ -45,7 +45,6 @@ import (
 	"unsafe"
 
 	"github.com/meltemi-mesh/meltemi/envoy-build/golang"
-	"github.com/meltemi-mesh/meltemi/envoy-build/internal/process"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
@@ -57,7 +56,6 @@ var (
 	served = sync.OnceValue(func() *golang.Host { return golang.New(module, golang.FromEnvironment(logf), logf) })
 	// connections are the live ones, by Envoy's filters: *connection.
 	connections sync.Map
-	panics      = process.NewPanics(logf)
 )
 
 // Serve makes m the pipeline of this shared object. It is called once, from an init
@@ -104,7 +102,7 @@ func (c *connection) Release() { C.mg_finalize(c.envoy) }
 
 func barrier(doing string) {
 	if r := recover(); r != nil {
-		panics.Caught(doing, r)
+		served().Caught(doing, r)
 	}
 }
 

@@ -6,12 +6,16 @@
 
 #define MG_HOOK __attribute__((visibility("default")))
 
+// Of package dynamicmodules, if it is linked too: this object is loaded.
+__attribute__((weak)) void mt_loaded(void);
+
 enum { CONTINUE = 0, STOP = 1 };
 enum { REMOTE_CLOSE = 0, LOCAL_CLOSE = 1 };
 
 MG_HOOK uint64_t envoyGoFilterOnNetworkFilterConfig(uint64_t library, uint64_t library_length, uint64_t config,
                                                     uint64_t config_length) {
   (void)library, (void)library_length;
+  if (mt_loaded) mt_loaded();
   return mgConfig((char*)(uintptr_t)config, config_length);
 }
 

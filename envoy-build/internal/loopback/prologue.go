@@ -16,9 +16,9 @@ const (
 	proxyCommand   = 0x21 // version 2, PROXY
 	proxyTCP4      = 0x11
 	proxyTCP6      = 0x21
-	tlvHeader      = 3 // bytes of a TLV's type and length
 	tlvToken       = 0xe1
 	tlvCluster     = 0xe0
+	tlvDestination = 0xe2
 )
 
 // The ports of the addresses that a carrier pretends to have been dialled at. The
@@ -47,32 +47,45 @@ func prologue(token string, source netip.Addr) []byte {
 	case source.Is6():
 		destination = netip.IPv6Loopback()
 	}
-	return proxyHeader(netip.AddrPortFrom(source, port), netip.AddrPortFrom(destination, port), tlvToken, token)
+	return proxyHeader(netip.AddrPortFrom(source, port), netip.AddrPortFrom(destination, port), tlv(nil, tlvToken, token))
 }
 
 // TunnelPrologue is what the dialing side of a tunnel sends first where the loopback
 // listener is made of stock filters only: the cluster is named to them. They take the
 // destination for the one that the client wanted, if t has one, and may show the source to
-// the server, if t has one. What t.Cluster has beyond 60,000 bytes is cut off.
+// the server, if t has one; the destination has a TLV of its own then, as the port says
+// that there is a source. What t.Cluster has beyond 60,000 bytes is cut off.
 func TunnelPrologue(t host.Target) []byte {
 	source := netip.AddrPortFrom(localhost4, portPlain)
 	destination := source
-	if t.Source.IsValid() {
+	tlvs := tlv(nil, tlvCluster, t.Cluster[:min(len(t.Cluster), maxCluster)])
+	wanted, err := netip.ParseAddrPort(t.OriginalDst)
+	switch {
+	case t.Source.IsValid():
 		source = netip.AddrPortFrom(t.Source, portSource)
 		destination = netip.AddrPortFrom(localhost4, portSource)
-	}
-	if a, err := netip.ParseAddrPort(t.OriginalDst); err == nil {
-		destination = a
+		if err == nil {
+			tlvs = tlv(tlvs, tlvDestination, t.OriginalDst)
+		}
+	case err == nil:
+		destination = wanted
 	}
 	if source.Addr().Is4() != destination.Addr().Is4() { // both have to be of one family
 		source = netip.AddrPortFrom(netip.AddrFrom16(source.Addr().As16()), source.Port())
 		destination = netip.AddrPortFrom(netip.AddrFrom16(destination.Addr().As16()), destination.Port())
 	}
-	return proxyHeader(source, destination, tlvCluster, t.Cluster[:min(len(t.Cluster), maxCluster)])
+	return proxyHeader(source, destination, tlvs)
 }
 
-// proxyHeader is one of the PROXY protocol with a TLV. The addresses are of one family.
-func proxyHeader(source, destination netip.AddrPort, kind byte, value string) []byte {
+// tlv appends a TLV to those that are there.
+func tlv(b []byte, kind byte, value string) []byte {
+	b = append(b, kind)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(value)))
+	return append(b, value...)
+}
+
+// proxyHeader is one of the PROXY protocol. The addresses are of one family.
+func proxyHeader(source, destination netip.AddrPort, tlvs []byte) []byte {
 	family := byte(proxyTCP4)
 	if !source.Addr().Is4() {
 		family = proxyTCP6
@@ -81,11 +94,9 @@ func proxyHeader(source, destination netip.AddrPort, kind byte, value string) []
 	addresses = binary.BigEndian.AppendUint16(addresses, source.Port())
 	addresses = binary.BigEndian.AppendUint16(addresses, destination.Port())
 	b := append([]byte(proxySignature), proxyCommand, family)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(addresses)+tlvHeader+len(value)))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(addresses)+len(tlvs)))
 	b = append(b, addresses...)
-	b = append(b, kind)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(value)))
-	return append(b, value...)
+	return append(b, tlvs...)
 }
 
 // nonce is the secret of the process, in all of its tokens.

@@ -54,6 +54,8 @@ type Features struct {
 	// HalfClose: the server of an upstream connection that was closed gracefully hears of
 	// it, and what it answers still comes.
 	HalfClose bool
+	// Eager: a connection may be ready that never comes about, and fails later.
+	Eager bool
 }
 
 // Run runs the suite. stage makes a host that runs m.
@@ -627,7 +629,14 @@ func withdrawn(_ *testing.T, s *suite) {
 func refused(_ *testing.T, s *suite) {
 	_, c := s.open()
 	u := s.connects(c, Refused)
-	s.hears(&u.recorder, host.ConnectFailed.String())
+	if !s.f.Eager {
+		s.hears(&u.recorder, host.ConnectFailed.String())
+		return
+	}
+	s.Until("it has failed", func() bool {
+		heard := u.events()
+		return len(heard) > 0 && heard[len(heard)-1] == host.ConnectFailed.String()
+	})
 }
 
 func serverUnread(t *testing.T, s *suite) {
