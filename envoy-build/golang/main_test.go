@@ -2,6 +2,7 @@ package golang
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -278,11 +279,11 @@ func (e *envoy) tunnel(c *net.UnixConn, connect bool) {
 			request = append(request, b[0])
 		}
 		if cluster == hosttest.Refused {
-			io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nx-meltemi-flags: UF\r\ncontent-length: 3\r\n\r\nbad") //nolint:errcheck // as said
+			io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nx-meltemi-flags: UF\r\ncontent-length: 3\r\n\r\nbad")
 			return
 		}
 		for _, part := range []string{"HTTP/1.1 200 OK\r\nX-Meltemi-", "Host: 10.0.0.3:20880\r\n\r", "\n"} {
-			io.WriteString(c, part) //nolint:errcheck // it may have gone
+			io.WriteString(c, part)
 		}
 	}
 	if cluster != hosttest.Cluster {
@@ -301,10 +302,10 @@ func (e *envoy) tunnel(c *net.UnixConn, connect bool) {
 		s.mu.Unlock()
 		if err != nil {
 			// What it still says goes until it closes.
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				return
 			}
-			c.SetReadDeadline(time.Time{}) //nolint:errcheck // there is none
+			c.SetReadDeadline(time.Time{})
 			e.untilClosed(c)
 			return
 		}
@@ -320,7 +321,7 @@ func (e *envoy) untilClosed(c *net.UnixConn) {
 	}
 }
 
-func (s *tunnelled) Send(b []byte) { s.conn.Write(b) } //nolint:errcheck // it may have gone
+func (s *tunnelled) Send(b []byte) { s.conn.Write(b) }
 func (s *tunnelled) Close()        { s.conn.Close() }
 
 func (s *tunnelled) Received() []byte {

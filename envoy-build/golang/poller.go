@@ -101,6 +101,6 @@ func (p *poller) close() {
 	p.poking.Lock()
 	defer p.poking.Unlock()
 	p.closed = true
-	unix.Close(p.epfd)
-	unix.Close(p.wake)
+	unix.Close(p.epfd) //nolint:errcheck // nothing is written
+	unix.Close(p.wake) //nolint:errcheck // the same
 }

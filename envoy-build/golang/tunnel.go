@@ -104,7 +104,8 @@ func (w *worker) seen(cluster, host string) { w.h.hosts.saw(cluster, host) }
 func (t *tunnel) touch() {
 	if !t.busy && t.state != over {
 		t.busy = true
-		t.w.tunnels.busy = append(t.w.tunnels.busy, t)
+		ts := &t.w.tunnels
+		ts.busy = append(ts.busy, t)
 	}
 }
 
@@ -184,7 +185,7 @@ func (t *tunnel) open() error {
 	}
 	b := t.w.h.settings.greeting(t.target)
 	if n, err := unix.Write(fd, b); err != nil || n < len(b) { // a new socket has room for it
-		unix.Close(fd)
+		unix.Close(fd) //nolint:errcheck // it is of no use
 		return errors.Join(err, errors.New("it takes no bytes"))
 	}
 	t.fd, t.state = fd, opened
@@ -338,15 +339,15 @@ func (t *tunnel) receive() {
 	}
 }
 
-// lost tells why a tunnel has ended. One that has taken nothing of what was written has
-// never been connected: the end of a socket with unread bytes is a reset.
+// lost tells why a tunnel has ended. One over which nothing has gone may never have been
+// connected. Of what was written nobody can tell how much has reached the server.
 func (t *tunnel) lost(err error) host.CloseReason {
 	switch {
 	case t.ended || t.ending:
 		return host.Local
 	case t.state == opened:
 		return host.ConnectFailed
-	case !t.heard && (!t.wrote || errors.Is(err, syscall.ECONNRESET)):
+	case !t.heard && !t.wrote:
 		return host.ConnectFailed
 	case err != nil:
 		return host.Reset
@@ -417,7 +418,7 @@ func (t *tunnel) end(r host.CloseReason) {
 	}
 	ts := &t.w.tunnels
 	if t.fd >= 0 {
-		unix.Close(t.fd) // the poller forgets it
+		unix.Close(t.fd) //nolint:errcheck // the poller forgets it, and what is unsent is lost
 		t.fd = -1
 		ts.free = append(ts.free, t.slot)
 	}

@@ -67,7 +67,7 @@ func newWorker(h *Host, index int) *worker {
 	w := &worker{h: h, index: index}
 	w.box = mailbox.New[item](func() {})
 	w.lingering.Now, w.lingering.Post = w.Now, w.Post
-	w.tunnels.w = w
+	w.tunnels = tunnels{w: w}
 	w.poller = newPoller(w)
 	w.lock.Lock()
 	w.now = time.Since(started)

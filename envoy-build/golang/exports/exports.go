@@ -106,11 +106,17 @@ func barrier(doing string) {
 	}
 }
 
+// none is the number of no configuration. Envoy wants one that is not 0.
+const none = 1<<64 - 1
+
 //export mgConfig
 func mgConfig(p *C.char, n C.uint64_t) (id C.uint64_t) {
-	// Whatever happens, Envoy wants a number that is not 0.
-	id = 1<<64 - 1
-	defer barrier("loading a configuration")
+	defer func() {
+		if r := recover(); r != nil {
+			served().Caught("loading a configuration", r)
+			id = none
+		}
+	}()
 	return C.uint64_t(served().Load(C.GoBytes(unsafe.Pointer(p), C.int(n))))
 }
 
@@ -169,7 +175,7 @@ func logf(level host.Level, format string, args ...any) {
 	switch least := C.mg_log_level(); {
 	case least < 0:
 		if level >= host.Info {
-			fmt.Fprintf(os.Stderr, strings.TrimSuffix(format, "\n")+"\n", args...) //nolint:errcheck // there is no other place
+			fmt.Fprintf(os.Stderr, strings.TrimSuffix(format, "\n")+"\n", args...)
 		}
 	case levels[level] >= least:
 		b := fmt.Appendf(nil, format, args...)
