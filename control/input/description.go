@@ -89,7 +89,10 @@ type gateway struct {
 
 type telemetry struct {
 	// IstioStats: absent is true.
-	IstioStats *bool `yaml:"istioStats"`
+	IstioStats *bool      `yaml:"istioStats"`
+	Metrics    *yaml.Node `yaml:"metrics"`
+	Tracing    *yaml.Node `yaml:"tracing"`
+	AccessLog  *yaml.Node `yaml:"accessLog"`
 }
 
 type authorization struct {

@@ -178,7 +178,7 @@ authorization:
     to: [{operation: {methods: [e], notMethods: [f], paths: [g], notPaths: [h], ports: ["1"], notPorts: ["2"]}}]
     when: [{key: source.namespace, values: [i], notValues: [j]}]
 - {}
-telemetry: {istioStats: false}
+telemetry: {istioStats: false, metrics: {otlp: {interval: 5s}}, tracing: {verbose: true}, accessLog: [{name: l}]}
 outbound: {requestTimeout: 5s}
 inbound: {limits: {x: [~, true, -1, 18446744073709551615]}}
 delivery: LISTENER
@@ -214,7 +214,10 @@ adminAddress: unix:/a
 			To:   []ir.Operation{{Methods: []string{"e"}, NotMethods: []string{"f"}, Paths: []string{"g"}, NotPaths: []string{"h"}, Ports: []string{"1"}, NotPorts: []string{"2"}}},
 			When: []ir.Condition{{Key: "source.namespace", Values: []string{"i"}, NotValues: []string{"j"}}},
 		}}}, {Name: "1", Action: ir.Allow}},
-		Telemetry:           ir.Telemetry{NoIstioStats: true},
+		Telemetry: ir.Telemetry{
+			NoIstioStats: true, Metrics: ir.Object{"otlp": ir.Object{"interval": "5s"}},
+			Tracing: ir.Object{"verbose": true}, AccessLog: []any{ir.Object{"name": "l"}},
+		},
 		Outbound:            ir.Object{"requestTimeout": "5s"},
 		Inbound:             ir.Object{"limits": ir.Object{"x": []any{nil, true, int64(-1), uint64(18446744073709551615)}}},
 		Delivery:            ir.Listener,

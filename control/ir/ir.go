@@ -93,6 +93,14 @@ type Telemetry struct {
 	// NoIstioStats has calls not be counted as Istio's standard metrics, and leaves
 	// Istio's own filter in the chains, which counts their connections as TCP.
 	NoIstioStats bool
+	// Metrics is where the process pushes its metrics: the carrier filter's field of
+	// that name, {otlp: {grpc_service, …}}. It must be the same for all services of a
+	// proxy.
+	Metrics Object
+	// Tracing and AccessLog are MetaProtocolProxy's tracing and access_log, on each side
+	// that has none of its own in Outbound or Inbound.
+	Tracing   Object
+	AccessLog []any
 }
 
 // NoAdmin is the Admin of a process that tells nothing.

@@ -157,6 +157,15 @@ func TestRefused(t *testing.T) {
 			host + vip + ports + "server: {selector: {a: b}}\nauthorization:\n- rules: [{}]\ninbound:\n  meta_protocol_filters:\n  - {name: aeraki.meta_protocol.filters.router, config: {}}\n  - name: x\n",
 			"9: inbound.meta_protocol_filters[0].config.@type: missing",
 		},
+		"telemetry": {
+			host + vip + ports + "server: {selector: {a: b}}\noutbound: {tracing: {x: 1}}\ntelemetry:\n  metrics:\n    otlp: {interval: 0.001s, grpc_service: {envoy_grpc: {cluster_name: c}}}\n  tracing:\n    overall_sampling: {value: 101}\n  accessLog:\n  - name: l\n",
+			"5: outbound.tracing.x: unknown field\n8: telemetry.metrics.otlp.interval: must be at least 1s, is 1ms\n" +
+				"9: telemetry.tracing.provider.typed_config: required\n10: telemetry.tracing.overall_sampling.value: must be between 0 and 100, is 101\n12: telemetry.accessLog[0].typed_config: required",
+		},
+		"a collector that is none": {
+			host + vip + ports + "telemetry:\n  metrics: {otlp: {intervall: 1s}}\n",
+			"5: telemetry.metrics: unknown field \"intervall\"",
+		},
 		"a mutation": {
 			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",
 			"6: routes[0].request_mutation[0].key: \"path\" belongs to the call itself and cannot be changed",

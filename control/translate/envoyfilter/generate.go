@@ -65,6 +65,7 @@ type Filter struct {
 // proxies have it in common.
 func Generate(s *ir.Service) ([]*Filter, fault.List) {
 	g := &generator{s: s}
+	g.metrics()
 	g.loopbacks()
 	for i := range s.Ports {
 		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)

@@ -1,6 +1,9 @@
 package envoyfilter
 
 import (
+	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/control/ir"
 	"github.com/meltemi-mesh/meltemi/control/loopback"
+	"github.com/meltemi-mesh/meltemi/filter/config"
 )
 
 // loopbacks are the loopback listeners, once per proxy: one EnvoyFilter per
@@ -62,5 +66,27 @@ func (g *generator) loopback() object {
 	if g.s.Admin != ir.NoAdmin {
 		l.Admin = g.s.Admin
 	}
+	if otlp, ok := g.s.Telemetry.Metrics["otlp"].(object); ok {
+		l.Push = exact(otlp).(object)
+	}
 	return l.Config()
+}
+
+// metrics judges where they are pushed to, as the carrier filter will.
+func (g *generator) metrics() {
+	m := g.s.Telemetry.Metrics
+	if m == nil {
+		return
+	}
+	raw, err := json.Marshal(object{"path": g.s.Socket, "metrics": m})
+	if err == nil {
+		_, err = config.LoadCarrier(raw)
+	}
+	var fault *config.Error
+	switch {
+	case errors.As(err, &fault):
+		g.refuse("telemetry."+cmp.Or(fault.Path, "metrics"), "%s", fault.Reason)
+	case err != nil:
+		g.refuse("telemetry.metrics", "%v", err)
+	}
 }

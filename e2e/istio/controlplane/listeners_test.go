@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,6 +21,7 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 	for _, tc := range []struct {
 		golden, mesh string
 		gateway      bool
+		namespace    string // of the proxy, unless it is demo or a gateway's
 		port         uint32
 		want         []string // listeners, and their chains with their filters
 	}{
@@ -52,6 +54,18 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 		{golden: "smallest", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880) + limit("10.96.0.50_20880"), port: 20880, want: []string{
 			"10.96.0.50_20880",
 			": user.limit meltemi-outbound-greeter.demo-20880",
+		}},
+		// Istio's own filter would count the service's connections as TCP, for which Kiali
+		// draws an edge of its own.
+		{golden: "smallest", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880) + headless("others", "10.9.0.2") + counted, port: 20880, want: []string{
+			"10.9.0.2_20880",
+			": istio.stats tcp_proxy",
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
+		{golden: "no-istio-stats", mesh: service("cart.shop.svc.cluster.local", "10.0.0.1", 20880) + counted, port: 20880, namespace: "shop", want: []string{
+			"10.0.0.1_20880",
+			": istio.stats meltemi-outbound-cart.shop-20880",
 		}},
 		{golden: "ipv6", mesh: service("six.example.com", `"2001:DB8:0:0::1"`, 9080), port: 9080, want: []string{
 			"2001:DB8:0:0::1_9080",
@@ -90,7 +104,7 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 				if oursAreNewer {
 					ours = parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
 				}
-				got := chains(t, append(theirs, ours...), tc.gateway, tc.port)
+				got := chains(t, append(theirs, ours...), tc.gateway, cmp.Or(tc.namespace, "demo"), tc.port)
 				if !slices.Equal(got, tc.want) {
 					t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
 				}
@@ -111,9 +125,9 @@ func parse(t *testing.T, text string, created time.Time) []config.Config {
 
 // chains are those that a proxy which has the shared object gets for a port, by
 // the names of their listeners.
-func chains(t *testing.T, all []config.Config, gateway bool, port uint32) (got []string) {
+func chains(t *testing.T, all []config.Config, gateway bool, ns string, port uint32) (got []string) {
 	t.Helper()
-	role, ns := model.SidecarProxy, "demo"
+	role := model.SidecarProxy
 	if gateway {
 		role, ns = model.Router, "istio-system"
 	}
@@ -233,4 +247,12 @@ spec:
   tls:
   - {match: [{port: 31400, sniHosts: [greeter.shop.com]}], route: [{destination: {host: greeter.example.com, port: {number: 20880}}}]}
   - {match: [{port: 31400, sniHosts: [billing.shop.com]}], route: [{destination: {host: billing.example.com, port: {number: 20880}}}]}
+`
+
+// counted is a mesh whose proxies count for Prometheus.
+const counted = `---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec: {metrics: [{providers: [{name: prometheus}]}]}
 `

@@ -3,6 +3,7 @@ package process
 import (
 	"math"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -39,7 +40,12 @@ type limits struct {
 // goroutine holds, so there are more of them than workers, whatever GOMAXPROCS
 // says: that is meant for the container, as is GOMEMLIMIT. The variables
 // MELTEMI_GOMAXPROCS and MELTEMI_GOMEMLIMIT set them.
+//
+// SIGPIPE is ignored, as Envoy does: Go's handler, which every shared object installs,
+// would end the process when nobody reads its standard output or error any longer and
+// something of ours is written there, such as an access log.
 func SetUp(workers int, log Log, trim func()) {
+	signal.Ignore(syscall.SIGPIPE)
 	l := choose(workers, physicalMemory(), os.Getenv, log)
 	runtime.GOMAXPROCS(l.procs)
 	debug.SetMemoryLimit(l.memory)
