@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"context"
 	"slices"
 
 	istio "istio.io/client-go/pkg/apis/networking/v1"
@@ -24,14 +23,17 @@ const (
 	byService  = "service"
 )
 
-// index has the cache find objects by what they say, so that the work of a change is that
-// of what it touches.
-func (r *reconciler) index(ctx context.Context, indexer client.FieldIndexer) error {
-	for _, i := range []struct {
-		object client.Object
-		field  string
-		values func(client.Object) []string
-	}{
+// index is what objects of a type are found by.
+type index struct {
+	object client.Object
+	field  string
+	values client.IndexerFunc
+}
+
+// indexes have the cache find objects by what they say, so that the work of a change is
+// that of what it touches.
+func (r *reconciler) indexes() []index {
+	return []index{
 		{&api.MetaRouter{}, byHost, func(o client.Object) []string { return []string{r.routerHost(o.(*api.MetaRouter))} }},
 		{&api.MetaRouter{}, byGateway, func(o client.Object) (all []string) {
 			for _, g := range o.(*api.MetaRouter).Spec.Gateways {
@@ -61,12 +63,7 @@ func (r *reconciler) index(ctx context.Context, indexer client.FieldIndexer) err
 		{&istio.VirtualService{}, byHost, ownHost},
 		{&istioalpha.EnvoyFilter{}, byHost, ownHost},
 		{&discovery.EndpointSlice{}, byService, func(o client.Object) []string { return []string{o.GetLabels()[discovery.LabelServiceName]} }},
-	} {
-		if err := indexer.IndexField(ctx, i.object, i.field, i.values); err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
 // portNames are those of a Service or a ServiceEntry.

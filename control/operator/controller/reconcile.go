@@ -28,11 +28,19 @@ import (
 // meshConfigMap is where Istio's mesh config is, in the root namespace.
 const meshConfigMap = "istio"
 
-// Request is what there is to be done: for a host, or, without one, for the loopback
-// listener of the mesh.
-type Request struct{ Host string }
+// Request is what there is to be done: for a host; for the status of an object that is
+// not for one host; or, without both, for the loopback listener of the mesh.
+type Request struct {
+	Host   string
+	Object translate.Object
+}
 
-func (q Request) String() string { return q.Host }
+func (q Request) String() string {
+	if q.Host == "" && q.Object.Kind != "" {
+		return q.Object.String()
+	}
+	return q.Host
+}
 
 type reconciler struct {
 	Options
@@ -49,7 +57,12 @@ type reconciler struct {
 
 // Reconcile does what there is to be done.
 func (r *reconciler) Reconcile(ctx context.Context, q Request) (ctrl.Result, error) {
-	if q.Host == "" {
+	switch {
+	case q.Object.Kind == translate.ApplicationProtocol:
+		return ctrl.Result{}, r.tellProtocol(ctx, q.Object)
+	case q.Object.Kind == translate.DubboAuthorizationPolicy:
+		return ctrl.Result{}, r.tellPolicy(ctx, q.Object)
+	case q.Host == "":
 		return ctrl.Result{}, r.reconcileLoopback(ctx)
 	}
 	in, err := r.gather(ctx, q.Host)

@@ -6,7 +6,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
@@ -25,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	server "sigs.k8s.io/controller-runtime/pkg/metrics/server"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
@@ -116,8 +114,10 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		Options: o, Client: m.GetClient(), live: m.GetAPIReader(), log: log,
 		loopbacks: map[string]*envoyfilter.Filter{},
 	}
-	if err := r.index(context.Background(), m.GetFieldIndexer()); err != nil {
-		return nil, err
+	for _, i := range r.indexes() {
+		if err := m.GetFieldIndexer().IndexField(context.Background(), i.object, i.field, i.values); err != nil {
+			return nil, err
+		}
 	}
 	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
 		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),
@@ -176,8 +176,3 @@ func annotate(annotations *map[string]string, digest string) {
 	delete(*annotations, corev1.LastAppliedConfigAnnotation)
 	(*annotations)[digestKey] = digest
 }
-
-var (
-	_ reconcile.TypedReconciler[Request] = (*reconciler)(nil)
-	_                                    = networking.EnvoyFilter{}
-)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
+	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/operator/translate"
 )
@@ -113,4 +116,58 @@ func (r *reconciler) setStatus(ctx context.Context, o client.Object, kind string
 		return nil // it has gone meanwhile
 	}
 	return err
+}
+
+// tellProtocol writes the status of an ApplicationProtocol.
+func (r *reconciler) tellProtocol(ctx context.Context, o translate.Object) error {
+	p := &api.ApplicationProtocol{}
+	if err := r.Get(ctx, client.ObjectKey{Name: o.Name}, p); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	list := &api.ApplicationProtocolList{}
+	if err := r.List(ctx, list, client.MatchingFields{byProtocol: p.Spec.Protocol}); err != nil {
+		return err
+	}
+	all := make([]*api.ApplicationProtocol, len(list.Items))
+	for i := range list.Items {
+		all[i] = &list.Items[i]
+	}
+	accepted := condition(api.Accepted, true, reasonAccepted, "")
+	if oldest := translate.Oldest(all); oldest != nil && oldest.Name != p.Name {
+		accepted = condition(api.Accepted, false, reasonConflicted, fmt.Sprintf("spec.protocol: %s is older and has the same protocol", oldest.Name))
+	} else if _, known := codecs.Lookup(p.Spec.Codec); !known {
+		accepted = condition(api.Accepted, false, reasonInvalid,
+			fmt.Sprintf("spec.codec: unknown codec %q (built in: %s)", p.Spec.Codec, strings.Join(codecs.Names(), ", ")))
+	}
+	return r.setStatus(ctx, p, o.Kind, p.Status, accepted)
+}
+
+// tellPolicy writes the status of a DubboAuthorizationPolicy.
+func (r *reconciler) tellPolicy(ctx context.Context, o translate.Object) error {
+	p := &dubbo.DubboAuthorizationPolicy{}
+	if err := r.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Name}, p); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	fields := client.MatchingFields{byGoverned: "true"}
+	options := []client.ListOption{fields}
+	if o.Namespace != r.RootNamespace {
+		options = append(options, client.InNamespace(o.Namespace))
+	}
+	list := &corev1.ServiceList{}
+	if err := r.List(ctx, list, options...); err != nil {
+		return err
+	}
+	services := make([]*corev1.Service, len(list.Items))
+	for i := range list.Items {
+		services[i] = &list.Items[i]
+	}
+	var told []string
+	for _, f := range translate.Judge(p, translate.Mesh{RootNamespace: r.RootNamespace, Domain: r.Domain}, services) {
+		told = append(told, f.Fault.Error())
+	}
+	accepted := condition(api.Accepted, len(told) == 0, reasonAccepted, strings.Join(told, "\n"))
+	if len(told) > 0 {
+		accepted.Reason = reasonInvalid
+	}
+	return r.setStatus(ctx, p, o.Kind, p.Status, accepted)
 }

@@ -33,6 +33,12 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 	case *corev1.Service:
 		if len(governed(o)) > 0 {
 			add(r.serviceHost(o))
+			// Of those of the root namespace the hosts tell in the log.
+			policies := &dubbo.DubboAuthorizationPolicyList{}
+			r.list(ctx, policies, client.InNamespace(o.Namespace))
+			for _, p := range policies.Items {
+				set[Request{Object: translate.Object{Kind: translate.DubboAuthorizationPolicy, Namespace: p.Namespace, Name: p.Name}}] = true
+			}
 		}
 		add(r.behindGateways(ctx, o)...)
 	case *istio.ServiceEntry:
@@ -59,8 +65,15 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 			add(r.hostsOfGateway(ctx, translate.GatewayName(g, o.Namespace))...)
 		}
 	case *api.ApplicationProtocol:
+		// Those of the same protocol may count now, or no longer.
+		others := &api.ApplicationProtocolList{}
+		r.list(ctx, others, client.MatchingFields{byProtocol: o.Spec.Protocol})
+		for i := range others.Items {
+			set[Request{Object: translate.Object{Kind: translate.ApplicationProtocol, Name: others.Items[i].Name}}] = true
+		}
 		add(r.governedHosts(ctx, client.MatchingFields{byProtocol: o.Spec.Protocol})...)
 	case *dubbo.DubboAuthorizationPolicy:
+		set[Request{Object: translate.Object{Kind: translate.DubboAuthorizationPolicy, Namespace: o.Namespace, Name: o.Name}}] = true
 		if o.Namespace == r.RootNamespace {
 			add(r.governedHosts(ctx)...)
 		} else {
@@ -160,10 +173,7 @@ func (r *reconciler) list(ctx context.Context, l client.ObjectList, o ...client.
 // relevant are changes of more than what nobody here reads.
 var relevant = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	switch before := e.ObjectOld.(type) {
-	case *api.MetaRouter, *api.ApplicationProtocol, *dubbo.DubboAuthorizationPolicy:
-		// The status is the operator's own, and taken back if it is changed.
-		return e.ObjectOld.GetResourceVersion() != e.ObjectNew.GetResourceVersion()
-	case *istio.Gateway, *istio.DestinationRule:
+	case *api.MetaRouter, *api.ApplicationProtocol, *dubbo.DubboAuthorizationPolicy, *istio.Gateway, *istio.DestinationRule:
 		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()
 	case *discovery.EndpointSlice:
 		return !equality.Semantic.DeepEqual(before.Ports, e.ObjectNew.(*discovery.EndpointSlice).Ports)

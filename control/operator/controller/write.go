@@ -264,6 +264,7 @@ func (r *reconciler) reconcileLoopback(ctx context.Context) error {
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
+	list = &istioalpha.EnvoyFilterList{}
 	if err := r.live.List(ctx, list, r.selector()); err != nil {
 		return err
 	}

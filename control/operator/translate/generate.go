@@ -34,7 +34,8 @@ func (t *translation) from(f fault.Fault) (Object, string) {
 		return t.out.Owner, ""
 	}
 	rest := strings.TrimPrefix(f.Path, best.path)
-	if i := strings.Index(best.from, "Mutation"); i > 0 || strings.HasSuffix(best.from, "spec.outbound") || strings.HasSuffix(best.from, "spec.inbound") {
+	if strings.HasSuffix(best.from, "Mutation") || best.from == "spec.outbound" || best.from == "spec.inbound" ||
+		best.Kind == DubboAuthorizationPolicy || strings.HasPrefix(best.from, "spec.authorization") {
 		return best.Object, best.from + rest
 	}
 	return best.Object, best.from

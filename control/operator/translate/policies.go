@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"maps"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/ir"
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
@@ -141,12 +145,12 @@ func (t *translation) dubboPolicies() {
 			case apart:
 				continue
 			case unknown:
-				t.refuse(of(DubboAuthorizationPolicy, p), "spec.selector.matchLabels", "may select a part of the workloads of %s: want labels that its selector has", t.out.Owner)
+				f := partial(p, t.out.Owner)
+				t.refuse(f.Object, f.Path, "%s", f.Reason)
 				continue
 			}
 		}
-		t.comes(fmt.Sprintf("authorization[%d]", len(t.s.Authorization)), of(DubboAuthorizationPolicy, p), "spec")
-		t.s.Authorization = append(t.s.Authorization, dubboAuthorization(p))
+		t.s.Authorization = append(t.s.Authorization, t.dubboAuthorization(p, fmt.Sprintf("authorization[%d]", len(t.s.Authorization))))
 	}
 }
 
@@ -170,23 +174,33 @@ func overlap(policy, service map[string]string) int {
 	return result
 }
 
-func dubboAuthorization(p *dubbo.DubboAuthorizationPolicy) ir.Authorization {
+func (t *translation) dubboAuthorization(p *dubbo.DubboAuthorizationPolicy, path string) ir.Authorization {
 	a := ir.Authorization{Name: p.Namespace + "/" + p.Name, Action: ir.Action(p.Spec.Action)}
-	for _, r := range p.Spec.Rules {
-		var from []ir.Source
+	t.comes(path, of(DubboAuthorizationPolicy, p), "spec")
+	for i, r := range p.Spec.Rules {
+		from := func(part, field string) {
+			t.comes(fmt.Sprintf("%s.rules[%d]%s", path, len(a.Rules), part), of(DubboAuthorizationPolicy, p), fmt.Sprintf("spec.rules[%d]%s", i, field))
+		}
+		var sources []ir.Source
 		for _, f := range r.From {
-			from = append(from, ir.Source{
+			sources = append(sources, ir.Source{
 				Principals: f.Source.Principals, NotPrincipals: f.Source.NotPrincipals,
 				Namespaces: f.Source.Namespaces, NotNamespaces: f.Source.NotNamespaces,
 			})
 		}
 		if len(r.To) == 0 {
-			a.Rules = append(a.Rules, ir.AuthorizationRule{From: from})
+			from("", "")
+			a.Rules = append(a.Rules, ir.AuthorizationRule{From: sources})
 		}
 		// What is said of interfaces holds for one operation: each is a rule.
-		for _, to := range r.To {
+		for j, to := range r.To {
 			o := to.Operation
-			rule := ir.AuthorizationRule{From: from}
+			rule := ir.AuthorizationRule{From: sources}
+			at := fmt.Sprintf(".to[%d].operation", j)
+			from("", "")
+			from(".to[0].operation", at)
+			from(".when[0].values", at+".interfaces")
+			from(".when[0].notValues", at+".notInterfaces")
 			if len(o.Methods)+len(o.NotMethods) > 0 {
 				rule.To = []ir.Operation{{Methods: o.Methods, NotMethods: o.NotMethods}}
 			}
@@ -200,4 +214,37 @@ func dubboAuthorization(p *dubbo.DubboAuthorizationPolicy) ir.Authorization {
 		}
 	}
 	return a
+}
+
+// Judge says what is wrong with a policy, whatever it is for, and with which of some
+// services it does not go.
+func Judge(p *dubbo.DubboAuthorizationPolicy, mesh Mesh, services []*corev1.Service) []Fault {
+	whole := p.DeepCopy()
+	whole.Spec.Selector = nil
+	out := Translate(&Input{
+		Mesh: mesh, Host: "a.b.svc." + mesh.Domain, Policies: []*dubbo.DubboAuthorizationPolicy{whole},
+		Service: &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: p.Namespace},
+			Spec: corev1.ServiceSpec{
+				ClusterIP: "10.0.0.1", Selector: map[string]string{"a": "b"},
+				Ports: []corev1.ServicePort{{Name: "tcp-metaprotocol-dubbo", Port: 20880}},
+			},
+		},
+	})
+	if p.Spec.Selector == nil {
+		return out.Faults
+	}
+	for _, s := range sorted(services) {
+		if overlap(p.Spec.Selector.MatchLabels, s.Spec.Selector) == unknown {
+			out.Faults = append(out.Faults, partial(p, of(Service, s)))
+		}
+	}
+	return out.Faults
+}
+
+func partial(p *dubbo.DubboAuthorizationPolicy, o Object) Fault {
+	return Fault{of(DubboAuthorizationPolicy, p), fault.Fault{
+		Path:   "spec.selector.matchLabels",
+		Reason: fmt.Sprintf("may select a part of the workloads of %s: want labels that its selector has", o),
+	}}
 }
