@@ -86,6 +86,9 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	if err != nil {
 		return nil, err
 	}
+	// Istio warns of each EnvoyFilter that it is one.
+	config = rest.CopyConfig(config)
+	config.WarningHandlerWithContext = rest.NoWarnings{}
 	grace := 10 * time.Second
 	m, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Logger: log,

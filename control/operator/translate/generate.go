@@ -57,6 +57,9 @@ func (t *translation) generate() {
 		t.out.Filters, made = envoyfilter.Generate(&s)
 	}
 	for _, f := range made {
+		if f.Path == "addresses" && len(s.Addresses) == 0 {
+			continue // told in the words of the object
+		}
 		o, path := t.from(f)
 		reason := f.Reason
 		if path == "" {

@@ -96,6 +96,7 @@ func (t *translation) ports() {
 	if !t.out.Governed {
 		return
 	}
+	t.comes("addresses", t.out.Owner, "spec.addresses")
 	if !s.Headless && len(s.Addresses) == 0 {
 		t.refuse(t.out.Owner, "spec.addresses", "the service has none, by which its listener in proxies is found: "+
 			"name some, or have Istio allocate one")

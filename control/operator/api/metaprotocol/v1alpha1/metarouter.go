@@ -191,7 +191,7 @@ type MetaRouteMatch struct {
 	// What the attributes of a call must be.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:MaxProperties=16
 	Attributes map[string]StringMatch `json:"attributes,omitempty"`
 	// Labels of the workload that calls. Meltemi's own field.
 	//
@@ -217,7 +217,7 @@ type StringMatch struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="'x'.matches(self) || !'x'.matches(self)",message="is no regular expression. Want present: true for any value"
+	// +kubebuilder:validation:XValidation:rule="'x'.matches(self) in [true, false]",message="is no regular expression. Want present: true for any value"
 	Regex *string `json:"regex,omitempty"`
 	// The attribute must be there. Meltemi's own field.
 	//
