@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // withProperties puts n properties that are views of the frame it returns.
@@ -89,7 +90,7 @@ func TestWhatIsSetIsTheOnlyOne(t *testing.T) {
 	value := []byte("again")
 	m.Reset()
 	m.Put([]byte("k"), value)
-	require.Zero(t, testing.AllocsPerRun(100, func() { m.Reset(); m.SetBytes("k", value) }))
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() { m.Reset(); m.SetBytes("k", value) }))
 }
 
 // TestAnOutlineIsWhatOutlivesAFrame, in new memory or that of another message.
@@ -112,7 +113,7 @@ func TestAnOutlineIsWhatOutlivesAFrame(t *testing.T) {
 			require.Equal(t, []any{m.Type, m.ID, m.FixedID, m.HeaderSize, m.BodySize, m.Variant, m.Scratch},
 				[]any{o.Type, o.ID, o.FixedID, o.HeaderSize, o.BodySize, o.Variant, o.Scratch})
 		}
-		require.Zero(t, testing.AllocsPerRun(10, func() { o.Reset(); o.SetOutline(&m) }))
+		require.Zero(t, raced.AllocsPerRun(t, 10, func() { o.Reset(); o.SetOutline(&m) }))
 		o.Reset()
 		o.Set("of another", "message")
 		o.Reset()

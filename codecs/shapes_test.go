@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // remembered returns a shape with two properties.
@@ -77,7 +78,7 @@ func TestMemoryOfPropertiesIsKept(t *testing.T) {
 	s := remembered(t)
 	var m, spare codecs.Metadata
 	name := []byte("n")
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		for range 3 {
 			m.Borrow(&spare)
 			m.Put(name, name)

@@ -20,6 +20,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // bareHost is a host that allocates nothing: one worker, one client, one
@@ -525,7 +526,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
 				roundTrip()
 			}
-			require.Zero(t, testing.AllocsPerRun(5000, roundTrip))
+			require.Zero(t, raced.AllocsPerRun(t, 5000, roundTrip))
 		})
 	}
 }

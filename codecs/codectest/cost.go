@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/cputime"
 )
 
 const (
@@ -266,9 +267,9 @@ func fastest(enough time.Duration, f func()) time.Duration {
 	best := time.Duration(1<<63 - 1)
 	began := time.Now()
 	for i := range 20 {
-		start := cpuTime()
+		start := cputime.Used()
 		f()
-		best = min(best, cpuTime()-start)
+		best = min(best, cputime.Used()-start)
 		if best <= enough || i >= 2 && (best > 4*enough && enough > 0 || time.Since(began) > 2*time.Second) {
 			break
 		}

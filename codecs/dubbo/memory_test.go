@@ -11,6 +11,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/codectest"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/codecs/hessian"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // learner returns a decoder of requests that remembers.
@@ -98,7 +99,7 @@ func TestShapesAreFound(t *testing.T) {
 		require.Equal(t, "b", string(m.Method()))
 	}
 	frame := request("a", "x", "acme")
-	require.Zero(t, testing.AllocsPerRun(100, func() { shared(one, frame) }))
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() { shared(one, frame) }))
 	m.Set("tenant", "mine")
 	require.Nil(t, m.Shape())
 	require.True(t, shared(one, frame))
@@ -124,8 +125,8 @@ func TestShapesAreBounded(t *testing.T) {
 	for range 5000 {
 		learns()
 	}
-	without := testing.AllocsPerRun(10_000, sending(newCodec(t).NewDecoder(codecs.ClientToServer)))
-	require.LessOrEqual(t, testing.AllocsPerRun(10_000, learns), without+1)
+	without := raced.AllocsPerRun(t, 10_000, sending(newCodec(t).NewDecoder(codecs.ClientToServer)))
+	require.LessOrEqual(t, raced.AllocsPerRun(t, 10_000, learns), without+1)
 }
 
 // TestValuesThatChangeAreHoles: what differs in each request, as ids of traces do, does not
@@ -160,7 +161,7 @@ func TestValuesThatChangeAreHoles(t *testing.T) {
 		same(request(i))
 	}
 	require.Equal(t, []int{2, 0, 0, 0}, holes())
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		m.Reset()
 		_, _ = d.Decode(traced, &m)
 	}))

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs/hessian/hessiantest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func TestSkipMovesOverEveryKindOfValue(t *testing.T) {
@@ -205,7 +206,7 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 	r.Reset(b)
 	r.Skip()
 	r.Skip()
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		r.Reset(b)
 		r.String()
 		r.Skip()
@@ -274,7 +275,7 @@ func TestHostileValuesCostWhatTheyWeigh(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r Reader
-			allocs := testing.AllocsPerRun(1, func() { r.Reset(tc.b); r.Skip() })
+			allocs := raced.AllocsPerRun(t, 1, func() { r.Reset(tc.b); r.Skip() })
 			require.LessOrEqual(t, allocs, tc.allocs)
 			require.ErrorIs(t, r.Err(), tc.want)
 			require.Equal(t, tc.values, MaxValues-r.values)

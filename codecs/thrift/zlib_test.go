@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // compressed is a frame of the header transport, whose message is compressed.
@@ -106,7 +107,7 @@ func TestOneCallInACompressedFrame(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, m.Malformed)
 			if tc.want == "" {
-				require.Zero(t, testing.AllocsPerRun(10, func() {
+				require.Zero(t, raced.AllocsPerRun(t, 10, func() {
 					m.Reset()
 					if _, err := dec.Decode(b, &m); err != nil {
 						t.Error(err)

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meltemi-mesh/meltemi/filter/accesslog"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // TestMain fails when a test leaves a goroutine behind.
@@ -21,5 +22,5 @@ func allocs(t *testing.T, ls *accesslog.Logs, e *accesslog.Entry) float64 {
 	require.NoError(t, err)
 	defer fs.Close(f)
 	to := []*accesslog.Buffer{accesslog.NewBuffer(f)}
-	return testing.AllocsPerRun(10_000, func() { ls.Write(e, to) })
+	return raced.AllocsPerRun(t, 10_000, func() { ls.Write(e, to) })
 }

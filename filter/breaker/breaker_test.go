@@ -15,6 +15,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func message(kvs ...string) *codecs.Metadata {
@@ -353,7 +354,7 @@ func TestTakingAllocatesNothing(t *testing.T) {
 	p.Requests = 10
 	b := newBed(t, p)
 	md, tk := message("tenant", "a"), &breaker.Taken{}
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		if _, ok := tk.Take(&b.Cluster, b.p, b.keys, md, b.now); !ok {
 			t.Error("refused")
 		}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/meltemi-mesh/meltemi/filter/export/exporttest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // TestConfigurationsShare the exporter of a provider, whose connection goes with the last
@@ -188,5 +189,5 @@ func piped(t *testing.T) (c *exporttest.Collector, l *life, stop func()) {
 func TestAnOfferAllocatesNothing(t *testing.T) {
 	c := newCollector(weight{100, 1000})
 	c.waiting = make([]entry[int], 0, 100)
-	require.Zero(t, testing.AllocsPerRun(99, func() { c.offer(1, weight{1, 1}) }))
+	require.Zero(t, raced.AllocsPerRun(t, 99, func() { c.offer(1, weight{1, 1}) }))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/keyed"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func message(kvs ...string) *codecs.Metadata {
@@ -108,7 +109,7 @@ func TestManyKeysAtOnce(t *testing.T) {
 
 func TestAKnownKeyAllocatesNothing(t *testing.T) {
 	tab, n, m := table(4096), keyed.Names{"a", "b"}, message("a", "x", "b", strings.Repeat("x", 100))
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		var room [keyed.Size]byte
 		e, _ := tab.Lock(n.Append(room[:0], m), 4096, 0)
 		e.Unlock()

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -104,7 +105,7 @@ func TestRoutesOfSourceLabels(t *testing.T) {
 	} {
 		find := func() *Route { r, _ := table.Find(md, Origin{Labels: labels}, nil); return r }
 		require.Equal(t, want, find().Name)
-		require.Zero(t, testing.AllocsPerRun(100, func() { find() }))
+		require.Zero(t, raced.AllocsPerRun(t, 100, func() { find() }))
 	}
 	require.Equal(t, "rest", table.Match(md).Name, "nothing is known")
 }
@@ -204,7 +205,7 @@ func TestRequestsThatNameTheirCluster(t *testing.T) {
 		require.Less(t, len(err.Error()), 200)
 	}
 	md := message("lane", "green")
-	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = r.Pick(0, md) }))
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() { _, _ = r.Pick(0, md) }))
 	for field, want := range map[string]string{
 		`"allowed_clusters": ["a"]`:                        "name: required",
 		`"name": "k"`:                                      "allowed_clusters: required",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -111,7 +112,7 @@ func TestKeys(t *testing.T) {
 		key, ok := h.Key(&md, tt.source, principal)
 		require.Equal(t, tt.ok, ok, tt.policies)
 		require.Equal(t, tt.key, key, tt.policies)
-		require.Zero(t, testing.AllocsPerRun(100, func() { h.Key(&md, tt.source, principal) }))
+		require.Zero(t, raced.AllocsPerRun(t, 100, func() { h.Key(&md, tt.source, principal) }))
 	}
 }
 

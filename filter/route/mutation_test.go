@@ -12,6 +12,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -348,7 +349,7 @@ func TestChangesAllocateTheStringsTheyMake(t *testing.T) {
 	s := &source{request: md, remote: "10.0.0.9:1234", route: "r"}
 	m := table.routes[0].targets[0].Request
 	mu := new(codecs.Mutation)
-	require.Equal(t, 2, int(testing.AllocsPerRun(100, func() {
+	require.Equal(t, 2, int(raced.AllocsPerRun(t, 100, func() {
 		mu.Reset()
 		require.NoError(t, m.Apply(mu, md, s))
 	})))

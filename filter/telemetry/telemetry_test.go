@@ -21,6 +21,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // TestMain fails when a test leaves a goroutine behind.
@@ -306,14 +307,14 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	r.On()
 	w := r.NewWorker()
 	a, b, f := calls("com.acme.Greeter", "hello"), calls("com.acme.Greeter", "bye"), answered(time.Millisecond)
-	require.Zero(t, testing.AllocsPerRun(1000, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 1000, func() {
 		w.End(w.Begin("dubbo", a), f)
 		w.End(w.Begin("dubbo", b), f)
 	}))
 	// Nor does one that is traced, beyond the exemplar of each second.
 	f.Trace.Sampled = true
 	w.End(w.Begin("dubbo", a), f)
-	require.Zero(t, testing.AllocsPerRun(1000, func() { w.End(w.Begin("dubbo", a), f) }))
+	require.Zero(t, raced.AllocsPerRun(t, 1000, func() { w.End(w.Begin("dubbo", a), f) }))
 }
 
 func BenchmarkRequest(b *testing.B) {

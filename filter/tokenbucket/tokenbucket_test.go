@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/filter/tokenbucket"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func bucket(most, perFill uint32, interval time.Duration) *tokenbucket.Bucket {
@@ -248,7 +249,7 @@ func TestTakenAtOnce(t *testing.T) {
 
 func TestTakingAllocatesNothing(t *testing.T) {
 	b, now := bucket(5, 7_000_001, time.Hour), time.Duration(0)
-	require.Zero(t, testing.AllocsPerRun(1000, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 1000, func() {
 		now += 300 * time.Microsecond
 		b.Take(now, 1)
 		b.Full(now)

@@ -305,7 +305,7 @@ func TestMessagesAllocateNothing(t *testing.T) {
 		for range 100 {
 			round()
 		}
-		allocations[disabled] = testing.AllocsPerRun(2000, round)
+		allocations[disabled] = raced.AllocsPerRun(t, 2000, round)
 	}
 	require.Equal(t, int(allocations[true]), int(allocations[false]))
 }

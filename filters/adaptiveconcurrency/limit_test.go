@@ -333,7 +333,7 @@ func TestRequestsAllocateNothing(t *testing.T) {
 	now := time.Hour
 	pl := new(place)
 	random := func() uint64 { return 1 }
-	require.Zero(t, testing.AllocsPerRun(10_000, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 10_000, func() {
 		now += ms
 		l.take(pl, p, 1, now)
 		now += ms

@@ -18,6 +18,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func init() {
@@ -202,7 +203,7 @@ func TestFindingConsumersAllocatesNothing(t *testing.T) {
 		request := dubbotest.Request{ID: 1, Attachments: [][2]string{{"x-key", "night"}}}.Bytes()
 		require.Equal(t, "rest", e.ask([2]string{"x-key", "night"}))
 		require.Equal(t, map[string]string{"key": "batch"}[name], facts.Consumer)
-		allocations[name] = testing.AllocsPerRun(2000, func() { e.c.Send(request); e.c.Take() })
+		allocations[name] = raced.AllocsPerRun(t, 2000, func() { e.c.Send(request); e.c.Take() })
 	}
 	require.InDelta(t, allocations["nothing"], allocations["key"], 0)
 }

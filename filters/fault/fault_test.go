@@ -22,6 +22,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	faultv1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/fault/v1alpha"
 )
 
@@ -389,7 +390,7 @@ func TestRequestsWithoutAFaultAllocateNothing(t *testing.T) {
 	}
 	codec, err := dubbo.New(nil, codecs.Limits{})
 	require.NoError(t, err)
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		s.delay.of(md)
 		s.abort.of(md, codec)
 	}))

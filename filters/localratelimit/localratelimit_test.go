@@ -408,7 +408,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		for range 100 {
 			roundTrip()
 		}
-		return int(testing.AllocsPerRun(1000, roundTrip))
+		return int(raced.AllocsPerRun(t, 1000, roundTrip))
 	}
 	plenty := bucket(1<<31, 1<<31-1, "1s")
 	without := of(strings.Replace(listener(limit(`"token_bucket": `+plenty), up), localratelimit.Name, "test.pass", 1))

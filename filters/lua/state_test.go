@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // TestWhatIsKeptIsBounded: globals that grow begin anew, whatever they grow by.
@@ -56,7 +57,7 @@ func TestWhatIsNotKept(t *testing.T) {
 // TestAStateThatBeginsAnew is told of, and the request has it.
 func TestAStateThatBeginsAnew(t *testing.T) {
 	defer func(l limits) { usual = l }(usual)
-	usual = limits{time: time.Hour, kept: 1 << 20, check: 1000}
+	usual.kept, usual.check = 1<<20, 1000
 	b := newBed(t, scripted(`n = 0 function envoy_on_request(h) n = n + 1 h:headers():add("n", n) t = t or {} t[n] = ("x"):rep(20000) end`), usualRoutes)
 	for range 1000 {
 		if b.ask(); b.value("n") == "1" && len(b.logged()) > 0 {
@@ -128,11 +129,24 @@ func within(t testing.TB, body string, f func(run func())) {
 	b.ask([2]string{"tenant", "acme-1"})
 }
 
+// TestAHookThatTakesLong ends, however much it may execute, and one that does little does
+// not.
+func TestAHookThatTakesLong(t *testing.T) {
+	defer func(l limits) { usual = l }(usual)
+	usual.time = 0
+	b := newBed(t, `"max_instructions": 1000000, `+scripted(`function envoy_on_request(h) h:headers():add("lane", "blue") if h:headers():get("evil") then while true do end end end`), usualRoutes)
+	b.ask()
+	require.Empty(t, b.logged())
+	b.ask([2]string{"evil", "yes"})
+	require.Equal(t, []string{"default_source_code:1: it has taken longer than a hook may"}, b.logged())
+	b.counts(map[string]int{"errors": 1, "budget_exceeded": 1})
+}
+
 // TestAllocations are those that the page tells, or less.
 func TestAllocations(t *testing.T) {
 	for _, h := range hooks {
 		within(t, h.body, func(run func()) {
-			got := testing.AllocsPerRun(100, run)
+			got := raced.AllocsPerRun(t, 100, run)
 			t.Logf("%s: %v", h.name, got)
 			require.LessOrEqual(t, got, h.allocs, h.name)
 		})

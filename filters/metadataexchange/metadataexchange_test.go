@@ -16,6 +16,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	metadataexchangev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/metadata_exchange/v1alpha"
 )
 
@@ -181,7 +182,7 @@ func TestPeersAreReadOnce(t *testing.T) {
 	require.Equal(t, "second", learn("second").ID, "an id is a part of it")
 	require.Equal(t, 2, read)
 	id := []byte("first")
-	require.Zero(t, testing.AllocsPerRun(100, func() { ps.find(id, metadata) }))
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() { ps.find(id, metadata) }))
 	for i := range maxPeers {
 		learn(fmt.Sprint(i))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filters/ratelimit"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func TestAServiceDecides(t *testing.T) {
@@ -263,7 +264,7 @@ func TestWhoIsNotAskedAllocatesNothing(t *testing.T) {
 		for range 100 {
 			roundTrip()
 		}
-		return testing.AllocsPerRun(1000, roundTrip)
+		return raced.AllocsPerRun(t, 1000, roundTrip)
 	}
 	with := listener(byMethod+`, "match": {"metadata": [{"name": "method", "exact_match": "other"}]}`, toServer)
 	require.LessOrEqual(t, of(with), of(strings.Replace(with, ratelimit.Name, "test.pass", 1)))

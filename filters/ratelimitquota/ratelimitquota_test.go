@@ -16,6 +16,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 const patience = 5 * time.Second
@@ -293,7 +294,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		for range 100 {
 			roundTrip()
 		}
-		return testing.AllocsPerRun(1000, roundTrip)
+		return raced.AllocsPerRun(t, 1000, roundTrip)
 	}
 	with := listener(buckets(fallback(1_000_000))+`, "filter_enabled": {"default_value": {"numerator": 100}}`, up)
 	require.LessOrEqual(t, of(with), of(strings.Replace(with, Name, "test.pass", 1)))

@@ -15,6 +15,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	_ "github.com/meltemi-mesh/meltemi/filters/router"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	setmetadatav1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/filters/set_metadata/v1alpha"
 )
 
@@ -243,7 +244,7 @@ func TestSettingAllocatesNothing(t *testing.T) {
 		e := start(t, entries)
 		seen.before = func(*filter.Message) {}
 		request := dubbotest.Request{ID: 1, Attachments: [][2]string{{"interface", "org.example.Greeter"}}}.Bytes()
-		allocations[name] = testing.AllocsPerRun(2000, func() { e.c.Send(request); e.c.Take() })
+		allocations[name] = raced.AllocsPerRun(t, 2000, func() { e.c.Send(request); e.c.Take() })
 	}
 	require.InDelta(t, allocations["nothing"], allocations["all"], 0)
 }

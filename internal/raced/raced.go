@@ -20,3 +20,13 @@ func Skip(t testing.TB) {
 		t.Skip("one goroutine, and much to do: without the race detector")
 	}
 }
+
+// AllocsPerRun is testing.AllocsPerRun, without the detector only: with it a sync.Pool, such
+// as fmt's, drops at random what it is given, and so how often anything allocates is chance.
+func AllocsPerRun(t testing.TB, runs int, f func()) float64 {
+	t.Helper()
+	if Detector {
+		t.Skip("allocations are counted without the race detector")
+	}
+	return testing.AllocsPerRun(runs, f)
+}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	"github.com/stretchr/testify/require"
 )
 
@@ -21,5 +22,5 @@ func TestNumbersAreThoseOfStrconv(t *testing.T) {
 		}
 	}
 	long := []byte(strings.Repeat("x", 100))
-	require.Zero(t, testing.AllocsPerRun(10, func() { Int32(long) }))
+	require.Zero(t, raced.AllocsPerRun(t, 10, func() { Int32(long) }))
 }

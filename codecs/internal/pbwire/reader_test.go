@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -117,7 +118,7 @@ func TestAnEmptyMessageHasNoFields(t *testing.T) {
 func TestReadingAndAppendingDoNotAllocate(t *testing.T) {
 	b := []byte("\x08\xac\x02\x1a\x03abc\x23\x08\x01\x24\x2d\xff\xff\xff\xff")
 	out := make([]byte, 0, 1024)
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		var r Reader
 		out = out[:0]
 		var mark int

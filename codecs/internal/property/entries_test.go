@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // names of which each two differ: n of them, alike but for what stands in their
@@ -66,7 +67,7 @@ func TestTheLastEntryOfEachNameIsTheOne(t *testing.T) {
 func TestEntriesDoNotAllocate(t *testing.T) {
 	for _, from := range [][][]byte{names(3, 4), names(few+1, 4), names(MaxEntries/2, 4), names(2, 2*long)} {
 		var m codecs.Metadata
-		require.Zero(t, testing.AllocsPerRun(100, func() {
+		require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 			m.Reset()
 			e := EntriesOf(&m)
 			for range 2 {

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func TestNumbersAreDecimal(t *testing.T) {
@@ -34,7 +35,7 @@ func TestNamesAreOwnInAnyCase(t *testing.T) {
 func TestPropertiesDoNotAllocate(t *testing.T) {
 	p := New("size")
 	var m codecs.Metadata
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		m.Reset()
 		p.PutNumber(&m, 200)
 		p.PutNumber(&m, 1<<40)

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func TestItemsComeInTheirOrder(t *testing.T) {
@@ -107,7 +108,7 @@ func TestRunningAllocatesNothing(t *testing.T) {
 	b := mailbox.New[int](func() {})
 	sum := 0
 	add := func(i int) { sum += i }
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		for i := range 10 {
 			b.Post(i)
 		}

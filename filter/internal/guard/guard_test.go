@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // decoder is one that does what its function does.
@@ -97,7 +98,7 @@ func TestGuardingDoesNotAllocate(t *testing.T) {
 	d := decoder(func([]byte, *codecs.Metadata) (int, error) { return 1, nil })
 	dst := make([]byte, 0, 100)
 	var m codecs.Metadata
-	require.Zero(t, testing.AllocsPerRun(100, func() {
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		if _, err := Decode(d, dst, &m); err != nil {
 			t.Error(err)
 		}
