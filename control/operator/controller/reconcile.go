@@ -172,12 +172,12 @@ func (r *reconciler) targetPorts(ctx context.Context, in *translate.Input) error
 	if !slices.ContainsFunc(in.Service.Spec.Ports, func(p corev1.ServicePort) bool { return p.TargetPort.StrVal != "" }) {
 		return nil
 	}
-	slices_ := &discovery.EndpointSliceList{}
-	if err := r.List(ctx, slices_, client.InNamespace(in.Service.Namespace), client.MatchingFields{byService: in.Service.Name}); err != nil {
+	endpoints := &discovery.EndpointSliceList{}
+	if err := r.List(ctx, endpoints, client.InNamespace(in.Service.Namespace), client.MatchingFields{byService: in.Service.Name}); err != nil {
 		return err
 	}
 	in.TargetPorts = map[string][]int32{}
-	for _, s := range slices_.Items {
+	for _, s := range endpoints.Items {
 		for _, p := range s.Ports {
 			if p.Name != nil && p.Port != nil && !slices.Contains(in.TargetPorts[*p.Name], *p.Port) {
 				in.TargetPorts[*p.Name] = append(in.TargetPorts[*p.Name], *p.Port)

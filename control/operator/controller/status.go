@@ -54,8 +54,7 @@ func (r *reconciler) tell(ctx context.Context, in *translate.Input, out *transla
 					others = append(others, f.Object.String()+": "+f.Fault.Error())
 				}
 			}
-			switch {
-			case len(own) > 0:
+			if len(own) > 0 {
 				accepted = condition(api.Accepted, false, reasonInvalid, strings.Join(own, "\n"))
 			}
 			switch {
