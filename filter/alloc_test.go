@@ -345,11 +345,11 @@ func newCountedRoundTrip(t testing.TB) (roundTrip func()) {
 }
 
 // newObservedRoundTrip is newRoundTrip with all that tells of requests: Istio's metrics and
-// those of methods, a line in JSON, and spans of one in a hundred.
-func newObservedRoundTrip(t testing.TB) (roundTrip func()) {
+// those of methods, a line in JSON, and spans of a share of them, in percent.
+func newObservedRoundTrip(t testing.TB, share int) (roundTrip func()) {
 	m := filter.NewModule()
 	m.Observe()
-	config := strings.Replace(listener(byAttributes, traced(`"random_sampling": {"value": 1}`)+`, "access_log": [{"name": "f", "typed_config": {
+	config := strings.Replace(listener(byAttributes, traced(fmt.Sprintf(`"random_sampling": {"value": %d}`, share))+`, "access_log": [{"name": "f", "typed_config": {
 		"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "/dev/null", "log_format": {"json_format": {
 			"start": "%START_TIME%", "call": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "code": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%",
 			"details": "%RESPONSE_CODE_DETAILS%", "ms": "%DURATION%", "received": "%BYTES_RECEIVED%", "sent": "%BYTES_SENT%",
@@ -520,7 +520,8 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
-		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t),
+		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t), "observed": newObservedRoundTrip(t, 0),
+		"bRPC": wires[0].newRoundTrip(t, 16, true), "tRPC": wires[1].newRoundTrip(t, 16, true),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up
@@ -580,7 +581,7 @@ func BenchmarkPipelineGuarded(b *testing.B) {
 
 // BenchmarkPipelineObserved is of all that tells of requests at once.
 func BenchmarkPipelineObserved(b *testing.B) {
-	roundTrip := newObservedRoundTrip(b)
+	roundTrip := newObservedRoundTrip(b, 1)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

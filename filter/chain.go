@@ -299,7 +299,7 @@ func (m *Message) end() {
 	switch {
 	case m.beats():
 		m.logBeat()
-	case c.logs != nil || m.counted != nil || m.trace != nil:
+	case c.logs != nil || m.counted != nil || m.trace.Recorded():
 		m.observe()
 	}
 	if m.stream != nil {

@@ -23,13 +23,18 @@ const (
 )
 
 // Facts returns what is known by now.
-func (m *Message) Facts() Facts {
-	f := Facts{
-		Protocol: m.cfg.Protocol, Cluster: m.cluster, Consumer: m.consumer.Name(),
-		RequestBytes: m.req.HeaderSize + m.req.BodySize, ResponseBytes: m.answerBytes,
-		Flags: m.flags, Start: m.start, Answered: m.answeredAt, End: m.endedAt, Attempts: m.exchange.Attempts(),
-		SentBytes: m.sentBytes, UpstreamSentBytes: m.writtenBytes, UpstreamReceivedBytes: int64(m.answerBytes) + m.streamedBytes,
-	}
+func (m *Message) Facts() (f Facts) {
+	m.gather(&f)
+	return f
+}
+
+// gather has f be what is known by now.
+func (m *Message) gather(f *Facts) {
+	*f = Facts{}
+	f.Protocol, f.Cluster, f.Consumer = m.cfg.Protocol, m.cluster, m.consumer.Name()
+	f.RequestBytes, f.ResponseBytes = m.req.HeaderSize+m.req.BodySize, m.answerBytes
+	f.Flags, f.Start, f.Answered, f.End, f.Attempts = m.flags, m.start, m.answeredAt, m.endedAt, m.exchange.Attempts()
+	f.SentBytes, f.UpstreamSentBytes, f.UpstreamReceivedBytes = m.sentBytes, m.writtenBytes, int64(m.answerBytes)+m.streamedBytes
 	f.ReceivedBytes = m.receivedBytes + int64(f.RequestBytes)
 	switch {
 	case m.stream != nil:
@@ -54,7 +59,6 @@ func (m *Message) Facts() Facts {
 	case m.answeredAt > 0:
 		f.Status, f.Code = m.status, m.code
 	}
-	return f
 }
 
 // flagOf is the flag of a local reply.

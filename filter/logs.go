@@ -58,24 +58,23 @@ func (wl *workerListener) takeLogs() {
 
 // observe tells of a message that has ended.
 func (m *Message) observe() {
-	f := m.Facts()
+	f := &m.sh.entry.Facts
+	m.gather(f)
 	if m.counted != nil {
-		m.sh.telemetry.End(m.counted, &f)
-	}
-	if m.cfg.logs != nil {
-		m.log(&f)
+		m.sh.telemetry.End(m.counted, f)
 	}
 	if m.trace.Recorded() {
 		m.endSpan(f)
 	}
+	if m.cfg.logs != nil {
+		m.log()
+	}
 }
 
-// log writes the lines of a message that has ended.
-func (m *Message) log(f *Facts) {
-	m.sh.entry = accesslog.Entry{
-		Second: &m.sh.second,
-		Facts:  *f, Request: &m.req, Response: m.resp, Details: m.details, Source: m.source, Destination: m.destination,
-	}
+// log writes the lines of a message that has ended, whose facts are the entry's.
+func (m *Message) log() {
+	e := &m.sh.entry
+	e.Request, e.Response, e.Details, e.Source, e.Destination = &m.req, m.resp, m.details, m.source, m.destination
 	m.cfg.writeLogs(m.conn)
 }
 
@@ -86,12 +85,13 @@ func (m *Message) logBeat() {
 		return
 	}
 	m.endedAt = m.sh.w.Now()
-	f := m.Facts()
+	f := &m.sh.entry.Facts
+	m.gather(f)
 	f.Kind = facts.Heartbeat
 	if f.SentBytes > 0 {
 		f.Answered, m.details = f.End, "health_check_ok"
 	}
-	m.log(&f)
+	m.log()
 }
 
 // logs has the copy that is about to be made logged, if copies are to be.
@@ -117,7 +117,7 @@ func (s *shadow) logs(m *Message) {
 func (s *shadow) log(resp *codecs.Metadata, failed *upstream.Failure) {
 	wl := s.cfg
 	e := &s.sh.entry
-	*e = accesslog.Entry{Second: &s.sh.second, Request: &s.req, Response: resp, Facts: Facts{
+	*e = accesslog.Entry{Request: &s.req, Response: resp, Facts: Facts{
 		Kind: facts.Mirror, Protocol: wl.Protocol, Route: s.route, Cluster: s.policy.Cluster, Host: s.call.Host(), Attempts: 1,
 		UpstreamSentBytes: int64(s.sent), Start: s.begun, Sent: s.call.SentAt(), End: s.sh.w.Now(),
 	}}
@@ -134,20 +134,19 @@ func (s *shadow) log(resp *codecs.Metadata, failed *upstream.Failure) {
 	wl.left--
 }
 
-// writeLogs writes the lines of the worker's entry.
+// writeLogs writes the lines of the worker's entry, which tells of the message.
 func (wl *workerListener) writeLogs(c *connection) {
 	s := wl.sh
 	e, w := &s.entry, c.located()
 	e.RemoteAddress, e.DirectRemoteAddress, e.LocalAddress, e.ConnectionID = w.from, w.by, w.to, w.id
 	e.TLS = c.d.TLS()
 	e.Rand = [2]uint64{s.rand.Uint64(), s.rand.Uint64()}
-	e.StartTime = time.Now().Add(e.Start - e.End)
+	e.StartTime, e.Second = s.wall.at(e.Start, s.w.Now()), &s.second
 	wl.AccessLogs.Write(e, wl.logs)
-	*e = accesslog.Entry{}
+	e.Request, e.Response = nil, nil
 	for _, b := range wl.logs {
 		if b.Full() {
-			wl.flushLogs()
-			break
+			wl.countLogs(b.Queue())
 		}
 	}
 	if !wl.logsWait {
@@ -157,6 +156,24 @@ func (wl *workerListener) writeLogs(c *connection) {
 			s.timers.Start(&s.logged, s.w.Now()+logTime)
 		}
 	}
+}
+
+// wall tells the time of day of moments on a worker's clock. It looks at the clock that
+// somebody may set now and then: to do so for each line costs more than half a line.
+type wall struct {
+	zero time.Time     // when the worker's clock was 0
+	read time.Duration // when that was found out, on that clock
+}
+
+// wallTime is how long a clock that was set may be seen as it was.
+const wallTime = 50 * time.Millisecond
+
+// at is when moment was, now that the worker's clock is at now.
+func (w *wall) at(moment, now time.Duration) time.Time {
+	if w.zero.IsZero() || now-w.read >= wallTime {
+		w.zero, w.read = time.Now().Round(0).Add(-now), now // without a monotonic reading
+	}
+	return w.zero.Add(moment)
 }
 
 // flushLogs hands over the lines of all listeners of the worker.
@@ -171,12 +188,15 @@ func (s *shard) flushLogs() {
 
 func (wl *workerListener) flushLogs() {
 	for _, b := range wl.logs {
-		written, lost := b.Flush()
-		if written > 0 {
-			wl.count(metrics.AccessLogWritten, written)
-		}
-		if lost > 0 {
-			wl.count(metrics.AccessLogLost, lost)
-		}
+		wl.countLogs(b.Flush())
+	}
+}
+
+func (wl *workerListener) countLogs(written, lost int64) {
+	if written > 0 {
+		wl.count(metrics.AccessLogWritten, written)
+	}
+	if lost > 0 {
+		wl.count(metrics.AccessLogLost, lost)
 	}
 }

@@ -76,6 +76,7 @@ type shard struct {
 	traces    *tracing.Worker
 	entry     accesslog.Entry // that is being written
 	second    accesslog.Second
+	wall      wall
 	logging   []*workerListener // have lines to hand over
 	logged    timer.Timer       // hands them over
 

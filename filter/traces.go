@@ -23,8 +23,10 @@ func (m *Message) traced() {
 	if wl.Tracing == nil {
 		return
 	}
-	if err := guard.Do(func() { m.req.Properties() }); err != nil {
-		m.codecPanicked(err)
+	if m.req.Shape() == nil { // else nothing is to be loaded
+		if err := guard.Do(func() { m.req.Properties() }); err != nil {
+			m.codecPanicked(err)
+		}
 	}
 	m.trace = m.sh.traces.Begin(wl.Tracing, &m.req, m.proto.carrier(&m.req), &m.reqMut)
 	if m.trace.Recorded() {
@@ -45,8 +47,8 @@ func (p *protocol) carrier(md *codecs.Metadata) tracing.Carrier {
 }
 
 // endSpan tells of the span, which is recorded, of a message that has ended.
-func (m *Message) endSpan(f Facts) {
-	e := tracing.Ending{Facts: &f, System: m.proto.system, Failure: m.failure, Time: time.Now()}
+func (m *Message) endSpan(f *Facts) {
+	e := tracing.Ending{Facts: f, System: m.proto.system, Failure: m.failure, Time: time.Now()}
 	if f.Answered > 0 || f.Code != 0 {
 		e.Code = m.proto.codeName(f.Code)
 	}

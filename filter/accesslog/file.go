@@ -20,8 +20,11 @@ const (
 	// maxQueued bytes wait for a file: what is beyond is lost, and counted.
 	maxQueued = 4 << 20
 	// fullBytes is when a worker hands over what it has gathered, without waiting for
-	// its timer.
-	fullBytes = 32 << 10
+	// its timer. Large writes are cheaper, up to about this.
+	fullBytes = 128 << 10
+	// wakeBytes is how much waits for a file before its writer is woken for it, without
+	// waiting for a worker's timer: that costs more than to write some lines.
+	wakeBytes = 256 << 10
 	// lookTime is how often a file is looked for at its path, and how long a failed
 	// write waits until it is tried again.
 	lookTime = time.Second
@@ -248,7 +251,7 @@ func (f *File) take() (b []byte, lines int) {
 func (f *File) giveBack(b []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.free) < 16 && cap(b) <= 4*fullBytes {
+	if len(f.free) < 8 && cap(b) <= 2*fullBytes {
 		f.free = append(f.free, b[:0])
 	}
 }
@@ -256,7 +259,7 @@ func (f *File) giveBack(b []byte) {
 // write writes whole lines. What a file does not take is tried again until it does, or
 // the file is given up: meanwhile the queue fills, and what is beyond it is lost.
 func (f *File) write(b []byte, lines int) {
-	each := bytes.Count(b, newline) == lines // line ends with one
+	all := b
 	for len(b) > 0 {
 		err := error(nil)
 		if now := time.Now(); now.Sub(f.looked) >= lookTime || f.failing {
@@ -289,7 +292,7 @@ func (f *File) write(b []byte, lines int) {
 			}
 			done <- err
 		case <-f.ended:
-			if each {
+			if bytes.Count(all, newline) == lines { // each ends with one
 				lines = bytes.Count(b, newline)
 			}
 			f.lose(lines)
@@ -360,9 +363,15 @@ func (b *Buffer) Empty() bool { return b.lines == 0 }
 // Full reports whether it should be handed over at once.
 func (b *Buffer) Full() bool { return len(b.data) >= fullBytes }
 
-// Flush hands over what was gathered. It returns how many lines that were, and how many
-// of the file's are lost that nobody has been told of.
-func (b *Buffer) Flush() (written, lost int64) {
+// Flush hands over what was gathered, and has what waits for the file written. It returns
+// how many lines were handed over, and how many of the file's are lost that nobody has
+// been told of.
+func (b *Buffer) Flush() (written, lost int64) { return b.pass(true) }
+
+// Queue is Flush, but that a file may wait until there is more, or for the next Flush.
+func (b *Buffer) Queue() (written, lost int64) { return b.pass(false) }
+
+func (b *Buffer) pass(now bool) (written, lost int64) {
 	if b.file == nil {
 		return b.flushRecords()
 	}
@@ -382,6 +391,8 @@ func (b *Buffer) Flush() (written, lost int64) {
 		if n := len(f.free); n > 0 {
 			b.data, f.free = f.free[n-1], f.free[:n-1]
 		}
+	}
+	if f.queued > 0 && now || f.queued >= wakeBytes {
 		f.wake()
 	}
 	b.lines = 0

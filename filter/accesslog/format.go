@@ -64,7 +64,7 @@ func appendText(dst []byte, ps []piece, e *Entry, absent string) []byte {
 func textFormat(s string, omitEmpty bool) (format, error) {
 	ps, err := parse(s)
 	for i := range ps {
-		if v := ps[i].value; v != nil {
+		if v := ps[i].value; v != nil && !ps[i].bare {
 			ps[i].value = func(dst []byte, e *Entry) ([]byte, bool) { return printable(dst, v, e) }
 		}
 	}
@@ -80,7 +80,7 @@ func textFormat(s string, omitEmpty bool) (format, error) {
 func printable(dst []byte, v value, e *Entry) ([]byte, bool) {
 	start := len(dst)
 	dst, ok := v(dst, e)
-	if !slices.ContainsFunc(dst[start:], control) {
+	if clean(dst[start:]) || !slices.ContainsFunc(dst[start:], control) {
 		return dst, ok
 	}
 	end := len(dst)
@@ -116,32 +116,31 @@ type jsonCompiler struct {
 
 func (c *jsonCompiler) object(s *structpb.Struct, path string) node {
 	type member struct {
-		key string // with what stands around it
+		key string // with the comma before it, and the colon behind
 		node
 	}
 	var ms []member
 	for _, k := range slices.Sorted(maps.Keys(s.GetFields())) {
-		ms = append(ms, member{string(append(quote(nil, []byte(k)), ':')), c.value(s.GetFields()[k], path+"."+k)})
+		ms = append(ms, member{string(append(quote([]byte{','}, []byte(k)), ':')), c.value(s.GetFields()[k], path+"."+k)})
 	}
 	return func(dst []byte, e *Entry) ([]byte, bool) {
-		dst = append(dst, '{')
-		some := false
+		start := len(dst)
 		for i := range ms {
 			before := len(dst)
-			if some {
-				dst = append(dst, ',')
-			}
 			var ok bool
 			switch dst, ok = ms[i].node(append(dst, ms[i].key...), e); {
 			case ok:
-				some = true
 			case c.omitEmpty:
 				dst = dst[:before]
 			default:
-				dst, some = append(dst, "null"...), true
+				dst = append(dst, "null"...)
 			}
 		}
-		return append(dst, '}'), some || !c.omitEmpty
+		if len(dst) == start {
+			return append(dst, "{}"...), !c.omitEmpty
+		}
+		dst[start] = '{' // in place of the first comma
+		return append(dst, '}'), true
 	}
 }
 
@@ -190,43 +189,90 @@ func (c *jsonCompiler) text(s, path string) node {
 	}
 	c.reads = c.reads || reads(ps)
 	if len(ps) == 1 && ps[0].value != nil {
-		o := ps[0].operator
-		return func(dst []byte, e *Entry) ([]byte, bool) {
-			b, ok := o.value(dst, e)
-			if !ok {
-				return dst, false
-			}
-			if o.number {
-				return b, true
-			}
-			return quoteFrom(b, len(dst)), true
-		}
+		return ps[0].node()
 	}
 	absent := "-"
 	if c.omitEmpty {
 		absent = ""
 	}
 	return func(dst []byte, e *Entry) ([]byte, bool) {
-		return quoteFrom(appendText(dst, ps, e, absent), len(dst)), true
+		return closed(appendText(append(dst, '"'), ps, e, absent), len(dst)), true
 	}
 }
 
-// quoteFrom makes a string of JSON of what b has from i on.
-func quoteFrom(b []byte, i int) []byte {
-	for _, c := range b[i:] {
-		if c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			// Escaped behind what is to be escaped, and moved to its place.
-			n := len(b)
-			b = quote(b, b[i:n])
-			return append(b[:i], b[n:]...)
+// node is what the operator is if it stands alone.
+func (o operator) node() node {
+	switch {
+	case o.number:
+		return node(o.value)
+	case o.word != nil:
+		return func(dst []byte, e *Entry) ([]byte, bool) {
+			s := o.word(e)
+			switch {
+			case s == "":
+				return dst, false
+			case clean(s):
+				return append(append(append(dst, '"'), s...), '"'), true
+			default:
+				return quote(dst, []byte(s)), true
+			}
+		}
+	case o.bare:
+		return func(dst []byte, e *Entry) ([]byte, bool) {
+			b, ok := o.value(append(dst, '"'), e)
+			if !ok {
+				return dst, false
+			}
+			return append(b, '"'), true
+		}
+	default:
+		return func(dst []byte, e *Entry) ([]byte, bool) {
+			b, ok := o.value(append(dst, '"'), e)
+			if !ok {
+				return dst, false
+			}
+			return closed(b, len(dst)), true
 		}
 	}
-	n := len(b)
-	b = append(b, "\"\""...)
-	copy(b[i+1:], b[i:n])
-	b[i] = '"'
-	return b
 }
+
+// closed ends a string of JSON whose quotation mark is at i, and escapes what needs it.
+func closed(b []byte, i int) []byte {
+	if clean(b[i+1:]) {
+		return append(b, '"')
+	}
+	// Escaped behind what is to be escaped, and moved to its place.
+	n := len(b)
+	b = quote(b, b[i+1:n])
+	return append(b[:i], b[n:]...)
+}
+
+// clean reports whether s, byte by byte, is what a string of JSON may have as it is: ASCII
+// without control characters, quotation marks and backslashes.
+func clean[T string | []byte](s T) bool {
+	for ; len(s) >= 8; s = s[8:] {
+		const each = 0x0101010101010101
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		// The highest bit of a byte says that it, or one below it, is none of those.
+		if (w|(w-' '*each)|((w^'"'*each)-each)|((w^'\\'*each)-each))&(0x80*each) != 0 {
+			return false
+		}
+	}
+	for i := range len(s) {
+		if unclean[s[i]] {
+			return false
+		}
+	}
+	return true
+}
+
+var unclean = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf
+	}
+	return t
+}()
 
 const digits = "0123456789abcdef"
 

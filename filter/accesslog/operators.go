@@ -2,7 +2,6 @@ package accesslog
 
 import (
 	"cmp"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,8 +27,10 @@ type value func(dst []byte, e *Entry) ([]byte, bool)
 // operator is one of a format, frozen.
 type operator struct {
 	value  value
-	number bool // of JSON, if it stands alone
-	reads  bool // properties
+	word   func(e *Entry) string // what value appends; nil: only value knows
+	number bool                  // of JSON, if it stands alone
+	bare   bool                  // it is digits, letters and the like, whatever peers say
+	reads  bool                  // properties
 }
 
 // plain are the operators that take nothing.
@@ -37,8 +38,8 @@ var plain = map[string]operator{
 	"PROTOCOL":                         word(func(e *Entry) string { return e.Protocol }),
 	"UPSTREAM_PROTOCOL":                word(upstreamProtocol),
 	"RESPONSE_CODE":                    number(func(e *Entry) int64 { return int64(e.ResponseCode()) }),
-	"RESPONSE_FLAGS":                   {value: flags},
-	"RESPONSE_FLAGS_LONG":              {value: longFlags},
+	"RESPONSE_FLAGS":                   {value: flags, bare: true},
+	"RESPONSE_FLAGS_LONG":              {value: longFlags, bare: true},
 	"LOCAL_REPLY_BODY":                 word(func(e *Entry) string { return e.Local.Message }),
 	"BYTES_RECEIVED":                   number(func(e *Entry) int64 { return e.ReceivedBytes }),
 	"BYTES_SENT":                       number(func(e *Entry) int64 { return e.SentBytes }),
@@ -46,11 +47,11 @@ var plain = map[string]operator{
 	"DOWNSTREAM_WIRE_BYTES_SENT":       number(func(e *Entry) int64 { return e.SentBytes }),
 	"UPSTREAM_WIRE_BYTES_RECEIVED":     number(func(e *Entry) int64 { return e.UpstreamReceivedBytes }),
 	"UPSTREAM_WIRE_BYTES_SENT":         number(func(e *Entry) int64 { return e.UpstreamSentBytes }),
-	"DURATION":                         {number: true, value: span(start, end, time.Millisecond)},
-	"REQUEST_DURATION":                 {number: true, value: span(start, start, time.Millisecond)},
-	"REQUEST_TX_DURATION":              {number: true, value: span(start, sent, time.Millisecond)},
-	"RESPONSE_DURATION":                {number: true, value: span(start, answered, time.Millisecond)},
-	"RESPONSE_TX_DURATION":             {number: true, value: span(answered, told, time.Millisecond)},
+	"DURATION":                         {number: true, bare: true, value: span(start, end, time.Millisecond)},
+	"REQUEST_DURATION":                 {number: true, bare: true, value: span(start, start, time.Millisecond)},
+	"REQUEST_TX_DURATION":              {number: true, bare: true, value: span(start, sent, time.Millisecond)},
+	"RESPONSE_DURATION":                {number: true, bare: true, value: span(start, answered, time.Millisecond)},
+	"RESPONSE_TX_DURATION":             {number: true, bare: true, value: span(answered, told, time.Millisecond)},
 	"UPSTREAM_HOST":                    word(upstream),
 	"UPSTREAM_HOST_NAME":               word(upstream),
 	"UPSTREAM_HOST_NAME_WITHOUT_PORT":  {value: withoutPort(upstream)},
@@ -77,16 +78,16 @@ var plain = map[string]operator{
 	"DOWNSTREAM_LOCAL_SUBJECT":         ofTLS(func(t *host.TLS) string { return t.OwnSubject }),
 	"DOWNSTREAM_TLS_VERSION":           ofTLS(func(t *host.TLS) string { return t.Version }),
 	"CONNECTION_ID":                    number(func(e *Entry) int64 { return int64(e.ConnectionID) }),
-	"UNIQUE_ID":                        {value: unique},
+	"UNIQUE_ID":                        {value: unique, bare: true},
 	"STREAM_ID":                        {value: streamID, reads: true},
-	"TRACE_ID":                         {value: traceID},
-	"SPAN_ID":                          {value: spanID},
+	"TRACE_ID":                         {value: traceID, bare: true},
+	"SPAN_ID":                          {value: spanID, bare: true},
 	"HOSTNAME":                         constant(hostname()),
 	"ACCESS_LOG_TYPE":                  word(func(e *Entry) string { return dataaccesslogv3.AccessLogType_name[int32(e.logType())] }),
 	// MESSAGE_TYPE and STATUS_CODE are Meltemi's own: what kind of message it was, and the
 	// protocol's own code of its outcome.
 	"MESSAGE_TYPE": word(func(e *Entry) string { return e.Kind.String() }),
-	"STATUS_CODE":  {number: true, value: statusCode},
+	"STATUS_CODE":  {number: true, bare: true, value: statusCode},
 
 	"UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT":      attempted(true),
 	"UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": attempted(true),
@@ -160,10 +161,12 @@ func withArgument(name, arg string) (o operator, err error) {
 	switch name {
 	case "START_TIME", "START_TIME_LOCAL":
 		o.value, err = clock(arg, name == "START_TIME_LOCAL", func(e *Entry) time.Time { return e.StartTime })
+		o.bare = arg == ""
 	case "EMIT_TIME", "EMIT_TIME_LOCAL":
 		o.value, err = clock(arg, name == "EMIT_TIME_LOCAL", func(e *Entry) time.Time { return e.StartTime.Add(e.End - e.Start) })
+		o.bare = arg == ""
 	case "COMMON_DURATION":
-		o.number = true
+		o.number, o.bare = true, true
 		o.value, err = commonDuration(arg)
 	case "RESPONSE_CODE_DETAILS":
 		if arg != "" && arg != "ALLOW_WHITESPACES" {
@@ -222,16 +225,30 @@ func withArgument(name, arg string) (o operator, err error) {
 func nothing(dst []byte, _ *Entry) ([]byte, bool) { return dst, false }
 
 func word(f func(e *Entry) string) operator {
-	return operator{value: func(dst []byte, e *Entry) ([]byte, bool) {
+	return operator{word: f, value: func(dst []byte, e *Entry) ([]byte, bool) {
 		s := f(e)
 		return append(dst, s...), s != ""
 	}}
 }
 
 func number(f func(e *Entry) int64) operator {
-	return operator{number: true, value: func(dst []byte, e *Entry) ([]byte, bool) {
-		return strconv.AppendInt(dst, f(e), 10), true
+	return operator{number: true, bare: true, value: func(dst []byte, e *Entry) ([]byte, bool) {
+		return appendNumber(dst, f(e)), true
 	}}
+}
+
+// appendNumber appends v in decimal digits. Most are short.
+func appendNumber(dst []byte, v int64) []byte {
+	switch {
+	case v < 0 || v > 999:
+		return strconv.AppendInt(dst, v, 10)
+	case v > 99:
+		return append(dst, byte('0'+v/100), byte('0'+v/10%10), byte('0'+v%10))
+	case v > 9:
+		return append(dst, byte('0'+v/10), byte('0'+v%10))
+	default:
+		return append(dst, byte('0'+v))
+	}
 }
 
 func constant(s string) operator { return word(func(*Entry) string { return s }) }
@@ -242,6 +259,7 @@ func cut(o operator, most int) operator {
 		return o
 	}
 	f := o.value
+	o.word = nil
 	o.value = func(dst []byte, e *Entry) ([]byte, bool) {
 		b, ok := f(dst, e)
 		return b[:len(dst)+substitution.Cut(b[len(dst):], most)], ok
@@ -252,13 +270,12 @@ func cut(o operator, most int) operator {
 // details are why it was answered as it was, in one word unless white space is allowed.
 func details(spaces bool) value {
 	return func(dst []byte, e *Entry) ([]byte, bool) {
-		s := e.details()
-		for i := range len(s) {
-			c := s[i]
+		s, at := e.details(), len(dst)
+		dst = append(dst, s...)
+		for i, c := range dst[at:] {
 			if !spaces && (c == ' ' || c == '\t' || c == '\n') {
-				c = '_'
+				dst[at+i] = '_'
 			}
-			dst = append(dst, c)
 		}
 		return dst, s != ""
 	}
@@ -352,7 +369,7 @@ func traceID(dst []byte, e *Entry) ([]byte, bool) {
 	if *id == [16]byte{} {
 		return dst, false
 	}
-	return hex.AppendEncode(dst, id[:]), true
+	return facts.AppendHex(dst, id[:]), true
 }
 
 func spanID(dst []byte, e *Entry) ([]byte, bool) {
@@ -360,7 +377,7 @@ func spanID(dst []byte, e *Entry) ([]byte, bool) {
 	if *id == [8]byte{} {
 		return dst, false
 	}
-	return hex.AppendEncode(dst, id[:]), true
+	return facts.AppendHex(dst, id[:]), true
 }
 
 // unique is a random UUID, the same in all lines of a message.
@@ -374,7 +391,7 @@ func unique(dst []byte, e *Entry) ([]byte, bool) {
 		if i > 0 {
 			dst = append(dst, '-')
 		}
-		dst = hex.AppendEncode(dst, id[[...]int{0, 4, 6, 8, 10}[i]:n])
+		dst = facts.AppendHex(dst, id[[...]int{0, 4, 6, 8, 10}[i]:n])
 	}
 	return dst, true
 }
@@ -410,7 +427,11 @@ func span(from, to moment, unit time.Duration) value {
 		if a == 0 || b == 0 {
 			return dst, false
 		}
-		return strconv.AppendInt(dst, int64(max(0, b-a)/unit), 10), true
+		n := int64(0)
+		if b-a >= unit { // most are short, and to divide is dear
+			n = int64((b - a) / unit)
+		}
+		return appendNumber(dst, n), true
 	}
 }
 
@@ -445,34 +466,42 @@ func property(arg string, of func(e *Entry) *codecs.Metadata) (operator, error) 
 	if name == "" {
 		return operator{}, errNoName
 	}
-	get := func(dst []byte, md *codecs.Metadata, name string) ([]byte, bool) {
-		switch name {
-		case "":
+	first, second := named(name), named(other)
+	return operator{reads: true, value: func(dst []byte, e *Entry) ([]byte, bool) {
+		md := of(e)
+		if md == nil {
 			return dst, false
-		case ":PATH", ":path":
+		}
+		b, there := first(dst, md)
+		if !there {
+			b, there = second(dst, md)
+		}
+		return b, there
+	}}, nil
+}
+
+// named appends the property of a name, if there is one.
+func named(name string) func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
+	switch name {
+	case "":
+		return func(dst []byte, _ *codecs.Metadata) ([]byte, bool) { return dst, false }
+	case ":PATH", ":path":
+		return func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
 			before := len(dst)
 			dst = md.AppendOperation(append(dst, '/'))
 			if len(dst) == before+1 {
 				return dst[:before], false
 			}
 			return dst, true
-		case ":METHOD", ":method":
-			return append(dst, "POST"...), true
 		}
-		p, there := md.Get(name)
-		return append(dst, p...), there
+	case ":METHOD", ":method":
+		return func(dst []byte, _ *codecs.Metadata) ([]byte, bool) { return append(dst, "POST"...), true }
+	default:
+		return func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
+			p, there := md.Get(name)
+			return append(dst, p...), there
+		}
 	}
-	return operator{reads: true, value: func(dst []byte, e *Entry) ([]byte, bool) {
-		md := of(e)
-		if md == nil {
-			return dst, false
-		}
-		b, there := get(dst, md, name)
-		if !there {
-			b, there = get(dst, md, other)
-		}
-		return b, there
-	}}, nil
 }
 
 // serviceTime reports whether a property is the one by which Envoy tells clients how long

@@ -84,6 +84,7 @@ func (c *compiler) clusters(from []*routev1alpha.ClusterPolicy) (named map[strin
 	for _, cl := range named {
 		cl.inherit(others)
 	}
+	delete(named, anyCluster) // most tables name no other, and are not to look for each request's
 	return named, others
 }
 

@@ -1,6 +1,10 @@
 package tracing
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/meltemi-mesh/meltemi/filter/facts"
+)
 
 // context is where a request says that it stands in a trace.
 type context struct {
@@ -9,8 +13,6 @@ type context struct {
 	sampled, says bool // whether it is, and whether that is said
 	debug         bool // B3's
 }
-
-const hexDigits = "0123456789abcdef"
 
 func digit(c byte) (byte, bool) {
 	switch {
@@ -40,13 +42,6 @@ func unhex(dst, text []byte) bool {
 		any |= dst[i]
 	}
 	return any != 0
-}
-
-func appendHex(dst, b []byte) []byte {
-	for _, c := range b {
-		dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
-	}
-	return dst
 }
 
 func put64(b []byte, v uint64) { binary.BigEndian.PutUint64(b, v) }
@@ -81,13 +76,23 @@ func octet(b []byte) (byte, bool) {
 	return hi<<4 | lo, ok && ok2
 }
 
-func appendW3C(dst []byte, trace *[16]byte, span *[8]byte, sampled bool) []byte {
-	dst = appendHex(append(dst, "00-"...), trace[:])
-	dst = appendHex(append(dst, '-'), span[:])
+// writeW3C makes dst a traceparent.
+func writeW3C(dst *[w3cLength]byte, trace *[16]byte, span *[8]byte, sampled bool) {
+	copy(dst[:], "00-")
+	putHex(dst[3:], get64(trace[:]))
+	putHex(dst[19:], get64(trace[8:]))
+	dst[35] = '-'
+	putHex(dst[36:], get64(span[:]))
+	copy(dst[52:], "-00")
 	if sampled {
-		return append(dst, "-01"...)
+		dst[54] = '1'
 	}
-	return append(dst, "-00"...)
+}
+
+// putHex writes the sixteen digits of v.
+func putHex(b []byte, v uint64) {
+	put64(b, facts.Hex(uint32(v>>32)))
+	put64(b[8:], facts.Hex(uint32(v)))
 }
 
 // parseB3 reads B3's single attribute. What says no more than whether the request is

@@ -65,7 +65,7 @@ func (e *Ending) wall(at time.Duration) time.Time { return e.Time.Add(-max(0, e.
 
 // finish completes a span, whose kind is known.
 func (l *Live) finish(s *Span, e *Ending) {
-	all := make([]attribute.KeyValue, 0, 24+len(l.c.constant)+len(l.tags))
+	all := make([]attribute.KeyValue, 0, 18+len(l.c.constant)+len(l.tags))
 	text := func(key, value string) {
 		if value != "" {
 			all = append(all, attribute.String(key, value))

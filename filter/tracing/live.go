@@ -35,7 +35,7 @@ const maxFree = 4096
 
 // NewWorker returns that of a worker with that clock.
 func NewWorker(now func() time.Duration, rng *rand.Rand) *Worker {
-	return &Worker{now: now, rand: rng, prefixed: map[string]*[keys]string{"": &names}}
+	return &Worker{now: now, rand: rng, prefixed: map[string]*[keys]string{}}
 }
 
 // The attributes that go from hop to hop.
@@ -117,8 +117,8 @@ type asked struct {
 	odd uint16
 }
 
-// find gathers what md says.
-func (w *Worker) find(a *asked, md *codecs.Metadata, written *[keys]string) {
+// find gathers what md says, and reports whether that is anything.
+func (w *Worker) find(a *asked, md *codecs.Metadata, written *[keys]string) (some bool) {
 	prefix := len(written[0]) - len(names[0])
 	for _, p := range md.Properties() {
 		name := p.Name
@@ -141,12 +141,17 @@ func (w *Worker) find(a *asked, md *codecs.Metadata, written *[keys]string) {
 			if exact || a.values[k] == nil {
 				a.values[k] = p.Value
 			}
+			some = true
 		}
 	}
+	return some
 }
 
 // names returns under which names the attributes are written.
 func (w *Worker) names(prefix string) *[keys]string {
+	if prefix == "" {
+		return &names
+	}
 	n := w.prefixed[prefix]
 	if n == nil {
 		n = new([keys]string)
@@ -171,16 +176,16 @@ func (w *Worker) Begin(c *Config, md *codecs.Metadata, carrier Carrier, mut *cod
 	l.c = c
 	written := w.names(carrier.Prefix)
 	var a asked
-	w.find(&a, md, written)
-
-	from := c.Formats.read(&a, carrier.Own)
+	var from origin
+	if w.find(&a, md, written) || carrier.HasOwn {
+		from = c.Formats.read(&a, carrier.Own)
+	}
 	id := a.values[keyRequestID]
 	made := len(id) == 0
 	said, known := untraced, true
 	var n uint64
 	if made {
-		l.id.generate(w.rand)
-		n, _ = number(l.id[:])
+		n = l.id.generate(w.rand)
 	} else if n, known = number(id); known {
 		copy(l.id[:], id)
 		said = l.id.reason()
@@ -350,7 +355,8 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 	v := &a.values
 	put := func(k int, b []byte) { set(mut, carrier.Removes && a.odd&(1<<k) != 0, k, written, b) }
 	if f.W3C || v[keyTraceparent] != nil {
-		put(keyTraceparent, appendW3C(l.w3c[:0], &l.ID, &l.upstream, l.Sampled))
+		writeW3C(&l.w3c, &l.ID, &l.upstream, l.Sampled)
+		put(keyTraceparent, l.w3c[:])
 	}
 	if v[keyTracestate] != nil && from.format != w3c && carrier.Removes {
 		remove(mut, a.odd&(1<<keyTracestate) != 0, keyTracestate, written)
@@ -363,9 +369,9 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 		put(keyB3, l.appendB3(parent, from.debug))
 	}
 	if v[keyB3TraceID] != nil || v[keyB3Sampled] != nil || f.B3 && v[keyB3] == nil {
-		b := appendHex(l.ids[:0], b3ID(&l.ID))
+		b := facts.AppendHex(l.ids[:0], b3ID(&l.ID))
 		id := len(b)
-		b = appendHex(appendHex(b, l.upstream[:]), parent[:])
+		b = facts.AppendHex(facts.AppendHex(b, l.upstream[:]), parent[:])
 		put(keyB3TraceID, b[:id])
 		put(keyB3SpanID, b[id:id+16])
 		if parent != [8]byte{} {
@@ -380,8 +386,8 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 }
 
 func (l *Live) appendB3(parent [8]byte, debug bool) []byte {
-	b := append(appendHex(l.b3[:0], b3ID(&l.ID)), '-')
-	b = append(appendHex(b, l.upstream[:]), '-')
+	b := append(facts.AppendHex(l.b3[:0], b3ID(&l.ID)), '-')
+	b = append(facts.AppendHex(b, l.upstream[:]), '-')
 	switch {
 	case !l.Sampled:
 		b = append(b, '0')
@@ -391,7 +397,7 @@ func (l *Live) appendB3(parent [8]byte, debug bool) []byte {
 		b = append(b, '1')
 	}
 	if parent != [8]byte{} {
-		b = appendHex(append(b, '-'), parent[:])
+		b = facts.AppendHex(append(b, '-'), parent[:])
 	}
 	return b
 }

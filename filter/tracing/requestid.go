@@ -1,6 +1,11 @@
 package tracing
 
-import "math/rand/v2"
+import (
+	"encoding/binary"
+	"math/rand/v2"
+
+	"github.com/meltemi-mesh/meltemi/filter/facts"
+)
 
 // Request ids are Envoy's: UUIDs whose first 8 digits decide, together with the shares
 // of a configuration, whether the request is traced, at each hop alike, and whose version
@@ -55,24 +60,23 @@ func (id *requestID) reason() reason {
 
 func (id *requestID) pack(r reason) { id[reasonAt] = byte(r) }
 
-// generate makes a random UUID.
-func (id *requestID) generate(rng *rand.Rand) {
+// generate makes a random UUID, and returns its number.
+func (id *requestID) generate(rng *rand.Rand) uint64 {
 	hi, lo := rng.Uint64(), rng.Uint64()
-	var b [16]byte
-	put64(b[:8], hi)
-	put64(b[8:], lo)
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	at := 0
-	for i, c := range b {
-		switch i {
-		case 4, 6, 8, 10:
-			id[at] = '-'
-			at++
-		}
-		id[at], id[at+1] = hexDigits[c>>4], hexDigits[c&15]
-		at += 2
-	}
+	hi = hi&^0xf000 | 0x4000
+	lo = lo&^(0xc0<<56) | 0x80<<56
+	put64(id[:], facts.Hex(uint32(hi>>32)))
+	id.part(8, 13, facts.Hex(uint32(hi)))
+	id.part(18, 23, facts.Hex(uint32(lo>>32)))
+	put64(id[28:], facts.Hex(uint32(lo)))
+	return (hi >> 32) % shares
+}
+
+// part has two groups of four digits, each behind a dash.
+func (id *requestID) part(first, second int, digits uint64) {
+	id[first], id[second] = '-', '-'
+	binary.BigEndian.PutUint32(id[first+1:], uint32(digits>>32))
+	binary.BigEndian.PutUint32(id[second+1:], uint32(digits))
 }
 
 // decide is Envoy's decision about a request: by what its id says already, by what it
