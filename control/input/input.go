@@ -99,7 +99,7 @@ func (r *reader) service(d *description) *ir.Service {
 		s.Clients = []ir.Workloads{}
 	}
 	for _, w := range d.Clients {
-		s.Clients = append(s.Clients, ir.Workloads(w))
+		s.Clients = append(s.Clients, ir.Workloads{Namespace: w.Namespace, Selector: w.Selector, Name: w.Name})
 	}
 	for _, g := range d.Gateways {
 		s.Gateways = append(s.Gateways, ir.Gateway(g))

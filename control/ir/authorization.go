@@ -231,14 +231,21 @@ func Block(s string) (netip.Prefix, error) {
 	return netip.PrefixFrom(ip, ip.BitLen()), nil
 }
 
-// unknown refuses rules that proxies with the golang filter would judge wrongly, as it is
-// told nothing of TLS: what is denied to a principal would be let pass.
+// unknown refuses rules that proxies with the golang filter would judge wrongly: what is
+// denied to a principal would be let pass.
 func (c *completer) unknown() {
 	if c.s.Golang.ProxyVersion == NoProxies || c.s.Server == nil {
 		return
 	}
-	const reason = "proxies before Istio 1.31 do not know it, and would let pass what is denied: golang: {proxyVersion: none} leaves them out"
-	for i, a := range c.s.Authorization {
+	for _, path := range c.s.ByTLS() {
+		c.refuse(path, "proxies before Istio 1.31 do not know it, and would let pass what is denied: golang: {proxyVersion: none} leaves them out")
+	}
+}
+
+// ByTLS are the paths of what in Authorization asks for the TLS of callers, of which the
+// golang filter is told nothing.
+func (s *Service) ByTLS() (paths []string) {
+	for i, a := range s.Authorization {
 		for j, r := range a.Rules {
 			at := fmt.Sprintf("authorization[%d].rules[%d]", i, j)
 			for k, f := range r.From {
@@ -252,15 +259,16 @@ func (c *completer) unknown() {
 					{"notNamespaces", f.NotNamespaces},
 				} {
 					if len(field.values) > 0 {
-						c.refuse(fmt.Sprintf("%s.from[%d].source.%s", at, k, field.name), reason)
+						paths = append(paths, fmt.Sprintf("%s.from[%d].source.%s", at, k, field.name))
 					}
 				}
 			}
 			for k, w := range r.When {
 				if w.Key == PrincipalKey || w.Key == NamespaceKey || w.Key == SNIKey {
-					c.refuse(fmt.Sprintf("%s.when[%d].key", at, k), reason)
+					paths = append(paths, fmt.Sprintf("%s.when[%d].key", at, k))
 				}
 			}
 		}
 	}
+	return paths
 }

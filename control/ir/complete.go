@@ -263,7 +263,11 @@ func (c *completer) workloads() {
 	}
 	for i := range s.Clients {
 		w, path := &s.Clients[i], fmt.Sprintf("clients[%d]", i)
-		c.namespace(path+".namespace", &w.Namespace, s.Namespace)
+		if w.MeshWide {
+			c.namespace(path+".meshWide", &w.Namespace, s.RootNamespace)
+		} else {
+			c.namespace(path+".namespace", &w.Namespace, s.Namespace)
+		}
 		c.selector(path+".selector", w.Selector)
 		distinct(path, *w, 0)
 	}

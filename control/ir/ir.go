@@ -26,6 +26,11 @@ type Service struct {
 	// otherwise. Default: the one in the host.
 	Namespace string
 
+	// RootNamespace is Istio's. With it the loopback listener is one of it, for the
+	// proxies of all namespaces, and there may be clients in all of them. Absent: each
+	// namespace has one of its own.
+	RootNamespace string
+
 	// Addresses at which clients find it: cluster IPs, or the addresses of a
 	// ServiceEntry, spelled as there. Required, unless Headless.
 	//
@@ -209,6 +214,8 @@ type Workloads struct {
 	Selector map[string]string
 	// Name tells those of one namespace apart.
 	Name string
+	// MeshWide are those of all namespaces, instead of Namespace. Needs RootNamespace.
+	MeshWide bool
 }
 
 // Server are the workloads behind a service.

@@ -60,7 +60,8 @@ type Filter struct {
 	Labels, Annotations map[string]string
 	Spec                *networking.EnvoyFilter
 
-	only map[string]string // further metadata that its proxies must have
+	only     map[string]string // further metadata that its proxies must have
+	meshWide bool              // it is for proxies of all namespaces
 }
 
 // Generate makes the EnvoyFilters of a service that is complete and without a
@@ -123,7 +124,8 @@ func (g *generator) add(component, name, ns string, selector map[string]string) 
 }
 
 // patch appends a patch for proxies that have the shared object. The namespace
-// is named too, as EnvoyFilters in Istio's root namespace count for all.
+// is named too, as EnvoyFilters in Istio's root namespace count for all, unless they
+// are to.
 func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op networking.EnvoyFilter_Patch_Operation, m *networking.EnvoyFilter_EnvoyConfigObjectMatch, value object) {
 	var v *structpb.Struct
 	if value != nil {
@@ -134,7 +136,9 @@ func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op netwo
 		}
 	}
 	metadata := maps.Clone(g.s.ProxyMetadata)
-	metadata["NAMESPACE"] = f.Namespace
+	if !f.meshWide {
+		metadata["NAMESPACE"] = f.Namespace
+	}
 	maps.Copy(metadata, f.only)
 	m.Proxy = &networking.EnvoyFilter_ProxyMatch{ProxyVersion: g.form.version(g.s), Metadata: metadata}
 	f.Spec.ConfigPatches = append(f.Spec.ConfigPatches, &networking.EnvoyFilter_EnvoyConfigObjectPatch{
@@ -152,6 +156,7 @@ func suffixed(name, suffix string) string {
 func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	name := fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port)
 	f := g.add("outbound", suffixed(name, c.Name), c.Namespace, c.Selector)
+	f.meshWide = c.MeshWide
 	cluster := clusterOf(g.self(p))
 	before := len(g.faults)
 	routes, to := g.routes(p)

@@ -20,7 +20,7 @@ import (
 // loopbacks are the loopback listeners, once per proxy: one EnvoyFilter per
 // namespace, form of the filter and kind of proxies, of the same name and content whichever service
 // brings it, and for the proxies of that namespace only, even if it is Istio's
-// root namespace.
+// root namespace; or one there for those of the whole mesh.
 func (g *generator) loopbacks() {
 	namespaces := map[string]bool{}
 	for _, c := range g.s.Clients {
@@ -32,9 +32,13 @@ func (g *generator) loopbacks() {
 	for _, w := range g.s.Gateways {
 		namespaces[w.Namespace] = true
 	}
+	if g.s.RootNamespace != "" {
+		namespaces = map[string]bool{g.s.RootNamespace: true}
+	}
 	for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
 		for g.form = range g.forms() {
 			f := g.add("loopback", suffixed("meltemi-loopback", g.form.kind(g.s)), ns, nil)
+			f.meshWide = g.s.RootNamespace != ""
 			// In any context: istiod then adds it where it builds a sidecar's outbound
 			// listeners and a gateway's, once for each proxy.
 			g.patch(f, networking.EnvoyFilter_LISTENER, networking.EnvoyFilter_Patch_ADD,
