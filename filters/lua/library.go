@@ -42,7 +42,9 @@ func (s *state) libraries() {
 	})
 
 	t := g.RawGetString(lua.TabLibName).(*lua.LTable)
-	l.SetFuncs(t, map[string]lua.LGFunction{"concat": s.tableConcat, "insert": s.tableInsert})
+	l.SetFuncs(t, map[string]lua.LGFunction{
+		"concat": s.tableConcat, "insert": s.tableInsert, "remove": s.tableRemove(t.RawGetString("remove").(*lua.LFunction).GFunction),
+	})
 
 	str := g.RawGetString(lua.StringLibName).(*lua.LTable)
 	str.RawSetString("dump", lua.LNil)
@@ -192,6 +194,16 @@ func (s *state) tableInsert(l *lua.LState) int {
 		l.RaiseError("wrong number of arguments to 'insert'")
 	}
 	return 0
+}
+
+// tableRemove pays for the elements that move.
+func (s *state) tableRemove(remove lua.LGFunction) lua.LGFunction {
+	return func(l *lua.LState) int {
+		if l.GetTop() > 1 {
+			s.budget.charge(l, max(0, l.CheckTable(1).Len()-l.CheckInt(2)))
+		}
+		return remove(l)
+	}
 }
 
 func (s *state) rep(l *lua.LState) int {
