@@ -47,6 +47,10 @@ func TestHostileScripts(t *testing.T) {
 		`string.format("%999999d", 1)`:                                                         "invalid format (width or precision too long)",
 		`string.format("%-#999d", 1)`:                                                          "invalid format (width or precision too long)",
 		`string.format("%.999f", 1)`:                                                           "invalid format (width or precision too long)",
+		`string.format(("%.[1]999999f"):rep(100), 1)`:                                          "invalid conversion %[",
+		`string.format(("%[1]s"):rep(60), ("x"):rep(8000))`:                                    "invalid conversion %[",
+		`string.format("%*d %.*f", 1, 1)`:                                                      "invalid conversion %*",
+		`table.remove({1}, -2^62) table.remove({1}, 2^62)`:                                     "",
 		`string.format(("%99d"):rep(2000), 1)`:                                                 text,
 		`string.gsub(("a"):rep(60000), "a", ("b"):rep(60000))`:                                 text,
 		`string.gsub(("a"):rep(60000), ".+", ("%0"):rep(30000))`:                               text,
@@ -148,6 +152,14 @@ func TestHostileScripts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAScriptThatMindsItsGlobals is asked for no hook that it has not.
+func TestAScriptThatMindsItsGlobals(t *testing.T) {
+	b := newBed(t, scripted(`setmetatable(_G, {__index = function(t, k) error("undefined " .. k) end})
+		function envoy_on_request(h) h:headers():add("lane", pcall(function() return nope end) and "?" or "blue") end`), usualRoutes)
+	b.ask()
+	require.Equal(t, "blue", b.at, "%q", b.logged())
 }
 
 // TestPatterns are those of the library, but for what those cost: both do the same with

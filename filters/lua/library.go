@@ -200,7 +200,7 @@ func (s *state) tableInsert(l *lua.LState) int {
 func (s *state) tableRemove(remove lua.LGFunction) lua.LGFunction {
 	return func(l *lua.LState) int {
 		if l.GetTop() > 1 {
-			s.budget.charge(l, max(0, l.CheckTable(1).Len()-l.CheckInt(2)))
+			s.budget.charge(l, max(0, l.CheckTable(1).Len()-max(1, l.CheckInt(2))))
 		}
 		return remove(l)
 	}
@@ -274,6 +274,9 @@ func (s *state) formatter(format lua.LGFunction) lua.LGFunction {
 				if i < len(f) && f[i] == '.' {
 					i++
 				}
+			}
+			if i < len(f) && (f[i] == '[' || f[i] == '*') { // Go's own: arguments again, or as widths
+				l.RaiseError("invalid conversion %%%c", f[i])
 			}
 		}
 		for i := 2; i <= l.GetTop(); i++ {
