@@ -280,8 +280,13 @@ func (s *state) formatter(format lua.LGFunction) lua.LGFunction {
 			}
 		}
 		for i := 2; i <= l.GetTop(); i++ {
-			if t, is := l.Get(i).(lua.LString); is {
-				length += 4 * len(t) // quoted
+			v := l.Get(i)
+			if v.Type() != lua.LTString && v.Type() != lua.LTNumber { // else Go shows what it is made of
+				v = lua.LString(l.ToStringMeta(v).String())
+				l.Replace(i, v)
+			}
+			if t, is := v.(lua.LString); is {
+				length += 5 * len(t) // in hexadecimal digits
 			}
 		}
 		s.long(l, length)
