@@ -148,6 +148,7 @@ func FuzzLines(f *testing.F) {
 	none := func(path string, err error) { f.Fatal(path, err) }
 	objects := []format{jsonFormat(members, false, "p", none), jsonFormat(members, true, "p", none)}
 	f.Add("a\"\n\x00ü\xff", "\x7f", "10.0.0.1:1", int64(-1), uint64(7))
+	f.Add("10.0.0.1:00", "[::1]:007", "[::1%\"]:1", int64(0), uint64(0))
 	f.Fuzz(func(t *testing.T, a, b, address string, n int64, u uint64) {
 		md := new(codecs.Metadata)
 		md.SetOperation([]byte(a), []byte(b))
