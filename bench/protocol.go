@@ -147,6 +147,11 @@ var againstTCP = []scenario{
 	{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.85}},
 }
 
+// byID is that with many outstanding, too.
+var byID = append([]scenario{
+	{name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"tcp_proxy": 1.00}},
+}, againstTCP...)
+
 var plainTargets = []string{"direct", "tcp_proxy", "meltemi"}
 
 // varint finds a varint field of a protobuf message.
@@ -207,7 +212,7 @@ var brpc = func() protocol {
 			m := meta(b)
 			return varint(m, 4), len(m) > 1 && m[0] == 2<<3|2 && m[1] == 0
 		},
-		targets: plainTargets, scenarios: againstTCP,
+		targets: plainTargets, scenarios: byID,
 	}
 }()
 
@@ -239,7 +244,7 @@ var trpc = func() protocol {
 			h := header(b)
 			return varint(h, 3) - 1, varint(h, 4) == 0 && varint(h, 5) == 0
 		},
-		targets: plainTargets, scenarios: againstTCP,
+		targets: plainTargets, scenarios: byID,
 	}
 }()
 

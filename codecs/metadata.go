@@ -192,6 +192,15 @@ type Loader interface {
 func (m *Metadata) Defer(l Loader) { m.loader = l }
 
 func (m *Metadata) load() {
+	if m.loader != nil || m.shape != nil {
+		m.complete()
+	}
+}
+
+func (m *Metadata) complete() {
+	if m.shape != nil && m.shape.varies != 0 {
+		m.unshare()
+	}
 	if l := m.loader; l != nil {
 		m.loader = nil
 		l.Load(m)
@@ -329,7 +338,7 @@ func (m *Metadata) Get(name string) (value []byte, ok bool) {
 		m.load()
 	}
 	i := m.find(name)
-	if i < 0 && m.loader != nil {
+	if i < 0 && m.loader != nil || i >= 0 && m.shape != nil && m.shape.varies&(1<<i) != 0 {
 		m.load()
 		i = m.find(name)
 	}
@@ -380,7 +389,7 @@ func (m *Metadata) AppendOperation(dst []byte) []byte {
 // Detach copies the properties into memory of m's own, so that they outlive
 // the frame, and forgets Raw.
 func (m *Metadata) Detach() {
-	if m.shape != nil {
+	if m.shape != nil && m.shape.varies == 0 {
 		m.Raw = nil
 		return
 	}

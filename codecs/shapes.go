@@ -58,12 +58,17 @@ type Head struct {
 type Shape struct {
 	// Info is the decoder's own.
 	Info [2]uint32
+	// Rest is the decoder's, too. If properties are in holes, it puts those of a message
+	// that shares the shape, once somebody asks for them: m has all properties then, but
+	// another's values there, and its Raw is valid.
+	Rest Loader
 	// Tail is that of one of the requests, and Holes are the parts of it that others
 	// need not have, in their order. They are not changed.
 	Tail  []byte
 	Holes []Hole
 
 	props           []Property
+	varies          uint64 // a bit for each of the properties that has a hole
 	service, method []byte
 
 	// What has been found for them by what is found by properties alone.
@@ -88,6 +93,20 @@ func (s *Shape) Find(key uint64) (value int32, ok bool) { return s.value, s.key 
 // Keep keeps with a shape, in the place of what it has kept, what depends on nothing but
 // the properties of the messages that share it.
 func (s *Shape) Keep(key uint64, value int32) { s.key, s.value = key, value }
+
+// Varies reports whether a property called name, compared without regard to ASCII case, is
+// in a hole: what depends on it is not the same for all messages that share s.
+func (s *Shape) Varies(name string) bool {
+	if s.varies == 0 {
+		return false
+	}
+	for i := range s.props {
+		if s.varies&(1<<i) != 0 && EqualFold(s.props[i].Name, name) {
+			return true
+		}
+	}
+	return false
+}
 
 var shapeSeed = maphash.MakeSeed()
 
@@ -176,6 +195,11 @@ func (h *Head) Widen(old *Shape, tail []byte, holes []Hole, m *Metadata) *Shape 
 	}
 	shape := newShape(tail, m)
 	shape.Holes = append([]Hole(nil), holes...)
+	for _, hole := range holes {
+		if hole.Property >= 0 {
+			shape.varies |= 1 << hole.Property
+		}
+	}
 	for i := range h.tails {
 		if h.tails[i] == old {
 			h.tails[i] = shape
@@ -210,8 +234,8 @@ func newShape(tail []byte, m *Metadata) *Shape {
 	return s
 }
 
-// ShareBut is Share for a shape with holes: values are what m, whose frame they are of, has
-// in them.
+// ShareBut is Share for a shape with holes but without a Rest: values are what m, whose frame
+// they are of, has in them. It gives m properties of its own.
 func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
 	m.props = append(m.props[:0], s.props...)
 	for i, value := range values {
@@ -222,8 +246,9 @@ func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
 	m.service, m.method = s.service, s.method
 }
 
-// Share gives m, which has none yet, the properties and the operation of a shape without
-// holes. They outlive the frame. What is changed by Set and the like is m's alone.
+// Share gives m, which has none yet, the properties and the operation of a shape. They
+// outlive the frame; what holes have is read when somebody asks for it, by Rest. What is
+// changed by Set and the like is m's alone.
 func (m *Metadata) Share(s *Shape) {
 	m.mine, m.props, m.shape = m.props[:0], s.props, s
 	m.service, m.method = s.service, s.method
@@ -233,8 +258,8 @@ func (m *Metadata) Share(s *Shape) {
 // been changed since. What is deferred is no part of it.
 func (m *Metadata) Shape() *Shape { return m.shape }
 
-// Known returns the properties without those of a shape's message that are deferred. The
-// slice is a view.
+// Known returns the properties without those of a shape's message that are deferred; those
+// that vary have any value. The slice is a view.
 func (m *Metadata) Known() []Property {
 	if m.shape == nil {
 		m.load()
@@ -245,7 +270,16 @@ func (m *Metadata) Known() []Property {
 // unshare makes properties m's own, as they are about to change.
 func (m *Metadata) unshare() {
 	if m.shape != nil {
-		m.props, m.mine, m.shape = append(m.mine, m.props...), nil, nil
+		m.leave()
+	}
+}
+
+// leave has m no longer share its shape.
+func (m *Metadata) leave() {
+	s := m.shape
+	m.props, m.mine, m.shape = append(m.mine, m.props...), nil, nil
+	if s.varies != 0 {
+		s.Rest.Load(m)
 	}
 }
 

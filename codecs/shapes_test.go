@@ -187,3 +187,50 @@ func TestHolesAreSoughtSeldom(t *testing.T) {
 	require.NotNil(t, h.Widen(shape, []byte("tail"), []codecs.Hole{{From: 0, To: 1}}, &m))
 	require.Equal(t, 1, tried(1), "as they were found")
 }
+
+// second reads the property "b" out of the frame.
+type second struct{}
+
+func (second) Load(m *codecs.Metadata) { m.Properties()[1].Value = m.Raw[:1] }
+
+// TestWhatHolesHaveIsReadWhenItIsAskedFor: until then the message shares the shape.
+func TestWhatHolesHaveIsReadWhenItIsAskedFor(t *testing.T) {
+	var shapes codecs.Shapes
+	var m, o codecs.Metadata
+	m.Put([]byte("a"), []byte("1"))
+	m.Put([]byte("b"), []byte("2"))
+	h, old := shapes.Learn([]byte("head"), []byte("tail"), &m)
+	require.False(t, old.Varies("b"))
+	s := h.Widen(old, []byte("tail"), []codecs.Hole{{From: 0, To: 1, Property: -1}, {From: 1, To: 2, Property: 1}}, &m)
+	s.Rest = second{}
+	require.True(t, s.Varies("B"))
+	require.False(t, s.Varies("a"))
+	for name, ask := range map[string]func(m *codecs.Metadata){
+		"get":        func(m *codecs.Metadata) { require.Equal(t, "9", value(m, "B")) },
+		"properties": func(m *codecs.Metadata) { require.Len(t, m.Properties(), 2) },
+		"set":        func(m *codecs.Metadata) { m.Set("a", "1") },
+		"put":        func(m *codecs.Metadata) { m.Put([]byte("c"), nil) },
+		"drop":       func(m *codecs.Metadata) { m.Drop("c") },
+		"detach":     (*codecs.Metadata).Detach,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m.Reset()
+			m.Raw = []byte("9")
+			m.Share(s)
+			require.Equal(t, "1", value(&m, "a"))
+			require.Equal(t, s, m.Shape())
+			ask(&m)
+			require.Nil(t, m.Shape())
+			require.Equal(t, "9", value(&m, "b"))
+			o.Reset()
+			o.Raw = []byte("8")
+			o.Share(s)
+			require.Equal(t, "8", value(&o, "b"))
+		})
+	}
+	m.Reset()
+	m.Raw = []byte("9")
+	m.Share(s)
+	m.Release()
+	require.Empty(t, m.Properties())
+}

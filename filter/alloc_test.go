@@ -521,6 +521,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
 		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t), "observed": newObservedRoundTrip(t, 0),
+		"bRPC": wires[0].newRoundTrip(t, 16, true), "tRPC": wires[1].newRoundTrip(t, 16, true),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 5000 { // free lists and slots fill up

@@ -82,7 +82,7 @@ var errTooLarge = errors.New("with another id it would become larger than the li
 
 // Encode implements codecs.Codec.
 func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
-	if mut.ChangesAttributes() || mut.Replaces() || numbersOf(m, mut) != (numbers{}) {
+	if mut != nil && (mut.ChangesAttributes() || mut.Replaces() || numbersOf(m, mut) != (numbers{})) {
 		out, err := c.mutate(dst, m, mut)
 		if err == nil || mut.ChangesAttributes() || mut.Replaces() {
 			return out, err

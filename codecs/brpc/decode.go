@@ -5,11 +5,13 @@ import (
 	"strconv"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbshape"
 )
 
 type decoder struct {
 	codec *codec
 	dir   codecs.Direction
+	pbshape.Memory
 	// stream is the one whose answer has come, if any, of a server's.
 	stream uint64
 	open   bool
@@ -97,8 +99,15 @@ func sizes(b []byte) (body, meta uint32) {
 func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	_, size := sizes(m.Raw[rpc:])
 	from := rpc + headerSize
+	b := m.Raw[from : from+int(size)]
+	if d.dir == codecs.ClientToServer {
+		if f := d.Recall(&metaSchema, m, b); f != nil {
+			d.known(m, f)
+			return
+		}
+	}
 	var meta rpcMeta
-	err := meta.read(m.Raw[from : from+int(size)])
+	err := meta.read(b)
 	switch {
 	case err != nil:
 		m.Malformed = err.Error()
@@ -115,6 +124,9 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	}
 	if d.dir == codecs.ClientToServer {
 		request(m, &meta)
+		if m.Type == codecs.Request && m.Malformed == "" {
+			d.Remember(&metaSchema, m, b)
+		}
 	} else {
 		answer(m, &meta)
 	}

@@ -138,11 +138,23 @@ func (c *check) sameOutput(w where, b []byte, want, got *codecs.Metadata) {
 			}
 		}
 	}
-	for _, mu := range muts {
-		x, errX := c.codec.Encode(nil, want, mu)
-		y, errY := c.codec.Encode(nil, got, mu)
-		if fmt.Sprint(errX) != fmt.Sprint(errY) || !bytes.Equal(x, y) {
-			c.failf(w, b, "what it is encoded to is not what it is without shapes: %v\n%s", errY, dump(y))
+	ids := []uint64{want.ID}
+	if t := c.codec.Traits(); t.Correlation == codecs.ByID && !want.FixedID {
+		ids = append(ids, 1, t.MaxID)
+	}
+	for _, id := range ids {
+		for _, mu := range muts {
+			x, errX := c.encodedAs(want, id, mu)
+			y, errY := c.encodedAs(got, id, mu)
+			if fmt.Sprint(errX) != fmt.Sprint(errY) || !bytes.Equal(x, y) {
+				c.failf(w, b, "what it is encoded to with the id %d is not what it is without shapes: %v\n%s", id, errY, dump(y))
+			}
 		}
 	}
+}
+
+func (c *check) encodedAs(m *codecs.Metadata, id uint64, mu *codecs.Mutation) ([]byte, error) {
+	defer func(was uint64) { m.ID = was }(m.ID)
+	m.ID = id
+	return c.codec.Encode(nil, m, mu)
 }

@@ -58,9 +58,8 @@ func (d *decoder) recall(h *codecs.Head, m *codecs.Metadata) bool {
 		if s == nil || s.Holes == nil || int(s.Info[infoValues]) > r.Left() {
 			continue
 		}
-		var values [codecs.MaxHoles][]byte
-		if d.fits(s, values[:len(s.Holes)]) {
-			m.ShareBut(s, values[:len(s.Holes)])
+		if fits(r, s, nil) {
+			m.Share(s)
 			return true
 		}
 		r.Seek(at)
@@ -68,22 +67,36 @@ func (d *decoder) recall(h *codecs.Head, m *codecs.Metadata) bool {
 	return false
 }
 
-// fits reports whether the tail at which d stands is that of a shape but for holes, and
-// returns what is in those.
-func (d *decoder) fits(s *codecs.Shape, values [][]byte) bool {
-	r, from := &d.r, 0
-	for i, hole := range s.Holes {
+// fits reports whether the tail at which r stands is that of a shape but for holes, and
+// gives m, unless it is nil, what is in those.
+func fits(r *hessian.Reader, s *codecs.Shape, m *codecs.Metadata) bool {
+	from := 0
+	for _, hole := range s.Holes {
 		part := s.Tail[from:hole.From]
 		if !bytes.HasPrefix(r.Rest(), part) {
 			return false
 		}
 		r.Seek(r.Pos() + len(part))
-		if values[i] = r.ASCII(); values[i] == nil {
+		value := r.ASCII()
+		if value == nil {
 			return false
+		}
+		if m != nil && hole.Property >= 0 {
+			m.Properties()[hole.Property].Value = value
 		}
 		from = hole.To
 	}
 	return bytes.Equal(r.Rest(), s.Tail[from:])
+}
+
+// rest is the codecs.Loader of what is in the holes of a shape.
+type rest struct{ s *codecs.Shape }
+
+// Load implements codecs.Loader.
+func (l rest) Load(m *codecs.Metadata) {
+	var r hessian.Reader
+	r.Reset(m.Raw[m.Scratch[scratchAttachments]:])
+	fits(&r, l.s, m) // as it has done before
 }
 
 // learn remembers the shape of m. Its tail has counted for so many values.
@@ -126,7 +139,7 @@ func widen(h *codecs.Head, tail []byte, m *codecs.Metadata, values int) bool {
 	if s == nil {
 		return false
 	}
-	s.Info[infoValues] = uint32(values)
+	s.Info[infoValues], s.Rest = uint32(values), rest{s}
 	return true
 }
 

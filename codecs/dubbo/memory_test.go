@@ -164,6 +164,7 @@ func TestValuesThatChangeAreHoles(t *testing.T) {
 	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
 		m.Reset()
 		_, _ = d.Decode(traced, &m)
+		m.Properties()
 	}))
 	for i := range 200 {
 		same(request(i))

@@ -5,12 +5,13 @@ import (
 	"strconv"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/codecs/internal/pbshape"
 )
 
-// decoder remembers nothing between frames.
 type decoder struct {
 	codec *codec
 	dir   codecs.Direction
+	pbshape.Memory
 }
 
 func protocolError(offset int, reason string) error {
@@ -53,10 +54,17 @@ func fixed(m *codecs.Metadata, size uint32) {
 }
 
 func (d *decoder) unary(m *codecs.Metadata) {
-	if d.dir == codecs.ClientToServer {
-		request(m)
-	} else {
+	if d.dir == codecs.ServerToClient {
 		answer(m)
+		return
+	}
+	header := m.Raw[headerSize:m.HeaderSize]
+	if f := d.Recall(&headerSchema, m, header); f != nil {
+		d.known(m, f)
+		return
+	}
+	if request(m); m.Malformed == "" {
+		d.Remember(&headerSchema, m, header)
 	}
 }
 

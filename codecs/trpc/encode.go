@@ -25,7 +25,8 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 		return append(dst, m.Raw...), nil
 	}
-	if !c.fits(m, 0, 0) {
+	old, n := idOf(m)
+	if !c.fits(m, n, 0, 0) {
 		return dst, errTooLarge
 	}
 	if mut.ChangesAttributes() || mut.Replaces() || mut.Millis() > 0 && saysTimeout(m) {
@@ -35,7 +36,6 @@ func (c *codec) Encode(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		}
 		// It cannot say how long its client waits.
 	}
-	old, n := idOf(m)
 	at := int(m.Scratch[scratchID])
 	start := len(dst)
 	switch {
@@ -66,14 +66,14 @@ func idOf(m *codecs.Metadata) (id uint64, n int) {
 	return uint64(frameID(m.Raw)), 0
 }
 
-// fits reports whether a unary frame whose header grows by more bytes, and whose body
-// by others, stays within the limits with any id, so that whoever is next says the same.
-func (c *codec) fits(m *codecs.Metadata, more, body int) bool {
-	_, n := idOf(m)
-	if n == 0 {
+// fits reports whether a unary frame with an id of so many bytes, whose header grows by
+// more, and whose body by others, stays within the limits with any id, so that whoever is
+// next says the same.
+func (c *codec) fits(m *codecs.Metadata, id, more, body int) bool {
+	if id == 0 {
 		more++ // its tag
 	}
-	more += maxID - n
+	more += maxID - id
 	return m.HeaderSize+more <= headerSize+maxHeader && len(m.Raw)+more+body <= c.maxFrame
 }
 

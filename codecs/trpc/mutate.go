@@ -44,7 +44,8 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 	start := len(dst)
 	dst = append(dst, m.Raw[:headerSize]...)
 	dst, err := s.appendMessage(dst, m.Raw[headerSize:m.HeaderSize])
-	if old, _ := idOf(m); m.Scratch[scratchID] == 0 && old != m.ID {
+	old, n := idOf(m)
+	if n == 0 && old != m.ID {
 		dst = pbwire.AppendVarint(dst, requestID, m.ID)
 	}
 	if replaces {
@@ -53,7 +54,7 @@ func (c *codec) mutateUnary(dst []byte, m *codecs.Metadata, mut *codecs.Mutation
 	} else {
 		dst = append(dst, m.Raw[m.HeaderSize:]...)
 	}
-	if err == nil && (!c.fits(m, s.grown, s.body) || int(m.Scratch[scratchEntries])+s.Added > maxEntries) {
+	if err == nil && (!c.fits(m, n, s.grown, s.body) || int(m.Scratch[scratchEntries])+s.Added > maxEntries) {
 		err = errLimits
 	}
 	if err != nil {

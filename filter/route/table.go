@@ -6,6 +6,7 @@ package route
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -174,14 +175,21 @@ func (t *Table) Find(md *codecs.Metadata, from Origin, rng *rand.Rand) (*Route, 
 		return t.at(i), err
 	}
 	i, known := shape.Find(t.key)
-	if !known {
-		var err error
-		if i, err = t.find(md, from, rng); err != nil {
-			return t.at(i), err
-		}
+	if !known && slices.ContainsFunc(t.keys, shape.Varies) {
+		i, known = varies, true
 		shape.Keep(t.key, i)
 	}
-	return t.at(i), nil
+	switch {
+	case known && i != varies:
+		return t.at(i), nil
+	case known:
+		md.Properties() // with what varies
+	}
+	i, err := t.find(md, from, rng)
+	if !known && err == nil {
+		shape.Keep(t.key, i)
+	}
+	return t.at(i), err
 }
 
 // at returns a route by its number, nil for none.
@@ -216,8 +224,13 @@ func (t *Table) find(md *codecs.Metadata, from Origin, rng *rand.Rand) (int32, e
 	return best, nil
 }
 
-// none is no number of a route.
-const none = -1
+const (
+	// none is no number of a route.
+	none = -1
+	// varies stands for a shape's route that depends on what is not the same for all
+	// messages that share it.
+	varies = -2
+)
 
 // tables counts the tables that there were.
 var tables atomic.Uint64

@@ -42,9 +42,9 @@ const (
 // take larger ones for others, so they are refused.
 const maxNumber = 1<<29 - 1
 
-// maxShort is the longest tag, or length of Bytes, in bytes. They have 32 bits;
+// MaxShort is the longest tag, or length of Bytes, in bytes. They have 32 bits;
 // C++'s readers refuse longer ones, which others take.
-const maxShort = 5
+const MaxShort = 5
 
 // Field is one field of a message. Offsets are in bytes from the message's
 // start.
@@ -119,7 +119,7 @@ func (f *Field) read(b []byte, pos int) error {
 	if tag >= 0x80 {
 		if tag, n = binary.Uvarint(b[pos:]); n <= 0 {
 			return varintFault(n)
-		} else if n > maxShort {
+		} else if n > MaxShort {
 			return ErrTag
 		}
 	}
@@ -143,7 +143,7 @@ func (f *Field) read(b []byte, pos int) error {
 			size, n = uint64(rest[0]), 1
 		} else if size, n = binary.Uvarint(rest); n <= 0 {
 			return varintFault(n)
-		} else if n > maxShort {
+		} else if n > MaxShort {
 			return ErrLength
 		}
 		if size > uint64(len(rest)-n) {

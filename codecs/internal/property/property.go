@@ -35,6 +35,14 @@ func (p *Property) PutNumber(m *codecs.Metadata, v int64) {
 		m.Put(p.name, common[v])
 		return
 	}
+	p.SetNumber(m, v)
+}
+
+// Name returns the property's name, a view.
+func (p *Property) Name() []byte { return p.name }
+
+// SetNumber sets the property to a number as its decimal value, in the place that it has in m.
+func (p *Property) SetNumber(m *codecs.Metadata, v int64) {
 	var text [20]byte // on the stack, where FormatInt's is not
 	m.Set(p.text, string(strconv.AppendInt(text[:0], v, 10)))
 }
