@@ -24,11 +24,11 @@ type known struct {
 // maxKnown is how many attachments of a shape are known.
 const maxKnown = 64
 
-// entry is an attachment: where it, its value and the next one begin in the shape's tail.
+// entry is an attachment, whose value is simple: where it, that and what comes behind it
+// begin in the shape's tail.
 type entry struct {
 	key            []byte
 	at, value, end uint16
-	simple         bool
 }
 
 // lengths are of keys, as bits.
@@ -46,11 +46,11 @@ func newKnown(s *codecs.Shape) *known {
 		return k
 	}
 	holes := s.Holes
-	for r.Open(); r.Peek() != 'Z'; {
+	for r.Open(); r.More() && r.Peek() != 'Z'; {
 		e := entry{at: uint16(r.Pos())}
 		e.key = r.String()
 		e.value = uint16(r.Pos())
-		e.simple = r.Skip()
+		r.Skip()
 		e.end = uint16(r.Pos())
 		if len(holes) > 0 && holes[0].From == int(e.value) {
 			holes = holes[1:]
@@ -114,23 +114,15 @@ func (s *set) appendKnown(dst []byte, m *codecs.Metadata, k *known) ([]byte, err
 			if len(holes) > 0 && holes[0].From == int(e.value) {
 				end += longer(raw, base, holes[0])
 			}
-			switch {
-			case i == removed:
+			if i == removed {
 				dst = append(dst, raw[from:at]...)
-				if from = end; e.simple {
-					n--
-				} else {
-					dst = hessian.AppendString(dst, "")
-					from = value
-				}
-			case e.simple:
+				n--
+			} else {
 				dst = append(dst, raw[from:value]...)
 				dst = s.appendValue(dst, i)
-				from = end
 				s.stands(i, true)
-			default:
-				s.stands(i, false)
 			}
+			from = end
 		}
 	}
 	return s.appendNew(append(dst, raw[from:len(raw)-1]...), n)
