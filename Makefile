@@ -25,7 +25,7 @@ E2E_PARALLEL ?= 4
 IN_FULL := ./codecs/... ./filter/... ./filters/... ./envoy-build/internal/balancer
 
 .DEFAULT_GOAL := help
-.PHONY: help so so-arm64 meltemi envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
+.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ so-arm64: need-go ## build/arm64/libmeltemi.so, by a cross compiler
 meltemi: need-go ## build/meltemi, the tool: captures, configurations, EnvoyFilters
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/meltemi ./cmd/meltemi
 
+operator: need-go ## build/meltemi-operator, the control plane for Kubernetes
+	cd control/operator && . ./env.sh && $(GO) build -trimpath -o ../../build/meltemi-operator ./cmd/meltemi-operator
+
+crds: need-go ## charts/meltemi-crds, from the Go types of the objects
+	tools/crds.sh
+
 envoy: ## build/envoy-VERSION/envoy, the official binary of ENVOY_VERSION
 	@test -n "$(ENVOY_BIN)" || tools/envoy.sh $(ENVOY_VERSION)
 
@@ -57,6 +63,8 @@ unit: need-go need-cc ## tests that need no Envoy, those with much to do once mo
 	$(GO) test -race ./...
 	$(GO) test $(IN_FULL)
 	cd examples/memcached && $(GO) test -race ./...
+	cd envoy-build/golang/register && $(GO) test ./exampletest
+	cd control/operator && . ./env.sh && $(GO) test ./...
 
 e2e: so envoys ## end-to-end tests on real Envoys
 	cd e2e && $(GO) test -count=1 -timeout 45m -parallel $(E2E_PARALLEL) -matrix=smoke
@@ -67,7 +75,7 @@ e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 wor
 istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes the first time
 	tools/istio.sh
 
-e2e-istio: so meltemi envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
+e2e-istio: so meltemi operator envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
 	cd e2e/istio && $(GO) test -count=1 -timeout 45m
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 

@@ -226,7 +226,8 @@ func (m *Metadata) Reset() {
 	if cap(own) > keepBytes {
 		own = nil
 	}
-	*m = Metadata{ReplyInfo: info, props: props, own: own}
+	*m = Metadata{} // in place: a value with those would be copied
+	m.ReplyInfo, m.props, m.own = info, props, own
 }
 
 // Borrow gives m, which is empty, the memory for properties that spare has. The

@@ -58,9 +58,9 @@ type Head struct {
 type Shape struct {
 	// Info is the decoder's own.
 	Info [2]uint32
-	// Rest is the decoder's, too, which may know more of the shape by it. If properties are in holes, it puts those of a message
-	// that shares the shape, once somebody asks for them: m has all properties then, but
-	// another's values there, and its Raw is valid.
+	// Rest is the decoder's, too, which may know more of the shape by it. If properties are
+	// in holes, it puts those of a message that shares the shape, once somebody asks for
+	// them: m has all properties then, but another's values there, and its Raw is valid.
 	Rest Loader
 	// Tail is that of one of the requests, and Holes are the parts of it that others
 	// need not have, in their order. They are not changed.

@@ -111,19 +111,26 @@ func TestEachRequestOfRealClientsIsALine(t *testing.T) {
 // scrape is what Prometheus would get at a socket.
 func scrape(t *testing.T, socket string) map[string]*dto.MetricFamily {
 	t.Helper()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://meltemi/metrics", nil)
-	require.NoError(t, err)
-	resp, err := transport.RoundTrip(req)
-	require.NoError(t, err)
+	resp := scrapeAs(t, socket, expfmt.NewFormat(expfmt.TypeTextPlain))
 	defer resp.Body.Close()
 	p := expfmt.NewTextParser(model.UTF8Validation)
 	all, err := p.TextToMetricFamilies(resp.Body)
 	require.NoError(t, err)
 	return all
+}
+
+// scrapeAs is what is answered to who wants a format.
+func scrapeAs(t *testing.T, socket string, f expfmt.Format) *http.Response {
+	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://meltemi/metrics", nil)
+	require.NoError(t, err)
+	req.Header.Set("Accept", string(f))
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	return resp
 }
 
 // sum adds up the metrics of a protocol: counters, gauges, and counts of histograms.

@@ -77,6 +77,15 @@ func TestTheDemoIsKept(t *testing.T) {
 	scraped := strings.Fields(command("scrape"))
 	require.Contains(t, run("curl -s "+scraped[0]), `meltemi_requests_total{cluster="v2",method="sayHelloAsync",outcome="ok",protocol="dubbo",route="new-method",service="org.meltemi.test.Greeter"} 500`)
 	require.Contains(t, run("curl -s "+scraped[len(scraped)-1]), "envoy_cluster_upstream_cx_active")
+	config := strings.TrimPrefix(strings.Fields(command("Prometheus"))[1], "--config.file=")
+	checked, err := peers.Promtool.Run(t, "check", "config", filepath.Join(peers.Root(), config))
+	require.NoError(t, err, checked)
+	require.Contains(t, checked, "rules found")
+	scrapes := source(t, config)
+	for _, at := range []string{scraped[0], scraped[len(scraped)-1]} {
+		address := strings.Split(strings.TrimPrefix(at, "http://"), "/")[0]
+		require.Contains(t, scrapes, `["`+address+`"]`)
+	}
 	shown := false
 	for _, b := range docs.Blocks(source(t, "examples/dubbo/README.md")) {
 		if b.Kind == "text" {

@@ -2,8 +2,13 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,6 +17,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 	meltemi "github.com/meltemi-mesh/meltemi/filter/config"
 	"github.com/meltemi-mesh/meltemi/filter/export/exporttest"
@@ -106,5 +112,141 @@ func TestACollectorGetsAll(t *testing.T) {
 		server = logs.Server()
 		go server.Serve(l)
 		records(11)
+	})
+}
+
+// TestCollectorsThatDoNotTakeAnything cost no request its time, and the process a bounded
+// memory; when they do again each of what was told is accounted for. One says nothing, by
+// gRPC, nor does one by HTTP, and behind the third address is nobody.
+func TestCollectorsThatDoNotTakeAnything(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		const clients, window, fills, requests = 4, 500, 30_000, 300_000
+		goOn := make(chan struct{})
+		release := sync.OnceFunc(func() { close(goOn) })
+		t.Cleanup(release)
+		hangs := func(int) (int, error) { <-goOn; return 0, nil }
+		spans, zipkin, logs := &exporttest.Collector{Answer: hangs}, &exporttest.Collector{Answer: hangs}, &exporttest.Collector{}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		server := spans.Server()
+		go server.Serve(l)
+		t.Cleanup(server.Stop)
+		web := httptest.NewServer(zipkin)
+		t.Cleanup(web.Close)
+		t.Cleanup(release) // before those wait for their handlers
+		nobody := peers.RestartPort(t)
+
+		tracer := func(name string, config envoytest.M) envoytest.M {
+			config["@type"] = "type.googleapis.com/envoy.config.trace.v3." + name
+			return envoytest.M{"provider": envoytest.M{"name": name, "typed_config": config}}
+		}
+		admin := filepath.Join(t.TempDir(), "admin")
+		greeter := scripted.Serve(t, scripted.Answer("a"))
+		o := v.options()
+		o.Clusters = []envoytest.Resource{
+			envoytest.Cluster("greeter", envoytest.At(greeter.Port)...), envoytest.Cluster("spans", envoytest.At(l.Addr().(*net.TCPAddr).Port)...),
+			envoytest.Cluster("zipkin", envoytest.At(web.Listener.Addr().(*net.TCPAddr).Port)...), envoytest.Cluster("logs", envoytest.At(nobody)...),
+		}
+		o.Listeners = []envoytest.Resource{envoytest.LoopbackWithAdmin(envoytest.Socket(), "unix:"+admin)}
+		for name, tracing := range map[string]envoytest.M{
+			"otel": tracer("OpenTelemetryConfig", envoytest.M{"grpc_service": envoytest.M{"timeout": "600s", "envoy_grpc": envoytest.M{"cluster_name": "spans"}}}),
+			"zipkin": tracer("ZipkinConfig", envoytest.M{"collector_service": envoytest.M{"http_uri": envoytest.M{
+				"cluster": "zipkin", "uri": "/api/v2/spans", "timeout": "600s",
+			}}, "collector_endpoint_version": "HTTP_JSON"}),
+		} {
+			c := envoytest.Dubbo(name, envoytest.Route("greeter", nil))
+			c["tracing"] = tracing
+			c["access_log"] = []any{envoytest.M{"name": "envoy.access_loggers.open_telemetry", "typed_config": envoytest.M{
+				"@type":        "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+				"grpc_service": envoytest.M{"envoy_grpc": envoytest.M{"cluster_name": "logs"}},
+				"body":         envoytest.M{"string_value": strings.Repeat("%REQ(:PATH)%", 10)},
+			}}}
+			o.Listeners = append(o.Listeners, envoytest.Listener(name, envoytest.Proxy(c)))
+		}
+		e := envoytest.Start(t, o)
+		require.True(t, eventually(patience, func() bool { _, err := os.Stat(admin); return err == nil }))
+
+		codec := exactly[0].codec(t)
+		var ok answered
+		asked := 0
+		// ask has n requests answered while nothing is taken by any collector.
+		ask := func(n int) {
+			t.Helper()
+			asked += n
+			var all sync.WaitGroup
+			for i := range clients {
+				c := e.Dial([]string{"otel", "zipkin"}[i%2])
+				all.Go(func() {
+					defer c.Close()
+					for range n / clients / window {
+						var b []byte
+						for id := range uint64(window) {
+							b = append(b, dubbotest.Request{ID: id, Method: "ok"}.Bytes()...)
+						}
+						if err := exactly[0].ask(codec, c, b, window, &ok); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			all.Wait()
+		}
+		ask(fills)
+		before := e.RSS()
+		ask(requests)
+		require.EqualValues(t, asked, ok.ok.Load())
+		// Without a bound that would be some 800 MB.
+		require.Less(t, e.RSS()-before, int64(64<<20))
+
+		// told is what has become of what collectors should have got, by signal.
+		told := func() (sent, dropped, waiting map[string]int) {
+			all := scrape(t, admin)
+			by := func(name string) map[string]int {
+				n := map[string]int{}
+				for _, m := range all["meltemi_export_"+name].GetMetric() {
+					for _, l := range m.GetLabel() {
+						if l.GetName() == "collector" {
+							n[l.GetValue()] += int(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+						}
+					}
+				}
+				return n
+			}
+			return by("sent_total"), by("dropped_total"), by("waiting")
+		}
+		var sent, dropped, waiting map[string]int
+		all := map[string]int{"cluster spans": asked / 2, "cluster zipkin": asked / 2, "cluster logs": asked}
+		require.True(t, eventually(patience, func() bool {
+			sent, dropped, waiting = told()
+			for name, n := range all {
+				if dropped[name]+waiting[name] != n {
+					return false
+				}
+			}
+			return true
+		}), "%v dropped, %v wait of %v", dropped, waiting, all)
+		require.Zero(t, spans.Seen().Uploads+zipkin.Seen().Uploads)
+		require.Equal(t, [2]int{1024, 1024}, [2]int{waiting["cluster spans"], waiting["cluster zipkin"]})
+		require.LessOrEqual(t, waiting["cluster logs"], 131_072)
+
+		release()
+		l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", nobody))
+		require.NoError(t, err)
+		server = logs.Server()
+		go server.Serve(l)
+		t.Cleanup(server.Stop)
+		require.True(t, eventually(2*patience, func() bool { // attempts are 15 s apart
+			sent, dropped, waiting = told()
+			return waiting["cluster spans"]+waiting["cluster zipkin"]+waiting["cluster logs"] == 0
+		}), "%v", waiting)
+		for name, n := range all {
+			require.Equal(t, n, sent[name]+dropped[name], name)
+		}
+		require.Equal(t, map[string]int{
+			"cluster spans": len(spans.Seen().Spans), "cluster zipkin": len(zipkin.Seen().Zipkin), "cluster logs": len(logs.Seen().Records),
+		}, sent)
+		require.Positive(t, sent["cluster spans"]*sent["cluster zipkin"]*sent["cluster logs"])
 	})
 }

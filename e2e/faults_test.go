@@ -179,7 +179,8 @@ func refused(t *testing.T) []envoytest.Endpoint {
 // noConnections are fields of a cluster whose circuit breaker lets no
 // connection through.
 var noConnections = envoytest.M{
-	"circuit_breakers": envoytest.M{"thresholds": []any{envoytest.M{"max_connections": 0}}},
+	// The second is the limit of connections by CONNECT, of which a host has one all the same.
+	"circuit_breakers": envoytest.M{"thresholds": []any{envoytest.M{"max_connections": 0, "max_pending_requests": 0}}},
 }
 
 // blackhole is an endpoint that takes no connection: its backlog is full, so the

@@ -1,15 +1,18 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/control/input"
 	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/docs"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 
@@ -35,6 +38,7 @@ addresses: [10.96.0.50]
 ports: [{port: 20880, protocol: dubbo}]
 socket: %q
 adminAddress: none
+golang: {proxyVersion: none}
 %s`, greeter, envoytest.Socket(), more))
 	require.Empty(t, errs)
 	filters, faults := envoyfilter.Generate(s)
@@ -80,6 +84,52 @@ func TestWhatIsGeneratedRuns(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatIsGeneratedTellsACollector what docs/istio.md says.
+func TestWhatIsGeneratedTellsACollector(t *testing.T) {
+	t.Parallel()
+	var page struct {
+		Telemetry struct {
+			Metrics   struct{ OTLP envoytest.M }
+			Tracing   envoytest.M
+			AccessLog []any `yaml:"accessLog"`
+		}
+	}
+	for _, b := range docs.Blocks(source(t, "docs/istio.md")) {
+		if b.Section == "To a collector" && b.Kind == "yaml" {
+			require.NoError(t, yaml.Unmarshal([]byte(b.Text), &page))
+		}
+	}
+	told := page.Telemetry
+	require.NotNil(t, told.Metrics.OTLP)
+	told.Metrics.OTLP["interval"] = "1s"
+	more, err := json.Marshal(envoytest.M{"metrics": envoytest.M{"otlp": told.Metrics.OTLP}, "tracing": told.Tracing, "accessLog": told.AccessLog})
+	require.NoError(t, err)
+	once(t, func(t *testing.T, v variant) {
+		seen, cluster := collector(t)
+		cluster["name"] = "outbound|4317||collector.monitoring.svc.cluster.local"
+		s := scripted.Serve(t, scripted.Close)
+		loopback, filter, extension := generated(t, "telemetry: "+string(more))
+		o := v.options()
+		o.Clusters = []envoytest.Resource{envoytest.Cluster(greeterCluster, envoytest.At(s.Port)...), cluster}
+		o.Listeners = []envoytest.Resource{loopback, envoytest.Listener("dubbo", filter)}
+		o.Extensions = []envoytest.M{envoytest.Extension(extension["name"].(string), extension)}
+		e := envoytest.Start(t, o)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		c.Ask(1, dubbotest.Request{Method: "hello", Attachments: [][2]string{{"x-envoy-force-trace", "1"}}})
+		c.Read()
+		require.True(t, eventually(patience, func() bool {
+			r := seen.Seen()
+			counted := false
+			for _, m := range r.Metrics {
+				counted = counted || m.GetName() == "istio_requests_total"
+			}
+			return len(r.Spans) == 1 && len(r.Records) == 1 && counted
+		}))
+		require.Equal(t, "/org.example.Greeter/hello 503 UC", seen.Seen().Records[0].GetBody().GetStringValue())
+		require.Equal(t, "org.example.Greeter/hello", seen.Seen().Spans[0].GetName())
+	})
 }
 
 // TestWithoutTheSharedObjectAServiceIsPlainTCP: the loopback listener and the

@@ -53,7 +53,7 @@ func boundary(t *testing.T, path string) map[string]string {
 	require.NoError(t, err)
 	b := map[string]string{}
 	for _, s := range symbols {
-		if strings.HasPrefix(s.Name, "envoy_dynamic_module_") {
+		if strings.HasPrefix(s.Name, "envoy_dynamic_module_") || strings.HasPrefix(s.Name, "envoyGo") {
 			b[s.Name] = fmt.Sprint(s.Section == elf.SHN_UNDEF, elf.ST_BIND(s.Info))
 		}
 	}
@@ -95,7 +95,7 @@ func checkSharedObject(t *testing.T, path, arch string) {
 	// that lacks it would not load the object.
 	callbacks := 0
 	for name, bound := range boundary(t, path) {
-		if strings.HasPrefix(name, "envoy_dynamic_module_callback_") {
+		if strings.HasPrefix(name, "envoy_dynamic_module_callback_") || strings.HasPrefix(name, "envoyGo") && !strings.HasPrefix(name, "envoyGoFilterOn") {
 			callbacks++
 			require.Equal(t, fmt.Sprint(true, elf.STB_WEAK), bound, name)
 		}

@@ -3,16 +3,13 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -134,90 +131,16 @@ func queries(t *testing.T) (all []query) {
 	return all
 }
 
-// prometheus is one that scrapes an Envoy.
-type prometheus struct {
-	t    *testing.T
-	port int
-}
-
 // startPrometheus starts one with the configuration of the example, but for ports and
 // times.
-func startPrometheus(t *testing.T, metrics, envoy string, flags ...string) *prometheus {
+func startPrometheus(t *testing.T, metrics, envoy string, flags ...string) *peers.PrometheusServer {
 	t.Helper()
 	dir := t.TempDir()
 	for _, file := range []string{"prometheus.yml", "rules.yml", "alerts.yml"} {
 		text := strings.NewReplacer("127.0.0.1:15880", metrics, "127.0.0.1:9901", envoy, "_interval: 15s", "_interval: 1s").Replace(source(t, observability+"/"+file))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
 	}
-	p := &prometheus{t, peers.RestartPort(t)}
-	peers.Prometheus.Start(t, func() bool { return p.get("/-/ready", nil) == nil }, append(flags,
-		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		fmt.Sprintf("--web.listen-address=127.0.0.1:%d", p.port))...)
-	return p
-}
-
-func (p *prometheus) get(path string, answer any) error {
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", p.port, path))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", resp.Status, b)
-	}
-	if err == nil && answer != nil {
-		err = json.Unmarshal(b, answer)
-	}
-	return err
-}
-
-// series is one of a query's result.
-type series struct {
-	labels map[string]string
-	value  float64 // NaN of a native histogram
-}
-
-// ask has the query evaluated now.
-func (p *prometheus) ask(q string) (all []series) {
-	p.t.Helper()
-	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Value  []any
-			}
-		}
-	}
-	require.NoError(p.t, p.get("/api/v1/query?query="+url.QueryEscape(q), &answer), q)
-	for _, r := range answer.Data.Result {
-		s := series{r.Metric, math.NaN()}
-		if len(r.Value) == 2 {
-			v, err := strconv.ParseFloat(r.Value[1].(string), 64)
-			require.NoError(p.t, err)
-			s.value = v
-		}
-		all = append(all, s)
-	}
-	return all
-}
-
-// only is the value of a query with one result.
-func (p *prometheus) only(q string) float64 {
-	p.t.Helper()
-	all := p.ask(q)
-	require.Len(p.t, all, 1, q)
-	return all[0].value
-}
-
-// waitFor waits until a query has one result, and this value.
-func (p *prometheus) waitFor(q string, want float64) {
-	p.t.Helper()
-	var got []series
-	require.True(p.t, eventually(patience, func() bool {
-		got = p.ask(q)
-		return len(got) == 1 && math.Abs(got[0].value-want) < 1e-6
-	}), "%s: %v, not %v", q, got, want)
+	return peers.StartPrometheus(t, filepath.Join(dir, "prometheus.yml"), flags...)
 }
 
 // metricsOf are the names of metrics in a query.
@@ -358,26 +281,26 @@ func TestDashboardAndAlertsInPrometheus(t *testing.T) {
 		load(10)
 		p := startPrometheus(t, metrics, e.AdminAddress(), "--enable-feature=exemplar-storage")
 		native := startPrometheus(t, metrics, e.AdminAddress(), "--enable-feature=native-histograms")
-		both := []*prometheus{p, native}
+		both := []*peers.PrometheusServer{p, native}
 		for _, p := range both {
-			p.waitFor("sum(meltemi_requests_total)", float64(ended))
-			p.waitFor(`sum(envoy_cluster_upstream_cx_active{envoy_cluster_name="good"}) > bool 0`, 1)
+			p.WaitFor("sum(meltemi_requests_total)", float64(ended))
+			p.WaitFor(`sum(envoy_cluster_upstream_cx_active{envoy_cluster_name="good"}) > bool 0`, 1)
 		}
 		load(100)
 		e.WaitStat("meta_protocol.dubbo.shop.access_log_lost", envoytest.AtLeast(1))
 		lost := e.Stat("meta_protocol.dubbo.shop.access_log_lost")
 		for _, p := range both {
-			p.waitFor("sum(meltemi_requests_total)", float64(ended))
-			p.waitFor("sum(meltemi_listener_access_log_lost_total) >= bool "+fmt.Sprint(lost), 1)
-			p.waitFor(`min(count_over_time(up{job="envoy"}[1h])) >= bool 3`, 1)
+			p.WaitFor("sum(meltemi_requests_total)", float64(ended))
+			p.WaitFor("sum(meltemi_listener_access_log_lost_total) >= bool "+fmt.Sprint(lost), 1)
+			p.WaitFor(`min(count_over_time(up{job="envoy"}[1h])) >= bool 3`, 1)
 		}
 
 		// What the rules record, which the alerts are about.
-		p.waitFor(`method:meltemi_failures:ratio_rate5m{method="mixed"}`, 0.25)
-		p.waitFor(`method:meltemi_failures:ratio_rate5m{method="limited"}`, 0)
+		p.WaitFor(`method:meltemi_failures:ratio_rate5m{method="mixed"}`, 0.25)
+		p.WaitFor(`method:meltemi_failures:ratio_rate5m{method="limited"}`, 0)
 		names := map[string]bool{}
-		for _, s := range p.ask(`count by (__name__) ({__name__=~"(.+:)?(meltemi|envoy|istio)_.+"})`) {
-			names[s.labels["__name__"]] = true
+		for _, s := range p.Ask(`count by (__name__) ({__name__=~"(.+:)?(meltemi|envoy|istio)_.+"})`) {
+			names[s.Labels["__name__"]] = true
 		}
 		all := queries(t)
 		require.Greater(t, len(all), 100)
@@ -389,11 +312,11 @@ func TestDashboardAndAlertsInPrometheus(t *testing.T) {
 			if q.native() {
 				of = native
 			}
-			got := of.ask(q.expr)
+			got := of.Ask(q.expr)
 			require.NotEmpty(t, got, q)
 			numbers := 0
 			for _, s := range got {
-				if !math.IsNaN(s.value) && !math.IsInf(s.value, 0) {
+				if !math.IsNaN(s.Value) && !math.IsInf(s.Value, 0) {
 					numbers++
 				}
 			}
@@ -411,13 +334,13 @@ func TestDashboardAndAlertsInPrometheus(t *testing.T) {
 				if q.native() {
 					of = native
 				}
-				for _, s := range of.ask(q.expr) {
+				for _, s := range of.Ask(q.expr) {
 					same := true
 					for k, v := range by {
-						same = same && s.labels[k] == v
+						same = same && s.Labels[k] == v
 					}
 					if same {
-						return s.value
+						return s.Value
 					}
 				}
 			}
@@ -437,14 +360,14 @@ func TestDashboardAndAlertsInPrometheus(t *testing.T) {
 		for _, outcome := range []string{"ok", "error", "NR", "UT", "RL"} {
 			require.Positive(t, panel("Outcomes", map[string]string{"outcome": outcome}), outcome)
 		}
-		nr := p.only(`sum(increase(meltemi_requests_total{outcome="NR"}[1h])) / sum(increase(meltemi_requests_total{method="mixed"}[1h]))`)
+		nr := p.Only(`sum(increase(meltemi_requests_total{outcome="NR"}[1h])) / sum(increase(meltemi_requests_total{method="mixed"}[1h]))`)
 		require.InDelta(t, 0.25, nr, 1e-9)
 		for _, title := range []string{"Mirrors", "Ejected hosts", "Connections, by cluster", "Healthy hosts", "Updates"} {
 			sum := 0.0
 			for _, q := range all {
 				if q.where == title {
-					for _, s := range p.ask(q.expr) {
-						sum += s.value
+					for _, s := range p.Ask(q.expr) {
+						sum += s.Value
 					}
 				}
 			}
@@ -453,7 +376,7 @@ func TestDashboardAndAlertsInPrometheus(t *testing.T) {
 		// The documents' error rate is the panel's.
 		for _, q := range all {
 			if q.where == "docs/observability.md" && strings.Contains(q.expr, "outcome") {
-				require.InDelta(t, 0.25, p.only("("+q.expr+") and on (method) (meltemi_requests_total{method=\"mixed\",outcome=\"ok\"})"), 1e-9)
+				require.InDelta(t, 0.25, p.Only("("+q.expr+") and on (method) (meltemi_requests_total{method=\"mixed\",outcome=\"ok\"})"), 1e-9)
 			}
 		}
 
@@ -463,8 +386,8 @@ func TestDashboardAndAlertsInPrometheus(t *testing.T) {
 				require.True(t, names[name], "%s: there is no %s", r.Alert, name)
 			}
 			on := ""
-			for _, s := range p.ask(r.Expr) {
-				on += " " + s.labels["listener"] + s.labels["method"]
+			for _, s := range p.Ask(r.Expr) {
+				on += " " + s.Labels["listener"] + s.Labels["method"]
 			}
 			want := map[string]string{
 				"MeltemiNoConnections": " shop", "MeltemiAccessLogLost": " shop", "MeltemiRateLimitServiceFails": " ratelimit",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
@@ -15,21 +16,69 @@ import (
 type variant struct {
 	version string
 	workers int
+	// golang says that Meltemi is served by Envoy's golang network filter.
+	golang bool
+	// connect says that its loopback listener takes CONNECT.
+	connect bool
 }
 
-func (v variant) String() string { return fmt.Sprintf("envoy-%s-workers-%d", v.version, v.workers) }
+func (v variant) String() string {
+	s := fmt.Sprintf("envoy-%s-workers-%d", v.version, v.workers)
+	if v.golang {
+		s += "-golang"
+	}
+	if v.connect {
+		s += "-connect"
+	}
+	return s
+}
 
 var (
-	matrix = flag.String("matrix", "smoke", "`which` Envoys: smoke (everything on the newest with 2 workers, a little on the others), full")
+	matrix = flag.String("matrix", "smoke", "`which` Envoys: smoke (everything on the newest with 2 workers, a little on the others), full, golang (the newest, with the golang filter)")
 	only   = flag.String("variant", "", "run on this Envoy only, `such as` envoy-1.38.3-workers-1")
 )
 
 var (
-	newest   = variant{"1.40.0", 2}
-	variants = []variant{newest, {"1.40.0", 1}, {"1.39.3", 2}, {"1.39.3", 1}, {"1.38.3", 2}, {"1.38.3", 1}}
+	newest   = variant{version: "1.40.0", workers: 2}
+	variants = []variant{
+		newest,
+		{version: "1.40.0", workers: 1},
+		{version: "1.39.3", workers: 2},
+		{version: "1.39.3", workers: 1},
+		{version: "1.38.3", workers: 2},
+		{version: "1.38.3", workers: 1},
+		byGolang, byConnect,
+	}
 	// smokeOn is where smoke tests run besides the newest.
-	smokeOn = map[variant]bool{{"1.40.0", 1}: true, {"1.39.3", 2}: true, {"1.38.3", 2}: true}
+	smokeOn = map[variant]bool{variants[1]: true, variants[2]: true, variants[4]: true}
+	// byGolang is the golang filter's host: imitated beside that Envoy, or of CONTRIB_ENVOY_BIN or
+	// ISTIO_PROXY_BIN.
+	byGolang  = variant{version: "1.40.0", workers: 2, golang: true}
+	byConnect = variant{version: "1.40.0", workers: 2, golang: true, connect: true}
 )
+
+// smokeByGolang are the tests that a smoke run has with the golang filter too. -matrix=golang has all.
+var smokeByGolang = map[string]bool{
+	"TestDubboPairings": true, "TestThriftInPieces": true, "TestTRPCManyStreams": true, "TestBRPCStream": true,
+	"TestMisbehavingServer": true, "TestDuplicateAndHostileIDs": true, "TestClientThatDoesNotReadIsClosed": true,
+	"TestNoServer": true,
+}
+
+// byConnectOnly are tests of what is not known of a server behind tcp_proxy: why there is none.
+var byConnectOnly = map[string]bool{
+	"TestNoServer": true, "TestClientErrorsAreRPCExceptions": true, "TestDubboLocalErrors": true, "TestThriftLocalErrors": true,
+	"TestTRPCLocalErrors": true, "TestBRPCLocalErrors": true, "TestTRPCStreamIsRefused": true, "TestBRPCStreamIsRefused": true,
+}
+
+// notByGolang are tests of what the golang filter cannot do, with the reason.
+var notByGolang = map[string]string{
+	"TestHalfClosedClientGetsItsAnswers":          "a client's FIN is its end",
+	"TestTRPCStreamToAFrozenServer":               "a client cannot be made to wait: it is closed at its limit",
+	"TestBRPCStreamToASlowServer":                 "a client cannot be made to wait: it is closed at its limit",
+	"TestServerThatDoesNotReadCostsBoundedMemory": "a client cannot be made to wait: it is closed at its limit",
+	"TestHostileStrangers":                        "its loopback listener knows no secret: the socket is its owner's",
+	"TestHostileSquatter":                         "its loopback listener knows no secret: the socket is its owner's",
+}
 
 // everywhere runs a test on every variant, also in a smoke run.
 func everywhere(t *testing.T, test func(*testing.T, variant)) { on(t, true, test) }
@@ -38,6 +87,7 @@ func everywhere(t *testing.T, test func(*testing.T, variant)) { on(t, true, test
 func once(t *testing.T, test func(*testing.T, variant)) { on(t, false, test) }
 
 func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
+	name, _, _ := strings.Cut(t.Name(), "/")
 	for _, v := range variants {
 		if os.Getenv("ENVOY_BIN") != "" {
 			if v.version != newest.version {
@@ -46,11 +96,19 @@ func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
 			v.version = "of-ENVOY_BIN"
 		}
 		run := v.version == "of-ENVOY_BIN" || v == newest || *matrix == "full" || smoke && smokeOn[v]
+		if v.golang || *matrix == "golang" {
+			run = (*matrix == "golang" || smokeByGolang[name]) && v.golang && v.connect == byConnectOnly[name]
+		}
 		if *only != "" {
 			run = v.String() == *only
 		}
 		if run {
-			t.Run(v.String(), func(t *testing.T) { test(t, v) })
+			t.Run(v.String(), func(t *testing.T) {
+				if why := notByGolang[name]; why != "" && v.golang {
+					t.Skipf("not by the golang filter: %s", why)
+				}
+				test(t, v)
+			})
 		}
 	}
 }
@@ -62,7 +120,19 @@ func (v variant) options() envoytest.Options {
 	if bin == "" {
 		bin = filepath.Join(root, "build", "envoy-"+v.version, "envoy")
 	}
-	return envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
+	o := envoytest.Options{Bin: bin, Concurrency: v.workers, Modules: filepath.Join(root, "build")}
+	if v.golang {
+		o.Golang = envoytest.Imitated
+		if v.connect {
+			o.Tunnels = envoytest.ByConnect
+		}
+		for _, env := range []string{"CONTRIB_ENVOY_BIN", "ISTIO_PROXY_BIN"} {
+			if bin := os.Getenv(env); bin != "" {
+				o.Bin, o.Golang = bin, envoytest.Built
+			}
+		}
+	}
+	return o
 }
 
 // start runs an Envoy with a loopback listener and one listener, named as its

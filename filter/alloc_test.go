@@ -15,9 +15,16 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	_ "github.com/meltemi-mesh/meltemi/filters/adaptiveconcurrency"
+	_ "github.com/meltemi-mesh/meltemi/filters/connectionlimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/consumer"
+	_ "github.com/meltemi-mesh/meltemi/filters/extauthz"
 	_ "github.com/meltemi-mesh/meltemi/filters/fault"
 	_ "github.com/meltemi-mesh/meltemi/filters/istiostats"
 	_ "github.com/meltemi-mesh/meltemi/filters/localratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/lua"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimit"
+	_ "github.com/meltemi-mesh/meltemi/filters/ratelimitquota"
 	_ "github.com/meltemi-mesh/meltemi/filters/rbac"
 	_ "github.com/meltemi-mesh/meltemi/filters/setmetadata"
 	"github.com/meltemi-mesh/meltemi/internal/raced"
@@ -521,6 +528,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
 		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t), "observed": newObservedRoundTrip(t, 0),
+		"thrift": newThriftRoundTrip(t, "framed", false, 1, 1), "ttheader": newThriftRoundTrip(t, "ttheader", true, 1, 4),
 		"bRPC": wires[0].newRoundTrip(t, 16, true), "tRPC": wires[1].newRoundTrip(t, 16, true),
 	} {
 		t.Run(name, func(t *testing.T) {

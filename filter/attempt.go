@@ -66,7 +66,7 @@ func (o *caller) Begins(n forward.Attempt) error {
 	m := (*Message)(o)
 	a := &m.sh.attempt
 	*a = Attempt{Number: n.Number, Hedge: n.Hedge, Host: n.Host, changes: &m.sh.attemptMut}
-	a.changes.Assign(&m.reqMut)
+	a.changes.Assign(m.MutateRequest())
 	defer m.under(m.pos, m.replied, m.local)
 	for i := 0; i < m.seen && a.refusal == nil; i++ {
 		if f := m.cfg.chain[i].attempt; f != nil && m.saw(i) {

@@ -275,7 +275,7 @@ func (m *Message) runResponse() {
 			return m.encodeReply(b)
 		}
 		if !m.resp.Silent {
-			b, err = m.encode(b, m.resp, &m.respMut)
+			b, err = m.encode(b, m.resp, m.ofResponse())
 		}
 		if err == nil {
 			m.cfg.countResponse(m.resp)

@@ -55,7 +55,8 @@ func (m *Message) send() {
 		return
 	}
 	line := c.lines.To(p)
-	how := m.how(line)
+	var how upstream.Send
+	m.how(&how, line)
 	policy := m.policy()
 	if policy != nil && policy.Timeout > 0 {
 		if how.Timeout = m.timeLeft(policy); how.Timeout <= 0 {
@@ -77,27 +78,25 @@ func (m *Message) send() {
 		expects = m.expects()
 	}
 	m.exchange.Watched = m.cfg.attemptFilters > 0
-	m.exchange.Start(p, how, policy, expects, m.repeatable)
+	m.exchange.Start(p, &how, policy, expects, m.repeatable)
 	// The message may have ended by now.
 	if p.Full(line) {
 		c.stopFor(p, line)
 	}
 }
 
-// how is how the request is sent over a line.
-func (m *Message) how(line *upstream.Line) upstream.Send {
+// how tells s, which is empty, how the request is sent over a line.
+func (m *Message) how(s *upstream.Send, line *upstream.Line) {
 	size := m.req.HeaderSize + m.req.BodySize + m.stream.size()
-	if p, ok := m.reqMut.Payload(); ok {
+	if p, ok := m.ofRequest().Payload(); ok {
 		size += len(p.Bytes)
 	}
-	host, strict := m.host, m.strict
+	s.Host, s.Strict = m.host, m.strict
 	m.host = ""
-	return upstream.Send{
-		Host: host, Strict: strict,
-		Line: line, Size: size,
-		Oneway: m.req.Type == codecs.Oneway, Muted: m.req.Type == codecs.Muted, Lease: m.req.Lease,
-		Unsure: m.unsure, Timeout: m.cfg.RequestTimeout, Hash: m.hash, Hashing: m.hashing,
-	}
+	s.Line, s.Size = line, size
+	s.Oneway, s.Muted, s.Lease = m.req.Type == codecs.Oneway, m.req.Type == codecs.Muted, m.req.Lease
+	s.Unsure, s.Timeout = m.unsure, m.cfg.RequestTimeout
+	s.Hash, s.Hashing = m.hash, m.hashing
 }
 
 // policy is that of the request's route, nil if nothing but one attempt is wanted.
@@ -155,11 +154,15 @@ func (o *caller) Request() *codecs.Metadata { return &o.req }
 // Encode implements forward.Owner.
 func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([]byte, error) {
 	m := (*Message)(o)
-	mut := &m.reqMut
+	mut := m.ofRequest()
 	if m.exchange.Watched {
 		mut = &m.sh.attemptMut
+	} else if left > 0 || retry > 0 {
+		mut = m.MutateRequest()
 	}
-	mut.Timeout, mut.Retry = left, retry
+	if mut != nil {
+		mut.Timeout, mut.Retry = left, retry
+	}
 	if m.proto.rewritesIDs && m.stream == nil && !m.req.FixedID {
 		m.req.ID = id
 	}
@@ -197,13 +200,14 @@ func (m *Message) letGo() {
 }
 
 // Again implements forward.Owner.
-func (o *caller) Again() (*upstream.Pool, upstream.Send) {
+func (o *caller) Again() (p *upstream.Pool, s upstream.Send) {
 	m := (*Message)(o)
-	p := m.exchange.Call().Pool()
+	p = m.exchange.Call().Pool()
 	if p.Gone() {
 		p = m.cfg.pool(m)
 	}
-	return p, m.how(nil)
+	m.how(&s, nil)
+	return p, s
 }
 
 // happened are the counters of what has become of attempts, and how logs say it.
@@ -249,8 +253,8 @@ func (o *caller) Release() {
 		m.req.Release()
 		m.req.Return(&m.sh.spare)
 	}
-	if m.reqMut.Replaces() {
-		m.reqMut.DropPayload()
+	if mut := m.ofRequest(); mut.Replaces() {
+		mut.DropPayload()
 	}
 	m.dropFrame()
 }

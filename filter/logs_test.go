@@ -13,6 +13,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
@@ -58,6 +59,11 @@ type ending struct {
 	chain string // filters before the router
 	do    func(e *toyEnv)
 	want  []string
+}
+
+// ofOurs is a filter that is built in, in a chain.
+func ofOurs(name, folder, message, config string) string {
+	return `{"name": "aeraki.meta_protocol.filters.` + name + `", "config": {"@type": "type.googleapis.com/aeraki.meta_protocol_proxy.filters.` + folder + `.v1alpha.` + message + `", ` + config + `}},`
 }
 
 var endings = []ending{
@@ -218,6 +224,47 @@ var endings = []ending{
 		e.say("req 1 m hello")
 		e.Advance(100 * time.Millisecond)
 	}, want: []string{"request /m 500 - DI,FI fault_filter_abort 14/14 0/0 0 - 10.0.0.2:1025 1 100 fault"}},
+	{name: "a rate limit service that says nothing", chain: ofOurs("ratelimit", "ratelimit", "RateLimit", `"domain": "d", "timeout": "0.05s", "failure_mode_deny": true,
+		"rate_limit_service": {"grpc_service": {"envoy_grpc": {"cluster_name": "mute"}}}, "descriptors": [{"property": "method", "descriptor_key": "method"}]`), do: func(e *toyEnv) {
+		e.Cluster("mute", "h").Hang = true
+		e.say("req 1 m hello")
+		e.Advance(100 * time.Millisecond)
+	}, want: []string{"request /m 500 - RLSE rate_limiter_error 14/38 0/0 0 - 10.0.0.2:1025 1 52 the rate limit service failed"}},
+	{name: "a service of policies that says nothing", chain: ofOurs("ext_authz", "ext_authz", "ExtAuthz", `"grpc_service": {"envoy_grpc": {"cluster_name": "mute"}, "timeout": "0.05s"}`), do: func(e *toyEnv) {
+		e.Cluster("mute", "h").Hang = true
+		e.say("req 1 m hello")
+		e.Advance(100 * time.Millisecond)
+	}, want: []string{"request /m 403 - UAEX ext_authz_error 14/41 0/0 0 - 10.0.0.2:1025 1 52 the authorization service failed"}},
+	{
+		name: "a quota of none", chain: ofOurs("rate_limit_quota", "rate_limit_quota", "RateLimitQuota", `"domain": "d", "rlqs_server": {"envoy_grpc": {"cluster_name": "mute"}},
+		"buckets": [{"bucket_id_builder": {"name": {"string_value": "all"}}, "reporting_interval": "5s", "no_assignment_behavior": {"fallback_rate_limit": {"blanket_rule": "DENY_ALL"}}}]`),
+		do: func(e *toyEnv) { e.Cluster("mute", "h").Hang = true; e.say("req 1 m hello") }, want: []string{"request /m 429 - RL rate_limited_by_quota 14/28 0/0 0 - 10.0.0.2:1025 1 0 rate limit exceeded"},
+	},
+	{
+		name: "a consumer that nobody knows", chain: ofOurs("consumer", "consumer", "Consumers", `"key_names": ["key"], "consumers": [{"name": "c", "keys": ["long-enough-to-be-a-key"]}]`),
+		do: func(e *toyEnv) { e.say("req 1 m hello") }, want: []string{"request /m 403 - UAEX consumer_unknown 14/25 0/0 0 - 10.0.0.2:1025 1 0 unknown consumer"},
+	},
+	{name: "a connection too many", chain: ofOurs("connection_limit", "connection_limit", "ConnectionLimit", `"stat_prefix": "c", "max_connections": 1`), do: func(e *toyEnv) {
+		second := e.Dial(e.cfg)
+		second.Send([]byte("req 1 m hello\n"))
+		second.Close()
+	}, want: []string{"request /m 429 - RL connection_limit_reached 14/57 0/0 0 - 10.0.0.2:1026 2 0 connection limit: there are too many connections"}},
+	{name: "too much at once", chain: ofOurs("adaptive_concurrency", "adaptive_concurrency", "AdaptiveConcurrency", `"gradient_controller_config": {
+		"concurrency_limit_params": {"concurrency_update_interval": "0.1s", "initial_concurrency_limit": 1}, "min_rtt_calc_params": {"interval": "30s", "min_concurrency": 1}}`), do: func(e *toyEnv) {
+		e.say("req 1 m hello", "req 2 m hello")
+		e.answer(e.server(0), "res 0 m ok")
+	}, want: []string{
+		"request /m 200 0 - via_upstream 14/11 14/11 1 h1 10.0.0.2:1025 1 0 -",
+		"request /m 503 - UO reached_concurrency_limit 14/41 0/0 0 - 10.0.0.2:1025 1 0 the concurrency limit is reached",
+	}},
+	{
+		name: "a script refuses", chain: ofOurs("lua", "lua", "Lua", `"default_source_code": {"inline_string": "function envoy_on_request(h) h:respond({status = 'DENIED'}, 'who?') end"}`),
+		do: func(e *toyEnv) { e.say("req 1 m hello") }, want: []string{"request /m 403 - UAEX lua_response 14/13 0/0 0 - 10.0.0.2:1025 1 0 who?"},
+	},
+	{
+		name: "a script fails", chain: ofOurs("lua", "lua", "Lua", `"failure_mode_deny": true, "default_source_code": {"inline_string": "function envoy_on_request(h) error('no') end"}`),
+		do: func(e *toyEnv) { e.say("req 1 m hello") }, want: []string{"request /m 500 - - lua_error 14/24 0/0 0 - 10.0.0.2:1025 1 0 a script failed"},
+	},
 	{name: "left by its client", do: func(e *toyEnv) {
 		e.say("req 1 m hello")
 		e.c.Close()
@@ -320,6 +367,26 @@ func mirrorOne(e *toyEnv) {
 	e.answer(e.server(0), "res 0 m ok")
 	e.Advance(30 * time.Millisecond)
 	e.answer(m.Servers()[0], "res 0 m copied")
+}
+
+// TestEachFlagHasALine, and so does each type of local reply.
+func TestEachFlagHasALine(t *testing.T) {
+	seen := map[string]bool{}
+	for _, e := range endings {
+		for _, line := range e.want {
+			for _, field := range []int{2, 4} {
+				for _, v := range strings.Split(strings.Fields(line)[field], ",") {
+					seen[v] = true
+				}
+			}
+		}
+	}
+	for f := facts.Flags(1); f <= facts.NoClusterFound; f <<= 1 {
+		require.True(t, seen[f.String()], f)
+	}
+	for _, code := range []string{"0", "200", "400", "403", "404", "429", "500", "502", "503", "504"} {
+		require.True(t, seen[code], code)
+	}
 }
 
 // TestALineForEachEnd: whatever the end of a request is there is one line, with its flags

@@ -34,8 +34,7 @@ type Message struct {
 
 	// Memory that is used again.
 	req       codecs.Metadata
-	reqMut    codecs.Mutation
-	respMut   codecs.Mutation
+	changes   *changes // nil: none
 	states    []any
 	values    []keyed
 	frame     []byte // backs req.Raw, and resp.Raw, when held
@@ -85,7 +84,7 @@ type use struct {
 	reply               []byte // waits for its turn
 	clientID            uint64
 	number              uint64 // among the requests of its connection
-	method              int    // the length of its method in operation
+	method              []byte // its last part: that of operation, or of a shape
 	op                  uint64 // its hash
 	preceded            uint64 // by so many answers to its client
 	stream              *stream
@@ -130,11 +129,38 @@ func (m *Message) Response() *codecs.Metadata { return m.resp }
 
 // MutateRequest returns the changes that will be made to the request when it
 // goes out. The router adds those of the route, which come behind them.
-func (m *Message) MutateRequest() *codecs.Mutation { return &m.reqMut }
+func (m *Message) MutateRequest() *codecs.Mutation { return &m.change().request }
 
 // MutateResponse returns the changes that will be made to the answer when it
 // goes out. Those of the route are in it when the response filters run.
-func (m *Message) MutateResponse() *codecs.Mutation { return &m.respMut }
+func (m *Message) MutateResponse() *codecs.Mutation { return &m.change().response }
+
+// changes are what changes in a message when it goes out, and in its answer. Most have
+// none.
+type changes struct{ request, response codecs.Mutation }
+
+func (m *Message) change() *changes {
+	if m.changes == nil {
+		m.changes = m.sh.newChanges()
+	}
+	return m.changes
+}
+
+// ofRequest are the changes of the request, nil if there are none.
+func (m *Message) ofRequest() *codecs.Mutation {
+	if m.changes == nil {
+		return nil
+	}
+	return &m.changes.request
+}
+
+// ofResponse are those of the answer.
+func (m *Message) ofResponse() *codecs.Mutation {
+	if m.changes == nil {
+		return nil
+	}
+	return &m.changes.response
+}
 
 // Oneway reports whether nobody waits for an answer.
 func (m *Message) Oneway() bool { return m.oneway }

@@ -104,7 +104,7 @@ func (m *Message) mirror() {
 func (m *Message) copySize(p *route.Mirror) int {
 	n := len(m.req.Raw)
 	if p.AfterMutation {
-		payload, _ := m.reqMut.Payload()
+		payload, _ := m.ofRequest().Payload()
 		n += len(payload.Bytes)
 	}
 	return n
@@ -121,7 +121,7 @@ func (s *shadow) start(m *Message, p *route.Mirror) {
 	s.logs(m)
 	s.req.Raw = m.req.Raw
 	if p.AfterMutation {
-		s.mut.Assign(&m.reqMut)
+		s.mut.Assign(m.MutateRequest())
 		if m.trace != nil {
 			s.mut.Own() // some of it is the trace's
 		}
@@ -134,7 +134,7 @@ func (s *shadow) start(m *Message, p *route.Mirror) {
 	s.cfg.gauge(metrics.MirrorActive, 1)
 	// A known oneway in disguise is none here.
 	known := m.mayBeOneway() && s.proto.rewritesIDs && !m.req.FixedID && m.way() == onewayWay
-	m.cfg.mirrorPool(m, p.Cluster).Send(&s.call, upstream.Send{
+	m.cfg.mirrorPool(m, p.Cluster).Send(&s.call, &upstream.Send{
 		Size:   m.copySize(p),
 		Oneway: m.req.Type == codecs.Oneway || known, Muted: m.req.Type == codecs.Muted,
 		Timeout: p.Timeout,

@@ -134,6 +134,7 @@ type withheld struct {
 // suspicion is what a connection knows of its requests that may be oneways in
 // disguise.
 type suspicion struct {
+	calls         calledAs   // that of the last of them that has shared one
 	answers       uint64     // that the client has got
 	pipelines     bool       // has sent a request before the answer to another
 	aside         []*Message // known oneways that may still be answered
@@ -155,10 +156,25 @@ func (m *Message) sameID(o *Message) bool {
 
 // identify notes what the request calls, for when it has gone.
 func (m *Message) identify() {
+	c := m.conn
+	m.preceded = c.answers
+	s := m.req.Shape()
+	if s != nil && s == c.calls.shape {
+		m.op, m.method = c.calls.op, m.req.Method() // which is the shape's own
+		return
+	}
 	m.operation = m.req.AppendOperation(m.operation[:0])
-	m.method = len(m.req.Method())
+	m.method = m.operation[len(m.operation)-len(m.req.Method()):]
 	m.op = m.cfg.mod.oneways.hash(m.cfg.oneways, m.operation)
-	m.preceded = m.conn.answers
+	if s != nil {
+		c.calls = calledAs{s, m.op}
+	}
+}
+
+// calledAs is the operation of requests that share a shape.
+type calledAs struct {
+	shape *codecs.Shape
+	op    uint64
 }
 
 // way is the state of the request's operation.
@@ -167,8 +183,7 @@ func (m *Message) way() uint8 {
 	state := t.state(m.op)
 	if state >= firstPass {
 		// Late answers have the method alone.
-		bare := m.operation[len(m.operation)-m.method:]
-		if t.state(t.hash(m.cfg.oneways^lateSalt, bare)) == answeredWay {
+		if t.state(t.hash(m.cfg.oneways^lateSalt, m.method)) == answeredWay {
 			return answeredWay
 		}
 	}

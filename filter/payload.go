@@ -48,7 +48,7 @@ func (m *Message) SetPayload(p codecs.Payload) error {
 // and so does the answer to what opens a stream. The filter returns what it returns. A
 // oneway message ends without a word.
 func (m *Message) Answer(p codecs.Payload) Verdict {
-	m.respMut.SetPayload(p)
+	m.MutateResponse().SetPayload(p)
 	m.succeeds = true
 	return stopped
 }
@@ -79,7 +79,7 @@ func (m *Message) succeed() {
 	if m.details == "" {
 		m.details = directResponse
 	}
-	p, _ := m.respMut.Payload()
+	p, _ := m.ofResponse().Payload()
 	if m.ownResp == nil {
 		m.ownResp = m.sh.newMetadata()
 	}
@@ -94,7 +94,7 @@ func (m *Message) succeed() {
 
 // encodeReply appends the answer that a filter has made.
 func (m *Message) encodeReply(dst []byte) ([]byte, error) {
-	b, skipped, err := m.proto.encodeReply(dst, &m.req, &m.respMut)
+	b, skipped, err := m.proto.encodeReply(dst, &m.req, m.ofResponse())
 	if skipped != nil {
 		m.cfg.count(metrics.MutationSkipped, 1)
 		m.sh.warn(m.cfg, "answer not mutated: %v", skipped)
@@ -142,7 +142,9 @@ func (m *Message) again() bool {
 	m.req.Raw, m.held = m.frame, true
 	m.resp, m.phase = nil, inUpstream
 	m.answeredAt, m.answerBytes, m.status, m.code = 0, 0, codecs.StatusOK, 0
-	m.respMut.Reset()
+	if m.changes != nil {
+		m.changes.response.Reset()
+	}
 	return true
 }
 

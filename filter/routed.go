@@ -59,7 +59,7 @@ func (m *Message) Follow(r *route.Route) Verdict {
 		m.cfg.count(metrics.RequestDirectResponse, 1)
 		m.debug("route %q answers itself", r.Name)
 		md := m.sh.newMetadata() // it says nothing of its own
-		m.mutate(r.Response, &m.respMut, codecs.ServerToClient, md)
+		m.mutate(r.Response, codecs.ServerToClient, md)
 		m.sh.freeResponse(md)
 		return m.Answer(*r.Success)
 	}
@@ -74,7 +74,7 @@ func (m *Message) Follow(r *route.Route) Verdict {
 	}
 	m.target = t
 	m.Forward(t.Cluster)
-	m.mutate(t.Request, &m.reqMut, codecs.ClientToServer, &m.req)
+	m.mutate(t.Request, codecs.ClientToServer, &m.req)
 	return stopped
 }
 
@@ -82,17 +82,20 @@ func (m *Message) Follow(r *route.Route) Verdict {
 func (m *Message) mutateByRoute(md *codecs.Metadata) {
 	switch {
 	case m.target != nil:
-		m.mutate(m.target.Response, &m.respMut, codecs.ServerToClient, md)
+		m.mutate(m.target.Response, codecs.ServerToClient, md)
 	case m.route != nil: // a filter has sent it elsewhere
-		m.mutate(m.route.Response, &m.respMut, codecs.ServerToClient, md)
+		m.mutate(m.route.Response, codecs.ServerToClient, md)
 	}
 }
 
-// mutate adds changes of a route to mut, for the message md that travels in
-// direction d.
-func (m *Message) mutate(changes route.Mutation, mut *codecs.Mutation, d codecs.Direction, md *codecs.Metadata) {
+// mutate adds changes of a route to those of the message md, which travels in direction d.
+func (m *Message) mutate(changes route.Mutation, d codecs.Direction, md *codecs.Metadata) {
 	if len(changes) == 0 {
 		return
+	}
+	mut := m.MutateRequest()
+	if d == codecs.ServerToClient {
+		mut = m.MutateResponse()
 	}
 	s := &m.sh.source
 	*s = source{m, d, md}
@@ -145,9 +148,9 @@ func (m *Message) RemoveAttribute(key string) {
 // changes in it.
 func (m *Message) outgoing() (codecs.Direction, *codecs.Mutation, *codecs.Metadata) {
 	if m.phase == inResponse {
-		return codecs.ServerToClient, &m.respMut, m.resp
+		return codecs.ServerToClient, m.MutateResponse(), m.resp
 	}
-	return codecs.ClientToServer, &m.reqMut, &m.req
+	return codecs.ClientToServer, m.MutateRequest(), &m.req
 }
 
 // source is a message as its route's mutation sees it: route.Source.

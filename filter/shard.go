@@ -52,6 +52,7 @@ type shard struct {
 
 	freeMessages []*Message
 	freeMetadata []*codecs.Metadata
+	freedChanges []*changes
 	freeTakens   []*breaker.Taken
 	scratch      []byte          // joins what hosts hand over in pieces
 	answer       []byte          // is encoded here before it waits for its turn
@@ -255,8 +256,10 @@ func (s *shard) freeMessage(m *Message) {
 	if m.ownResp != nil {
 		s.freeResponse(m.ownResp)
 	}
-	m.reqMut.Reset()
-	m.respMut.Reset()
+	if m.changes != nil {
+		s.freeChanges(m.changes)
+		m.changes = nil
+	}
 	clear(m.states)
 	m.states = m.states[:0]
 	clear(m.values)
@@ -292,6 +295,24 @@ func (s *shard) newMetadata() *codecs.Metadata {
 	md := s.freeMetadata[n-1]
 	s.freeMetadata = s.freeMetadata[:n-1]
 	return md
+}
+
+func (s *shard) newChanges() *changes {
+	n := len(s.freedChanges)
+	if n == 0 {
+		return new(changes)
+	}
+	c := s.freedChanges[n-1]
+	s.freedChanges = s.freedChanges[:n-1]
+	return c
+}
+
+func (s *shard) freeChanges(c *changes) {
+	c.request.Reset()
+	c.response.Reset()
+	if len(s.freedChanges) < maxFree {
+		s.freedChanges = append(s.freedChanges, c)
+	}
 }
 
 func (s *shard) startStats() {

@@ -216,7 +216,7 @@ func (o *caller) Streamed(md *codecs.Metadata) {
 		cfg.count(metrics.ResponseDecodingSuccess, 1)
 		m.mutateByRoute(md)
 		var err error
-		buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, &m.respMut) })
+		buf.B, err = guard.Append(buf.B, func(dst []byte) ([]byte, error) { return m.encode(dst, md, m.ofResponse()) })
 		if err != nil {
 			m.codecPanicked(err)
 			m.exchange.Call().EndStream()

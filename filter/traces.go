@@ -28,7 +28,7 @@ func (m *Message) traced() {
 			m.codecPanicked(err)
 		}
 	}
-	m.trace = m.sh.traces.Begin(wl.Tracing, &m.req, m.proto.carrier(&m.req), &m.reqMut)
+	m.trace = m.sh.traces.Begin(wl.Tracing, &m.req, m.proto.carrier(&m.req), m.MutateRequest())
 	if m.trace.Recorded() {
 		m.trace.Between(m.conn.d.RemoteAddress(), m.conn.d.LocalAddress())
 	}

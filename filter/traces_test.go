@@ -222,6 +222,11 @@ func TestWhereARequestStandsGoesFromHopToHop(t *testing.T) {
 			told: map[string]string{"traceparent": "00-TRACE-" + spanID + "-01", "x-b3-traceid": halfID, "x-b3-spanid": spanID, "tracestate": "-"},
 		},
 		{
+			name: "of Zipkin B3 in one becomes several, too", tracing: zipkin, says: kvs{{"b3", traceID + "-" + spanID + "-1-00f067aa0ba902b7"}},
+			trace: traceID, parent: "00f067aa0ba902b7", sampled: true,
+			told: map[string]string{"b3": "TRACE-SPAN-1-00f067aa0ba902b7", "x-b3-traceid": "TRACE", "x-b3-spanid": spanID, "x-b3-sampled": "1", "traceparent": "-"},
+		},
+		{
 			name: "nothing, to Zipkin", tracing: zipkin, sampled: true,
 			told: map[string]string{"traceparent": "-", "x-b3-traceid": "HALF", "x-b3-spanid": "SPAN", "x-b3-parentspanid": "-", "x-b3-sampled": "1"},
 		},

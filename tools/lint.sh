@@ -23,6 +23,7 @@ for mod in $(git ls-files '*go.mod'); do
 	) || fail "go vet or golangci-lint in $dir"
 done
 
+tools/crds.sh check || fail "CRDs and deep copies"
 protos/gen.sh check || fail "protos: generated code"
 tools/gazelle.sh check || fail "BUILD.bazel files"
 

@@ -19,6 +19,7 @@ type decoder struct {
 	skip      *skipper // unframed only
 	skipping  bool     // it stands in the midst of the message that comes next
 	head      message  // of that one
+	memory
 }
 
 func (d *decoder) refuse(at int, reason string) (int, error) {
@@ -27,6 +28,11 @@ func (d *decoder) refuse(at int, reason string) (int, error) {
 
 // Decode implements codecs.Decoder.
 func (d *decoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	if d.last != nil && d.transport == framed {
+		if n := d.again(b, m); n > 0 {
+			return n, nil
+		}
+	}
 	transport, guess := detect(b, d.maxFrame)
 	switch {
 	case guess == codecs.Maybe:
@@ -63,7 +69,7 @@ func (d *decoder) Decode(b []byte, m *codecs.Metadata) (int, error) {
 func (d *decoder) frame(b []byte, transport int, m *codecs.Metadata) (int, error) {
 	switch transport {
 	case framed:
-		return framed, d.message(b, 4, framed, nil, m)
+		return framed, d.plain(b, 4, framed, m)
 	case header:
 		return header, d.header(b, m)
 	}
@@ -110,7 +116,7 @@ func (d *decoder) same(transport int) bool {
 // unframed finds the end of a message by skipping its struct.
 func (d *decoder) unframed(b []byte, m *codecs.Metadata) (int, error) {
 	if d.skip == nil {
-		d.skip = &skipper{}
+		d.skip = &skipper{stack: make([]level, maxDepth)}
 	}
 	if !d.skipping {
 		need, err := d.head.read(b)
@@ -136,7 +142,7 @@ func (d *decoder) unframed(b []byte, m *codecs.Metadata) (int, error) {
 	}
 	d.skipping = false
 	n := d.skip.pos
-	return n, d.message(b[:n], 0, unframed, nil, m)
+	return n, d.plain(b[:n], 0, unframed, m)
 }
 
 // atLeast asks for n bytes of an unframed message.
@@ -147,15 +153,31 @@ func (d *decoder) atLeast(n int) (int, error) {
 	return n, nil
 }
 
-// message reads the head of the message at offset at of the frame b. service
-// is what a header says, for methods that do not say it themselves.
-func (d *decoder) message(b []byte, at, transport int, service []byte, m *codecs.Metadata) error {
+// plain decodes the message at offset at of the frame b, which has no header.
+func (d *decoder) plain(b []byte, at, transport int, m *codecs.Metadata) error {
 	var h message
+	if err := d.open(&h, b, at, transport, m); err != nil {
+		return err
+	}
+	if d.shapes == nil {
+		d.describe(h.name, nil, m)
+	} else if d.recall(&h, b[at:], nil, m) == nil {
+		d.describe(h.name, nil, m)
+		d.learn(&h, b[at:], nil, m)
+	}
+	if transport == framed {
+		d.close(&h, b, at, m)
+	}
+	return nil
+}
+
+// open reads the head of the message at offset at of the frame b.
+func (d *decoder) open(h *message, b []byte, at, transport int, m *codecs.Metadata) error {
 	if _, err := h.read(b[at:]); err != nil {
-		return &codecs.ProtocolError{Protocol: "thrift", Offset: at, Reason: err.Error()}
+		return d.refuseHeader(at, err)
 	}
 	if err := h.fill(m, d.dir, b[at+h.body:]); err != nil {
-		return &codecs.ProtocolError{Protocol: "thrift", Offset: at, Reason: err.Error()}
+		return d.refuseHeader(at, err)
 	}
 	f := formOf(transport, h.protocol)
 	m.Variant = uint8(f)
@@ -164,11 +186,15 @@ func (d *decoder) message(b []byte, at, transport int, service []byte, m *codecs
 	m.Scratch[scratchMessage] = uint32(at)
 	m.Scratch[scratchSeqid] = uint32(at + h.seqAt)
 	m.Scratch[scratchSeqLen] = uint32(h.seqLen)
-	d.describe(h.name, service, f, m)
-	if (transport == framed || transport == header) && m.Malformed == "" && d.isCall(b) {
+	return nil
+}
+
+// close looks for what is wrong with the arguments of a call of which nothing else is, and
+// which b is the frame of.
+func (d *decoder) close(h *message, b []byte, at int, m *codecs.Metadata) {
+	if m.Malformed == "" && d.isCall(b) {
 		m.Malformed = h.tail(b[at:], d.maxFrame)
 	}
-	return nil
 }
 
 // isCall reports whether b is the whole frame of a call, not only its head: one
@@ -184,8 +210,10 @@ var (
 	nameProtocol  = []byte(propProtocol)
 )
 
-// describe puts the properties of the message itself.
-func (d *decoder) describe(name, told []byte, f form, m *codecs.Metadata) {
+// describe puts the properties of the message itself. told is the service as a header says
+// it, for methods that do not say it themselves.
+func (d *decoder) describe(name, told []byte, m *codecs.Metadata) {
+	f := form(m.Variant)
 	service, method := operation(name)
 	if d.dir == codecs.ClientToServer && service != nil && (len(service) == 0 || len(method) == 0 || bytes.IndexByte(method, ':') >= 0) {
 		m.Malformed = errOperation

@@ -56,6 +56,9 @@ const (
 	typeOneway    = 4
 )
 
+// maxFirst is the largest first byte of a frame's length: it is below 64 MiB.
+const maxFirst = 3
+
 // detect tells the transport by the first bytes of a message, and the protocol
 // where there is no header that tells. guess is Maybe when b is too short.
 //
@@ -72,9 +75,10 @@ func detect(b []byte, limit int) (transport int, guess codecs.Guess) {
 			return unframed, codecs.Maybe
 		}
 		return unframed, yes(b[1]&0x1f == compactVersion && validType(int(b[1]>>5)))
-	case 0, 1, 2, 3: // up to 64 MiB
 	default:
-		return 0, codecs.No
+		if b[0] > maxFirst {
+			return 0, codecs.No
+		}
 	}
 	if len(b) < 5 {
 		return 0, codecs.Maybe

@@ -86,18 +86,39 @@ func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 	case zlibbed:
 		d.inflated(b, end, m)
 	default:
-		if err := d.message(b, end, header, nil, m); err != nil {
-			return err
-		}
-		// An answer to a compressed request has the id that the request's header
-		// was given only in its own.
-		if id := binary.BigEndian.Uint32(b[seqidAt:]); d.dir == codecs.ServerToClient && id != 0 {
-			m.ID = uint64(id)
-			m.Scratch[scratchForm] |= headerID
-		}
+		return d.behind(&r, b, m)
 	}
 	m.Scratch[scratchInfo] = uint32(info)
 	return d.putHeaders(&r, m)
+}
+
+// behind decodes the message behind the header that r is about to read.
+func (d *decoder) behind(r *infoReader, b []byte, m *codecs.Metadata) error {
+	var h message
+	at, info := len(r.b), r.at
+	if err := d.open(&h, b, at, header, m); err != nil {
+		return err
+	}
+	known := d.recall(&h, b[at:], r, m) != nil
+	if !known {
+		d.describe(h.name, nil, m)
+	}
+	d.close(&h, b, at, m)
+	// An answer to a compressed request has the id that the request's header
+	// was given only in its own.
+	if id := binary.BigEndian.Uint32(b[seqidAt:]); d.dir == codecs.ServerToClient && id != 0 {
+		m.ID = uint64(id)
+		m.Scratch[scratchForm] |= headerID
+	}
+	m.Scratch[scratchInfo] = uint32(info)
+	if known {
+		return nil
+	}
+	if err := d.putHeaders(r, m); err != nil {
+		return err
+	}
+	d.learn(&h, b[at:], r, m)
+	return nil
 }
 
 // unreadable is a message of which the header is all that can be read.
@@ -173,7 +194,8 @@ func (i *inflater) fill() {
 
 // tail is message.tail for the message that was read, whose head is h.
 func (i *inflater) tail(h *message, limit int) error {
-	var s skipper
+	var all [maxDepth]level
+	s := skipper{stack: all[:]}
 	s.start(h.protocol == compact, h.body, limit, maxValues)
 	for {
 		need, err := s.run(i.bytes[:i.n])
@@ -232,7 +254,7 @@ func (d *decoder) inflated(b []byte, at int, m *codecs.Metadata) {
 	m.HeaderSize = at
 	m.FixedID = d.dir == codecs.ClientToServer
 	m.ReplyInfo = append(m.ReplyInfo[:0], h.name...) // as head is used again
-	d.describe(m.ReplyInfo, nil, f, m)
+	d.describe(m.ReplyInfo, nil, m)
 	if m.Malformed == "" && d.isCall(b) {
 		if err := inflater.tail(&h, d.maxFrame); err != nil {
 			m.Malformed = "compressed message: " + err.Error()

@@ -17,6 +17,7 @@ import (
 type infoReader struct {
 	b     []byte // the frame up to the end of its header
 	at    int
+	end   int // of the last pair that was read; 0: there was none
 	kitex bool
 	err   error
 }
@@ -106,15 +107,26 @@ func (r *infoReader) next() (kind int, n uint64) {
 }
 
 func (r *infoReader) pair(kind int) (key, value []byte) {
+	key = r.key(kind)
+	return key, r.value()
+}
+
+// key reads what is before a value.
+func (r *infoReader) key(kind int) []byte {
 	switch kind {
 	case partNumbered:
-		key = r.bytes(2)
+		return r.bytes(2)
 	case partToken:
-		key = nameToken
+		return nameToken
 	default:
-		key = r.bytes(r.number())
+		return r.bytes(r.number())
 	}
-	return key, r.bytes(r.number())
+}
+
+func (r *infoReader) value() []byte {
+	v := r.bytes(r.number())
+	r.end = r.at
+	return v
 }
 
 // putHeaders puts the headers of m as properties. Of two with one name servers

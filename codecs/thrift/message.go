@@ -174,9 +174,13 @@ func (m *message) fill(md *codecs.Metadata, d codecs.Direction, body []byte) err
 // nothing is: Apache's servers take what is behind the struct for the next call,
 // which nobody would have seen.
 func (m *message) tail(b []byte, limit int) string {
-	var s skipper
+	var few [fewLevels]level
+	s := skipper{stack: few[:]}
 	s.start(m.protocol == compact, m.body, limit, maxValues)
 	need, err := s.run(b)
+	if err != nil && errors.Is(err, errDepth) {
+		s.pos, need, err = s.deeper(b)
+	}
 	switch {
 	case err != nil:
 		return err.Error()
@@ -186,6 +190,19 @@ func (m *message) tail(b []byte, limit int) string {
 		return errBehind.Error()
 	}
 	return ""
+}
+
+// fewLevels are more than most arguments have.
+const fewLevels = 8
+
+// deeper goes on from where there was no more room, with all that there may be.
+func (s *skipper) deeper(b []byte) (pos, need int, err error) {
+	var all [maxDepth]level
+	d := *s
+	d.stack = all[:]
+	copy(d.stack, s.stack)
+	need, err = d.run(b)
+	return d.pos, need, err
 }
 
 var (

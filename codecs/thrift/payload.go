@@ -84,7 +84,8 @@ func appendResult(dst []byte, protocol int, p codecs.Payload, limit int) ([]byte
 
 // isStruct says why b is not one struct and nothing else.
 func isStruct(b []byte, protocol, limit int) error {
-	var s skipper
+	var all [maxDepth]level
+	s := skipper{stack: all[:]}
 	s.start(protocol == compact, 0, limit, maxValues)
 	switch need, err := s.run(b); {
 	case err != nil:

@@ -37,7 +37,7 @@ type skipper struct {
 	pos     int // may be beyond the bytes that are there
 	values  int // that may still come
 	depth   int
-	stack   [maxDepth]level
+	stack   []level // as many as may be nested, maxDepth at most
 }
 
 // level is a struct or a container that is being skipped.
@@ -401,7 +401,7 @@ func (s *skipper) inner(b []byte, at int, sub level) (n int, nested bool, err er
 	} else if at < len(b) && b[at] == 0 {
 		return at + 1, false, nil
 	}
-	if s.depth == maxDepth {
+	if s.depth == len(s.stack) {
 		return 0, false, errDepth
 	}
 	s.stack[s.depth] = sub

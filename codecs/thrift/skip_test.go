@@ -124,7 +124,7 @@ func TestTheEndOfAStruct(t *testing.T) {
 		w.fields(0)
 		n := len(w.b)
 		w.random(20)
-		var whole, cut skipper
+		whole, cut := skipper{stack: make([]level, maxDepth)}, skipper{stack: make([]level, maxDepth)}
 		whole.start(w.compact, 0, maxFrame, maxValues)
 		need, err := whole.run(w.b)
 		require.NoError(t, err, "seed %d", seed)
@@ -321,6 +321,7 @@ func BenchmarkDecode(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			dec := newCodec(b).NewDecoder(c2s)
+			dec.(codecs.Learner).Learn(new(codecs.Shapes))
 			frame := []byte(s)
 			var m codecs.Metadata
 			b.ReportAllocs()

@@ -99,16 +99,23 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 	if b[headerFixed+1] != 0 {
 		return 0, d.refuseHeader(headerFixed+1, errTransforms)
 	}
-	info := headerFixed + 2
-	told := d.peek(infoReader{b: b[:end], at: info, kitex: true})
-
+	r := infoReader{b: b[:end], at: headerFixed + 2, kitex: true}
 	transport, at := ttheader, end
 	if rest := b[end:]; len(rest) >= wordSize && rest[0] != binaryVersion>>24 && rest[0] != compactID &&
 		binary.BigEndian.Uint32(rest) == binary.BigEndian.Uint32(b)-uint32(end) {
 		transport, at = ttheaderFramed, end+wordSize
 	}
-	if err := d.message(b, at, transport, told.service, m); err != nil {
+	var h message
+	if err := d.open(&h, b, at, transport, m); err != nil {
 		return 0, err
+	}
+	var told told
+	known := d.recall(&h, b[at:], &r, m)
+	if known != nil {
+		told.retried = known.Info[infoRetried] != 0
+	} else {
+		told = d.peek(r)
+		d.describe(h.name, told.service, m)
 	}
 	if transport == ttheaderFramed {
 		m.Scratch[scratchInner] = uint32(end)
@@ -131,8 +138,15 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 			m.Status = codecs.StatusBusinessException
 		}
 	}
-	m.Scratch[scratchInfo] = uint32(info)
-	return transport, d.putHeaders(&infoReader{b: b[:end], at: info, kitex: true}, m)
+	m.Scratch[scratchInfo] = uint32(r.at)
+	if known != nil {
+		return transport, nil
+	}
+	if err := d.putHeaders(&r, m); err != nil {
+		return 0, err
+	}
+	d.learn(&h, b[at:], &r, m)
+	return transport, nil
 }
 
 // told is what headers say of the message itself.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/input"
+	"github.com/meltemi-mesh/meltemi/control/loopback"
 	"github.com/meltemi-mesh/meltemi/control/source"
 	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -139,6 +140,10 @@ type checker struct {
 	proxy   *place
 	carrier bool
 	tables  []table
+	// The same of the golang filter, and from where its libraries come.
+	golangProxy   *place
+	golangCarrier bool
+	libraries     map[string]string
 }
 
 // listener is one of a document.
@@ -239,6 +244,9 @@ func (c *checker) document(unordered bool) (what string) {
 		if c.proxy != nil && !c.carrier && !p.has("dynamic_resources", "lds_config") {
 			c.refuse(c.proxy.Line, c.proxy.path, "there is no loopback listener: one with the filter carrier before tcp_proxy")
 		}
+		if c.golangProxy != nil && !c.golangCarrier && !p.has("dynamic_resources", "lds_config") {
+			c.refuse(c.golangProxy.Line, c.golangProxy.path, "there is no loopback listener: one with the filter set_filter_state, for %s, before tcp_proxy", clusterKey)
+		}
 		return "an Envoy bootstrap"
 	case p.has("resources"):
 		r.lax = true
@@ -282,7 +290,7 @@ func (c *checker) service() {
 	c.errs = append(c.errs, errs...)
 }
 
-// walk looks for filters of dynamic modules at p and below.
+// walk looks for filters of ours at p and below.
 func (c *checker) walk(p place) {
 	for _, e := range p.elements() {
 		c.walk(e)
@@ -300,12 +308,16 @@ func (c *checker) walk(p place) {
 		c.balancer(lb)
 		return
 	}
+	if m, ok := p.as(golangFilter); ok {
+		c.golang(m)
+		return
+	}
 	switch m, isModule := p.as(dynamicModule); {
 	case isModule:
 		c.module(m)
 		return
 	case strings.HasSuffix(p.text("@type"), typedStruct) && isProxy(p.text("type_url")), c.kubernetes && isProxy(p.text("@type")):
-		c.refuse(p.Line, p.path, "Envoy has no filter of this type: put it into the filter_config of a %s", dynamicModule)
+		c.refuse(p.Line, p.path, "Envoy has no filter of this type: put it into the filter_config of a %s, or the plugin_config of a %s", dynamicModule, golangFilter)
 		return
 	}
 	if p.has("filter_chains") {
@@ -315,7 +327,9 @@ func (c *checker) walk(p place) {
 		c.listener = &listener{socket: pipe.text("path")}
 		defer func() {
 			if c.listener.carrier {
-				c.loopback(p)
+				c.loopback(p, tlv{loopback.TokenTLV, "token", "each connection is taken for a stranger's"})
+			} else {
+				c.tunnels(p)
 			}
 			c.listener = outer
 		}()
@@ -346,8 +360,8 @@ var terminals = map[string]bool{
 	"envoy.extensions.filters.network.generic_proxy.v3.GenericProxy":                    true,
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": true,
 	"envoy.extensions.filters.network.redis_proxy.v3.RedisProxy":                        true,
-	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":                            true,
-	"envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy":                      true,
+	tcpProxy: true,
+	"envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy": true,
 }
 
 // order holds the filters of a chain against the places where they can be.
@@ -358,6 +372,8 @@ func (c *checker) order(filters []place) {
 		name := ""
 		if isModule {
 			name = m.text("filter_name")
+		} else if m, is := typed.as(golangFilter); is {
+			name = m.text("plugin_name")
 		}
 		switch last := i == len(filters)-1; {
 		case (name == proxyFilter || terminals[typeName(typed.text("@type"))]) && !last:

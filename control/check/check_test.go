@@ -72,7 +72,7 @@ func TestFile(t *testing.T) {
 
 // TestTheExamplesAreRight: whoever copies them begins with something that works.
 func TestTheExamplesAreRight(t *testing.T) {
-	for _, pattern := range []string{"../../examples/*/envoy.yaml", "../../examples/istio/greeter.yaml", "../translate/envoyfilter/testdata/*.out.yaml"} {
+	for _, pattern := range []string{"../../examples/*/envoy.yaml", "../../examples/dubbo/contrib.yaml", "../../examples/istio/greeter.yaml", "../translate/envoyfilter/testdata/*.out.yaml"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files)

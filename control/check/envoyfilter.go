@@ -72,7 +72,7 @@ func without(v any, foreign func(url string) bool) any {
 func foreign(url string) bool {
 	name := protoreflect.FullName(typeName(url))
 	if _, err := protoregistry.GlobalTypes.FindMessageByName(name); err == nil {
-		return name == dynamicModule || name == moduleLB
+		return name == dynamicModule || name == moduleLB || name == golangFilter
 	}
 	return mayBeEnvoys(name)
 }

@@ -38,7 +38,7 @@ func (c *checker) module(p place) {
 		if terminal.Node == nil || terminal.Value != "true" {
 			c.refuse(terminalLine, terminal.path, "must be true: the filter ends the chain")
 		}
-		if cfg, ok := c.filterConfig(p); ok {
+		if cfg, ok := c.filterConfig(p, "filter_config"); ok {
 			c.proxyConfig(cfg)
 		} else {
 			c.finds(p.Line, proxyFilter)
@@ -52,7 +52,7 @@ func (c *checker) module(p place) {
 			c.refuse(terminalLine, terminal.path, "must not be set: tcp_proxy ends the chain")
 		}
 		c.finds(p.Line, carrierFilter)
-		if cfg, ok := c.filterConfig(p); ok {
+		if cfg, ok := c.filterConfig(p, "filter_config"); ok {
 			c.carrierConfig(cfg)
 		}
 	default:
@@ -81,9 +81,9 @@ func (l loaded) line(path string) int {
 	return source.Line(l.where.Node, path) + l.shift
 }
 
-// filterConfig finds what the module is given.
-func (c *checker) filterConfig(p place) (loaded, bool) {
-	a, line := p.at("filter_config")
+// filterConfig finds what the module is given, in that field.
+func (c *checker) filterConfig(p place, field string) (loaded, bool) {
+	a, line := p.at(field)
 	if a.Node == nil {
 		c.refuse(line, a.path, "required")
 		return loaded{}, false

@@ -2,6 +2,7 @@ package check
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -23,9 +24,16 @@ func (c *checker) carrierConfig(l loaded) {
 	}
 }
 
+// tlv is one that a loopback listener has become metadata of that key, or else what is
+// told happens.
+type tlv struct {
+	kind     int
+	key, els string
+}
+
 // loopback notes what a loopback listener lacks that Envoy does without. Why it
 // is there is told in examples/dubbo/envoy.yaml.
-func (c *checker) loopback(l place) {
+func (c *checker) loopback(l place, wanted ...tlv) {
 	const most, balance, timeout = "max_connections_to_accept_per_socket_event", "connection_balance_config", "listener_filters_timeout"
 	for _, option := range []struct {
 		path []string
@@ -39,17 +47,20 @@ func (c *checker) loopback(l place) {
 			c.note(l.Line, behind(l.path, strings.Join(option.path, ".")), "%s", option.why)
 		}
 	}
+	has := map[string]bool{}
 	filters, _ := l.at("listener_filters")
 	for _, f := range filters.elements() {
 		typed, _ := f.at("typed_config")
 		rules, _ := typed.at("rules")
 		for _, rule := range rules.elements() {
 			present, _ := rule.at("on_tlv_present")
-			if rule.text("tlv_type") == "225" && present.text("metadata_namespace") == "meltemi" && present.text("key") == "token" {
-				return
-			}
+			has[rule.text("tlv_type")+" "+present.text("metadata_namespace")+" "+present.text("key")] = true
 		}
 	}
-	c.note(l.Line, behind(l.path, "listener_filters"), "want envoy.filters.listener.proxy_protocol, "+
-		"with a rule that makes TLV 0xE1 the metadata meltemi:token: without it each connection is taken for a stranger's")
+	for _, t := range wanted {
+		if !has[fmt.Sprintf("%d meltemi %s", t.kind, t.key)] {
+			c.note(l.Line, behind(l.path, "listener_filters"), "want envoy.filters.listener.proxy_protocol, "+
+				"with a rule that makes TLV 0x%X the metadata meltemi:%s: without it %s", t.kind, t.key, t.els)
+		}
+	}
 }

@@ -30,6 +30,7 @@ type description struct {
 	InitialFetchTimeout string            `yaml:"initialFetchTimeout"`
 	ProxyMetadata       map[string]string `yaml:"proxyMetadata"`
 	ProxyVersion        string            `yaml:"proxyVersion"`
+	Golang              golang            `yaml:"golang"`
 	Module              string            `yaml:"module"`
 	Socket              string            `yaml:"socket"`
 	AdminAddress        string            `yaml:"adminAddress"`
@@ -87,9 +88,19 @@ type gateway struct {
 	SNIHosts    []string          `yaml:"sniHosts"`
 }
 
+type golang struct {
+	ProxyVersion string `yaml:"proxyVersion"`
+	LibraryPath  string `yaml:"libraryPath"`
+	Socket       string `yaml:"socket"`
+	Connect      bool   `yaml:"connect"`
+}
+
 type telemetry struct {
 	// IstioStats: absent is true.
-	IstioStats *bool `yaml:"istioStats"`
+	IstioStats *bool      `yaml:"istioStats"`
+	Metrics    *yaml.Node `yaml:"metrics"`
+	Tracing    *yaml.Node `yaml:"tracing"`
+	AccessLog  *yaml.Node `yaml:"accessLog"`
 }
 
 type authorization struct {

@@ -53,11 +53,16 @@ func (r *reader) service(d *description) *ir.Service {
 		Outbound: r.object(d.Outbound, "outbound"), Inbound: r.object(d.Inbound, "inbound"),
 		Delivery:            ir.Delivery(d.Delivery),
 		InitialFetchTimeout: r.timeout(d.InitialFetchTimeout, "initialFetchTimeout"),
-		ProxyMetadata:       d.ProxyMetadata, ProxyVersion: d.ProxyVersion,
+		ProxyMetadata:       d.ProxyMetadata, ProxyVersion: d.ProxyVersion, Golang: ir.Golang(d.Golang),
 		Module: d.Module, Socket: d.Socket, Admin: d.AdminAddress,
 	}
-	if t := d.Telemetry; t != nil && t.IstioStats != nil {
-		s.Telemetry.NoIstioStats = !*t.IstioStats
+	if t := d.Telemetry; t != nil {
+		s.Telemetry = ir.Telemetry{
+			NoIstioStats: t.IstioStats != nil && !*t.IstioStats,
+			Metrics:      r.object(t.Metrics, "telemetry.metrics"),
+			Tracing:      r.object(t.Tracing, "telemetry.tracing"),
+			AccessLog:    r.list(t.AccessLog, "telemetry.accessLog"),
+		}
 	}
 	protocol, routes := protocols(d.Protocol), r.routes(d.Routes, "routes")
 	for i, p := range d.Ports {
@@ -94,7 +99,7 @@ func (r *reader) service(d *description) *ir.Service {
 		s.Clients = []ir.Workloads{}
 	}
 	for _, w := range d.Clients {
-		s.Clients = append(s.Clients, ir.Workloads(w))
+		s.Clients = append(s.Clients, ir.Workloads{Namespace: w.Namespace, Selector: w.Selector, Name: w.Name})
 	}
 	for _, g := range d.Gateways {
 		s.Gateways = append(s.Gateways, ir.Gateway(g))
@@ -170,8 +175,8 @@ func (r *reader) object(n *yaml.Node, path string) ir.Object {
 	return ir.Object{} // it is there
 }
 
-// routes is nil if there is no node.
-func (r *reader) routes(n *yaml.Node, path string) []ir.Object {
+// list is nil if there is no node.
+func (r *reader) list(n *yaml.Node, path string) []any {
 	if n == nil {
 		return nil
 	}
@@ -180,8 +185,16 @@ func (r *reader) routes(n *yaml.Node, path string) []ir.Object {
 	if !ok && v != nil {
 		r.faults.Add(path, "want a list")
 	}
+	return list
+}
+
+// routes is nil if there is no node.
+func (r *reader) routes(n *yaml.Node, path string) []ir.Object {
+	if n == nil {
+		return nil
+	}
 	routes := []ir.Object{} // it is there
-	for i, e := range list {
+	for i, e := range r.list(n, path) {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		route, ok := e.(ir.Object)
 		if !ok {

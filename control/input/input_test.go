@@ -21,7 +21,8 @@ const (
 const (
 	shared = "the listener of services without an address is shared with others, and with what is passed through: " +
 		"name the addresses to which clients connect, such as 10.1.1.1/32 or 10.1.0.0/16, or give the service one"
-	sni = "required: those by which TLS connections to the service are told from others at this port, or [] if it leads to this service alone"
+	older = "proxies before Istio 1.31 do not know it, and would let pass what is denied: golang: {proxyVersion: none} leaves them out"
+	sni   = "required: those by which TLS connections to the service are told from others at this port, or [] if it leads to this service alone"
 )
 
 // TestRefused: what is no description is told, field by field, with its line.
@@ -34,7 +35,7 @@ func TestRefused(t *testing.T) {
 		"nothing":          {"", "want one document, there are 0"},
 		"two documents":    {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
 		"no object":        {"- a\n", "1: want an object"},
-		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, module, socket, adminAddress\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, golang, module, socket, adminAddress\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
 		"wrong kinds":      {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
 		"no load balancer": {host + vip + ports + "loadBalancer: {}\n", "4: loadBalancer: want simple or consistentHash"},
 		"two of them":      {host + vip + ports + "loadBalancer: {simple: ROUND_ROBIN, consistentHash: {useSourceIp: true}}\n", "4: loadBalancer.simple: there is consistentHash too"},
@@ -88,6 +89,7 @@ func TestRefused(t *testing.T) {
 17: authorization[3].rules[0].from[2].source.principals[0]: must not be empty
 17: authorization[3].rules[0].from[2].source.principals[1]: may have one *, at its beginning or its end
 17: authorization[3].rules[0].from[2].source.principals[2]: may have one *, at its beginning or its end
+17: authorization[3].rules[0].from[2].source.principals: ` + older + `
 18: authorization[3].rules[0].from[2].source.ipBlocks[0]: "x" is no IP address and no range
 18: authorization[3].rules[0].from[2].source.ipBlocks[1]: connections of IPv4 addresses are in no range of IPv6: want one of IPv4
 21: authorization[3].rules[0].to[0].operation.methods[0]: a method is one of the service's here; that of HTTP, which gRPC's calls have, is left out
@@ -116,9 +118,17 @@ func TestRefused(t *testing.T) {
 		"for all proxies":        {host + vip + ports + "proxyMetadata: {}\n", "4: proxyMetadata: may not be empty: proxies without the shared object would get what they cannot load"},
 		"no expression":          {host + vip + ports + "proxyVersion: '('\n", "4: proxyVersion: error parsing regexp: missing closing ): `(`"},
 		"a long expression":      {host + vip + ports + "proxyVersion: " + strings.Repeat("1", 1025) + "\n", "4: proxyVersion: may have at most 1024 bytes"},
-		"a module's path":        {host + vip + ports + "module: /lib/x.so\nsocket: x\n", "4: module: want a name, not a path\n5: socket: want an abstract socket, such as @meltemi, or an absolute path"},
-		"an admin name":          {host + vip + ports + "adminAddress: localhost:1\n", "4: adminAddress: want unix:/PATH, IP:PORT, or none"},
-		"a port of Istio's":      {host + vip + ports + "adminAddress: 127.0.0.1:15020\n", "4: adminAddress: the port is Istio's own"},
+		"callers whom older proxies do not know": {
+			host + vip + ports + "server: {selector: {a: b}}\nauthorization:\n- action: DENY\n  rules:\n  - from: [{source: {principals: [a]}}, {source: {notNamespaces: [b]}}]\n    when:\n    - {key: connection.sni, values: [c]}\n    - {key: source.ip, values: [10.0.0.1]}\n",
+			"8: authorization[0].rules[0].from[0].source.principals: " + older + "\n8: authorization[0].rules[0].from[1].source.notNamespaces: " + older + "\n10: authorization[0].rules[0].when[0].key: " + older,
+		},
+		"no proxies":            {host + vip + ports + "proxyVersion: none\ngolang: {proxyVersion: none}\n", "5: golang.proxyVersion: nothing is left to be done: proxyVersion is none, too"},
+		"proxies with both":     {host + vip + ports + "proxyVersion: ^1\\.30\n", "1: golang.proxyVersion: proxies of Istio 1.30.0 match proxyVersion, too"},
+		"expressions of golang": {host + vip + ports + "golang:\n  proxyVersion: '('\n", "5: golang.proxyVersion: error parsing regexp: missing closing ): `(`"},
+		"paths of golang":       {host + vip + ports + "golang:\n  libraryPath: lib/x.so\n  socket: '@x'\n", "5: golang.libraryPath: want an absolute path\n6: golang.socket: want an absolute path: who can connect has all clusters of the proxy, and to an abstract socket all of the pod can"},
+		"a module's path":       {host + vip + ports + "module: /lib/x.so\nsocket: x\n", "4: module: want a name, not a path\n5: socket: want an abstract socket, such as @meltemi, or an absolute path"},
+		"an admin name":         {host + vip + ports + "adminAddress: localhost:1\n", "4: adminAddress: want unix:/PATH, IP:PORT, or none"},
+		"a port of Istio's":     {host + vip + ports + "adminAddress: 127.0.0.1:15020\n", "4: adminAddress: the port is Istio's own"},
 		"hosts of two": {
 			host + vip + "protocol: dubbo\nports: [{port: 1}, {port: 2}]\ngateways:\n" +
 				"- {port: 1, servicePort: 1, namespace: i, selector: {a: b}, sniHosts: [a.b, c.d]}\n" +
@@ -178,13 +188,14 @@ authorization:
     to: [{operation: {methods: [e], notMethods: [f], paths: [g], notPaths: [h], ports: ["1"], notPorts: ["2"]}}]
     when: [{key: source.namespace, values: [i], notValues: [j]}]
 - {}
-telemetry: {istioStats: false}
+telemetry: {istioStats: false, metrics: {otlp: {interval: 5s}}, tracing: {verbose: true}, accessLog: [{name: l}]}
 outbound: {requestTimeout: 5s}
 inbound: {limits: {x: [~, true, -1, 18446744073709551615]}}
 delivery: LISTENER
 initialFetchTimeout: 1m
 proxyMetadata: {M: "1"}
 proxyVersion: ^2
+golang: {proxyVersion: none, libraryPath: /l.so, socket: /g, connect: true}
 module: m
 socket: /s
 adminAddress: unix:/a
@@ -214,12 +225,16 @@ adminAddress: unix:/a
 			To:   []ir.Operation{{Methods: []string{"e"}, NotMethods: []string{"f"}, Paths: []string{"g"}, NotPaths: []string{"h"}, Ports: []string{"1"}, NotPorts: []string{"2"}}},
 			When: []ir.Condition{{Key: "source.namespace", Values: []string{"i"}, NotValues: []string{"j"}}},
 		}}}, {Name: "1", Action: ir.Allow}},
-		Telemetry:           ir.Telemetry{NoIstioStats: true},
+		Telemetry: ir.Telemetry{
+			NoIstioStats: true, Metrics: ir.Object{"otlp": ir.Object{"interval": "5s"}},
+			Tracing: ir.Object{"verbose": true}, AccessLog: []any{ir.Object{"name": "l"}},
+		},
 		Outbound:            ir.Object{"requestTimeout": "5s"},
 		Inbound:             ir.Object{"limits": ir.Object{"x": []any{nil, true, int64(-1), uint64(18446744073709551615)}}},
 		Delivery:            ir.Listener,
 		InitialFetchTimeout: time.Minute,
-		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2", Module: "m", Socket: "/s", Admin: "unix:/a",
+		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2",
+		Golang: ir.Golang{ProxyVersion: "none", LibraryPath: "/l.so", Socket: "/g", Connect: true}, Module: "m", Socket: "/s", Admin: "unix:/a",
 	}, s)
 }
 

@@ -230,3 +230,45 @@ func Block(s string) (netip.Prefix, error) {
 	}
 	return netip.PrefixFrom(ip, ip.BitLen()), nil
 }
+
+// unknown refuses rules that proxies with the golang filter would judge wrongly: what is
+// denied to a principal would be let pass.
+func (c *completer) unknown() {
+	if c.s.Golang.ProxyVersion == NoProxies || c.s.Server == nil {
+		return
+	}
+	for _, path := range c.s.ByTLS() {
+		c.refuse(path, "proxies before Istio 1.31 do not know it, and would let pass what is denied: golang: {proxyVersion: none} leaves them out")
+	}
+}
+
+// ByTLS are the paths of what in Authorization asks for the TLS of callers, of which the
+// golang filter is told nothing.
+func (s *Service) ByTLS() (paths []string) {
+	for i, a := range s.Authorization {
+		for j, r := range a.Rules {
+			at := fmt.Sprintf("authorization[%d].rules[%d]", i, j)
+			for k, f := range r.From {
+				for _, field := range []struct {
+					name   string
+					values []string
+				}{
+					{"principals", f.Principals},
+					{"notPrincipals", f.NotPrincipals},
+					{"namespaces", f.Namespaces},
+					{"notNamespaces", f.NotNamespaces},
+				} {
+					if len(field.values) > 0 {
+						paths = append(paths, fmt.Sprintf("%s.from[%d].source.%s", at, k, field.name))
+					}
+				}
+			}
+			for k, w := range r.When {
+				if w.Key == PrincipalKey || w.Key == NamespaceKey || w.Key == SNIKey {
+					paths = append(paths, fmt.Sprintf("%s.when[%d].key", at, k))
+				}
+			}
+		}
+	}
+	return paths
+}

@@ -42,6 +42,7 @@ func (s *Service) Complete() fault.List {
 	c.workloads()
 	c.authorization()
 	c.rest()
+	c.unknown()
 	return c.faults
 }
 
@@ -262,7 +263,11 @@ func (c *completer) workloads() {
 	}
 	for i := range s.Clients {
 		w, path := &s.Clients[i], fmt.Sprintf("clients[%d]", i)
-		c.namespace(path+".namespace", &w.Namespace, s.Namespace)
+		if w.MeshWide {
+			c.namespace(path+".meshWide", &w.Namespace, s.RootNamespace)
+		} else {
+			c.namespace(path+".namespace", &w.Namespace, s.Namespace)
+		}
 		c.selector(path+".selector", w.Selector)
 		distinct(path, *w, 0)
 	}
@@ -346,14 +351,6 @@ func (c *completer) rest() {
 	if len(s.ProxyMetadata) == 0 {
 		c.refuse("proxyMetadata", "may not be empty: proxies without the shared object would get what they cannot load")
 	}
-	if s.ProxyVersion == "" {
-		s.ProxyVersion = DefaultProxyVersion
-	}
-	if _, err := regexp.Compile(s.ProxyVersion); err != nil {
-		c.refuse("proxyVersion", "%v", err)
-	} else if len(s.ProxyVersion) > maxVersion {
-		c.refuse("proxyVersion", "may have at most %d bytes", maxVersion)
-	}
 	if s.Module == "" {
 		s.Module = defaultModule
 	}
@@ -366,6 +363,7 @@ func (c *completer) rest() {
 	if !strings.HasPrefix(s.Socket, "@") && !strings.HasPrefix(s.Socket, "/") {
 		c.refuse("socket", "want an abstract socket, such as @meltemi, or an absolute path")
 	}
+	c.versions()
 	if s.Admin == "" {
 		s.Admin = DefaultAdmin
 	}
@@ -376,6 +374,60 @@ func (c *completer) rest() {
 	case slices.Contains(istioPorts, port):
 		c.refuse("adminAddress", "the port is Istio's own")
 	}
+}
+
+// versions says which proxies have which filter. It needs Module and Socket.
+func (c *completer) versions() {
+	s, g := c.s, &c.s.Golang
+	modules := c.version("proxyVersion", &s.ProxyVersion, DefaultProxyVersion)
+	golang := c.version("golang.proxyVersion", &g.ProxyVersion, DefaultGolangVersion)
+	if s.ProxyVersion == NoProxies && g.ProxyVersion == NoProxies {
+		c.refuse("golang.proxyVersion", "nothing is left to be done: proxyVersion is %s, too", NoProxies)
+	}
+	if modules != nil && golang != nil {
+		// Of a loopback listener that is there twice Envoy refuses both, and all others.
+		for minor := range 100 {
+			if v := fmt.Sprintf("1.%d.0", minor); modules.MatchString(v) && golang.MatchString(v) {
+				c.refuse("golang.proxyVersion", "proxies of Istio %s match proxyVersion, too", v)
+				break
+			}
+		}
+	}
+	if g.LibraryPath == "" {
+		g.LibraryPath = defaultFolder + "/lib" + s.Module + ".so"
+	}
+	if !strings.HasPrefix(g.LibraryPath, "/") {
+		c.refuse("golang.libraryPath", "want an absolute path")
+	}
+	if g.Socket == "" {
+		g.Socket = privateSocket
+		if strings.HasPrefix(s.Socket, "/") {
+			g.Socket = s.Socket
+		}
+	}
+	if !strings.HasPrefix(g.Socket, "/") {
+		c.refuse("golang.socket", "want an absolute path: who can connect has all clusters of the proxy, and to an abstract socket all of the pod can")
+	}
+}
+
+// version reads a regular expression of versions, nil if it is none.
+func (c *completer) version(path string, v *string, def string) *regexp.Regexp {
+	if *v == "" {
+		*v = def
+	}
+	if *v == NoProxies {
+		return nil
+	}
+	r, err := regexp.Compile(*v)
+	switch {
+	case err != nil:
+		c.refuse(path, "%v", err)
+	case len(*v) > maxVersion:
+		c.refuse(path, "may have at most %d bytes", maxVersion)
+	default:
+		return r
+	}
+	return nil
 }
 
 // istioPorts are those that Istio refuses to gather metrics from, as it has them itself.

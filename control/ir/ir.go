@@ -26,6 +26,11 @@ type Service struct {
 	// otherwise. Default: the one in the host.
 	Namespace string
 
+	// RootNamespace is Istio's. With it the loopback listener is one of it, for the
+	// proxies of all namespaces, and there may be clients in all of them. Absent: each
+	// namespace has one of its own.
+	RootNamespace string
+
 	// Addresses at which clients find it: cluster IPs, or the addresses of a
 	// ServiceEntry, spelled as there. Required, unless Headless.
 	//
@@ -74,8 +79,11 @@ type Service struct {
 	// anything at all. Default: DefaultProxyMetadata.
 	ProxyMetadata map[string]string
 	// ProxyVersion is a regular expression that the proxy's version of Istio must
-	// match, too. Default: DefaultProxyVersion.
+	// match, too, to get what is for dynamic modules; NoProxies: none does. Default:
+	// DefaultProxyVersion.
 	ProxyVersion string
+	// Golang is for the proxies that are older.
+	Golang Golang
 	// Module is the name of the shared object without lib and .so. Default:
 	// meltemi.
 	Module string
@@ -93,10 +101,39 @@ type Telemetry struct {
 	// NoIstioStats has calls not be counted as Istio's standard metrics, and leaves
 	// Istio's own filter in the chains, which counts their connections as TCP.
 	NoIstioStats bool
+	// Metrics is where the process pushes its metrics: the carrier filter's field of
+	// that name, {otlp: {grpc_service, …}}. It must be the same for all services of a
+	// proxy.
+	Metrics Object
+	// Tracing and AccessLog are MetaProtocolProxy's tracing and access_log, on each side
+	// that has none of its own in Outbound or Inbound.
+	Tracing   Object
+	AccessLog []any
 }
 
 // NoAdmin is the Admin of a process that tells nothing.
 const NoAdmin = "none"
+
+// NoProxies is the version of Istio that no proxy has.
+const NoProxies = "none"
+
+// Golang says how proxies are served that have Envoy's golang filter instead of dynamic
+// modules. Their loopback listener is made of Envoy's own filters alone.
+type Golang struct {
+	// ProxyVersion is as that of Service. None may match both. Default:
+	// DefaultGolangVersion.
+	ProxyVersion string
+	// LibraryPath is where the shared object is in the proxy's container. Default: the
+	// module in /usr/local/lib/meltemi.
+	LibraryPath string
+	// Socket is the loopback listener's, an absolute path in a folder of which only the
+	// proxy has a mount: nothing in the listener can ask who connects. Default: the
+	// Service's, if that is a path, else /etc/istio/proxy/meltemi.sock.
+	Socket string
+	// Connect has the process told which host each of its connections leads to, by
+	// HTTP's CONNECT. It must be the same for all services of a proxy.
+	Connect bool
+}
 
 // Delivery is how a filter's configuration comes to a proxy.
 type Delivery string
@@ -177,6 +214,8 @@ type Workloads struct {
 	Selector map[string]string
 	// Name tells those of one namespace apart.
 	Name string
+	// MeshWide are those of all namespaces, instead of Namespace. Needs RootNamespace.
+	MeshWide bool
 }
 
 // Server are the workloads behind a service.
@@ -213,11 +252,18 @@ const (
 	// the filters' type, and refuse every listener that has it.
 	DefaultProxyVersion = `^(1\.(3[1-9]|[4-9]\d|\d{3,})|[2-9]|[1-9]\d+)\b`
 
+	// DefaultGolangVersion is Istio 1.20 to 1.30. Before it Envoy has no filter
+	// set_filter_state for connections, without which no stock filter can lead one to
+	// the cluster that it asks for.
+	DefaultGolangVersion = `^1\.(2\d|30)\b`
+
 	// DefaultAdmin is nobody's port in Istio.
 	DefaultAdmin = "127.0.0.1:15880"
 
 	defaultModule  = "meltemi"
 	defaultSocket  = "@meltemi"
+	defaultFolder  = "/usr/local/lib/meltemi" // of the shared object
+	privateSocket  = "/etc/istio/proxy/meltemi.sock"
 	defaultTimeout = 5 * time.Second
 )
 

@@ -31,6 +31,7 @@ func TestComplete(t *testing.T) {
 	want.Gateways[0].ServicePort = 1
 	want.Delivery, want.InitialFetchTimeout = ECDS, 5*time.Second
 	want.ProxyMetadata, want.ProxyVersion = map[string]string{"MELTEMI": "true"}, DefaultProxyVersion
+	want.Golang = Golang{DefaultGolangVersion, "/usr/local/lib/meltemi/libmeltemi.so", "/etc/istio/proxy/meltemi.sock", false}
 	want.Module, want.Socket, want.Admin = "meltemi", "@meltemi", "127.0.0.1:15880"
 	require.Equal(t, want, s)
 	require.Empty(t, s.Complete())
@@ -61,13 +62,20 @@ func TestDestinationsAreJudged(t *testing.T) {
 	}, s.Complete())
 }
 
-// TestVersionsOfProxies: those before 1.31 would refuse whole listeners.
+// TestVersionsOfProxies: those before 1.31 would refuse whole listeners, and so would those
+// before 1.20 what is for the golang filter. None gets both.
 func TestVersionsOfProxies(t *testing.T) {
-	fits := regexp.MustCompile(DefaultProxyVersion).MatchString
+	modules, golang := regexp.MustCompile(DefaultProxyVersion).MatchString, regexp.MustCompile(DefaultGolangVersion).MatchString
 	for _, v := range []string{"1.31", "1.31.0", "1.31-dev", "1.31.2-vendor.1", "1.39.1", "1.40.0", "1.99", "1.100.0", "2.0.0", "10.1"} {
-		require.True(t, fits(v), v)
+		require.True(t, modules(v), v)
+		require.False(t, golang(v), v)
 	}
-	for _, v := range []string{"1.30.9", "1.3", "1.3.1", "1.4.10", "1.29.0-vendor.31", "1.03.1", "0.31", "unknown", "x1.31.0", ""} {
-		require.False(t, fits(v), v)
+	for _, v := range []string{"1.20", "1.20.0", "1.29.0-vendor.31", "1.30-dev", "1.30.9"} {
+		require.False(t, modules(v), v)
+		require.True(t, golang(v), v)
+	}
+	for _, v := range []string{"1.3", "1.3.1", "1.4.10", "1.2", "1.2.0", "1.19.9", "1.03.1", "0.31", "0.20", "unknown", "x1.31.0", "x1.30.0", ""} {
+		require.False(t, modules(v), v)
+		require.False(t, golang(v), v)
 	}
 }

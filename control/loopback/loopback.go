@@ -5,8 +5,11 @@
 package loopback
 
 const (
-	types     = "type.googleapis.com/envoy.extensions.filters."
-	plainPort = 1 // what connections without a source of their own say they came to
+	types = "type.googleapis.com/envoy.extensions.filters."
+	// The port that connections say they came to: without a source of their own, and with
+	// one. Tunnels may have any other instead, the one that their client wanted.
+	plainPort  = 1
+	sourcePort = 2
 )
 
 // Listener is a loopback listener.
@@ -28,7 +31,31 @@ type Listener struct {
 	// Workloads has it told which workload and service each connection leads to, as far
 	// as Istio says so of endpoints and clusters: for Istio's metrics.
 	Workloads bool
+	// Tunnels has the listener made of Envoy's own filters alone, for the golang filter:
+	// it leads each connection to the cluster, and of one that is ORIGINAL_DST to the
+	// address, that TLVs before its bytes name. Module, Admin, Push and Workloads are
+	// for the carrier filter, which it lacks; so whoever can connect is served.
+	Tunnels bool
+	// Connect has tunnels name their cluster by HTTP's CONNECT instead, whose answer tells
+	// which host they lead to, or why there is none.
+	Connect bool
 }
+
+// The headers of Connect: of the request the cluster; of its answer the host, and Envoy's
+// response flags if it failed.
+const (
+	ClusterHeader = "x-meltemi-cluster"
+	HostHeader    = "x-meltemi-host"
+	FlagsHeader   = "x-meltemi-flags"
+)
+
+// The types of the TLVs in the header of the PROXY protocol by which connections to the
+// listener begin, and the keys of the namespace meltemi as which filters find them.
+const (
+	ClusterTLV     = 0xE0 // "cluster": the name of one
+	TokenTLV       = 0xE1 // "token": proves to the carrier filter who connects
+	DestinationTLV = 0xE2 // "destination": IP:PORT, of those that have a source; else the header's counts
+)
 
 // Config returns the listener (envoy.config.listener.v3.Listener) in its JSON form, of
 // which the caller may change what it likes. It is what any Envoy has: one per process,
@@ -59,28 +86,103 @@ func (l Listener) listenerFilters() []any {
 	metadata := func(tlv int, key string) object {
 		return object{"tlv_type": tlv, "on_tlv_present": object{"metadata_namespace": "meltemi", "key": key}}
 	}
+	rules := []any{metadata(ClusterTLV, "cluster"), metadata(TokenTLV, "token")}
+	if l.Tunnels {
+		rules = []any{metadata(ClusterTLV, "cluster")}
+		if l.Sources {
+			rules = append(rules, metadata(DestinationTLV, "destination"))
+		}
+	}
 	filters := []any{object{"name": "envoy.filters.listener.proxy_protocol", "typed_config": object{
 		"@type": types + "listener.proxy_protocol.v3.ProxyProtocol",
-		"rules": []any{metadata(0xE0, "cluster"), metadata(0xE1, "token")},
+		"rules": rules,
 	}}}
 	if l.Sources {
 		source := object{"@type": types + "listener.original_src.v3.OriginalSrc"}
 		if l.Mark != 0 {
 			source["mark"] = l.Mark
 		}
+		disabled := port(plainPort)
+		if l.Tunnels {
+			disabled = object{"not_match": port(sourcePort)}
+		}
 		filters = append(filters, object{
 			"name": "envoy.filters.listener.original_src", "typed_config": source,
-			"filter_disabled": object{"destination_port_range": object{"start": plainPort, "end": plainPort + 1}},
+			"filter_disabled": disabled,
 		})
 	}
 	return filters
 }
 
+// port matches connections that came to it.
+func port(n int) object {
+	return object{"destination_port_range": object{"start": n, "end": n + 1}}
+}
+
 func (l Listener) filters() []any {
+	if l.Tunnels {
+		return l.tunnels()
+	}
 	if l.Workloads {
 		return []any{l.carrier(), workloads(), tcpProxy()}
 	}
 	return []any{l.carrier(), tcpProxy()}
+}
+
+// tunnels are the filters of a listener that is of Envoy's own alone: what the TLVs say is
+// done. The objects are those of which Envoy knows the factories since 1.28, as it has the
+// filter.
+func (l Listener) tunnels() []any {
+	state := func(key, from string) object {
+		return object{
+			"object_key": key, "skip_if_empty": true,
+			"format_string": object{"omit_empty_values": true, "text_format_source": object{"inline_string": "%DYNAMIC_METADATA(meltemi:" + from + ")%"}},
+		}
+	}
+	var objects []any
+	end := connect()
+	if !l.Connect {
+		objects = append(objects, state("envoy.tcp_proxy.cluster", "cluster"))
+		end = tcpProxy()
+	}
+	if l.Sources { // else the header says it
+		objects = append(objects, state("envoy.network.transport_socket.original_dst_address", "destination"))
+	}
+	if len(objects) == 0 {
+		return []any{end}
+	}
+	return []any{object{"name": "meltemi.destinations", "typed_config": object{
+		"@type": types + "network.set_filter_state.v3.Config", "on_new_connection": objects,
+	}}, end}
+}
+
+// connect leads to the cluster that a CONNECT names.
+func connect() object {
+	header := func(key, value string) object { return object{"header": object{"key": key, "value": value}} }
+	failed := object{
+		"filter": object{"status_code_filter": object{"comparison": object{
+			"op": "GE", "value": object{"default_value": 400, "runtime_key": "meltemi.none"},
+		}}},
+		"headers_to_add": []any{header(FlagsHeader, "%RESPONSE_FLAGS%")},
+	}
+	return object{"name": "meltemi.connect", "typed_config": object{
+		"@type":       types + "network.http_connection_manager.v3.HttpConnectionManager",
+		"stat_prefix": "meltemi", "codec_type": "HTTP1", "generate_request_id": false,
+		"stream_idle_timeout": "0s", "common_http_protocol_options": object{"idle_timeout": "0s"},
+		"upgrade_configs":    []any{object{"upgrade_type": "CONNECT"}},
+		"local_reply_config": object{"mappers": []any{failed}},
+		"http_filters": []any{object{"name": "envoy.filters.http.router", "typed_config": object{
+			"@type": types + "http.router.v3.Router", "dynamic_stats": false, "suppress_envoy_headers": true,
+		}}},
+		"route_config": object{"virtual_hosts": []any{object{
+			"name": "meltemi", "domains": []any{"*"},
+			"response_headers_to_add": []any{header(HostHeader, "%UPSTREAM_REMOTE_ADDRESS%")},
+			"routes": []any{object{"match": object{"connect_matcher": object{}}, "route": object{
+				"cluster_header": ClusterHeader, "timeout": "0s",
+				"upgrade_configs": []any{object{"upgrade_type": "CONNECT", "connect_config": object{}}},
+			}}},
+		}}},
+	}}
 }
 
 // workloads notes what tcp_proxy has found when the first request is sent, for the
@@ -123,7 +225,7 @@ func (l Listener) carrier() object {
 func tcpProxy() object {
 	return object{"name": "envoy.filters.network.tcp_proxy", "typed_config": object{
 		"@type": types + "network.tcp_proxy.v3.TcpProxy", "stat_prefix": "meltemi",
-		"cluster":      "none", // the carrier filter says which
+		"cluster":      "none", // a filter before it says which
 		"idle_timeout": "0s", "max_connect_attempts": 2,
 	}}
 }

@@ -15,10 +15,11 @@ import (
 // TestWhatIsWrittenByHandIsTheSame: the examples, of which users make their own.
 func TestWhatIsWrittenByHandIsTheSame(t *testing.T) {
 	for path, want := range map[string]loopback.Listener{
-		"dubbo":           {Module: "meltemi", Socket: "@meltemi", Admin: "127.0.0.1:15880"},
-		"custom-protocol": {Module: "parley", Socket: "@meltemi"},
+		"dubbo/envoy":           {Module: "meltemi", Socket: "@meltemi", Admin: "127.0.0.1:15880"},
+		"custom-protocol/envoy": {Module: "parley", Socket: "@meltemi"},
+		"dubbo/contrib":         {Socket: "/run/envoy/meltemi.sock", Tunnels: true},
 	} {
-		text, err := os.ReadFile("../../examples/" + path + "/envoy.yaml")
+		text, err := os.ReadFile("../../examples/" + path + ".yaml")
 		require.NoError(t, err)
 		require.JSONEq(t, marshal(t, want.Config()), marshal(t, listener(t, text)), path)
 	}

@@ -4,8 +4,13 @@ package meltemi
 
 import (
 	"github.com/meltemi-mesh/meltemi/envoy-build/dynamicmodules"
+	"github.com/meltemi-mesh/meltemi/envoy-build/golang/exports"
 	"github.com/meltemi-mesh/meltemi/filter"
 	_ "github.com/meltemi-mesh/meltemi/filters"
 )
 
-func init() { dynamicmodules.Serve(filter.NewModule()) }
+func init() {
+	m := filter.NewModule() // Envoy uses one of the two
+	dynamicmodules.Serve(m)
+	exports.Serve(m)
+}

@@ -148,13 +148,13 @@ func (x *Exchange) Init(o Owner, env *Env) {
 // Start sends the request to the pool p. policy, which may be nil, says what else may
 // be done, as far as what the request expects allows it; repeatable, that the owner may
 // want it repeated. The owner may hear of its end before Start returns.
-func (x *Exchange) Start(p *upstream.Pool, s upstream.Send, policy *Policy, expects Expects, repeatable bool) {
+func (x *Exchange) Start(p *upstream.Pool, s *upstream.Send, policy *Policy, expects Expects, repeatable bool) {
 	x.first.begin()
 	if policy == nil && repeatable {
 		policy = &unplanned
 	}
 	if policy != nil {
-		s.Timeout = x.devise(p, &s, policy, expects, repeatable)
+		s.Timeout = x.devise(p, s, policy, expects, repeatable)
 	}
 	p.Send(&x.first.call, s)
 }

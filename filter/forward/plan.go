@@ -278,7 +278,7 @@ func (pl *plan) resend() {
 	p, s := x.owner.Again()
 	s.Timeout, s.Avoid = pl.time(x.env.now()), pl.avoid
 	x.first.begin()
-	p.Send(&x.first.call, s)
+	p.Send(&x.first.call, &s)
 }
 
 // twice makes a second attempt beside the first, if that goes on and there is another
@@ -300,5 +300,5 @@ func (pl *plan) twice() {
 	x.owner.Happened(Hedged, 0)
 	s.Timeout, s.Avoid = pl.time(x.env.now()), first.Host()
 	pl.second.begin()
-	p.Send(&pl.second.call, s)
+	p.Send(&pl.second.call, &s)
 }

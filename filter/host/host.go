@@ -346,7 +346,8 @@ const (
 	Remote
 	// Reset: it was lost after it had been ready.
 	Reset
-	// ConnectFailed: no connection could be made (refused, timed out).
+	// ConnectFailed: no connection could be made (refused, timed out). A host may learn
+	// that behind Ready; then nothing of what was written has left it.
 	ConnectFailed
 	// NoHost: the cluster has no host to connect to.
 	NoHost

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/facts"
@@ -396,33 +398,81 @@ func TestNoWorkerWaitsForAScrape(t *testing.T) {
 	require.Equal(t, 4, n, "what there was when it began: in flight, ended, their times, the overflow")
 }
 
-// BenchmarkScrape is of what Prometheus gets, in its text format, of two workers: ten
-// thousand series, and as many as there may be.
+// BenchmarkScrape measures a scrape, and the longest pause that a worker sees meanwhile,
+// which goes on counting and which nothing should stop, beside the same without scrapes. A
+// busy machine makes both longer.
 func BenchmarkScrape(b *testing.B) {
 	for name, n := range map[string]int{"10000": 10_000, "all": 1 << 20} {
 		b.Run(name, func(b *testing.B) {
 			r := telemetry.NewRegistry()
 			r.On()
 			const perSet = 1 + 15 + 3 // the counter, the classic buckets, sum and count
-			workers := [2]*telemetry.Worker{r.NewWorker(), r.NewWorker()}
+			workers := [3]*telemetry.Worker{r.NewWorker(), r.NewWorker(), r.NewWorker()}
 			sets := min(n/perSet, 4000)
+			requests, ends := make([]*codecs.Metadata, sets), make([]*facts.Facts, sets)
+			count := func(w *telemetry.Worker, i int) { w.End(w.Begin("dubbo", requests[i]), ends[i]) }
 			for i := range sets {
+				requests[i], ends[i] = calls("com.acme.shop.Orders", fmt.Sprint("method", i/4)), answered(time.Duration(i%100)*time.Millisecond)
+				ends[i].Cluster = fmt.Sprint("outbound|20880||c", i%4)
 				for _, w := range workers {
-					f := answered(time.Duration(i%100) * time.Millisecond)
-					f.Cluster = fmt.Sprint("outbound|20880||c", i%4)
-					w.End(w.Begin("dubbo", calls("com.acme.shop.Orders", fmt.Sprint("method", i/4))), f)
+					count(w, i)
 				}
 			}
 			reg := prometheus.NewRegistry()
 			reg.MustRegister(r)
 			h := promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true})
 			bytes := 0
-			b.ReportAllocs()
-			for b.Loop() {
+			scrape := func() {
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 				bytes = w.Body.Len()
 			}
+			// work counts until it is told to stop, and returns the longest pause in that,
+			// but for those in which the system ran somebody else: so of all that others of
+			// this process, and the collector, made it wait for.
+			work := func(stop *atomic.Bool) (longest time.Duration) {
+				runtime.LockOSThread() // as a worker is
+				defer runtime.UnlockOSThread()
+				preempted := func() int64 {
+					var u unix.Rusage
+					if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
+						b.Error(err)
+					}
+					return u.Nivcsw
+				}
+				before, start := preempted(), time.Now()
+				for i := 0; !stop.Load(); i++ {
+					count(workers[2], i%sets)
+					now := time.Now()
+					if took := now.Sub(start); took > max(longest, 5*time.Microsecond) {
+						if times := preempted(); times == before {
+							longest = took
+						} else {
+							before = times
+						}
+						now = time.Now()
+					}
+					start = now
+				}
+				return longest
+			}
+			beside := func(f func()) time.Duration {
+				var stop atomic.Bool
+				done := make(chan time.Duration)
+				go func() { done <- work(&stop) }()
+				f()
+				stop.Store(true)
+				return <-done
+			}
+			alone := beside(func() { time.Sleep(time.Second) })
+			b.ReportAllocs()
+			worst := beside(func() {
+				for b.Loop() {
+					scrape()
+				}
+			})
+			b.ReportMetric(float64(worst), "ns-pause-max")
+			b.ReportMetric(float64(alone), "ns-pause-max-alone")
 			b.ReportMetric(float64(sets*perSet), "series")
 			b.ReportMetric(float64(bytes), "bytes")
 		})

@@ -368,7 +368,7 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 	if v[keyB3] != nil {
 		put(keyB3, l.appendB3(parent, from.debug))
 	}
-	if v[keyB3TraceID] != nil || v[keyB3Sampled] != nil || f.B3 && v[keyB3] == nil {
+	if f.B3 || v[keyB3TraceID] != nil || v[keyB3Sampled] != nil {
 		b := facts.AppendHex(l.ids[:0], b3ID(&l.ID))
 		id := len(b)
 		b = facts.AppendHex(facts.AppendHex(b, l.upstream[:]), parent[:])

@@ -102,7 +102,7 @@ func (b *bed) send(name string, ls *upstream.Lines, s upstream.Send) *caller {
 		s.Timeout = time.Minute
 	}
 	s.Size = len(name)
-	b.pool.Send(&c.call, s)
+	b.pool.Send(&c.call, &s)
 	b.manager.Flush()
 	return c
 }

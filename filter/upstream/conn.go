@@ -347,6 +347,13 @@ func (cn *conn) Closed(r host.CloseReason) {
 		p.connectFailed(cn.attempt, cn.wanted, r, why)
 		return
 	case ready, draining:
+		if r == host.ConnectFailed { // as the host has learnt late
+			cn.leave()
+			p.connectFailed(cn.attempt, cn.wanted, r, r.String())
+			cn.failCalls(codecs.ConnectFailure, "upstream connect failure in cluster "+p.key.Cluster)
+			p.kick()
+			return
+		}
 		lost := r == host.Remote || r == host.Reset
 		if lost && cn.inFlight > 0 {
 			cn.failed()

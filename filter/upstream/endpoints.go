@@ -12,7 +12,7 @@ import (
 type endpoint struct {
 	addr  string
 	conns []*conn // that are ready
-	idle  []*conn // of these, exclusive ones without a call
+	idle  []*conn // of these, exclusive ones without a call, if the pool keeps them by host
 
 	// Of a host that the cluster tells, and that can be used; else 0.
 	weight int64
@@ -37,6 +37,7 @@ type endpoints struct {
 	addresses []string
 	sums      []int64 // of the weights, up to each of them
 	failing   int     // of the usable ones, those to which the last connection has failed
+	byHost    bool    // somebody has asked for an idle connection to a certain host
 }
 
 // told reports whether the cluster tells its hosts: then connections are made to those
@@ -301,6 +302,12 @@ func (p *Pool) take(ep *endpoint) *conn {
 	}
 	if p.opts.Shared {
 		return ep.least()
+	}
+	if !p.byHost {
+		p.byHost = true
+		for cn := p.idle.first; cn != nil; cn = cn.idleNext {
+			cn.to.rests(cn)
+		}
 	}
 	if n := len(ep.idle); n > 0 {
 		return ep.idle[n-1]

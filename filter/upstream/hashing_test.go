@@ -303,6 +303,6 @@ func TestBoundedLoad(t *testing.T) {
 func (b *bed) again(c *caller, s upstream.Send) {
 	c.call.Init(c)
 	s.Timeout = time.Minute
-	b.pool.Send(&c.call, s)
+	b.pool.Send(&c.call, &s)
 	c.call.Cancel()
 }

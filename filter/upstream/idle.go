@@ -47,7 +47,9 @@ func (cn *conn) rest() {
 			p.parting.push(cn)
 		} else {
 			p.idle.push(cn)
-			cn.to.rests(cn)
+			if p.byHost {
+				cn.to.rests(cn)
+			}
 		}
 	}
 }

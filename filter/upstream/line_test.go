@@ -221,7 +221,7 @@ func TestLinesKeepTheirOrder(t *testing.T) {
 					c := &caller{name: name}
 					calls[i][len(calls[i])-1] = c
 					c.call.Init(c)
-					b.pool.Send(&c.call, upstream.Send{Line: lines[i].To(b.pool), Size: 1, Timeout: 2 * time.Second})
+					b.pool.Send(&c.call, &upstream.Send{Line: lines[i].To(b.pool), Size: 1, Timeout: 2 * time.Second})
 					b.manager.Flush()
 				case op < 11:
 					b.up()

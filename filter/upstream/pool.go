@@ -120,8 +120,8 @@ type Send struct {
 }
 
 // Send takes a call. It ends by one of the Owner's methods, at the latest when its
-// timeout has passed; oneway calls by Sent.
-func (p *Pool) Send(c *Call, s Send) {
+// timeout has passed; oneway calls by Sent. s is not kept.
+func (p *Pool) Send(c *Call, s *Send) {
 	l, size, oneway := s.Line, s.Size, s.Oneway
 	now := p.m.now()
 	p.used()
@@ -138,7 +138,7 @@ func (p *Pool) Send(c *Call, s Send) {
 	}
 	var cn *conn
 	if p.untried != nil && c.named == "" {
-		cn = p.try(c, &s)
+		cn = p.try(c, s)
 	}
 	if cn != nil {
 		// An ejected host is tried.

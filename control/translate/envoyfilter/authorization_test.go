@@ -14,7 +14,7 @@ import (
 // TestWhoMayCallWhat: what comes of policies lets pass and refuses what Istio would, were
 // they for HTTP.
 func TestWhoMayCallWhat(t *testing.T) {
-	s := load(t, "host: a.b.svc.cluster.local\nclients: []\n"+ports+`server: {selector: {a: b}}
+	s := load(t, "host: a.b.svc.cluster.local\nclients: []\n"+ports+oneForm+`server: {selector: {a: b}}
 authorization:
 - rules:
   - from: [{source: {principals: [cluster.local/ns/shop/sa/web], notIpBlocks: [10.9.0.0/16]}}, {source: {namespaces: [ops, "test-*"]}}]

@@ -15,7 +15,7 @@ const (
 // own. Envoy takes the first policy of several, as there are if two patches bring one.
 func (g *generator) clusterPatch(d ir.Destination) object {
 	patch := object{"close_connections_on_host_health_failure": true}
-	if g.s.LoadBalancer != nil && d.Host == g.s.Host {
+	if g.s.LoadBalancer != nil && g.form.balances() && d.Host == g.s.Host {
 		patch["load_balancing_policy"] = object{"policies": []any{object{"typed_extension_config": object{
 			"name": lbPolicy, "typed_config": object{
 				"@type":                 lbType,

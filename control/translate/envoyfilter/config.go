@@ -18,12 +18,10 @@ import (
 // config makes a MetaProtocolProxy of what is generated and what the service has
 // under side.
 func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) object {
-	extra := g.s.Outbound
-	if side == "inbound" {
-		extra = g.s.Inbound
-	}
+	extra := g.own(side)
 	g.ahead = 0
 	cfg := exact(extra).(object)
+	g.observe(cfg, extra)
 	if side == "outbound" {
 		g.balance(cfg)
 	}
@@ -36,6 +34,14 @@ func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) ob
 		"traffic_direction": strings.ToUpper(side),
 	}, side)
 	return cfg
+}
+
+// own are the fields that the service has for a side alone.
+func (g *generator) own(side string) object {
+	if side == "inbound" {
+		return g.s.Inbound
+	}
+	return g.s.Outbound
 }
 
 // exact is a copy in which whole numbers that a Struct, whose numbers are of 64
@@ -135,6 +141,11 @@ func (g *generator) origin(field string, p *ir.Port, path, side string) string {
 			return "authorization"
 		}
 		return "telemetry"
+	}
+	for of, at := range g.observed(g.own(side)) {
+		if rest, ok := strings.CutPrefix(field, of); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return at + rest
+		}
 	}
 	rest, ok := strings.CutPrefix(field, "protocol.codec")
 	switch {

@@ -2,13 +2,16 @@ package envoyfilter
 
 import (
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -84,24 +87,24 @@ func TestNothingIsLostByItsName(t *testing.T) {
 // is the same, and every other filter is a service's own.
 func TestServicesShareTheLoopbackListener(t *testing.T) {
 	own := map[string]bool{}
-	var loopback string
+	loopbacks := map[string]string{}
 	for _, host := range []string{"a", "b", "c"} {
 		for _, f := range filters(t, "host: "+host+".demo.svc.cluster.local\naddresses: [10.0.0.1]\nserver: {selector: {app: "+host+"}}\n"+ports) {
-			if f.Name != "meltemi-loopback" {
+			if f.Labels["app.kubernetes.io/component"] != "loopback" {
 				require.False(t, own[f.Name], f.Name)
 				own[f.Name] = true
 				continue
 			}
 			doc, err := YAML([]*Filter{f})
 			require.NoError(t, err)
-			if loopback == "" {
-				loopback = string(doc)
+			if first, ok := loopbacks[f.Name]; ok {
+				require.Equal(t, first, string(doc))
 			}
-			require.Equal(t, loopback, string(doc))
+			loopbacks[f.Name] = string(doc)
 		}
 	}
 	require.Len(t, own, 6)
-	require.NotEmpty(t, loopback)
+	require.ElementsMatch(t, []string{"meltemi-loopback", "meltemi-loopback-golang"}, slices.Collect(maps.Keys(loopbacks)))
 }
 
 // TestGenerate: what comes of each testdata/*.in.yaml is its .out.yaml, every
@@ -130,6 +133,8 @@ const (
 	host  = "host: a.b.svc.cluster.local\n"
 	ports = "ports: [{port: 1, protocol: dubbo}]\n"
 	vip   = "addresses: [10.0.0.1]\n"
+	// oneForm has each patch come once.
+	oneForm = "golang: {proxyVersion: none}\n"
 )
 
 // TestRefused: of what the filter's loader would refuse the fields of the
@@ -157,6 +162,15 @@ func TestRefused(t *testing.T) {
 			host + vip + ports + "server: {selector: {a: b}}\nauthorization:\n- rules: [{}]\ninbound:\n  meta_protocol_filters:\n  - {name: aeraki.meta_protocol.filters.router, config: {}}\n  - name: x\n",
 			"9: inbound.meta_protocol_filters[0].config.@type: missing",
 		},
+		"telemetry": {
+			host + vip + ports + "server: {selector: {a: b}}\noutbound: {tracing: {x: 1}}\ntelemetry:\n  metrics:\n    otlp: {interval: 0.001s, grpc_service: {envoy_grpc: {cluster_name: c}}}\n  tracing:\n    overall_sampling: {value: 101}\n  accessLog:\n  - name: l\n",
+			"5: outbound.tracing.x: unknown field\n8: telemetry.metrics.otlp.interval: must be at least 1s, is 1ms\n" +
+				"9: telemetry.tracing.provider.typed_config: required\n10: telemetry.tracing.overall_sampling.value: must be between 0 and 100, is 101\n12: telemetry.accessLog[0].typed_config: required",
+		},
+		"a collector that is none": {
+			host + vip + ports + "telemetry:\n  metrics: {otlp: {intervall: 1s}}\n",
+			"5: telemetry.metrics: unknown field \"intervall\"",
+		},
 		"a mutation": {
 			host + vip + ports + "routes:\n- request_mutation:\n  - {key: path, value: x}\n",
 			"6: routes[0].request_mutation[0].key: \"path\" belongs to the call itself and cannot be changed",
@@ -183,6 +197,7 @@ func TestWhatPodsNeed(t *testing.T) {
         proxy.istio.io/config: |
           proxyMetadata:
             ISTIO_META_MELTEMI: "true"
+            MELTEMI_PROCESS: '{\"admin_address\":\"127.0.0.1:15880\",\"path\":\"/etc/istio/proxy/meltemi.sock\"}'
           proxyStatsMatcher:
             inclusionPrefixes:
               - meta_protocol
@@ -190,6 +205,9 @@ func TestWhatPodsNeed(t *testing.T) {
 	patch, err = PodPatch(load(t, host+vip+ports+"proxyMetadata: {X: y}\n"))
 	require.NoError(t, err)
 	require.Contains(t, string(patch), "ISTIO_META_X: \"y\"\n")
+	patch, err = PodPatch(load(t, host+vip+ports+oneForm))
+	require.NoError(t, err)
+	require.NotContains(t, string(patch), "MELTEMI_PROCESS")
 	for admin, want := range map[string]string{"'[::]:9000'": " 9000:/metrics\n", "unix:/run/admin": "", "none": ""} {
 		patch, err = PodPatch(load(t, host+vip+ports+"adminAddress: "+admin+"\n"))
 		require.NoError(t, err)
@@ -202,27 +220,60 @@ func TestWhatPodsNeed(t *testing.T) {
 }
 
 // TestKindsOfProxies: those of one namespace that are told by other signs have a
-// loopback listener of their own, whichever service brings it.
+// loopback listener of their own, whichever service brings it, and so have those with
+// another form of the filter. That a service has no use for one of the forms changes
+// nothing of the other's: two for one proxy would be refused.
 func TestKindsOfProxies(t *testing.T) {
-	names := map[string]bool{}
-	for _, other := range []string{"", "proxyMetadata: {MELTEMI: v2}\n", "proxyMetadata: {MELTEMI: v3}\n", "proxyMetadata: {A: b, MELTEMI: v2}\n", "proxyVersion: ^vendor\n"} {
-		var name string
-		for _, h := range []string{host, "host: c.b.svc.cluster.local\n"} {
-			filters := filters(t, h+vip+ports+other)
-			require.Equal(t, "loopback", filters[0].Labels["app.kubernetes.io/component"])
-			require.True(t, name == "" || name == filters[0].Name, "the same for all services")
-			name = filters[0].Name
+	loopbacks := func(text string) (names []string) {
+		for _, f := range filters(t, text) {
+			if f.Labels["app.kubernetes.io/component"] == "loopback" {
+				names = append(names, f.Name)
+			}
 		}
-		require.False(t, names[name], other)
-		names[name] = true
+		return names
+	}
+	names := map[string]bool{}
+	for _, other := range []string{"", "proxyMetadata: {MELTEMI: v2}\n", "proxyMetadata: {MELTEMI: v3}\n", "proxyMetadata: {A: b, MELTEMI: v2}\n", "proxyVersion: ^vendor\ngolang: {proxyVersion: ^older-vendor}\n"} {
+		of := loopbacks(host + vip + ports + other)
+		require.Len(t, of, 2, other)
+		require.Equal(t, of, loopbacks("host: c.b.svc.cluster.local\n"+vip+ports+other), "the same for all services")
+		for _, name := range of {
+			require.False(t, names[name], other)
+			names[name] = true
+		}
 	}
 	require.Contains(t, names, "meltemi-loopback")
+	require.Equal(t, []string{"meltemi-loopback"}, loopbacks(host+vip+ports+oneForm))
+	require.Equal(t, []string{"meltemi-loopback-golang"}, loopbacks(host+vip+ports+"proxyVersion: none\n"))
+}
+
+// TestEachProxyGetsOneForm: by its version, and of each form all.
+func TestEachProxyGetsOneForm(t *testing.T) {
+	text, err := os.ReadFile("testdata/both-forms.in.yaml")
+	require.NoError(t, err)
+	count := map[string]map[string]int{} // what is patched, by versions
+	for _, f := range filters(t, string(text)) {
+		for _, p := range f.Spec.ConfigPatches {
+			v := p.Match.Proxy.ProxyVersion
+			if count[v] == nil {
+				count[v] = map[string]int{}
+			}
+			count[v][p.ApplyTo.String()+" "+p.Patch.Operation.String()]++
+			typed, err := protojson.Marshal(p.Patch)
+			require.NoError(t, err)
+			require.Equal(t, v == ir.DefaultProxyVersion && strings.Contains(string(typed), moduleType), strings.Contains(string(typed), moduleType))
+			require.Equal(t, v == ir.DefaultGolangVersion && strings.Contains(string(typed), golangType), strings.Contains(string(typed), golangType))
+		}
+	}
+	require.Len(t, count, 2)
+	require.Equal(t, count[ir.DefaultProxyVersion], count[ir.DefaultGolangVersion])
+	require.NotEmpty(t, count[ir.DefaultGolangVersion])
 }
 
 // TestRangesAreNotCutIntoEqualOnes: Envoy would refuse the listener, which other
 // services share.
 func TestRangesAreNotCutIntoEqualOnes(t *testing.T) {
-	got := generate(t, host+ports+"addresses: [10.1.1.0/31, 10.1.1.1/32, 10.1.1.0/30, 10.1.1.2/31]\n")
+	got := generate(t, host+ports+oneForm+"addresses: [10.1.1.0/31, 10.1.1.1/32, 10.1.1.0/30, 10.1.1.2/31]\n")
 	for _, address := range []string{"10.1.1.0", "10.1.1.1", "10.1.1.2", "10.1.1.3"} {
 		one := regexp.MustCompile("address_prefix: " + regexp.QuoteMeta(address) + "\n *prefix_len: 32\n")
 		require.Len(t, one.FindAllString(got, -1), 1, address)

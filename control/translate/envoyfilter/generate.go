@@ -8,10 +8,14 @@
 // connections and drains nothing.
 //
 // Everything is for proxies only whose metadata says that they have the shared
-// object, and whose version of Istio has dynamic modules. A proxy that lacks it
-// all the same refuses the loopback listener and the filter's configuration, and
-// logs so. While it runs it forwards the service as plain TCP; one that starts does
-// not become ready, as Istio's agent wants listeners of which none is refused.
+// object, and in the form that their version of Istio has: Envoy's dynamic modules, or
+// its golang filter. A mesh in the middle of an upgrade gets both, and each proxy one.
+//
+// A proxy that lacks the shared object all the same refuses the loopback listener and the
+// filter's configuration, if it has dynamic modules, and logs so. While it runs it
+// forwards the service as plain TCP; one that starts does not become ready, as Istio's
+// agent wants listeners of which none is refused. The golang filter takes all that, and
+// Envoy dies of the first connection.
 package envoyfilter
 
 import (
@@ -35,11 +39,12 @@ type object = ir.Object
 const (
 	types       = "type.googleapis.com/"
 	network     = types + "envoy.extensions.filters.network."
-	moduleType  = network + "dynamic_modules.v3.DynamicModuleNetworkFilter"
+	structType  = types + "google.protobuf.Struct"
 	tcpType     = network + "tcp_proxy.v3.TcpProxy"
 	tcpProxy    = "envoy.filters.network.tcp_proxy"
 	codecPrefix = "aeraki.meta_protocol.codec."
 	namespace   = "meta_protocol" // of the metrics
+	pluginName  = "meta_protocol_proxy"
 
 	// passthrough is the filter chain of a listener for what belongs to no
 	// service.
@@ -55,7 +60,8 @@ type Filter struct {
 	Labels, Annotations map[string]string
 	Spec                *networking.EnvoyFilter
 
-	only map[string]string // further metadata that its proxies must have
+	only     map[string]string // further metadata that its proxies must have
+	meshWide bool              // it is for proxies of all namespaces
 }
 
 // Generate makes the EnvoyFilters of a service that is complete and without a
@@ -65,6 +71,7 @@ type Filter struct {
 // proxies have it in common.
 func Generate(s *ir.Service) ([]*Filter, fault.List) {
 	g := &generator{s: s}
+	g.metrics()
 	g.loopbacks()
 	for i := range s.Ports {
 		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)
@@ -88,6 +95,7 @@ func Generate(s *ir.Service) ([]*Filter, fault.List) {
 
 type generator struct {
 	s       *ir.Service
+	form    form // for which patches are made now
 	filters []*Filter
 	faults  fault.List
 	// ahead is how many filters prepend has put before those of a service, in the
@@ -116,7 +124,8 @@ func (g *generator) add(component, name, ns string, selector map[string]string) 
 }
 
 // patch appends a patch for proxies that have the shared object. The namespace
-// is named too, as EnvoyFilters in Istio's root namespace count for all.
+// is named too, as EnvoyFilters in Istio's root namespace count for all, unless they
+// are to.
 func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op networking.EnvoyFilter_Patch_Operation, m *networking.EnvoyFilter_EnvoyConfigObjectMatch, value object) {
 	var v *structpb.Struct
 	if value != nil {
@@ -127,9 +136,11 @@ func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op netwo
 		}
 	}
 	metadata := maps.Clone(g.s.ProxyMetadata)
-	metadata["NAMESPACE"] = f.Namespace
+	if !f.meshWide {
+		metadata["NAMESPACE"] = f.Namespace
+	}
 	maps.Copy(metadata, f.only)
-	m.Proxy = &networking.EnvoyFilter_ProxyMatch{ProxyVersion: g.s.ProxyVersion, Metadata: metadata}
+	m.Proxy = &networking.EnvoyFilter_ProxyMatch{ProxyVersion: g.form.version(g.s), Metadata: metadata}
 	f.Spec.ConfigPatches = append(f.Spec.ConfigPatches, &networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		ApplyTo: to, Match: m, Patch: &networking.EnvoyFilter_Patch{Operation: op, Value: v},
 	})
@@ -145,16 +156,8 @@ func suffixed(name, suffix string) string {
 func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	name := fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port)
 	f := g.add("outbound", suffixed(name, c.Name), c.Namespace, c.Selector)
+	f.meshWide = c.MeshWide
 	cluster := clusterOf(g.self(p))
-	var listeners []*networking.EnvoyFilter_ListenerMatch
-	names, ranges := addresses(g.s)
-	for _, a := range names {
-		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(p.Port)})
-	}
-	listeners = append(listeners, g.chains(f, name, cluster, p.Port, ranges)...)
-	if g.s.Headless {
-		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
-	}
 	before := len(g.faults)
 	routes, to := g.routes(p)
 	cfg := g.config(p, "outbound", cluster, routes)
@@ -163,8 +166,19 @@ func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	}
 	g.count(cfg, "outbound")
 	g.check(before, cfg, p, path, "outbound")
-	g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, cluster, cfg)
-	g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
+	names, ranges := addresses(g.s)
+	for g.form = range g.forms() {
+		var listeners []*networking.EnvoyFilter_ListenerMatch
+		for _, a := range names {
+			listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(p.Port)})
+		}
+		listeners = append(listeners, g.chains(f, name, cluster, p.Port, ranges)...)
+		if g.s.Headless {
+			listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
+		}
+		g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, cluster, cfg)
+		g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
+	}
 }
 
 // addresses are the names of the service's listeners, without their ports, and
@@ -273,7 +287,9 @@ func (g *generator) inbound(p *ir.Port, path string) {
 		Name:        "virtualInbound",
 		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{DestinationPort: uint32(p.TargetPort)},
 	}
-	g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, []*networking.EnvoyFilter_ListenerMatch{listener}, name, cluster, cfg)
+	for g.form = range g.forms() {
+		g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, []*networking.EnvoyFilter_ListenerMatch{listener}, name, cluster, cfg)
+	}
 }
 
 func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
@@ -294,8 +310,10 @@ func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 	if len(listeners) == 0 {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(w.Port)})
 	}
-	g.steer(f, networking.EnvoyFilter_GATEWAY, listeners, name, clusterOf(g.self(p)), cfg)
-	g.clusters(f, networking.EnvoyFilter_GATEWAY, to)
+	for g.form = range g.forms() {
+		g.steer(f, networking.EnvoyFilter_GATEWAY, listeners, name, clusterOf(g.self(p)), cfg)
+		g.clusters(f, networking.EnvoyFilter_GATEWAY, to)
+	}
 	// Where gateways get only clusters that they use (istiod's
 	// PILOT_FILTER_GATEWAY_CLUSTER_CONFIG) these are told to be used.
 	var hosts []string
@@ -311,21 +329,15 @@ func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 // configuration has not come, or was refused at the start, is what Istio would
 // have done.
 func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext, listeners []*networking.EnvoyFilter_ListenerMatch, name, cluster string, cfg object) {
-	module := object{
-		"@type":                 moduleType,
-		"dynamic_module_config": g.module(),
-		"filter_name":           "meta_protocol_proxy",
-		"terminal_filter":       true,
-		"filter_config":         object{"@type": types + "google.protobuf.Struct", "value": cfg},
-	}
-	filter := object{"name": name, "typed_config": module}
+	typed := g.form.filter(g.s, cfg)
+	filter := object{"name": name, "typed_config": typed}
 	if g.s.Delivery == ir.ECDS {
 		filter = object{"name": name, "config_discovery": object{
 			"config_source": object{
 				"ads": object{}, "resource_api_version": "V3",
 				"initial_fetch_timeout": seconds(g.s.InitialFetchTimeout),
 			},
-			"type_urls":      []any{moduleType, tcpType},
+			"type_urls":      []any{typed["@type"], tcpType},
 			"default_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster},
 		}}
 	}
@@ -360,12 +372,8 @@ func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext
 	g.uncount(patch, listeners)
 	if g.s.Delivery == ir.ECDS {
 		g.patch(f, networking.EnvoyFilter_EXTENSION_CONFIG, networking.EnvoyFilter_Patch_ADD,
-			&networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: context}, object{"name": name, "typed_config": module})
+			&networking.EnvoyFilter_EnvoyConfigObjectMatch{Context: context}, object{"name": name, "typed_config": typed})
 	}
-}
-
-func (g *generator) module() object {
-	return object{"name": g.s.Module, "do_not_close": true, "metrics_namespace": namespace}
 }
 
 // clusters has connections to hosts that fail their health checks or are

@@ -1,7 +1,9 @@
 package envoyfilter
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/meltemi-mesh/meltemi/control/ir"
 )
@@ -12,11 +14,20 @@ import (
 // that the pod's agent gathers. The service may be nil: then all is the default.
 func PodPatch(s *ir.Service) ([]byte, error) {
 	if s == nil {
-		s = &ir.Service{ProxyMetadata: ir.DefaultProxyMetadata(), Admin: ir.DefaultAdmin}
+		s = new(ir.Service)
+		_ = s.Complete() // for the defaults; what it lacks does not matter here
 	}
 	metadata := map[string]string{}
 	for k, v := range s.ProxyMetadata {
 		metadata["ISTIO_META_"+k] = v
+	}
+	if s.Golang.ProxyVersion != ir.NoProxies {
+		process, err := json.Marshal(golang{}.process(s))
+		if err != nil {
+			return nil, err
+		}
+		// Istio's templates of pods put quotes around it, and nothing else.
+		metadata[processEnv] = strings.ReplaceAll(string(process), `"`, `\"`)
 	}
 	config, err := encode(object{
 		"proxyMetadata":     metadata,

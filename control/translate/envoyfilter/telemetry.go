@@ -28,6 +28,31 @@ func (g *generator) count(cfg object, side string) {
 	g.prepend(cfg, []any{object{"name": statsName, "config": config}})
 }
 
+// observed are fields of MetaProtocolProxy that the service's telemetry has, by where they
+// stand in that, but for those that a side has of its own.
+func (g *generator) observed(own object) map[string]string {
+	t, of := &g.s.Telemetry, map[string]string{}
+	if t.Tracing != nil && own["tracing"] == nil {
+		of["tracing"] = "telemetry.tracing"
+	}
+	if t.AccessLog != nil && own["access_log"] == nil && own["accessLog"] == nil {
+		of["access_log"] = "telemetry.accessLog"
+	}
+	return of
+}
+
+// observe has calls traced and logged.
+func (g *generator) observe(cfg, own object) {
+	t := &g.s.Telemetry
+	for field := range g.observed(own) {
+		if field == "tracing" {
+			cfg[field] = exact(t.Tracing)
+		} else {
+			cfg[field] = exact(t.AccessLog)
+		}
+	}
+}
+
 // uncount takes Istio's own filter out of the chains: what it would count is known as
 // calls, and to Kiali it would be another edge, to nobody.
 func (g *generator) uncount(patch func(op networking.EnvoyFilter_Patch_Operation, l *networking.EnvoyFilter_ListenerMatch, chain, filter string, value object), listeners []*networking.EnvoyFilter_ListenerMatch) {

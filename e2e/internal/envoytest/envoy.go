@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -47,6 +48,10 @@ type Options struct {
 	Args []string
 	// Drain is how long listeners that are replaced have; 0 is 2 s.
 	Drain time.Duration
+	// Golang has Meltemi served by Envoy's golang network filter.
+	Golang Golang
+	// Tunnels are Meltemi's connections to servers then.
+	Tunnels Tunnels
 	// Replaces is the Envoy that this one takes over from by a hot restart.
 	Replaces *Envoy
 	// HotRestart lets another one take over.
@@ -70,6 +75,7 @@ type Envoy struct {
 	epoch   int
 
 	mayPanic bool
+	golang   *golang // nil: dynamic modules
 }
 
 // Start runs an Envoy until the end of the test, at which it must still live,
@@ -77,6 +83,15 @@ type Envoy struct {
 func Start(t testing.TB, o Options) *Envoy {
 	t.Helper()
 	e := &Envoy{t: t, dir: t.TempDir(), exited: make(chan struct{}), mayPanic: o.MayPanic}
+	var err error
+	e.log, err = os.OpenFile(e.path("envoy.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	require.NoError(t, err)
+	if o.Drain == 0 {
+		o.Drain = 2 * time.Second
+	}
+	if o.Golang != NotGolang {
+		o.Listeners, o.Env = e.serveGolang(o)
+	}
 	e.write("lds.json", o.Listeners)
 	e.write("cds.json", o.Clusters)
 	lds := "lds.json"
@@ -99,8 +114,6 @@ func Start(t testing.TB, o Options) *Envoy {
 	})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(e.path("bootstrap.json"), bootstrap, 0o644))
-	e.log, err = os.Create(e.path("envoy.log"))
-	require.NoError(t, err)
 
 	restart := []string{"--disable-hot-restart"}
 	switch {
@@ -110,9 +123,6 @@ func Start(t testing.TB, o Options) *Envoy {
 		restart = []string{"--base-id", e.baseID, "--restart-epoch", strconv.Itoa(e.epoch)}
 	case o.HotRestart:
 		restart = []string{"--use-dynamic-base-id", "--base-id-path", e.path("base-id")}
-	}
-	if o.Drain == 0 {
-		o.Drain = 2 * time.Second
 	}
 	e.cmd = exec.Command(o.Bin, append(append(restart,
 		"-c", e.path("bootstrap.json"), "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
@@ -165,6 +175,8 @@ func (e *Envoy) until(what string, done func() bool) {
 		select {
 		case <-e.exited:
 			e.t.Fatalf("Envoy ended (%v) while the test waited for %s", e.exit, what)
+		case <-e.golang.exited():
+			e.t.Fatalf("Meltemi's host ended (%v) while the test waited for %s", e.golang.host.Err(), what)
 		default:
 		}
 		if time.Now().After(deadline) {
@@ -181,6 +193,8 @@ func (e *Envoy) finish() {
 		select {
 		case <-e.exited:
 			e.t.Errorf("Envoy died: %v", e.exit)
+		case <-e.golang.exited():
+			e.t.Errorf("Meltemi's host died: %v", e.golang.host.Err())
 		default:
 			e.Terminate()
 			e.WaitExit()
@@ -201,6 +215,10 @@ func (e *Envoy) finish() {
 // Kill ends Envoy as a crash would; the test then does not ask that it lives.
 func (e *Envoy) Kill() {
 	e.stopped = true
+	if h := e.golang.imitated(); h != nil {
+		h.Kill()
+		<-h.Exited()
+	}
 	e.cmd.Process.Kill()
 	<-e.exited
 }
@@ -208,6 +226,10 @@ func (e *Envoy) Kill() {
 // Terminate asks Envoy to end. The test then does not ask that it lives on.
 func (e *Envoy) Terminate() {
 	e.stopped = true
+	if h := e.golang.imitated(); h != nil {
+		h.Signal(syscall.SIGTERM)
+		return // Envoy is ended behind it, as it is a part of it
+	}
 	e.cmd.Process.Signal(syscall.SIGTERM)
 }
 
@@ -215,6 +237,18 @@ func (e *Envoy) Terminate() {
 func (e *Envoy) WaitExit() {
 	e.t.Helper()
 	e.stopped = true
+	if h := e.golang.imitated(); h != nil {
+		select {
+		case <-h.Exited():
+			if err := h.Err(); err != nil {
+				e.t.Errorf("Meltemi's host did not end in an orderly way: %v", err)
+			}
+		case <-time.After(patience):
+			h.Kill()
+			e.t.Errorf("Meltemi's host still runs %v after its end was due", patience)
+		}
+		e.cmd.Process.Signal(syscall.SIGTERM)
+	}
 	select {
 	case <-e.exited:
 		if e.exit != nil {
@@ -236,8 +270,13 @@ func (e *Envoy) Log() string {
 	return string(b)
 }
 
-// Pid of the process.
-func (e *Envoy) Pid() int { return e.cmd.Process.Pid }
+// Pid of the process that has Meltemi in it.
+func (e *Envoy) Pid() int {
+	if h := e.golang.imitated(); h != nil {
+		return h.Pid()
+	}
+	return e.cmd.Process.Pid
+}
 
 // RSS is the resident memory in bytes.
 func (e *Envoy) RSS() int64 {
@@ -281,6 +320,9 @@ func (e *Envoy) AdminAddress() string { return e.admin }
 // Port is the port that a listener got.
 func (e *Envoy) Port(listener string) int {
 	e.t.Helper()
+	if port := e.golang.port(e.t, listener); port != 0 {
+		return port
+	}
 	port := 0
 	e.until("listener "+listener, func() bool {
 		var all struct {
@@ -316,6 +358,9 @@ func (e *Envoy) Dial(listener string) *net.TCPConn {
 // Stats are the counters and gauges whose names match a regular expression.
 func (e *Envoy) Stats(pattern string) map[string]int64 {
 	e.t.Helper()
+	if e.golang != nil && strings.HasPrefix(pattern, "^meta_protocol") {
+		return e.golang.stats(e.t, pattern)
+	}
 	stats := map[string]int64{}
 	for line := range strings.Lines(e.Admin("/stats?filter=" + pattern)) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
@@ -323,12 +368,16 @@ func (e *Envoy) Stats(pattern string) map[string]int64 {
 			stats[name] = v
 		}
 	}
+	maps.Copy(stats, e.golang.listenerStats(e.t, pattern))
 	return stats
 }
 
 // Stat is one counter or gauge, 0 if Envoy has none of that name.
 func (e *Envoy) Stat(name string) int64 {
 	e.t.Helper()
+	if e.golang != nil && strings.HasPrefix(name, "meta_protocol.") {
+		return e.golang.metric(e.t, name)
+	}
 	return e.Stats("^" + strings.ReplaceAll(name, ".", "[.]") + "$")[name]
 }
 
@@ -417,6 +466,9 @@ func (e *Envoy) update(file, stats string, resources []Resource) (accepted bool)
 // SetListeners replaces all listeners.
 func (e *Envoy) SetListeners(r ...Resource) (accepted bool) {
 	e.t.Helper()
+	if e.golang != nil {
+		r = e.updateGolang(r)
+	}
 	return e.update("lds.json", "listener_manager.lds.", r)
 }
 

@@ -224,6 +224,11 @@ func LoopbackWithWorkloads(socket, admin string) Resource {
 	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin, Workloads: true})
 }
 
+// Tunnels is the loopback listener of the golang filter, as Istio's proxies get it.
+func Tunnels(socket string, connect bool) Resource {
+	return typed(loopback.Listener{Socket: socket, Tunnels: true, Connect: connect, Sources: true})
+}
+
 func typed(l loopback.Listener) Resource {
 	return Resource(l.Config()).With(M{"@type": types + "envoy.config.listener.v3.Listener"})
 }

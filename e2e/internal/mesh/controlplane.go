@@ -149,6 +149,9 @@ func link(from, to string) error {
 	return dst.Close()
 }
 
+// Programs are what a proxy's container runs.
+func (m *Mesh) Programs() (agent, envoy string) { return m.path("pilot-agent"), m.path("envoy") }
+
 func (m *Mesh) path(name string) string { return filepath.Join(m.dir, name) }
 
 // program is one of the control plane, on the node.

@@ -46,6 +46,17 @@ type PodSpec struct {
 	// TPROXY is how connections to the pod are intercepted, as by the annotation
 	// sidecar.istio.io/interceptionMode; the default is REDIRECT.
 	TPROXY bool
+	// Image is what the proxy's container is made of; nil: the mesh's programs as they
+	// are on this machine.
+	Image *Image
+}
+
+// Image is a container's, with Istio's proxy where Istio's images have it.
+type Image struct {
+	// Root is its file system. Where a kubelet mounts something folders are made.
+	Root       string
+	Env        []string
+	Entrypoint []string
 }
 
 // interception is Istio's name of the mode, and the user that the proxy runs as
@@ -183,9 +194,19 @@ func (p *Pod) StartProxy() {
 		return os.Chown(path, proxyUID, proxyUID)
 	}))
 	config := map[string]any{
-		"binaryPath": p.n.path("envoy"), "configPath": "./etc/istio/proxy",
 		"discoveryAddress": p.n.fabric.node.IP + ":15012", "concurrency": 2, "terminationDrainDuration": "2s",
 		"proxyStatsMatcher": map[string]any{"inclusionPrefixes": []string{"meta_protocol", "extension_config_discovery", "cluster.", "listener."}},
+	}
+	programs := Image{
+		Entrypoint: []string{p.n.path("pilot-agent")},
+		Env:        []string{"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + p.n.dir, "ISTIO_META_MELTEMI=true"},
+	}
+	template := "" // that of the image
+	if p.Image != nil {
+		programs = *p.Image
+	} else {
+		config["binaryPath"], config["configPath"] = p.n.path("envoy"), "./etc/istio/proxy"
+		template = p.n.path("bootstrap.json")
 	}
 	maps.Copy(config, p.ProxyConfig)
 	b, err := json.Marshal(config)
@@ -198,11 +219,11 @@ func (p *Pod) StartProxy() {
 	mode, uid := p.interception()
 	program := program{
 		name: p.Name + "'s pilot-agent", netns: p.Netns, dir: p.dir(), log: p.log("proxy"), uid: uid, gid: proxyUID, init: true,
-		argv: []string{
-			p.n.path("pilot-agent"), "proxy", string(p.Role), "--domain", p.n.Name + ".svc.cluster.local",
+		argv: append(slices.Clone(programs.Entrypoint),
+			"proxy", string(p.Role), "--domain", p.n.Name+".svc.cluster.local",
 			"--proxyLogLevel=info", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info",
-			"--templateFile", p.n.path("bootstrap.json"),
-		},
+			"--templateFile", template,
+		),
 		env: append([]string{
 			"POD_NAME=" + p.Name, "POD_NAMESPACE=" + p.n.Name, "INSTANCE_IP=" + p.IP, "SERVICE_ACCOUNT=default",
 			"HOST_IP=" + p.n.fabric.node.IP, "PROXY_CONFIG=" + string(b), "PILOT_CERT_PROVIDER=istiod",
@@ -212,12 +233,38 @@ func (p *Pod) StartProxy() {
 			"ISTIOD_SAN=istiod." + RootNamespace + ".svc",
 			// As the limits of the container would be.
 			"GOMEMLIMIT=1GiB", "GOMAXPROCS=2",
-			"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + p.n.dir, "ISTIO_META_MELTEMI=true",
-		}, append(scraped, p.Env...)...),
+		}, slices.Concat(programs.Env, scraped, p.Env)...),
+	}
+	if p.Image != nil {
+		program.contain(p.Image.Root, uid)
 	}
 	p.proxy, err = program.start()
 	require.NoError(t, err)
 }
+
+// contain has a program run as user uid in the file system of a container, which it may
+// only read, but for the folders of its own that a kubelet mounts there. It has them at the
+// same places below the folder in which it would run otherwise.
+func (p *program) contain(root string, uid uint32) {
+	p.env = append(p.env, "ROOT="+root, "OWN="+p.dir, fmt.Sprintf("USER=%d:%d", uid, proxyUID))
+	p.argv = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-ec", `
+mkdir -p "$ROOT/proc" "$ROOT/dev"
+mount --bind "$ROOT" "$ROOT"
+for d in etc/istio/proxy etc/istio/pod var/run/secrets var/lib/istio/data tmp; do
+  [ -d "$OWN/$d" ] || { mkdir -p "$OWN/$d"; chown "$USER" "$OWN/$d"; }
+  mkdir -p "$ROOT/$d"
+  mount --bind "$OWN/$d" "$ROOT/$d"
+done
+mount --rbind /dev "$ROOT/dev"
+mount -t proc proc "$ROOT/proc"
+mount -o remount,bind,ro "$ROOT"
+exec setpriv --no-new-privs chroot --userspec "$USER" --groups= "$ROOT" "$@"
+`, "sh"}, p.argv...)
+	p.uid, p.gid = 0, 0
+}
+
+// Pid is the process of the proxy's agent.
+func (p *Pod) Pid() int { return p.proxy.cmd.Process.Pid }
 
 // WaitReady waits until the kubelet would send traffic.
 func (p *Pod) WaitReady() {

@@ -18,7 +18,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const proxy = "istio-proxy"
+const (
+	proxy = "istio-proxy"
+	// What a proxy with the golang filter is told by its environment.
+	socket  = "/etc/istio/proxy/meltemi.sock"
+	process = `{"admin_address":"127.0.0.1:15880","path":"` + socket + `"}`
+)
 
 // gateway is the Deployment of a gateway as Istio's chart makes it, as far as it
 // matters to the injector.
@@ -74,6 +79,12 @@ func TestAProxyGetsTheVolume(t *testing.T) {
 		}
 		if v := variable(c, "ISTIO_META_MELTEMI"); v != "true" {
 			t.Error(name, v)
+		}
+		if v := variable(c, "MELTEMI_PROCESS"); v != process {
+			t.Error(name, v)
+		}
+		if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == filepath.Dir(socket) && !m.ReadOnly }) {
+			t.Error(name, "the loopback listener's folder is none of the proxy's own:", c.VolumeMounts)
 		}
 		asksForStatistics(t, c)
 	}

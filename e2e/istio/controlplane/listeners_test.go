@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,7 +20,9 @@ import (
 func TestOnlyTheServicesChainsChange(t *testing.T) {
 	for _, tc := range []struct {
 		golden, mesh string
+		version      string // of the proxy
 		gateway      bool
+		namespace    string // of the proxy, unless it is demo or a gateway's
 		port         uint32
 		want         []string // listeners, and their chains with their filters
 	}{
@@ -44,6 +47,23 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 			"10.1.1.1/32,10.7.0.0/17,10.7.128.0/17: user.limit meltemi-outbound-orders.example.com-9094",
 			": user.limit tcp_proxy",
 		}},
+		// Each form of the filter in the same places.
+		{golden: "both-forms", version: "1.30.0", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880) + service("others", "10.3.0.0/16", 20880), port: 20880, want: []string{
+			"0.0.0.0_20880",
+			"10.3.0.0/16: tcp_proxy",
+			"10.97.0.0/32,10.97.0.1/32: meltemi-outbound-greeter.demo-20880",
+			"PassthroughFilterChain: tcp_proxy",
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
+		{golden: "both-forms", version: "1.31.0", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880), port: 20880, want: []string{
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
+		{golden: "both-forms", version: "1.19.0", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880), port: 20880, want: []string{
+			"10.96.0.50_20880",
+			": tcp_proxy",
+		}},
 		{golden: "gateway-sni", mesh: sni, gateway: true, port: 31400, want: []string{
 			"0.0.0.0_31400",
 			"greeter.shop.com: meltemi-gateway-greeter.example.com-31400",
@@ -52,6 +72,18 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 		{golden: "smallest", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880) + limit("10.96.0.50_20880"), port: 20880, want: []string{
 			"10.96.0.50_20880",
 			": user.limit meltemi-outbound-greeter.demo-20880",
+		}},
+		// Istio's own filter would count the service's connections as TCP, for which Kiali
+		// draws an edge of its own.
+		{golden: "smallest", mesh: service("greeter.demo.svc.cluster.local", "10.96.0.50", 20880) + headless("others", "10.9.0.2") + counted, port: 20880, want: []string{
+			"10.9.0.2_20880",
+			": istio.stats tcp_proxy",
+			"10.96.0.50_20880",
+			": meltemi-outbound-greeter.demo-20880",
+		}},
+		{golden: "no-istio-stats", mesh: service("cart.shop.svc.cluster.local", "10.0.0.1", 20880) + counted, port: 20880, namespace: "shop", want: []string{
+			"10.0.0.1_20880",
+			": istio.stats meltemi-outbound-cart.shop-20880",
 		}},
 		{golden: "ipv6", mesh: service("six.example.com", `"2001:DB8:0:0::1"`, 9080), port: 9080, want: []string{
 			"2001:DB8:0:0::1_9080",
@@ -90,7 +122,7 @@ func TestOnlyTheServicesChainsChange(t *testing.T) {
 				if oursAreNewer {
 					ours = parse(t, read(t, "../../../control/translate/envoyfilter/testdata", tc.golden+".out.yaml"), now.Add(time.Hour))
 				}
-				got := chains(t, append(theirs, ours...), tc.gateway, tc.port)
+				got := chains(t, append(theirs, ours...), cmp.Or(tc.version, "1.31.0"), tc.gateway, cmp.Or(tc.namespace, "demo"), tc.port)
 				if !slices.Equal(got, tc.want) {
 					t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
 				}
@@ -111,9 +143,9 @@ func parse(t *testing.T, text string, created time.Time) []config.Config {
 
 // chains are those that a proxy which has the shared object gets for a port, by
 // the names of their listeners.
-func chains(t *testing.T, all []config.Config, gateway bool, port uint32) (got []string) {
+func chains(t *testing.T, all []config.Config, version string, gateway bool, ns string, port uint32) (got []string) {
 	t.Helper()
-	role, ns := model.SidecarProxy, "demo"
+	role := model.SidecarProxy
 	if gateway {
 		role, ns = model.Router, "istio-system"
 	}
@@ -122,7 +154,7 @@ func chains(t *testing.T, all []config.Config, gateway bool, port uint32) (got [
 	labels := map[string]string{"istio": "ingressgateway"}
 	g := core.NewConfigGenTest(t, core.TestOptions{Configs: all})
 	p := g.SetupProxy(&model.Proxy{Type: role, ConfigNamespace: ns, Labels: labels, Metadata: &model.NodeMetadata{
-		Namespace: ns, Labels: labels, IstioVersion: "1.31.0", Raw: map[string]any{"MELTEMI": "true", "NAMESPACE": ns, "ISTIO_VERSION": "1.31.0"},
+		Namespace: ns, Labels: labels, IstioVersion: version, Raw: map[string]any{"MELTEMI": "true", "NAMESPACE": ns, "ISTIO_VERSION": version},
 	}})
 	listeners := map[string][]string{}
 	for _, l := range g.Listeners(p) {
@@ -233,4 +265,12 @@ spec:
   tls:
   - {match: [{port: 31400, sniHosts: [greeter.shop.com]}], route: [{destination: {host: greeter.example.com, port: {number: 20880}}}]}
   - {match: [{port: 31400, sniHosts: [billing.shop.com]}], route: [{destination: {host: billing.example.com, port: {number: 20880}}}]}
+`
+
+// counted is a mesh whose proxies count for Prometheus.
+const counted = `---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec: {metrics: [{providers: [{name: prometheus}]}]}
 `

@@ -81,3 +81,40 @@ func checkPeer(c *net.UnixConn) error {
 	}
 	return nil
 }
+
+// ErrBusy is that the listener's queue is full.
+var ErrBusy = errors.New("the listener's queue is full")
+
+// Open connects to a unix socket without waiting for anything: fd does not block. Where a
+// process of another user has the socket that gets a connection, and not a byte. Another
+// process of this user may be the next Envoy of a hot restart.
+func Open(path string) (fd int, err error) {
+	fd, err = syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	switch err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); {
+	case errors.Is(err, syscall.EAGAIN):
+		err = ErrBusy
+	case err != nil:
+		err = os.NewSyscallError("connect", err)
+	default:
+		err = checkUser(fd)
+	}
+	if err != nil {
+		syscall.Close(fd) //nolint:errcheck // nothing was written
+		return -1, err
+	}
+	return fd, nil
+}
+
+func checkUser(fd int) error {
+	cred, err := syscall.GetsockoptUcred(fd, syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	if int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("the socket belongs to user %d, not to this one (%d)", cred.Uid, os.Geteuid())
+	}
+	return nil
+}

@@ -3,10 +3,12 @@ package process
 import (
 	"math"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
@@ -38,13 +40,34 @@ type limits struct {
 // goroutine holds, so there are more of them than workers, whatever GOMAXPROCS
 // says: that is meant for the container, as is GOMEMLIMIT. The variables
 // MELTEMI_GOMAXPROCS and MELTEMI_GOMEMLIMIT set them.
+//
+// SIGPIPE is ignored, as Envoy does: Go's handler, which every shared object installs,
+// would end the process when nobody reads its standard output or error any longer and
+// something of ours is written there, such as an access log.
 func SetUp(workers int, log Log, trim func()) {
+	signal.Ignore(syscall.SIGPIPE)
 	l := choose(workers, physicalMemory(), os.Getenv, log)
 	runtime.GOMAXPROCS(l.procs)
 	debug.SetMemoryLimit(l.memory)
 	go upkeep(trim)
 	log(host.Info, "meltemi: GOMAXPROCS %d, Go memory limit %d MiB", l.procs, l.memory>>20)
 }
+
+// Workers makes sure that there are processors for so many workers. It is for hosts that
+// do not know at first how many they have, and may be called by any goroutine.
+func Workers(n int, log Log) {
+	if os.Getenv(procsEnv) != "" {
+		return
+	}
+	growing.Lock()
+	defer growing.Unlock()
+	if want := n + spareProcs; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+		log(host.Info, "meltemi: GOMAXPROCS %d", want)
+	}
+}
+
+var growing sync.Mutex
 
 // choose returns the limits for a machine with that much memory.
 func choose(workers int, memory int64, env func(string) string, log Log) limits {

@@ -110,6 +110,10 @@ func (d *demo) run() error {
 	}
 	fmt.Println("what was seen is what the configuration says")
 	if d.keep {
+		prometheus, err := d.prometheus(metrics, admin)
+		if err != nil {
+			return err
+		}
 		pids := make([]string, len(d.children))
 		for i, c := range d.children {
 			pids[i] = strconv.Itoa(c.Process.Pid)
@@ -119,10 +123,24 @@ left running, with logs in build/demo/:
   call again  echo '{"id":1,"method":"who","attachments":{"tenant":"acme"},"count":100,"summary":true}' | build/peers/dubbogo/consumer -addr 127.0.0.1:%s
   look        curl -s 'http://%s/stats?filter=meta_protocol'
   scrape      http://%s/metrics and, for Envoy's own, http://%s/stats/prometheus
+  Prometheus  prometheus --config.file=%s --enable-feature=exemplar-storage
   end         kill %s
-`, port, admin, metrics, admin, strings.Join(pids, " "))
+`, port, admin, metrics, admin, prometheus, strings.Join(pids, " "))
 	}
 	return nil
+}
+
+// prometheus writes the configuration of examples/observability, with the addresses that
+// the kernel chose.
+func (d *demo) prometheus(metrics, admin string) (file string, err error) {
+	from := filepath.Join(d.root, "examples", "observability")
+	config, err := os.ReadFile(filepath.Join(from, "prometheus.yml"))
+	if err != nil {
+		return "", err
+	}
+	own := strings.NewReplacer("127.0.0.1:15880", metrics, "127.0.0.1:9901", admin,
+		"rules.yml", filepath.Join(from, "rules.yml"), "alerts.yml", filepath.Join(from, "alerts.yml")).Replace(string(config))
+	return "build/demo/prometheus.yml", os.WriteFile(filepath.Join(d.logs, "prometheus.yml"), []byte(own), 0o600)
 }
 
 // start runs a child with its log in build/demo.

@@ -17,11 +17,14 @@ import (
 	dubbo "dubbo.apache.org/dubbo-go/v3"
 	"dubbo.apache.org/dubbo-go/v3/common"
 	"dubbo.apache.org/dubbo-go/v3/common/constant"
+	"dubbo.apache.org/dubbo-go/v3/filter/otel/trace"
 	"dubbo.apache.org/dubbo-go/v3/graceful_shutdown"
 	"dubbo.apache.org/dubbo-go/v3/logger"
 	"dubbo.apache.org/dubbo-go/v3/protocol"
 	protodubbo "dubbo.apache.org/dubbo-go/v3/protocol/dubbo"
 	"dubbo.apache.org/dubbo-go/v3/server"
+	"go.opentelemetry.io/contrib/propagators/b3"
+	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/meltemi-mesh/meltemi/e2e/peers/dubbogo/greeter"
 )
@@ -92,12 +95,23 @@ func (g *Greeter) Attachments(ctx context.Context) (map[interface{}]interface{},
 	return m, nil
 }
 
+// Trace answers the id of the trace and of the span within which dubbo-go's own filter
+// would have the request be, "" if it would begin a trace.
+func (g *Greeter) Trace(ctx context.Context) (string, error) {
+	_, sc := trace.Extract(ctx, ctx.Value(constant.AttachmentKey).(map[string]interface{}),
+		propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, b3.New()))
+	if !sc.IsValid() {
+		return "", nil
+	}
+	return sc.TraceID().String() + " " + sc.SpanID().String(), nil
+}
+
 // MethodMapper gives the methods their names on the wire.
 func (g *Greeter) MethodMapper() map[string]string {
 	return map[string]string{
 		"SayHello": "sayHello", "SayHelloAsync": "sayHelloAsync", "Who": "who", "Echo": "echo",
 		"EchoMap": "echoMap", "ReturnNull": "returnNull", "Fail": "fail", "Sleep": "sleep",
-		"Tell": "tell", "Told": "told", "Blob": "blob", "Attachments": "attachments",
+		"Tell": "tell", "Told": "told", "Blob": "blob", "Attachments": "attachments", "Trace": "trace",
 	}
 }
 

@@ -1,0 +1,55 @@
+// Command meltemi-operator is the control plane: it keeps the EnvoyFilters of all services
+// that have a port named tcp-metaprotocol-PROTOCOL as MetaRouters and Istio's own objects
+// say. To have it know codecs and filters of your own, copy this file and import them too.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	"github.com/meltemi-mesh/meltemi/control/operator/controller"
+	_ "github.com/meltemi-mesh/meltemi/filters"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "meltemi-operator:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	var o controller.Options
+	// -kubeconfig is there, too; without it the pod's own service account counts.
+	flag.StringVar(&o.RootNamespace, "root-namespace", "istio-system", "Istio's root namespace")
+	flag.StringVar(&o.Domain, "cluster-domain", "cluster.local", "the cluster's domain")
+	flag.StringVar(&o.Namespace, "leader-election-namespace", os.Getenv("POD_NAMESPACE"), "where replicas agree who writes; empty if there is one only")
+	flag.StringVar(&o.Metrics, "metrics-address", ":8080", "where metrics are served; 0 for nowhere")
+	flag.StringVar(&o.Health, "health-address", ":8081", "where /healthz and /readyz are served; 0 for nowhere")
+	flag.IntVar(&o.Workers, "workers", 4, "how many services are worked on at once")
+	level := slog.LevelInfo
+	flag.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	flag.Parse()
+	log := logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	ctrl.SetLogger(log)
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return err
+	}
+	// Changes of many services at once are written as fast as the API server lets them.
+	config.QPS, config.Burst = 200, 400
+	m, err := controller.New(config, o, log)
+	if err != nil {
+		return err
+	}
+	return m.Start(ctrl.SetupSignalHandler())
+}

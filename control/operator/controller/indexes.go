@@ -1,0 +1,118 @@
+package controller
+
+import (
+	"slices"
+
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+)
+
+// What objects are found by.
+const (
+	byHost     = "host"
+	byGateway  = "gateway"
+	byProtocol = "protocol"
+	bySelector = "selector"
+	byGoverned = "governed"
+	byService  = "service"
+)
+
+// index is what objects of a type are found by.
+type index struct {
+	object client.Object
+	field  string
+	values client.IndexerFunc
+}
+
+// indexes have the cache find objects by what they say, so that the work of a change is
+// that of what it touches.
+func (r *reconciler) indexes() []index {
+	return []index{
+		{&api.MetaRouter{}, byHost, func(o client.Object) []string { return []string{r.routerHost(o.(*api.MetaRouter))} }},
+		{&api.MetaRouter{}, byGateway, func(o client.Object) (all []string) {
+			for _, g := range o.(*api.MetaRouter).Spec.Gateways {
+				all = append(all, translate.GatewayName(g, o.GetNamespace()))
+			}
+			return all
+		}},
+		{&api.ApplicationProtocol{}, byProtocol, func(o client.Object) []string { return []string{o.(*api.ApplicationProtocol).Spec.Protocol} }},
+		{&istio.ServiceEntry{}, byHost, func(o client.Object) []string { return o.(*istio.ServiceEntry).Spec.Hosts }},
+		{&istio.ServiceEntry{}, byProtocol, protocols},
+		{&istio.ServiceEntry{}, byGoverned, governed},
+		{&corev1.Service{}, byProtocol, protocols},
+		{&corev1.Service{}, byGoverned, governed},
+		{&corev1.Service{}, bySelector, func(o client.Object) (all []string) {
+			for k, v := range o.(*corev1.Service).Spec.Selector {
+				all = append(all, k+"="+v)
+			}
+			return all
+		}},
+		{&istio.DestinationRule{}, byHost, func(o client.Object) []string { return []string{r.ruleHost(o.(*istio.DestinationRule))} }},
+		{&istio.VirtualService{}, byGateway, func(o client.Object) (all []string) {
+			for _, g := range o.(*istio.VirtualService).Spec.Gateways {
+				all = append(all, translate.GatewayName(g, o.GetNamespace()))
+			}
+			return all
+		}},
+		{&istio.VirtualService{}, byHost, ownHost},
+		{&istioalpha.EnvoyFilter{}, byHost, ownHost},
+		{&discovery.EndpointSlice{}, byService, func(o client.Object) []string { return []string{o.GetLabels()[discovery.LabelServiceName]} }},
+	}
+}
+
+// portNames are those of a Service or a ServiceEntry.
+func portNames(o client.Object) (names []string) {
+	switch o := o.(type) {
+	case *corev1.Service:
+		for _, p := range o.Spec.Ports {
+			names = append(names, p.Name)
+		}
+	case *istio.ServiceEntry:
+		for _, p := range o.Spec.Ports {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// protocols are those that its ports name.
+func protocols(o client.Object) (all []string) {
+	for _, name := range portNames(o) {
+		if p, ok := translate.Protocol(name); ok && !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+func governed(o client.Object) []string {
+	if len(protocols(o)) > 0 {
+		return []string{"true"}
+	}
+	return nil
+}
+
+// ownHost is the one that an object of the operator's own is for.
+func ownHost(o client.Object) []string {
+	if h := o.GetAnnotations()[translate.Host]; h != "" && o.GetLabels()[translate.ManagedBy] == translate.Manager {
+		return []string{h}
+	}
+	return nil
+}
+
+func (r *reconciler) routerHost(o *api.MetaRouter) string {
+	if len(o.Spec.Hosts) == 0 {
+		return ""
+	}
+	return translate.FullName(string(o.Spec.Hosts[0]), o.Namespace, r.Domain)
+}
+
+func (r *reconciler) ruleHost(o *istio.DestinationRule) string {
+	return translate.FullName(o.Spec.Host, o.Namespace, r.Domain)
+}

@@ -1,0 +1,247 @@
+// Package controller keeps what proxies need as the objects of users say: it watches
+// these, has package translate say what they mean, and writes, where anything is not as
+// it shall be.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-logr/logr"
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
+)
+
+// meshConfigMap is where Istio's mesh config is, in the root namespace.
+const meshConfigMap = "istio"
+
+// Request is what there is to be done: for a host; for the status of an object that is
+// not for one host; or, without both, for the loopback listener of the mesh.
+type Request struct {
+	Host   string
+	Object translate.Object
+}
+
+func (q Request) String() string {
+	if q.Host == "" && q.Object.Kind != "" {
+		return q.Object.String()
+	}
+	return q.Host
+}
+
+type reconciler struct {
+	Options
+	client.Client
+	live client.Reader
+	log  logr.Logger
+
+	// writing is held to read by who writes filters that need the loopback listener, and
+	// to write by who removes that.
+	writing   sync.RWMutex
+	mu        sync.Mutex
+	loopbacks map[string]*envoyfilter.Filter // as they shall be, by their names
+}
+
+// Reconcile does what there is to be done.
+func (r *reconciler) Reconcile(ctx context.Context, q Request) (ctrl.Result, error) {
+	switch {
+	case q.Object.Kind == translate.ApplicationProtocol:
+		return ctrl.Result{}, r.tellProtocol(ctx, q.Object)
+	case q.Object.Kind == translate.DubboAuthorizationPolicy:
+		return ctrl.Result{}, r.tellPolicy(ctx, q.Object)
+	case q.Host == "":
+		return ctrl.Result{}, r.reconcileLoopback(ctx)
+	}
+	in, err := r.gather(ctx, q.Host)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	out := translate.Translate(in)
+	log := ctrl.LoggerFrom(ctx)
+	for _, f := range out.Faults {
+		if f.Kind != translate.MetaRouter {
+			log.Info("refused", "object", f.Object.String(), "field", f.Path, "reason", f.Reason)
+		}
+	}
+	var failed error
+	if out.Complete {
+		failed = r.write(ctx, q.Host, out)
+	}
+	if err := r.tell(ctx, in, out, failed); err != nil && failed == nil {
+		failed = err
+	}
+	return ctrl.Result{}, failed
+}
+
+// gather asks the cache for what says something of a host.
+func (r *reconciler) gather(ctx context.Context, host string) (*translate.Input, error) {
+	mesh, err := r.mesh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in := &translate.Input{Mesh: mesh, Host: host, Gateways: map[string]*translate.Gateway{}}
+	var names []string
+	if short, ok := strings.CutSuffix(host, ".svc."+r.Domain); ok && strings.Count(short, ".") == 1 {
+		name, namespace, _ := strings.Cut(short, ".")
+		s := &corev1.Service{}
+		switch err := r.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, s); {
+		case err == nil:
+			in.Service = s
+			names = protocols(s)
+			if err := r.targetPorts(ctx, in); err != nil {
+				return nil, err
+			}
+		case !apierrors.IsNotFound(err):
+			return nil, err
+		}
+	}
+	entries := &istio.ServiceEntryList{}
+	if err := r.List(ctx, entries, client.MatchingFields{byHost: host}); err != nil {
+		return nil, err
+	}
+	for _, e := range entries.Items {
+		in.Entries = append(in.Entries, e)
+		names = append(names, protocols(e)...)
+	}
+	routers := &api.MetaRouterList{}
+	if err := r.List(ctx, routers, client.MatchingFields{byHost: host}); err != nil {
+		return nil, err
+	}
+	for i := range routers.Items {
+		in.Routers = append(in.Routers, &routers.Items[i])
+	}
+	for domain := host; ; {
+		rules := &istio.DestinationRuleList{}
+		if err := r.List(ctx, rules, client.MatchingFields{byHost: domain}); err != nil {
+			return nil, err
+		}
+		in.Rules = append(in.Rules, rules.Items...)
+		_, rest, ok := strings.Cut(strings.TrimPrefix(domain, "*."), ".")
+		if !ok {
+			break
+		}
+		domain = "*." + rest
+	}
+	for _, p := range names {
+		protocols := &api.ApplicationProtocolList{}
+		if err := r.List(ctx, protocols, client.MatchingFields{byProtocol: p}); err != nil {
+			return nil, err
+		}
+		for i := range protocols.Items {
+			in.Protocols = append(in.Protocols, &protocols.Items[i])
+		}
+	}
+	var namespaces []string
+	if in.Service != nil {
+		namespaces = append(namespaces, in.Service.Namespace)
+	}
+	for _, e := range in.Entries {
+		namespaces = append(namespaces, e.Namespace)
+	}
+	if len(namespaces) > 0 {
+		namespaces = append(namespaces, mesh.RootNamespace)
+	}
+	slices.Sort(namespaces)
+	for _, ns := range slices.Compact(namespaces) {
+		policies := &dubbo.DubboAuthorizationPolicyList{}
+		if err := r.List(ctx, policies, client.InNamespace(ns)); err != nil {
+			return nil, err
+		}
+		for i := range policies.Items {
+			in.Policies = append(in.Policies, &policies.Items[i])
+		}
+	}
+	return in, r.gateways(ctx, in)
+}
+
+// targetPorts are the numbers behind the names of target ports.
+func (r *reconciler) targetPorts(ctx context.Context, in *translate.Input) error {
+	if !slices.ContainsFunc(in.Service.Spec.Ports, func(p corev1.ServicePort) bool { return p.TargetPort.StrVal != "" }) {
+		return nil
+	}
+	endpoints := &discovery.EndpointSliceList{}
+	if err := r.List(ctx, endpoints, client.InNamespace(in.Service.Namespace), client.MatchingFields{byService: in.Service.Name}); err != nil {
+		return err
+	}
+	in.TargetPorts = map[string][]int32{}
+	for _, s := range endpoints.Items {
+		for _, p := range s.Ports {
+			if p.Name != nil && p.Port != nil && !slices.Contains(in.TargetPorts[*p.Name], *p.Port) {
+				in.TargetPorts[*p.Name] = append(in.TargetPorts[*p.Name], *p.Port)
+			}
+		}
+	}
+	for _, ports := range in.TargetPorts {
+		slices.Sort(ports)
+	}
+	return nil
+}
+
+func (r *reconciler) gateways(ctx context.Context, in *translate.Input) error {
+	for _, router := range in.Routers {
+		for _, name := range router.Spec.Gateways {
+			name = translate.GatewayName(name, router.Namespace)
+			ns, short, _ := strings.Cut(name, "/")
+			g := &translate.Gateway{Gateway: &istio.Gateway{}}
+			switch err := r.Get(ctx, client.ObjectKey{Namespace: ns, Name: short}, g.Gateway); {
+			case apierrors.IsNotFound(err):
+				continue
+			case err != nil:
+				return err
+			}
+			for k, v := range g.Spec.Selector {
+				services := &corev1.ServiceList{}
+				if err := r.List(ctx, services, client.MatchingFields{bySelector: k + "=" + v}); err != nil {
+					return err
+				}
+				for i := range services.Items {
+					if includes(services.Items[i].Spec.Selector, g.Spec.Selector) {
+						g.Services = append(g.Services, &services.Items[i])
+					}
+				}
+				break // any one pair of it finds all
+			}
+			virtual := &istio.VirtualServiceList{}
+			if err := r.List(ctx, virtual, client.MatchingFields{byGateway: name}); err != nil {
+				return err
+			}
+			g.VirtualServices = virtual.Items
+			in.Gateways[name] = g
+		}
+	}
+	return nil
+}
+
+// mesh is what Istio's mesh config says.
+func (r *reconciler) mesh(ctx context.Context) (translate.Mesh, error) {
+	m := translate.Mesh{RootNamespace: r.RootNamespace, Domain: r.Domain}
+	c := &corev1.ConfigMap{}
+	switch err := r.Get(ctx, client.ObjectKey{Namespace: r.RootNamespace, Name: meshConfigMap}, c); {
+	case apierrors.IsNotFound(err):
+		return m, nil
+	case err != nil:
+		return m, err
+	}
+	var config struct {
+		AccessLogFile     string `json:"accessLogFile"`
+		AccessLogEncoding string `json:"accessLogEncoding"`
+	}
+	if err := yaml.Unmarshal([]byte(c.Data["mesh"]), &config); err != nil {
+		return m, fmt.Errorf("mesh config: %w", err)
+	}
+	m.AccessLog, m.AccessLogJSON = config.AccessLogFile, config.AccessLogEncoding == "JSON"
+	return m, nil
+}

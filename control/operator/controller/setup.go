@@ -1,0 +1,181 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	server "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
+)
+
+// Options are what a control plane is told.
+type Options struct {
+	// RootNamespace is Istio's.
+	RootNamespace string
+	// Domain of the cluster.
+	Domain string
+	// Namespace of the operator's own, where the lease is by which replicas agree who
+	// writes. Empty: there is only one of them.
+	Namespace string
+	// Metrics and Health are addresses to listen at; "0": none.
+	Metrics, Health string
+	// Workers is how many hosts are worked on at once.
+	Workers int
+}
+
+var writes = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "meltemi_operator_writes_total",
+	Help: "Objects that were written, by their kind and by what was done: create, update, delete.",
+}, []string{"kind", "operation"})
+
+func init() { metrics.Registry.MustRegister(writes) }
+
+// Scheme knows all objects that are read and written.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discovery.AddToScheme, istio.AddToScheme, istioalpha.AddToScheme, api.AddToScheme, dubbo.AddToScheme,
+	} {
+		if err := add(s); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// selector finds what was made by `meltemi envoyfilter` and by the operator.
+func (*reconciler) selector() client.MatchingLabelsSelector {
+	return client.MatchingLabelsSelector{Selector: managed()}
+}
+
+func managed() labels.Selector {
+	r, err := labels.NewRequirement(translate.ManagedBy, selection.In, []string{translate.Manager, byHand})
+	if err != nil {
+		panic(err) // it is constant
+	}
+	return labels.NewSelector().Add(*r)
+}
+
+// New makes a control plane. It runs until its context ends.
+func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	// Istio warns of each EnvoyFilter that it is one.
+	config = rest.CopyConfig(config)
+	config.WarningHandlerWithContext = rest.NoWarnings{}
+	grace := 10 * time.Second
+	m, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme: scheme, Logger: log,
+		Metrics:                 server.Options{BindAddress: o.Metrics},
+		HealthProbeBindAddress:  o.Health,
+		GracefulShutdownTimeout: &grace,
+		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
+		LeaderElectionID: "meltemi-operator", LeaderElectionReleaseOnCancel: true,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&istioalpha.EnvoyFilter{}:  {Label: managed(), Transform: trim},
+				&istio.VirtualService{}:    {Transform: trim},
+				&corev1.Service{}:          {Transform: trim},
+				&discovery.EndpointSlice{}: {Transform: trim},
+				&corev1.ConfigMap{}: {
+					Namespaces: map[string]cache.Config{o.RootNamespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", meshConfigMap)}},
+				},
+			},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := &reconciler{
+		Options: o, Client: m.GetClient(), live: m.GetAPIReader(), log: log,
+		loopbacks: map[string]*envoyfilter.Filter{},
+	}
+	for _, i := range r.indexes() {
+		if err := m.GetFieldIndexer().IndexField(context.Background(), i.object, i.field, i.values); err != nil {
+			return nil, err
+		}
+	}
+	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
+		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),
+		LogConstructor: func(q *Request) logr.Logger {
+			if q == nil {
+				return log
+			}
+			return log.WithValues("host", q.Host)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range []client.Object{
+		&api.MetaRouter{}, &api.ApplicationProtocol{}, &dubbo.DubboAuthorizationPolicy{},
+		&corev1.Service{}, &discovery.EndpointSlice{}, &corev1.ConfigMap{},
+		&istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{}, &istio.VirtualService{}, &istioalpha.EnvoyFilter{},
+	} {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, handler.TypedEnqueueRequestsFromMapFunc(r.touched), relevant)); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, err
+	}
+	return m, m.AddReadyzCheck("cache", healthz.Checker(synced(m.GetCache())))
+}
+
+// trim leaves out of objects what is not read, so that the cache stays small. Of what is
+// written a digest says whether it is as it shall be.
+func trim(o any) (any, error) {
+	switch o := o.(type) {
+	case *istioalpha.EnvoyFilter:
+		o.ManagedFields = nil
+		annotate(&o.Annotations, digest(&o.Spec))
+		o.Spec.Reset()
+	case *istio.VirtualService:
+		o.ManagedFields = nil
+		if o.Labels[translate.ManagedBy] == translate.Manager {
+			annotate(&o.Annotations, digest(&o.Spec))
+		}
+		o.Spec.Http = nil
+	case *corev1.Service:
+		o.ManagedFields, o.Status = nil, corev1.ServiceStatus{}
+		delete(o.Annotations, corev1.LastAppliedConfigAnnotation)
+	case *discovery.EndpointSlice:
+		o.ManagedFields, o.Endpoints, o.Annotations = nil, nil, nil
+	}
+	return o, nil
+}
+
+func annotate(annotations *map[string]string, digest string) {
+	if *annotations == nil {
+		*annotations = map[string]string{}
+	}
+	delete(*annotations, corev1.LastAppliedConfigAnnotation)
+	(*annotations)[digestKey] = digest
+}

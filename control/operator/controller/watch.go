@@ -1,0 +1,185 @@
+package controller
+
+import (
+	"context"
+	"strings"
+
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+)
+
+// touched are the requests that a change of an object makes. Of an update both versions
+// are asked.
+func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
+	set := map[Request]bool{}
+	add := func(hosts ...string) {
+		for _, h := range hosts {
+			set[Request{Host: h}] = true
+		}
+	}
+	switch o := o.(type) {
+	case *api.MetaRouter:
+		add(r.routerHost(o))
+	case *corev1.Service:
+		if len(governed(o)) > 0 {
+			add(r.serviceHost(o))
+			// Of those of the root namespace the hosts tell in the log.
+			policies := &dubbo.DubboAuthorizationPolicyList{}
+			r.list(ctx, policies, client.InNamespace(o.Namespace))
+			for _, p := range policies.Items {
+				set[Request{Object: translate.Object{Kind: translate.DubboAuthorizationPolicy, Namespace: p.Namespace, Name: p.Name}}] = true
+			}
+		}
+		add(r.behindGateways(ctx, o)...)
+	case *istio.ServiceEntry:
+		if len(governed(o)) > 0 {
+			add(o.Spec.Hosts...)
+		}
+	case *istio.DestinationRule:
+		host := r.ruleHost(o)
+		domain, wild := strings.CutPrefix(host, "*")
+		if !wild {
+			add(host)
+			break
+		}
+		for _, h := range r.governedHosts(ctx) {
+			if strings.HasSuffix(h, domain) {
+				add(h)
+			}
+		}
+	case *istio.Gateway:
+		add(r.hostsOfGateway(ctx, o.Namespace+"/"+o.Name)...)
+	case *istio.VirtualService:
+		add(ownHost(o)...)
+		for _, g := range o.Spec.Gateways {
+			add(r.hostsOfGateway(ctx, translate.GatewayName(g, o.Namespace))...)
+		}
+	case *api.ApplicationProtocol:
+		// Those of the same protocol may count now, or no longer.
+		others := &api.ApplicationProtocolList{}
+		r.list(ctx, others, client.MatchingFields{byProtocol: o.Spec.Protocol})
+		for i := range others.Items {
+			set[Request{Object: translate.Object{Kind: translate.ApplicationProtocol, Name: others.Items[i].Name}}] = true
+		}
+		add(r.governedHosts(ctx, client.MatchingFields{byProtocol: o.Spec.Protocol})...)
+	case *dubbo.DubboAuthorizationPolicy:
+		set[Request{Object: translate.Object{Kind: translate.DubboAuthorizationPolicy, Namespace: o.Namespace, Name: o.Name}}] = true
+		if o.Namespace == r.RootNamespace {
+			add(r.governedHosts(ctx)...)
+		} else {
+			add(r.governedHosts(ctx, client.InNamespace(o.Namespace))...)
+		}
+	case *istioalpha.EnvoyFilter:
+		add(ownHost(o)...)
+		set[Request{}] = true // of the loopback listener
+	case *discovery.EndpointSlice:
+		s := &corev1.Service{}
+		if r.Client.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Labels[discovery.LabelServiceName]}, s) == nil && len(governed(s)) > 0 {
+			add(r.serviceHost(s))
+		}
+	case *corev1.ConfigMap:
+		if o.Name == meshConfigMap && o.Namespace == r.RootNamespace {
+			add(r.governedHosts(ctx)...)
+		}
+	}
+	requests := make([]Request, 0, len(set))
+	for q := range set {
+		requests = append(requests, q)
+	}
+	return requests
+}
+
+func (r *reconciler) serviceHost(s *corev1.Service) string {
+	return translate.FullName(s.Name, s.Namespace, r.Domain)
+}
+
+// governedHosts are those that have ports of Meltemi's.
+func (r *reconciler) governedHosts(ctx context.Context, o ...client.ListOption) (hosts []string) {
+	if !hasFields(o) {
+		o = append(o, client.MatchingFields{byGoverned: "true"})
+	}
+	services, entries := &corev1.ServiceList{}, &istio.ServiceEntryList{}
+	r.list(ctx, services, o...)
+	for i := range services.Items {
+		hosts = append(hosts, r.serviceHost(&services.Items[i]))
+	}
+	r.list(ctx, entries, o...)
+	for _, e := range entries.Items {
+		hosts = append(hosts, e.Spec.Hosts...)
+	}
+	return hosts
+}
+
+func hasFields(o []client.ListOption) bool {
+	for _, o := range o {
+		if _, ok := o.(client.MatchingFields); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *reconciler) hostsOfGateway(ctx context.Context, name string) (hosts []string) {
+	routers := &api.MetaRouterList{}
+	r.list(ctx, routers, client.MatchingFields{byGateway: name})
+	for i := range routers.Items {
+		hosts = append(hosts, r.routerHost(&routers.Items[i]))
+	}
+	return hosts
+}
+
+// behindGateways are the hosts to which gateways lead that a service is in front of.
+func (r *reconciler) behindGateways(ctx context.Context, s *corev1.Service) (hosts []string) {
+	if len(s.Spec.Selector) == 0 {
+		return nil
+	}
+	gateways := &istio.GatewayList{}
+	r.list(ctx, gateways)
+	for _, g := range gateways.Items {
+		if includes(s.Spec.Selector, g.Spec.Selector) {
+			hosts = append(hosts, r.hostsOfGateway(ctx, g.Namespace+"/"+g.Name)...)
+		}
+	}
+	return hosts
+}
+
+// includes tells whether labels have all of a selector, which selects something.
+func includes(labels, selector map[string]string) bool {
+	for k, v := range selector {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return len(selector) > 0
+}
+
+// list asks the cache, which can only fail where it is being stopped.
+func (r *reconciler) list(ctx context.Context, l client.ObjectList, o ...client.ListOption) {
+	if err := r.Client.List(ctx, l, append(o, client.UnsafeDisableDeepCopy)...); err != nil && ctx.Err() == nil {
+		r.log.Error(err, "listing")
+	}
+}
+
+// relevant are changes of more than what nobody here reads.
+var relevant = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	switch before := e.ObjectOld.(type) {
+	case *api.MetaRouter, *api.ApplicationProtocol, *dubbo.DubboAuthorizationPolicy, *istio.Gateway, *istio.DestinationRule:
+		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()
+	case *discovery.EndpointSlice:
+		return !equality.Semantic.DeepEqual(before.Ports, e.ObjectNew.(*discovery.EndpointSlice).Ports)
+	case *corev1.Service:
+		after := e.ObjectNew.(*corev1.Service)
+		return !equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Annotations, after.Annotations)
+	}
+	return e.ObjectOld.GetResourceVersion() != e.ObjectNew.GetResourceVersion()
+}}

@@ -1,0 +1,283 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "k8s.io/apimachinery/pkg/util/json"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
+)
+
+// digestKey is an annotation that objects have in the cache, in place of their specs.
+const digestKey = "meltemi-mesh.io/digest"
+
+// digest is the same for specs that say the same.
+func digest(spec proto.Message) string {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(spec)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// written is an object as it shall be.
+type written struct {
+	kind, apiVersion string
+	meta             metav1.ObjectMeta
+	spec             proto.Message
+	current          client.Object // an empty one of its type
+}
+
+func filter(f *envoyfilter.Filter) *written {
+	return &written{
+		kind: "EnvoyFilter", apiVersion: "networking.istio.io/v1alpha3",
+		meta: metav1.ObjectMeta{Name: f.Name, Namespace: f.Namespace, Labels: f.Labels, Annotations: f.Annotations},
+		spec: f.Spec, current: &istioalpha.EnvoyFilter{},
+	}
+}
+
+func virtualService(v *istio.VirtualService) *written {
+	return &written{
+		kind: "VirtualService", apiVersion: "networking.istio.io/v1", meta: v.ObjectMeta, spec: &v.Spec, current: &istio.VirtualService{},
+	}
+}
+
+// write has there be what shall be for a host, and nothing else.
+func (r *reconciler) write(ctx context.Context, host string, out *translate.Output) error {
+	var errs []error
+	wanted := map[string]bool{}
+	put := func(w *written) {
+		wanted[w.kind+" "+w.meta.Namespace+"/"+w.meta.Name] = true
+		w.own(out)
+		if err := r.put(ctx, w); err != nil {
+			errs = append(errs, fmt.Errorf("%s %s/%s: %w", w.kind, w.meta.Namespace, w.meta.Name, err))
+		}
+	}
+	r.writing.RLock()
+	defer r.writing.RUnlock()
+	for _, f := range out.Filters {
+		if f.Labels[translate.Component] == "loopback" {
+			r.mu.Lock()
+			r.loopbacks[f.Name] = f
+			r.mu.Unlock()
+			if err := r.put(ctx, filter(f)); err != nil {
+				errs = append(errs, fmt.Errorf("EnvoyFilter %s/%s: %w", f.Namespace, f.Name, err))
+			}
+		}
+	}
+	for _, f := range out.Filters {
+		if f.Labels[translate.Component] != "loopback" {
+			put(filter(f))
+		}
+	}
+	for _, v := range out.VirtualServices {
+		put(virtualService(v))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...) // nothing goes before what takes its place is there
+	}
+	filters, services := &istioalpha.EnvoyFilterList{}, &istio.VirtualServiceList{}
+	if err := r.List(ctx, filters, client.MatchingFields{byHost: host}); err != nil {
+		return err
+	}
+	if err := r.List(ctx, services, client.MatchingFields{byHost: host}); err != nil {
+		return err
+	}
+	for _, f := range filters.Items {
+		if !wanted["EnvoyFilter "+f.Namespace+"/"+f.Name] {
+			errs = append(errs, r.remove(ctx, f))
+		}
+	}
+	for _, v := range services.Items {
+		if !wanted["VirtualService "+v.Namespace+"/"+v.Name] {
+			errs = append(errs, r.remove(ctx, v))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// own has the object go with its owner, where they are in one namespace.
+func (w *written) own(out *translate.Output) {
+	if out.OwnerMeta == nil || out.OwnerMeta.Namespace != w.meta.Namespace {
+		return
+	}
+	version := "v1"
+	if out.Owner.Kind == translate.ServiceEntry {
+		version = "networking.istio.io/v1"
+	}
+	w.meta.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: version, Kind: out.Owner.Kind, Name: out.OwnerMeta.Name, UID: out.OwnerMeta.UID,
+	}}
+}
+
+// put writes an object if it is not as it shall be.
+func (r *reconciler) put(ctx context.Context, w *written) error {
+	want := digest(w.spec)
+	operation := "update"
+	switch err := r.Get(ctx, client.ObjectKey{Namespace: w.meta.Namespace, Name: w.meta.Name}, w.current); {
+	case apierrors.IsNotFound(err):
+		operation = "create"
+	case err != nil:
+		return err
+	case w.current.GetAnnotations()[digestKey] == want && w.same():
+		return nil
+	}
+	u, err := w.unstructured()
+	if err != nil {
+		return err
+	}
+	spec := u.Object["spec"]
+	if err := r.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(translate.Manager), client.ForceOwnership); err != nil {
+		return err
+	}
+	writes.WithLabelValues(w.kind, operation).Inc()
+	ctrl.LoggerFrom(ctx).Info("written", "kind", w.kind, "object", w.meta.Namespace+"/"+w.meta.Name, "operation", operation)
+	// What somebody has added beside what is applied goes only so.
+	if got, err := w.digestOf(u); err == nil && got != want {
+		u.Object["spec"] = spec
+		return r.Update(ctx, u, client.FieldOwner(translate.Manager))
+	}
+	return nil
+}
+
+// same tells whether the current object has the metadata that it shall have.
+func (w *written) same() bool {
+	has := func(all, some map[string]string) bool {
+		for k, v := range some {
+			if all[k] != v {
+				return false
+			}
+		}
+		return true
+	}
+	return has(w.current.GetLabels(), w.meta.Labels) && has(w.current.GetAnnotations(), w.meta.Annotations) &&
+		slices.EqualFunc(w.current.GetOwnerReferences(), w.meta.OwnerReferences, func(a, b metav1.OwnerReference) bool {
+			return a.Kind == b.Kind && a.Name == b.Name && a.UID == b.UID
+		})
+}
+
+func (w *written) unstructured() (*unstructured.Unstructured, error) {
+	raw, err := json.Marshal(w.spec)
+	if err != nil {
+		return nil, err
+	}
+	var spec map[string]any
+	if err := kjson.Unmarshal(raw, &spec); err != nil {
+		return nil, err
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": w.apiVersion, "kind": w.kind, "spec": spec}}
+	u.SetName(w.meta.Name)
+	u.SetNamespace(w.meta.Namespace)
+	u.SetLabels(w.meta.Labels)
+	u.SetAnnotations(maps.Clone(w.meta.Annotations))
+	u.SetOwnerReferences(w.meta.OwnerReferences)
+	return u, nil
+}
+
+// digestOf is that of the spec that an object has.
+func (w *written) digestOf(u *unstructured.Unstructured) (string, error) {
+	raw, err := json.Marshal(u.Object["spec"])
+	if err != nil {
+		return "", err
+	}
+	spec := proto.Clone(w.spec)
+	proto.Reset(spec)
+	if err := json.Unmarshal(raw, spec); err != nil {
+		return "", err
+	}
+	return digest(spec), nil
+}
+
+func (r *reconciler) remove(ctx context.Context, o client.Object) error {
+	err := r.Delete(ctx, o)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		kind := "EnvoyFilter"
+		if _, ok := o.(*istio.VirtualService); ok {
+			kind = "VirtualService"
+		}
+		writes.WithLabelValues(kind, "delete").Inc()
+		ctrl.LoggerFrom(ctx).Info("removed", "kind", kind, "object", o.GetNamespace()+"/"+o.GetName())
+	}
+	return err
+}
+
+// The value of ManagedBy of what `meltemi envoyfilter` makes.
+const byHand = "meltemi"
+
+// reconcileLoopback has there be one loopback listener for the mesh as long as there is a
+// filter that needs it. Those of single namespaces, which `meltemi envoyfilter` makes,
+// would be second ones, for which Envoy refuses all.
+func (r *reconciler) reconcileLoopback(ctx context.Context) error {
+	list := &istioalpha.EnvoyFilterList{}
+	if err := r.List(ctx, list); err != nil {
+		return err
+	}
+	own := func(f *istioalpha.EnvoyFilter) bool { return f.Labels[translate.ManagedBy] == translate.Manager }
+	needed := func(all []*istioalpha.EnvoyFilter) bool {
+		return slices.ContainsFunc(all, func(f *istioalpha.EnvoyFilter) bool { return f.Labels[translate.Component] != "loopback" })
+	}
+	ours := slices.ContainsFunc(list.Items, own)
+	var errs []error
+	for _, f := range list.Items {
+		if f.Labels[translate.Component] != "loopback" {
+			continue
+		}
+		r.mu.Lock()
+		want := r.loopbacks[f.Name]
+		r.mu.Unlock()
+		if ours && want != nil && f.Namespace != r.RootNamespace {
+			errs = append(errs, r.remove(ctx, f))
+		}
+	}
+	if needed(list.Items) {
+		if ours {
+			r.writing.RLock()
+			defer r.writing.RUnlock()
+			r.mu.Lock()
+			wanted := maps.Clone(r.loopbacks)
+			r.mu.Unlock()
+			for _, f := range wanted {
+				errs = append(errs, r.put(ctx, filter(f)))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	list = &istioalpha.EnvoyFilterList{}
+	if err := r.live.List(ctx, list, r.selector()); err != nil {
+		return err
+	}
+	if needed(list.Items) {
+		return nil // the cache will tell of it
+	}
+	for _, f := range list.Items {
+		if own(f) {
+			errs = append(errs, r.remove(ctx, f))
+		}
+	}
+	r.mu.Lock()
+	clear(r.loopbacks)
+	r.mu.Unlock()
+	return errors.Join(errs...)
+}

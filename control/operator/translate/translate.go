@@ -1,0 +1,203 @@
+// Package translate makes of the objects that say what becomes of a host the services of
+// package ir. It asks nobody: what it is given is all there is, and the order in which it
+// is given means nothing.
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strings"
+
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meltemi-mesh/meltemi/control/fault"
+	"github.com/meltemi-mesh/meltemi/control/ir"
+	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
+)
+
+// Mesh is what holds for all hosts.
+type Mesh struct {
+	// RootNamespace is Istio's.
+	RootNamespace string
+	// Domain of the cluster, such as cluster.local.
+	Domain string
+	// AccessLog is the file of the proxies' log, "" for none, and AccessLogJSON its form.
+	AccessLog     string
+	AccessLogJSON bool
+}
+
+// Input are the objects that say what becomes of a host.
+type Input struct {
+	Mesh Mesh
+	// Host is its full name.
+	Host string
+	// Service of the host, or nil, and the numbers of its named target ports, by their
+	// names.
+	Service     *corev1.Service
+	TargetPorts map[string][]int32
+	// Entries that have the host.
+	Entries []*istio.ServiceEntry
+	// Routers for the host.
+	Routers []*api.MetaRouter
+	// Rules for the host, or for all hosts of a domain that it is in.
+	Rules []*istio.DestinationRule
+	// Protocols that ports of the host may name.
+	Protocols []*api.ApplicationProtocol
+	// Policies of the host's namespace and of the root namespace.
+	Policies []*dubbo.DubboAuthorizationPolicy
+	// Gateways that the routers name, by namespace/name.
+	Gateways map[string]*Gateway
+}
+
+// Gateway is one with what else is to be known of it.
+type Gateway struct {
+	*istio.Gateway
+	// Services whose selectors have all that the gateway's has.
+	Services []*corev1.Service
+	// VirtualServices that are bound to it.
+	VirtualServices []*istio.VirtualService
+}
+
+// Object says which object something is of.
+type Object struct{ Kind, Namespace, Name string }
+
+func (o Object) String() string {
+	if o.Namespace == "" {
+		return o.Kind + " " + o.Name
+	}
+	return o.Kind + " " + o.Namespace + "/" + o.Name
+}
+
+// Fault is what is wrong with a field of an object.
+type Fault struct {
+	Object
+	fault.Fault
+}
+
+// Kinds of objects.
+const (
+	MetaRouter               = "MetaRouter"
+	ApplicationProtocol      = "ApplicationProtocol"
+	DubboAuthorizationPolicy = "DubboAuthorizationPolicy"
+	Service                  = "Service"
+	ServiceEntry             = "ServiceEntry"
+	DestinationRule          = "DestinationRule"
+)
+
+// Output is what becomes of a host.
+type Output struct {
+	// Governed: it has a port whose name says that it is Meltemi's.
+	Governed bool
+	// Owner is the object that has the ports.
+	Owner     Object
+	OwnerMeta *metav1.ObjectMeta
+	// Router is the one that counts, nil if there is none.
+	Router *api.MetaRouter
+	// Filters are what proxies need. With a fault that is not Partial they are not all.
+	Filters []*envoyfilter.Filter
+	// VirtualServices have gateways open their ports.
+	VirtualServices []*istio.VirtualService
+	// Faults of all objects. Those of ports cost these ports, those of anything else
+	// all.
+	Faults []Fault
+	// Complete: what there is of Filters is all that there shall be.
+	Complete bool
+}
+
+// Translate says what becomes of a host.
+func Translate(in *Input) *Output {
+	t := &translation{Input: in, out: &Output{}}
+	t.choose()
+	t.ports()
+	if !t.out.Governed {
+		t.out.Complete = true
+		return t.out
+	}
+	t.server()
+	t.clients()
+	t.routes()
+	t.policies()
+	t.gateways()
+	t.generate()
+	return t.out
+}
+
+type translation struct {
+	*Input
+	out *Output
+	s   ir.Service
+	// owner is the service, or the first of the entries.
+	visible []string // namespaces to which the service is exported; nil: all
+	// origins are the fields of objects behind those of s.
+	origins []origin
+	failed  bool
+}
+
+// refuse tells of a fault for which nothing can be made of the host.
+func (t *translation) refuse(o Object, path, format string, args ...any) {
+	t.failed = true
+	t.tell(o, path, format, args...)
+}
+
+func (t *translation) tell(o Object, path, format string, args ...any) {
+	f := Fault{o, fault.Fault{Path: path, Reason: fmt.Sprintf(format, args...)}}
+	if !slices.Contains(t.out.Faults, f) {
+		t.out.Faults = append(t.out.Faults, f)
+	}
+}
+
+// older orders objects by what decides between them.
+func older[T metav1.Object](a, b T) int {
+	return cmp.Or(
+		a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time),
+		strings.Compare(a.GetNamespace(), b.GetNamespace()),
+		strings.Compare(a.GetName(), b.GetName()),
+	)
+}
+
+func sorted[T metav1.Object](objects []T) []T {
+	objects = slices.Clone(objects)
+	slices.SortFunc(objects, older[T])
+	return objects
+}
+
+// Oldest is the object that counts of several that say something of the same; nil if
+// there is none.
+func Oldest[T metav1.Object](objects []T) (o T) {
+	if len(objects) == 0 {
+		return o
+	}
+	return slices.MinFunc(objects, older[T])
+}
+
+func (t *translation) choose() { t.out.Router = Oldest(t.Routers) }
+
+func of(kind string, o metav1.Object) Object { return Object{kind, o.GetNamespace(), o.GetName()} }
+
+// routerObject is the router that counts.
+func (t *translation) routerObject() Object { return of(MetaRouter, t.out.Router) }
+
+// Name is what the names of what is made for a host are made of. Two hosts never have
+// the same.
+func Name(host, domain string) string {
+	short, kubernetes := strings.CutSuffix(host, ".svc."+domain)
+	// Those of services have one dot.
+	if len(short) <= 63 && (kubernetes || strings.Count(host, ".") != 1) {
+		return short
+	}
+	return fmt.Sprintf("%s.%08x", strings.TrimRight(short[:min(len(short), 54)], "-."), crc32.ChecksumIEEE([]byte(host)))
+}
+
+// FullName is the host that is meant by a name in an object of a namespace.
+func FullName(host, namespace, domain string) string {
+	if strings.Contains(host, ".") {
+		return host
+	}
+	return host + "." + namespace + ".svc." + domain
+}

@@ -1,0 +1,29 @@
+package golang
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/meltemi-mesh/meltemi/filter/host"
+)
+
+// TestEventsAllocateNothing: what a client sends is handed over, and answered, without any
+// memory of our own.
+func TestEventsAllocateNothing(t *testing.T) {
+	m := &echo{}
+	h := New(m, Settings{}, func(host.Level, string, ...any) {})
+	defer h.Close()
+	c := h.Accept(h.Load(wrapped(t, "{}")), PluginName, nowhere{})
+	chunks := [][]byte{make([]byte, 100), make([]byte, 28)}
+	require.Zero(t, testing.AllocsPerRun(1000, func() { c.Data(chunks, 128, false) }))
+	c.Closed(true)
+}
+
+// nowhere is a connection whose other side takes everything.
+type nowhere struct{}
+
+func (nowhere) Write([]byte)                {}
+func (nowhere) Close(CloseType)             {}
+func (nowhere) Addresses() (string, string) { return "10.0.0.1:1", "10.0.0.2:1" }
+func (nowhere) Release()                    {}

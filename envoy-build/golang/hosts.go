@@ -1,0 +1,62 @@
+package golang
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// sampledHosts is how many tunnels have to have led somewhere until the hosts that were
+	// seen are taken for all there are.
+	sampledHosts = 8
+	// hostTime is how long a host counts to which no new tunnel has led: twice the age of
+	// tunnels.
+	hostTime = time.Minute
+)
+
+// hosts are those of clusters to which tunnels have led, on any worker. Nothing else tells
+// how many a cluster has. Any goroutine may use it.
+type hosts struct {
+	mu       sync.Mutex
+	clusters map[string]*clusterHosts
+}
+
+type clusterHosts struct {
+	seen    map[string]time.Time
+	samples int
+}
+
+func (hs *hosts) saw(cluster, host string) {
+	if host == "" {
+		return
+	}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	c := hs.clusters[cluster]
+	if c == nil {
+		c = &clusterHosts{seen: map[string]time.Time{}}
+		if hs.clusters == nil {
+			hs.clusters = map[string]*clusterHosts{}
+		}
+		hs.clusters[cluster] = c
+	}
+	c.samples++
+	now := time.Now()
+	c.seen[host] = now
+	for h, at := range c.seen {
+		if now.Sub(at) > hostTime {
+			delete(c.seen, h)
+		}
+	}
+}
+
+// count is how many hosts a cluster seems to have.
+func (hs *hosts) count(cluster string) int {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	c := hs.clusters[cluster]
+	if c == nil || c.samples < sampledHosts {
+		return assumedHosts
+	}
+	return max(1, len(c.seen))
+}

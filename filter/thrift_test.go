@@ -1,0 +1,122 @@
+package filter_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
+	"github.com/meltemi-mesh/meltemi/filter"
+)
+
+// thriftForms are what is before a message: behind the length of the frame, and with the
+// id 0.
+var thriftForms = map[string]string{
+	"framed": "",
+	"ttheader": "\x10\x00\x00\x00\x00\x00\x00\x00\x00\x0e\x00\x00" + "\x10\x00\x01\x00\x09\x00\x04echo" +
+		"\x01\x00\x02\x00\x06tenant\x00\x04acme\x00\x08trace-id\x00\x0e00000000000000",
+}
+
+// thriftFrame is echo(1: string) of the binary protocol, or its answer.
+func thriftFrame(form string, kind byte, field byte) []byte {
+	b := append(make([]byte, 4), thriftForms[form]...)
+	b = append(b, "\x80\x01\x00"...)
+	b = append(b, kind)
+	b = append(b, "\x00\x00\x00\x04echo\x00\x00\x00\x07\x0b\x00"...)
+	b = append(b, field, 0, 0, 0, 128)
+	b = append(append(b, strings.Repeat("x", 128)...), 0)
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return b
+}
+
+// newThriftRoundTrip is newRoundTrip for requests of a transport of Thrift: so many events
+// with so many each, and then as many with their answers.
+func newThriftRoundTrip(t testing.TB, form string, shared bool, events, n int) (roundTrip func()) {
+	h := &bareHost{now: time.Hour}
+	m := filter.NewModule()
+	cfg, err := m.NewConfig(h, fmt.Appendf(nil, `{"stat_prefix": "t",
+		"protocol": {"name": "thrift", "codec": {"name": "aeraki.meta_protocol.codec.thrift"}, "multiplexing": %v},
+		"route_config": {"name": "r", "routes": [{"match": {"metadata": [{"name": "method", "exact_match": "echo"}]}, "route": {"cluster": "v1"}}]}}`, shared))
+	require.NoError(t, err)
+	h.shard = m.NewWorker(h)
+	h.down = h.shard.Accept(cfg, bareDownstream{h})
+	one, answer := thriftFrame(form, 1, 1), thriftFrame(form, 2, 0)
+	at := 4 + len(thriftForms[form]) + 12
+	number := func(frame []byte, id []byte) {
+		copy(frame[at:at+4], id)
+		if form != "framed" {
+			copy(frame[8:12], id)
+		}
+	}
+	reqs, sent := make([][][]byte, events), make([][]byte, events)
+	for i := range reqs { // answers to one id would come in their order
+		req := bytes.Repeat(one, n)
+		for k := range n {
+			number(req[k*len(one):], binary.BigEndian.AppendUint32(nil, uint32(i*n+k+1)))
+		}
+		reqs[i] = [][]byte{req}
+	}
+	resp := bytes.Repeat(answer, n)
+	out := [][]byte{resp}
+	up := func() {
+		for i, req := range reqs {
+			if c := h.down.Data(req, len(req[0]), false); c != len(req[0]) {
+				t.Fatalf("%d of %d bytes consumed", c, len(req[0]))
+			}
+			h.shard.EndHook()
+			sent[i] = append(sent[i][:0], h.sent...)
+		}
+	}
+	down := func() {
+		for i := range reqs {
+			for k := range n {
+				number(resp[k*len(answer):], sent[i][k*len(one)+at:])
+			}
+			h.up.Data(out, len(resp))
+			h.shard.EndHook()
+			if id := binary.BigEndian.Uint32(h.got[len(h.got)-len(answer)+at:]); id != uint32((i+1)*n) {
+				t.Fatalf("the last answer has the id %d", id)
+			}
+		}
+	}
+	h.down.Data(reqs[0], len(reqs[0][0]), false)
+	h.shard.EndHook()
+	h.up.Ready("h1")
+	h.shard.EndHook()
+	sent[0] = append(sent[0], h.sent...)
+	first := reqs
+	reqs = reqs[:1]
+	down()
+	reqs = first
+	return func() {
+		h.now += 20 * time.Microsecond
+		up()
+		down()
+	}
+}
+
+func BenchmarkPipelineThrift(b *testing.B) {
+	for _, c := range []struct {
+		name, form string
+		shared     bool
+		events, n  int
+	}{
+		{"exclusive", "framed", false, 1, 1},
+		{"shared", "framed", true, 1, 1},
+		{"16 of 16 shared", "framed", true, 16, 16},
+		{"ttheader", "ttheader", true, 1, 1},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			roundTrip := newThriftRoundTrip(b, c.form, c.shared, c.events, c.n)
+			b.ReportAllocs()
+			for b.Loop() {
+				roundTrip()
+			}
+		})
+	}
+}
