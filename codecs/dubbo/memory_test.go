@@ -47,7 +47,7 @@ func TestWhatArgumentsSayIsNotRemembered(t *testing.T) {
 	for name, c := range map[string]struct{ first, then string }{
 		"an argument that ends in attachments":  {object + "\x01a" + tail, object + string(rune(len(tail))) + tail},
 		"objects of classes that arguments say": {object + "C\x01P\x90\x60" + ofClass, object + "C\x01P\x91\x01a\x60\x01b" + ofClass},
-		"classes that arguments define first": {object + "\x01a" + defines, object + "C\x01P\x90\x60" + defines},
+		"classes that arguments define first":   {object + "\x01a" + defines, object + "C\x01P\x90\x60" + defines},
 		"a map among counted arguments":         {counted + "\x01a" + tail, counted + "H\x01a\x01bZ" + tail},
 		"values up to the bound": {
 			object + elements(1000) + counts,
