@@ -121,6 +121,8 @@ type converter struct {
 	tracer   *yaml.Node     // that of the bootstrap
 	clusters []string       // those of the bootstrap
 	prefixes map[string]int // stat_prefixes, and the line of each
+	// istioStats: there are Istio's metrics, for which the loopback listener tells more.
+	istioStats bool
 	// direction is the traffic_direction of the listener in which walk is.
 	direction string
 }
@@ -164,7 +166,7 @@ func (c *converter) loopback(static *yaml.Node) {
 			return
 		}
 	}
-	l := loopback.Listener{Module: module, Socket: "@meltemi"}
+	l := loopback.Listener{Module: module, Socket: "@meltemi", Workloads: c.istioStats}
 	if c.Golang {
 		l = loopback.Listener{Socket: "/run/envoy/meltemi.sock", Tunnels: true}
 		c.note(0, "", `Envoy's environment must have MELTEMI_PROCESS='{"path": %q}'`, l.Socket)
@@ -277,45 +279,52 @@ func (c *converter) filter(n, key, any *yaml.Node, path string) bool {
 	return true
 }
 
+const staysAsItIs = "; the filter stays as it is"
+
 // judged has the filter's loader look at what was made, and leaves out logs and traces
 // that it refuses.
 func (s *subject) judged(cfg *yaml.Node) bool {
 	for {
 		b, err := raw(cfg)
 		if err != nil {
-			s.lose(err.Line, behind(s.path, err.Path), "%s", err.Reason)
+			s.lose(err.Line, behind(s.path, err.Path), "%s%s", err.Reason, staysAsItIs)
 			return false
 		}
 		faults := filter.Check(b)
 		if len(faults) == 0 {
 			return true
 		}
-		var traces, logs, all bool
-		dropped := map[int]bool{}
+		var traces, all bool
+		logs := map[int]bool{}
 		for _, e := range faults {
-			path := e.Path
 			var i int
-			if strings.HasPrefix(path, "tracing") {
+			if name, _, _ := strings.Cut(e.Path, "."); source.SameName(name, "tracing") {
 				traces = true
-			} else if n, _ := fmt.Sscanf(path, "access_log[%d]", &i); n == 1 {
-				logs, dropped[i] = true, true
+			} else if n, _ := fmt.Sscanf(name, "access_log[%d]", &i); n == 1 {
+				logs[i] = true
+			} else if n, _ := fmt.Sscanf(name, "accessLog[%d]", &i); n == 1 {
+				logs[i] = true
 			} else {
 				all = true
 			}
-			s.fieldLoss(s.origin(path), "%s", e.Reason)
+		}
+		stays := ""
+		if all {
+			stays = staysAsItIs
+		}
+		for _, e := range faults {
+			s.fieldLoss(s.origin(e.Path), "%s%s", e.Reason, stays)
 		}
 		if all {
-			s.fieldLoss("", "so the filter stays as it is")
 			return false
 		}
 		if traces {
 			remove(cfg, "tracing")
 		}
-		if logs {
-			list := asList(cfg, "access_log")
+		if list := asList(cfg, "access_log"); list != nil {
 			var kept []*yaml.Node
 			for i, l := range list.Content {
-				if !dropped[i] {
+				if !logs[i] {
 					kept = append(kept, l)
 				}
 			}

@@ -12,7 +12,7 @@ import (
 // dubbo is Envoy's dubbo_proxy. Its tables, which are looked at in turn, are one here.
 func (s *subject) dubbo() *yaml.Node {
 	if at(s.Node, "drds") != nil {
-		s.fieldLoss("drds", "no server has such routes for Meltemi: it would need rds, or the routes here. The filter stays as it is")
+		s.fieldLoss("drds", "no server has such routes for Meltemi: it would need rds, or the routes here"+staysAsItIs)
 		return nil
 	}
 	m := new(dubbov3.DubboProxy)

@@ -142,7 +142,7 @@ func (c *converter) envoyFilter(n *yaml.Node, path string) {
 	}
 	ns := text(at(n, "metadata"), "namespace")
 	switch {
-	case ns == rootNamespace && at(spec, "workloadSelector") == nil:
+	case ns == rootNamespace: // also with a selector it is for all namespaces
 		c.shared.mesh = true
 	case ns == "":
 		c.note(n.Line, "metadata.namespace", "not given: the EnvoyFilter of the loopback listener, which its proxies need, is not here; \"meltemi envoyfilter\" writes it")
@@ -167,10 +167,9 @@ func (c *converter) proxies(p *yaml.Node, path string) {
 	}
 	proxy := get(get(p, "match"), "proxy")
 	if k, version := field(proxy, "proxyVersion"); version != nil && version.Value != c.version() {
-		c.note(k.Line, behind(path, "match.proxy.proxyVersion"), "must be of proxies only that have the filter's form: %s", c.version())
-	} else {
-		set(proxy, "proxyVersion", node(c.version()))
+		c.note(k.Line, behind(path, "match.proxy.proxyVersion"), "replaced by that of the proxies that have the filter's form")
 	}
+	set(proxy, "proxyVersion", node(c.version()))
 	metadata := get(proxy, "metadata")
 	for name, value := range ir.DefaultProxyMetadata() {
 		if text(metadata, name) == "" {

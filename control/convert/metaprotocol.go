@@ -27,8 +27,11 @@ func (s *subject) metaProtocol() *yaml.Node {
 	k, filters := field(cfg, "meta_protocol_filters")
 	if filters != nil {
 		elements(filters, k.Value, func(f *yaml.Node, path string) {
-			if text(f, "name") == "aeraki.meta_protocol.filters.ratelimit" {
+			switch text(f, "name") {
+			case "aeraki.meta_protocol.filters.ratelimit":
 				s.ratelimit(f, fault.Join(path, "config"))
+			case "aeraki.meta_protocol.filters.istio_stats":
+				s.istioStats = true
 			}
 		})
 	}

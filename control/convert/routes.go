@@ -33,17 +33,17 @@ func (s *subject) read(m proto.Message, but ...string) (rest []*yaml.Node, ok bo
 	}
 	b, err := raw(&n)
 	if err != nil {
-		s.lose(err.Line, behind(s.path, err.Path), "%s", err.Reason)
+		s.lose(err.Line, behind(s.path, err.Path), "%s%s", err.Reason, staysAsItIs)
 		return nil, false
 	}
 	if errs := config.Shape(b, m); len(errs) > 0 {
 		for _, e := range errs {
-			s.fieldLoss(e.Path, "%s", e.Reason)
+			s.fieldLoss(e.Path, "%s%s", e.Reason, staysAsItIs)
 		}
 		return nil, false
 	}
 	if err := protojson.Unmarshal(b, m); err != nil {
-		s.fieldLoss("", "%v", err)
+		s.fieldLoss("", "%v%s", err, staysAsItIs)
 		return nil, false
 	}
 	return rest, true

@@ -18,7 +18,7 @@ const thriftRouter = "envoy.filters.thrift.router"
 // thrift is Envoy's thrift_proxy.
 func (s *subject) thrift() *yaml.Node {
 	if at(s.Node, "trds") != nil {
-		s.fieldLoss("trds", "no server has such routes for Meltemi: it would need rds, or the routes here. The filter stays as it is")
+		s.fieldLoss("trds", "no server has such routes for Meltemi: it would need rds, or the routes here"+staysAsItIs)
 		return nil
 	}
 	m := new(thriftv3.ThriftProxy)
@@ -39,7 +39,7 @@ func (s *subject) thrift() *yaml.Node {
 	switch m.GetProtocol() {
 	case thriftv3.ProtocolType_AUTO_PROTOCOL:
 	case thriftv3.ProtocolType_TWITTER:
-		s.fieldLoss("protocol", "the codec does not know Twitter's protocol; the filter stays as it is")
+		s.fieldLoss("protocol", "the codec does not know Twitter's protocol"+staysAsItIs)
 		return nil
 	default:
 		s.fieldNote("protocol", "left out: each message tells it, and clients of other protocols are served too")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -43,9 +44,14 @@ func text(n *yaml.Node, name string) string {
 	return ""
 }
 
-// set gives a field its value, at the end if it is new.
+// set gives a field its value, in its place, or at the end if it is new.
 func set(n *yaml.Node, name string, value *yaml.Node) {
-	remove(n, name)
+	for i := 0; i < len(n.Content); i += 2 {
+		if source.SameName(n.Content[i].Value, name) {
+			n.Content[i+1] = value
+			return
+		}
+	}
 	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}, value)
 }
 
@@ -120,9 +126,18 @@ func message(m proto.Message) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// block has nothing in braces.
+// word is a text that is one without quotes too, if it is none of the words of YAML 1.1.
+var (
+	word  = regexp.MustCompile(`^[A-Za-z_/][^\n]*$`)
+	words = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`)
+)
+
+// block has nothing in braces, and in quotes what needs them.
 func block(n *yaml.Node) {
 	n.Style = 0
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" && (!word.MatchString(n.Value) || words.MatchString(n.Value)) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	for _, e := range n.Content {
 		block(e)
 	}

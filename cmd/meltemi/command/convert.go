@@ -51,7 +51,7 @@ func (e *env) convert(args []string) int {
 		return e.faults(file, source.Errors{fault})
 	}
 	for _, c := range r.Converted {
-		e.complain("%s: note: %s\n", at(file, c.Line), c.What)
+		e.complain("%s: note: converted: %s\n", at(file, c.Line), c.What)
 	}
 	for _, n := range r.Notes {
 		e.complain("%s: note: %v\n", at(file, n.Line), n.Fault)
