@@ -28,7 +28,7 @@ The status is 0 if all was carried over, else 1.
 // convert prints the configuration of another proxy as Meltemi's.
 func (e *env) convert(args []string) int {
 	fs := flag.NewFlagSet("convert", flag.ContinueOnError)
-	host := fs.String("host", "modules", "what loads the shared object: Envoy's dynamic `modules`, or its golang filter")
+	host := fs.String("host", "modules", "`what` loads the shared object: modules, for dynamic modules, or golang, for the golang filter")
 	library := fs.String("library", "", "`path` of the shared object, for the golang filter")
 	partial := fs.Bool("partial", false, "print what could be carried over, if not all could")
 	files, status, ok := e.flags(fs, convertUsage, args, 1, 1)
