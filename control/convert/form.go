@@ -141,10 +141,10 @@ func (c *converter) envoyFilter(n *yaml.Node, path string) {
 		return
 	}
 	ns := text(at(n, "metadata"), "namespace")
-	switch {
-	case ns == rootNamespace: // also with a selector it is for all namespaces
+	switch ns {
+	case rootNamespace: // also with a selector it is for all namespaces
 		c.shared.mesh = true
-	case ns == "":
+	case "":
 		c.note(n.Line, "metadata.namespace", "not given: the EnvoyFilter of the loopback listener, which its proxies need, is not here; \"meltemi envoyfilter\" writes it")
 	default:
 		c.shared.namespaces = append(c.shared.namespaces, ns)

@@ -38,7 +38,7 @@ func (s *subject) thrift() *yaml.Node {
 	}
 	switch m.GetProtocol() {
 	case thriftv3.ProtocolType_AUTO_PROTOCOL:
-	case thriftv3.ProtocolType_TWITTER:
+	case thriftv3.ProtocolType_TWITTER: //nolint:staticcheck // deprecated, and refused
 		s.fieldLoss("protocol", "the codec does not know Twitter's protocol"+staysAsItIs)
 		return nil
 	default:
