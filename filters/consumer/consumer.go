@@ -41,7 +41,7 @@ type finder struct {
 
 // OnRequest implements filter.Filter.
 func (f *finder) OnRequest(m *filter.Message) filter.Verdict {
-	c, by := f.find(m)
+	c := f.find(m)
 	if c == nil {
 		m.Count(f.unknown, 1)
 		if f.refuses {
@@ -52,25 +52,29 @@ func (f *finder) OnRequest(m *filter.Message) filter.Verdict {
 	} else {
 		m.Count(f.identified, 1)
 	}
-	if f.hides && by != "" {
-		m.RemoveAttribute(by)
+	if f.hides {
+		// All of them: who has two names a key in each.
+		for _, name := range f.keyNames {
+			if _, has := m.Request().Get(name); has {
+				m.RemoveAttribute(name)
+			}
+		}
 	}
 	m.SetConsumer(c)
 	return filter.Continue
 }
 
-// find returns who calls, nil if that is nobody who is known, and the property that has
-// the key, "" if there is none.
-func (f *finder) find(m *filter.Message) (c *filter.Consumer, by string) {
+// find returns who calls, nil if that is nobody who is known.
+func (f *finder) find(m *filter.Message) *filter.Consumer {
 	for _, name := range f.keyNames {
 		if key, has := m.Request().Get(name); has {
-			return f.byKey[digest(key)], name
+			return f.byKey[digest(key)]
 		}
 	}
 	if len(f.byPrincipal) > 0 {
 		if p := m.Connection().TLS().Principal(); p != "" {
-			return f.byPrincipal[p], ""
+			return f.byPrincipal[p]
 		}
 	}
-	return nil, ""
+	return nil
 }

@@ -86,8 +86,8 @@ type Consumers struct {
 	KeyNames []string `protobuf:"bytes,2,rep,name=key_names,json=keyNames,proto3" json:"key_names,omitempty"`
 	// Default: REFUSE.
 	Unknown Consumers_Unknown `protobuf:"varint,3,opt,name=unknown,proto3,enum=aeraki.meta_protocol_proxy.filters.consumer.v1alpha.Consumers_Unknown" json:"unknown,omitempty"`
-	// The property by which a request was known does not go on to the server: the codec
-	// must be able to remove it.
+	// The properties of key_names do not go on to the server: the codec must be able to
+	// remove them.
 	HideKeys bool `protobuf:"varint,4,opt,name=hide_keys,json=hideKeys,proto3" json:"hide_keys,omitempty"`
 	// The answer to what is refused. Default: DENIED, "unknown consumer".
 	Reply         *v1alpha.DirectResponse `protobuf:"bytes,5,opt,name=reply,proto3" json:"reply,omitempty"`
