@@ -370,4 +370,3 @@ func (d delta) send(r *response) error {
 	}
 	return d.Send(answer)
 }
-

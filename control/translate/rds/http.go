@@ -166,13 +166,15 @@ func (w *writer) retry(from *routev1alpha.RetryPolicy, path string) *routev3.Ret
 		on = append(on, strings.TrimSpace(name))
 	}
 	if slices.Contains(on, "reset") {
-		// Envoy's is more than ours.
+		// Envoy's has all of these in it.
 		for _, also := range []string{"connect-failure", "refused", "timeout"} {
 			if !slices.Contains(on, also) {
 				w.refuse(path+"retry_on", "reset cannot be said in Envoy's own type without %s", also)
 			}
+			on = slices.DeleteFunc(on, func(name string) bool { return name == also })
 		}
 	}
+	p.RetryOn = strings.Join(on, ",")
 	if b := from.GetRetryBackOff(); b != nil {
 		p.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{BaseInterval: b.GetBaseInterval(), MaxInterval: b.GetMaxInterval()}
 	}
