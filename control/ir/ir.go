@@ -69,6 +69,10 @@ type Service struct {
 	// and gateways, and for servers: request_timeout, upstream, limits, ….
 	Outbound, Inbound Object
 
+	// RDS is where clients and gateways ask for the routes of their ports. Absent: the
+	// routes are in the filters' configurations.
+	RDS *Destination
+
 	// Delivery of the filters' configurations. Default: ECDS.
 	Delivery Delivery
 	// InitialFetchTimeout is how long a listener that is new to a proxy waits

@@ -21,6 +21,7 @@ import (
 
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/rds"
 	"github.com/meltemi-mesh/meltemi/control/operator/translate"
 	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 )
@@ -47,6 +48,8 @@ type reconciler struct {
 	client.Client
 	live client.Reader
 	log  logr.Logger
+
+	routes *rds.Server // nil: none are served
 
 	// writing is held to read by who writes filters that need the loopback listener, and
 	// to write by who removes that.
@@ -228,6 +231,9 @@ func (r *reconciler) gateways(ctx context.Context, in *translate.Input) error {
 // mesh is what Istio's mesh config says.
 func (r *reconciler) mesh(ctx context.Context) (translate.Mesh, error) {
 	m := translate.Mesh{RootNamespace: r.RootNamespace, Domain: r.Domain}
+	if r.RDS.Address != "" {
+		m.RDS = &r.RDS.Service
+	}
 	c := &corev1.ConfigMap{}
 	switch err := r.Get(ctx, client.ObjectKey{Namespace: r.RootNamespace, Name: meshConfigMap}, c); {
 	case apierrors.IsNotFound(err):

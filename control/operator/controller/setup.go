@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -45,6 +46,8 @@ type Options struct {
 	Metrics, Health string
 	// Workers is how many hosts are worked on at once.
 	Workers int
+	// RDS says how routes are served.
+	RDS RDS
 }
 
 var writes = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -90,9 +93,10 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	config = rest.CopyConfig(config)
 	config.WarningHandlerWithContext = rest.NoWarnings{}
 	grace := 10 * time.Second
+	r := &reconciler{Options: o, log: log, loopbacks: map[string]*envoyfilter.Filter{}}
 	m, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Logger: log,
-		Metrics:                 server.Options{BindAddress: o.Metrics},
+		Metrics:                 server.Options{BindAddress: o.Metrics, ExtraHandlers: map[string]http.Handler{"/rds": http.HandlerFunc(r.told)}},
 		HealthProbeBindAddress:  o.Health,
 		GracefulShutdownTimeout: &grace,
 		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
@@ -113,14 +117,14 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	if err != nil {
 		return nil, err
 	}
-	r := &reconciler{
-		Options: o, Client: m.GetClient(), live: m.GetAPIReader(), log: log,
-		loopbacks: map[string]*envoyfilter.Filter{},
-	}
+	r.Client, r.live = m.GetClient(), m.GetAPIReader()
 	for _, i := range r.indexes() {
 		if err := m.GetFieldIndexer().IndexField(context.Background(), i.object, i.field, i.values); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.serveRoutes(m); err != nil {
+		return nil, err
 	}
 	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
 		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),

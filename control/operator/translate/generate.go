@@ -72,8 +72,11 @@ func (t *translation) generate() {
 		}
 		t.refuse(o, path, "%s", reason)
 	}
+	if !t.failed {
+		t.tables(&s)
+	}
 	if t.failed {
-		t.out.Filters, t.out.VirtualServices = nil, nil
+		t.out.Filters, t.out.VirtualServices, t.out.Tables = nil, nil, nil
 		return
 	}
 	t.out.Complete = true

@@ -19,6 +19,7 @@ import (
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
 // Mesh is what holds for all hosts.
@@ -30,6 +31,8 @@ type Mesh struct {
 	// AccessLog is the file of the proxies' log, "" for none, and AccessLogJSON its form.
 	AccessLog     string
 	AccessLogJSON bool
+	// RDS is where proxies find the operator's routes; nil: it serves none.
+	RDS *ir.Destination
 }
 
 // Input are the objects that say what becomes of a host.
@@ -103,6 +106,9 @@ type Output struct {
 	Filters []*envoyfilter.Filter
 	// VirtualServices have gateways open their ports.
 	VirtualServices []*istio.VirtualService
+	// Tables are what is served by RDS, to the proxies of these namespaces; nil: of all.
+	Tables  []*routev1alpha.RouteConfiguration
+	Readers []string
 	// Faults of all objects. Those of ports cost these ports, those of anything else
 	// all.
 	Faults []Fault
@@ -124,6 +130,7 @@ func Translate(in *Input) *Output {
 	t.routes()
 	t.policies()
 	t.gateways()
+	t.discovery()
 	t.generate()
 	return t.out
 }

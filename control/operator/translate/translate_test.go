@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +24,7 @@ import (
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
+	"github.com/meltemi-mesh/meltemi/control/ir"
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/operator/translate"
@@ -51,7 +53,10 @@ func decode(t *testing.T, text []byte) (objects []runtime.Object) {
 
 // hosts are the inputs for all hosts that some objects tell of.
 func hosts(objects []runtime.Object) map[string]*translate.Input {
-	mesh := translate.Mesh{RootNamespace: "istio-system", Domain: "cluster.local"}
+	mesh := translate.Mesh{
+		RootNamespace: "istio-system", Domain: "cluster.local",
+		RDS: &ir.Destination{Host: "meltemi-operator.meltemi-system.svc.cluster.local", Port: 15010},
+	}
 	inputs := map[string]*translate.Input{}
 	in := func(host string) *translate.Input {
 		if inputs[host] == nil {
@@ -119,6 +124,13 @@ func told(t *testing.T, inputs map[string]*translate.Input) []byte {
 		text, err := envoyfilter.YAML(out.Filters)
 		require.NoError(t, err)
 		b.Write(text)
+		for _, rc := range out.Tables {
+			text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(rc)
+			require.NoError(t, err)
+			text, err = yaml.JSONToYAML(text)
+			require.NoError(t, err)
+			fmt.Fprintf(&b, "---\n# served to %q\n%s", out.Readers, text)
+		}
 		for _, v := range out.VirtualServices {
 			text, err := yaml.Marshal(v)
 			require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/ir"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/config"
 )
 
 // config makes a MetaProtocolProxy of what is generated and what the service has
@@ -34,6 +35,35 @@ func (g *generator) config(p *ir.Port, side, statPrefix string, routes []any) ob
 		"traffic_direction": strings.ToUpper(side),
 	}, side)
 	return cfg
+}
+
+// Outbound is the configuration of the filter of clients that call a port, with its routes
+// in it wherever they come from. The service is complete and without a fault.
+func Outbound(s *ir.Service, p *ir.Port) ir.Object {
+	g := &generator{s: s}
+	routes, _ := g.routes(p)
+	return g.config(p, "outbound", clusterOf(g.self(p)), routes)
+}
+
+// discover has routes come from a server, if the service wants it, instead of being in a
+// configuration, with which they have been checked.
+func (g *generator) discover(cfg object) {
+	if g.s.RDS == nil {
+		return
+	}
+	name := cfg["route_config"].(object)["name"]
+	delete(cfg, "route_config")
+	cfg["rds"] = object{
+		"route_config_name": name,
+		"type_url":          config.ProxyRoutes,
+		"config_source": object{
+			"resource_api_version": "V3",
+			"api_config_source": object{
+				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+				"grpc_services": []any{object{"envoy_grpc": object{"cluster_name": clusterOf(*g.s.RDS)}}},
+			},
+		},
+	}
 }
 
 // own are the fields that the service has for a side alone.

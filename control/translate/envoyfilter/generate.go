@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -166,6 +167,7 @@ func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	}
 	g.count(cfg, "outbound")
 	g.check(before, cfg, p, path, "outbound")
+	g.discover(cfg)
 	names, ranges := addresses(g.s)
 	for g.form = range g.forms() {
 		var listeners []*networking.EnvoyFilter_ListenerMatch
@@ -300,6 +302,7 @@ func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 	cfg := g.config(p, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
 	g.count(cfg, "outbound")
 	g.check(before, cfg, p, path, "outbound")
+	g.discover(cfg)
 	var listeners []*networking.EnvoyFilter_ListenerMatch
 	for _, h := range w.SNIHosts {
 		listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{
@@ -321,6 +324,9 @@ func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
 		if len(hosts) == 0 || hosts[len(hosts)-1] != d.Host {
 			hosts = append(hosts, d.Host)
 		}
+	}
+	if rds := g.s.RDS; rds != nil && !slices.Contains(hosts, rds.Host) {
+		hosts = append(hosts, rds.Host)
 	}
 	f.Annotations = map[string]string{"envoyfilter.istio.io/referenced-services": strings.Join(hosts, ",")}
 }

@@ -7,7 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"strconv"
 
 	"github.com/go-logr/logr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -36,11 +38,29 @@ func run() error {
 	flag.StringVar(&o.Metrics, "metrics-address", ":8080", "where metrics are served; 0 for nowhere")
 	flag.StringVar(&o.Health, "health-address", ":8081", "where /healthz and /readyz are served; 0 for nowhere")
 	flag.IntVar(&o.Workers, "workers", 4, "how many services are worked on at once")
+	flag.StringVar(&o.RDS.Address, "rds-address", "", "where routes are served to proxies, such as :15010; empty for nowhere")
+	service := flag.String("rds-service", "", "HOST:PORT of the Service by which proxies find that; meltemi-operator in the pod's namespace, 15010 by default")
+	flag.StringVar(&o.RDS.Files.Certificate, "rds-certificate", "", "file of the server's certificate; read again as it changes, as the other two")
+	flag.StringVar(&o.RDS.Files.Key, "rds-key", "", "file of its key")
+	flag.StringVar(&o.RDS.Files.Roots, "rds-roots", "", "file of the roots of the proxies' certificates")
+	flag.BoolVar(&o.RDS.Insecure, "rds-insecure", false, "serve routes without TLS, to whoever asks")
+	flag.StringVar(&o.RDS.TrustDomain, "rds-trust-domain", "", "the one that proxies must be of; empty for any that the roots vouch for")
 	level := slog.LevelInfo
 	flag.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flag.Parse()
 	log := logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctrl.SetLogger(log)
+	if *service == "" {
+		*service = "meltemi-operator." + os.Getenv("POD_NAMESPACE") + ".svc." + o.Domain + ":15010"
+	}
+	host, port, err := net.SplitHostPort(*service)
+	if err == nil {
+		o.RDS.Service.Host = host
+		o.RDS.Service.Port, err = strconv.Atoi(port)
+	}
+	if err != nil {
+		return fmt.Errorf("-rds-service: %w", err)
+	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ type Host string
 
 // MetaRouterSpec is what becomes of the calls to a host.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.routes) || has(self.localRateLimit) || has(self.globalRateLimit) || has(self.gateways) || has(self.authorization) || has(self.trafficPolicy) || has(self.telemetry) || has(self.outbound) || has(self.inbound)",message="says nothing: want routes, localRateLimit or globalRateLimit"
+// +kubebuilder:validation:XValidation:rule="has(self.routes) || has(self.localRateLimit) || has(self.globalRateLimit) || has(self.gateways) || has(self.authorization) || has(self.trafficPolicy) || has(self.telemetry) || has(self.routeDelivery) || has(self.outbound) || has(self.inbound)",message="says nothing: want routes, localRateLimit or globalRateLimit"
 type MetaRouterSpec struct {
 	// The service, as Istio names it: name.namespace.svc.cluster.local, or a host of a
 	// ServiceEntry. A name without dots is that of a service in the object's namespace.
@@ -96,6 +96,12 @@ type MetaRouterSpec struct {
 	Authorization []Authorization `json:"authorization,omitempty"`
 	// +optional
 	Telemetry *Telemetry `json:"telemetry,omitempty"`
+	// How routes come to the proxies of clients and gateways: ECDS, by Istio within the
+	// filter's configuration, or RDS, from the operator itself, which then knows which
+	// proxies have accepted them. Default: ECDS.
+	//
+	// +optional
+	RouteDelivery RouteDelivery `json:"routeDelivery,omitempty"`
 	// Further fields of MetaProtocolProxy, for clients and gateways.
 	//
 	// +optional
@@ -109,6 +115,17 @@ type MetaRouterSpec struct {
 	// +kubebuilder:validation:Type=object
 	Inbound *apiextensions.JSON `json:"inbound,omitempty"`
 }
+
+// RouteDelivery is how routes come to proxies.
+//
+// +kubebuilder:validation:Enum=ECDS;RDS
+type RouteDelivery string
+
+// What it may be.
+const (
+	ECDS RouteDelivery = "ECDS"
+	RDS  RouteDelivery = "RDS"
+)
 
 // MetaRoute is where calls go that match.
 //

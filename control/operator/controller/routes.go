@@ -1,0 +1,166 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	istio "istio.io/client-go/pkg/apis/networking/v1"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/meltemi-mesh/meltemi/control/ir"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/rds"
+	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+)
+
+// RDS says how routes are served.
+type RDS struct {
+	// Address to listen at; "": none are served.
+	Address string
+	// Service is where proxies find it: the operator's own host, and the port of that.
+	Service ir.Destination
+	// Files are the server's credentials. Insecure has it serve without, instead.
+	Files    rds.Files
+	Insecure bool
+	// TrustDomain that proxies must be of; "": any that the roots vouch for.
+	TrustDomain string
+}
+
+func init() { metrics.Registry.MustRegister(rds.Metrics()...) }
+
+// publisher keeps what is served as the objects say. It does so in all replicas.
+type publisher struct {
+	r     *reconciler
+	store *rds.Store
+	// mu keeps what is older from being put behind what is newer.
+	mu        sync.Mutex
+	listening atomic.Bool
+}
+
+// serveRoutes adds to the manager what serves routes.
+func (r *reconciler) serveRoutes(m manager.Manager) error {
+	if r.RDS.Address == "" {
+		return nil
+	}
+	o := rds.Options{TrustDomain: r.RDS.TrustDomain, Log: r.log}
+	if !r.RDS.Insecure {
+		var err error
+		if o.Credentials, err = r.RDS.Files.Credentials(r.log); err != nil {
+			return err
+		}
+	}
+	p := &publisher{r: r, store: rds.NewStore()}
+	r.routes = rds.NewServer(p.store, o)
+	everywhere := false
+	c, err := controller.NewTyped("routes", m, controller.TypedOptions[Request]{Reconciler: p, NeedLeaderElection: &everywhere})
+	if err != nil {
+		return err
+	}
+	for _, o := range []client.Object{
+		&api.MetaRouter{}, &api.ApplicationProtocol{}, &corev1.Service{}, &discovery.EndpointSlice{},
+		&corev1.ConfigMap{}, &istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{},
+	} {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, handler.TypedEnqueueRequestsFromMapFunc(r.touched), relevant)); err != nil {
+			return err
+		}
+	}
+	if err := m.AddReadyzCheck("rds", p.ready); err != nil {
+		return err
+	}
+	return m.Add(p)
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (*publisher) NeedLeaderElection() bool { return false }
+
+// Start serves, as soon as there is all that is to be served, until ctx is done.
+func (p *publisher) Start(ctx context.Context) error {
+	routers := &api.MetaRouterList{}
+	if err := p.r.List(ctx, routers); err != nil {
+		return err
+	}
+	for i := range routers.Items {
+		if err := p.publish(ctx, p.r.routerHost(&routers.Items[i])); err != nil {
+			return err
+		}
+	}
+	l, err := net.Listen("tcp", p.r.RDS.Address)
+	if err != nil {
+		return err
+	}
+	p.listening.Store(true)
+	return p.r.routes.Serve(ctx, l)
+}
+
+func (p *publisher) ready(*http.Request) error {
+	if !p.listening.Load() {
+		return errors.New("routes are not served yet")
+	}
+	return nil
+}
+
+// Reconcile does what there is to be done.
+func (p *publisher) Reconcile(ctx context.Context, q Request) (ctrl.Result, error) {
+	if q.Host == "" {
+		return ctrl.Result{}, nil
+	}
+	return ctrl.Result{}, p.publish(ctx, q.Host)
+}
+
+// publish has what is served of a host be what the objects say.
+func (p *publisher) publish(ctx context.Context, host string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	routers := &api.MetaRouterList{}
+	if err := p.r.List(ctx, routers, client.MatchingFields{byHost: host}); err != nil {
+		return err
+	}
+	var all []*api.MetaRouter
+	for i := range routers.Items {
+		all = append(all, &routers.Items[i])
+	}
+	if !translate.ByRDS(translate.Oldest(all)) {
+		return p.store.Put(host, nil)
+	}
+	in, err := p.r.gather(ctx, host)
+	if err != nil {
+		return err
+	}
+	out := translate.Translate(in)
+	if !out.Complete {
+		return nil // what was before stays
+	}
+	var resources []rds.Resource
+	for _, t := range out.Tables {
+		resources = append(resources, rds.Resource{Routes: t, Namespaces: out.Readers})
+	}
+	return p.store.Put(host, resources)
+}
+
+// told serves what the proxies of this replica have said of routes: /rds?name=HOST_PORT.
+func (r *reconciler) told(w http.ResponseWriter, q *http.Request) {
+	name := q.URL.Query().Get("name")
+	if r.routes == nil || name == "" {
+		http.Error(w, "want /rds?name=HOST_PORT of an operator that serves routes", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	states := r.routes.States(name)
+	if states == nil {
+		states = []rds.State{}
+	}
+	_ = json.NewEncoder(w).Encode(states) // who has gone needs no answer
+}

@@ -1,0 +1,111 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	routeservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	"github.com/go-logr/logr"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
+	"github.com/meltemi-mesh/meltemi/control/ir"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
+	"github.com/meltemi-mesh/meltemi/control/operator/rds"
+	"github.com/meltemi-mesh/meltemi/filter/config"
+	_ "github.com/meltemi-mesh/meltemi/filters"
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+// TestRoutesAreServed: as the router says now, or said before it had a fault; not of one
+// that wants ECDS.
+func TestRoutesAreServed(t *testing.T) {
+	scheme, err := Scheme()
+	require.NoError(t, err)
+	greeter := service("greeter", "tcp-metaprotocol-dubbo", map[string]string{"app": "greeter"})
+	greeter.Spec.ClusterIP, greeter.Spec.ClusterIPs = "10.0.0.1", []string{"10.0.0.1"}
+	router := &api.MetaRouter{ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: "greeter"}, Spec: api.MetaRouterSpec{
+		Hosts: []api.Host{"greeter"}, RouteDelivery: api.RDS, Routes: []api.MetaRoute{{Name: "one", Route: []api.MetaRouteDestination{{Destination: api.Destination{Host: "greeter"}}}}},
+	}}
+	r := &reconciler{Options: Options{RootNamespace: "istio-system", Domain: "cluster.local", RDS: RDS{
+		Address: ":0", Service: ir.Destination{Host: "meltemi-operator.meltemi-system.svc.cluster.local", Port: 15010},
+	}}}
+	b := fake.NewClientBuilder().WithScheme(scheme).WithObjects(greeter, router)
+	for _, i := range r.indexes() {
+		b.WithIndex(i.object, i.field, i.values)
+	}
+	r.Client = b.Build()
+	p := &publisher{r: r, store: rds.NewStore()}
+	r.routes = rds.NewServer(p.store, rds.Options{Log: logr.Discard()})
+	l := bufconn.Listen(64 << 10)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	var served sync.WaitGroup
+	served.Go(func() { _ = r.routes.Serve(ctx, l) })
+	defer served.Wait()
+	defer cancel()
+
+	const host, name = "greeter.demo.svc.cluster.local", "greeter.demo.svc.cluster.local_1"
+	update := func(change func(*api.MetaRouterSpec)) {
+		t.Helper()
+		if change != nil {
+			change(&router.Spec)
+			require.NoError(t, r.Update(t.Context(), router))
+		}
+		_, err := p.Reconcile(t.Context(), Request{Host: host})
+		require.NoError(t, err)
+	}
+	update(nil)
+	conn, err := grpc.NewClient("passthrough:rds", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	require.NoError(t, err)
+	defer conn.Close()
+	st, err := routeservicev3.NewRouteDiscoveryServiceClient(conn).DeltaRoutes(ctx)
+	require.NoError(t, err)
+	ask := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: config.ProxyRoutes, ResourceNamesSubscribe: []string{name}}
+	next := func() *discoveryv3.DeltaDiscoveryResponse {
+		t.Helper()
+		require.NoError(t, st.Send(ask))
+		a, err := st.Recv()
+		require.NoError(t, err)
+		ask = &discoveryv3.DeltaDiscoveryRequest{ResponseNonce: a.GetNonce()}
+		return a
+	}
+	route := func() string {
+		t.Helper()
+		rc := &routev1alpha.RouteConfiguration{}
+		require.NoError(t, next().GetResources()[0].GetResource().UnmarshalTo(rc))
+		require.Equal(t, name, rc.GetName())
+		require.Equal(t, "outbound|1||"+host, rc.GetRoutes()[0].GetRoute().GetCluster())
+		return rc.GetRoutes()[0].GetName()
+	}
+	require.Equal(t, "one", route())
+	update(nil)
+	update(func(s *api.MetaRouterSpec) {
+		s.Routes[0].Name = "faulty"
+		s.Routes[0].Route[0].Destination.Subset = "none"
+	})
+	update(func(s *api.MetaRouterSpec) {
+		s.Routes[0].Name = "two"
+		s.Routes[0].Route[0].Destination.Subset = ""
+	})
+	require.Equal(t, "two", route())
+	w := httptest.NewRecorder()
+	r.told(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/rds?name="+name, nil))
+	var states []rds.State
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &states))
+	require.Len(t, states, 1)
+	update(func(s *api.MetaRouterSpec) { s.RouteDelivery = api.ECDS })
+	require.Equal(t, []string{name}, next().GetRemovedResources())
+}
