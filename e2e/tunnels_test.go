@@ -33,7 +33,7 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		socket, byConnect := filepath.Join(dir, "meltemi.sock"), filepath.Join(dir, "connect.sock")
 		o := v.options()
-		o.Listeners = []envoytest.Resource{envoytest.Tunnels(socket, false), envoytest.Tunnels(byConnect, true).With(envoytest.M{"name": "by-connect"})}
+		o.Listeners = []envoytest.Resource{envoytest.LoopbackOfTunnels(socket, false), envoytest.LoopbackOfTunnels(byConnect, true).With(envoytest.M{"name": "by-connect"})}
 		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...), {
 			"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
 			"name":  "inbound", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "1s",

@@ -23,6 +23,7 @@ import (
 	_ "google.golang.org/protobuf/types/known/structpb"   // of plugin_config
 	_ "google.golang.org/protobuf/types/known/wrapperspb" // of plugin_config
 
+	"github.com/meltemi-mesh/meltemi/control/loopback"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/contribhost"
 )
 
@@ -113,11 +114,7 @@ func (g *golang) golangForm(listener Resource) Resource {
 		var filters []M
 		for _, f := range chainFilters(chain) {
 			if typed, ok := f["typed_config"].(M); ok && typed["filter_name"] == "carrier" {
-				filters = byTCPProxy()
-				if g.tunnels == ByConnect {
-					filters = byConnect()
-				}
-				break
+				return g.tunnelsForm(listener)
 			}
 			filters = append(filters, g.filterForm(f))
 		}
@@ -127,48 +124,14 @@ func (g *golang) golangForm(listener Resource) Resource {
 	return listener.With(M{"filter_chains": changed})
 }
 
-// byTCPProxy are the filters of a loopback listener of ByTCPProxy.
-func byTCPProxy() []M {
-	return []M{
-		{"name": "meltemi.cluster", "typed_config": M{
-			"@type": networkExtensions + "set_filter_state.v3.Config",
-			"on_new_connection": []any{M{
-				"object_key": "envoy.tcp_proxy.cluster", "skip_if_empty": true,
-				"format_string": M{"omit_empty_values": true, "text_format_source": M{"inline_string": "%DYNAMIC_METADATA(meltemi:cluster)%"}},
-			}},
-		}},
-		{"name": "envoy.filters.network.tcp_proxy", "typed_config": M{
-			"@type":       networkExtensions + "tcp_proxy.v3.TcpProxy",
-			"stat_prefix": "meltemi", "cluster": "none", "idle_timeout": "0s", "max_connect_attempts": 2,
-		}},
-	}
-}
-
-// byConnect are the filters of a loopback listener of ByConnect.
-func byConnect() []M {
-	header := func(name, value string) M { return M{"header": M{"key": name, "value": value}} }
-	failed := M{
-		"filter":         M{"status_code_filter": M{"comparison": M{"op": "GE", "value": M{"default_value": 400, "runtime_key": "meltemi.none"}}}},
-		"headers_to_add": []any{header("x-meltemi-flags", "%RESPONSE_FLAGS%")},
-	}
-	return []M{{"name": "meltemi.connect", "typed_config": M{
-		"@type":       networkExtensions + "http_connection_manager.v3.HttpConnectionManager",
-		"stat_prefix": "meltemi", "codec_type": "HTTP1", "stream_idle_timeout": "0s", "generate_request_id": false,
-		"common_http_protocol_options": M{"idle_timeout": "0s"},
-		"upgrade_configs":              []any{M{"upgrade_type": "CONNECT"}},
-		"local_reply_config":           M{"mappers": []any{failed}},
-		"http_filters": []any{M{"name": "envoy.filters.http.router", "typed_config": M{
-			"@type": types + "envoy.extensions.filters.http.router.v3.Router", "dynamic_stats": false, "suppress_envoy_headers": true,
-		}}},
-		"route_config": M{"virtual_hosts": []any{M{
-			"name": "meltemi", "domains": []any{"*"},
-			"response_headers_to_add": []any{header("x-meltemi-host", "%UPSTREAM_REMOTE_ADDRESS%")},
-			"routes": []any{M{"match": M{"connect_matcher": M{}}, "route": M{
-				"cluster_header": "x-meltemi-cluster", "timeout": "0s",
-				"upgrade_configs": []any{M{"upgrade_type": "CONNECT", "connect_config": M{}}},
-			}}},
-		}}},
-	}}}
+// tunnelsForm is a loopback listener without a carrier filter.
+func (g *golang) tunnelsForm(listener Resource) Resource {
+	of := loopback.Listener{Socket: "@", Tunnels: true, Connect: g.tunnels == ByConnect}
+	of.Sources = slices.ContainsFunc(listener["listener_filters"].([]any), func(f any) bool {
+		return f.(M)["name"] == "envoy.filters.listener.original_src"
+	})
+	form := of.Config()
+	return listener.With(M{"listener_filters": form["listener_filters"], "filter_chains": form["filter_chains"]})
 }
 
 func (g *golang) filterForm(f M) M {

@@ -224,8 +224,8 @@ func LoopbackWithWorkloads(socket, admin string) Resource {
 	return typed(loopback.Listener{Module: "meltemi", Socket: socket, Admin: admin, Workloads: true})
 }
 
-// Tunnels is the loopback listener of the golang filter, as Istio's proxies get it.
-func Tunnels(socket string, connect bool) Resource {
+// LoopbackOfTunnels is the loopback listener of the golang filter, as Istio's proxies get it.
+func LoopbackOfTunnels(socket string, connect bool) Resource {
 	return typed(loopback.Listener{Socket: socket, Tunnels: true, Connect: connect, Sources: true})
 }
 
