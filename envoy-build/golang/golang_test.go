@@ -3,6 +3,7 @@ package golang
 import (
 	"bytes"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -255,6 +256,60 @@ func TestAClientThatIsNotReadIsNotHeldForEver(t *testing.T) {
 	}
 	e.Until("it is closed", p.Ended)
 	require.EqualValues(t, 1, e.h.metrics.process[clientsOverrun].Load())
+}
+
+// TestClientsThatAreNotReadHaveOneBound: of all that wait, that of the one goes of which
+// most does.
+func TestClientsThatAreNotReadHaveOneBound(t *testing.T) {
+	m := &echo{deaf: true}
+	e := newEnvoy(t, m, true)
+	require.NoError(t, e.Load("{}"))
+	const n = 5
+	piece := make([]byte, 1<<20)
+	var ps []*peer
+	for i := range n {
+		p := e.dial(PluginName)
+		ps = append(ps, p)
+		for range 9 - i {
+			p.Send(piece)
+		}
+	}
+	// The last one's third piece is one too many.
+	e.Until("one is closed, and the others are held", func() bool {
+		w := ps[0].c.w
+		w.lock.Lock()
+		defer w.lock.Unlock()
+		return ps[0].c.gone && w.holding.size == (8+7+6+5)<<20 && len(w.holding.clients) == n-1
+	})
+	require.True(t, ps[0].Ended())
+	for _, p := range ps[1:] {
+		require.False(t, p.Ended())
+	}
+	require.EqualValues(t, 1, e.h.metrics.process[clientsOverrun].Load())
+}
+
+// TestWhatIsHeldKeepsItsOrder in pieces of all sizes, however it is taken.
+func TestWhatIsHeldKeepsItsOrder(t *testing.T) {
+	c := &Client{w: &worker{}}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var sent, got []byte
+	for range 1000 {
+		b := make([]byte, rnd.IntN(3000))
+		for i := range b {
+			b[i] = byte(rnd.Uint32())
+		}
+		skip := rnd.IntN(len(b) + 1)
+		c.hold([][]byte{b[:len(b)/3], b[len(b)/3:]}, skip)
+		sent = append(sent, b[skip:]...)
+		n := rnd.IntN(c.held.size + 1)
+		got = append(got, bytes.Join(c.held.chunks, nil)[:n]...)
+		c.release(n)
+		require.Equal(t, c.held.size, c.w.holding.size)
+	}
+	got = append(got, bytes.Join(c.held.chunks, nil)...)
+	c.release(c.held.size)
+	require.True(t, bytes.Equal(sent, got))
+	require.Empty(t, c.w.holding.clients)
 }
 
 // TestALoopbackListenerThatComesLater is waited for.
