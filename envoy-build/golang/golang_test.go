@@ -481,3 +481,26 @@ func TestHostsThatAreSeen(t *testing.T) {
 	require.Equal(t, 1, hs.count("c"))
 	require.Equal(t, assumedHosts, hs.count("d"))
 }
+
+// TestAnUnknownClusterIsKnownForOne: requests need not wait for the next attempt to connect.
+func TestAnUnknownClusterIsKnownForOne(t *testing.T) {
+	e := newEnvoy(t, filter.NewModule(), true)
+	require.NoError(t, e.Load(dubbo(unknown)))
+	p := e.dial(PluginName)
+	p.Send(dubbotest.Request{ID: 7}.Bytes())
+	e.Until("it is told", func() bool { return strings.Contains(string(p.Received()), "unknown cluster "+unknown) })
+	w := p.c.w
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	w.now = w.missing.until[unknown] - 1
+	_, known, ok := w.ClusterHosts(unknown)
+	require.True(t, ok)
+	require.False(t, known)
+	_, known, _ = w.ClusterHosts(hosttest.Cluster)
+	require.True(t, known)
+	w.now++
+	_, known, _ = w.ClusterHosts(unknown)
+	require.True(t, known, "it may have come")
+	w.missing.add("another", w.now)
+	require.Len(t, w.missing.until, 1)
+}

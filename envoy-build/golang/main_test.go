@@ -250,6 +250,9 @@ func (p *peer) Ended() bool {
 	return p.ended
 }
 
+// unknown is a cluster that Envoy does not know, of which CONNECT tells.
+const unknown = "unknown"
+
 // tunnelled is the server at the end of a tunnel.
 type tunnelled struct {
 	conn     *net.UnixConn
@@ -280,6 +283,10 @@ func (e *envoy) tunnel(c *net.UnixConn, connect bool) {
 		}
 		if cluster == hosttest.Refused {
 			io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nx-meltemi-flags: UF\r\ncontent-length: 3\r\n\r\nbad")
+			return
+		}
+		if cluster == unknown {
+			io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nx-meltemi-flags: NC\r\n\r\n")
 			return
 		}
 		for _, part := range []string{"HTTP/1.1 200 OK\r\nX-Meltemi-", "Host: 10.0.0.3:20880\r\n\r", "\n"} {

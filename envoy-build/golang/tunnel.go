@@ -43,6 +43,7 @@ type tunnels struct {
 	pause   time.Duration
 	opening bool // it is tried later
 	said    bool // that there is no listener
+	missing missing
 	read    []byte
 	views   [1][]byte
 }
@@ -94,6 +95,9 @@ func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 
 // ClusterHosts implements host.Worker. Nothing tells, but for where tunnels have led.
 func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
+	if w.missing.has(cluster, w.now) {
+		return h, false, true
+	}
 	n := w.h.hosts.count(cluster)
 	return host.Hosts{Total: n, Healthy: n, Preferred: n}, true, true
 }
@@ -233,6 +237,9 @@ func (t *tunnel) answered(b []byte) []byte {
 		t.end(host.ConnectFailed)
 	case size == 0:
 	case r.failed:
+		if r.why == host.NoCluster {
+			t.w.missing.add(t.target.Cluster, t.w.now)
+		}
 		t.end(r.why)
 	default:
 		t.reply = nil
