@@ -27,9 +27,9 @@ type Client struct {
 	closing  closing
 	out      []*host.Buffer
 	disabled int
-	held     held   // not consumed
-	ended    bool   // the client sends no more …
-	told     bool   // … and the pipeline knows
+	held     held // not consumed
+	ended    bool // the client sends no more …
+	told     bool // … and the pipeline knows
 	resuming bool
 	unread   unread
 	linger   linger.Place

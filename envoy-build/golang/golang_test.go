@@ -423,10 +423,11 @@ func TestSettings(t *testing.T) {
 	s, err := SettingsOf("")
 	require.NoError(t, err)
 	require.Equal(t, "@meltemi", s.Path)
-	s, err = SettingsOf(`{"path": "/run/m", "connect": true, "admin_address": "127.0.0.1:0"}`)
+	require.True(t, s.Connect)
+	s, err = SettingsOf(`{"path": "/run/m", "connect": false, "admin_address": "127.0.0.1:0"}`)
 	require.NoError(t, err)
 	require.Equal(t, "/run/m", s.Path)
-	require.True(t, s.Connect)
+	require.False(t, s.Connect)
 	require.Equal(t, "127.0.0.1:0", s.Admin)
 	s, err = SettingsOf(`{"admin_address": "unix:/run/a"}`)
 	require.NoError(t, err)
@@ -436,7 +437,7 @@ func TestSettings(t *testing.T) {
 	} {
 		s, err := SettingsOf(value)
 		require.ErrorContains(t, err, want)
-		require.Equal(t, "@meltemi", s.Path, "it goes on with the default")
+		require.Equal(t, defaults, s, "it goes on with the default")
 	}
 }
 
