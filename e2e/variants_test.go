@@ -64,11 +64,9 @@ var smokeByGolang = map[string]bool{
 	"TestNoServer": true,
 }
 
-// byConnectOnly are tests of what is not known of a server behind tcp_proxy: why there is none.
-var byConnectOnly = map[string]bool{
-	"TestNoServer": true, "TestClientErrorsAreRPCExceptions": true, "TestDubboLocalErrors": true, "TestThriftLocalErrors": true,
-	"TestTRPCLocalErrors": true, "TestBRPCLocalErrors": true, "TestTRPCStreamIsRefused": true, "TestBRPCStreamIsRefused": true,
-}
+// byTCPProxyToo are the tests that run over tunnels by tcp_proxy as well. All run over tunnels by
+// CONNECT.
+var byTCPProxyToo = map[string]bool{"TestTRPCManyStreams": true, "TestBRPCStream": true, "TestTRPCSharedConnection": true}
 
 // notByGolang are tests of what the golang filter cannot do, with the reason.
 var notByGolang = map[string]string{
@@ -97,7 +95,7 @@ func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
 		}
 		run := v.version == "of-ENVOY_BIN" || v == newest || *matrix == "full" || smoke && smokeOn[v]
 		if v.golang || *matrix == "golang" {
-			run = (*matrix == "golang" || smokeByGolang[name]) && v.golang && v.connect == byConnectOnly[name]
+			run = (*matrix == "golang" || smokeByGolang[name]) && v.golang && (v.connect || byTCPProxyToo[name])
 		}
 		if *only != "" {
 			run = v.String() == *only
