@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
@@ -131,6 +133,17 @@ func (v variant) options() envoytest.Options {
 		}
 	}
 	return o
+}
+
+// shares checks that pools of one connection have had no more than one of each worker. By CONNECT
+// it takes some more to learn which hosts there are: those go again.
+func (v variant) shares(t *testing.T, e *envoytest.Envoy, cluster string) {
+	t.Helper()
+	if v.connect {
+		e.WaitStat("cluster."+cluster+".upstream_cx_active", func(n int64) bool { return n <= int64(v.workers) })
+		return
+	}
+	require.LessOrEqual(t, e.Stat("cluster."+cluster+".upstream_cx_total"), int64(v.workers))
 }
 
 // start runs an Envoy with a loopback listener and one listener, named as its
