@@ -175,6 +175,7 @@ type Metadata struct {
 	props           []Property
 	own             []byte // backs what does not live in Raw
 
+	frame *Shape     // that Raw has, whatever has become of props
 	shape *Shape     // whose props are; nil: they are m's own
 	mine  []Property // memory for those of the next message, if there is a shape
 }
@@ -476,7 +477,7 @@ func (m *Metadata) Release() {
 	if m.own = m.own[:0]; cap(m.own) > keepBytes {
 		m.own = nil
 	}
-	m.service, m.method, m.Raw = nil, nil, nil
+	m.service, m.method, m.Raw, m.frame = nil, nil, nil, nil
 }
 
 // Outline returns a copy of m in memory of its own that has what outlives a frame:
@@ -492,7 +493,7 @@ func (m *Metadata) SetOutline(o *Metadata) {
 	info, props, own := m.ReplyInfo[:0], m.props, m.own
 	info = append(info, o.ReplyInfo...)
 	*m = *o
-	m.ReplyInfo, m.props, m.own, m.shape, m.mine = info, props, own, nil, nil
+	m.ReplyInfo, m.props, m.own, m.shape, m.frame, m.mine = info, props, own, nil, nil, nil
 	m.loader, m.service, m.method, m.Raw = nil, nil, nil, nil
 }
 

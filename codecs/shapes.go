@@ -58,9 +58,9 @@ type Head struct {
 type Shape struct {
 	// Info is the decoder's own.
 	Info [2]uint32
-	// Rest is the decoder's, too. If properties are in holes, it puts those of a message
-	// that shares the shape, once somebody asks for them: m has all properties then, but
-	// another's values there, and its Raw is valid.
+	// Rest is the decoder's, too, which may know more of the shape by it. If properties are
+	// in holes, it puts those of a message that shares the shape, once somebody asks for
+	// them: m has all properties then, but another's values there, and its Raw is valid.
 	Rest Loader
 	// Tail is that of one of the requests, and Holes are the parts of it that others
 	// need not have, in their order. They are not changed.
@@ -250,13 +250,17 @@ func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
 // outlive the frame; what holes have is read when somebody asks for it, by Rest. What is
 // changed by Set and the like is m's alone.
 func (m *Metadata) Share(s *Shape) {
-	m.mine, m.props, m.shape = m.props[:0], s.props, s
+	m.mine, m.props, m.shape, m.frame = m.props[:0], s.props, s, s
 	m.service, m.method = s.service, s.method
 }
 
 // Shape returns the shape that m shares, nil if there is none, or if m's properties have
 // been changed since. What is deferred is no part of it.
 func (m *Metadata) Shape() *Shape { return m.shape }
+
+// FrameShape returns the shape that m's frame has, nil if it is not known: Shape, but that
+// what has become of the properties does not matter. Release and Reset forget it.
+func (m *Metadata) FrameShape() *Shape { return m.frame }
 
 // Known returns the properties without those of a shape's message that are deferred; those
 // that vary have any value. The slice is a view.

@@ -221,6 +221,7 @@ func TestWhatHolesHaveIsReadWhenItIsAskedFor(t *testing.T) {
 			require.Equal(t, s, m.Shape())
 			ask(&m)
 			require.Nil(t, m.Shape())
+			require.Equal(t, s, m.FrameShape(), "the frame is what it was")
 			require.Equal(t, "9", value(&m, "b"))
 			o.Reset()
 			o.Raw = []byte("8")
@@ -231,6 +232,8 @@ func TestWhatHolesHaveIsReadWhenItIsAskedFor(t *testing.T) {
 	m.Reset()
 	m.Raw = []byte("9")
 	m.Share(s)
+	require.Nil(t, m.Outline().FrameShape())
 	m.Release()
 	require.Empty(t, m.Properties())
+	require.Nil(t, m.FrameShape())
 }

@@ -3,6 +3,8 @@ package codectest
 import (
 	"bytes"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/internal/raced"
@@ -110,6 +112,7 @@ func (c *check) asWithout(w where, t twins, b []byte) (shared bool) {
 	want.Set("of a filter", "its value")
 	got.Drop("of a")
 	want.Drop("of a")
+	c.sameOutput(w, b, &want, &got)
 	if got.Detach(); got.Shape() != nil {
 		c.failf(w, b, "a message that a filter has changed shares a shape")
 	}
@@ -128,29 +131,76 @@ func (c *check) sameOutput(w where, b []byte, want, got *codecs.Metadata) {
 	if !mayLease(want.Type) {
 		return
 	}
-	muts := []*codecs.Mutation{nil}
-	if _, ok := c.codec.(codecs.Mutator); ok && want.Malformed == "" {
-		for _, mu := range c.s.Mutations {
-			if mu.Direction == codecs.ClientToServer {
-				m := new(codecs.Mutation)
-				m.Set(mu.Key, mu.Value)
-				muts = append(muts, m)
-			}
+	if d, ok := c.codec.(codecs.Deadliner); ok && want.Malformed == "" {
+		if x, y := d.Timeout(want), d.Timeout(got); x != y {
+			c.failf(w, b, "its timeout is %v, without shapes %v", y, x)
 		}
 	}
 	ids := []uint64{want.ID}
 	if t := c.codec.Traits(); t.Correlation == codecs.ByID && !want.FixedID {
 		ids = append(ids, 1, t.MaxID)
 	}
-	for _, id := range ids {
-		for _, mu := range muts {
-			x, errX := c.encodedAs(want, id, mu)
-			y, errY := c.encodedAs(got, id, mu)
-			if fmt.Sprint(errX) != fmt.Sprint(errY) || !bytes.Equal(x, y) {
-				c.failf(w, b, "what it is encoded to with the id %d is not what it is without shapes: %v\n%s", id, errY, dump(y))
-			}
+	same := func(id uint64, mu *codecs.Mutation) {
+		x, errX := c.encodedAs(want, id, mu)
+		y, errY := c.encodedAs(got, id, mu)
+		if fmt.Sprint(errX) != fmt.Sprint(errY) || !bytes.Equal(x, y) {
+			c.failf(w, b, "what it is encoded to with the id %d and %s is not what it is without shapes: %v\n%s", id, changes(mu), errY, dump(y))
 		}
 	}
+	for _, id := range ids {
+		same(id, nil)
+	}
+	for _, mu := range c.mutationsOf(want) {
+		same(ids[len(ids)-1], mu)
+	}
+}
+
+// mutationsOf returns changes to try in a request: what the suite sets, each and together,
+// a timeout, what the request itself has set to something else, and removed.
+func (c *check) mutationsOf(m *codecs.Metadata) (muts []*codecs.Mutation) {
+	mutator, ok := c.codec.(codecs.Mutator)
+	if !ok || m.Malformed != "" {
+		return nil
+	}
+	together := &codecs.Mutation{Timeout: time.Second}
+	for _, mu := range c.s.Mutations {
+		if mu.Direction == codecs.ClientToServer {
+			one := new(codecs.Mutation)
+			one.Set(mu.Key, mu.Value)
+			muts = append(muts, one)
+			together.Set(mu.Key, mu.Value)
+		}
+	}
+	others := new(codecs.Mutation)
+	var removals []*codecs.Mutation
+	remover, removes := c.codec.(codecs.Remover)
+	gone, first := &codecs.Mutation{Timeout: time.Millisecond}, new(codecs.Mutation)
+	for _, p := range m.Properties() {
+		name := string(p.Name)
+		if mutator.CheckMutation(codecs.ClientToServer, name, "other") == nil {
+			others.Set(name, "other")
+		}
+		if removes && remover.CheckRemoval(codecs.ClientToServer, name) == nil {
+			if gone.Remove(upper(name)); len(first.Removed()) == 0 {
+				first.Remove(name)
+				first.Set("new", "value")
+			}
+			removals = []*codecs.Mutation{first, gone}
+		}
+	}
+	return append(append(muts, &codecs.Mutation{Timeout: time.Minute}, together, others), removals...)
+}
+
+// changes describes mu in a few words.
+func changes(mu *codecs.Mutation) string {
+	if mu == nil {
+		return "no change"
+	}
+	var keys []string
+	for _, kv := range mu.Entries() {
+		keys = append(keys, fmt.Sprintf("%.40q", kv.Key))
+	}
+	return fmt.Sprintf("the timeout %v, with %s set and %.80q removed", mu.Timeout, strings.Join(keys, ", "), mu.Removed())
 }
 
 func (c *check) encodedAs(m *codecs.Metadata, id uint64, mu *codecs.Mutation) ([]byte, error) {

@@ -24,11 +24,20 @@ func isLeft(key []byte) bool { return string(key) == keyLeft || string(key) == k
 
 // Timeout implements codecs.Deadliner.
 func (c *codec) Timeout(req *codecs.Metadata) time.Duration {
-	var r hessian.Reader
+	if k := knownOf(req); k != nil && k.timed {
+		return k.timeout
+	}
 	if !saysTimeout(req) {
 		return 0
 	}
-	if seekAttachments(&r, req); noAttachments(&r) {
+	var r hessian.Reader
+	seekAttachments(&r, req)
+	return timeoutAt(&r)
+}
+
+// timeoutAt is Timeout of a request at whose attachments r stands.
+func timeoutAt(r *hessian.Reader) time.Duration {
+	if noAttachments(r) {
 		return 0
 	}
 	var timeout, left, leftLower int32 // of two with one key the later counts
@@ -40,12 +49,12 @@ func (c *codec) Timeout(req *codecs.Metadata) time.Duration {
 		}
 		switch key := r.String(); string(key) {
 		case keyTimeout:
-			n, _ := number(&r)
+			n, _ := number(r)
 			timeout = max(n, 0) // dubbo-go writes 0 when it tries again
 		case keyLeft:
-			left = remainder(&r)
+			left = remainder(r)
 		case keyLeftLower:
-			leftLower = remainder(&r)
+			leftLower = remainder(r)
 		default:
 			r.Skip()
 		}

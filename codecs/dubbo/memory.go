@@ -89,16 +89,6 @@ func fits(r *hessian.Reader, s *codecs.Shape, m *codecs.Metadata) bool {
 	return bytes.Equal(r.Rest(), s.Tail[from:])
 }
 
-// rest is the codecs.Loader of what is in the holes of a shape.
-type rest struct{ s *codecs.Shape }
-
-// Load implements codecs.Loader.
-func (l rest) Load(m *codecs.Metadata) {
-	var r hessian.Reader
-	r.Reset(m.Raw[m.Scratch[scratchAttachments]:])
-	fits(&r, l.s, m) // as it has done before
-}
-
 // learn remembers the shape of m. Its tail has counted for so many values.
 func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
 	if !plain(tail) {
@@ -111,7 +101,7 @@ func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
 	if s == nil {
 		return
 	}
-	s.Info[infoValues] = uint32(values)
+	s.Info[infoValues], s.Rest = uint32(values), newKnown(s)
 	if h.Info == nil {
 		own := new(opening)
 		var r hessian.Reader
@@ -139,7 +129,7 @@ func widen(h *codecs.Head, tail []byte, m *codecs.Metadata, values int) bool {
 	if s == nil {
 		return false
 	}
-	s.Info[infoValues], s.Rest = uint32(values), rest{s}
+	s.Info[infoValues], s.Rest = uint32(values), newKnown(s)
 	return true
 }
 

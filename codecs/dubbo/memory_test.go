@@ -38,6 +38,7 @@ func TestWhatArgumentsSayIsNotRemembered(t *testing.T) {
 		counted = "\x052.8.4\x01i\x031.0\x01m\x91\x12Ljava/lang/Object;"
 		tail    = "H\x01k\x01v\x06tenant\x04acmeZ"
 		counts  = "H\x01k\x20\x01v\x20Z" // binary values, which are skipped
+		defines = "H\x01kC\x01Q\x91\x01f\x60\x01x\x04path\x05otherZ"
 		ofClass = "H\x01k\x60\x04path\x09forbiddenZ"
 	)
 	elements := func(n int) string {
@@ -46,6 +47,7 @@ func TestWhatArgumentsSayIsNotRemembered(t *testing.T) {
 	for name, c := range map[string]struct{ first, then string }{
 		"an argument that ends in attachments":  {object + "\x01a" + tail, object + string(rune(len(tail))) + tail},
 		"objects of classes that arguments say": {object + "C\x01P\x90\x60" + ofClass, object + "C\x01P\x91\x01a\x60\x01b" + ofClass},
+		"classes that arguments define first":   {object + "\x01a" + defines, object + "C\x01P\x90\x60" + defines},
 		"a map among counted arguments":         {counted + "\x01a" + tail, counted + "H\x01a\x01bZ" + tail},
 		"values up to the bound": {
 			object + elements(1000) + counts,

@@ -29,13 +29,19 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 			return dst, fmt.Errorf("%w: %q belongs to the call itself", codecs.ErrNoMutation, key)
 		}
 	}
+	s := set{Mutation: mut}
+	if m.Type == codecs.Request || m.Type == codecs.Oneway {
+		s.millis = mut.Millis()
+		if k := knownOf(m); k != nil && k.placed && !mut.Replaces() {
+			out, err := s.appendKnown(dst, m, k)
+			return c.closed(out, len(dst), mut, err)
+		}
+	}
 	var r hessian.Reader
 	r.Reset(m.Raw[headerSize:])
 	start := len(dst)
-	s := set{Mutation: mut}
 	switch m.Type {
 	case codecs.Request, codecs.Oneway:
-		s.millis = mut.Millis()
 		if !mut.Replaces() {
 			seekAttachments(&r, m)
 			dst = append(dst, m.Raw[:headerSize+r.Pos()]...)
@@ -76,6 +82,11 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 		return dst, mut.Refuse(fmt.Errorf("it is an %s", m.Type))
 	}
 	dst, err := s.appendAttachments(dst, &r, m.Raw[headerSize:])
+	return c.closed(dst, start, mut, err)
+}
+
+// closed has the frame that begins at start in dst say how long it is, unless it cannot be.
+func (c *codec) closed(dst []byte, start int, mut *codecs.Mutation, err error) ([]byte, error) {
 	if err == nil && len(dst)-start > c.maxFrame {
 		err = errors.New("it would become larger than the limits") // which ends connections
 	}
@@ -207,6 +218,15 @@ func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]b
 			return dst, r.Err()
 		}
 	}
+	dst, err := s.appendNew(dst, n)
+	if err != nil {
+		return dst, err
+	}
+	return append(dst, body[r.Pos():]...), r.Err()
+}
+
+// appendNew appends what does not stand in the map of n attachments yet, and its end.
+func (s *set) appendNew(dst []byte, n int) ([]byte, error) {
 	for i, kv := range s.Entries() {
 		if (i >= len(s.done) || !s.done[i]) && (s.millis == 0 || kv.Key != keyTimeout) {
 			dst = hessian.AppendString(dst, kv.Key)
@@ -222,6 +242,5 @@ func (s *set) appendAttachments(dst []byte, r *hessian.Reader, body []byte) ([]b
 	if n > maxAttachments {
 		return dst, errors.New(tooManyAttachments) // whoever reads it next refuses it
 	}
-	dst = append(dst, 'Z')
-	return append(dst, body[r.Pos():]...), r.Err()
+	return append(dst, 'Z'), nil
 }

@@ -13,6 +13,14 @@ func suite() codectest.Suite {
 	const c2s, s2c = codecs.ClientToServer, codecs.ServerToClient
 	request := func(rest string) []byte { return dubbotest.Frame(0xc2, 0, 7, []byte(call+rest)) }
 	answer := func(body string) []byte { return dubbotest.Frame(0x02, statusOK, 7, []byte(body)) }
+	traces := func(from, to int) (frames []byte) { // differ by ids of two lengths, and by their timeouts
+		for i := from; i < to; i++ {
+			frames = append(frames, dubbotest.Request{ID: uint64(i), Argument: "a", Attachments: [][2]string{
+				{"path", "org.example.Greeter"}, {"traceparent", strings.Repeat("7", 30+i)}, {"tenant", "acme"}, {"timeout", strings.Repeat("1", i)}, {"k", "v"},
+			}}.Bytes()...)
+		}
+		return frames
+	}
 	const pojo = "C\x01P\x91\x01f\x60N"
 	invalid := []codectest.Invalid{}
 	for _, tc := range refused {
@@ -37,6 +45,7 @@ func suite() codectest.Suite {
 			{Name: "request without attachments", Direction: c2s, Bytes: request("")},
 			{Name: "request with an object among its attachments", Direction: c2s, Bytes: request("H\x01o" + pojo + "\x06tenant" + "\x60N" + "\x01zQ\x91Z")},
 			{Name: "request with twice the same key", Direction: c2s, Bytes: request("H\x06tenant\x01a\x06tenant\x01bZ")},
+			{Name: "request with ids that differ from those before", Direction: c2s, Bytes: traces(7, 8), Prelude: traces(1, 7)},
 			{Name: "request in another serialization", Direction: c2s, Bytes: dubbotest.Frame(0xd7, 0, 1, []byte("?"))},
 			{Name: "request of the largest id", Direction: c2s, Bytes: dubbotest.Request{ID: 1<<64 - 1}.Bytes()},
 			{Name: "answer", Direction: s2c, Bytes: dubbotest.Response(1, "x", [2]string{"k", "v"})},

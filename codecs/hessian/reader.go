@@ -182,6 +182,14 @@ func (r *Reader) ASCII() []byte {
 	return r.b[from:r.pos:r.pos]
 }
 
+// ASCIISize returns how many bytes the string at which b begins takes, if ASCII reads it.
+func ASCIISize(b []byte) int {
+	if b[0] <= 0x1f {
+		return 1 + int(b[0])
+	}
+	return 2 + int(b[0]&3)<<8 + int(b[1])
+}
+
 func (r *Reader) string() []byte {
 	if r.Peek() == 'N' && r.More() {
 		r.pos++

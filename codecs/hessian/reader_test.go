@@ -578,3 +578,18 @@ func TestWordsAgreeWithCharacters(t *testing.T) {
 		}
 	}
 }
+
+// TestSizesOfASCII: a string that ASCII reads is as long as ASCIISize says.
+func TestSizesOfASCII(t *testing.T) {
+	for n := range 1100 {
+		var r Reader
+		b := append(AppendString(nil, strings.Repeat("a", n)), "\x05behind"...)
+		r.Reset(b)
+		if s := r.ASCII(); s == nil {
+			require.GreaterOrEqual(t, n, 1024)
+			continue
+		}
+		require.Less(t, n, 1024)
+		require.Equal(t, r.Pos(), ASCIISize(b))
+	}
+}

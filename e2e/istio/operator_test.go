@@ -229,7 +229,7 @@ func TestOperatorKeepsObjects(t *testing.T) {
 		require.NoError(t, err)
 		made("the filter again", loopback, outbound, inbound)
 	})
-	t.Run("exportTo", func(t *testing.T) {
+	t.Run("exportTo", func(_ *testing.T) {
 		n.Apply(router("a-younger", host, "  exportTo: [., default]\n  routes: [{route: [{destination: {host: "+host+"}}]}]\n"))
 		name := "/meltemi-outbound-greeter." + n.Name + "-20880"
 		made("filters of namespaces", loopback, n.Name+name, "default"+name, inbound)
@@ -243,13 +243,13 @@ func TestOperatorKeepsObjects(t *testing.T) {
 		require.Equal(t, "spec.outbound.upstream.max_conections: unknown field", out)
 		require.Equal(t, before, spec(inbound), "what was before stays")
 	})
-	t.Run("what is not needed goes", func(t *testing.T) {
+	t.Run("what is not needed goes", func(_ *testing.T) {
 		n.Delete("service", "greeter")
 		made("nothing")
 		conditions(n, "a-younger", "Accepted=True Programmed=False")
 		n.Delete("metarouter", "a-younger")
 	})
-	t.Run("what has gone while it was away", func(t *testing.T) {
+	t.Run("what has gone while it was away", func(_ *testing.T) {
 		n.Apply(strings.ReplaceAll(greeterService, "tcp-dubbo", "tcp-metaprotocol-dubbo"))
 		made("filters", loopback, outbound, inbound)
 		op.Kill()

@@ -29,6 +29,7 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   decode PROTOCOL FILE|-   print the frames of a capture
   envoyfilter [FILE|-]     print the EnvoyFilters of a service in Istio
   check FILE|-             validate what a file configures
+  convert FILE|-           print the configuration of another proxy as Meltemi's
   routes -address ADDRESS  print the route tables of a running Envoy
   logs -address ADDRESS reopen
                            have it open the files of access logs anew
@@ -89,6 +90,8 @@ func (e *env) run(args []string) int {
 		return e.envoyfilter(args)
 	case name == "check":
 		return e.check(args)
+	case name == "convert":
+		return e.convert(args)
 	case name == "routes":
 		return e.routes(args)
 	case name == "logs":
@@ -127,6 +130,8 @@ func (e *env) help(args []string) int {
 			return e.envoyfilter([]string{"-h"})
 		case "check":
 			return e.check([]string{"-h"})
+		case "convert":
+			return e.convert([]string{"-h"})
 		case "routes":
 			return e.routes([]string{"-h"})
 		case "logs":

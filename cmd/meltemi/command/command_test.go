@@ -92,6 +92,14 @@ func capture(t *testing.T, file string, change func(b []byte) []byte) []byte {
 	return change(b)
 }
 
+const thriftProxy = `
+name: thrift
+typed_config:
+  "@type": type.googleapis.com/envoy.extensions.filters.network.thrift_proxy.v3.ThriftProxy
+  stat_prefix: t
+  route_config: {routes: [{match: {method_name: ""}, route: {cluster: a}}]}
+`
+
 func TestOutput(t *testing.T) {
 	cut := func(b []byte) []byte { return b[:300] }
 	wrongMagic := func(b []byte) []byte { b[213] = 0; return b }
@@ -152,6 +160,15 @@ func TestOutput(t *testing.T) {
 		"check finds faults":       {args: "check ../../../control/check/testdata/message.yaml"},
 		"check finds nothing":      {args: "check -", stdin: []byte("a: b\n")},
 		"check of nowhere":         {args: "check nowhere"},
+		"convert":                  {args: "convert ../../../control/convert/testdata/thrift-alone.in.yaml -partial"},
+		"convert not all":          {args: "convert ../../../control/convert/testdata/thrift-alone.in.yaml"},
+		"convert for golang":       {args: "convert -host golang -library /lib/x.so -", stdin: []byte(thriftProxy)},
+		"convert nothing":          {args: "convert -", stdin: []byte("a: b\n")},
+		"convert of nowhere":       {args: "convert nowhere"},
+		"convert for nobody":       {args: "convert -host nobody -"},
+		"convert for a path":       {args: "convert -library /lib/x.so -"},
+		"convert what is no YAML":  {args: "convert -", stdin: []byte("a: [\n")},
+		"help convert":             {args: "help convert"},
 		"help check":               {args: "help check"},
 		"routes of nowhere":        {args: "routes -address unix:/nowhere"},
 		"routes without address":   {args: "routes"},

@@ -73,7 +73,7 @@ func (r *reconciler) Reconcile(ctx context.Context, q Request) (ctrl.Result, err
 	log := ctrl.LoggerFrom(ctx)
 	for _, f := range out.Faults {
 		if f.Kind != translate.MetaRouter {
-			log.Info("refused", "object", f.Object.String(), "field", f.Path, "reason", f.Reason)
+			log.Info("refused", "object", f.String(), "field", f.Path, "reason", f.Reason)
 		}
 	}
 	var failed error

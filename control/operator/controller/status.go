@@ -49,9 +49,9 @@ func (r *reconciler) tell(ctx context.Context, in *translate.Input, out *transla
 			var own, others []string
 			for _, f := range out.Faults {
 				if f.Kind == translate.MetaRouter {
-					own = append(own, f.Fault.Error())
+					own = append(own, f.Error())
 				} else {
-					others = append(others, f.Object.String()+": "+f.Fault.Error())
+					others = append(others, f.String()+": "+f.Error())
 				}
 			}
 			if len(own) > 0 {
@@ -162,7 +162,7 @@ func (r *reconciler) tellPolicy(ctx context.Context, o translate.Object) error {
 	}
 	var told []string
 	for _, f := range translate.Judge(p, translate.Mesh{RootNamespace: r.RootNamespace, Domain: r.Domain}, services) {
-		told = append(told, f.Fault.Error())
+		told = append(told, f.Error())
 	}
 	accepted := condition(api.Accepted, len(told) == 0, reasonAccepted, strings.Join(told, "\n"))
 	if len(told) > 0 {

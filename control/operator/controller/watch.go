@@ -84,7 +84,7 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 		set[Request{}] = true // of the loopback listener
 	case *discovery.EndpointSlice:
 		s := &corev1.Service{}
-		if r.Client.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Labels[discovery.LabelServiceName]}, s) == nil && len(governed(s)) > 0 {
+		if r.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Labels[discovery.LabelServiceName]}, s) == nil && len(governed(s)) > 0 {
 			add(r.serviceHost(s))
 		}
 	case *corev1.ConfigMap:
@@ -165,7 +165,7 @@ func includes(labels, selector map[string]string) bool {
 
 // list asks the cache, which can only fail where it is being stopped.
 func (r *reconciler) list(ctx context.Context, l client.ObjectList, o ...client.ListOption) {
-	if err := r.Client.List(ctx, l, append(o, client.UnsafeDisableDeepCopy)...); err != nil && ctx.Err() == nil {
+	if err := r.List(ctx, l, append(o, client.UnsafeDisableDeepCopy)...); err != nil && ctx.Err() == nil {
 		r.log.Error(err, "listing")
 	}
 }

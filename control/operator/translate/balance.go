@@ -17,7 +17,6 @@ import (
 type balancing struct {
 	t    *translation
 	rule *istio.DestinationRule
-	used bool
 }
 
 func (t *translation) balancing() *balancing { return &balancing{t: t, rule: t.rule()} }

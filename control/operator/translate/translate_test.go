@@ -114,7 +114,7 @@ func told(t *testing.T, inputs map[string]*translate.Input) []byte {
 			fmt.Fprintf(&b, "# by %s/%s\n", out.Router.Namespace, out.Router.Name)
 		}
 		for _, f := range out.Faults {
-			fmt.Fprintf(&b, "# %s: %s\n", f.Object, f.Fault.Error())
+			fmt.Fprintf(&b, "# %s: %s\n", f.Object, f.Error())
 		}
 		text, err := envoyfilter.YAML(out.Filters)
 		require.NoError(t, err)
