@@ -44,6 +44,7 @@ type envoy struct {
 	servers []*tunnelled
 	// finalized are clients whose connection was released, in their order.
 	released int
+	over     bool // servers that come now are nobody's
 }
 
 // lines is a log.
@@ -96,6 +97,7 @@ func newEnvoy(t *testing.T, m host.Module, connect bool) *envoy {
 		l.Close()
 		close(e.todo)
 		e.mu.Lock()
+		e.over = true
 		for _, s := range e.servers {
 			s.conn.Close()
 		}
@@ -299,7 +301,11 @@ func (e *envoy) tunnel(c *net.UnixConn, connect bool) {
 	s := &tunnelled{conn: c}
 	e.mu.Lock()
 	e.servers = append(e.servers, s)
+	late := e.over
 	e.mu.Unlock()
+	if late {
+		return
+	}
 	b := make([]byte, 64<<10)
 	for {
 		n, err := c.Read(b)
