@@ -207,6 +207,11 @@ func TestWhereARequestStandsGoesFromHopToHop(t *testing.T) {
 			told: map[string]string{"traceparent": "00-TRACE-SPAN-01", "x-b3-traceid": "TRACE", "x-b3-spanid": "SPAN", "x-b3-parentspanid": spanID, "x-b3-sampled": "1", "b3": "-"},
 		},
 		{
+			name: "B3 that is none begins a trace, without its parent", says: kvs{{"x-b3-traceid", "00"}, {"x-b3-spanid", spanID}, {"x-b3-parentspanid", spanID}},
+			sampled: true,
+			told:    map[string]string{"traceparent": "00-TRACE-SPAN-01", "x-b3-traceid": "TRACE", "x-b3-spanid": "SPAN", "x-b3-parentspanid": "-", "x-b3-sampled": "1"},
+		},
+		{
 			name: "B3 says only that it is not sampled", says: kvs{{"b3", "0"}},
 			told: map[string]string{"traceparent": "00-TRACE-SPAN-00", "b3": "TRACE-SPAN-0", "x-request-id": "UUID4"},
 		},

@@ -60,7 +60,11 @@ func port(of func(e *Entry) string) operator {
 		if _, err := netip.ParseAddrPort(address); err != nil {
 			return ""
 		}
-		return address[strings.LastIndexByte(address, ':')+1:]
+		port := address[strings.LastIndexByte(address, ':')+1:]
+		if len(port) > 1 && port[0] == '0' { // of a pipe whose path looks like an address: no number of JSON
+			return ""
+		}
+		return port
 	})
 	o.number = true
 	return o

@@ -1,8 +1,10 @@
 package accesslog
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -80,7 +82,7 @@ func textFormat(s string, omitEmpty bool) (format, error) {
 func printable(dst []byte, v value, e *Entry) ([]byte, bool) {
 	start := len(dst)
 	dst, ok := v(dst, e)
-	if clean(dst[start:]) || !slices.ContainsFunc(dst[start:], control) {
+	if b := dst[start:]; clean(b) && bytes.IndexByte(b, del) < 0 || !slices.ContainsFunc(b, control) {
 		return dst, ok
 	}
 	end := len(dst)
@@ -94,7 +96,10 @@ func printable(dst []byte, v value, e *Entry) ([]byte, bool) {
 	return append(dst[:start], dst[end:]...), ok
 }
 
-func control(c byte) bool { return c < ' ' || c == 0x7f }
+// del is the control character that strings of JSON may have as it is.
+const del = 0x7f
+
+func control(c byte) bool { return c < ' ' || c == del }
 
 // node is a value of a JSON format. It reports false if it has nothing to say.
 type node func(dst []byte, e *Entry) ([]byte, bool)
@@ -169,6 +174,9 @@ func (c *jsonCompiler) value(v *structpb.Value, path string) node {
 	case *structpb.Value_StringValue:
 		return c.text(k.StringValue, path)
 	case *structpb.Value_NumberValue:
+		if v := k.NumberValue; math.IsNaN(v) || math.IsInf(v, 0) {
+			c.fault(path, fmt.Errorf("JSON has no number %v", v))
+		}
 		return fixed(strconv.FormatFloat(k.NumberValue, 'g', -1, 64))
 	case *structpb.Value_BoolValue:
 		return fixed(strconv.FormatBool(k.BoolValue))

@@ -1,17 +1,23 @@
 package accesslog
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/facts"
+	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
 // TestWhatIsCleanIsNotEscaped, and what is not is, wherever it stands.
@@ -107,4 +113,61 @@ func BenchmarkLine(b *testing.B) {
 	for b.Loop() {
 		line = f.append(line[:0], e)
 	}
+}
+
+// TestWhatIsOfNoLineIsShown wherever it stands alone.
+func TestWhatIsOfNoLineIsShown(t *testing.T) {
+	f, err := textFormat("%PROTOCOL%|\n", false)
+	require.NoError(t, err)
+	for s, want := range map[string]string{"a\x7f": `a\x7f`, "a\n": `a\x0a`, "\x7f\"": `\x7f"`, "ü": "ü", `a\b`: `a\b`} {
+		require.Equal(t, want+"|\n", string(f.append(nil, &Entry{Facts: facts.Facts{Protocol: s}})))
+	}
+}
+
+// TestNumbersThatJSONHasNot are refused.
+func TestNumbersThatJSONHasNot(t *testing.T) {
+	var said []string
+	all := map[string]*structpb.Value{"inf": structpb.NewNumberValue(math.Inf(-1)), "nan": structpb.NewNumberValue(math.NaN()), "ok": structpb.NewNumberValue(1e300)}
+	jsonFormat(&structpb.Struct{Fields: all}, false, "p", func(path string, err error) { said = append(said, path+": "+err.Error()) })
+	require.Equal(t, []string{"p.inf: JSON has no number -Inf", "p.nan: JSON has no number NaN"}, said)
+}
+
+// FuzzLines: one line for each entry, whatever peers say, which is JSON where it should be.
+func FuzzLines(f *testing.F) {
+	var text strings.Builder
+	members := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for _, o := range append(slices.Collect(maps.Keys(plain)), "REQ(k)", "RESP(k):3", "REQ(:path)", "REQ(none?k):2", "DYNAMIC_METADATA(a:k)", "RESPONSE_CODE_DETAILS",
+		"RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)", "REQUESTED_SERVER_NAME", "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(24)",
+		`COALESCE({"operators": [{"command": "REQ", "param": "k", "max_length": 2}, "PROTOCOL"]})`) {
+		text.WriteString("%" + o + "% ")
+		members.Fields[o] = structpb.NewStringValue("%" + o + "%")
+		members.Fields["in "+o] = structpb.NewStringValue("in %" + o + "%")
+	}
+	lines, err := textFormat(text.String()+"\n", false)
+	require.NoError(f, err)
+	none := func(path string, err error) { f.Fatal(path, err) }
+	objects := []format{jsonFormat(members, false, "p", none), jsonFormat(members, true, "p", none)}
+	f.Add("a\"\n\x00ü\xff", "\x7f", "10.0.0.1:1", int64(-1), uint64(7))
+	f.Add("10.0.0.1:00", "[::1]:007", "[::1%\"]:1", int64(0), uint64(0))
+	f.Fuzz(func(t *testing.T, a, b, address string, n int64, u uint64) {
+		md := new(codecs.Metadata)
+		md.SetOperation([]byte(a), []byte(b))
+		md.Set("k", a)
+		md.Set("x-request-id", b)
+		e := &Entry{
+			Facts: facts.Facts{
+				Protocol: a, Route: b, Cluster: a, Host: address, Hosts: []string{address, a}, Flags: facts.Flags(u),
+				Replied: u&1 == 0, Local: codecs.LocalError{Message: b}, ReceivedBytes: n, Code: int32(n), Attempts: int(n),
+				Start: 1, Sent: 2, Answered: 3, End: 4,
+			},
+			Request: md, Response: md, RemoteAddress: address, DirectRemoteAddress: a, LocalAddress: b, ConnectionID: u, Details: a,
+			TLS: &host.TLS{ServerName: a, URISANs: []string{b, a}, DNSSANs: []string{b}, Subject: a, Fingerprint: b, Version: a},
+		}
+		line := lines.append(nil, e)
+		require.Equal(t, len(line)-1, slices.IndexFunc(line, control), "%q", line)
+		for _, o := range objects {
+			line := o.append(nil, e)
+			require.True(t, json.Valid(line) && utf8.Valid(line) && bytes.Count(line, newline) == 1, "%q", line)
+		}
+	})
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/grpcclient"
 )
 
-// maxAnswer is what is read of a collector's answer by HTTP.
+// maxAnswer is what is read of a collector's answer by HTTP, and of its headers, in bytes.
 const maxAnswer = 64 << 10
 
 // client uploads to one collector. It is not used concurrently.
@@ -126,12 +126,9 @@ func (c *client) post(ctx context.Context, contentType string, body []byte) ([]b
 		return nil, &failure{err: err, again: true}
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	switch {
-	case resp.StatusCode/100 != 2:
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // cut off it says something, too
+	if resp.StatusCode/100 != 2 {
 		return nil, httpFailure(resp, answer)
-	case err != nil: // it was taken
-		return nil, nil
 	}
 	return answer, nil
 }
@@ -154,7 +151,7 @@ func httpFailure(resp *http.Response, answer []byte) *failure {
 
 func (c *client) newHTTP() *http.Client {
 	t := &http.Transport{
-		DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute,
+		DisableCompression: true, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: maxAnswer,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if c.cluster != "" {
 				return c.dial(ctx, c.cluster)

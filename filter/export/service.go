@@ -121,7 +121,7 @@ func (c *checker) uri(u *corev3.HttpUri, path string) service {
 // cluster, and whose scheme says nothing then, as TLS is the cluster's.
 func (c *checker) url(text, cluster, path string) *url.URL {
 	u, err := url.Parse(c.required(text, path))
-	if err != nil {
+	if err != nil || utf8(u.Host) != u.Host { // it is a metric's label, and %FF can be in it
 		c.Add(path, "is no URL: %.100q", text)
 		return &url.URL{}
 	}

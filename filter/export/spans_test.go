@@ -2,9 +2,11 @@ package export
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +97,7 @@ func TestProvidersThatAreRefused(t *testing.T) {
 			"p.typed_config.http_service.request_headers_to_add[1].keep_empty_value: not supported",
 			"p.typed_config.http_service.request_headers_to_add[1].header.value: has what no header can have",
 		},
+		`OpenTelemetryConfig", "http_service": {"http_uri": {"uri": "http://h%ff/p"}}`: {`p.typed_config.http_service.http_uri.uri: is no URL: "http://h%ff/p"`},
 		`ZipkinConfig", "split_spans_for_request": true`: {
 			"p.typed_config.split_spans_for_request: not supported",
 			"p.typed_config.collector_endpoint_version: want HTTP_JSON, is DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE",
@@ -265,6 +268,33 @@ func TestAnswersOfCollectors(t *testing.T) {
 		}
 		e.closed()
 		l.over()
+	}
+}
+
+// TestAnswersThatAreNoAnswers: what is cut off counts as far as it goes, and what is too
+// much is no more than a failure.
+func TestAnswersThatAreNoAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		headers int
+		refused int
+		fails   bool
+	}{{0, 2, false}, {2 * maxAnswer, 0, true}} {
+		h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X", strings.Repeat("x", tt.headers))
+			w.Header().Set("Content-Length", "100")
+			_, _ = w.Write([]byte{1<<3 | 2, 2, 1 << 3, 2}) // rejected_spans of partial_success
+		}))
+		l := newLife(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", h.Listener.Addr().String())
+		})
+		p, _ := parse(t, otelHTTP)
+		e := new(Pool).newSpans(p, l)
+		refused, err := e.upload(t.Context(), []*tracing.Span{aSpan(), aSpan(), aSpan()})
+		f := (*failure)(nil)
+		require.Equal(t, []any{tt.refused, tt.fails}, []any{refused, errors.As(err, &f)}, err)
+		e.closed()
+		l.over()
+		h.Close()
 	}
 }
 

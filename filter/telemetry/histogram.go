@@ -27,7 +27,7 @@ type histogram struct {
 	count   atomic.Uint64
 	sum     atomic.Int64 // nanoseconds
 	classic [len(bounds) + 1]atomic.Uint64
-	native  [natives + 1]atomic.Uint32 // the last one for what is too long
+	native  [natives + 1]atomic.Uint64 // the last one for what is too long
 	// exemplars are there if a traced request was.
 	exemplars atomic.Pointer[exemplars]
 }
@@ -40,8 +40,7 @@ func (h *histogram) observe(d time.Duration) int {
 		i++
 	}
 	add(&h.classic[i])
-	n := &h.native[native(d)]
-	n.Store(n.Load() + 1)
+	add(&h.native[native(d)])
 	h.sum.Store(h.sum.Load() + int64(d))
 	add(&h.count)
 	return i
@@ -101,7 +100,7 @@ func (c *counts) add(h *histogram) {
 		}
 		most := 0
 		for i := range h.native {
-			got.native[i] = uint64(h.native[i].Load())
+			got.native[i] = h.native[i].Load()
 			nativesum += got.native[i]
 			if got.native[i] > got.native[most] {
 				most = i

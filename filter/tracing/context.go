@@ -26,7 +26,7 @@ func digit(c byte) (byte, bool) {
 }
 
 // unhex fills dst with what text, which has twice as many digits in lower case, says. It
-// reports false if text is none, or all of it is 0.
+// reports false if text is none, or all of it is 0: dst is 0 then.
 func unhex(dst, text []byte) bool {
 	if len(text) != 2*len(dst) {
 		return false
@@ -36,6 +36,7 @@ func unhex(dst, text []byte) bool {
 		hi, ok := digit(text[2*i])
 		lo, ok2 := digit(text[2*i+1])
 		if !ok || !ok2 {
+			clear(dst)
 			return false
 		}
 		dst[i] = hi<<4 | lo

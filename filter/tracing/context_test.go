@@ -78,9 +78,21 @@ func TestB3(t *testing.T) {
 	}
 }
 
+// TestAParentThatIsNone is no parent, as far as its digits may go.
+func TestAParentThatIsNone(t *testing.T) {
+	for parent, want := range map[string]string{caller: caller, caller[:14] + "BA": "0000000000000000", caller + "0": "0000000000000000"} {
+		var a asked
+		a.values[keyB3TraceID], a.values[keyB3SpanID], a.values[keyB3ParentSpanID] = []byte(trace), []byte(span), []byte(parent)
+		var o origin
+		require.True(t, a.readB3(&o))
+		require.Equal(t, want, hex.EncodeToString(o.parent[:]))
+	}
+}
+
 // FuzzContext: nothing that a client writes makes a place in a trace that is none.
 func FuzzContext(f *testing.F) {
 	f.Add("00-"+trace+"-"+span+"-01", trace+"-"+span+"-1-"+caller)
+	f.Add("00-"+trace+"-"+span[:10]+"A00000-01", trace+"-"+span[:10]+"A00000-1")
 	f.Fuzz(func(t *testing.T, w3c, b3 string) {
 		for _, parse := range []func([]byte) (context, bool){parseW3C, parseB3} {
 			for _, text := range []string{w3c, b3} {

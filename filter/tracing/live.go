@@ -374,8 +374,11 @@ func (l *Live) write(a *asked, from *origin, carrier *Carrier, written *[keys]st
 		b = facts.AppendHex(facts.AppendHex(b, l.upstream[:]), parent[:])
 		put(keyB3TraceID, b[:id])
 		put(keyB3SpanID, b[id:id+16])
-		if parent != [8]byte{} {
+		switch {
+		case parent != [8]byte{}:
 			put(keyB3ParentSpanID, b[id+16:])
+		case v[keyB3ParentSpanID] != nil && carrier.Removes: // of another trace, or none at all
+			remove(mut, a.odd&(1<<keyB3ParentSpanID) != 0, keyB3ParentSpanID, written)
 		}
 		put(keyB3Sampled, sampledText[btoi(l.Sampled)])
 	}

@@ -37,16 +37,21 @@ func TestHostileScripts(t *testing.T) {
 		`local function f() coroutine.wrap(f)() end f()`:                                                         budget,
 		`local function f(...) return select("#", ...) + f(1, ...) end f()`:                                      "",
 		// Long strings.
-		`local s = "a" while true do s = s .. s end`:                                           text,
-		`local s = "a" while true do s = s .. s .. s .. s end`:                                 text,
-		`string.rep("a", 1e9)`:                                                                 text,
-		`string.rep("a", 2^62)`:                                                                text,
-		`string.rep(("a"):rep(1000), 2^60)`:                                                    text,
-		`local s = ("a"):rep(65536) .. "b"`:                                                    text,
-		`local s = string.format("%s%s%s%s", ("a"):rep(60000), ("a"):rep(60000), "", "")`:      text,
-		`string.format("%999999d", 1)`:                                                         "invalid format (width or precision too long)",
-		`string.format("%-#999d", 1)`:                                                          "invalid format (width or precision too long)",
-		`string.format("%.999f", 1)`:                                                           "invalid format (width or precision too long)",
+		`local s = "a" while true do s = s .. s end`:                                      text,
+		`local s = "a" while true do s = s .. s .. s .. s end`:                            text,
+		`string.rep("a", 1e9)`:                                                            text,
+		`string.rep("a", 2^62)`:                                                           text,
+		`string.rep(("a"):rep(1000), 2^60)`:                                               text,
+		`local s = ("a"):rep(65536) .. "b"`:                                               text,
+		`local s = string.format("%s%s%s%s", ("a"):rep(60000), ("a"):rep(60000), "", "")`: text,
+		`string.format("%999999d", 1)`:                                                    "invalid format (width or precision too long)",
+		`string.format("%-#999d", 1)`:                                                     "invalid format (width or precision too long)",
+		`string.format("%.999f", 1)`:                                                      "invalid format (width or precision too long)",
+		`string.format(("%.[1]999999f"):rep(100), 1)`:                                     "invalid conversion %[",
+		`string.format(("%[1]s"):rep(60), ("x"):rep(8000))`:                               "invalid conversion %[",
+		`local s, t = ("x"):rep(60000), {} for i = 1, 900 do t[i] = s end setmetatable(t, {__tostring = function() return {t} end}) string.format("%d %x %#v", t, h, t)`: "",
+		`string.format("%*d %.*f", 1, 1)`:                                                      "invalid conversion %*",
+		`table.remove({1}, -2^62) table.remove({1}, 2^62)`:                                     "",
 		`string.format(("%99d"):rep(2000), 1)`:                                                 text,
 		`string.gsub(("a"):rep(60000), "a", ("b"):rep(60000))`:                                 text,
 		`string.gsub(("a"):rep(60000), ".+", ("%0"):rep(30000))`:                               text,
@@ -70,6 +75,7 @@ func TestHostileScripts(t *testing.T) {
 		`local t = {} while true do t[{}] = 1 end`:                                                                                  budget,
 		`local t = {} for i = 1, 1e9 do t[#t + 65536] = 1 end`:                                                                      budget,
 		`local t = {} for i = 1, 20000 do table.insert(t, i) end for i = 1, 20000 do t[i] = nil end while true do local n = #t end`: budget,
+		`local t = {} for i = 1, 900 do table.insert(t, i) end for i = 1, 500 do table.remove(t, 1) end`:                            budget,
 		`unpack({}, 1, 1e9)`: "registry overflow",
 		`local t = {} for i = 1, 9000 do table.insert(t, i) end while true do table.sort(t) end`:           budget,
 		`table.sort({3, 2, 1, 5, 4}, function() while true do end end)`:                                    budget,
@@ -100,15 +106,17 @@ func TestHostileScripts(t *testing.T) {
 		// Patterns.
 		`string.find(("a"):rep(10000), ".-.-.-.-b$")`:           budget,
 		`string.match(("a"):rep(60000), ("a*"):rep(50) .. "b")`: budget,
-		`string.find(("a"):rep(60000), ("(a)"):rep(33))`:        "too many captures",
-		`string.find(("a"):rep(60000), ("a-"):rep(300) .. "b")`: "",
-		`string.find("a", "[a")`:                                "malformed pattern",
-		`string.find("a", "%")`:                                 "malformed pattern",
-		`string.find("a", "%b")`:                                "unbalanced pattern",
-		`string.find("a", "%f")`:                                "missing '['",
-		`string.find("a", "(a")`:                                "unfinished capture",
-		`string.find("a", "()a)")`:                              "invalid pattern capture",
-		`string.find("a", "%1")`:                                "invalid capture index",
+		// A set that costs 7 steps beside the one of its item, so that the 8th is no item's.
+		`string.find(("a"):rep(300) .. "c", "^" .. ("[a" .. ("z"):rep(55) .. "]*"):rep(3) .. "[b" .. ("z"):rep(55) .. "]")`: budget,
+		`string.find(("a"):rep(60000), ("(a)"):rep(33))`:                                                                    "too many captures",
+		`string.find(("a"):rep(60000), ("a-"):rep(300) .. "b")`:                                                             "",
+		`string.find("a", "[a")`:   "malformed pattern",
+		`string.find("a", "%")`:    "malformed pattern",
+		`string.find("a", "%b")`:   "unbalanced pattern",
+		`string.find("a", "%f")`:   "missing '['",
+		`string.find("a", "(a")`:   "unfinished capture",
+		`string.find("a", "()a)")`: "invalid pattern capture",
+		`string.find("a", "%1")`:   "invalid capture index",
 		// What they are given.
 		`string.lower = nil string = nil pairs = nil tostring = nil`: "",
 		`_G["(concat)"] = nil local s = "a" .. "b"`:                  "attempt to call a non-function object",
@@ -145,6 +153,14 @@ func TestHostileScripts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAScriptThatMindsItsGlobals is asked for no hook that it has not.
+func TestAScriptThatMindsItsGlobals(t *testing.T) {
+	b := newBed(t, scripted(`setmetatable(_G, {__index = function(t, k) error("undefined " .. k) end})
+		function envoy_on_request(h) h:headers():add("lane", pcall(function() return nope end) and "?" or "blue") end`), usualRoutes)
+	b.ask()
+	require.Equal(t, "blue", b.at, "%q", b.logged())
 }
 
 // TestPatterns are those of the library, but for what those cost: both do the same with

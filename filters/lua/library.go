@@ -42,7 +42,9 @@ func (s *state) libraries() {
 	})
 
 	t := g.RawGetString(lua.TabLibName).(*lua.LTable)
-	l.SetFuncs(t, map[string]lua.LGFunction{"concat": s.tableConcat, "insert": s.tableInsert})
+	l.SetFuncs(t, map[string]lua.LGFunction{
+		"concat": s.tableConcat, "insert": s.tableInsert, "remove": s.tableRemove(t.RawGetString("remove").(*lua.LFunction).GFunction),
+	})
 
 	str := g.RawGetString(lua.StringLibName).(*lua.LTable)
 	str.RawSetString("dump", lua.LNil)
@@ -194,6 +196,16 @@ func (s *state) tableInsert(l *lua.LState) int {
 	return 0
 }
 
+// tableRemove pays for the elements that move.
+func (s *state) tableRemove(remove lua.LGFunction) lua.LGFunction {
+	return func(l *lua.LState) int {
+		if l.GetTop() > 1 {
+			s.budget.charge(l, max(0, l.CheckTable(1).Len()-max(1, l.CheckInt(2))))
+		}
+		return remove(l)
+	}
+}
+
 func (s *state) rep(l *lua.LState) int {
 	t, n := l.CheckString(1), l.CheckInt(2)
 	if n <= 0 || t == "" {
@@ -263,10 +275,18 @@ func (s *state) formatter(format lua.LGFunction) lua.LGFunction {
 					i++
 				}
 			}
+			if i < len(f) && (f[i] == '[' || f[i] == '*') { // Go's own: arguments again, or as widths
+				l.RaiseError("invalid conversion %%%c", f[i])
+			}
 		}
 		for i := 2; i <= l.GetTop(); i++ {
-			if t, is := l.Get(i).(lua.LString); is {
-				length += 4 * len(t) // quoted
+			v := l.Get(i)
+			if v.Type() != lua.LTString && v.Type() != lua.LTNumber { // else Go shows what it is made of
+				v = lua.LString(l.ToStringMeta(v).String())
+				l.Replace(i, v)
+			}
+			if t, is := v.(lua.LString); is {
+				length += 5 * len(t) // in hexadecimal digits
 			}
 		}
 		s.long(l, length)

@@ -29,11 +29,16 @@ type matcher struct {
 	captures [maxCaptures]capture
 	level    int
 	depth    int
-	steps    int
+	steps    int // not yet spent
 }
 
 func (m *matcher) step() {
-	if m.steps++; m.steps%perStep == 0 && !m.spend(1) {
+	if m.steps++; m.steps < perStep {
+		return
+	}
+	n := m.steps / perStep
+	m.steps %= perStep
+	if !m.spend(n) {
 		m.fail("%v", m.cost())
 	}
 }

@@ -85,8 +85,9 @@ func (sc *script) load(p *part) (*state, error) {
 	if err := s.call(s.l.NewFunctionFromProto(sc.proto), loadInstructions); err != nil {
 		return nil, err
 	}
-	s.request, _ = s.l.GetGlobal(onRequest).(*lua.LFunction)
-	s.response, _ = s.l.GetGlobal(onResponse).(*lua.LFunction)
+	g := s.l.G.Global // whose metatable, if it has one, is not asked
+	s.request, _ = g.RawGetString(onRequest).(*lua.LFunction)
+	s.response, _ = g.RawGetString(onResponse).(*lua.LFunction)
 	return s, nil
 }
 
