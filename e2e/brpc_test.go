@@ -374,7 +374,7 @@ func TestBRPCSharedConnection(t *testing.T) {
 						require.Equal(t, fmt.Sprint("s1: hello ", i), a.Value)
 					}
 				}
-				require.LessOrEqual(t, e.Stat("cluster.s1.upstream_cx_total"), int64(v.workers))
+				v.shares(t, e, "s1")
 				checkCountersOf(t, e, brpcStats)
 			})
 		}

@@ -301,6 +301,9 @@ func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			once(t, func(t *testing.T, v variant) {
+				if replaced && v.golang {
+					t.Skip("not by the golang filter: hosts are those that have been seen, so that a new one is noticed")
+				}
 				a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
 				b := peers.Java.Provider(t, peers.ProviderOptions{Name: "b"})
 				e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))

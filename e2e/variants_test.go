@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
@@ -64,11 +66,9 @@ var smokeByGolang = map[string]bool{
 	"TestNoServer": true,
 }
 
-// byConnectOnly are tests of what is not known of a server behind tcp_proxy: why there is none.
-var byConnectOnly = map[string]bool{
-	"TestNoServer": true, "TestClientErrorsAreRPCExceptions": true, "TestDubboLocalErrors": true, "TestThriftLocalErrors": true,
-	"TestTRPCLocalErrors": true, "TestBRPCLocalErrors": true, "TestTRPCStreamIsRefused": true, "TestBRPCStreamIsRefused": true,
-}
+// byTCPProxyToo are the tests that run over tunnels by tcp_proxy as well. All run over tunnels by
+// CONNECT.
+var byTCPProxyToo = map[string]bool{"TestTRPCManyStreams": true, "TestBRPCStream": true, "TestTRPCSharedConnection": true}
 
 // notByGolang are tests of what the golang filter cannot do, with the reason.
 var notByGolang = map[string]string{
@@ -97,7 +97,7 @@ func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
 		}
 		run := v.version == "of-ENVOY_BIN" || v == newest || *matrix == "full" || smoke && smokeOn[v]
 		if v.golang || *matrix == "golang" {
-			run = (*matrix == "golang" || smokeByGolang[name]) && v.golang && v.connect == byConnectOnly[name]
+			run = (*matrix == "golang" || smokeByGolang[name]) && v.golang && (v.connect || byTCPProxyToo[name])
 		}
 		if *only != "" {
 			run = v.String() == *only
@@ -133,6 +133,17 @@ func (v variant) options() envoytest.Options {
 		}
 	}
 	return o
+}
+
+// shares checks that pools of one connection have had no more than one of each worker. By CONNECT
+// it takes some more to learn which hosts there are: those go again.
+func (v variant) shares(t *testing.T, e *envoytest.Envoy, cluster string) {
+	t.Helper()
+	if v.connect {
+		e.WaitStat("cluster."+cluster+".upstream_cx_active", func(n int64) bool { return n <= int64(v.workers) })
+		return
+	}
+	require.LessOrEqual(t, e.Stat("cluster."+cluster+".upstream_cx_total"), int64(v.workers))
 }
 
 // start runs an Envoy with a loopback listener and one listener, named as its

@@ -92,7 +92,8 @@ type golang struct {
 	ProxyVersion string `yaml:"proxyVersion"`
 	LibraryPath  string `yaml:"libraryPath"`
 	Socket       string `yaml:"socket"`
-	Connect      bool   `yaml:"connect"`
+	// Connect: absent is true.
+	Connect *bool `yaml:"connect"`
 }
 
 type telemetry struct {

@@ -53,7 +53,10 @@ func (r *reader) service(d *description) *ir.Service {
 		Outbound: r.object(d.Outbound, "outbound"), Inbound: r.object(d.Inbound, "inbound"),
 		Delivery:            ir.Delivery(d.Delivery),
 		InitialFetchTimeout: r.timeout(d.InitialFetchTimeout, "initialFetchTimeout"),
-		ProxyMetadata:       d.ProxyMetadata, ProxyVersion: d.ProxyVersion, Golang: ir.Golang(d.Golang),
+		ProxyMetadata:       d.ProxyMetadata, ProxyVersion: d.ProxyVersion, Golang: ir.Golang{
+			ProxyVersion: d.Golang.ProxyVersion, LibraryPath: d.Golang.LibraryPath, Socket: d.Golang.Socket,
+			NoConnect: d.Golang.Connect != nil && !*d.Golang.Connect,
+		},
 		Module: d.Module, Socket: d.Socket, Admin: d.AdminAddress,
 	}
 	if t := d.Telemetry; t != nil {

@@ -195,7 +195,7 @@ delivery: LISTENER
 initialFetchTimeout: 1m
 proxyMetadata: {M: "1"}
 proxyVersion: ^2
-golang: {proxyVersion: none, libraryPath: /l.so, socket: /g, connect: true}
+golang: {proxyVersion: none, libraryPath: /l.so, socket: /g, connect: false}
 module: m
 socket: /s
 adminAddress: unix:/a
@@ -234,7 +234,7 @@ adminAddress: unix:/a
 		Delivery:            ir.Listener,
 		InitialFetchTimeout: time.Minute,
 		ProxyMetadata:       map[string]string{"M": "1"}, ProxyVersion: "^2",
-		Golang: ir.Golang{ProxyVersion: "none", LibraryPath: "/l.so", Socket: "/g", Connect: true}, Module: "m", Socket: "/s", Admin: "unix:/a",
+		Golang: ir.Golang{ProxyVersion: "none", LibraryPath: "/l.so", Socket: "/g", NoConnect: true}, Module: "m", Socket: "/s", Admin: "unix:/a",
 	}, s)
 }
 

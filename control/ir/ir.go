@@ -134,9 +134,10 @@ type Golang struct {
 	// proxy has a mount: nothing in the listener can ask who connects. Default: the
 	// Service's, if that is a path, else /etc/istio/proxy/meltemi.sock.
 	Socket string
-	// Connect has the process told which host each of its connections leads to, by
-	// HTTP's CONNECT. It must be the same for all services of a proxy.
-	Connect bool
+	// NoConnect has the process not told which host each of its connections leads to, or
+	// why to none, which else HTTP's CONNECT tells it. It must be the same for all services
+	// of a proxy.
+	NoConnect bool
 }
 
 // Delivery is how a filter's configuration comes to a proxy.

@@ -17,7 +17,7 @@ func TestWhatIsWrittenByHandIsTheSame(t *testing.T) {
 	for path, want := range map[string]loopback.Listener{
 		"dubbo/envoy":           {Module: "meltemi", Socket: "@meltemi", Admin: "127.0.0.1:15880"},
 		"custom-protocol/envoy": {Module: "parley", Socket: "@meltemi"},
-		"dubbo/contrib":         {Socket: "/run/envoy/meltemi.sock", Tunnels: true},
+		"dubbo/contrib":         {Socket: "/run/envoy/meltemi.sock", Tunnels: true, Connect: true},
 	} {
 		text, err := os.ReadFile("../../examples/" + path + ".yaml")
 		require.NoError(t, err)

@@ -7,11 +7,6 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/host"
 )
 
-// maxHeld is how many bytes of a client may wait here, as the pipeline does not want to
-// be handed them for now: Envoy goes on reading whatever we do. One that sends more is
-// closed. It is more than the largest frame of the codecs.
-const maxHeld = 16 << 20
-
 // Client is a client's connection. Its exported methods but for those of
 // host.Downstream are the events of Envoy, all on one thread. It implements
 // host.Downstream and linger.Client.
@@ -32,9 +27,9 @@ type Client struct {
 	closing  closing
 	out      []*host.Buffer
 	disabled int
-	held     []byte // not consumed
-	ended    bool   // the client sends no more …
-	told     bool   // … and the pipeline knows
+	held     held // not consumed
+	ended    bool // the client sends no more …
+	told     bool // … and the pipeline knows
 	resuming bool
 	unread   unread
 	linger   linger.Place
@@ -133,37 +128,22 @@ func (c *Client) data(chunks [][]byte, total int, end bool) {
 		return
 	}
 	c.ended = c.ended || end
-	if c.disabled > 0 || len(c.held) > 0 {
-		if len(c.held)+total > maxHeld {
-			c.overflow()
-			return
-		}
-		for _, b := range chunks {
-			c.held = append(c.held, b...)
-		}
+	if c.disabled > 0 || c.held.size > 0 {
+		c.hold(chunks, 0)
 		c.deliver()
 		return
 	}
-	consumed := c.hand(chunks, total)
-	for _, b := range chunks {
-		n := min(consumed, len(b))
-		consumed -= n
-		c.held = append(c.held, b[n:]...)
+	if n := c.hand(chunks, total); n < total {
+		c.hold(chunks, n)
 	}
 }
 
 // deliver hands over what is held, if it is wanted.
 func (c *Client) deliver() {
-	if c.gone || c.closing != stays || c.disabled > 0 || len(c.held) == 0 && (c.told || !c.ended) {
+	if c.gone || c.closing != stays || c.disabled > 0 || c.held.size == 0 && (c.told || !c.ended) {
 		return
 	}
-	view := [1][]byte{c.held}
-	n := c.hand(view[:], len(c.held))
-	if n == len(c.held) {
-		c.held = nil
-	} else {
-		c.held = c.held[n:]
-	}
+	c.release(c.hand(c.held.chunks, c.held.size))
 }
 
 func (c *Client) hand(chunks [][]byte, total int) (consumed int) {
@@ -180,13 +160,6 @@ func (c *Client) resume() {
 	c.deliver()
 }
 
-func (c *Client) overflow() {
-	c.w.h.metrics.process[clientsOverrun].Add(1)
-	c.w.h.overrun.Logf(c.w.h.log, host.Warn, "meltemi: client %s was closed: it sends more than is taken, and more than %d bytes of it wait", c.remote, maxHeld)
-	c.held = nil
-	c.Close(false)
-}
-
 func (c *Client) closed(remote bool) {
 	if c.gone {
 		return
@@ -197,7 +170,7 @@ func (c *Client) closed(remote bool) {
 	}
 	c.gone = true
 	c.drop()
-	c.held = nil
+	c.release(c.held.size)
 	c.conn.Release()
 	c.w.h.configs.left(c.cfg)
 }
@@ -281,6 +254,7 @@ func (c *Client) Close(flush bool) {
 		return
 	}
 	c.closing = how
+	c.release(c.held.size)
 	c.touch()
 }
 
@@ -291,7 +265,7 @@ func (c *Client) ReadDisable(disable bool) {
 	case disable:
 		c.disabled++
 	default:
-		if c.disabled--; c.disabled == 0 && !c.resuming && (len(c.held) > 0 || c.ended && !c.told) {
+		if c.disabled--; c.disabled == 0 && !c.resuming && (c.held.size > 0 || c.ended && !c.told) {
 			c.resuming = true
 			c.w.resumed = append(c.w.resumed, c)
 		}

@@ -3,6 +3,7 @@ package golang
 import (
 	"bytes"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -257,6 +258,60 @@ func TestAClientThatIsNotReadIsNotHeldForEver(t *testing.T) {
 	require.EqualValues(t, 1, e.h.metrics.process[clientsOverrun].Load())
 }
 
+// TestClientsThatAreNotReadHaveOneBound: of all that wait, that of the one goes of which
+// most does.
+func TestClientsThatAreNotReadHaveOneBound(t *testing.T) {
+	m := &echo{deaf: true}
+	e := newEnvoy(t, m, true)
+	require.NoError(t, e.Load("{}"))
+	const n = 5
+	piece := make([]byte, 1<<20)
+	var ps []*peer
+	for i := range n {
+		p := e.dial(PluginName)
+		ps = append(ps, p)
+		for range 9 - i {
+			p.Send(piece)
+		}
+	}
+	// The last one's third piece is one too many.
+	e.Until("one is closed, and the others are held", func() bool {
+		w := ps[0].c.w
+		w.lock.Lock()
+		defer w.lock.Unlock()
+		return ps[0].c.gone && w.holding.size == (8+7+6+5)<<20 && len(w.holding.clients) == n-1
+	})
+	require.True(t, ps[0].Ended())
+	for _, p := range ps[1:] {
+		require.False(t, p.Ended())
+	}
+	require.EqualValues(t, 1, e.h.metrics.process[clientsOverrun].Load())
+}
+
+// TestWhatIsHeldKeepsItsOrder in pieces of all sizes, however it is taken.
+func TestWhatIsHeldKeepsItsOrder(t *testing.T) {
+	c := &Client{w: &worker{}}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var sent, got []byte
+	for range 1000 {
+		b := make([]byte, rnd.IntN(3000))
+		for i := range b {
+			b[i] = byte(rnd.Uint32())
+		}
+		skip := rnd.IntN(len(b) + 1)
+		c.hold([][]byte{b[:len(b)/3], b[len(b)/3:]}, skip)
+		sent = append(sent, b[skip:]...)
+		n := rnd.IntN(c.held.size + 1)
+		got = append(got, bytes.Join(c.held.chunks, nil)[:n]...)
+		c.release(n)
+		require.Equal(t, c.held.size, c.w.holding.size)
+	}
+	got = append(got, bytes.Join(c.held.chunks, nil)...)
+	c.release(c.held.size)
+	require.True(t, bytes.Equal(sent, got))
+	require.Empty(t, c.w.holding.clients)
+}
+
 // TestALoopbackListenerThatComesLater is waited for.
 func TestALoopbackListenerThatComesLater(t *testing.T) {
 	e := newEnvoy(t, filter.NewModule(), true)
@@ -368,10 +423,11 @@ func TestSettings(t *testing.T) {
 	s, err := SettingsOf("")
 	require.NoError(t, err)
 	require.Equal(t, "@meltemi", s.Path)
-	s, err = SettingsOf(`{"path": "/run/m", "connect": true, "admin_address": "127.0.0.1:0"}`)
+	require.True(t, s.Connect)
+	s, err = SettingsOf(`{"path": "/run/m", "connect": false, "admin_address": "127.0.0.1:0"}`)
 	require.NoError(t, err)
 	require.Equal(t, "/run/m", s.Path)
-	require.True(t, s.Connect)
+	require.False(t, s.Connect)
 	require.Equal(t, "127.0.0.1:0", s.Admin)
 	s, err = SettingsOf(`{"admin_address": "unix:/run/a"}`)
 	require.NoError(t, err)
@@ -381,7 +437,7 @@ func TestSettings(t *testing.T) {
 	} {
 		s, err := SettingsOf(value)
 		require.ErrorContains(t, err, want)
-		require.Equal(t, "@meltemi", s.Path, "it goes on with the default")
+		require.Equal(t, defaults, s, "it goes on with the default")
 	}
 }
 
@@ -425,4 +481,27 @@ func TestHostsThatAreSeen(t *testing.T) {
 	hs.saw("c", "b")
 	require.Equal(t, 1, hs.count("c"))
 	require.Equal(t, assumedHosts, hs.count("d"))
+}
+
+// TestAnUnknownClusterIsKnownForOne: requests need not wait for the next attempt to connect.
+func TestAnUnknownClusterIsKnownForOne(t *testing.T) {
+	e := newEnvoy(t, filter.NewModule(), true)
+	require.NoError(t, e.Load(dubbo(unknown)))
+	p := e.dial(PluginName)
+	p.Send(dubbotest.Request{ID: 7}.Bytes())
+	e.Until("it is told", func() bool { return strings.Contains(string(p.Received()), "unknown cluster "+unknown) })
+	w := p.c.w
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	w.now = w.missing.until[unknown] - 1
+	_, known, ok := w.ClusterHosts(unknown)
+	require.True(t, ok)
+	require.False(t, known)
+	_, known, _ = w.ClusterHosts(hosttest.Cluster)
+	require.True(t, known)
+	w.now++
+	_, known, _ = w.ClusterHosts(unknown)
+	require.True(t, known, "it may have come")
+	w.missing.add("another", w.now)
+	require.Len(t, w.missing.until, 1)
 }

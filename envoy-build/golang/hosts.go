@@ -1,6 +1,7 @@
 package golang
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -12,6 +13,10 @@ const (
 	// hostTime is how long a host counts to which no new tunnel has led: twice the age of
 	// tunnels.
 	hostTime = time.Minute
+	// missingTime is for how long a cluster counts as unknown that Envoy did not know when
+	// it was asked for a tunnel: as long as a pool lets pass at the most between attempts
+	// to connect, if nothing else is configured.
+	missingTime = time.Second
 )
 
 // hosts are those of clusters to which tunnels have led, on any worker. Nothing else tells
@@ -60,3 +65,23 @@ func (hs *hosts) count(cluster string) int {
 	}
 	return max(1, len(c.seen))
 }
+
+// missing are the clusters that a worker's thread does not know, as far as tunnels were to
+// lead there: until when they count as such.
+type missing struct {
+	until map[string]time.Duration
+	swept time.Duration
+}
+
+func (m *missing) add(cluster string, now time.Duration) {
+	if m.until == nil {
+		m.until = map[string]time.Duration{}
+	}
+	if now >= m.swept+missingTime { // requests may name whatever they like
+		m.swept = now
+		maps.DeleteFunc(m.until, func(_ string, until time.Duration) bool { return now >= until })
+	}
+	m.until[cluster] = now + missingTime
+}
+
+func (m *missing) has(cluster string, now time.Duration) bool { return now < m.until[cluster] }

@@ -44,6 +44,7 @@ type envoy struct {
 	servers []*tunnelled
 	// finalized are clients whose connection was released, in their order.
 	released int
+	over     bool // servers that come now are nobody's
 }
 
 // lines is a log.
@@ -96,6 +97,7 @@ func newEnvoy(t *testing.T, m host.Module, connect bool) *envoy {
 		l.Close()
 		close(e.todo)
 		e.mu.Lock()
+		e.over = true
 		for _, s := range e.servers {
 			s.conn.Close()
 		}
@@ -250,6 +252,9 @@ func (p *peer) Ended() bool {
 	return p.ended
 }
 
+// unknown is a cluster that Envoy does not know, of which CONNECT tells.
+const unknown = "unknown"
+
 // tunnelled is the server at the end of a tunnel.
 type tunnelled struct {
 	conn     *net.UnixConn
@@ -282,6 +287,10 @@ func (e *envoy) tunnel(c *net.UnixConn, connect bool) {
 			io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nx-meltemi-flags: UF\r\ncontent-length: 3\r\n\r\nbad")
 			return
 		}
+		if cluster == unknown {
+			io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nx-meltemi-flags: NC\r\n\r\n")
+			return
+		}
 		for _, part := range []string{"HTTP/1.1 200 OK\r\nX-Meltemi-", "Host: 10.0.0.3:20880\r\n\r", "\n"} {
 			io.WriteString(c, part)
 		}
@@ -292,7 +301,11 @@ func (e *envoy) tunnel(c *net.UnixConn, connect bool) {
 	s := &tunnelled{conn: c}
 	e.mu.Lock()
 	e.servers = append(e.servers, s)
+	late := e.over
 	e.mu.Unlock()
+	if late {
+		return
+	}
 	b := make([]byte, 64<<10)
 	for {
 		n, err := c.Read(b)

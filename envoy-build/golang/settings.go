@@ -23,6 +23,8 @@ const SettingsEnv = "MELTEMI_PROCESS"
 // defaultPath is the loopback listener's socket if nothing else is said.
 const defaultPath = "@meltemi"
 
+var defaults = Settings{Carrier: config.Carrier{Path: defaultPath}, Connect: true}
+
 // dialPause is between attempts of goroutines to dial a tunnel.
 const dialPause = 50 * time.Millisecond
 
@@ -32,14 +34,15 @@ type Settings = settings
 
 type settings struct {
 	config.Carrier
-	// Connect: the loopback listener takes HTTP's CONNECT, see [connectRequest].
+	// Connect: the loopback listener takes HTTP's CONNECT, see [connectRequest]. Otherwise
+	// it ends in tcp_proxy.
 	Connect bool
 }
 
 // SettingsOf reads the value of [SettingsEnv]: the JSON of the carrier filter, see
-// [config.LoadCarrier], and "connect", a boolean. "" is the default.
+// [config.LoadCarrier], and "connect", a boolean, true if absent. "" is the default.
 func SettingsOf(value string) (s Settings, err error) {
-	s.Path = defaultPath
+	s = defaults
 	if value == "" {
 		return s, nil
 	}
@@ -49,7 +52,7 @@ func SettingsOf(value string) (s Settings, err error) {
 	}
 	if v, ok := fields["connect"]; ok {
 		if err := json.Unmarshal(v, &s.Connect); err != nil {
-			return s, fmt.Errorf("%s: connect: want true or false, is %s", SettingsEnv, v)
+			return defaults, fmt.Errorf("%s: connect: want true or false, is %s", SettingsEnv, v)
 		}
 		delete(fields, "connect")
 	}
@@ -61,7 +64,7 @@ func SettingsOf(value string) (s Settings, err error) {
 		return s, fmt.Errorf("%s: %w", SettingsEnv, err)
 	}
 	if s.Carrier, err = config.LoadCarrier(carrier); err != nil {
-		return Settings{Carrier: config.Carrier{Path: defaultPath}}, fmt.Errorf("%s: %w", SettingsEnv, err)
+		return defaults, fmt.Errorf("%s: %w", SettingsEnv, err)
 	}
 	return s, nil
 }

@@ -18,6 +18,9 @@ const (
 	settleTime = 2 * time.Millisecond
 	// answerTime is how long a CONNECT may take. It is longer than Envoy takes to connect.
 	answerTime = 30 * time.Second
+	// lingerTime is for how long a CONNECT stays behind its end of stream while nothing
+	// moves: the server is not told of that end.
+	lingerTime = time.Second
 	// openPause is between attempts to open tunnels that fail as there is no listener,
 	// doubled each time.
 	openPause    = 20 * time.Millisecond
@@ -43,6 +46,7 @@ type tunnels struct {
 	pause   time.Duration
 	opening bool // it is tried later
 	said    bool // that there is no listener
+	missing missing
 	read    []byte
 	views   [1][]byte
 }
@@ -74,6 +78,7 @@ type tunnel struct {
 	hung    bool // the other side has gone while it was not read
 	reason  host.CloseReason
 	settle  *time.Timer
+	moved   bool // bytes have come, since it was looked whether it may go
 }
 
 type state uint8
@@ -94,6 +99,9 @@ func (w *worker) Connect(t host.Target, ev host.UpstreamEvents) host.Upstream {
 
 // ClusterHosts implements host.Worker. Nothing tells, but for where tunnels have led.
 func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
+	if w.missing.has(cluster, w.now) {
+		return h, false, true
+	}
 	n := w.h.hosts.count(cluster)
 	return host.Hosts{Total: n, Healthy: n, Preferred: n}, true, true
 }
@@ -233,6 +241,9 @@ func (t *tunnel) answered(b []byte) []byte {
 		t.end(host.ConnectFailed)
 	case size == 0:
 	case r.failed:
+		if r.why == host.NoCluster {
+			t.w.missing.add(t.target.Cluster, t.w.now)
+		}
 		t.end(r.why)
 	default:
 		t.reply = nil
@@ -329,7 +340,7 @@ func (t *tunnel) receive() {
 		}
 		t.settled()
 		if len(b) > 0 && t.state == ready {
-			t.heard = true
+			t.heard, t.moved = true, true
 			ts.views[0] = b
 			t.w.guard(t, func() { t.ev.Data(ts.views[:], len(b)) })
 		}
@@ -386,13 +397,32 @@ func (t *tunnel) flush() {
 	if t.ending && !t.ended {
 		t.ended = true
 		// Envoy's HTTP/1 takes an end of stream for the loss of the connection, and cuts
-		// off what the server has to say: it is for the pool to decide when nothing more
-		// comes.
-		if !t.w.h.settings.Connect {
+		// off what is still under way in both directions.
+		if t.w.h.settings.Connect {
+			t.lingers()
+		} else {
 			unix.Shutdown(t.fd, unix.SHUT_WR) //nolint:errcheck // one that is broken ends by itself
 		}
 	}
 	t.setBlocked(false)
+}
+
+// lingers has the tunnel closed when nothing moves any more.
+func (t *tunnel) lingers() {
+	w := t.w
+	t.moved = false
+	t.settle = time.AfterFunc(lingerTime, func() { w.Post(t.lingered) })
+}
+
+func (t *tunnel) lingered() {
+	if t.state == over {
+		return
+	}
+	if queue, err := unix.IoctlGetInt(t.fd, unix.SIOCOUTQ); t.moved || t.paused > 0 || err == nil && queue > 0 {
+		t.lingers()
+		return
+	}
+	t.end(host.Local)
 }
 
 func (t *tunnel) setBlocked(blocked bool) {

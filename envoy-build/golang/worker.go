@@ -40,6 +40,7 @@ type worker struct {
 	lingering linger.List
 	touched   []*Client // have something to be carried out
 	resumed   []*Client // are read again
+	holding   holding
 	tunnels
 	buffers
 	input [1][]byte

@@ -290,6 +290,10 @@ func (p *Pool) rotate(now time.Duration) {
 	}
 }
 
+// blind reports whether nothing tells which hosts connections lead to: looking would never
+// end.
+func (p *Pool) blind() bool { return len(p.ready) > 0 && p.ready[0].host == "" }
+
 // sample looks at where the load balancer sends connections, as long as too
 // little is known of it, and for hosts that no connection leads to.
 func (p *Pool) sample(now time.Duration) {
@@ -303,7 +307,7 @@ func (p *Pool) sample(now time.Duration) {
 		p.seek(now)
 		return
 	}
-	if p.trying > 0 {
+	if p.trying > 0 || p.blind() {
 		return
 	}
 	missing := p.reached() < p.hostsWanted()

@@ -74,7 +74,7 @@ func (golang) kind(s *ir.Service) string {
 }
 
 func (golang) loopback(s *ir.Service) object {
-	return sources(loopback.Listener{Socket: s.Golang.Socket, Tunnels: true, Connect: s.Golang.Connect}).Config()
+	return sources(loopback.Listener{Socket: s.Golang.Socket, Tunnels: true, Connect: !s.Golang.NoConnect}).Config()
 }
 
 func (golang) filter(s *ir.Service, cfg object) object {
@@ -101,8 +101,8 @@ func (golang) process(s *ir.Service) object {
 	if otlp := pushed(s); otlp != nil {
 		o["metrics"] = object{"otlp": otlp}
 	}
-	if s.Golang.Connect {
-		o["connect"] = true
+	if s.Golang.NoConnect {
+		o["connect"] = false
 	}
 	return o
 }
