@@ -22,7 +22,7 @@ SO_TAGS    := grpcnotrace
 # E2E_PARALLEL is how many end-to-end tests run at once: most of what they do is wait.
 E2E_PARALLEL ?= 4
 # IN_FULL are the packages some tests of which leave out much, or themselves, under the race detector.
-IN_FULL := ./codecs/... ./filter/... ./filters/... ./envoy-build/internal/balancer
+IN_FULL := ./codecs/... ./filter/... ./filters/... ./envoy-build/golang ./envoy-build/internal/balancer
 
 .DEFAULT_GOAL := help
 .PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all istio e2e-istio bench hostile soak lint clean need-go need-cc

@@ -46,13 +46,16 @@ func TestMisbehavingServer(t *testing.T) {
 		{"two gigabytes announced", scripted.HugeLength, false, true, "response_decoding_error"},
 		{"too late", scripted.After(1500*time.Millisecond, scripted.Answer("late")), false, false, "upstream_stray_response"},
 	}
-	const deadline = time.Second
 	once(t, func(t *testing.T, v variant) {
 		for _, tc := range cases {
 			t.Run(tc.name, func(t *testing.T) {
 				bad, good := scripted.Serve(t, tc.behaviour), scripted.Serve(t, scripted.Answer("good"))
 				config := envoytest.Dubbo("test", envoytest.Route("bad", map[string]string{"method": "bad"}), envoytest.Route("good", nil))
-				config["request_timeout"] = "1s"
+				deadline := time.Second
+				if tc.prompt {
+					deadline = patience // which no answer needs that is none of the deadline's
+				}
+				config["request_timeout"] = fmt.Sprint(deadline.Seconds(), "s")
 				e := v.start(t, config,
 					envoytest.Cluster("bad", envoytest.At(bad.Port)...), envoytest.Cluster("good", envoytest.At(good.Port)...))
 				c := scripted.Dial(t, e.Port("dubbo"))
