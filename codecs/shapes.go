@@ -42,7 +42,8 @@ type Shapes struct {
 // Head is how requests begin, up to what differs. It is not changed, but for the shapes
 // that begin with it.
 type Head struct {
-	// Bytes are the requests' own.
+	// Bytes are the requests' own. They are nil once the head has been forgotten, with its
+	// shapes: decoders that were shown it may keep it.
 	Bytes []byte
 	// Info is what the decoder knows of them.
 	Info any
@@ -155,31 +156,37 @@ func (h *Head) Tries() bool {
 	return h.vain%lessons == 1
 }
 
-// Learn remembers the shape of m, all of whose properties are told by the bytes of head and
-// tail. It copies both. It returns nil if the time for that has not come, or if the shape
-// is too large.
-func (s *Shapes) Learn(head, tail []byte, m *Metadata) (*Head, *Shape) {
+// Due reports whether a request with no known shape, that begins with head and ends with
+// tail, is to be learnt: there is room, or the time has come that others make room.
+func (s *Shapes) Due(head, tail []byte, m *Metadata) bool {
 	if s.misses++; !worthwhile(head, tail, m) {
-		return nil, nil
+		return false
 	}
+	if s.sets == nil || s.misses%lessons == 0 {
+		return true
+	}
+	set, _, h := s.find(head)
+	if h == nil {
+		return slices.Contains(set[:], nil)
+	}
+	return !h.Crowded()
+}
+
+// Learn remembers the shape of m, for which Due has said so, and all of whose properties are
+// told by the bytes of head and tail. It copies both.
+func (s *Shapes) Learn(head, tail []byte, m *Metadata) (*Head, *Shape) {
 	if s.sets == nil {
 		s.sets = new([shapeSets][shapeWays]*Head)
 	}
-	due := s.misses%lessons == 0
 	set, hash, h := s.find(head)
 	if h == nil {
 		at := slices.Index(set[:], nil)
 		if at < 0 {
-			if !due {
-				return nil, nil
-			}
 			at = int(s.misses/lessons) % shapeWays
+			*set[at] = Head{} // what idle connections keep of it is in no bound
 		}
 		h = &Head{Bytes: bytes.Clone(head), hash: hash}
 		set[at] = h
-	}
-	if h.Crowded() && !due {
-		return nil, nil
 	}
 	shape := newShape(tail, m)
 	h.tails[h.next] = shape

@@ -117,16 +117,40 @@ func TestNewShapesMakeRoomSlowly(t *testing.T) {
 	var m codecs.Metadata
 	learnt := 0
 	for i := range 64 * 100 {
-		if _, shape := s.Learn([]byte("head"), []byte{byte(i), byte(i >> 8)}, &m); shape != nil {
+		if tail := []byte{byte(i), byte(i >> 8)}; s.Due([]byte("head"), tail, &m) {
+			s.Learn([]byte("head"), tail, &m)
 			learnt++
 		}
 	}
 	require.InDelta(t, 100+4, learnt, 1)
 	require.NotNil(t, s.Head([]byte("head")))
 	large := make([]byte, 5000)
-	_, shape := s.Learn(large, nil, &m)
-	require.Nil(t, shape)
-	require.Nil(t, s.Head(large))
+	require.False(t, s.Due(large, nil, &m))
+}
+
+// TestWhatMakesRoomIsForgotten, also by a decoder that has been shown it: many idle ones
+// would keep more than all that is remembered.
+func TestWhatMakesRoomIsForgotten(t *testing.T) {
+	var s codecs.Shapes
+	var m codecs.Metadata
+	var heads []*codecs.Head
+	for i := range 64 * 1000 {
+		if head := []byte{'h', byte(i), byte(i >> 8)}; s.Due(head, nil, &m) {
+			h, _ := s.Learn(head, nil, &m)
+			heads = append(heads, h)
+		}
+	}
+	kept := 0
+	for _, h := range heads {
+		if h.Bytes != nil {
+			kept++
+			require.Same(t, h, s.Head(h.Bytes))
+		} else {
+			require.Zero(t, *h)
+		}
+	}
+	require.Greater(t, len(heads), 1000)
+	require.Equal(t, 64*2, kept)
 }
 
 // loader sets a property when it is asked for.

@@ -27,7 +27,7 @@ func (d *decoder) Learn(s *codecs.Shapes) { d.shapes = s }
 // not known.
 func (d *decoder) open(body []byte) (*opening, *codecs.Head) {
 	r := &d.r
-	if h := d.last; h != nil && bytes.HasPrefix(body, h.Bytes) {
+	if h := d.last; h != nil && h.Bytes != nil && bytes.HasPrefix(body, h.Bytes) {
 		r.Seek(len(h.Bytes))
 		return h.Info.(*opening), h
 	}
@@ -91,16 +91,13 @@ func fits(r *hessian.Reader, s *codecs.Shape, m *codecs.Metadata) bool {
 
 // learn remembers the shape of m. Its tail has counted for so many values.
 func (d *decoder) learn(m *codecs.Metadata, head, tail []byte, values int) {
-	if !plain(tail) {
+	if h := d.last; h != nil && h.Crowded() && bytes.Equal(h.Bytes, head) && h.Tries() && plain(tail) && widen(h, tail, m, values) {
 		return
 	}
-	if h := d.last; h != nil && h.Crowded() && bytes.Equal(h.Bytes, head) && h.Tries() && widen(h, tail, m, values) {
+	if !d.shapes.Due(head, tail, m) || !plain(tail) {
 		return
 	}
 	h, s := d.shapes.Learn(head, tail, m)
-	if s == nil {
-		return
-	}
 	s.Info[infoValues], s.Rest = uint32(values), newKnown(s)
 	if h.Info == nil {
 		own := new(opening)

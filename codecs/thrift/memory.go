@@ -124,7 +124,7 @@ func (d *decoder) recall(h *message, b []byte, r *infoReader, m *codecs.Metadata
 	}
 	transport := form(m.Variant).transport()
 	var s *codecs.Shape
-	if d.last != nil && h.begins(d.last.Bytes, transport, b) {
+	if l := d.last; l != nil && l.Bytes != nil && h.begins(l.Bytes, transport, b) {
 		s = find(d.last, r, m)
 	}
 	if s == nil && d.seek(h, b, transport, orderOf(r)) {
@@ -227,10 +227,10 @@ func (d *decoder) learn(h *message, b []byte, r *infoReader, m *codecs.Metadata)
 	if l := d.last; l != nil && r != nil && l.Crowded() && string(l.Bytes) == string(head) && l.Tries() && widen(l, tail, r.kitex, m) {
 		return
 	}
-	known, s := d.shapes.Learn(head, tail, m)
-	if s == nil {
+	if !d.shapes.Due(head, tail, m) {
 		return
 	}
+	known, s := d.shapes.Learn(head, tail, m)
 	d.last = known
 	tell(s, m)
 	if known.Info == nil && form(m.Variant) == formOf(framed, strict) {

@@ -1,6 +1,10 @@
 package pbshape
 
-import "github.com/meltemi-mesh/meltemi/codecs"
+import (
+	"slices"
+
+	"github.com/meltemi-mesh/meltemi/codecs"
+)
 
 // A decoder that has looked for so many shapes in vain, one behind the other, looks for that
 // of one of several requests from then on: who never sends the same twice pays little.
@@ -15,7 +19,7 @@ type Memory struct {
 	Found
 
 	shapes *codecs.Shapes
-	last   *codecs.Shape
+	last   place
 	vain   uint // how many requests no form was found for, since the last one for which there was
 
 	// What has been looked up for a header of which Recall knows no form.
@@ -23,6 +27,23 @@ type Memory struct {
 	from, to int          // where its head is
 	head     *codecs.Head // which may be known
 }
+
+// place is that of a shape, which may be forgotten, or have another in its place.
+type place struct {
+	head *codecs.Head
+	at   int
+}
+
+// shape returns the one that is there, nil if there is none.
+func (p place) shape() *codecs.Shape {
+	if p.head == nil {
+		return nil
+	}
+	return p.head.Shapes()[p.at]
+}
+
+// placeOf is where s is, one of h's.
+func placeOf(h *codecs.Head, s *codecs.Shape) place { return place{h, slices.Index(h.Shapes(), s)} }
 
 // Learn implements codecs.Learner.
 func (mem *Memory) Learn(s *codecs.Shapes) { mem.shapes = s }
@@ -39,18 +60,20 @@ func (mem *Memory) Recall(schema *Schema, m *codecs.Metadata, header []byte) *Fo
 		mem.vain++
 		return nil
 	}
-	if s := mem.last; s != nil {
-		if f := s.Rest.(*Form); f.is(header, m.BodySize, &mem.Found) {
+	last := mem.last.shape()
+	if last != nil {
+		if f, _ := last.Rest.(*Form); f != nil && f.is(header, m.BodySize, &mem.Found) {
 			mem.vain = 0
-			m.Share(s)
+			m.Share(last)
 			return f
 		}
 	}
 	mem.vain++
-	return mem.look(schema, m, header)
+	return mem.look(schema, m, header, last)
 }
 
-func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form {
+// look is Recall for a header that has not the shape last.
+func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte, last *codecs.Shape) *Form {
 	if mem.from, mem.to = schema.Head(header); mem.from == mem.to {
 		return nil
 	}
@@ -59,13 +82,13 @@ func (mem *Memory) look(schema *Schema, m *codecs.Metadata, header []byte) *Form
 	if mem.head == nil {
 		return nil
 	}
-	for _, s := range mem.head.Shapes() {
-		if s == nil || s == mem.last {
+	for i, s := range mem.head.Shapes() {
+		if s == nil || s == last {
 			continue
 		}
 		if f, _ := s.Rest.(*Form); f != nil && f.is(header, m.BodySize, &mem.Found) {
 			m.Share(s)
-			mem.last, mem.vain = s, 0
+			mem.last, mem.vain = place{mem.head, i}, 0
 			return f
 		}
 	}
@@ -81,11 +104,14 @@ func (mem *Memory) Remember(schema *Schema, m *codecs.Metadata, header []byte) {
 	if h := mem.head; h != nil && h.Crowded() && h.Tries() && mem.widen(schema, h, m, header) {
 		return
 	}
-	if _, s := mem.shapes.Learn(header[mem.from:mem.to], header, m); s != nil {
-		if f := formOf(schema, m, header); f != nil {
-			f.header = s.Tail
-			s.Rest, mem.last = f, s
-		}
+	head := header[mem.from:mem.to]
+	if !mem.shapes.Due(head, header, m) {
+		return
+	}
+	if f := formOf(schema, m, header); f != nil {
+		h, s := mem.shapes.Learn(head, header, m)
+		f.header = s.Tail
+		s.Rest, mem.last = f, placeOf(h, s)
 	}
 }
 
@@ -121,6 +147,6 @@ func (mem *Memory) widen(schema *Schema, h *codecs.Head, m *codecs.Metadata, hea
 		return false
 	}
 	least.header = s.Tail
-	s.Rest, mem.last = least, s
+	s.Rest, mem.last = least, placeOf(h, s)
 	return true
 }
