@@ -2,7 +2,9 @@ package filter_test
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -403,6 +405,11 @@ func TestALineForEachEnd(t *testing.T) {
 			mod := filter.NewModule()
 			mod.Seed(1)
 			h := filtertest.NewWith(t, mod, 1)
+			// Services of filters say nothing: not even whether they are there.
+			h.DialCluster = func(ctx context.Context, _ string) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
 			e := &toyEnv{Host: h, t: t, up: h.Cluster("up", "h1")}
 			e.cfg = h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "toy", "codec": {"name": "` + cmp.Or(tt.codec, "toy.exclusive") + `"}}, "route_config": ` + routes + tt.more + `,
 				"meta_protocol_filters": [` + tt.chain + `{"name": "aeraki.meta_protocol.filters.router"}],
