@@ -160,7 +160,7 @@ func TestOperatorKeepsObjects(t *testing.T) {
 	host := "greeter." + n.Name + ".svc.cluster.local"
 	n.Apply(strings.ReplaceAll(greeterService, "tcp-dubbo", "tcp-metaprotocol-dubbo"))
 	outbound, inbound := "istio-system/meltemi-outbound-greeter."+n.Name+"-20880", n.Name+"/meltemi-inbound-greeter."+n.Name+"-20881"
-	const loopback = "istio-system/meltemi-loopback"
+	const loopback, older = "istio-system/meltemi-loopback", "istio-system/meltemi-loopback-golang"
 	made := func(what string, want ...string) {
 		t.Helper()
 		n.Eventually(what, func() bool {
@@ -175,7 +175,7 @@ func TestOperatorKeepsObjects(t *testing.T) {
 			}()
 		})
 	}
-	made("filters of a service", loopback, outbound, inbound)
+	made("filters of a service", loopback, older, outbound, inbound)
 
 	t.Run("an older router wins", func(t *testing.T) {
 		n.Apply(router("z-older", host, "  routes: [{route: [{destination: {host: "+host+", subset: v1}}]}]\n"))
@@ -227,12 +227,12 @@ func TestOperatorKeepsObjects(t *testing.T) {
 		}
 		_, err := n.Kubectl("", "delete", "envoyfilter", name, "-n", "istio-system")
 		require.NoError(t, err)
-		made("the filter again", loopback, outbound, inbound)
+		made("the filter again", loopback, older, outbound, inbound)
 	})
 	t.Run("exportTo", func(_ *testing.T) {
 		n.Apply(router("a-younger", host, "  exportTo: [., default]\n  routes: [{route: [{destination: {host: "+host+"}}]}]\n"))
 		name := "/meltemi-outbound-greeter." + n.Name + "-20880"
-		made("filters of namespaces", loopback, n.Name+name, "default"+name, inbound)
+		made("filters of namespaces", loopback, older, n.Name+name, "default"+name, inbound)
 	})
 	t.Run("a bad field is told", func(t *testing.T) {
 		before := spec(inbound)
@@ -251,7 +251,7 @@ func TestOperatorKeepsObjects(t *testing.T) {
 	})
 	t.Run("what has gone while it was away", func(_ *testing.T) {
 		n.Apply(strings.ReplaceAll(greeterService, "tcp-dubbo", "tcp-metaprotocol-dubbo"))
-		made("filters", loopback, outbound, inbound)
+		made("filters", loopback, older, outbound, inbound)
 		op.Kill()
 		n.Delete("service", "greeter")
 		op.Start()
