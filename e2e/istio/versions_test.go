@@ -23,6 +23,7 @@ const (
 	golang    = network + "golang.v3alpha.Config"
 	modules   = network + "dynamic_modules.v3.DynamicModuleNetworkFilter"
 	tcp       = network + "tcp_proxy.v3.TcpProxy"
+	hcm       = network + "http_connection_manager.v3.HttpConnectionManager"
 	state     = network + "set_filter_state.v3.Config"
 	listener  = types + "config.listener.v3.Listener"
 	extension = types + "config.core.v3.TypedExtensionConfig"
@@ -69,8 +70,8 @@ func TestEachProxyGetsTheFormOfItsVersion(t *testing.T) {
 		loopback      []string
 	}{
 		{"1.19.10", "", nil},
-		{"1.20.0", golang, []string{state, tcp}},
-		{"1.30.4", golang, []string{state, tcp}},
+		{"1.20.0", golang, []string{state, hcm}},
+		{"1.30.4", golang, []string{state, hcm}},
 		{"1.31.0", modules, []string{modules, state, tcp}},
 	} {
 		client, server := filterTypes(t, s.client, tc.version), filterTypes(t, s.servers["v1"], tc.version)
