@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"hash/maphash"
 	"slices"
+	"sync/atomic"
 )
 
 // Learner is implemented by decoders of requests that remember shapes: what clients send
@@ -68,6 +69,7 @@ type Shape struct {
 	Tail  []byte
 	Holes []Hole
 
+	id              uint64
 	props           []Property
 	varies          uint64 // a bit for each of the properties that has a hole
 	service, method []byte
@@ -84,6 +86,13 @@ type Hole struct {
 	// Property that has the value in it, -1 if none does.
 	Property int
 }
+
+// ID is the shape's alone in the process, and never 0: to tell a shape again by it keeps
+// nothing of one that has been forgotten.
+func (s *Shape) ID() uint64 { return s.id }
+
+// shapeIDs is the last ID.
+var shapeIDs atomic.Uint64
 
 // MaxHoles is how many holes a tail can have.
 const MaxHoles = 4
@@ -234,7 +243,7 @@ func newShape(tail []byte, m *Metadata) *Shape {
 		own = append(own, b...)
 		return own[n:len(own):len(own)]
 	}
-	s := &Shape{Tail: keep(tail), service: keep(m.service), method: keep(m.method), props: make([]Property, len(m.props))}
+	s := &Shape{id: shapeIDs.Add(1), Tail: keep(tail), service: keep(m.service), method: keep(m.method), props: make([]Property, len(m.props))}
 	for i := range m.props {
 		s.props[i] = Property{keep(m.props[i].Name), keep(m.props[i].Value)}
 	}

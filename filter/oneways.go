@@ -159,7 +159,7 @@ func (m *Message) identify() {
 	c := m.conn
 	m.preceded = c.answers
 	s := m.req.Shape()
-	if s != nil && s == c.calls.shape {
+	if s != nil && s.ID() == c.calls.shape {
 		m.op, m.method = c.calls.op, m.req.Method() // which is the shape's own
 		return
 	}
@@ -167,13 +167,13 @@ func (m *Message) identify() {
 	m.method = m.operation[len(m.operation)-len(m.req.Method()):]
 	m.op = m.cfg.mod.oneways.hash(m.cfg.oneways, m.operation)
 	if s != nil {
-		c.calls = calledAs{s, m.op}
+		c.calls = calledAs{s.ID(), m.op}
 	}
 }
 
 // calledAs is the operation of requests that share a shape.
 type calledAs struct {
-	shape *codecs.Shape
+	shape uint64 // its ID: an idle connection is not to hold the shape itself
 	op    uint64
 }
 
