@@ -3,7 +3,6 @@ package trpc
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -142,47 +141,14 @@ func TestWhatIsNoHoleIsNotLearntAsOne(t *testing.T) {
 
 // TestShapesOfMutants: what fits a shape or does not, by chance.
 func TestShapesOfMutants(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	tw := pbshapetest.New(t, newCodec(t))
-	shared, n := 0, raced.Of(5000)
-	for i := range n {
-		frame := traced(i).Bytes()
-		for range rnd.IntN(3) {
-			at := rnd.IntN(len(frame))
-			frame[at] = byte(rnd.IntN(256))
-		}
-		if rnd.IntN(50) == 0 {
-			tw.Connect()
-		}
-		if tw.Same(frame) {
-			shared++
-		}
-	}
-	require.Greater(t, shared, n/4)
+	pbshapetest.Mutants(t, newCodec(t), func(i int) []byte { return traced(i).Bytes() })
 }
 
 // TestShapesAreBounded: clients that never send the same twice neither fill the memory nor
 // have it allocated for each request.
 func TestShapesAreBounded(t *testing.T) {
 	for name, frame := range manyCallers() {
-		t.Run(name, func(t *testing.T) {
-			var m codecs.Metadata
-			i := 0
-			sending := func(d codecs.Decoder) func() {
-				return func() {
-					i++
-					m.Reset()
-					_, err := d.Decode(frame(i), &m)
-					require.NoError(t, err)
-				}
-			}
-			learner := pbshapetest.New(t, newCodec(t)).Learner()
-			for range 5000 {
-				sending(learner)()
-			}
-			without := raced.AllocsPerRun(t, 6400, sending(newCodec(t).NewDecoder(codecs.ClientToServer)))
-			require.LessOrEqual(t, raced.AllocsPerRun(t, 6400, sending(learner)), without+1)
-		})
+		t.Run(name, func(t *testing.T) { pbshapetest.Bounded(t, newCodec(t), frame) })
 	}
 }
 

@@ -4,12 +4,14 @@ package pbshapetest
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/codectest"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // Twins are decoders of clients' requests of which one remembers shapes.
@@ -81,6 +83,48 @@ func (tw *Twins) encoded(m *codecs.Metadata, id uint64) ([]byte, error) {
 	defer func(was uint64) { m.ID = was }(m.ID)
 	m.ID = id
 	return tw.codec.Encode(nil, m, nil)
+}
+
+// Mutants has twins decode frames of which some bytes are others: what fits a shape or does
+// not, by chance.
+func Mutants(t *testing.T, codec codecs.Codec, frame func(i int) []byte) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	tw := New(t, codec)
+	shared, n := 0, raced.Of(5000)
+	for i := range n {
+		b := frame(i)
+		for range rnd.IntN(3) {
+			b[rnd.IntN(len(b))] = byte(rnd.IntN(256))
+		}
+		if rnd.IntN(50) == 0 {
+			tw.Connect()
+		}
+		if tw.Same(b) {
+			shared++
+		}
+	}
+	require.Greater(t, shared, n/4)
+}
+
+// Bounded holds that clients which never send the same twice neither fill the memory nor
+// have it allocated for each request.
+func Bounded(t *testing.T, codec codecs.Codec, frame func(i int) []byte) {
+	var m codecs.Metadata
+	i := 0
+	sending := func(d codecs.Decoder) func() {
+		return func() {
+			i++
+			m.Reset()
+			_, err := d.Decode(frame(i), &m)
+			require.NoError(t, err)
+		}
+	}
+	learner := New(t, codec).Learner()
+	for range 5000 {
+		sending(learner)()
+	}
+	without := raced.AllocsPerRun(t, 6400, sending(codec.NewDecoder(codecs.ClientToServer)))
+	require.LessOrEqual(t, raced.AllocsPerRun(t, 6400, sending(learner)), without+1)
 }
 
 // Fuzz has twins that know the shape of frames, with what differs in them, decode whatever
