@@ -55,6 +55,7 @@ func TestTheImages(t *testing.T) {
 			}
 			require.NotEmpty(t, tc.image.Top)
 			oldest(t, filepath.Join(tc.image.Root, tc.so))
+			require.Subset(t, libraries(t, envoy), libraries(t, filepath.Join(tc.image.Root, tc.so)))
 			require.Equal(t, tc.base.Config.Entrypoint, tc.image.Config.Entrypoint)
 			require.Subset(t, tc.image.Config.Env, tc.base.Config.Env)
 		}
@@ -96,6 +97,18 @@ func TestTheImages(t *testing.T) {
 		require.Regexp(t, `\nCapEff:\t0+\n`, of("status"))
 		require.Regexp(t, `(?m)^\S+ / \S+ ro\b`, of("mounts"))
 	})
+}
+
+// libraries are those that a program or a shared object needs.
+func libraries(t *testing.T, path string) []string {
+	t.Helper()
+	f, err := elf.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	names, err := f.ImportedLibraries()
+	require.NoError(t, err)
+	require.NotEmpty(t, names)
+	return names
 }
 
 // oldest: the object is linked to what Debian 11 has, glibc 2.31.
