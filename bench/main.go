@@ -20,8 +20,9 @@ var (
 	soPath     = flag.String("so", "../build/libmeltemi.so", "Meltemi's shared object")
 	beforePath = flag.String("before", "", "another libmeltemi.so, of the commit before, to be measured beside; empty: none")
 	workers    = flag.Int("workers", 1, "workers of each proxy")
-	runs       = flag.Int("runs", 7, "interleaved runs of each scenario")
-	duration   = flag.Duration("duration", 2*time.Second, "what is measured of each run")
+	lives      = flag.Int("lives", 10, "how often the proxies are started anew")
+	runs       = flag.Int("runs", 15, "interleaved runs of each scenario in each of their lives")
+	duration   = flag.Duration("duration", 100*time.Millisecond, "what is measured of each run")
 	onlyProto  = flag.String("protocols", "", "protocols to run, comma-separated; empty: all")
 	only       = flag.String("targets", "", "targets to run, comma-separated; empty: all of the protocol")
 	scenarioRE = flag.String("scenarios", "", "scenarios to run, by name, comma-separated; empty: all")
@@ -37,22 +38,10 @@ type scenario struct {
 	name               string
 	conns, outstanding int
 	open               bool
-	ours               string // the target that has goals; "": meltemi
 	// targets that are compared; nil: the protocol's.
 	targets []string
-	// goals are ratios of CPU per request (of p99 in an open loop) to another
-	// target's.
-	goals map[string]float64
-}
-
-// row is the median of a target's runs of a scenario.
-type row struct {
-	Protocol, Scenario, Target string
-	Workers                    int
-	CPU                        float64 // µs per request
-	Rate                       float64
-	P50, P99                   float64 // µs
-	Upstreams                  int
+	// goals are of the CPU per request, p99 of that latency.
+	goals, p99 []goal
 }
 
 func main() {
@@ -114,194 +103,73 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 	port := l.Addr().(*net.TCPAddr).Port
 
 	fmt.Printf("\n# %s\n", pr.name)
-	var proxies []*proxy
-	targets := pr.targets[:len(pr.targets):len(pr.targets)]
+	var compared []*comparison
 	for _, sc := range pr.scenarios {
-		for _, t := range sc.targets {
-			if chosen(*scenarioRE, sc.name) && !slices.Contains(targets, t) {
-				targets = append(targets, t)
-			}
+		if chosen(*scenarioRE, sc.name) {
+			compared = append(compared, newComparison(pr, sc))
 		}
 	}
-	if *beforePath != "" {
-		for _, t := range targets {
-			if strings.HasPrefix(t, "meltemi") {
-				targets = append(targets, t+beforeSuffix)
-			}
+	saturation := 0.0
+	for life := range *lives {
+		ms, err := live(pr, compared, port, dir, life == 0, &saturation)
+		if err != nil {
+			return nil, nil, err
 		}
+		missed = append(missed, ms...)
 	}
-	for _, t := range targets {
-		if !chosen(*only, t) {
-			continue
-		}
+	for _, c := range compared {
+		rs, ms := c.report()
+		rows, missed = append(rows, rs...), append(missed, ms...)
+	}
+	return rows, missed, nil
+}
+
+// live starts all targets, has them compared, and stops them. Processes of the same object
+// differ, too.
+func live(pr *protocol, compared []*comparison, port int, dir string, first bool, saturation *float64) (missed []string, err error) {
+	var proxies []*proxy
+	for _, t := range targets(pr, compared) {
 		p, err := start(t, pr, port, *workers, dir)
 		if errors.Is(err, errNotInstalled) {
-			fmt.Printf("%s left out: %v\n", t, err)
+			if first {
+				fmt.Printf("%s left out: %v\n", t, err)
+			}
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		defer p.stop()
 		proxies = append(proxies, p)
 	}
 	// While the processes are new: what load leaves behind would be reused.
-	if pr.rival != "" && *idleConns > 0 {
+	if first && pr.rival != "" && *idleConns > 0 {
 		missed = idle(proxies, pr.rival)
 	}
-	saturation := 0.0
-	for _, sc := range pr.scenarios {
-		if !chosen(*scenarioRE, sc.name) {
-			continue
-		}
-		rate := 0.0
-		if sc.open {
-			reference := max(0, indexOf(proxies, "tcp_proxy")) // or the first of those that were chosen
-			if saturation == 0 {
-				r, err := closedLoop(proxies[reference].addr, pr, sc.conns, 1, time.Second, *duration)
-				if err != nil {
-					return nil, nil, err
-				}
-				saturation = r.rate()
-			}
-			rate = 0.6 * saturation
-			fmt.Printf("\nopen loop at %.0f requests/s\n", rate)
-		}
-		rs, err := compare(compared(proxies, pr, sc), pr, sc, rate)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", sc.name, err)
-		}
-		for _, r := range rs {
-			if sc.name == "16x1" && r.Target == "tcp_proxy" {
-				saturation = r.Rate
+	for _, c := range compared {
+		if c.open && *saturation == 0 {
+			reference := max(0, slices.IndexFunc(proxies, func(p *proxy) bool { return p.name == "tcp_proxy" })) // or the first of those that were chosen
+			if *saturation, err = saturate(proxies[reference], pr, c.conns); err != nil {
+				return nil, err
 			}
 		}
-		rows = append(rows, rs...)
-		missed = append(missed, report(pr, sc, rs)...)
+		if err := c.measure(proxies, 0.6**saturation); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
 	}
-	return rows, missed, nil
+	return missed, nil
 }
 
-func indexOf(ps []*proxy, name string) int {
-	return slices.IndexFunc(ps, func(p *proxy) bool { return p.name == name })
-}
-
-// compared are the proxies of a scenario.
-func compared(ps []*proxy, pr *protocol, sc scenario) (some []*proxy) {
-	targets := pr.targets
-	if sc.targets != nil {
-		targets = sc.targets
-	}
-	for _, p := range ps {
-		if slices.Contains(targets, strings.TrimSuffix(p.name, beforeSuffix)) {
-			some = append(some, p)
+// targets are those of all that is compared, and those of the commit before.
+func targets(pr *protocol, compared []*comparison) (some []string) {
+	for _, c := range compared {
+		for _, s := range c.series {
+			if !slices.Contains(some, s.target) {
+				some = append(some, s.target)
+			}
 		}
 	}
 	return some
-}
-
-// compare runs a scenario on every target in turn, again and again, and takes
-// the medians.
-func compare(ps []*proxy, pr *protocol, sc scenario, rate float64) ([]row, error) {
-	type series struct{ cpu, rate, p50, p99 []float64 }
-	all := make([]series, len(ps))
-	ups := make([]int, len(ps))
-	out := make([]bool, len(ps))
-	for range *runs {
-		for i, p := range ps {
-			if out[i] {
-				continue
-			}
-			var cpu time.Duration
-			onMeasure = func(begin bool) {
-				if begin {
-					cpu = -p.cpu()
-					return
-				}
-				cpu += p.cpu()
-				ups[i] = p.upstreams()
-			}
-			var r *result
-			var err error
-			if sc.open {
-				r, err = openLoop(p.addr, pr, sc.conns, rate, 500*time.Millisecond, *duration)
-			} else {
-				r, err = closedLoop(p.addr, pr, sc.conns, sc.outstanding, 300*time.Millisecond, *duration)
-			}
-			if err != nil && !strings.HasPrefix(p.name, "meltemi") {
-				// dubbo_proxy loses connections when it cannot keep up. What it still has to do
-				// would take the processors from those behind it; no scenario comes behind this
-				// one.
-				fmt.Printf("%s left out: %v\n", p.name, err)
-				p.stop()
-				out[i] = true
-				continue
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", p.name, err)
-			}
-			s := &all[i]
-			s.cpu = append(s.cpu, float64(cpu.Nanoseconds())/1000/float64(r.Requests))
-			s.rate = append(s.rate, r.rate())
-			s.p50 = append(s.p50, float64(r.P50.Nanoseconds())/1000)
-			s.p99 = append(s.p99, float64(r.P99.Nanoseconds())/1000)
-		}
-	}
-	var rows []row
-	for i, p := range ps {
-		if s := all[i]; !out[i] {
-			rows = append(rows, row{pr.name, sc.name, p.name, *workers, median(s.cpu), median(s.rate), median(s.p50), median(s.p99), ups[i]})
-		}
-	}
-	return rows, nil
-}
-
-func median(v []float64) float64 {
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
-func report(pr *protocol, sc scenario, rows []row) (missed []string) {
-	fmt.Printf("\n%s %s (%d workers, median of %d)\n\n", pr.name, sc.name, *workers, *runs)
-	fmt.Println("| target | CPU µs/req | req/s | p50 µs | p99 µs | upstream |")
-	fmt.Println("|---|---|---|---|---|---|")
-	var ours *row
-	for i, r := range rows {
-		fmt.Printf("| %s | %.2f | %.0f | %.0f | %.0f | %d |\n", r.Target, r.CPU, r.Rate, r.P50, r.P99, r.Upstreams)
-		if r.Target == sc.ours || sc.ours == "" && r.Target == "meltemi" {
-			ours = &rows[i]
-		}
-	}
-	for _, r := range rows {
-		i := slices.IndexFunc(rows, func(o row) bool { return o.Target == r.Target+beforeSuffix })
-		if i < 0 {
-			continue
-		}
-		what, ratio := "CPU", r.CPU/rows[i].CPU
-		if sc.open {
-			what, ratio = "p99", r.P99/rows[i].P99
-		}
-		fmt.Printf("%s %s: %s of %s %.3f of the commit before\n", pr.name, sc.name, what, r.Target, ratio)
-	}
-	if ours == nil {
-		return nil
-	}
-	for _, r := range rows {
-		goal, ok := sc.goals[r.Target]
-		if !ok {
-			continue
-		}
-		what, ratio := "CPU", ours.CPU/r.CPU
-		if sc.open {
-			what, ratio = "p99", ours.P99/r.P99
-		}
-		line := fmt.Sprintf("%s %s: %s %.2f of %s's, goal %.2f", pr.name, sc.name, what, ratio, r.Target, goal)
-		fmt.Println(line)
-		if ratio > goal {
-			missed = append(missed, line)
-		}
-	}
-	return missed
 }
 
 // idle measures what an idle client connection costs.

@@ -258,24 +258,13 @@ func (p *proxy) upstreams() int {
 	return n
 }
 
-// cpu returns the CPU time that the process has used.
+// cpu returns the CPU time that the process has used, all its threads, to the nanosecond: of
+// its clock. What /proc says of a thread that runs is as old as the last tick.
 func (p *proxy) cpu() time.Duration {
 	if p.pid == 0 {
 		return 0
 	}
-	var sum int64
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.pid))
-	for _, t := range tasks {
-		b, err := os.ReadFile(t)
-		if err != nil {
-			continue
-		}
-		if f := strings.Fields(string(b)); len(f) > 0 {
-			n, _ := strconv.ParseInt(f[0], 10, 64)
-			sum += n
-		}
-	}
-	return time.Duration(sum)
+	return cpuOf(int32(^p.pid<<3 | 2)) // clock_getcpuclockid(3)
 }
 
 // memory returns the resident memory in bytes.
