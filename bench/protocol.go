@@ -66,7 +66,7 @@ var dubbo = func() protocol {
 		answer:  func(b []byte) (uint64, bool) { return binary.BigEndian.Uint64(b[4:]), b[3] == 20 },
 		targets: []string{"direct", "tcp_proxy", "dubbo_proxy", "meltemi", "haproxy"},
 		rival:   "dubbo_proxy",
-		scenarios: []scenario{
+		scenarios: append([]scenario{
 			{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.70}, {"meltemi", "dubbo_proxy", 0.65}}},
 			{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi", "tcp_proxy", 0.95}, {"meltemi", "dubbo_proxy", 0.10}}},
 			{name: "200x1", conns: 200, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.48}}},
@@ -83,7 +83,7 @@ var dubbo = func() protocol {
 				targets: []string{"meltemi", telemetryTarget}, goals: []goal{{telemetryTarget, "meltemi", 1.15}},
 			},
 			{name: "open", conns: 16, open: true, goals: []goal{{"meltemi", "tcp_proxy", 0.95}}, p99: []goal{{"meltemi", "tcp_proxy", 0.90}}},
-		},
+		}, everything...),
 	}
 }()
 

@@ -135,7 +135,12 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		case guardsTarget:
 			guards, others, mutation = guardingFilters(), otherRoutes(), guardedMutation
 		case telemetryTarget:
-			guards, besides, admin = telemetryFilters, telemetry(dir), "127.0.0.1:0"
+			guards = telemetryFilters
+		case everythingTarget:
+			route, cluster, guards, others, mutation = ofRoute, ofCluster, everythingFilters(), otherRoutes(), guardedMutation
+		}
+		if name == telemetryTarget || name == everythingTarget {
+			besides, admin = telemetry(filepath.Join(dir, target+".access.log")), "127.0.0.1:0"
 			var err error
 			if collector, stopCollector, err = collect(); err != nil {
 				return nil, err
