@@ -99,7 +99,7 @@ func (c *comparison) measure(ps []*proxy, rate float64) error {
 				// would take the processors from those behind it.
 				fmt.Printf("%s left out of %s: %v\n", p.target, c.name, err)
 				p.proxy.stop()
-				p.out = true
+				p.out, p.proxy.gone = true, true
 			}
 			used += cpu
 		}

@@ -147,6 +147,10 @@ func live(pr *protocol, compared []*comparison, port int, dir string, first bool
 		missed = idle(proxies, pr.rival)
 	}
 	for _, c := range compared {
+		proxies = slices.DeleteFunc(proxies, func(p *proxy) bool { return p.gone })
+		if len(proxies) == 0 {
+			break
+		}
 		if c.open && *saturation == 0 {
 			reference := max(0, slices.IndexFunc(proxies, func(p *proxy) bool { return p.name == "tcp_proxy" })) // or the first of those that were chosen
 			if *saturation, err = saturate(proxies[reference], pr, c.conns); err != nil {

@@ -26,6 +26,7 @@ type proxy struct {
 	admin string
 	pid   int
 	stop  func()
+	gone  bool // it has been stopped, as it failed
 }
 
 const envoyYAML = `admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}

@@ -36,7 +36,7 @@ func TestARatioIsWithinItsInterval(t *testing.T) {
 		}
 		r := ratioOf(a, b, func(t turn) float64 { return t.cpu })
 		require.InDelta(t, truth, r.is, 0.04)
-		require.Less(t, r.high-r.low, 0.08)
+		require.Less(t, r.high-r.low, 0.12)
 		if r.low <= truth && truth <= r.high {
 			within++
 		}
