@@ -210,9 +210,9 @@ func idle(ps []*proxy, rival string) (missed []string) {
 		}
 	}
 	if m, d := cost["meltemi"], cost[rival]; m > 0 && d > 0 {
-		line := fmt.Sprintf("idle: %.2f of %s's memory, goal 1.20", m/d, rival)
+		line := fmt.Sprintf("idle: %.2f of %s's memory, goal 1.00", m/d, rival)
 		fmt.Println(line)
-		if m/d > 1.2 {
+		if m/d > 1 {
 			missed = append(missed, line)
 		}
 	}
