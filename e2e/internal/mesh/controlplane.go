@@ -237,8 +237,8 @@ func (m *Mesh) StartIstiod() (err error) {
 	p.env = []string{
 		"REVISION=default", "PILOT_CERT_PROVIDER=istiod", "POD_NAME=istiod-0", "POD_NAMESPACE=" + RootNamespace,
 		"SERVICE_ACCOUNT=istiod", "CLUSTER_ID=Kubernetes", "ENABLE_CA_SERVER=true",
-		// Only Istio's own build of Envoy has that filter.
-		"PILOT_ENABLE_METADATA_EXCHANGE=false",
+		// Only Istio's own build of Envoy has those filters.
+		"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false",
 	}
 	if m.istiod, err = p.start(); err != nil {
 		return err
