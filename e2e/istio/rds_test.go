@@ -76,6 +76,13 @@ spec:
 	}
 	s.operated = &operated{operator: s.replicas[0], shop: openShop(t, "v1", "v2")}
 	t.Cleanup(func() { s.Kubectl("", "delete", "metarouters", "--all", "-n", s.Name) })
+	// Proxies of the mesh see the services of their own namespaces only.
+	s.Apply(fmt.Sprintf(`
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default}
+spec: {egress: [{hosts: ["./*", "%s/*"]}]}
+`, s.ns.Name))
 	s.Apply(strings.ReplaceAll(greeterService, "tcp-dubbo", "tcp-metaprotocol-dubbo"))
 	pods := []*mesh.Pod{s.servers["v1"], s.servers["v2"]}
 	s.Endpoints("greeter", map[string]int{"tcp-metaprotocol-dubbo": targetPort}, pods...)
@@ -102,11 +109,8 @@ func (s *served) has(version string) {
 	s.t.Helper()
 	s.Eventually("the routes to "+version, func() bool {
 		page, err := s.client.Get("http://127.0.0.1:15880/routes")
-		_, dynamic, ok := strings.Cut(page, "dynamicRouteConfigs")
-		if !ok {
-			_, dynamic, ok = strings.Cut(page, "dynamic_route_configs")
-		}
-		return err == nil && ok && strings.Contains(dynamic, s.cluster(version)) && strings.Contains(dynamic, "ACKED")
+		_, dynamic, ok := strings.Cut(page, "dynamic_route_configs")
+		return err == nil && ok && strings.Contains(dynamic, s.cluster(version)) && strings.Contains(dynamic, `"ACKED"`)
 	})
 }
 

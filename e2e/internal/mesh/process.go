@@ -21,7 +21,7 @@ type program struct {
 	hostname string
 	dir      string
 	env      []string
-	argv  []string
+	argv     []string
 	// log is where its output is appended to.
 	log string
 	// uid and gid it runs as; 0 is root.
