@@ -65,6 +65,17 @@ spec:
   trafficPolicy: {portLevelSettings: [{port: {number: %[1]d}, tls: {mode: ISTIO_MUTUAL}}]}
 `, rdsPort))
 	s.ns.Endpoints("meltemi-operator", map[string]int{"grpc-rds": rdsPort, "http-metrics": 8080}, s.pods...)
+	// The API server's proxy to Services looks at the older form of endpoints.
+	s.ns.Apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Endpoints
+metadata: {name: meltemi-operator}
+subsets:
+- addresses:
+  - {ip: %[1]s, targetRef: {kind: Pod, namespace: %[3]s, name: meltemi-operator-1}}
+  - {ip: %[2]s, targetRef: {kind: Pod, namespace: %[3]s, name: meltemi-operator-2}}
+  ports: [{name: grpc-rds, port: %[4]d}, {name: http-metrics, port: 8080}]
+`, s.pods[0].IP, s.pods[1].IP, s.ns.Name, rdsPort))
 	root := peers.Root()
 	for _, p := range s.pods {
 		s.replicas = append(s.replicas, p.Operator(filepath.Join(root, "build", "meltemi-operator"), mesh.CRDs(root),
