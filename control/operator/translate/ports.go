@@ -9,6 +9,7 @@ import (
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/control/ir"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 )
@@ -160,12 +161,21 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 		t.s.Observed = append(t.s.Observed, ir.ObservedPort{Port: number, TargetPort: targetPort, Filter: f})
 		return
 	}
+	a := t.applicationProtocol(protocol)
+	if a == nil && !known(protocol) {
+		t.tell(t.out.Owner, path+".name", "unknown codec %q (built in: %s), and no ApplicationProtocol says which %s has", codecPrefix+protocol, strings.Join(codecs.Names(), ", "), protocol)
+		return
+	}
+	if a != nil && !known(a.Spec.Codec) {
+		t.tell(of(ApplicationProtocol, a), "spec.codec", "unknown codec %q (built in: %s)", a.Spec.Codec, strings.Join(codecs.Names(), ", "))
+		return
+	}
 	p := ir.Port{Port: number, TargetPort: targetPort}
 	t.protocols[number] = protocol
 	t.s.Ports = append(t.s.Ports, p)
 	at := &t.s.Ports[len(t.s.Ports)-1]
 	prefix := fmt.Sprintf("ports[%d]", len(t.s.Ports)-1)
-	if a := t.applicationProtocol(protocol); a != nil {
+	if a != nil {
 		at.Protocol = []string{a.Spec.Codec}
 		if a.Spec.CodecConfig != nil {
 			config, err := object(a.Spec.CodecConfig)
@@ -184,6 +194,15 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 	}
 	t.comes(prefix+".port", t.out.Owner, path+".port")
 	t.comes(prefix+".targetPort", t.out.Owner, path+".targetPort")
+}
+
+// known tells whether there is a codec of a name, long or short.
+func known(codec string) bool {
+	if !strings.Contains(codec, ".") {
+		codec = codecPrefix + codec
+	}
+	_, there := codecs.Lookup(codec)
+	return there || codec == codecPrefix+"auto"
 }
 
 // exported are the namespaces that a service is visible in; nil: all.
