@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -44,6 +45,8 @@ type stage struct {
 	cfg *filtertest.Config
 	id  uint64
 	say [][2]string // attachments of answers
+
+	scrapes prometheus.TransactionalGatherer
 }
 
 func start(t *testing.T, direction, config string, clusters ...string) *stage {
@@ -80,6 +83,23 @@ func (s *stage) gather() map[string]*dto.MetricFamily {
 	all := map[string]*dto.MetricFamily{}
 	for _, f := range families {
 		all[f.GetName()] = f
+	}
+	// A page that is kept shows the same, whatever has come since the last time.
+	if s.scrapes == nil {
+		s.scrapes = s.mod.Scrapes()
+	}
+	kept, done, err := s.scrapes.Gather()
+	require.NoError(s.t, err)
+	defer done()
+	require.Len(s.t, kept, len(families))
+	for i, f := range kept {
+		require.Equal(s.t, families[i].GetName(), f.GetName())
+		if strings.HasPrefix(f.GetName(), "istio_") {
+			require.Len(s.t, f.GetMetric(), len(families[i].GetMetric()))
+			for _, m := range f.GetMetric() {
+				require.True(s.t, slices.ContainsFunc(families[i].GetMetric(), func(o *dto.Metric) bool { return proto.Equal(m, o) }), "%s: %v", f.GetName(), m)
+			}
+		}
 	}
 	return all
 }
