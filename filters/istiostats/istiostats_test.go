@@ -96,12 +96,24 @@ func (s *stage) gather() map[string]*dto.MetricFamily {
 		require.Equal(s.t, families[i].GetName(), f.GetName())
 		if strings.HasPrefix(f.GetName(), "istio_") {
 			require.Len(s.t, f.GetMetric(), len(families[i].GetMetric()))
+			byLabels := map[string]*dto.Metric{}
 			for _, m := range f.GetMetric() {
-				require.True(s.t, slices.ContainsFunc(families[i].GetMetric(), func(o *dto.Metric) bool { return proto.Equal(m, o) }), "%s: %v", f.GetName(), m)
+				byLabels[labelsOf(m)] = m
+			}
+			for _, m := range families[i].GetMetric() {
+				require.True(s.t, proto.Equal(m, byLabels[labelsOf(m)]), "%s: %v", f.GetName(), m)
 			}
 		}
 	}
 	return all
+}
+
+func labelsOf(m *dto.Metric) string {
+	var b strings.Builder
+	for _, l := range m.GetLabel() {
+		fmt.Fprintf(&b, "%s=%q ", l.GetName(), l.GetValue())
+	}
+	return b.String()
 }
 
 // lint holds what Prometheus gets against its own rules.
