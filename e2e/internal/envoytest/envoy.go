@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,8 @@ type Options struct {
 	Golang Golang
 	// Tunnels are Meltemi's connections to servers then.
 	Tunnels Tunnels
+	// Sanitized has the imitated host of that filter run under the address sanitizer.
+	Sanitized bool
 	// Replaces is the Envoy that this one takes over from by a hot restart.
 	Replaces *Envoy
 	// HotRestart lets another one take over.
@@ -102,7 +105,7 @@ func Start(t testing.TB, o Options) *Envoy {
 		require.NoError(t, os.WriteFile(e.path(lds), o.Binary(b), 0o644))
 	}
 	for _, x := range o.Extensions {
-		e.write(extensionFile(x["name"].(string)), []Resource{x})
+		e.write(extensionFile(x["name"].(string)), []Resource{e.golang.extensionForm(x)})
 	}
 	bootstrap, err := json.Marshal(map[string]any{
 		"node":  map[string]any{"id": "test", "cluster": "test"},
@@ -126,8 +129,11 @@ func Start(t testing.TB, o Options) *Envoy {
 	}
 	e.cmd = exec.Command(o.Bin, append(append(restart,
 		"-c", e.path("bootstrap.json"), "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
-		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", "3", "-l", "info",
+		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", "3",
 	), o.Args...)...)
+	if !slices.Contains(o.Args, "-l") { // Envoy takes it once
+		e.cmd.Args = append(e.cmd.Args, "-l", "info")
+	}
 	e.cmd.Env = append(append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules), o.Env...)
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
 	// A test binary that is killed takes its Envoys along.
@@ -268,6 +274,14 @@ func (e *Envoy) Log() string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// Exited is closed when the process that has Meltemi in it has ended.
+func (e *Envoy) Exited() <-chan struct{} {
+	if e.golang.imitated() != nil {
+		return e.golang.exited()
+	}
+	return e.exited
 }
 
 // Pid of the process that has Meltemi in it.
@@ -483,7 +497,7 @@ func (e *Envoy) SetExtension(name string, filter M) {
 	e.t.Helper()
 	stats := "extension_config_discovery.network_filter." + name + ".config_reload"
 	before := e.Stat(stats)
-	e.write(extensionFile(name), []Resource{Extension(name, filter)})
+	e.write(extensionFile(name), []Resource{e.golang.extensionForm(Extension(name, filter))})
 	e.WaitStat(stats, AtLeast(before+1))
 }
 
