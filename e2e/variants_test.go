@@ -63,12 +63,14 @@ var (
 var smokeByGolang = map[string]bool{
 	"TestDubboPairings": true, "TestThriftInPieces": true, "TestTRPCManyStreams": true, "TestBRPCStream": true,
 	"TestMisbehavingServer": true, "TestDuplicateAndHostileIDs": true, "TestClientThatDoesNotReadIsClosed": true,
-	"TestNoServer": true,
+	"TestNoServer": true, "TestHostsConform": true,
 }
 
 // byTCPProxyToo are the tests that run over tunnels by tcp_proxy as well. All run over tunnels by
 // CONNECT.
-var byTCPProxyToo = map[string]bool{"TestTRPCManyStreams": true, "TestBRPCStream": true, "TestTRPCSharedConnection": true}
+var byTCPProxyToo = map[string]bool{
+	"TestTRPCManyStreams": true, "TestBRPCStream": true, "TestTRPCSharedConnection": true, "TestHostsConform": true,
+}
 
 // What Envoy's golang filter cannot do, by the sentence of its source that says it (contrib/golang/
 // filters/network/source, and what it stands on).
