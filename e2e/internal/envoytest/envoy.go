@@ -87,7 +87,9 @@ func Start(t testing.TB, o Options) *Envoy {
 	t.Helper()
 	e := &Envoy{t: t, dir: t.TempDir(), exited: make(chan struct{}), mayPanic: o.MayPanic}
 	var err error
-	e.log, err = os.OpenFile(e.path("envoy.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	// Envoy watches its folder, and would log of each of its lines.
+	require.NoError(t, os.Mkdir(e.path("log"), 0o755))
+	e.log, err = os.OpenFile(e.path("log/envoy.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	require.NoError(t, err)
 	if o.Drain == 0 {
 		o.Drain = 2 * time.Second
@@ -269,7 +271,7 @@ func (e *Envoy) WaitExit() {
 
 // Log is everything that Envoy has logged so far.
 func (e *Envoy) Log() string {
-	b, err := os.ReadFile(e.path("envoy.log"))
+	b, err := os.ReadFile(e.path("log/envoy.log"))
 	if err != nil {
 		return err.Error()
 	}
