@@ -84,6 +84,10 @@ const (
 	// config.cc: a filter's configuration goes to the library of one library_id, which has no other
 	// kind of filter: a loopback listener has none of ours.
 	noCarrier = "there is no carrier filter: its loopback listener is Envoy's own filters, and its socket its owner's"
+	// config.cc, createFilterFactoryFromProtoTyped: whatever the library says, the factory is made.
+	noRefusal = "a configuration cannot be refused: it is logged and counted, and the one before it goes on"
+	// Its functions (dso.h, NetworkFilterDsoImpl) know no cluster's hosts.
+	noHosts = "nothing tells hosts: they are known as tunnels have led to them"
 )
 
 // notByGolang are tests of that.
@@ -96,6 +100,9 @@ var notByGolang = map[string]string{
 	"TestHostileSquatter":                         noCarrier,
 	"TestBadCarriersAreRefused":                   noCarrier,
 	"TestAWrongLoopbackListener":                  noCarrier,
+	"TestParkedCarriersLeaveADrainingListener":    noCarrier,
+	"TestARefusedListenerLeavesTheOldOneServing":  noRefusal,
+	"TestToldHostsAreEnvoys":                      noHosts,
 }
 
 // everywhere runs a test on every variant, also in a smoke run.
