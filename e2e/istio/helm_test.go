@@ -165,6 +165,12 @@ func TestTheChartsAreSound(t *testing.T) {
 	}
 	_, err := world.Helm("template", "meltemi-crds", chart("meltemi-crds"), "--set", "a=b")
 	require.ErrorContains(t, err, "schema")
+
+	// What kubectl has applied becomes Helm's.
+	c.kubectl("apply", "--server-side", "-f", mesh.CRDs(peers.Root()))
+	_, err = world.Helm("install", "meltemi-crds", chart("meltemi-crds"), "-n", operatorNamespace)
+	require.ErrorContains(t, err, "invalid ownership metadata")
+	c.helm("install", "meltemi-crds", chart("meltemi-crds"), "--take-ownership")
 }
 
 // objects are all of the API server's that can be listed, but for events, what istiod puts
