@@ -289,8 +289,8 @@ func (m *Mesh) StartIstiod() (err error) {
 	p.env = []string{
 		"REVISION=default", "PILOT_CERT_PROVIDER=istiod", "POD_NAME=istiod-0", "POD_NAMESPACE=" + RootNamespace,
 		"SERVICE_ACCOUNT=istiod", "CLUSTER_ID=Kubernetes", "ENABLE_CA_SERVER=true",
-		// Only Istio's own build of Envoy has that filter.
-		"PILOT_ENABLE_METADATA_EXCHANGE=false",
+		// Only Istio's own build of Envoy has those filters.
+		"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false",
 	}
 	if m.istiod, err = p.start(); err != nil {
 		return err
@@ -344,6 +344,11 @@ func (m *Mesh) Kubectl(input string, args ...string) (string, error) {
 
 // Helm is Kubectl of Helm.
 func (m *Mesh) Helm(args ...string) (string, error) { return m.tool("", m.helm, args...) }
+
+// Tool runs a program that finds kubectl, as an administrator, on the node.
+func (m *Mesh) Tool(program string, args ...string) (string, error) {
+	return m.tool("", program, args...)
+}
 
 func (m *Mesh) tool(input, program string, args ...string) (string, error) {
 	var out, problem strings.Builder
