@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
@@ -20,7 +21,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -102,12 +102,9 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
 		LeaderElectionID: "meltemi-operator", LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
+			DefaultTransform: trim,
 			ByObject: map[client.Object]cache.ByObject{
-				&istioalpha.EnvoyFilter{}:  {Label: managed(), Transform: trim},
-				&istio.VirtualService{}:    {Transform: trim},
-				&corev1.Service{}:          {Transform: trim},
-				&discovery.EndpointSlice{}: {Transform: trim},
+				&istioalpha.EnvoyFilter{}: {Label: managed()},
 				&corev1.ConfigMap{}: {
 					Namespaces: map[string]cache.Config{o.RootNamespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", meshConfigMap)}},
 				},
@@ -128,6 +125,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	}
 	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
 		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),
+		SkipNameValidation: new(true), // a process may have several control planes
 		LogConstructor: func(q *Request) logr.Logger {
 			if q == nil {
 				return log
@@ -143,7 +141,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		&corev1.Service{}, &discovery.EndpointSlice{}, &corev1.ConfigMap{},
 		&istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{}, &istio.VirtualService{}, &istioalpha.EnvoyFilter{},
 	} {
-		if err := c.Watch(source.TypedKind(m.GetCache(), o, handler.TypedEnqueueRequestsFromMapFunc(r.touched), relevant)); err != nil {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant)); err != nil {
 			return nil, err
 		}
 	}
@@ -156,30 +154,51 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 // trim leaves out of objects what is not read, so that the cache stays small. Of what is
 // written a digest says whether it is as it shall be.
 func trim(o any) (any, error) {
+	object, ok := o.(client.Object)
+	if !ok {
+		return o, nil
+	}
+	object.SetManagedFields(nil)
+	delete(object.GetAnnotations(), corev1.LastAppliedConfigAnnotation)
 	switch o := o.(type) {
 	case *istioalpha.EnvoyFilter:
-		o.ManagedFields = nil
 		annotate(&o.Annotations, digest(&o.Spec))
 		o.Spec.Reset()
 	case *istio.VirtualService:
-		o.ManagedFields = nil
 		if o.Labels[translate.ManagedBy] == translate.Manager {
 			annotate(&o.Annotations, digest(&o.Spec))
 		}
 		o.Spec.Http = nil
 	case *corev1.Service:
-		o.ManagedFields, o.Status = nil, corev1.ServiceStatus{}
-		delete(o.Annotations, corev1.LastAppliedConfigAnnotation)
+		o.Labels, o.Status = nil, corev1.ServiceStatus{}
 	case *discovery.EndpointSlice:
-		o.ManagedFields, o.Endpoints, o.Annotations = nil, nil, nil
+		o.Endpoints, o.Annotations, o.OwnerReferences = nil, nil, nil
+		o.Labels = map[string]string{discovery.LabelServiceName: o.Labels[discovery.LabelServiceName]}
+	case *istio.ServiceEntry:
+		o.Spec.Endpoints = nil
+	case *istio.DestinationRule:
+		trimPolicy(o.Spec.TrafficPolicy)
+		for _, s := range o.Spec.Subsets {
+			s.Labels = nil
+			trimPolicy(s.TrafficPolicy)
+		}
 	}
 	return o, nil
+}
+
+func trimPolicy(p *networking.TrafficPolicy) {
+	if p == nil {
+		return
+	}
+	p.ConnectionPool, p.Tls = nil, nil
+	for _, s := range p.PortLevelSettings {
+		s.ConnectionPool, s.Tls = nil, nil
+	}
 }
 
 func annotate(annotations *map[string]string, digest string) {
 	if *annotations == nil {
 		*annotations = map[string]string{}
 	}
-	delete(*annotations, corev1.LastAppliedConfigAnnotation)
 	(*annotations)[digestKey] = digest
 }
