@@ -195,7 +195,8 @@ func TestOutages(t *testing.T) {
 			settle()
 			for _, step := range steps {
 				outage(w, func() { require.NoError(t, step(w.user)) })
-				settle()
+				time.Sleep(time.Minute)
+				synctest.Wait()
 				states = append(states, w.state())
 			}
 			require.NoError(t, r.stop())
@@ -227,6 +228,12 @@ func TestOutages(t *testing.T) {
 				return nil
 			}
 			settle()
+			w.before = nil
+		},
+		"refusing all for long": func(w *world, step func()) {
+			step()
+			w.before = func(*http.Request) error { return errors.New("the webhook is away") }
+			time.Sleep(time.Hour)
 			w.before = nil
 		},
 	} {

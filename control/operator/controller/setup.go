@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -49,6 +50,13 @@ type Options struct {
 	// RDS says how routes are served.
 	RDS RDS
 }
+
+// What fails is tried again after these; however long istiod's webhook or the API server
+// has been away, all is as it shall be soon after.
+const (
+	firstDelay = 5 * time.Millisecond
+	maxDelay   = 30 * time.Second
+)
 
 var writes = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "meltemi_operator_writes_total",
@@ -126,6 +134,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
 		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),
 		SkipNameValidation: new(true), // a process may have several control planes
+		RateLimiter:        workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstDelay, maxDelay),
 		LogConstructor: func(q *Request) logr.Logger {
 			if q == nil {
 				return log

@@ -14,9 +14,10 @@ type Operator struct {
 	m *Mesh
 	t testing.TB
 	p *process
-	// bin is the program, number tells several of a test apart.
-	bin    string
-	number int
+	// bin is the program, name and number tell several of a test apart.
+	bin, name string
+	number    int
+	port      int
 }
 
 // operatorPort is where the first one tells about its health; metrics are behind it.
@@ -32,7 +33,7 @@ func (m *Mesh) Operator(t testing.TB, bin, crds string) *Operator {
 		_, err := m.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 		return err == nil
 	}))
-	o := &Operator{m: m, t: t, bin: bin}
+	o := &Operator{m: m, t: t, bin: bin, name: "meltemi-operator", port: operatorPort}
 	o.Start()
 	t.Cleanup(func() {
 		// The tests' services have gone before.
@@ -64,18 +65,25 @@ func (o *Operator) Made() string {
 func (o *Operator) Start() {
 	o.t.Helper()
 	o.number++
-	name := "meltemi-operator"
 	p := program{
-		name: name, netns: o.m.fabric.node, dir: o.m.dir, log: o.m.path(fmt.Sprintf("%s-%d.log", name, o.number)),
+		name: o.name, netns: o.m.fabric.node, dir: o.m.dir, log: o.m.path(fmt.Sprintf("%s-%d.log", o.name, o.number)),
 		argv: []string{
 			o.bin, "-kubeconfig", o.m.path("kubeconfig"), "-leader-election-namespace", RootNamespace,
-			"-health-address", fmt.Sprintf("127.0.0.1:%d", operatorPort), "-metrics-address", fmt.Sprintf("127.0.0.1:%d", operatorPort+1),
+			"-health-address", fmt.Sprintf("127.0.0.1:%d", o.port), "-metrics-address", fmt.Sprintf("127.0.0.1:%d", o.port+1),
 		},
 	}
 	var err error
 	o.p, err = p.start()
 	require.NoError(o.t, err)
-	require.NoError(o.t, o.p.until("ready", func() bool { return o.m.ok(fmt.Sprintf("http://127.0.0.1:%d/readyz", operatorPort)) }))
+	require.NoError(o.t, o.p.until("ready", func() bool { return o.m.ok(fmt.Sprintf("http://127.0.0.1:%d/readyz", o.port)) }))
+}
+
+// Replica starts another one beside it.
+func (o *Operator) Replica() *Operator {
+	o.t.Helper()
+	r := &Operator{m: o.m, t: o.t, bin: o.bin, name: o.name + "-replica", port: o.port + 2}
+	r.Start()
+	return r
 }
 
 // Stop asks it to end. It ends well.
@@ -98,7 +106,7 @@ func (o *Operator) Log() string { return o.p.output() }
 // Metrics are what Prometheus would be told.
 func (o *Operator) Metrics() string {
 	o.t.Helper()
-	body, err := o.m.fabric.node.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", operatorPort+1))
+	body, err := o.m.fabric.node.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", o.port+1))
 	require.NoError(o.t, err)
 	return body
 }
