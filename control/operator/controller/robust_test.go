@@ -233,7 +233,7 @@ func TestOutages(t *testing.T) {
 		"refusing all for long": func(w *world, step func()) {
 			step()
 			w.before = func(*http.Request) error { return errors.New("the webhook is away") }
-			time.Sleep(time.Hour)
+			time.Sleep(15 * time.Minute)
 			w.before = nil
 		},
 	} {
