@@ -2,11 +2,13 @@ package istio
 
 import (
 	"flag"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
@@ -45,7 +47,8 @@ func TestRoutersChangeUnderLoad(t *testing.T) {
 			}
 		}
 	}()
-	replica := o.operator.Replica()
+	root := peers.Root()
+	replica := o.Pods(mesh.PodSpec{Name: "replica"})[0].Operator(filepath.Join(root, "build", "meltemi-operator"), mesh.CRDs(root))
 	before, start := o.reloads(o.client), time.Now()
 	for i := range *churn {
 		switch i {

@@ -156,7 +156,7 @@ func response(q *http.Request, code int, body io.ReadCloser) *http.Response {
 	}
 }
 
-func status(code int, reason metav1.StatusReason) (int, any) {
+func failure(code int, reason metav1.StatusReason) (int, any) {
 	return code, object{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": string(reason), "message": string(reason)}
 }
 
@@ -195,12 +195,12 @@ func (a *apiServer) answer(q *http.Request, body []byte) (int, any) {
 	}
 	t, ok := parse(q.URL.Path)
 	if !ok {
-		return status(404, metav1.StatusReasonNotFound)
+		return failure(404, metav1.StatusReasonNotFound)
 	}
 	var o object
 	if len(body) > 0 {
 		if err := json.Unmarshal(body, &o); err != nil {
-			return status(400, metav1.StatusReasonBadRequest)
+			return failure(400, metav1.StatusReasonBadRequest)
 		}
 	}
 	switch q.Method {
@@ -211,11 +211,11 @@ func (a *apiServer) answer(q *http.Request, body []byte) (int, any) {
 		if o := a.objects[t.key()]; o != nil {
 			return 200, o
 		}
-		return status(404, metav1.StatusReasonNotFound)
+		return failure(404, metav1.StatusReasonNotFound)
 	case http.MethodPost:
 		t.name = metaOf(o).name()
 		if a.objects[t.key()] != nil {
-			return status(409, metav1.StatusReasonAlreadyExists)
+			return failure(409, metav1.StatusReasonAlreadyExists)
 		}
 		return 201, a.store(t, q, len(body), o)
 	case http.MethodDelete:
@@ -223,10 +223,10 @@ func (a *apiServer) answer(q *http.Request, body []byte) (int, any) {
 	}
 	old := a.objects[t.key()]
 	if old == nil && (q.Method == http.MethodPut || t.sub != "") {
-		return status(404, metav1.StatusReasonNotFound)
+		return failure(404, metav1.StatusReasonNotFound)
 	}
 	if v := metaOf(o).get("resourceVersion"); v != "" && (old == nil || v != metaOf(old).get("resourceVersion")) {
-		return status(409, metav1.StatusReasonConflict)
+		return failure(409, metav1.StatusReasonConflict)
 	}
 	if old == nil {
 		return 201, a.store(t, q, len(body), o)
@@ -333,12 +333,12 @@ func (a *apiServer) store(t target, q *http.Request, size int, o object) object 
 func (a *apiServer) remove(t target, q *http.Request, options object) (int, any) {
 	old := a.objects[t.key()]
 	if old == nil {
-		return status(404, metav1.StatusReasonNotFound)
+		return failure(404, metav1.StatusReasonNotFound)
 	}
 	conditions, _ := options["preconditions"].(object)
 	for field, want := range conditions {
 		if metaOf(old).get(field) != want {
-			return status(409, metav1.StatusReasonConflict)
+			return failure(409, metav1.StatusReasonConflict)
 		}
 	}
 	delete(a.objects, t.key())
@@ -430,7 +430,7 @@ func (a *apiServer) watch(q *http.Request) (*http.Response, error) {
 			var news []change
 			if at < a.expired {
 				a.mu.Unlock()
-				_, gone := status(410, metav1.StatusReasonExpired)
+				_, gone := failure(410, metav1.StatusReasonExpired)
 				tell("ERROR", gone)
 				return
 			}

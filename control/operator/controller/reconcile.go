@@ -53,6 +53,7 @@ type reconciler struct {
 	log  logr.Logger
 
 	routes *rds.Server // nil: none are served
+	judge  *judge      // of what proxies say of them
 
 	// writing is held to read by who writes filters that need the loopback listener, and
 	// to write by who removes that.

@@ -31,6 +31,7 @@ import (
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+	"github.com/meltemi-mesh/meltemi/control/status"
 	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 )
 
@@ -104,13 +105,15 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	r := &reconciler{Options: o, log: log, loopbacks: map[string]*envoyfilter.Filter{}}
 	m, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Logger: log,
-		Metrics:                 server.Options{BindAddress: o.Metrics, ExtraHandlers: map[string]http.Handler{"/rds": http.HandlerFunc(r.told)}},
+		Metrics: server.Options{BindAddress: o.Metrics, ExtraHandlers: map[string]http.Handler{
+			"/rds": http.HandlerFunc(r.told), status.Path: http.HandlerFunc(r.serveStatus),
+		}},
 		HealthProbeBindAddress:  o.Health,
 		GracefulShutdownTimeout: &grace,
 		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
 		LeaderElectionID: "meltemi-operator", LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			DefaultTransform: trim,
+			DefaultTransform: r.trim,
 			ByObject: map[client.Object]cache.ByObject{
 				&istioalpha.EnvoyFilter{}: {Label: managed()},
 				&corev1.ConfigMap{}: {
@@ -154,6 +157,11 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 			return nil, err
 		}
 	}
+	if r.judge != nil {
+		if err := c.Watch(source.TypedFunc[Request](r.judge.lead)); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return nil, err
 	}
@@ -162,7 +170,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 
 // trim leaves out of objects what is not read, so that the cache stays small. Of what is
 // written a digest says whether it is as it shall be.
-func trim(o any) (any, error) {
+func (r *reconciler) trim(o any) (any, error) {
 	object, ok := o.(client.Object)
 	if !ok {
 		return o, nil
@@ -181,7 +189,10 @@ func trim(o any) (any, error) {
 	case *corev1.Service:
 		o.Labels, o.Status = nil, corev1.ServiceStatus{}
 	case *discovery.EndpointSlice:
-		o.Endpoints, o.Annotations, o.OwnerReferences = nil, nil, nil
+		if name, namespace, own := r.ownService(); !own || o.Namespace != namespace || o.Labels[discovery.LabelServiceName] != name {
+			o.Endpoints = nil // but for the replicas
+		}
+		o.Annotations, o.OwnerReferences = nil, nil
 		o.Labels = map[string]string{discovery.LabelServiceName: o.Labels[discovery.LabelServiceName]}
 	case *istio.ServiceEntry:
 		o.Spec.Endpoints = nil
