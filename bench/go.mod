@@ -6,5 +6,6 @@ replace github.com/meltemi-mesh/meltemi => ../
 
 require (
 	github.com/meltemi-mesh/meltemi v0.0.0-00010101000000-000000000000
+	go.yaml.in/yaml/v3 v3.0.5
 	google.golang.org/protobuf v1.36.12
 )

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -19,6 +20,8 @@ var (
 	envoyPath  = flag.String("envoy", "../build/envoy-1.40.0/envoy", "Envoy's binary")
 	soPath     = flag.String("so", "../build/libmeltemi.so", "Meltemi's shared object")
 	beforePath = flag.String("before", "", "another libmeltemi.so, of the commit before, to be measured beside; empty: none")
+	onHost     = flag.String("host", "", "contrib: each target that is Meltemi is measured also by Envoy's golang filter, which is imitated; needs g++")
+	connect    = flag.Bool("connect", true, "that host's loopback listener takes CONNECT, else it is tcp_proxy")
 	workers    = flag.Int("workers", 1, "workers of each proxy")
 	runs       = flag.Int("runs", 7, "interleaved runs of each scenario")
 	duration   = flag.Duration("duration", 2*time.Second, "what is measured of each run")
@@ -43,6 +46,8 @@ type scenario struct {
 	// goals are ratios of CPU per request (of p99 in an open loop) to another
 	// target's.
 	goals map[string]float64
+	// goalsByGolang are the same by the golang filter.
+	goalsByGolang map[string]float64
 }
 
 // row is the median of a target's runs of a scenario.
@@ -123,6 +128,17 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 			}
 		}
 	}
+	switch *onHost {
+	case "":
+	case "contrib":
+		for _, t := range targets {
+			if strings.HasPrefix(t, "meltemi") {
+				targets = append(targets, t+golangSuffix)
+			}
+		}
+	default:
+		return nil, nil, fmt.Errorf("unknown -host %q: want contrib", *onHost)
+	}
 	if *beforePath != "" {
 		for _, t := range targets {
 			if strings.HasPrefix(t, "meltemi") {
@@ -193,7 +209,7 @@ func compared(ps []*proxy, pr *protocol, sc scenario) (some []*proxy) {
 		targets = sc.targets
 	}
 	for _, p := range ps {
-		if slices.Contains(targets, strings.TrimSuffix(p.name, beforeSuffix)) {
+		if slices.Contains(targets, strings.TrimSuffix(strings.TrimSuffix(p.name, beforeSuffix), golangSuffix)) {
 			some = append(some, p)
 		}
 	}
@@ -265,15 +281,11 @@ func report(pr *protocol, sc scenario, rows []row) (missed []string) {
 	fmt.Printf("\n%s %s (%d workers, median of %d)\n\n", pr.name, sc.name, *workers, *runs)
 	fmt.Println("| target | CPU µs/req | req/s | p50 µs | p99 µs | upstream |")
 	fmt.Println("|---|---|---|---|---|---|")
-	var ours *row
-	for i, r := range rows {
+	for _, r := range rows {
 		fmt.Printf("| %s | %.2f | %.0f | %.0f | %.0f | %d |\n", r.Target, r.CPU, r.Rate, r.P50, r.P99, r.Upstreams)
-		if r.Target == sc.ours || sc.ours == "" && r.Target == "meltemi" {
-			ours = &rows[i]
-		}
 	}
 	for _, r := range rows {
-		i := slices.IndexFunc(rows, func(o row) bool { return o.Target == r.Target+beforeSuffix })
+		i := indexOfRow(rows, r.Target+beforeSuffix)
 		if i < 0 {
 			continue
 		}
@@ -283,11 +295,19 @@ func report(pr *protocol, sc scenario, rows []row) (missed []string) {
 		}
 		fmt.Printf("%s %s: %s of %s %.3f of the commit before\n", pr.name, sc.name, what, r.Target, ratio)
 	}
-	if ours == nil {
+	ours := cmp.Or(sc.ours, "meltemi")
+	return append(held(pr, sc, rows, ours, sc.goals), held(pr, sc, rows, ours+golangSuffix, sc.goalsByGolang)...)
+}
+
+// held tells which goals a target misses.
+func held(pr *protocol, sc scenario, rows []row, target string, goals map[string]float64) (missed []string) {
+	i := indexOfRow(rows, target)
+	if i < 0 {
 		return nil
 	}
+	ours := rows[i]
 	for _, r := range rows {
-		goal, ok := sc.goals[r.Target]
+		goal, ok := goals[r.Target]
 		if !ok {
 			continue
 		}
@@ -295,7 +315,7 @@ func report(pr *protocol, sc scenario, rows []row) (missed []string) {
 		if sc.open {
 			what, ratio = "p99", ours.P99/r.P99
 		}
-		line := fmt.Sprintf("%s %s: %s %.2f of %s's, goal %.2f", pr.name, sc.name, what, ratio, r.Target, goal)
+		line := fmt.Sprintf("%s %s: %s of %s %.2f of %s's, goal %.2f", pr.name, sc.name, what, target, ratio, r.Target, goal)
 		fmt.Println(line)
 		if ratio > goal {
 			missed = append(missed, line)
@@ -304,12 +324,16 @@ func report(pr *protocol, sc scenario, rows []row) (missed []string) {
 	return missed
 }
 
+func indexOfRow(rows []row, target string) int {
+	return slices.IndexFunc(rows, func(r row) bool { return r.Target == target })
+}
+
 // idle measures what an idle client connection costs.
 func idle(ps []*proxy, rival string) (missed []string) {
 	cost := map[string]float64{}
 	fmt.Printf("\nmemory of %d idle connections\n\n| target | KiB each |\n|---|---|\n", *idleConns)
 	for _, p := range ps {
-		if p.pid == 0 {
+		if len(p.pids) == 0 {
 			continue
 		}
 		before := p.memory()

@@ -67,8 +67,14 @@ var dubbo = func() protocol {
 		targets: []string{"direct", "tcp_proxy", "dubbo_proxy", "meltemi", "haproxy"},
 		rival:   "dubbo_proxy",
 		scenarios: []scenario{
-			{name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.80, "dubbo_proxy": 0.65}},
-			{name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"dubbo_proxy": 0.10}},
+			{
+				name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.80, "dubbo_proxy": 0.65},
+				goalsByGolang: map[string]float64{"tcp_proxy": 1.60},
+			},
+			{
+				name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"dubbo_proxy": 0.10},
+				goalsByGolang: map[string]float64{"dubbo_proxy": 0.12},
+			},
 			{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.60}},
 			{
 				name: "policies", conns: 16, outstanding: 1, ours: policiesTarget,
