@@ -25,12 +25,15 @@ import (
 // clients, and a stock Envoy behind it the loopback listener.
 const golangSuffix = "-golang"
 
-// contribHost builds the program.
+// contribHost builds the program, if it is not there.
 var contribHost = sync.OnceValues(func() (string, error) {
 	if _, err := exec.LookPath("g++"); err != nil {
 		return "", fmt.Errorf("%w: %w", errNotInstalled, err)
 	}
 	out := filepath.Join("..", "build", "contribhost", "bench")
+	if current(out, "../e2e/contribhost") {
+		return out, nil
+	}
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return "", err
 	}
@@ -39,6 +42,22 @@ var contribHost = sync.OnceValues(func() (string, error) {
 	}
 	return out, nil
 })
+
+// current reports whether a file is newer than all in a folder.
+func current(file, dir string) bool {
+	built, err := os.Stat(file)
+	if err != nil {
+		return false
+	}
+	sources, err := os.ReadDir(dir)
+	for _, s := range sources {
+		i, e := s.Info()
+		if e != nil || i.ModTime().After(built.ModTime()) {
+			return false
+		}
+	}
+	return err == nil
+}
 
 // serveGolang starts the program in front of p, whose Envoy has the loopback listener.
 // filter is the one of dynamic modules, of which the golang filter gets the configuration.

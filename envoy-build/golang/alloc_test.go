@@ -26,5 +26,6 @@ type nowhere struct{}
 
 func (nowhere) Write([]byte)                {}
 func (nowhere) Close(CloseType)             {}
+func (nowhere) Later() bool                 { return false }
 func (nowhere) Addresses() (string, string) { return "10.0.0.1:1", "10.0.0.2:1" }
 func (nowhere) Release()                    {}

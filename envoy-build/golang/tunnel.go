@@ -280,6 +280,10 @@ func (t *tunnel) want(interest uint32) {
 		op = unix.EPOLL_CTL_ADD
 	}
 	t.watched = interest != 0
+	t.watch(op)
+}
+
+func (t *tunnel) watch(op int) {
 	if err := t.w.poller.watch(op, t); err != nil {
 		t.w.h.log(host.Error, "meltemi: epoll_ctl: %v", err)
 		t.end(host.Reset)
@@ -304,12 +308,14 @@ func (ts *tunnels) happened(e unix.EpollEvent) {
 	if t.generation != uint32(e.Pad) || t.state == over || t.fd < 0 {
 		return
 	}
-	if e.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		if t.paused > 0 { // what it has sent is read later
+	ends := e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
+	if ends || e.Events&unix.EPOLLIN != 0 {
+		switch {
+		case t.paused == 0:
+			t.receive(ends)
+		case e.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0: // what it has sent is read later
 			t.hung, t.blocked = true, false
 			t.look()
-		} else {
-			t.receive()
 		}
 	}
 	if e.Events&unix.EPOLLOUT != 0 && t.state != over {
@@ -317,8 +323,8 @@ func (ts *tunnels) happened(e unix.EpollEvent) {
 	}
 }
 
-// receive hands over what has come.
-func (t *tunnel) receive() {
+// receive hands over what has come, of which the end may be told no more.
+func (t *tunnel) receive(ends bool) {
 	ts := &t.w.tunnels
 	if ts.read == nil {
 		ts.read = make([]byte, readBytes)
@@ -344,10 +350,11 @@ func (t *tunnel) receive() {
 			ts.views[0] = b
 			t.w.guard(t, func() { t.ev.Data(ts.views[:], len(b)) })
 		}
-		if n < readBytes || t.state == over || t.cut || t.paused > 0 {
+		if n < readBytes && !ends || t.state == over || t.cut || t.paused > 0 {
 			return
 		}
 	}
+	t.watch(unix.EPOLL_CTL_MOD) // there may be more, of which it has told
 }
 
 // lost tells why a tunnel has ended. One over which nothing has gone may never have been
