@@ -96,14 +96,10 @@ func (c *Client) Data(chunks [][]byte, total int, end bool) {
 
 // Turned is what [Connection.Later] has asked for.
 func (c *Client) Turned() {
-	switch w := c.w; {
-	case !w.enter():
-		w.put(item{kind: nothing})
-	case w.gathering:
+	if w := c.w; w.enter() {
 		w.leave()
-	default:
-		w.lock.Unlock()
-		w.help()
+	} else {
+		w.put(item{kind: nothing})
 	}
 }
 

@@ -79,6 +79,20 @@ func TestATurnEndsWithoutTheClientThatWasToTell(t *testing.T) {
 		q.Send([]byte("c"))
 	})
 	q.gets(2)
+
+	// The same, of another one; with it there are bytes, and then the turn is over.
+	p, r = e.dial(PluginName), e.dial(PluginName)
+	e.together(func() {
+		p.Send([]byte("a"))
+		e.post(func() { p.c.w.lock.Lock() })
+		q.Send([]byte("d"))
+		e.post(func() {
+			r.end(true)
+			p.c.w.lock.Unlock()
+		})
+	})
+	p.gets(1)
+	q.gets(3)
 }
 
 // TestThePollerDoesNotWait: what it sees while somebody else is at work is done by that one.
