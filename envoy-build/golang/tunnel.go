@@ -29,6 +29,9 @@ const (
 	readBytes = 64 << 10
 	// maxReads is how often one tunnel is read before others are.
 	maxReads = 4
+	// maxWrites is how many buffers are written at once: so many that unix.Writev needs no
+	// memory.
+	maxWrites = 8
 	// assumedHosts is how many hosts a cluster is taken to have of which nothing is known:
 	// as many tunnels are kept as pools may have, over which Envoy's load balancer spreads
 	// what it likes.
@@ -49,6 +52,7 @@ type tunnels struct {
 	missing missing
 	read    []byte
 	views   [1][]byte
+	writes  [maxWrites][]byte
 }
 
 // tunnel is a connection to the loopback listener, whose stock filters take its bytes to
@@ -377,12 +381,7 @@ func (t *tunnel) lost(err error) host.CloseReason {
 // flush writes what there is to write.
 func (t *tunnel) flush() {
 	for len(t.out) > 0 {
-		b := t.out[0]
-		n, err := unix.Write(t.fd, b.B[t.sent:])
-		if n > 0 {
-			t.sent += n
-			t.wrote = true
-		}
+		n, err := t.writeOut()
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
@@ -395,11 +394,8 @@ func (t *tunnel) flush() {
 			t.setBlocked(false)
 			return
 		}
-		if t.sent == len(b.B) {
-			b.Free()
-			t.sent = 0
-			t.out = append(t.out[:0], t.out[1:]...)
-		}
+		t.wrote = t.wrote || n > 0
+		t.written(n)
 	}
 	if t.ending && !t.ended {
 		t.ended = true
@@ -412,6 +408,39 @@ func (t *tunnel) flush() {
 		}
 	}
 	t.setBlocked(false)
+}
+
+// writeOut writes the first of out together.
+func (t *tunnel) writeOut() (n int, err error) {
+	if len(t.out) == 1 {
+		return unix.Write(t.fd, t.out[0].B[t.sent:])
+	}
+	views := t.w.tunnels.writes[:min(len(t.out), maxWrites)]
+	for i := range views {
+		views[i] = t.out[i].B
+	}
+	views[0] = views[0][t.sent:]
+	n, err = unix.Writev(t.fd, views)
+	clear(views)
+	return n, err
+}
+
+// written takes the first n bytes from out.
+func (t *tunnel) written(n int) {
+	n += t.sent
+	done := 0
+	for _, b := range t.out {
+		if n < len(b.B) {
+			break
+		}
+		n -= len(b.B)
+		b.Free()
+		done++
+	}
+	t.sent = n
+	left := copy(t.out, t.out[done:])
+	clear(t.out[left:])
+	t.out = t.out[:left]
 }
 
 // lingers has the tunnel closed when nothing moves any more.

@@ -1,12 +1,14 @@
 package golang
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 // together has what it posts be due in the same turn of Envoy's loop.
@@ -167,4 +169,69 @@ func (w *worker) tunnelWith(t *testing.T, said string, gone bool) (server int, h
 	w.place(u)
 	u.want(unix.EPOLLIN)
 	return fds[1], h
+}
+
+// TestWhatATunnelWrites arrives in its order and whole, in however many buffers it was, and
+// costs no memory.
+func TestWhatATunnelWrites(t *testing.T) {
+	e := newEnvoy(t, &echo{}, true)
+	require.NoError(t, e.Load("{}"))
+	p := e.dial(PluginName)
+	p.Send([]byte("a"))
+	p.gets(1)
+	w := p.c.w
+	w.lock.Lock()
+	defer w.leave()
+	server, _ := w.tunnelWith(t, "", false)
+	u := w.slots[len(w.slots)-1]
+	got := make([]byte, 64<<10)
+	read := func() string {
+		n, err := unix.Read(server, got)
+		require.NoError(t, err)
+		return string(got[:n])
+	}
+	write := func(texts ...string) {
+		for _, text := range texts {
+			b := w.Buffer(len(text))
+			b.B = append(b.B, text...)
+			u.Write(b)
+		}
+		w.carryOutTunnels()
+	}
+	write("one")
+	require.Equal(t, "one", read())
+	parts := []string{"", "b", "c", "", "d", "e", "f", "g", "h", "i", "j", ""}
+	write(parts...)
+	require.Equal(t, strings.Join(parts, ""), read())
+	require.Empty(t, u.out)
+
+	var want strings.Builder
+	for i := range 40 { // more than fits
+		parts := []string{strings.Repeat(string(rune('a'+i%26)), 9000), strings.Repeat("-", i)}
+		write(parts...)
+		want.WriteString(strings.Join(parts, ""))
+	}
+	require.True(t, u.blocked)
+	var all strings.Builder
+	for all.Len() < want.Len() {
+		all.WriteString(read())
+		u.flush()
+	}
+	require.Equal(t, want.String(), all.String())
+	require.Empty(t, u.out)
+	require.False(t, u.blocked)
+
+	require.Zero(t, raced.AllocsPerRun(t, 100, func() {
+		for range 20 {
+			b := w.Buffer(100)
+			b.B = b.B[:100]
+			u.Write(b)
+		}
+		w.carryOutTunnels()
+		if n, err := unix.Read(server, got); n != 2000 || err != nil {
+			t.Error(n, err)
+		}
+	}))
+	u.end(host.Local)
+	require.NoError(t, unix.Close(server))
 }
