@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -131,12 +132,13 @@ func servesByGolang(t *testing.T, image *images.Image) {
 	run := func(argv ...string) *exec.Cmd {
 		cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", `
 mount --bind "$ROOT" "$ROOT"
+mount --bind "$ROOT$OWN" "$ROOT$OWN"
 mount --rbind /dev "$ROOT/dev"
 mount -t proc proc "$ROOT/proc"
 mount -o remount,bind,ro "$ROOT"
 exec setpriv --no-new-privs chroot --userspec 1337:1337 --groups= "$ROOT" "$@"
 `, "sh"}, argv...)...)
-		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "ROOT=" + image.Root}, image.Config.Env...)
+		cmd.Env = append(slices.Clone(image.Config.Env), "PATH="+os.Getenv("PATH"), "ROOT="+image.Root, "OWN="+path.Dir(settings.Path))
 		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 		require.NoError(t, err)
 		cmd.Stderr = log
