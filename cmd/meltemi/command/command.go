@@ -33,6 +33,7 @@ const usage = `usage: meltemi COMMAND [ARGUMENTS]
   routes -address ADDRESS  print the route tables of a running Envoy
   logs -address ADDRESS reopen
                            have it open the files of access logs anew
+  status [HOST]            print what the control plane has programmed
   new-codec NAME           write a module to begin a codec with
   new-filter NAME          write a module to begin a filter with
   codecs                   list the codecs that are linked
@@ -96,6 +97,8 @@ func (e *env) run(args []string) int {
 		return e.routes(args)
 	case name == "logs":
 		return e.logs(args)
+	case name == "status":
+		return e.status(args)
 	case name == "new-codec":
 		return e.newCodec(args)
 	case name == "new-filter":
@@ -136,6 +139,8 @@ func (e *env) help(args []string) int {
 			return e.routes([]string{"-h"})
 		case "logs":
 			return e.logs([]string{"-h"})
+		case "status":
+			return e.status([]string{"-h"})
 		case "new-codec":
 			return e.newCodec([]string{"-h"})
 		case "new-filter":

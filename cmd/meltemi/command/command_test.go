@@ -178,6 +178,9 @@ func TestOutput(t *testing.T) {
 		"logs without a verb":      {args: "logs"},
 		"logs with another verb":   {args: "logs rotate"},
 		"help logs":                {args: "help logs"},
+		"status of nowhere":        {args: "status -operator nowhere"},
+		"status as YAML":           {args: "status -o yaml"},
+		"help status":              {args: "help status"},
 		"help new-codec":           {args: "help new-codec"},
 		"help new-filter":          {args: "help new-filter"},
 		"codecs":                   {args: "codecs"},
@@ -188,8 +191,8 @@ func TestOutput(t *testing.T) {
 		"help for what is not":     {args: "help unknown"},
 		"no command":               {args: ""},
 	} {
-		golden := filepath.Join("testdata", strings.ReplaceAll(name, " ", "_")+".golden")
-		stale = slices.DeleteFunc(stale, func(file string) bool { return file == golden })
+		file := filepath.Join("testdata", strings.ReplaceAll(name, " ", "_")+".golden")
+		stale = slices.DeleteFunc(stale, func(f string) bool { return f == file })
 		t.Run(name, func(t *testing.T) {
 			args := strings.Fields(tc.args)
 			for i, arg := range args {
@@ -200,17 +203,28 @@ func TestOutput(t *testing.T) {
 			}
 			var stdout, stderr bytes.Buffer
 			status := Main(args, bytes.NewReader(tc.stdin), &stdout, &stderr)
-			got := fmt.Sprintf("status %d\n--- stdout\n%s--- stderr\n%s", status, &stdout, &stderr)
-			if *update {
-				require.NoError(t, os.MkdirAll("testdata", 0o755))
-				require.NoError(t, os.WriteFile(golden, []byte(got), 0o600))
-			}
-			want, err := os.ReadFile(golden)
-			require.NoError(t, err)
-			require.Equal(t, string(want), got)
+			golden(t, strings.ReplaceAll(name, " ", "_"), outcome(status, &stdout, &stderr))
 		})
 	}
 	require.Empty(t, stale, "no test has these")
+}
+
+// outcome is what a command line has brought.
+func outcome(status int, stdout, stderr fmt.Stringer) string {
+	return fmt.Sprintf("status %d\n--- stdout\n%s--- stderr\n%s", status, stdout, stderr)
+}
+
+// golden compares with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o600))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
 }
 
 // TestTheTrafficPage has whole RouteConfigurations, whole configurations of the filter,

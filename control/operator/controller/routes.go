@@ -43,8 +43,9 @@ func init() { metrics.Registry.MustRegister(rds.Metrics()...) }
 
 // publisher keeps what is served as the objects say. It does so in all replicas.
 type publisher struct {
-	r     *reconciler
-	store *rds.Store
+	r           *reconciler
+	store       *rds.Store
+	credentials *rds.Credentials // nil: there is no TLS
 	// mu keeps what is older from being put behind what is newer.
 	mu        sync.Mutex
 	listening atomic.Bool
@@ -55,15 +56,12 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 	if r.RDS.Address == "" {
 		return nil
 	}
-	o := rds.Options{TrustDomain: r.RDS.TrustDomain, Log: r.log}
-	if !r.RDS.Insecure {
-		var err error
-		if o.Credentials, err = r.RDS.Files.Credentials(r.log); err != nil {
-			return err
-		}
-	}
 	p := &publisher{r: r, store: rds.NewStore()}
-	r.routes = rds.NewServer(p.store, o)
+	if !r.RDS.Insecure {
+		p.credentials = rds.NewCredentials(r.RDS.Files, r.log)
+	}
+	r.routes = rds.NewServer(p.store, rds.Options{Credentials: p.credentials, TrustDomain: r.RDS.TrustDomain, Log: r.log})
+	r.judge = newJudge(r, r.routes)
 	everywhere := false
 	c, err := controller.NewTyped("routes", m, controller.TypedOptions[Request]{Reconciler: p, NeedLeaderElection: &everywhere})
 	if err != nil {
@@ -78,6 +76,9 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 		}
 	}
 	if err := m.AddReadyzCheck("rds", p.ready); err != nil {
+		return err
+	}
+	if err := r.judge.findReplicas(context.Background(), m.GetCache()); err != nil {
 		return err
 	}
 	return m.Add(p)
@@ -101,13 +102,27 @@ func (p *publisher) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if p.credentials != nil {
+		if err := p.credentials.Ready(); err != nil {
+			p.r.log.Error(err, "nobody can be served without a certificate")
+		}
+	}
 	p.listening.Store(true)
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { p.r.judge.board.Run(ctx) })
+	running.Go(func() { p.r.judge.run(ctx) })
 	return p.r.routes.Serve(ctx, l)
 }
 
+// ready is a replica that serves, for which it must have a certificate: the sidecar from
+// which that comes may start later.
 func (p *publisher) ready(*http.Request) error {
 	if !p.listening.Load() {
 		return errors.New("routes are not served yet")
+	}
+	if p.credentials != nil {
+		return p.credentials.Ready()
 	}
 	return nil
 }

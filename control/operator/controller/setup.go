@@ -30,6 +30,7 @@ import (
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/operator/translate"
+	"github.com/meltemi-mesh/meltemi/control/status"
 	"github.com/meltemi-mesh/meltemi/control/translate/envoyfilter"
 )
 
@@ -96,7 +97,9 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	r := &reconciler{Options: o, log: log, loopbacks: map[string]*envoyfilter.Filter{}}
 	m, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Logger: log,
-		Metrics:                 server.Options{BindAddress: o.Metrics, ExtraHandlers: map[string]http.Handler{"/rds": http.HandlerFunc(r.told)}},
+		Metrics: server.Options{BindAddress: o.Metrics, ExtraHandlers: map[string]http.Handler{
+			"/rds": http.HandlerFunc(r.told), status.Path: http.HandlerFunc(r.serveStatus),
+		}},
 		HealthProbeBindAddress:  o.Health,
 		GracefulShutdownTimeout: &grace,
 		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
@@ -107,7 +110,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 				&istioalpha.EnvoyFilter{}:  {Label: managed(), Transform: trim},
 				&istio.VirtualService{}:    {Transform: trim},
 				&corev1.Service{}:          {Transform: trim},
-				&discovery.EndpointSlice{}: {Transform: trim},
+				&discovery.EndpointSlice{}: {Transform: r.trimEndpoints},
 				&corev1.ConfigMap{}: {
 					Namespaces: map[string]cache.Config{o.RootNamespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", meshConfigMap)}},
 				},
@@ -147,6 +150,11 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 			return nil, err
 		}
 	}
+	if r.judge != nil {
+		if err := c.Watch(source.TypedFunc[Request](r.judge.lead)); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return nil, err
 	}
@@ -170,8 +178,17 @@ func trim(o any) (any, error) {
 	case *corev1.Service:
 		o.ManagedFields, o.Status = nil, corev1.ServiceStatus{}
 		delete(o.Annotations, corev1.LastAppliedConfigAnnotation)
-	case *discovery.EndpointSlice:
-		o.ManagedFields, o.Endpoints, o.Annotations = nil, nil, nil
+	}
+	return o, nil
+}
+
+// trimEndpoints leaves those of the replicas.
+func (r *reconciler) trimEndpoints(o any) (any, error) {
+	if s, ok := o.(*discovery.EndpointSlice); ok {
+		s.ManagedFields, s.Annotations = nil, nil
+		if name, namespace, own := r.ownService(); !own || s.Namespace != namespace || s.Labels[discovery.LabelServiceName] != name {
+			s.Endpoints = nil
+		}
 	}
 	return o, nil
 }

@@ -31,14 +31,22 @@ const (
 	reasonNoService  = "NoService"
 	reasonFailed     = "WriteFailed"
 	reasonOther      = "OtherObject"
+	reasonRefused    = "Refused"
+	reasonWaiting    = "Waiting"
+	reasonNoProxies  = "NoProxies"
 )
 
 // maxMessage is the longest message that a condition may have.
 const maxMessage = 32768
 
+const noService = "no Service and no ServiceEntry of this host has a port named tcp-metaprotocol-PROTOCOL"
+
 // tell writes what has become of a host into the status of its routers.
 func (r *reconciler) tell(ctx context.Context, in *translate.Input, out *translate.Output, failed error) error {
 	var errs []error
+	if r.judge != nil && !translate.ByRDS(out.Router) {
+		r.judge.forget(in.Host)
+	}
 	for _, router := range in.Routers {
 		accepted, programmed := condition(api.Accepted, true, reasonAccepted, ""), condition(api.Programmed, true, reasonProgrammed, "")
 		if router != out.Router {
@@ -61,15 +69,21 @@ func (r *reconciler) tell(ctx context.Context, in *translate.Input, out *transla
 			case failed != nil:
 				programmed = condition(api.Programmed, false, reasonFailed, failed.Error())
 			case !out.Governed:
-				programmed = condition(api.Programmed, false, reasonNoService,
-					"spec.hosts[0]: no Service and no ServiceEntry of this host has a port named tcp-metaprotocol-PROTOCOL")
+				programmed = condition(api.Programmed, false, reasonNoService, "spec.hosts[0]: "+noService)
 			case !out.Complete && len(own) > 0:
 				programmed = condition(api.Programmed, false, reasonInvalid, "what was before stays: "+strings.Join(own, "\n"))
 			case len(others) > 0:
 				programmed = condition(api.Programmed, false, reasonOther, strings.Join(others, "\n"))
 			}
 		}
-		errs = append(errs, r.setStatus(ctx, router, "MetaRouter", router.Status, accepted, programmed))
+		conditions := []metav1.Condition{accepted, programmed}
+		switch {
+		case router != out.Router || !translate.ByRDS(router) || out.Complete && len(out.Tables) == 0 || r.judge == nil:
+			conditions = append(conditions, metav1.Condition{Type: api.Acknowledged})
+		case out.Complete:
+			conditions = append(conditions, r.judge.condition(in.Host, router, out))
+		}
+		errs = append(errs, r.setStatus(ctx, router, "MetaRouter", router.Status, conditions...))
 	}
 	return errors.Join(errs...)
 }
@@ -82,11 +96,16 @@ func condition(kind string, ok bool, reason, message string) metav1.Condition {
 	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message[:min(len(message), maxMessage)]}
 }
 
-// setStatus writes conditions of an object, if they are not so.
+// setStatus writes conditions of an object, if they are not so. One without a Status is
+// removed.
 func (r *reconciler) setStatus(ctx context.Context, o client.Object, kind string, s api.Status, conditions ...metav1.Condition) error {
 	before := s.Conditions
 	after := append([]metav1.Condition(nil), before...)
 	for _, c := range conditions {
+		if c.Status == "" {
+			meta.RemoveStatusCondition(&after, c.Type)
+			continue
+		}
 		c.ObservedGeneration = o.GetGeneration()
 		meta.SetStatusCondition(&after, c)
 	}

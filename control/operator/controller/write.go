@@ -45,6 +45,8 @@ type written struct {
 	current          client.Object // an empty one of its type
 }
 
+func (w *written) String() string { return w.kind + " " + w.meta.Namespace + "/" + w.meta.Name }
+
 func filter(f *envoyfilter.Filter) *written {
 	return &written{
 		kind: "EnvoyFilter", apiVersion: "networking.istio.io/v1alpha3",
@@ -64,10 +66,10 @@ func (r *reconciler) write(ctx context.Context, host string, out *translate.Outp
 	var errs []error
 	wanted := map[string]bool{}
 	put := func(w *written) {
-		wanted[w.kind+" "+w.meta.Namespace+"/"+w.meta.Name] = true
+		wanted[w.String()] = true
 		w.own(out)
 		if err := r.put(ctx, w); err != nil {
-			errs = append(errs, fmt.Errorf("%s %s/%s: %w", w.kind, w.meta.Namespace, w.meta.Name, err))
+			errs = append(errs, fmt.Errorf("%s: %w", w, err))
 		}
 	}
 	r.writing.RLock()

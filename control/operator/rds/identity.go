@@ -48,6 +48,18 @@ func parseIdentity(u *url.URL) (i Identity, ok bool) {
 	return Identity{u.Host, parts[2], parts[4]}, true
 }
 
+// identityOf reads that of a certificate.
+func identityOf(c *x509.Certificate) (Identity, error) {
+	if len(c.URIs) != 1 { // as SPIFFE wants it
+		return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate has %d URIs, want one", len(c.URIs))
+	}
+	i, ok := parseIdentity(c.URIs[0])
+	if !ok {
+		return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate is of %s, want spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT", c.URIs[0])
+	}
+	return i, nil
+}
+
 // identify tells who is at the other end of a stream. domain is the one that it must be
 // of; "": any that the roots vouch for.
 func identify(ctx context.Context, domain string) (Identity, error) {
@@ -62,13 +74,9 @@ func identify(ctx context.Context, domain string) (Identity, error) {
 	if len(info.State.VerifiedChains) == 0 {
 		return Identity{}, status.Error(codes.Unauthenticated, "no certificate")
 	}
-	uris := info.State.VerifiedChains[0][0].URIs
-	if len(uris) != 1 { // as SPIFFE wants it
-		return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate has %d URIs, want one", len(uris))
-	}
-	i, ok := parseIdentity(uris[0])
-	if !ok {
-		return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate is of %s, want spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT", uris[0])
+	i, err := identityOf(info.State.VerifiedChains[0][0])
+	if err != nil {
+		return i, err
 	}
 	if domain != "" && i.TrustDomain != domain {
 		return Identity{}, status.Errorf(codes.PermissionDenied, "the certificate is of trust domain %s, want %s", i.TrustDomain, domain)
@@ -80,20 +88,80 @@ func identify(ctx context.Context, domain string) (Identity, error) {
 // certificates, in PEM.
 type Files struct{ Certificate, Key, Roots string }
 
-// Credentials has each client show a certificate of the roots. The files are read for
-// each handshake, so that a new certificate counts at once. While they cannot be read,
-// or do not belong together, the last that could counts.
-func (f Files) Credentials(log logr.Logger) (credentials.TransportCredentials, error) {
-	k := &keeper{files: f, log: log}
-	if _, err := k.config(); err != nil {
-		return nil, err
-	}
+// Credentials are a replica's: a certificate, and the roots of all others. The files are
+// read for each handshake, so that a new certificate counts at once. While they cannot be
+// read, or do not belong together, the last that could counts.
+type Credentials struct{ keeper keeper }
+
+// NewCredentials returns those of some files, which need not be there yet.
+func NewCredentials(f Files, log logr.Logger) *Credentials {
+	return &Credentials{keeper{files: f, log: log}}
+}
+
+// Ready tells why there are none.
+func (c *Credentials) Ready() error {
+	_, err := c.keeper.config()
+	return err
+}
+
+// server has each client show a certificate of the roots.
+func (c *Credentials) server() credentials.TransportCredentials {
 	return credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return k.config()
+			return c.keeper.config()
 		},
-	}), nil
+	})
+}
+
+// client is for connections to other replicas: those of the same identity.
+func (c *Credentials) client() credentials.TransportCredentials {
+	return credentials.NewTLS(&tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			config, err := c.keeper.config()
+			if err != nil {
+				return nil, err
+			}
+			return &config.Certificates[0], nil
+		},
+		// Certificates of the mesh have no host names. VerifyConnection looks at what they
+		// have instead.
+		InsecureSkipVerify: true, //nolint:gosec // as it says
+		VerifyConnection:   c.verify,
+	})
+}
+
+// verify wants a replica at the other end.
+func (c *Credentials) verify(state tls.ConnectionState) error {
+	config, err := c.keeper.config()
+	if err != nil {
+		return err
+	}
+	others := x509.NewCertPool()
+	for _, cert := range state.PeerCertificates[1:] {
+		others.AddCert(cert)
+	}
+	if _, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: config.ClientCAs, Intermediates: others}); err != nil {
+		return err
+	}
+	own, err := c.identity()
+	if err != nil {
+		return err
+	}
+	if peer, err := identityOf(state.PeerCertificates[0]); err != nil || peer != own {
+		return fmt.Errorf("the server is not %s", own)
+	}
+	return nil
+}
+
+// identity is the own one.
+func (c *Credentials) identity() (Identity, error) {
+	config, err := c.keeper.config()
+	if err != nil {
+		return Identity{}, err
+	}
+	return identityOf(config.Certificates[0].Leaf)
 }
 
 // keeper holds the last configuration that could be made.

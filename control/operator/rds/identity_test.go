@@ -112,8 +112,7 @@ const inDemo = "spiffe://cluster.local/ns/demo/sa/default"
 func TestNamesAreForThoseWhoMayHaveThem(t *testing.T) {
 	ca, f := newAuthority(t), files(t)
 	ca.write(f)
-	credentials, err := f.Credentials(logr.Discard())
-	require.NoError(t, err)
+	credentials := rds.NewCredentials(f, logr.Discard())
 	virtually(t, rds.Options{Credentials: credentials, TrustDomain: "cluster.local"}, func(b *bed) {
 		as := func(ca *authority, uris ...string) secure { return secure{b, []tls.Certificate{ca.sign(uris...)}} }
 		b.put("all", "one")
@@ -155,12 +154,11 @@ func TestNamesAreForThoseWhoMayHaveThem(t *testing.T) {
 // before.
 func TestCredentialsAreReadAgain(t *testing.T) {
 	f := files(t)
-	_, err := f.Credentials(logr.Discard())
-	require.ErrorContains(t, err, f.Certificate)
+	credentials := rds.NewCredentials(f, logr.Discard())
+	require.ErrorContains(t, credentials.Ready(), f.Certificate)
 	before, after := newAuthority(t), newAuthority(t)
 	before.write(f)
-	credentials, err := f.Credentials(logr.Discard())
-	require.NoError(t, err)
+	require.NoError(t, credentials.Ready())
 	virtually(t, rds.Options{Credentials: credentials}, func(b *bed) {
 		b.put("a", "one")
 		to := func(ca *authority) string {

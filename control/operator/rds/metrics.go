@@ -19,9 +19,9 @@ var (
 		Name: "meltemi_operator_rds_acknowledgements_total",
 		Help: "What proxies said of them, by result: accepted, refused.",
 	}, []string{"result"})
-	acknowledged = answers.WithLabelValues("accepted")
-	refused      = answers.WithLabelValues("refused")
-	latency      = prometheus.NewHistogram(prometheus.HistogramOpts{
+	acceptedTotal = answers.WithLabelValues("accepted")
+	refusedTotal  = answers.WithLabelValues("refused")
+	latency       = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "meltemi_operator_rds_push_seconds",
 		Help:    "From a change of routes, or the request for them if it came later, until a proxy has accepted them.",
 		Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30},

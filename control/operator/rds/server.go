@@ -2,6 +2,7 @@ package rds
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"slices"
@@ -13,7 +14,6 @@ import (
 	"github.com/go-logr/logr"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -49,8 +49,8 @@ const (
 
 // Options of a server.
 type Options struct {
-	// Credentials of the server; nil: it has no TLS, and serves everybody everything.
-	Credentials credentials.TransportCredentials
+	// Credentials of the replica; nil: it has no TLS, and serves everybody everything.
+	Credentials *Credentials
 	// TrustDomain that proxies must be of; "": any that the credentials' roots vouch
 	// for.
 	TrustDomain string
@@ -61,6 +61,7 @@ type Options struct {
 type Server struct {
 	routeservicev3.UnimplementedRouteDiscoveryServiceServer
 	Options
+	name    string // which nobody else has
 	store   *Store
 	grpc    *grpc.Server
 	closing chan struct{}
@@ -78,16 +79,18 @@ type proxy struct {
 
 // NewServer returns one that serves what store holds, once it is told to.
 func NewServer(store *Store, o Options) *Server {
-	s := &Server{Options: o, store: store, closing: make(chan struct{}), streams: map[*stream]struct{}{}, proxies: map[proxy]int{}}
-	if o.Credentials == nil {
-		o.Credentials = insecure.NewCredentials()
+	s := &Server{Options: o, name: rand.Text(), store: store, closing: make(chan struct{}), streams: map[*stream]struct{}{}, proxies: map[proxy]int{}}
+	creds := insecure.NewCredentials()
+	if o.Credentials != nil {
+		creds = o.Credentials.server()
 	}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(o.Credentials), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxRecvMsgSize(maxRequest),
+		grpc.Creds(creds), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxRecvMsgSize(maxRequest),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: probeTime, Timeout: probeAnswer, MaxConnectionAge: maxAge, MaxConnectionAgeGrace: maxAgeGrace}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: probeTime / 3, PermitWithoutStream: true}),
 	)
 	routeservicev3.RegisterRouteDiscoveryServiceServer(s.grpc, s)
+	s.grpc.RegisterService(&reportService, s)
 	return s
 }
 

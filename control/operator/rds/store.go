@@ -32,11 +32,17 @@ type Store struct {
 	entries map[string]*entry
 	hosts   map[string][]string // the names of each host
 	streams map[string]map[*stream]struct{}
+
+	watching sync.Mutex // no other lock is taken while it is held, but watchers' own
+	watchers map[*watcher]struct{}
 }
 
 // NewStore returns an empty one.
 func NewStore() *Store {
-	return &Store{entries: map[string]*entry{}, hosts: map[string][]string{}, streams: map[string]map[*stream]struct{}{}}
+	return &Store{
+		entries: map[string]*entry{}, hosts: map[string][]string{}, streams: map[string]map[*stream]struct{}{},
+		watchers: map[*watcher]struct{}{},
+	}
 }
 
 // entry is a resource as it is served. It never changes.
@@ -146,6 +152,7 @@ func (s *Store) get(name string, who Identity) *entry {
 
 // wake tells the streams that want a name. s.mu is held.
 func (s *Store) wake(name string) {
+	s.touch(name)
 	for st := range s.streams[name] {
 		select {
 		case st.wake <- struct{}{}:
@@ -161,12 +168,14 @@ func (s *Store) watch(name string, st *stream) {
 		s.streams[name] = map[*stream]struct{}{}
 	}
 	s.streams[name][st] = struct{}{}
+	s.touch(name)
 }
 
 func (s *Store) unwatch(name string, st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams[name], st)
+	s.touch(name)
 	if len(s.streams[name]) == 0 {
 		delete(s.streams, name)
 	}

@@ -22,6 +22,8 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/config"
 )
 
+var errShutdown = status.Error(codes.Unavailable, "the server is shutting down")
+
 // dialect is one of the two ways to ask and to answer.
 type dialect interface {
 	receive() (*request, error)
@@ -103,7 +105,7 @@ func (st *stream) run(ctx context.Context) error {
 	for {
 		select {
 		case <-st.closing:
-			return status.Error(codes.Unavailable, "the server is shutting down")
+			return errShutdown
 		case err := <-failed:
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -275,6 +277,7 @@ func (st *stream) judged(r *request) {
 		if w == nil {
 			continue
 		}
+		st.store.touch(name)
 		e := st.store.get(name, st.who)
 		if r.refused == nil {
 			w.accepted, w.refused, w.reason = version, "", ""
@@ -295,9 +298,9 @@ func (st *stream) judged(r *request) {
 		}
 	}
 	if r.refused == nil {
-		acknowledged.Inc()
+		acceptedTotal.Inc()
 	} else {
-		refused.Inc()
+		refusedTotal.Inc()
 	}
 }
 

@@ -237,8 +237,8 @@ func (m *Mesh) StartIstiod() (err error) {
 	p.env = []string{
 		"REVISION=default", "PILOT_CERT_PROVIDER=istiod", "POD_NAME=istiod-0", "POD_NAMESPACE=" + RootNamespace,
 		"SERVICE_ACCOUNT=istiod", "CLUSTER_ID=Kubernetes", "ENABLE_CA_SERVER=true",
-		// Only Istio's own build of Envoy has that filter.
-		"PILOT_ENABLE_METADATA_EXCHANGE=false",
+		// Only Istio's own build of Envoy has those filters.
+		"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false",
 	}
 	if m.istiod, err = p.start(); err != nil {
 		return err
@@ -287,16 +287,25 @@ func (n Netns) request(method, url string) (string, error) {
 
 // Kubectl runs kubectl with input, as an administrator, on the node.
 func (m *Mesh) Kubectl(input string, args ...string) (string, error) {
+	return m.tool(input, filepath.Join(m.bin, "kubectl"), args...)
+}
+
+// Tool runs a program that finds kubectl, as an administrator, on the node.
+func (m *Mesh) Tool(program string, args ...string) (string, error) {
+	return m.tool("", program, args...)
+}
+
+func (m *Mesh) tool(input, program string, args ...string) (string, error) {
 	var out, problem strings.Builder
 	err := m.fabric.node.do(func() error {
-		cmd := exec.Command(filepath.Join(m.bin, "kubectl"), append([]string{"--kubeconfig", m.path("kubeconfig")}, args...)...)
-		cmd.Env = []string{"HOME=" + m.dir}
+		cmd := exec.Command(program, args...)
+		cmd.Env = []string{"HOME=" + m.dir, "KUBECONFIG=" + m.path("kubeconfig"), "PATH=" + m.bin + ":" + os.Getenv("PATH")}
 		cmd.Stdin = strings.NewReader(input)
 		cmd.Stdout, cmd.Stderr = &out, &problem
 		return cmd.Run()
 	})
 	if err != nil {
-		err = fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, problem.String())
+		err = fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, problem.String())
 	}
 	return out.String(), err
 }

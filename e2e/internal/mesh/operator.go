@@ -17,6 +17,9 @@ type Operator struct {
 	// bin is the program, number tells several of a test apart.
 	bin    string
 	number int
+	// pod is where it runs, nil for the node, and args are further ones.
+	pod  *Pod
+	args []string
 }
 
 // operatorPort is where the first one tells about its health; metrics are behind it.
@@ -26,15 +29,41 @@ const operatorPort = 8090
 // and all that it has made is gone.
 func (m *Mesh) Operator(t testing.TB, bin, crds string) *Operator {
 	t.Helper()
-	_, err := m.Kubectl("", "apply", "--server-side", "-f", crds)
+	m.crds(t, crds)
+	o := &Operator{m: m, t: t, bin: bin}
+	o.run()
+	return o
+}
+
+// Operator runs one in the pod, as Mesh.Operator does on the node, and with further
+// arguments. Its metrics are at port 8080 of the pod.
+func (p *Pod) Operator(bin, crds string, args ...string) *Operator {
+	p.n.t.Helper()
+	p.n.crds(p.n.t, crds)
+	o := &Operator{m: p.n.Mesh, t: p.n.t, bin: bin, pod: p, args: args}
+	o.run()
+	return o
+}
+
+func (m *Mesh) crds(t testing.TB, dir string) {
+	t.Helper()
+	_, err := m.Kubectl("", "apply", "--server-side", "-f", dir)
 	require.NoError(t, err)
 	require.NoError(t, m.api.until("the CRDs are established", func() bool {
 		_, err := m.Kubectl("", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 		return err == nil
 	}))
-	o := &Operator{m: m, t: t, bin: bin}
+}
+
+// run starts it, until the test has ended and all that it has made is gone.
+func (o *Operator) run() {
+	t, m := o.t, o.m
+	t.Helper()
 	o.Start()
 	t.Cleanup(func() {
+		if o.p.ending.Load() {
+			return // the test has ended it
+		}
 		// The tests' services have gone before.
 		if !t.Failed() {
 			require.NoError(t, o.p.until("everything is removed", func() bool { return o.Made() == "" }))
@@ -47,7 +76,6 @@ func (m *Mesh) Operator(t testing.TB, bin, crds string) *Operator {
 			m.Kubectl("", "delete", "envoyfilters,virtualservices", "-A", "-l", madeByOperator)
 		}
 	})
-	return o
 }
 
 const madeByOperator = "app.kubernetes.io/managed-by=meltemi-operator"
@@ -64,18 +92,39 @@ func (o *Operator) Made() string {
 func (o *Operator) Start() {
 	o.t.Helper()
 	o.number++
-	name := "meltemi-operator"
+	const name = "meltemi-operator"
 	p := program{
-		name: name, netns: o.m.fabric.node, dir: o.m.dir, log: o.m.path(fmt.Sprintf("%s-%d.log", name, o.number)),
-		argv: []string{
+		name: name, netns: o.netns(), dir: o.m.dir, log: o.m.path(fmt.Sprintf("%s-%s-%d.log", name, o.netns().ID, o.number)),
+		argv: append([]string{
 			o.bin, "-kubeconfig", o.m.path("kubeconfig"), "-leader-election-namespace", RootNamespace,
-			"-health-address", fmt.Sprintf("127.0.0.1:%d", operatorPort), "-metrics-address", fmt.Sprintf("127.0.0.1:%d", operatorPort+1),
-		},
+			"-health-address", fmt.Sprintf("127.0.0.1:%d", operatorPort), "-metrics-address", o.metrics(),
+		}, o.args...),
+	}
+	if o.pod != nil {
+		p.hostname = o.pod.Name
 	}
 	var err error
 	o.p, err = p.start()
 	require.NoError(o.t, err)
-	require.NoError(o.t, o.p.until("ready", func() bool { return o.m.ok(fmt.Sprintf("http://127.0.0.1:%d/readyz", operatorPort)) }))
+	require.NoError(o.t, o.p.until("ready", func() bool {
+		_, err := o.netns().Get(fmt.Sprintf("http://127.0.0.1:%d/readyz", operatorPort))
+		return err == nil
+	}))
+}
+
+func (o *Operator) netns() Netns {
+	if o.pod != nil {
+		return o.pod.Netns
+	}
+	return o.m.fabric.node
+}
+
+// metrics is where metrics are served: for the node itself, or for all who reach the pod.
+func (o *Operator) metrics() string {
+	if o.pod != nil {
+		return o.pod.IP + ":8080"
+	}
+	return fmt.Sprintf("127.0.0.1:%d", operatorPort+1)
 }
 
 // Stop asks it to end. It ends well.
@@ -98,7 +147,13 @@ func (o *Operator) Log() string { return o.p.output() }
 // Metrics are what Prometheus would be told.
 func (o *Operator) Metrics() string {
 	o.t.Helper()
-	body, err := o.m.fabric.node.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", operatorPort+1))
+	return o.Get("/metrics")
+}
+
+// Get is a page of those at the metrics' address.
+func (o *Operator) Get(path string) string {
+	o.t.Helper()
+	body, err := o.netns().Get("http://" + o.metrics() + path)
 	require.NoError(o.t, err)
 	return body
 }

@@ -46,6 +46,10 @@ type PodSpec struct {
 	// TPROXY is how connections to the pod are intercepted, as by the annotation
 	// sidecar.istio.io/interceptionMode; the default is REDIRECT.
 	TPROXY bool
+	// CertificatesOnly is a sidecar that keeps out of the pod's traffic, by the annotations
+	// traffic.sidecar.istio.io/includeInboundPorts and includeOutboundIPRanges, and puts
+	// its certificates where Pod.Certificates says, by OUTPUT_CERTS.
+	CertificatesOnly bool
 	// Image is what the proxy's container is made of; nil: the mesh's programs as they
 	// are on this machine.
 	Image *Image
@@ -96,7 +100,7 @@ func (n *Namespace) Pods(specs ...PodSpec) []*Pod {
 	_, err := n.Kubectl(all, "apply", "-n", n.Name, "--server-side", "--subresource=status", "-f", "-")
 	require.NoError(n.t, err)
 	for _, p := range pods {
-		if p.Role == Sidecar {
+		if p.Role == Sidecar && !p.CertificatesOnly {
 			require.NoError(n.t, p.redirect())
 		}
 		if p.Role != Stranger {
@@ -166,6 +170,10 @@ func (p *Pod) redirect() error {
 
 func (p *Pod) dir() string { return filepath.Join(p.n.dir, p.n.Name, p.Name) }
 
+// Certificates is the folder in which a sidecar with CertificatesOnly keeps cert-chain.pem,
+// key.pem and root-cert.pem.
+func (p *Pod) Certificates() string { return filepath.Join(p.dir(), "certificates") }
+
 func (p *Pod) log(name string) string { return p.dir() + "." + name + ".log" }
 
 // StartProxy starts the agent, which starts Envoy.
@@ -187,6 +195,11 @@ func (p *Pod) StartProxy() {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 	}
 	require.NoError(t, os.MkdirAll(filepath.Join(p.dir(), "etc/istio/proxy"), 0o755))
+	env := p.Env
+	if p.CertificatesOnly {
+		require.NoError(t, os.MkdirAll(p.Certificates(), 0o755))
+		env = append(slices.Clone(env), "OUTPUT_CERTS="+p.Certificates())
+	}
 	require.NoError(t, filepath.WalkDir(p.dir(), func(path string, _ os.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -218,7 +231,7 @@ func (p *Pod) StartProxy() {
 	}
 	mode, uid := p.interception()
 	program := program{
-		name: p.Name + "'s pilot-agent", netns: p.Netns, dir: p.dir(), log: p.log("proxy"), uid: uid, gid: proxyUID, init: true,
+		name: p.Name + "'s pilot-agent", netns: p.Netns, hostname: p.Name, dir: p.dir(), log: p.log("proxy"), uid: uid, gid: proxyUID, init: true,
 		argv: append(slices.Clone(programs.Entrypoint),
 			"proxy", string(p.Role), "--domain", p.n.Name+".svc.cluster.local",
 			"--proxyLogLevel=info", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info",
@@ -233,7 +246,7 @@ func (p *Pod) StartProxy() {
 			"ISTIOD_SAN=istiod." + RootNamespace + ".svc",
 			// As the limits of the container would be.
 			"GOMEMLIMIT=1GiB", "GOMAXPROCS=2",
-		}, slices.Concat(programs.Env, scraped, p.Env)...),
+		}, slices.Concat(programs.Env, scraped, env)...),
 	}
 	if p.Image != nil {
 		program.contain(p.Image.Root, uid)

@@ -9,15 +9,19 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // program says how to run a process.
 type program struct {
 	name  string
 	netns Netns
-	dir   string
-	env   []string
-	argv  []string
+	// hostname is what the process takes for the machine's; "": as it is.
+	hostname string
+	dir      string
+	env      []string
+	argv     []string
 	// log is where its output is appended to.
 	log string
 	// uid and gid it runs as; 0 is root.
@@ -59,7 +63,12 @@ func (p program) start() (*process, error) {
 		defer close(r.exited)
 		// The death signal is tied to the thread that started the child.
 		runtime.LockOSThread()
-		err := p.netns.enter(r.cmd.Start)
+		err := p.netns.enter(func() error {
+			if err := p.rename(); err != nil {
+				return err
+			}
+			return r.cmd.Start()
+		})
 		started <- err
 		if err == nil {
 			r.cmd.Wait()
@@ -69,6 +78,17 @@ func (p program) start() (*process, error) {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	return r, nil
+}
+
+// rename has the thread, and what it starts, be on a machine of another name.
+func (p program) rename() error {
+	if p.hostname == "" {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("a host name of its own: %w", err)
+	}
+	return unix.Sethostname([]byte(p.hostname))
 }
 
 // until waits for something that the process will do.

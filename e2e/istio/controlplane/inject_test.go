@@ -90,6 +90,41 @@ func TestAProxyGetsTheVolume(t *testing.T) {
 	}
 }
 
+// TestTheOperatorGetsCertificates: by what docs/control-plane.md says that its pods have.
+// The proxy writes them where the operator reads, and leaves its traffic alone.
+func TestTheOperatorGetsCertificates(t *testing.T) {
+	_, page, ok := strings.Cut(read(t, "../../../docs/control-plane.md"), "```yaml\nmetadata:\n  labels: {app.kubernetes.io/name: meltemi-operator")
+	template, _, closed := strings.Cut(page, "\n```")
+	if !ok || !closed {
+		t.Fatal("no such example")
+	}
+	template = "metadata:\n  labels: {app.kubernetes.io/name: meltemi-operator" + template
+	pod := injectedAs(t, []byte(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: meltemi-operator, namespace: meltemi-system}
+spec:
+  selector: {matchLabels: {app.kubernetes.io/name: meltemi-operator}}
+  template:
+`+strings.ReplaceAll("\n"+template, "\n", "\n    ")))
+	sidecar, operator := container(t, pod.InitContainers, proxy), container(t, pod.Containers, "operator")
+	folder := variable(sidecar, "OUTPUT_CERTS")
+	mount := corev1.VolumeMount{Name: "istio-certs", MountPath: folder}
+	if !slices.Contains(sidecar.VolumeMounts, mount) {
+		t.Error(folder, sidecar.VolumeMounts)
+	}
+	mount.ReadOnly = true
+	if !slices.Contains(operator.VolumeMounts, mount) || !slices.Contains(operator.Args, "-rds-key="+folder+"/key.pem") {
+		t.Error(folder, operator.VolumeMounts, operator.Args)
+	}
+	rules := container(t, pod.InitContainers, "istio-init").Args
+	for _, flag := range []string{"-i", "-b"} {
+		if i := slices.Index(rules, flag); i < 0 || rules[i+1] != "" {
+			t.Error(flag, rules)
+		}
+	}
+}
+
 // hasMetricsGathered: this is what a gateway's agent does not look at.
 func hasMetricsGathered(t *testing.T, c corev1.Container) {
 	t.Helper()
@@ -158,7 +193,12 @@ func injected(t *testing.T, deployment, patch string) corev1.PodSpec {
 	}
 	patched, err := strategicpatch.StrategicMergePatch(object(deployment), object(read(t, examples, patch)), &appsv1.Deployment{})
 	must(t, err)
+	return injectedAs(t, patched)
+}
 
+// injectedAs is injected without a patch.
+func injectedAs(t *testing.T, deployment []byte) corev1.PodSpec {
+	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "istio.io/istio").Output()
 	must(t, err)
 	chart := filepath.Join(strings.TrimSpace(string(dir)), "manifests/charts/istio-control/istio-discovery")
@@ -180,7 +220,7 @@ func injected(t *testing.T, deployment, patch string) corev1.PodSpec {
 	features.EnableNativeSidecars = features.NativeSidecarModeEnabled
 	defer func() { features.EnableNativeSidecars = before }()
 	var out bytes.Buffer
-	must(t, inject.IntoResourceFile(nil, templates, config, "default", mesh.DefaultMeshConfig(), bytes.NewReader(patched), &out,
+	must(t, inject.IntoResourceFile(nil, templates, config, "default", mesh.DefaultMeshConfig(), bytes.NewReader(deployment), &out,
 		func(warning string) { t.Error(warning) }))
 	var d appsv1.Deployment
 	must(t, yaml.Unmarshal(out.Bytes(), &d))

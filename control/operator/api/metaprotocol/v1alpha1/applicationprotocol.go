@@ -61,7 +61,9 @@ type ApplicationProtocolList struct {
 // Status is what has become of an object.
 type Status struct {
 	// Accepted: nothing is wrong with the object. Programmed: what proxies need is
-	// written. The message of a False one names the field.
+	// written. The message of a False one names the field. Acknowledged, of routes by
+	// RDS: the proxies that ask for them have accepted the last version; the message of
+	// a False one says who refuses it, and why.
 	//
 	// +optional
 	// +listType=map
@@ -72,6 +74,7 @@ type Status struct {
 
 // The types of conditions.
 const (
-	Accepted   = "Accepted"
-	Programmed = "Programmed"
+	Accepted     = "Accepted"
+	Programmed   = "Programmed"
+	Acknowledged = "Acknowledged"
 )

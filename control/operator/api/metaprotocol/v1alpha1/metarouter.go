@@ -14,6 +14,7 @@ import (
 // +kubebuilder:printcolumn:name=Host,type=string,JSONPath=`.spec.hosts[0]`
 // +kubebuilder:printcolumn:name=Accepted,type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name=Programmed,type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
+// +kubebuilder:printcolumn:name=Acknowledged,type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Acknowledged")].status`
 // +kubebuilder:printcolumn:name=Message,type=string,priority=1,JSONPath=`.status.conditions[?(@.status=="False")].message`
 // +kubebuilder:printcolumn:name=Age,type=date,JSONPath=`.metadata.creationTimestamp`
 type MetaRouter struct {

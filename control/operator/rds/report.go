@@ -1,0 +1,299 @@
+package rds
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
+)
+
+// Bounds of what is told of proxies.
+const (
+	// MaxRefusals are told of a resource; of further ones there is their number.
+	MaxRefusals = 5
+	// maxReason is told of why.
+	maxReason = 512
+	// maxWatchers are replicas to which one tells.
+	maxWatchers = 16
+	// reportPace is the time between two reports, and maxVisits how many streams are
+	// looked at for one, so that what proxies say costs little however many there are.
+	reportPace = time.Second
+	maxVisits  = 100_000
+	// maxSummaries are in a report.
+	maxSummaries = 128
+)
+
+// Summary is what proxies have said of the current version of a resource.
+type Summary struct {
+	Name string `json:"name"`
+	// Version is the current one, as Version tells it; "": there is none.
+	Version string `json:"version,omitempty"`
+	// Accepted and Refused are how many proxies have said so, and Waiting how many have
+	// said nothing yet.
+	Accepted int `json:"accepted"`
+	Waiting  int `json:"waiting"`
+	Refused  int `json:"refused"`
+	// Refusals are the first MaxRefusals, by the proxies.
+	Refusals []Refusal `json:"refusals,omitempty"`
+}
+
+// Refusal is why a proxy has refused something.
+type Refusal struct {
+	// Node is the proxy's name for itself, and Identity what its certificate says it
+	// is, "" without TLS.
+	Node     string `json:"node"`
+	Identity string `json:"identity,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+func sortRefusals(all []Refusal) []Refusal {
+	slices.SortFunc(all, func(a, b Refusal) int {
+		return cmp.Or(strings.Compare(a.Identity, b.Identity), strings.Compare(a.Node, b.Node), strings.Compare(a.Reason, b.Reason))
+	})
+	return all[:min(len(all), MaxRefusals)]
+}
+
+// Version is that of a route configuration: the same for the same content.
+func Version(rc *routev1alpha.RouteConfiguration) string { return pack(rc).version }
+
+// report is what a replica tells of its proxies.
+type report struct {
+	// Replica is the name that a server has given itself.
+	Replica   string    `json:"replica"`
+	Summaries []Summary `json:"summaries"`
+	// Complete: with this one all has been told that there was at the beginning.
+	Complete bool `json:"complete,omitempty"`
+}
+
+// watcher is who wants to know what proxies say.
+type watcher struct {
+	wake chan struct{}
+
+	mu    sync.Mutex
+	names []string // of which something has been said, in order
+	known map[string]bool
+}
+
+func (w *watcher) touch(names ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, name := range names {
+		if !w.known[name] {
+			w.known[name] = true
+			w.names = append(w.names, name)
+		}
+	}
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next is the first name, "" if there is none.
+func (w *watcher) next() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.names) == 0 {
+		w.names = nil
+		return ""
+	}
+	name := w.names[0]
+	w.names = w.names[1:]
+	delete(w.known, name)
+	return name
+}
+
+func (w *watcher) empty() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.names) == 0
+}
+
+// touch tells that something has been said of a name.
+func (s *Store) touch(name string) {
+	s.watching.Lock()
+	defer s.watching.Unlock()
+	for w := range s.watchers {
+		w.touch(name)
+	}
+}
+
+// watchAll has a watcher know of all names.
+func (s *Store) watchAll() (w *watcher, end func(), err error) {
+	w = &watcher{wake: make(chan struct{}, 1), known: map[string]bool{}}
+	s.watching.Lock()
+	full := len(s.watchers) >= maxWatchers
+	if !full {
+		s.watchers[w] = struct{}{}
+	}
+	s.watching.Unlock()
+	if full {
+		return nil, nil, status.Errorf(codes.ResourceExhausted, "there are %d watchers", maxWatchers)
+	}
+	s.mu.RLock()
+	for name := range s.entries {
+		w.touch(name)
+	}
+	for name := range s.streams {
+		w.touch(name)
+	}
+	s.mu.RUnlock()
+	return w, func() {
+		s.watching.Lock()
+		defer s.watching.Unlock()
+		delete(s.watchers, w)
+	}, nil
+}
+
+// summary is what there is to be told of a name, for which some streams are looked at.
+func (s *Store) summary(name string) (sum Summary, visited int) {
+	sum.Name = name
+	s.mu.RLock()
+	if e := s.entries[name]; e != nil {
+		sum.Version = e.own.version
+	}
+	all := make([]*stream, 0, len(s.streams[name]))
+	for st := range s.streams[name] {
+		all = append(all, st)
+	}
+	s.mu.RUnlock()
+	var refusals []Refusal
+	for _, st := range all {
+		switch said, reason := st.said(name); said {
+		case accepted:
+			sum.Accepted++
+		case waiting:
+			sum.Waiting++
+		case refused:
+			sum.Refused++
+			refusals = append(refusals, Refusal{Node: st.node, Identity: st.who.String(), Reason: reason})
+		}
+	}
+	sum.Refusals = sortRefusals(refusals)
+	return sum, len(all)
+}
+
+// What a client has said of the current version.
+const (
+	nothing = iota // it is not for it
+	waiting
+	accepted
+	refused
+)
+
+func (st *stream) said(name string) (what int, reason string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	w, e := st.wants[name], st.store.get(name, st.who)
+	if w == nil || e == nil {
+		return nothing, ""
+	}
+	switch f := e.of(st.typeURL); {
+	case f.fault != nil:
+		return refused, reasonOf(f.fault.Error())
+	case w.accepted == f.version:
+		return accepted, ""
+	case w.refused == f.version:
+		return refused, reasonOf(w.reason)
+	}
+	return waiting, ""
+}
+
+func reasonOf(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "?")
+}
+
+// watch tells what proxies say, again and again, until ctx is done.
+func (s *Server) watch(ctx context.Context, tell func(*report) error) error {
+	w, end, err := s.store.watchAll()
+	if err != nil {
+		return err
+	}
+	defer end()
+	pace := time.NewTimer(0)
+	defer pace.Stop()
+	for complete := false; ; {
+		r := &report{Replica: s.name, Summaries: []Summary{}}
+		for visits := 0; visits < maxVisits && len(r.Summaries) < maxSummaries; {
+			name := w.next()
+			if name == "" {
+				break
+			}
+			sum, visited := s.store.summary(name)
+			visits += visited
+			r.Summaries = append(r.Summaries, sum)
+		}
+		r.Complete = !complete && w.empty()
+		if len(r.Summaries) > 0 || r.Complete {
+			if err := tell(r); err != nil {
+				return err
+			}
+		}
+		switch {
+		case r.Complete:
+			complete = true
+		case !complete:
+			continue
+		}
+		pace.Reset(reportPace)
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closing:
+			return errShutdown
+		}
+		if w.empty() {
+			select {
+			case <-w.wake:
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-s.closing:
+				return errShutdown
+			}
+		}
+	}
+}
+
+// reportService is how replicas tell each other, in JSON: only they need to know it.
+var reportService = grpc.ServiceDesc{
+	ServiceName: "meltemi.operator.Reports", HandlerType: (*any)(nil),
+	Streams: []grpc.StreamDesc{{StreamName: "Watch", ServerStreams: true, Handler: func(s any, g grpc.ServerStream) error {
+		return s.(*Server).serveReports(g)
+	}}},
+}
+
+const watchMethod = "/meltemi.operator.Reports/Watch"
+
+func (s *Server) serveReports(g grpc.ServerStream) error {
+	who, err := identify(g.Context(), s.TrustDomain)
+	if err != nil {
+		return err
+	}
+	if s.Credentials != nil {
+		if own, err := s.Credentials.identity(); err != nil || who != own {
+			return status.Errorf(codes.PermissionDenied, "%s is no replica", who)
+		}
+	}
+	if err := g.RecvMsg(&emptypb.Empty{}); err != nil {
+		return err
+	}
+	return s.watch(g.Context(), func(r *report) error {
+		b, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return g.SendMsg(wrapperspb.Bytes(b))
+	})
+}
