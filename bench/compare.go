@@ -42,9 +42,15 @@ func newComparison(pr *protocol, sc scenario) *comparison {
 		if !chosen(*only, t) {
 			continue
 		}
-		c.series = append(c.series, &series{target: t})
-		if *beforePath != "" && strings.HasPrefix(t, "meltemi") {
-			c.series = append(c.series, &series{target: t + beforeSuffix})
+		of := []string{t}
+		if *onHost != "" && strings.HasPrefix(t, "meltemi") {
+			of = append(of, t+golangSuffix)
+		}
+		for _, t := range of {
+			c.series = append(c.series, &series{target: t})
+			if *beforePath != "" && strings.HasPrefix(t, "meltemi") {
+				c.series = append(c.series, &series{target: t + beforeSuffix})
+			}
 		}
 	}
 	return c

@@ -19,6 +19,8 @@ var (
 	envoyPath  = flag.String("envoy", "../build/envoy-1.40.0/envoy", "Envoy's binary")
 	soPath     = flag.String("so", "../build/libmeltemi.so", "Meltemi's shared object")
 	beforePath = flag.String("before", "", "another libmeltemi.so, of the commit before, to be measured beside; empty: none")
+	onHost     = flag.String("host", "", "contrib: each target that is Meltemi is measured also by Envoy's golang filter, which is imitated; needs g++")
+	connect    = flag.Bool("connect", true, "that host's loopback listener takes CONNECT, else it is tcp_proxy")
 	workers    = flag.Int("workers", 1, "workers of each proxy")
 	lives      = flag.Int("lives", 10, "how often the proxies are started anew")
 	runs       = flag.Int("runs", 15, "interleaved runs of each scenario in each of their lives")
@@ -46,6 +48,10 @@ type scenario struct {
 
 func main() {
 	flag.Parse()
+	if *onHost != "" && *onHost != "contrib" {
+		fmt.Fprintf(os.Stderr, "bench: unknown -host %q: want contrib\n", *onHost)
+		os.Exit(2)
+	}
 	missed, err := run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -164,7 +170,7 @@ func live(pr *protocol, compared []*comparison, port int, dir string, first bool
 	return missed, nil
 }
 
-// targets are those of all that is compared, and those of the commit before.
+// targets are those of all that is compared.
 func targets(pr *protocol, compared []*comparison) (some []string) {
 	for _, c := range compared {
 		for _, s := range c.series {
@@ -181,7 +187,7 @@ func idle(ps []*proxy, rival string) (missed []string) {
 	cost := map[string]float64{}
 	fmt.Printf("\nmemory of %d idle connections\n\n| target | KiB each |\n|---|---|\n", *idleConns)
 	for _, p := range ps {
-		if p.pid == 0 {
+		if len(p.pids) == 0 {
 			continue
 		}
 		before := p.memory()

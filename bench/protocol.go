@@ -67,8 +67,8 @@ var dubbo = func() protocol {
 		targets: []string{"direct", "tcp_proxy", "dubbo_proxy", "meltemi", "haproxy"},
 		rival:   "dubbo_proxy",
 		scenarios: append([]scenario{
-			{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.70}, {"meltemi", "dubbo_proxy", 0.65}}},
-			{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi", "tcp_proxy", 0.95}, {"meltemi", "dubbo_proxy", 0.10}}},
+			{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.70}, {"meltemi", "dubbo_proxy", 0.65}, {"meltemi" + golangSuffix, "tcp_proxy", 1.60}}},
+			{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi", "tcp_proxy", 0.95}, {"meltemi", "dubbo_proxy", 0.10}, {"meltemi" + golangSuffix, "dubbo_proxy", 0.12}}},
 			{name: "200x1", conns: 200, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.48}}},
 			{
 				name: "policies", conns: 16, outstanding: 1,

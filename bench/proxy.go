@@ -19,12 +19,12 @@ import (
 	"github.com/meltemi-mesh/meltemi/control/loopback"
 )
 
-// proxy is one proxy process with one listener in front of the echo server.
+// proxy is one proxy with one listener in front of the echo server.
 type proxy struct {
 	name  string
 	addr  string
 	admin string
-	pid   int
+	pids  []int // of all processes on the way
 	stop  func()
 	gone  bool // it has been stopped, as it failed
 }
@@ -32,12 +32,12 @@ type proxy struct {
 const envoyYAML = `admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 static_resources:
   listeners:
-  - name: bench
+{{if .Filter}}  - name: bench
     address: {socket_address: {address: 127.0.0.1, port_value: 0}}
     filter_chains:
     - filters:
 {{.Filter}}
-{{.Loopback}}
+{{end}}{{.Loopback}}
   clusters:
   - name: echo
     type: STATIC
@@ -123,11 +123,13 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	}
 	carriers, filter, so := "", filters[target], *soPath
 	collector, stopCollector := 0, func() {}
+	name, before := strings.CutSuffix(target, beforeSuffix)
+	name, golang := strings.CutSuffix(name, golangSuffix)
+	if before {
+		so = *beforePath
+	}
+	var listener loopback.Listener
 	if strings.HasPrefix(target, "meltemi") {
-		name, before := strings.CutSuffix(target, beforeSuffix)
-		if before {
-			so = *beforePath
-		}
 		so = filepath.Join(filepath.Dir(so), pr.so, filepath.Base(so))
 		var route, cluster, guards, others, mutation, besides, admin string
 		switch name {
@@ -152,7 +154,10 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		if _, err := os.Stat(so); err != nil {
 			return nil, fmt.Errorf("%w: %s", errNotInstalled, so)
 		}
-		listener := loopback.Listener{Module: "meltemi", Socket: fmt.Sprintf("@%s-bench-%d", target, os.Getpid()), Admin: admin}
+		listener = loopback.Listener{
+			Module: "meltemi", Socket: fmt.Sprintf("@%s-bench-%d", target, os.Getpid()), Admin: admin,
+			Tunnels: golang, Connect: golang && *connect,
+		}
 		b, err := json.Marshal(listener.Config()) // which is YAML, too
 		if err != nil {
 			return nil, err
@@ -163,8 +168,12 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		return nil, fmt.Errorf("unknown target %q", target)
 	}
 	var b strings.Builder
+	own := filter // Envoy's
+	if golang {
+		own = ""
+	}
 	err := template.Must(template.New("").Parse(envoyYAML)).Execute(&b, map[string]any{
-		"Filter": filter, "Loopback": carriers, "Port": port, "Collector": collector,
+		"Filter": own, "Loopback": carriers, "Port": port, "Collector": collector,
 	})
 	if err != nil {
 		return nil, err
@@ -190,13 +199,18 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &proxy{name: target, pid: cmd.Process.Pid, stop: func() {
+	p := &proxy{name: target, pids: []int{cmd.Process.Pid}, stop: func() {
 		cmd.Process.Kill() //nolint:errcheck // it may have ended
 		cmd.Wait()         //nolint:errcheck // killed
 		log.Close()
 		stopCollector()
 	}}
-	if err := p.findPorts(adminFile); err != nil {
+	err = p.findPorts(adminFile, golang)
+	if err == nil && golang {
+		settings := map[string]any{"path": listener.Socket, "connect": listener.Connect, "admin_address": listener.Admin}
+		err = p.serveGolang(filter, so, settings, workers, dir)
+	}
+	if err != nil {
 		p.stop()
 		out, _ := os.ReadFile(log.Name())
 		return nil, fmt.Errorf("%s: %w\n%s", target, err, out)
@@ -204,7 +218,8 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 	return p, nil
 }
 
-func (p *proxy) findPorts(adminFile string) error {
+// findPorts waits until an Envoy is ready. The listener may be another's.
+func (p *proxy) findPorts(adminFile string, another bool) error {
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		b, err := os.ReadFile(adminFile)
 		if err != nil || len(b) == 0 {
@@ -213,6 +228,9 @@ func (p *proxy) findPorts(adminFile string) error {
 		p.admin = string(b)
 		if body, err := p.get("/ready"); err != nil || !strings.HasPrefix(body, "LIVE") {
 			continue
+		}
+		if another {
+			return nil
 		}
 		body, err := p.get("/listeners?format=json")
 		if err != nil {
@@ -264,28 +282,30 @@ func (p *proxy) upstreams() int {
 	return n
 }
 
-// cpu returns the CPU time that the process has used, all its threads, to the nanosecond: of
-// its clock. What /proc says of a thread that runs is as old as the last tick.
-func (p *proxy) cpu() time.Duration {
-	if p.pid == 0 {
-		return 0
+// cpu returns the CPU time that the processes have used, all their threads, to the nanosecond:
+// of their clocks. What /proc says of a thread that runs is as old as the last tick.
+func (p *proxy) cpu() (sum time.Duration) {
+	for _, pid := range p.pids {
+		sum += cpuOf(int32(^pid<<3 | 2)) // clock_getcpuclockid(3)
 	}
-	return cpuOf(int32(^p.pid<<3 | 2)) // clock_getcpuclockid(3)
+	return sum
 }
 
 // memory returns the resident memory in bytes.
-func (p *proxy) memory() int64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
-	if err != nil {
-		return 0
-	}
-	for _, line := range strings.Split(string(b), "\n") {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "Rss:" {
-			n, _ := strconv.ParseInt(f[1], 10, 64)
-			return n << 10
+func (p *proxy) memory() (sum int64) {
+	for _, pid := range p.pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(b), "\n") {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "Rss:" {
+				n, _ := strconv.ParseInt(f[1], 10, 64)
+				sum += n << 10
+			}
 		}
 	}
-	return 0
+	return sum
 }
 
 func startHAProxy(port, workers int, dir string) (*proxy, error) {
@@ -315,7 +335,7 @@ func startHAProxy(port, workers int, dir string) (*proxy, error) {
 		return nil, err
 	}
 	f.Close()
-	return &proxy{name: "haproxy", addr: addr, pid: cmd.Process.Pid, stop: func() {
+	return &proxy{name: "haproxy", addr: addr, pids: []int{cmd.Process.Pid}, stop: func() {
 		cmd.Process.Kill() //nolint:errcheck // it may have ended
 		cmd.Wait()         //nolint:errcheck // killed
 	}}, nil

@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -28,30 +31,14 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
 		s, other := scripted.Serve(t, scripted.Answer("one")), scripted.Serve(t, scripted.Answer("other"))
-		dir, err := os.MkdirTemp("", "tunnels") // t's own may be too long for a socket
-		require.NoError(t, err)
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		socket, byConnect := filepath.Join(dir, "meltemi.sock"), filepath.Join(dir, "connect.sock")
-		o := v.options()
-		o.Listeners = []envoytest.Resource{envoytest.LoopbackOfTunnels(socket, false), envoytest.LoopbackOfTunnels(byConnect, true).With(envoytest.M{"name": "by-connect"})}
-		o.Clusters = []envoytest.Resource{envoytest.Cluster("one", envoytest.At(s.Port)...), {
+		n := startTunnels(t, v, envoytest.Cluster("one", envoytest.At(s.Port)...), envoytest.Resource{
 			"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
 			"name":  "inbound", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "1s",
-		}}
-		envoytest.Start(t, o)
-		info, err := os.Stat(socket)
+		})
+		info, err := os.Stat(n.tcp)
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 
-		dial := func(socket string, prologue []byte) net.Conn {
-			c, err := net.Dial("unix", socket)
-			require.NoError(t, err)
-			t.Cleanup(func() { c.Close() })
-			require.NoError(t, c.SetDeadline(time.Now().Add(30*time.Second)))
-			_, err = c.Write(prologue)
-			require.NoError(t, err)
-			return c
-		}
 		ask := func(c net.Conn, id uint64) string {
 			_, err := c.Write(dubbotest.Request{ID: id}.Bytes())
 			require.NoError(t, err)
@@ -66,14 +53,6 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 					return frames[0].Text()
 				}
 			}
-		}
-		// What is behind the answer stays.
-		connect := func(c net.Conn, cluster string) (status int, header http.Header) {
-			fmt.Fprintf(c, "CONNECT meltemi:1 HTTP/1.1\r\nhost: meltemi:1\r\n%s: %s\r\n\r\n", loopback.ClusterHeader, cluster)
-			answer, err := http.ReadResponse(bufio.NewReaderSize(iotest.OneByteReader(c), 16), &http.Request{Method: http.MethodConnect})
-			require.NoError(t, err)
-			require.NoError(t, answer.Body.Close())
-			return answer.StatusCode, answer.Header
 		}
 		closed := func(c net.Conn) {
 			n, err := c.Read(make([]byte, 1))
@@ -96,12 +75,12 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 			"a destination that counts for nothing": {prologue(map[byte]string{loopback.ClusterTLV: "one", loopback.DestinationTLV: fmt.Sprintf("127.0.0.1:%d", other.Port)}), "one", "one"},
 		} {
 			t.Run(name, func(t *testing.T) {
-				c := dial(socket, tc.prologue)
+				c := n.dial(n.tcp, tc.prologue)
 				for id := range uint64(3) {
 					require.Equal(t, tc.want, ask(c, id))
 				}
-				c = dial(byConnect, tc.prologue)
-				status, header := connect(c, tc.cluster)
+				c = n.dial(n.connect, tc.prologue)
+				status, header := n.ask(c, tc.cluster)
 				require.Equal(t, http.StatusOK, status)
 				require.Equal(t, fmt.Sprintf("127.0.0.1:%d", map[string]int{"one": s.Port, "other": other.Port}[tc.want]), header.Get(loopback.HostHeader))
 				for id := range uint64(3) {
@@ -109,10 +88,195 @@ func TestTunnelsOfStockFilters(t *testing.T) {
 				}
 			})
 		}
-		closed(dial(socket, prologue(map[byte]string{loopback.ClusterTLV: "unknown"})))
-		closed(dial(socket, prologue(nil)))
-		status, header := connect(dial(byConnect, prologue(nil)), "unknown")
-		require.Equal(t, http.StatusServiceUnavailable, status)
-		require.Contains(t, header.Get(loopback.FlagsHeader), "NC")
+		closed(n.dial(n.tcp, prologue(map[byte]string{loopback.ClusterTLV: "unknown"})))
+		closed(n.dial(n.tcp, prologue(nil)))
 	})
+}
+
+// TestWhatTunnelsTell: of which host is at a tunnel's end, and why there is none, CONNECT's
+// answer tells, in its own bytes and before anything else. tcp_proxy says nothing; it can
+// write the host into a log when it is connected.
+func TestWhatTunnelsTell(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, v variant) {
+		named := func() (port int) {
+			var told string
+			port = origin(t, func(c *net.TCPConn) { io.WriteString(c, told) })
+			told = fmt.Sprintf("127.0.0.1:%d", port)
+			return port
+		}
+		one, other := named(), named()
+		n := startTunnels(t, v,
+			envoytest.Cluster("two", envoytest.At(one, other)...),
+			envoytest.Cluster("empty"),
+			envoytest.Cluster("refused", refused(t)...),
+			envoytest.Cluster("full", envoytest.At(one)...).With(noConnections),
+		)
+		seen := map[string]bool{}
+		for range 8 {
+			c := n.dial(n.connect, prologue(nil))
+			_, header := n.ask(c, "two")
+			got, err := io.ReadAll(c)
+			require.NoError(t, err)
+			require.Equal(t, header.Get(loopback.HostHeader), string(got))
+			seen[string(got)] = true
+		}
+		require.Len(t, seen, 2)
+		for cluster, flag := range map[string]string{"empty": "UH", "refused": "UF", "unknown": "NC", "full": "UO"} {
+			status, header := n.ask(n.dial(n.connect, prologue(nil)), cluster)
+			require.Equal(t, http.StatusServiceUnavailable, status, cluster)
+			require.Contains(t, header.Get(loopback.FlagsHeader), flag)
+			got, err := io.ReadAll(n.dial(n.tcp, prologue(map[byte]string{loopback.ClusterTLV: cluster})))
+			require.NoError(t, err)
+			require.Empty(t, got, "%s: tcp_proxy says the same of all", cluster)
+		}
+		c := n.dial(n.tcp, prologue(map[byte]string{loopback.ClusterTLV: "two", loopback.TokenTLV: "7"}))
+		got, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.True(t, eventually(patience, func() bool {
+			b, _ := os.ReadFile(n.log)
+			return strings.Contains(string(b), "7 "+string(got)+"\n")
+		}))
+	})
+}
+
+// TestHalfCloseOfTunnels: through tcp_proxy an end of stream passes in both directions, and
+// the other one goes on. Envoy's HTTP/1 ends both directions of a CONNECT.
+func TestHalfCloseOfTunnels(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, v variant) {
+		heard := make(chan string, 1)
+		answering := origin(t, func(c *net.TCPConn) { // at the end of what it is sent
+			io.WriteString(c, "hi")
+			b, _ := io.ReadAll(c)
+			fmt.Fprintf(c, "you said %s", b)
+		})
+		ending := origin(t, func(c *net.TCPConn) { // at once, and goes on reading
+			io.WriteString(c, "bye")
+			c.CloseWrite()
+			b, _ := io.ReadAll(c)
+			heard <- string(b)
+		})
+		n := startTunnels(t, v, envoytest.Cluster("answering", envoytest.At(answering)...), envoytest.Cluster("ending", envoytest.At(ending)...))
+
+		c := n.dial(n.tcp, prologue(map[byte]string{loopback.ClusterTLV: "answering"}))
+		hear(t, c, "hi") // an end of stream that comes with the header is that of the connection
+		require.Equal(t, "you said hello", n.last(c, "hello"))
+		c = n.dial(n.tcp, prologue(map[byte]string{loopback.ClusterTLV: "ending"}))
+		got, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.Equal(t, "bye", string(got))
+		require.Empty(t, n.last(c, "still here"))
+		require.Equal(t, "still here", <-heard)
+
+		c = n.dial(n.connect, prologue(nil))
+		n.ask(c, "answering")
+		hear(t, c, "hi")
+		require.Empty(t, n.last(c, "hello"), "the answer is lost")
+		c = n.dial(n.connect, prologue(nil))
+		n.ask(c, "ending")
+		got, err = io.ReadAll(c)
+		require.NoError(t, err)
+		require.Equal(t, "bye", string(got))
+		require.Empty(t, <-heard, "the server's end is the client's")
+	})
+}
+
+// origin is a server that does as it is told with each connection, and closes it.
+func origin(t *testing.T, do func(c *net.TCPConn)) (port int) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(3 * patience)) //nolint:errcheck // it is new
+				do(c.(*net.TCPConn))
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		conns.Wait()
+	})
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// tunnels is an Envoy with a loopback listener of stock filters of both kinds.
+type tunnels struct {
+	t                 *testing.T
+	tcp, connect, log string
+}
+
+func startTunnels(t *testing.T, v variant, clusters ...envoytest.Resource) tunnels {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tunnels") // t's own may be too long for a socket
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	n := tunnels{t: t, tcp: filepath.Join(dir, "tcp.sock"), connect: filepath.Join(dir, "connect.sock"), log: filepath.Join(dir, "log")}
+	byTCP := envoytest.LoopbackOfTunnels(n.tcp, false)
+	rules := byTCP["listener_filters"].([]any)[0].(envoytest.M)["typed_config"].(envoytest.M)
+	rules["rules"] = append(rules["rules"].([]any), envoytest.M{
+		"tlv_type": loopback.TokenTLV, "on_tlv_present": envoytest.M{"metadata_namespace": "meltemi", "key": "token"},
+	})
+	filters := byTCP["filter_chains"].([]any)[0].(envoytest.M)["filters"].([]any)
+	proxy := filters[len(filters)-1].(envoytest.M)["typed_config"].(envoytest.M)
+	proxy["access_log_options"] = envoytest.M{"flush_access_log_on_connected": true}
+	proxy["access_log"] = []any{envoytest.M{"name": "file", "typed_config": envoytest.M{
+		"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": n.log,
+		"log_format": envoytest.M{"text_format_source": envoytest.M{"inline_string": "%DYNAMIC_METADATA(meltemi:token)% %UPSTREAM_REMOTE_ADDRESS%\n"}},
+	}}}
+	o := v.options()
+	o.Listeners = []envoytest.Resource{byTCP, envoytest.LoopbackOfTunnels(n.connect, true).With(envoytest.M{"name": "by-connect"})}
+	o.Clusters = clusters
+	envoytest.Start(t, o)
+	return n
+}
+
+// dial connects to a listener with that header of the PROXY protocol.
+func (n tunnels) dial(socket string, header []byte) *net.UnixConn {
+	n.t.Helper()
+	c, err := net.Dial("unix", socket)
+	require.NoError(n.t, err)
+	n.t.Cleanup(func() { c.Close() })
+	require.NoError(n.t, c.SetDeadline(time.Now().Add(3*patience)))
+	_, err = c.Write(header)
+	require.NoError(n.t, err)
+	return c.(*net.UnixConn)
+}
+
+// ask asks for a cluster. What is behind the answer stays.
+func (n tunnels) ask(c net.Conn, cluster string) (status int, header http.Header) {
+	n.t.Helper()
+	fmt.Fprintf(c, "CONNECT meltemi:1 HTTP/1.1\r\nhost: meltemi:1\r\n%s: %s\r\n\r\n", loopback.ClusterHeader, cluster)
+	answer, err := http.ReadResponse(bufio.NewReaderSize(iotest.OneByteReader(c), 16), &http.Request{Method: http.MethodConnect})
+	require.NoError(n.t, err)
+	require.NoError(n.t, answer.Body.Close())
+	return answer.StatusCode, answer.Header
+}
+
+func hear(t *testing.T, c io.Reader, text string) {
+	t.Helper()
+	got := make([]byte, len(text))
+	_, err := io.ReadFull(c, got)
+	require.NoError(t, err)
+	require.Equal(t, text, string(got))
+}
+
+// last says the last words and returns what comes behind them.
+func (n tunnels) last(c *net.UnixConn, words string) string {
+	n.t.Helper()
+	_, err := io.WriteString(c, words)
+	require.NoError(n.t, err)
+	require.NoError(n.t, c.CloseWrite())
+	got, err := io.ReadAll(c)
+	if err != nil {
+		require.ErrorIs(n.t, err, syscall.ECONNRESET)
+	}
+	return string(got)
 }

@@ -2,22 +2,35 @@ package istio
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"debug/elf"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/control/loopback"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/contribhost"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/images"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
 // TestTheImages: an image builder makes of the Dockerfiles what the guides promise:
@@ -30,7 +43,9 @@ func TestTheImages(t *testing.T) {
 		"/usr/local/bin/pilot-agent": agent, "/usr/local/bin/envoy": envoy,
 		"/var/lib/istio/envoy/envoy_bootstrap_tmpl.json": filepath.Join(peers.Root(), "build", "istio", "bootstrap.json"),
 	}
-	for _, path := range images.Libraries(t, envoy) {
+	contrib := contribhost.Binary(t)
+	files["/usr/local/bin/contribhost"] = contrib
+	for _, path := range append(images.Libraries(t, envoy), images.Libraries(t, contrib)...) {
 		files[path] = path
 	}
 	store := images.Open(t, files)
@@ -117,6 +132,100 @@ func TestTheImages(t *testing.T) {
 		c.install()
 		c.operator().Start()
 	})
+
+	t.Run("proxy before 1.31", func(t *testing.T) { servesByGolang(t, proxy) })
+}
+
+// servesByGolang runs the programs of a proxy of Istio before 1.31 in an image's file system, with
+// its environment and Istio's user: the imitated host of the golang filter, and the Envoy that has
+// the loopback listener.
+func servesByGolang(t *testing.T, image *images.Image) {
+	const library = "/usr/local/lib/meltemi/libmeltemi.so"
+	server := scripted.Serve(t, scripted.Answer("from the image"))
+	var settings struct{ Path string }
+	require.NoError(t, json.Unmarshal([]byte(image.Config.Var("MELTEMI_PROCESS")), &settings))
+	for _, dir := range []string{path.Dir(settings.Path), "/tmp", "/proc", "/dev"} {
+		dir = filepath.Join(image.Root, dir)
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		require.NoError(t, os.Chown(dir, 1337, 1337))
+	}
+	run := func(argv ...string) *exec.Cmd {
+		cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", `
+mount --bind "$ROOT" "$ROOT"
+mount --bind "$ROOT$OWN" "$ROOT$OWN"
+mount --rbind /dev "$ROOT/dev"
+mount -t proc proc "$ROOT/proc"
+mount -o remount,bind,ro "$ROOT"
+exec setpriv --no-new-privs chroot --userspec 1337:1337 --groups= "$ROOT" "$@"
+`, "sh"}, argv...)...)
+		cmd.Env = append(slices.Clone(image.Config.Env), "PATH="+os.Getenv("PATH"), "ROOT="+image.Root, "OWN="+path.Dir(settings.Path))
+		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		require.NoError(t, err)
+		cmd.Stderr = log
+		t.Cleanup(func() {
+			cmd.Process.Kill() //nolint:errcheck // it may have ended
+			cmd.Wait()         //nolint:errcheck // killed
+			log.Close()
+			if said, _ := os.ReadFile(log.Name()); t.Failed() {
+				t.Logf("%s\n%s", argv, said)
+			}
+		})
+		return cmd
+	}
+	write := func(name string, b []byte) string {
+		require.NoError(t, os.WriteFile(filepath.Join(image.Root, name), b, 0o644))
+		return name
+	}
+
+	bootstrap, err := json.Marshal(map[string]any{"static_resources": map[string]any{
+		"listeners": []any{loopback.Listener{Socket: settings.Path, Tunnels: true, Connect: true}.Config()},
+		"clusters": []any{map[string]any{"name": "shop", "type": "STATIC", "load_assignment": map[string]any{
+			"cluster_name": "shop", "endpoints": []any{map[string]any{"lb_endpoints": []any{map[string]any{
+				"endpoint": map[string]any{"address": map[string]any{"socket_address": map[string]any{"address": "127.0.0.1", "port_value": server.Port}}},
+			}}}},
+		}}},
+	}})
+	require.NoError(t, err)
+	envoy := run("/usr/local/bin/envoy", "-c", write("/bootstrap.json", bootstrap), "--disable-hot-restart", "-l", "warning")
+	require.NoError(t, envoy.Start())
+
+	plugin, err := anypb.New(wrapperspb.String(`{"stat_prefix": "shop", "protocol": {"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}},
+		"route_config": {"name": "shop", "routes": [{"route": {"cluster": "shop"}}]}}`))
+	require.NoError(t, err)
+	b, err := proto.Marshal(plugin)
+	require.NoError(t, err)
+	config := contribhost.Config{Listeners: []contribhost.Listener{{Name: "shop", Address: "127.0.0.1:0", Filter: contribhost.Filter{
+		LibraryID: "meltemi", LibraryPath: library, PluginName: "meta_protocol_proxy", PluginConfig: b,
+	}}}}
+	host := run("/usr/local/bin/contribhost", write("/contribhost.conf", []byte(config.String())))
+	in, err := host.StdinPipe()
+	require.NoError(t, err)
+	out, err := host.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, host.Start())
+	said := bufio.NewScanner(out)
+	require.True(t, said.Scan(), "it is ready")
+	_, err = io.WriteString(in, "listeners\n")
+	require.NoError(t, err)
+	require.True(t, said.Scan())
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(said.Text(), "shop "))
+	require.NoError(t, err)
+	n, err := strconv.Atoi(port)
+	require.NoError(t, err)
+
+	// The first call waits for the loopback listener.
+	c := scripted.Dial(t, n)
+	for id := range uint64(3) {
+		c.Ask(id, dubbotest.Request{})
+		require.Equal(t, "from the image", c.Read().Text())
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", host.Process.Pid))
+	require.NoError(t, err)
+	require.Contains(t, string(maps), library)
+	info, err := os.Stat(filepath.Join(image.Root, settings.Path))
+	require.NoError(t, err)
+	require.Equal(t, os.ModeSocket|0o600, info.Mode(), "nobody but the proxy's user reaches the clusters")
+	require.EqualValues(t, 1337, info.Sys().(*syscall.Stat_t).Uid)
 }
 
 // libraries are those that a program or a shared object needs.

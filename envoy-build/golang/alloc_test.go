@@ -15,16 +15,22 @@ func TestEventsAllocateNothing(t *testing.T) {
 	m := &echo{}
 	h := New(m, Settings{}, func(host.Level, string, ...any) {})
 	defer h.Close()
-	c := h.Accept(h.Load(wrapped(t, "{}")), PluginName, nowhere{})
-	chunks := [][]byte{make([]byte, 100), make([]byte, 28)}
-	require.Zero(t, raced.AllocsPerRun(t, 1000, func() { c.Data(chunks, 128, false) }))
-	c.Closed(true)
+	for _, later := range []nowhere{false, true} {
+		c := h.Accept(h.Load(wrapped(t, "{}")), PluginName, later)
+		chunks := [][]byte{make([]byte, 100), make([]byte, 28)}
+		require.Zero(t, raced.AllocsPerRun(t, 1000, func() {
+			c.Data(chunks, 128, false)
+			c.Turned()
+		}))
+		c.Closed(true)
+	}
 }
 
-// nowhere is a connection whose other side takes everything.
-type nowhere struct{}
+// nowhere is a connection whose other side takes everything. True tells of the ends of turns.
+type nowhere bool
 
 func (nowhere) Write([]byte)                {}
 func (nowhere) Close(CloseType)             {}
+func (n nowhere) Later() bool               { return bool(n) }
 func (nowhere) Addresses() (string, string) { return "10.0.0.1:1", "10.0.0.2:1" }
 func (nowhere) Release()                    {}

@@ -84,7 +84,7 @@ func (c *Client) Data(chunks [][]byte, total int, end bool) {
 	}
 	if w.enter() {
 		c.data(chunks, total, end)
-		w.leave()
+		w.gather(c, total)
 		return
 	}
 	b := copies.Get().(*[]byte)
@@ -92,6 +92,15 @@ func (c *Client) Data(chunks [][]byte, total int, end bool) {
 		*b = append(*b, chunk...)
 	}
 	w.put(item{kind: data, client: c, data: b, flag: end})
+}
+
+// Turned is what [Connection.Later] has asked for.
+func (c *Client) Turned() {
+	if w := c.w; w.enter() {
+		w.leave()
+	} else {
+		w.put(item{kind: nothing})
+	}
 }
 
 // copies are for bytes that wait for a worker.
@@ -161,6 +170,7 @@ func (c *Client) resume() {
 }
 
 func (c *Client) closed(remote bool) {
+	c.w.gathering = false // it may be the one that was to tell
 	if c.gone {
 		return
 	}

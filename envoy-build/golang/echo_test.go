@@ -10,6 +10,7 @@ import (
 type echo struct {
 	deaf    bool // or does not read its clients
 	blocked atomic.Bool
+	ends    atomic.Int32 // of events
 	w       host.Worker
 }
 
@@ -18,7 +19,7 @@ func (m *echo) Published()                                               {}
 func (m *echo) Destroy()                                                 {}
 func (m *echo) NewWorker(w host.Worker) host.Shard                       { m.w = w; return m }
 func (m *echo) Run()                                                     {}
-func (m *echo) EndHook()                                                 {}
+func (m *echo) EndHook()                                                 { m.ends.Add(1) }
 
 func (m *echo) Accept(_ host.FilterConfig, d host.Downstream) host.DownstreamEvents {
 	if m.deaf {

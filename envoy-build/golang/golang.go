@@ -35,6 +35,10 @@ type Connection interface {
 	Write(b []byte)
 	// Close closes the connection.
 	Close(how CloseType)
+	// Later has [Client.Turned] called on the connection's thread behind the events that
+	// are due there by now, unless the connection ends before. It is called on that thread,
+	// within an event, and reports whether it can.
+	Later() bool
 	// Addresses are those of this side and of the peer, "ip:port" or a pipe's name. It is
 	// called once, on the connection's own thread, before all else.
 	Addresses() (local, remote string)

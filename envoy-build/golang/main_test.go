@@ -186,6 +186,20 @@ func (p *peer) use(what string) {
 	}
 }
 
+// Later has it told at the end of what is due.
+func (p *peer) Later() bool {
+	p.use("Later")
+	p.e.post(func() {
+		p.mu.Lock()
+		closed := p.closed
+		p.mu.Unlock()
+		if !closed {
+			p.c.Turned()
+		}
+	})
+	return true
+}
+
 // shown is p as Envoy shows it: a Connection.
 type shown struct{ *peer }
 

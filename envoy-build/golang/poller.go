@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,7 @@ type poller struct {
 	epfd int
 	wake int // an eventfd
 	done chan struct{}
-	stop bool // under the worker's lock
+	stop atomic.Bool
 
 	poking sync.RWMutex
 	closed bool
@@ -66,33 +67,45 @@ func (p *poller) run() {
 			p.w.h.log(host.Error, "meltemi: epoll_wait: %v", err)
 			return
 		}
-		p.w.lock.Lock()
-		if p.stop {
-			p.w.lock.Unlock()
+		if p.stop.Load() {
 			return
 		}
-		p.w.begin()
-		for _, e := range events[:max(n, 0)] {
-			if e.Fd == wakeSlot {
-				var count [8]byte
-				unix.Read(p.wake, count[:]) //nolint:errcheck // it is empty then
-				continue
-			}
-			p.w.happened(e)
-		}
-		p.w.leave()
+		p.seen(events[:max(n, 0)])
 	}
 }
 
-// watch has the poller tell of events on a socket from now on, of others no more.
+// seen has events carried out, here or by whoever is at work: to wait for that one would
+// cost both more than its work, as Go would have another thread go on with this.
+func (p *poller) seen(events []unix.EpollEvent) {
+	w := p.w
+	free := w.enter()
+	for _, e := range events {
+		switch {
+		case e.Fd == wakeSlot:
+			var count [8]byte
+			unix.Read(p.wake, count[:]) //nolint:errcheck // it is empty then
+			if !free {
+				w.put(item{kind: nothing})
+			}
+		case free:
+			w.happened(e)
+		default:
+			w.put(item{kind: polled, event: e})
+		}
+	}
+	if free {
+		w.leave()
+	}
+}
+
+// watch has the poller tell of events on a socket from now on, of others no more: once,
+// when they come or are there already, as others may carry them out while it waits again.
 func (p *poller) watch(op int, t *tunnel) error {
-	return unix.EpollCtl(p.epfd, op, t.fd, &unix.EpollEvent{Events: t.interest, Fd: int32(t.slot), Pad: int32(t.generation)})
+	return unix.EpollCtl(p.epfd, op, t.fd, &unix.EpollEvent{Events: t.interest | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(t.slot), Pad: int32(t.generation)})
 }
 
 func (p *poller) close() {
-	p.w.lock.Lock()
-	p.stop = true
-	p.w.lock.Unlock()
+	p.stop.Store(true)
 	p.poke()
 	<-p.done
 	p.w.lock.Lock()

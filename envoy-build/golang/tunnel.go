@@ -29,6 +29,9 @@ const (
 	readBytes = 64 << 10
 	// maxReads is how often one tunnel is read before others are.
 	maxReads = 4
+	// maxWrites is how many buffers are written at once: so many that unix.Writev needs no
+	// memory.
+	maxWrites = 8
 	// assumedHosts is how many hosts a cluster is taken to have of which nothing is known:
 	// as many tunnels are kept as pools may have, over which Envoy's load balancer spreads
 	// what it likes.
@@ -49,6 +52,7 @@ type tunnels struct {
 	missing missing
 	read    []byte
 	views   [1][]byte
+	writes  [maxWrites][]byte
 }
 
 // tunnel is a connection to the loopback listener, whose stock filters take its bytes to
@@ -280,6 +284,10 @@ func (t *tunnel) want(interest uint32) {
 		op = unix.EPOLL_CTL_ADD
 	}
 	t.watched = interest != 0
+	t.watch(op)
+}
+
+func (t *tunnel) watch(op int) {
 	if err := t.w.poller.watch(op, t); err != nil {
 		t.w.h.log(host.Error, "meltemi: epoll_ctl: %v", err)
 		t.end(host.Reset)
@@ -304,12 +312,14 @@ func (ts *tunnels) happened(e unix.EpollEvent) {
 	if t.generation != uint32(e.Pad) || t.state == over || t.fd < 0 {
 		return
 	}
-	if e.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		if t.paused > 0 { // what it has sent is read later
+	ends := e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
+	if ends || e.Events&unix.EPOLLIN != 0 {
+		switch {
+		case t.paused == 0:
+			t.receive(ends)
+		case e.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0: // what it has sent is read later
 			t.hung, t.blocked = true, false
 			t.look()
-		} else {
-			t.receive()
 		}
 	}
 	if e.Events&unix.EPOLLOUT != 0 && t.state != over {
@@ -317,8 +327,8 @@ func (ts *tunnels) happened(e unix.EpollEvent) {
 	}
 }
 
-// receive hands over what has come.
-func (t *tunnel) receive() {
+// receive hands over what has come, of which the end may be told no more.
+func (t *tunnel) receive(ends bool) {
 	ts := &t.w.tunnels
 	if ts.read == nil {
 		ts.read = make([]byte, readBytes)
@@ -344,10 +354,11 @@ func (t *tunnel) receive() {
 			ts.views[0] = b
 			t.w.guard(t, func() { t.ev.Data(ts.views[:], len(b)) })
 		}
-		if n < readBytes || t.state == over || t.cut || t.paused > 0 {
+		if n < readBytes && !ends || t.state == over || t.cut || t.paused > 0 {
 			return
 		}
 	}
+	t.watch(unix.EPOLL_CTL_MOD) // there may be more, of which it has told
 }
 
 // lost tells why a tunnel has ended. One over which nothing has gone may never have been
@@ -370,12 +381,7 @@ func (t *tunnel) lost(err error) host.CloseReason {
 // flush writes what there is to write.
 func (t *tunnel) flush() {
 	for len(t.out) > 0 {
-		b := t.out[0]
-		n, err := unix.Write(t.fd, b.B[t.sent:])
-		if n > 0 {
-			t.sent += n
-			t.wrote = true
-		}
+		n, err := t.writeOut()
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
@@ -388,11 +394,8 @@ func (t *tunnel) flush() {
 			t.setBlocked(false)
 			return
 		}
-		if t.sent == len(b.B) {
-			b.Free()
-			t.sent = 0
-			t.out = append(t.out[:0], t.out[1:]...)
-		}
+		t.wrote = t.wrote || n > 0
+		t.written(n)
 	}
 	if t.ending && !t.ended {
 		t.ended = true
@@ -405,6 +408,39 @@ func (t *tunnel) flush() {
 		}
 	}
 	t.setBlocked(false)
+}
+
+// writeOut writes the first of out together.
+func (t *tunnel) writeOut() (n int, err error) {
+	if len(t.out) == 1 {
+		return unix.Write(t.fd, t.out[0].B[t.sent:])
+	}
+	views := t.w.tunnels.writes[:min(len(t.out), maxWrites)]
+	for i := range views {
+		views[i] = t.out[i].B
+	}
+	views[0] = views[0][t.sent:]
+	n, err = unix.Writev(t.fd, views)
+	clear(views)
+	return n, err
+}
+
+// written takes the first n bytes from out.
+func (t *tunnel) written(n int) {
+	n += t.sent
+	done := 0
+	for _, b := range t.out {
+		if n < len(b.B) {
+			break
+		}
+		n -= len(b.B)
+		b.Free()
+		done++
+	}
+	t.sent = n
+	left := copy(t.out, t.out[done:])
+	clear(t.out[left:])
+	t.out = t.out[:left]
 }
 
 // lingers has the tunnel closed when nothing moves any more.

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meltemi-mesh/meltemi/envoy-build/internal/linger"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/host/mailbox"
@@ -40,6 +42,8 @@ type worker struct {
 	lingering linger.List
 	touched   []*Client // have something to be carried out
 	resumed   []*Client // are read again
+	gathering bool      // the end of Envoy's turn will be told
+	gathered  int       // bytes, in this turn
 	holding   holding
 	tunnels
 	buffers
@@ -52,13 +56,16 @@ type item struct {
 	client *Client
 	data   *[]byte // a copy
 	flag   bool    // of data: its end; of closed: by the peer
+	event  unix.EpollEvent
 	do     func()
 }
 
 type kind uint8
 
 const (
-	toDo kind = iota
+	toDo    kind = iota
+	nothing      // but what is due
+	polled
 	accepted
 	data
 	closed
@@ -108,6 +115,27 @@ func (w *worker) leave() {
 	w.help()
 }
 
+// maxGathered is how much of a turn waits for its end.
+const maxGathered = 64 << 10
+
+// gather ends an event that has brought n bytes of c. What clients send together goes over
+// a tunnel together, by one write: so if Envoy's thread can tell when it has been through
+// all that it has found to be read, the end of the event is then.
+func (w *worker) gather(c *Client, n int) {
+	w.gathered += n
+	if c.gone || c.closing != stays || w.gathered > maxGathered {
+		w.leave()
+		return
+	}
+	if !w.gathering && !c.conn.Later() {
+		w.leave()
+		return
+	}
+	w.gathering = true
+	w.lock.Unlock()
+	w.help()
+}
+
 // help does what was put into the mailbox by those who found the lock taken when it was
 // about to be let go.
 func (w *worker) help() {
@@ -145,6 +173,8 @@ func (w *worker) do(i item) {
 		w.guard(nil, i.do)
 	case accepted:
 		i.client.accept()
+	case polled:
+		w.happened(i.event)
 	case data:
 		w.input[0] = *i.data
 		i.client.data(w.input[:], len(*i.data), i.flag)
@@ -156,6 +186,7 @@ func (w *worker) do(i item) {
 
 // finish carries out what was recorded, and what comes of it, until nothing more does.
 func (w *worker) finish() {
+	w.gathering, w.gathered = false, 0
 	for {
 		w.guard(nil, w.shard.EndHook)
 		w.carryOut()

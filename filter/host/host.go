@@ -97,8 +97,8 @@ type Shard interface {
 	// given to SetTimer is over.
 	Run()
 	// EndHook is called by the host at the end of every outermost event of this
-	// worker, before the batch is carried out: the pipeline hands over the
-	// bytes it has gathered.
+	// worker, or of several that came together, before the batch is carried out:
+	// the pipeline hands over the bytes it has gathered.
 	EndHook()
 }
 

@@ -21,3 +21,18 @@ func officialLibrary() string {
 var buildOfficial = sync.OnceValue(func() error {
 	return run(filepath.Join(Root(), "e2e", "peers", "golang"), "go", "build", "-trimpath", "-buildmode=c-shared", "-o", officialLibrary(), ".")
 })
+
+// RegisteredLibrary is the folder of a libmeltemi.so that links the official package:
+// envoy-build/golang/register/example.
+func RegisteredLibrary(t testing.TB) string {
+	t.Helper()
+	needed(t, "golang", "Go", buildRegistered())
+	return registeredLibrary()
+}
+
+func registeredLibrary() string { return filepath.Join(Root(), "build", "registered") }
+
+var buildRegistered = sync.OnceValue(func() error {
+	return run(filepath.Join(Root(), "envoy-build", "golang", "register"), "go", "build", "-trimpath", "-buildmode=c-shared",
+		"-ldflags=-s -w", "-o", filepath.Join(registeredLibrary(), "libmeltemi.so"), "./example")
+})

@@ -83,6 +83,13 @@ func (c *connection) Write(b []byte) {
 // Close implements golang.Connection.
 func (c *connection) Close(how golang.CloseType) { C.mg_close(c.envoy, C.int(how)) }
 
+// Later implements golang.Connection: a write of no bytes comes back as one, and leaves
+// nothing.
+func (c *connection) Later() bool {
+	C.mg_write(c.envoy, nil, 0)
+	return true
+}
+
 // The ConnectionInfoType of Envoy's cgo.cc.
 const (
 	infoLocal  = 0
@@ -149,6 +156,14 @@ func mgData(f unsafe.Pointer, total C.uint64_t, slices *C.mg_slice, n C.int64_t,
 		}
 	}
 	c.client.Data(c.chunks, int(total), end != 0)
+}
+
+//export mgTurned
+func mgTurned(f unsafe.Pointer) {
+	defer barrier("ending a turn")
+	if c := find(f); c != nil && c.client != nil {
+		c.client.Turned()
+	}
 }
 
 //export mgClosed

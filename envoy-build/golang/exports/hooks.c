@@ -35,9 +35,10 @@ MG_HOOK void envoyGoFilterOnDownstreamEvent(void* f, int64_t event) {
   if (f && (event == REMOTE_CLOSE || event == LOCAL_CLOSE)) mgClosed(f, event == REMOTE_CLOSE);
 }
 
-// What is shown here is what we have written.
+// What is shown here is what we have written; of nothing, when what came before is through.
 MG_HOOK uint64_t envoyGoFilterOnDownstreamWrite(void* f, uint64_t size, uint64_t slices, int64_t n, int64_t end) {
-  (void)f, (void)size, (void)slices, (void)n, (void)end;
+  (void)slices, (void)n;
+  if (size == 0 && !end) mgTurned(f);
   return CONTINUE;
 }
 

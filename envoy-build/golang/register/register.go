@@ -136,6 +136,9 @@ func (c *connection) Write(b []byte) { c.cb.Write(b, false) }
 // Close implements golang.Connection.
 func (c *connection) Close(how golang.CloseType) { c.cb.Close(api.ConnectionCloseType(how)) }
 
+// Later implements golang.Connection: Envoy's package panics of a write of no bytes.
+func (c *connection) Later() bool { return false }
+
 // Addresses implements golang.Connection. Of a client's connection Envoy's package calls
 // them the upstream's.
 func (c *connection) Addresses() (local, remote string) {
