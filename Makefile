@@ -26,7 +26,7 @@ E2E_PARALLEL ?= 4
 IN_FULL := ./codecs/... ./filter/... ./filters/... ./envoy-build/golang ./envoy-build/internal/balancer
 
 .DEFAULT_GOAL := help
-.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all istio helm e2e-istio bench hostile soak lint clean need-go need-cc
+.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all e2e-golang istio helm e2e-istio bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,8 +70,12 @@ unit: need-go need-cc ## tests that need no Envoy, those with much to do once mo
 e2e: so envoys ## end-to-end tests on real Envoys
 	cd e2e && $(GO) test -count=1 -timeout 45m -parallel $(E2E_PARALLEL) -matrix=smoke
 
-e2e-all: so envoys ## the end-to-end tests in full on every version, 1 and 2 workers
+e2e-all: so envoys e2e-golang ## the end-to-end tests in full on every version, 1 and 2 workers
 	cd e2e && $(GO) test -count=1 -timeout 90m -parallel $(E2E_PARALLEL) -matrix=full
+
+# CONTRIB_ENVOY_BIN or ISTIO_PROXY_BIN run a real one in place of the imitation.
+e2e-golang: so envoy ## the end-to-end tests in full by Envoy's golang filter
+	cd e2e && $(GO) test -count=1 -timeout 60m -parallel $(E2E_PARALLEL) -matrix=golang
 
 istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes the first time
 	tools/istio.sh
@@ -90,8 +94,9 @@ bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_p
 hostile: so envoy ## a million mutated frames of each protocol, and the attacks at their full size
 	cd e2e && $(GO) test -count=1 -timeout 60m -v -run TestHostile -hostile 1000000 .
 
-soak: so envoy ## ten minutes of load, faults and config updates
+soak: so envoy ## load, faults and config updates: ten minutes, and five by Envoy's golang filter
 	cd e2e && $(GO) test -count=1 -timeout 30m -v -run TestSoak -soak 10m .
+	cd e2e && $(GO) test -count=1 -timeout 30m -v -run TestSoak -soak 5m -matrix=golang .
 
 lint: need-go ## formatting, vet, house rules
 	tools/lint.sh

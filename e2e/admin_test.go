@@ -85,6 +85,9 @@ func TestARunningEnvoyTellsItsRoutes(t *testing.T) {
 		require.Contains(t, out, "stat_prefix: fixed")
 		require.Contains(t, out, "server: cluster xds")
 
+		if v.golang {
+			return // MELTEMI_PROCESS says it, for as long as the process lives
+		}
 		other := "unix:" + filepath.Join(t.TempDir(), "other")
 		require.True(t, e.SetListeners(append([]envoytest.Resource{envoytest.LoopbackWithAdmin(socket, other)}, listeners...)...))
 		require.True(t, eventually(patience, func() bool { return len(dump(other).GetStaticRouteConfigs()) == 1 }))

@@ -288,6 +288,7 @@ func (m *Message) runResponse() {
 func (m *Message) end() {
 	c := m.cfg
 	m.endedAt = m.sh.w.Now()
+	m.sh.told = nil
 	m.exchange.Over()
 	m.settle(m.unanswered())
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {

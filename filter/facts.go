@@ -28,6 +28,18 @@ func (m *Message) Facts() (f Facts) {
 	return f
 }
 
+// Ended is Facts for [EndFilter].OnEnd, without a copy: it is valid during the call, and
+// not to be changed.
+func (m *Message) Ended() *Facts {
+	f := &m.sh.entry.Facts
+	if m.sh.told != m {
+		m.gather(f)
+		m.sh.told = m
+	}
+	f.Flags = m.flags // all else is settled
+	return f
+}
+
 // gather has f be what is known by now.
 func (m *Message) gather(f *Facts) {
 	*f = Facts{}

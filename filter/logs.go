@@ -58,8 +58,7 @@ func (wl *workerListener) takeLogs() {
 
 // observe tells of a message that has ended.
 func (m *Message) observe() {
-	f := &m.sh.entry.Facts
-	m.gather(f)
+	f := m.Ended()
 	if m.counted != nil {
 		m.sh.telemetry.End(m.counted, f)
 	}
@@ -85,8 +84,8 @@ func (m *Message) logBeat() {
 		return
 	}
 	m.endedAt = m.sh.w.Now()
-	f := &m.sh.entry.Facts
-	m.gather(f)
+	m.sh.told = nil
+	f := m.Ended()
 	f.Kind = facts.Heartbeat
 	if f.SentBytes > 0 {
 		f.Answered, m.details = f.End, "health_check_ok"
@@ -117,6 +116,7 @@ func (s *shadow) logs(m *Message) {
 func (s *shadow) log(resp *codecs.Metadata, failed *upstream.Failure) {
 	wl := s.cfg
 	e := &s.sh.entry
+	s.sh.told = nil
 	*e = accesslog.Entry{Request: &s.req, Response: resp, Facts: Facts{
 		Kind: facts.Mirror, Protocol: wl.Protocol, Route: s.route, Cluster: s.policy.Cluster, Host: s.call.Host(), Attempts: 1,
 		UpstreamSentBytes: int64(s.sent), Start: s.begun, Sent: s.call.SentAt(), End: s.sh.w.Now(),

@@ -13,6 +13,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/export"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
+	"github.com/meltemi-mesh/meltemi/filter/telemetry"
 )
 
 // totals returns what all versions of l count in.
@@ -33,14 +34,38 @@ func (mod *Module) totals(l *listener) *metrics.Totals {
 func (mod *Module) Observe() { mod.telemetry.On() }
 
 // Metrics returns all that the module counts, and what Go and the process use.
-func (mod *Module) Metrics() prometheus.Gatherer {
+func (mod *Module) Metrics() prometheus.Gatherer { return mod.gatherer(true) }
+
+// gatherer gathers all, or all but that of keepers.
+func (mod *Module) gatherer(keepers bool) prometheus.Gatherer {
 	r := prometheus.NewRegistry()
-	r.MustRegister(mod.telemetry, listenerMetrics{mod}, filterMetrics{mod}, collected{mod}, &mod.exports)
+	if keepers {
+		r.MustRegister(mod.telemetry)
+	}
+	r.MustRegister(listenerMetrics{mod}, filterMetrics{mod}, collected{mod, keepers}, &mod.exports)
 	r.MustRegister(buildInfo())
 	// With a prefix, as Istio's agent puts these metrics on one page with an application's.
 	prometheus.WrapRegistererWithPrefix("meltemi_", r).MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
+}
+
+// Scrapes is Metrics for somebody who asks again and again.
+func (mod *Module) Scrapes() prometheus.TransactionalGatherer {
+	return &telemetry.Scrapes{Rest: mod.gatherer(false), Keepers: mod.keepers}
+}
+
+// keepers are the collectors of whose metrics scrapes keep what does not change.
+func (mod *Module) keepers() []telemetry.Keeper {
+	mod.mu.Lock()
+	defer mod.mu.Unlock()
+	all := []telemetry.Keeper{mod.telemetry}
+	for _, c := range mod.collectors {
+		if k, keeps := c.(telemetry.Keeper); keeps {
+			all = append(all, k)
+		}
+	}
+	return all
 }
 
 // Push has all that the module counts pushed to a collector from now on, and no more to
@@ -143,7 +168,10 @@ func (m listenerMetrics) Collect(ch chan<- prometheus.Metric) {
 
 // collected is what filters collect themselves. It implements prometheus.Collector,
 // without telling what there may be.
-type collected struct{ mod *Module }
+type collected struct {
+	mod     *Module
+	keepers bool // also those
+}
 
 func (collected) Describe(chan<- *prometheus.Desc) {}
 
@@ -152,6 +180,9 @@ func (c collected) Collect(ch chan<- prometheus.Metric) {
 	all := slices.Collect(maps.Values(c.mod.collectors))
 	c.mod.mu.Unlock()
 	for _, of := range all {
+		if _, keeps := of.(telemetry.Keeper); keeps && !c.keepers {
+			continue
+		}
 		of.Collect(ch)
 	}
 }

@@ -26,7 +26,7 @@ const reopenTime = 10 * time.Second
 func (mod *Module) Pages() http.Handler {
 	mod.Observe()
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(mod.Metrics(), promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4}))
+	mux.Handle("GET /metrics", promhttp.HandlerForTransactional(mod.Scrapes(), promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4}))
 	mux.HandleFunc("POST /reopen_logs", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), reopenTime)
 		defer cancel()

@@ -76,6 +76,7 @@ type shard struct {
 	telemetry *telemetry.Worker
 	traces    *tracing.Worker
 	entry     accesslog.Entry // that is being written
+	told      *Message        // that ends, and whose facts the entry has
 	second    accesslog.Second
 	wall      wall
 	logging   []*workerListener // have lines to hand over

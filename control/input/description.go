@@ -13,6 +13,8 @@ type description struct {
 	Addresses []string `yaml:"addresses"`
 	Headless  bool     `yaml:"headless"`
 	Ports     []port   `yaml:"ports"`
+	// Observed are ports that stay Istio's, with a filter of Envoy's own in front.
+	Observed []observedPort `yaml:"observed"`
 	// Protocol and Routes of the ports that have none of their own.
 	Protocol     string        `yaml:"protocol"`
 	Routes       *yaml.Node    `yaml:"routes"`
@@ -44,6 +46,12 @@ type port struct {
 	Codec    *yaml.Node `yaml:"codec"`
 	// Routes: instead of a cluster they may name {subset, host, port}.
 	Routes *yaml.Node `yaml:"routes"`
+}
+
+type observedPort struct {
+	Port       int    `yaml:"port"`
+	TargetPort int    `yaml:"targetPort"`
+	Filter     string `yaml:"filter"`
 }
 
 type loadBalancer struct {

@@ -86,6 +86,9 @@ func (r *reader) service(d *description) *ir.Service {
 		}
 		s.Ports = append(s.Ports, port)
 	}
+	for _, p := range d.Observed {
+		s.Observed = append(s.Observed, ir.ObservedPort{Port: p.Port, TargetPort: p.TargetPort, Filter: ir.StockFilter(p.Filter)})
+	}
 	if d.LoadBalancer != nil {
 		s.LoadBalancer = &ir.LoadBalancer{Simple: d.LoadBalancer.Simple}
 		if h := d.LoadBalancer.ConsistentHash; h != nil {

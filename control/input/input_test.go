@@ -35,7 +35,7 @@ func TestRefused(t *testing.T) {
 		"nothing":          {"", "want one document, there are 0"},
 		"two documents":    {"a: 1\n---\nb: 1\n", "want one document, there are 2"},
 		"no object":        {"- a\n", "1: want an object"},
-		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, golang, module, socket, adminAddress\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
+		"unknown fields":   {host + "hosts: []\nports:\n- prot: 1\n", "2: hosts: unknown field; there are: host, name, namespace, addresses, headless, ports, observed, protocol, routes, loadBalancer, server, clients, gateways, authorization, telemetry, outbound, inbound, delivery, initialFetchTimeout, proxyMetadata, proxyVersion, golang, module, socket, adminAddress\n4: ports[0].prot: unknown field; there are: port, targetPort, protocol, codec, routes"},
 		"wrong kinds":      {"host: 1\nheadless: maybe\nports:\n- port: http\naddresses: {}\n", "1: host: want a string\n2: headless: want true or false\n4: ports[0].port: want a number\n5: addresses: want a list"},
 		"no load balancer": {host + vip + ports + "loadBalancer: {}\n", "4: loadBalancer: want simple or consistentHash"},
 		"two of them":      {host + vip + ports + "loadBalancer: {simple: ROUND_ROBIN, consistentHash: {useSourceIp: true}}\n", "4: loadBalancer.simple: there is consistentHash too"},

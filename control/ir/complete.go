@@ -38,6 +38,7 @@ func (s *Service) Complete() fault.List {
 	c.names()
 	c.addresses()
 	c.ports()
+	c.observed()
 	c.loadBalancer()
 	c.workloads()
 	c.authorization()
@@ -145,9 +146,33 @@ func (c *completer) port(path string, p int) {
 	}
 }
 
+// observed completes the ports that Istio keeps. It needs Ports.
+func (c *completer) observed() {
+	s := c.s
+	taken := map[int]bool{}
+	for _, p := range s.Ports {
+		taken[p.Port] = true
+	}
+	for i := range s.Observed {
+		p, path := &s.Observed[i], fmt.Sprintf("observed[%d]", i)
+		c.port(path+".port", p.Port)
+		if p.TargetPort == 0 {
+			p.TargetPort = p.Port
+		}
+		c.port(path+".targetPort", p.TargetPort)
+		if taken[p.Port] {
+			c.refuse(path+".port", "given twice")
+		}
+		taken[p.Port] = true
+		if p.Filter != ZooKeeper && p.Filter != Kafka {
+			c.refuse(path+".filter", "want %s or %s", ZooKeeper, Kafka)
+		}
+	}
+}
+
 func (c *completer) ports() {
 	s := c.s
-	if len(s.Ports) == 0 {
+	if len(s.Ports) == 0 && len(s.Observed) == 0 {
 		c.refuse("ports", "required")
 	}
 	ports, targets := map[int]bool{}, map[int]int{}

@@ -43,8 +43,11 @@ type Service struct {
 	// into every outbound listener of the port, of whatever service, and a
 	// connection goes where its client wanted it to go: there are no subsets.
 	Headless bool
-	// Ports of the service. At least one.
+	// Ports of the service. At least one, unless there are Observed.
 	Ports []Port
+	// Observed are ports whose traffic is Istio's, with a filter of Envoy's own that counts
+	// what passes by put in front.
+	Observed []ObservedPort
 
 	// LoadBalancer is how calls choose hosts, on the side of clients and gateways.
 	// Absent: as the cluster's load balancer sends connections.
@@ -166,6 +169,27 @@ type Port struct {
 	// none leads to the service itself. Default: everything to the service itself.
 	Routes []Object
 }
+
+// ObservedPort is a port of a service, see Port, of which a filter observes what is said.
+type ObservedPort struct {
+	Port, TargetPort int
+	Filter           StockFilter
+}
+
+// StockFilter is a filter of Envoy's own that counts the requests and responses of a
+// protocol and changes nothing.
+type StockFilter string
+
+const (
+	// ZooKeeper is Envoy's zookeeper_proxy, which all of Istio's proxies have.
+	ZooKeeper StockFilter = "zookeeper"
+	// Kafka is its kafka_broker, which none of Istio's own builds has: 1.19 to 1.31 leave
+	// it out of Envoy's contrib. It is for proxies whose metadata has KafkaMetadata, too.
+	Kafka StockFilter = "kafka"
+)
+
+// KafkaMetadata is what a proxy says that has the filter kafka_broker; its value is "true".
+const KafkaMetadata = "MELTEMI_KAFKA"
 
 // LoadBalancer says what a DestinationRule's trafficPolicy.loadBalancer says, for each
 // call. The service's clusters get Meltemi as their load balancer, which then knows their

@@ -79,3 +79,21 @@ func TestVersionsOfProxies(t *testing.T) {
 		require.False(t, golang(v), v)
 	}
 }
+
+func TestObservedPorts(t *testing.T) {
+	s := Service{
+		Host: "a.b.svc.cluster.local", Addresses: []string{"10.0.0.1"}, Observed: []ObservedPort{
+			{Port: 2181, Filter: ZooKeeper}, {Port: 2181, TargetPort: 70000, Filter: Kafka}, {Filter: "redis"},
+		},
+	}
+	require.Equal(t, fault.List{
+		{Path: "observed[1].targetPort", Reason: "must be between 1 and 65535, is 70000"},
+		{Path: "observed[1].port", Reason: "given twice"},
+		{Path: "observed[2].port", Reason: "must be between 1 and 65535, is 0"},
+		{Path: "observed[2].targetPort", Reason: "must be between 1 and 65535, is 0"},
+		{Path: "observed[2].filter", Reason: "want zookeeper or kafka"},
+	}, s.Complete())
+	require.Equal(t, 2181, s.Observed[0].TargetPort)
+	s.Observed = s.Observed[:1]
+	require.Empty(t, s.Complete())
+}

@@ -191,7 +191,9 @@ std::map<std::string, long> ListenerManager::stats() const {
     const std::string prefix = "listener." + address + ".";
     all[prefix + "downstream_cx_total"] = s->downstream_cx_total;
     all[prefix + "downstream_cx_active"] = s->downstream_cx_active;
+    all[prefix + "downstream_cx_destroy"] = s->downstream_cx_total - s->downstream_cx_active;
   }
+  all["listener_manager.total_filter_chains_draining"] = filter_chains_draining_;
   return all;
 }
 
@@ -293,7 +295,9 @@ std::string ListenerManager::update(const Config& config) {
     if (now != all.end() && now->second->tag == old->tag) {
       // ListenerManagerImpl::inPlaceFilterChainUpdate, drainFilterChains: connections of the old
       // chain go on until the drain time is over.
+      filter_chains_draining_++;
       afterDrainTime([this, old = old] {
+        filter_chains_draining_--;
         for (auto& w : workers_) {
           w->dispatcher.post([w = w.get(), tag = old->tag, chain = old->chain] {
             auto it = w->listeners.find(tag);

@@ -100,6 +100,7 @@ private:
   std::vector<std::unique_ptr<Worker>> workers_;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   std::list<std::unique_ptr<Timer>> timers_;
+  long filter_chains_draining_ = 0;
   std::map<std::string, std::shared_ptr<ListenerStats>> stats_; // by address, for good
   uint64_t next_tag_ = 1;
 };

@@ -159,7 +159,7 @@ func (h *Host) pages() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", t.Pages())
 	if g, ok := h.module.(gatherer); ok {
-		mux.Handle("GET /metrics", h.metrics.handler(g.Metrics()))
+		mux.Handle("GET /metrics", h.metrics.handler(g.Scrapes()))
 	}
 	return mux
 }

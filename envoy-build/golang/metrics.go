@@ -113,14 +113,16 @@ func (ms *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 // handler serves what the pipeline counts, and these.
-func (ms *metrics) handler(pipeline prometheus.Gatherer) http.Handler {
+func (ms *metrics) handler(pipeline prometheus.TransactionalGatherer) http.Handler {
 	own := prometheus.NewRegistry()
 	own.MustRegister(ms)
-	return promhttp.HandlerFor(prometheus.Gatherers{pipeline, own}, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4})
+	return promhttp.HandlerForTransactional(prometheus.NewMultiTRegistry(pipeline, prometheus.ToTransactionalGatherer(own)), promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4})
 }
 
 // gatherer and pusher are what the pipeline of package filter offers.
-type gatherer interface{ Metrics() prometheus.Gatherer }
+type gatherer interface {
+	Scrapes() prometheus.TransactionalGatherer
+}
 
 type pusher interface {
 	Push(to *export.Push, b host.Background)

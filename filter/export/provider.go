@@ -103,7 +103,7 @@ func (c *checker) openTelemetry(m *tracev3.OpenTelemetryConfig, path string) Pro
 	p.spans = c.Number(m.GetMaxCacheSize(), path+".max_cache_size", 1, 1<<20, maxSpans)
 	p.name = m.GetServiceName()
 	if p.name == "" {
-		p.name = unknownService
+		p.name = ownService()
 	}
 	set := func(k, v string) {
 		p.resource = slices.DeleteFunc(p.resource, func(kv *commonpb.KeyValue) bool { return kv.Key == k })

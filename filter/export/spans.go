@@ -1,12 +1,15 @@
 package export
 
 import (
+	"math"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/filter/tracing"
@@ -43,46 +46,157 @@ func attributesSize(kvs []attribute.KeyValue) (n int) {
 	return n
 }
 
-// traces is a request of OTLP's TraceService.
+// traces is a request of OTLP's TraceService, which has the fields of TracesData. It is
+// written as it goes: OTLP's messages of a span would be tens of objects for the garbage
+// collector, whose work is that of the whole process.
 func traces(spans []*tracing.Span, resource []*commonpb.KeyValue) []byte {
-	all := make([]*tracepb.Span, len(spans))
-	for i, s := range spans {
-		all[i] = span(s)
+	size := 0
+	for _, s := range spans {
+		size += sizeOf(s)
 	}
-	b, err := proto.Marshal(&tracepb.TracesData{ResourceSpans: []*tracepb.ResourceSpans{{ // whose fields are the request's
-		Resource:   &resourcepb.Resource{Attributes: resource},
-		ScopeSpans: []*tracepb.ScopeSpans{{Scope: &commonpb.InstrumentationScope{Name: scopeName}, Spans: all}},
-	}}})
+	its, err := proto.Marshal(&resourcepb.Resource{Attributes: resource})
 	if err != nil {
 		panic(err) // all texts are UTF-8
+	}
+	b := make([]byte, 0, size+len(its)+spanBytes)
+	b, whole := open(b, 1)                                                         // ResourceSpans
+	b = protowire.AppendBytes(protowire.AppendTag(b, 1, protowire.BytesType), its) // Resource
+	b, scope := open(b, 2)                                                         // ScopeSpans
+	b = append(b, scopeField...)                                                   // InstrumentationScope
+	for _, s := range spans {
+		var at int
+		b, at = open(b, 2)
+		b = shut(appendSpan(b, s), at)
+	}
+	return shut(shut(b, scope), whole)
+}
+
+// appendSpan appends the fields of OTLP's Span.
+func appendSpan(b []byte, s *tracing.Span) []byte {
+	kind, flags := tracepb.Span_SPAN_KIND_SERVER, tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+	if s.Kind == tracing.Client {
+		kind = tracepb.Span_SPAN_KIND_CLIENT
+	}
+	if s.Sampled {
+		flags |= 1 // W3C's
+	}
+	b = protowire.AppendBytes(protowire.AppendTag(b, 1, protowire.BytesType), s.ID[:])
+	b = protowire.AppendBytes(protowire.AppendTag(b, 2, protowire.BytesType), s.Span[:])
+	b = appendText(b, 3, s.State)
+	if s.Parent != [8]byte{} {
+		b = protowire.AppendBytes(protowire.AppendTag(b, 4, protowire.BytesType), s.Parent[:])
+		flags |= tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+	}
+	b = appendText(b, 5, s.Name)
+	b = protowire.AppendVarint(protowire.AppendTag(b, 6, protowire.VarintType), uint64(kind))
+	b = appendTime(b, 7, s.Start)
+	b = appendTime(b, 8, s.End)
+	b = appendAttributes(b, 9, s.Attributes)
+	for i := range s.Events {
+		e := &s.Events[i]
+		var at int
+		b, at = open(b, 11)
+		b = appendText(appendTime(b, 1, e.Time), 2, e.Name)
+		b = shut(appendAttributes(b, 3, e.Attributes), at)
+	}
+	if s.Failed {
+		var at int
+		b, at = open(b, 15)
+		b = appendText(b, 2, s.Description)
+		b = shut(protowire.AppendVarint(protowire.AppendTag(b, 3, protowire.VarintType), uint64(tracepb.Status_STATUS_CODE_ERROR)), at)
+	}
+	return protowire.AppendFixed32(protowire.AppendTag(b, 16, protowire.Fixed32Type), uint32(flags))
+}
+
+// appendAttributes appends KeyValues, each a field of that number.
+func appendAttributes(b []byte, number protowire.Number, kvs []attribute.KeyValue) []byte {
+	for i := range kvs {
+		var pair, value int
+		b, pair = open(b, number)
+		b, value = open(appendText(b, 1, string(kvs[i].Key)), 2)
+		b = shut(shut(appendValue(b, kvs[i].Value), value), pair)
 	}
 	return b
 }
 
-func span(s *tracing.Span) *tracepb.Span {
-	p := &tracepb.Span{
-		TraceId: s.ID[:], SpanId: s.Span[:], TraceState: utf8(s.State), Name: utf8(s.Name), Kind: tracepb.Span_SPAN_KIND_SERVER,
-		StartTimeUnixNano: uint64(s.Start.UnixNano()), EndTimeUnixNano: uint64(s.End.UnixNano()),
-		Attributes: attributes(s.Attributes), Flags: uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK),
+// appendValue appends the field of an AnyValue.
+func appendValue(b []byte, v attribute.Value) []byte {
+	switch v.Type() {
+	case attribute.STRING:
+		return appendString(b, v.AsString())
+	case attribute.BOOL:
+		return appendBool(b, v.AsBool())
+	case attribute.INT64:
+		return appendInt(b, v.AsInt64())
+	case attribute.FLOAT64:
+		return appendFloat(b, v.AsFloat64())
+	case attribute.STRINGSLICE:
+		return appendList(b, v.AsStringSlice(), appendString)
+	case attribute.BOOLSLICE:
+		return appendList(b, v.AsBoolSlice(), appendBool)
+	case attribute.INT64SLICE:
+		return appendList(b, v.AsInt64Slice(), appendInt)
+	case attribute.FLOAT64SLICE:
+		return appendList(b, v.AsFloat64Slice(), appendFloat)
+	default: // of kinds that are newer than spans
+		return appendString(b, v.String())
 	}
-	if s.Sampled {
-		p.Flags |= 1 // W3C's
+}
+
+// Fields of AnyValue, which are there also if they are 0.
+
+func appendString(b []byte, s string) []byte {
+	return protowire.AppendString(protowire.AppendTag(b, 1, protowire.BytesType), utf8(s))
+}
+
+func appendBool(b []byte, v bool) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, 2, protowire.VarintType), protowire.EncodeBool(v))
+}
+
+func appendInt(b []byte, n int64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, 3, protowire.VarintType), uint64(n))
+}
+
+func appendFloat(b []byte, f float64) []byte {
+	return protowire.AppendFixed64(protowire.AppendTag(b, 4, protowire.Fixed64Type), math.Float64bits(f))
+}
+
+func appendList[T any](b []byte, all []T, value func([]byte, T) []byte) []byte {
+	b, list := open(b, 5)
+	for _, v := range all {
+		var at int
+		b, at = open(b, 1)
+		b = shut(value(b, v), at)
 	}
-	if s.Kind == tracing.Client {
-		p.Kind = tracepb.Span_SPAN_KIND_CLIENT
+	return shut(b, list)
+}
+
+// appendText appends a string that is left out if it is empty.
+func appendText(b []byte, number protowire.Number, s string) []byte {
+	if s == "" {
+		return b
 	}
-	if s.Parent != [8]byte{} {
-		p.ParentSpanId = s.Parent[:]
-		p.Flags |= uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK)
-	}
-	if s.Failed {
-		p.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: utf8(s.Description)}
-	}
-	for i := range s.Events {
-		e := &s.Events[i]
-		p.Events = append(p.Events, &tracepb.Span_Event{Name: utf8(e.Name), TimeUnixNano: uint64(e.Time.UnixNano()), Attributes: attributes(e.Attributes)})
-	}
-	return p
+	return protowire.AppendString(protowire.AppendTag(b, number, protowire.BytesType), utf8(s))
+}
+
+func appendTime(b []byte, number protowire.Number, t time.Time) []byte {
+	return protowire.AppendFixed64(protowire.AppendTag(b, number, protowire.Fixed64Type), uint64(t.UnixNano()))
+}
+
+// open begins a field that has a length, and shut ends it.
+func open(b []byte, number protowire.Number) (_ []byte, at int) {
+	b = protowire.AppendTag(b, number, protowire.BytesType)
+	return b, len(b)
+}
+
+func shut(b []byte, at int) []byte {
+	n := len(b) - at
+	size := protowire.SizeVarint(uint64(n))
+	var room [10]byte
+	b = append(b, room[:size]...)
+	copy(b[at+size:], b[at:at+n])
+	protowire.AppendVarint(b[:at], uint64(n))
+	return b
 }
 
 // utf8 is s as protobuf wants it: clients have their say in much of it.
@@ -94,55 +208,4 @@ func attr(key, value string) *commonpb.KeyValue {
 
 func text(s string) *commonpb.AnyValue {
 	return &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: utf8(s)}}
-}
-
-func attributes(kvs []attribute.KeyValue) []*commonpb.KeyValue {
-	all := make([]*commonpb.KeyValue, len(kvs))
-	for i, kv := range kvs {
-		all[i] = &commonpb.KeyValue{Key: utf8(string(kv.Key)), Value: anyValue(kv.Value)}
-	}
-	return all
-}
-
-func anyValue(v attribute.Value) *commonpb.AnyValue {
-	switch v.Type() {
-	case attribute.BOOL:
-		return boolean(v.AsBool())
-	case attribute.INT64:
-		return integer(v.AsInt64())
-	case attribute.FLOAT64:
-		return float(v.AsFloat64())
-	case attribute.STRING:
-		return text(v.AsString())
-	case attribute.BOOLSLICE:
-		return list(v.AsBoolSlice(), boolean)
-	case attribute.INT64SLICE:
-		return list(v.AsInt64Slice(), integer)
-	case attribute.FLOAT64SLICE:
-		return list(v.AsFloat64Slice(), float)
-	case attribute.STRINGSLICE:
-		return list(v.AsStringSlice(), text)
-	default: // of kinds that are newer than spans
-		return text(v.String())
-	}
-}
-
-func boolean(b bool) *commonpb.AnyValue {
-	return &commonpb.AnyValue{Value: &commonpb.AnyValue_BoolValue{BoolValue: b}}
-}
-
-func integer(n int64) *commonpb.AnyValue {
-	return &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: n}}
-}
-
-func float(f float64) *commonpb.AnyValue {
-	return &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: f}}
-}
-
-func list[T any](all []T, value func(T) *commonpb.AnyValue) *commonpb.AnyValue {
-	l := &commonpb.ArrayValue{}
-	for _, v := range all {
-		l.Values = append(l.Values, value(v))
-	}
-	return &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: l}}
 }

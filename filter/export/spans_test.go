@@ -24,6 +24,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/fields"
 	"github.com/meltemi-mesh/meltemi/filter/tracing"
+	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
 func parse(t *testing.T, typed string) (Provider, []string) {
@@ -304,4 +305,14 @@ func delayed(c codes.Code, d time.Duration) error {
 		panic(err)
 	}
 	return s.Err()
+}
+
+// TestABatchIsOneObject for the garbage collector, however many spans it has.
+func TestABatchIsOneObject(t *testing.T) {
+	all := make([]*tracing.Span, 500)
+	for i := range all {
+		all[i] = &tracing.Span{Name: "s/m", Start: start, End: start, Attributes: []attribute.KeyValue{attribute.String("s", "text"), attribute.Int("n", i)}}
+	}
+	few := raced.AllocsPerRun(t, 10, func() { traces(all[:1], nil) })
+	require.LessOrEqual(t, raced.AllocsPerRun(t, 10, func() { traces(all, nil) }), few+1)
 }

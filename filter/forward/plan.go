@@ -202,7 +202,9 @@ func (pl *plan) failed(a *attempt, f *upstream.Failure) bool {
 // elsewhere.
 func (x *Exchange) rescue(f *upstream.Failure) bool {
 	c := &x.first.call
-	if reason(f) != OnConnectFailure || f.Type != codecs.ConnectFailure || x.attempts != 1 {
+	// A host may learn late that a connection never came about. By then the frame has been
+	// let go.
+	if f.Written || reason(f) != OnConnectFailure || f.Type != codecs.ConnectFailure || x.attempts != 1 {
 		return false
 	}
 	p := c.Pool()

@@ -214,7 +214,8 @@ type Worker interface {
 	// SetTimer asks for Run to be called at about now+delay; a later call
 	// replaces an earlier one. delay < 0 cancels.
 	SetTimer(delay time.Duration)
-	// Wake asks for Run to be called soon, from any goroutine.
+	// Wake asks for Run to be called soon, from any goroutine. A host may reach a worker
+	// by its connections alone: then one that has none is reached with the next.
 	Wake()
 	// Buffer returns an empty buffer with room for at least n bytes.
 	Buffer(n int) *Buffer

@@ -24,10 +24,10 @@ const (
 
 // histogram is of times. One goroutine writes, others read.
 type histogram struct {
-	count   atomic.Uint64
-	sum     atomic.Int64 // nanoseconds
-	classic [len(bounds) + 1]atomic.Uint64
-	native  [natives + 1]atomic.Uint64 // the last one for what is too long
+	count   Count
+	sum     Count // nanoseconds
+	classic [len(bounds) + 1]Count
+	native  [natives + 1]Count // the last one for what is too long
 	// exemplars are there if a traced request was.
 	exemplars atomic.Pointer[exemplars]
 }
@@ -39,14 +39,12 @@ func (h *histogram) observe(d time.Duration) int {
 	for i < len(bounds) && d > bounds[i] {
 		i++
 	}
-	add(&h.classic[i])
-	add(&h.native[native(d)])
-	h.sum.Store(h.sum.Load() + int64(d))
-	add(&h.count)
+	h.classic[i].Add(1)
+	h.native[native(d)].Add(1)
+	h.sum.Add(uint64(d))
+	h.count.Add(1)
 	return i
 }
-
-func add(n *atomic.Uint64) { n.Store(n.Load() + 1) }
 
 // steps are the upper bounds of the buckets within a doubling, as parts of it in 2^52nds.
 var steps = func() (s [1 << schema]uint64) {
@@ -92,7 +90,7 @@ type counts struct {
 func (c *counts) add(h *histogram) {
 	var got counts
 	for range 10 {
-		got = counts{count: h.count.Load(), sum: h.sum.Load()}
+		got = counts{count: h.count.Load(), sum: int64(h.sum.Load())}
 		var classics, nativesum uint64
 		for i := range h.classic {
 			got.classic[i] = h.classic[i].Load()

@@ -15,9 +15,9 @@ func TestBucketsCountAsFarAsTheirSum(t *testing.T) {
 		h.observe(d)
 	}
 	i := native(time.Millisecond)
-	h.count.Store(math.MaxUint32 + 1)
-	h.classic[0].Store(math.MaxUint32)
-	h.native[i].Store(math.MaxUint32)
+	h.count.Set(math.MaxUint32 + 1)
+	h.classic[0].Set(math.MaxUint32)
+	h.native[i].Set(math.MaxUint32)
 	h.observe(time.Millisecond)
 	var c counts
 	c.add(h)

@@ -1,101 +1,153 @@
 package telemetry
 
 import (
-	"math"
-	"slices"
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
 )
 
+// The names of labels, sorted.
 var (
-	names    = []string{"protocol", "service", "method", "route", "cluster", "outcome"}
-	requests = prometheus.NewDesc("meltemi_requests_total", "Requests, oneways and streams that have ended.", names, nil)
-	duration = prometheus.NewDesc("meltemi_request_duration_seconds", "Time from a request to its end.", names, nil)
-	inflight = prometheus.NewDesc("meltemi_requests_in_flight", "Requests, oneways and streams that have not ended.", names[:3], nil)
-	overflow = prometheus.NewDesc("meltemi_metrics_overflow_total", "Label sets beyond the limit: requests that began, or ended, under the service "+Other+".", nil, nil)
+	names         = []string{"cluster", "method", "outcome", "protocol", "route", "service"}
+	inFlightNames = []string{"method", "protocol", "service"}
 )
+
+const (
+	requests     = "meltemi_requests_total"
+	requestsHelp = "Requests, oneways and streams that have ended."
+	duration     = "meltemi_request_duration_seconds"
+	durationHelp = "Time from a request to its end."
+	inflight     = "meltemi_requests_in_flight"
+	inflightHelp = "Requests, oneways and streams that have not ended."
+	overflow     = "meltemi_metrics_overflow_total"
+	overflowHelp = "Label sets beyond the limit: requests that began, or ended, under the service " + Other + "."
+)
+
+var descs = map[string]*prometheus.Desc{
+	requests: prometheus.NewDesc(requests, requestsHelp, names, nil),
+	duration: prometheus.NewDesc(duration, durationHelp, names, nil),
+	inflight: prometheus.NewDesc(inflight, inflightHelp, inFlightNames, nil),
+	overflow: prometheus.NewDesc(overflow, overflowHelp, nil, nil),
+}
 
 // Describe implements prometheus.Collector.
 func (r *Registry) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requests, duration, inflight, overflow} {
+	for _, d := range descs {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector. Workers are not stopped.
-func (r *Registry) Collect(ch chan<- prometheus.Metric) {
-	r.operations.Each(func(o operation, workers []*inFlights) {
+func (r *Registry) Collect(ch chan<- prometheus.Metric) { Collect(r, ch, descs) }
+
+// Keep implements Keeper.
+func (r *Registry) Keep() Page {
+	p := &page{
+		r: r, inflight: Family(inflight, inflightHelp, dto.MetricType_GAUGE),
+		requests: Family(requests, requestsHelp, dto.MetricType_COUNTER), duration: Family(duration, durationHelp, dto.MetricType_HISTOGRAM),
+	}
+	beyond := Family(overflow, overflowHelp, dto.MetricType_COUNTER)
+	p.overflow = Counter(beyond, nil)
+	p.families = []*dto.MetricFamily{p.inflight, p.requests, p.duration, beyond}
+	return p
+}
+
+// page is what a Registry shows.
+type page struct {
+	r                            *Registry
+	inflight, requests, duration *dto.MetricFamily
+	families                     []*dto.MetricFamily
+	overflow                     *float64
+	inflights                    Places[*float64]
+	series                       Places[*times]
+	now                          counts // of one series
+}
+
+// Update implements Page. Workers are not stopped.
+func (p *page) Update() []*dto.MetricFamily {
+	p.r.operations.Each(func(i int, o *operation, workers []*inFlights) {
 		n := int64(0)
 		for _, f := range workers {
-			n += f.n.Load()
+			n += int64(f.n.Load())
 		}
-		ch <- prometheus.MustNewConstMetric(inflight, prometheus.GaugeValue, float64(max(0, n)), o.protocol, o.service, o.method)
+		g := p.inflights.At(i)
+		if *g == nil {
+			*g = Gauge(p.inflight, Labels(inFlightNames, []string{o.method, o.protocol, o.service}))
+		}
+		**g = float64(max(0, n))
 	})
-	r.series.Each(func(l labels, workers []*histogram) {
-		m := &times{labels: l}
+	p.r.series.Each(func(i int, l *labels, workers []*histogram) {
+		p.now = counts{}
 		for _, h := range workers {
-			m.add(h)
+			p.now.add(h)
 		}
-		ch <- prometheus.MustNewConstMetric(requests, prometheus.CounterValue, float64(m.count), l.values()...)
-		ch <- m
+		t := p.series.At(i)
+		if *t == nil {
+			pairs := Labels(names, []string{l.cluster, l.method, l.outcome, l.protocol, l.route, l.service})
+			*t = &times{requests: Counter(p.requests, pairs), shown: AddHistogram(p.duration, pairs, seconds[:])}
+			h := (*t).shown.Histogram
+			h.Schema, h.ZeroThreshold, h.ZeroCount = proto.Int32(schema), proto.Float64(0), proto.Uint64(0)
+		}
+		(*t).show(&p.now)
 	})
-	ch <- prometheus.MustNewConstMetric(overflow, prometheus.CounterValue, float64(r.overflow.Load()))
+	*p.overflow = float64(p.r.overflow.Load())
+	return p.families
 }
 
-func (l *labels) values() []string {
-	return []string{l.protocol, l.service, l.method, l.route, l.cluster, l.outcome}
-}
+// seconds are bounds as Prometheus has them.
+var seconds = func() (s [len(bounds)]float64) {
+	for i, b := range bounds {
+		s[i] = b.Seconds()
+	}
+	return s
+}()
 
 // times is a series of request durations, of all workers, as a classic and a native
-// histogram.
+// histogram, and their number.
 type times struct {
-	labels
-	counts
+	requests  *float64
+	shown     *Histogram
+	exemplars [len(bounds) + 1]*exemplar // that are shown
+	spans     []*dto.BucketSpan          // for those of the native one
 }
 
-// Desc implements prometheus.Metric.
-func (t *times) Desc() *prometheus.Desc { return duration }
-
-// Write implements prometheus.Metric.
-func (t *times) Write(m *dto.Metric) error {
-	for i, v := range t.values() {
-		m.Label = append(m.Label, &dto.LabelPair{Name: proto.String(names[i]), Value: proto.String(v)})
-	}
-	slices.SortFunc(m.Label, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
-	h := &dto.Histogram{SampleSum: proto.Float64(float64(t.sum) / 1e9)}
+func (t *times) show(c *counts) {
+	h := t.shown
+	*t.requests, h.Count, h.Sum = float64(c.count), c.count, float64(c.sum)/1e9
 	n := uint64(0)
-	for i, b := range bounds {
-		n += t.classic[i]
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.Seconds()), CumulativeCount: proto.Uint64(n), Exemplar: t.exemplars[i].shown()})
+	for i := range bounds {
+		n += c.classic[i]
+		h.UpTo[i] = n
 	}
-	if e := t.exemplars[len(bounds)].shown(); e != nil { // else the last bucket goes without saying
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: proto.Float64(math.Inf(1)), CumulativeCount: proto.Uint64(t.count), Exemplar: e})
+	for i, e := range c.exemplars {
+		if e != t.exemplars[i] {
+			t.exemplars[i] = e
+			h.Exemplify(i, e.shown())
+		}
 	}
-	h.SampleCount = proto.Uint64(t.count)
-	h.Schema, h.ZeroThreshold, h.ZeroCount = proto.Int32(schema), proto.Float64(0), proto.Uint64(0)
-	t.spans(h)
-	m.Histogram = h
-	return nil
+	t.native(c)
 }
 
-// spans are the buckets of the native histogram that are not empty. The index of one is
+// native shows the buckets of the native histogram that are not empty. The index of one is
 // that of its upper bound: 2^(index/2^schema) seconds.
-func (t *times) spans(h *dto.Histogram) {
-	next, before := int32(0), int64(0)
-	for i, n := range t.native {
-		if n == 0 {
+func (t *times) native(c *counts) {
+	h := t.shown.Histogram
+	h.PositiveDelta = h.PositiveDelta[:0]
+	next, before, n := int32(0), int64(0), 0
+	for i, count := range c.native {
+		if count == 0 {
 			continue
 		}
 		index := int32(least<<schema + i + 1)
-		if len(h.PositiveSpan) == 0 || index != next {
-			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: proto.Int32(index - next), Length: proto.Uint32(0)})
+		if n == 0 || index != next {
+			if n++; n > len(t.spans) {
+				t.spans = append(t.spans, &dto.BucketSpan{Offset: new(int32), Length: new(uint32)})
+			}
+			*t.spans[n-1].Offset, *t.spans[n-1].Length = index-next, 0
 		}
-		s := h.PositiveSpan[len(h.PositiveSpan)-1]
-		s.Length = proto.Uint32(s.GetLength() + 1)
-		h.PositiveDelta = append(h.PositiveDelta, int64(n)-before)
-		before, next = int64(n), index+1
+		*t.spans[n-1].Length++
+		h.PositiveDelta = append(h.PositiveDelta, int64(count)-before)
+		before, next = int64(count), index+1
 	}
+	h.PositiveSpan = t.spans[:n]
 }

@@ -30,16 +30,31 @@ type Table[K comparable, C any] struct {
 	most  int
 	other func(K) K
 
-	mu    sync.Mutex
+	mu    sync.Mutex // of those that enter
 	all   map[K]*entry[K, C]
-	order []*entry[K, C] // as they came
+	order list[*entry[K, C]] // as they came
 	// Those that are told apart when there are as many as may be: read without the lock.
 	full atomic.Pointer[map[K]*entry[K, C]]
 }
 
 type entry[K comparable, C any] struct {
 	key   K
-	cells []*C // of workers
+	cells list[*C] // of workers
+}
+
+// list grows under a lock, and is read without one.
+type list[T any] struct{ all atomic.Pointer[[]T] }
+
+func (l *list[T]) load() []T {
+	if all := l.all.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+func (l *list[T]) add(v T) {
+	all := append(l.load(), v) // which nobody reads beyond its length
+	l.all.Store(&all)
 }
 
 // NewTable returns a table that tells most label sets apart. What comes later is counted
@@ -48,27 +63,33 @@ func NewTable[K comparable, C any](most int, other func(K) K) *Table[K, C] {
 	return &Table[K, C]{most: most, other: other, all: map[K]*entry[K, C]{}}
 }
 
-// Each calls f for each label set with the cells of all workers, which go on counting, and
-// do not wait for it. f must not change the slice.
-func (t *Table[K, C]) Each(f func(k K, cells []*C)) {
-	t.mu.Lock()
-	order := t.order
-	t.mu.Unlock()
-	for _, e := range order {
-		t.mu.Lock()
-		cells := e.cells
-		t.mu.Unlock()
-		if len(cells) > 0 {
-			f(e.key, cells)
+// Each calls f for each label set with its place, which stays the same, and the cells of
+// all workers, which go on counting: they wait for nobody who reads. f must not change
+// anything.
+func (t *Table[K, C]) Each(f func(i int, k *K, cells []*C)) {
+	for i, e := range t.order.load() {
+		if cells := e.cells.load(); len(cells) > 0 {
+			f(i, &e.key, cells)
 		}
 	}
+}
+
+// Places has something for each place of a table. The zero Places are ready for use.
+type Places[T any] struct{ all []T }
+
+// At returns where that for place i is, the zero T at first.
+func (p *Places[T]) At(i int) *T {
+	if i >= len(p.all) {
+		p.all = append(p.all, make([]T, i+1-len(p.all))...)
+	}
+	return &p.all[i]
 }
 
 // enter makes the entry of k. It is for who holds the lock.
 func (t *Table[K, C]) enter(k K) *entry[K, C] {
 	e := &entry[K, C]{key: k}
 	t.all[k] = e
-	t.order = append(t.order, e)
+	t.order.add(e)
 	return e
 }
 
@@ -106,7 +127,7 @@ func (t *Table[K, C]) cell(k K) *C {
 	if e == nil {
 		e = t.enter(k)
 	}
-	e.cells = append(e.cells, c)
+	e.cells.add(c)
 	return c
 }
 

@@ -55,10 +55,7 @@ type labels struct {
 }
 
 // inFlights is how many requests of an operation are, on one worker.
-type inFlights struct{ n atomic.Int64 }
-
-// add is for the worker alone.
-func (f *inFlights) add(n int64) { f.n.Store(f.n.Load() + n) }
+type inFlights struct{ n Count }
 
 // Operation is what requests of a worker call.
 type Operation struct {
@@ -80,6 +77,11 @@ type Worker struct {
 	last       struct {
 		key []byte
 		op  *Operation
+	}
+	shaped struct { // the last of those that have a shape
+		shape    uint64
+		protocol string
+		op       *Operation
 	}
 }
 
@@ -106,6 +108,11 @@ func (w *Worker) Begin(protocol string, md *codecs.Metadata) *Operation {
 	if !w.r.on.Load() {
 		return nil
 	}
+	shape := md.Shape()
+	if of := &w.shaped; shape != nil && of.shape == shape.ID() && of.protocol == protocol {
+		of.op.inFlight.n.Add(1)
+		return of.op
+	}
 	k := append(append(w.key[:0], protocol...), 0)
 	k = md.AppendOperation(k)
 	w.key = k
@@ -116,7 +123,10 @@ func (w *Worker) Begin(protocol string, md *codecs.Metadata) *Operation {
 		}
 		w.last.op, w.last.key = op, append(w.last.key[:0], k...)
 	}
-	op.inFlight.add(1)
+	if shape != nil {
+		w.shaped.shape, w.shaped.protocol, w.shaped.op = shape.ID(), protocol, op
+	}
+	op.inFlight.n.Add(1)
 	return op
 }
 
@@ -160,7 +170,7 @@ func (w *Worker) operation(o operation) *Operation {
 
 // End counts a request that has ended.
 func (w *Worker) End(op *Operation, f *facts.Facts) {
-	op.inFlight.add(-1)
+	op.inFlight.n.Add(^uint64(0))
 	k := cellKey{op, f.Flags, f.Status, f.Answered == 0 && !f.Replied, f.Route, f.Cluster}
 	c := op.lastCell
 	if c == nil || op.last != k {

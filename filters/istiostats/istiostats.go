@@ -118,7 +118,7 @@ func (p *part) OnEnd(m *filter.Message) {
 	if !counts {
 		return
 	}
-	f := m.Facts()
+	f := m.Ended()
 	k := key{m.Source(), m.Destination(), f.Server, f.Cluster, f.Route, f.ResponseCode(), f.Flags}
 	if k.code == 0 && k.flags == 0 {
 		k.code = 200 // there is no answer, as there was to be none
@@ -127,7 +127,7 @@ func (p *part) OnEnd(m *filter.Message) {
 		c.cell = p.find(c, k, f.Protocol)
 		c.last = k
 	}
-	c.cell.count(&f)
+	c.cell.count(f)
 }
 
 // find returns what is counted for a key that is not the connection's last.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -44,6 +45,8 @@ type stage struct {
 	cfg *filtertest.Config
 	id  uint64
 	say [][2]string // attachments of answers
+
+	scrapes prometheus.TransactionalGatherer
 }
 
 func start(t *testing.T, direction, config string, clusters ...string) *stage {
@@ -81,7 +84,36 @@ func (s *stage) gather() map[string]*dto.MetricFamily {
 	for _, f := range families {
 		all[f.GetName()] = f
 	}
+	// A page that is kept shows the same, whatever has come since the last time.
+	if s.scrapes == nil {
+		s.scrapes = s.mod.Scrapes()
+	}
+	kept, done, err := s.scrapes.Gather()
+	require.NoError(s.t, err)
+	defer done()
+	require.Len(s.t, kept, len(families))
+	for i, f := range kept {
+		require.Equal(s.t, families[i].GetName(), f.GetName())
+		if strings.HasPrefix(f.GetName(), "istio_") {
+			require.Len(s.t, f.GetMetric(), len(families[i].GetMetric()))
+			byLabels := map[string]*dto.Metric{}
+			for _, m := range f.GetMetric() {
+				byLabels[labelsOf(m)] = m
+			}
+			for _, m := range families[i].GetMetric() {
+				require.True(s.t, proto.Equal(m, byLabels[labelsOf(m)]), "%s: %v", f.GetName(), m)
+			}
+		}
+	}
 	return all
+}
+
+func labelsOf(m *dto.Metric) string {
+	var b strings.Builder
+	for _, l := range m.GetLabel() {
+		fmt.Fprintf(&b, "%s=%q ", l.GetName(), l.GetValue())
+	}
+	return b.String()
 }
 
 // lint holds what Prometheus gets against its own rules.

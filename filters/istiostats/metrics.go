@@ -2,12 +2,10 @@ package istiostats
 
 import (
 	"math"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/telemetry"
@@ -23,8 +21,8 @@ var bounds = [...]float64{
 
 // histogram is of milliseconds, or of bytes. One goroutine writes, others read.
 type histogram struct {
-	sum atomic.Uint64 // the bits of a float64
-	n   [len(bounds) + 1]atomic.Uint64
+	sum telemetry.Count // the bits of a float64
+	n   [len(bounds) + 1]telemetry.Count
 }
 
 func (h *histogram) observe(v float64) {
@@ -32,8 +30,8 @@ func (h *histogram) observe(v float64) {
 	for i < len(bounds) && v > bounds[i] {
 		i++
 	}
-	h.sum.Store(math.Float64bits(math.Float64frombits(h.sum.Load()) + v))
-	h.n[i].Store(h.n[i].Load() + 1)
+	h.sum.Set(math.Float64bits(math.Float64frombits(h.sum.Load()) + v))
+	h.n[i].Add(1)
 }
 
 // cell is what one worker counts of one series.
@@ -54,97 +52,111 @@ func newMetrics() *metrics {
 	return &metrics{telemetry.NewTable[labels, cell](maxSeries, other)}
 }
 
-var (
-	requests = prometheus.NewDesc("istio_requests_total", "Requests, oneways and streams that have ended.", names[:], nil)
-	duration = prometheus.NewDesc("istio_request_duration_milliseconds", "Time from a request to its end.", names[:], nil)
-	received = prometheus.NewDesc("istio_request_bytes", "Bytes from the client.", names[:], nil)
-	sent     = prometheus.NewDesc("istio_response_bytes", "Bytes to the client.", names[:], nil)
-	overflow = prometheus.NewDesc("meltemi_istio_stats_overflow_total", "Requests whose labels are beyond the limit: those of istio_requests_total with the application_protocol "+telemetry.Other+".", nil, nil)
+const (
+	requests     = "istio_requests_total"
+	requestsHelp = "Requests, oneways and streams that have ended."
+	duration     = "istio_request_duration_milliseconds"
+	durationHelp = "Time from a request to its end."
+	received     = "istio_request_bytes"
+	receivedHelp = "Bytes from the client."
+	sent         = "istio_response_bytes"
+	sentHelp     = "Bytes to the client."
+	overflow     = "meltemi_istio_stats_overflow_total"
+	overflowHelp = "Requests whose labels are beyond the limit: those of istio_requests_total with the application_protocol " + telemetry.Other + "."
 )
+
+var descs = map[string]*prometheus.Desc{
+	requests: prometheus.NewDesc(requests, requestsHelp, names[:], nil),
+	duration: prometheus.NewDesc(duration, durationHelp, names[:], nil),
+	received: prometheus.NewDesc(received, receivedHelp, names[:], nil),
+	sent:     prometheus.NewDesc(sent, sentHelp, names[:], nil),
+	overflow: prometheus.NewDesc(overflow, overflowHelp, nil, nil),
+}
 
 // Describe implements prometheus.Collector.
 func (*metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requests, duration, received, sent, overflow} {
+	for _, d := range descs {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector. Workers are not stopped.
-func (ms *metrics) Collect(ch chan<- prometheus.Metric) {
-	beyond := uint64(0)
-	ms.table.Each(func(l labels, workers []*cell) {
-		pairs := l.pairs()
-		took := newSeries(duration, pairs)
-		got, gave := newSeries(received, pairs), newSeries(sent, pairs)
-		for _, c := range workers {
-			took.add(&c.duration)
-			got.add(&c.request)
-			gave.add(&c.response)
-		}
-		if l.protocol == telemetry.Other {
-			beyond += took.count
-		}
-		ch <- &series{desc: requests, pairs: pairs, count: took.count}
-		ch <- took
-		ch <- got
-		ch <- gave
-	})
-	ch <- prometheus.MustNewConstMetric(overflow, prometheus.CounterValue, float64(beyond))
-}
+func (ms *metrics) Collect(ch chan<- prometheus.Metric) { telemetry.Collect(ms, ch, descs) }
 
-// pairs are the labels as series have them.
-func (l *labels) pairs() []*dto.LabelPair {
-	values := l.values()
-	all := make([]dto.LabelPair, len(names))
-	pairs := make([]*dto.LabelPair, len(names))
-	for i := range all {
-		all[i].Name, all[i].Value = &names[i], &values[i]
-		pairs[i] = &all[i]
+// Keep implements telemetry.Keeper.
+func (ms *metrics) Keep() telemetry.Page {
+	p := &page{
+		table: ms.table, requests: telemetry.Family(requests, requestsHelp, dto.MetricType_COUNTER),
+		duration: telemetry.Family(duration, durationHelp, dto.MetricType_HISTOGRAM),
+		received: telemetry.Family(received, receivedHelp, dto.MetricType_HISTOGRAM), sent: telemetry.Family(sent, sentHelp, dto.MetricType_HISTOGRAM),
 	}
-	return pairs
+	beyond := telemetry.Family(overflow, overflowHelp, dto.MetricType_COUNTER)
+	p.overflow = telemetry.Counter(beyond, nil)
+	p.families = []*dto.MetricFamily{p.requests, p.duration, p.received, p.sent, beyond}
+	return p
 }
 
-// series is a counter, or a histogram if it has buckets. It implements
-// prometheus.Metric.
+// page is what the metrics show, kept.
+type page struct {
+	table                              *telemetry.Table[labels, cell]
+	requests, duration, received, sent *dto.MetricFamily
+	families                           []*dto.MetricFamily
+	overflow                           *float64
+	series                             telemetry.Places[*series]
+}
+
+// series are those of a label set.
 type series struct {
-	desc    *prometheus.Desc
-	pairs   []*dto.LabelPair
-	count   uint64
-	sum     float64
-	buckets []uint64
+	requests        *float64
+	took, got, gave *telemetry.Histogram
 }
 
-func newSeries(d *prometheus.Desc, pairs []*dto.LabelPair) *series {
-	return &series{desc: d, pairs: pairs, buckets: make([]uint64, len(bounds))}
-}
-
-func (s *series) add(h *histogram) {
-	for i := range h.n {
-		n := h.n[i].Load()
-		if i < len(bounds) {
-			s.buckets[i] += n
+// Update implements telemetry.Page. Workers are not stopped.
+func (p *page) Update() []*dto.MetricFamily {
+	beyond := uint64(0)
+	p.table.Each(func(i int, l *labels, workers []*cell) {
+		at := p.series.At(i)
+		if *at == nil {
+			*at = p.add(l)
 		}
-		s.count += n
-	}
-	s.sum += math.Float64frombits(h.sum.Load())
+		s := *at
+		for _, h := range [...]*telemetry.Histogram{s.took, s.got, s.gave} {
+			h.Count, h.Sum = 0, 0
+			clear(h.UpTo)
+		}
+		for _, c := range workers {
+			add(s.took, &c.duration)
+			add(s.got, &c.request)
+			add(s.gave, &c.response)
+		}
+		*s.requests = float64(s.took.Count)
+		if l.protocol == telemetry.Other {
+			beyond += s.took.Count
+		}
+	})
+	*p.overflow = float64(beyond)
+	return p.families
 }
 
-// Desc implements prometheus.Metric.
-func (s *series) Desc() *prometheus.Desc { return s.desc }
+// add makes the series of a label set.
+func (p *page) add(l *labels) *series {
+	values := l.values()
+	pairs := telemetry.Labels(names[:], values[:])
+	return &series{
+		requests: telemetry.Counter(p.requests, pairs), took: telemetry.AddHistogram(p.duration, pairs, bounds[:]),
+		got: telemetry.AddHistogram(p.received, pairs, bounds[:]), gave: telemetry.AddHistogram(p.sent, pairs, bounds[:]),
+	}
+}
 
-// Write implements prometheus.Metric.
-func (s *series) Write(m *dto.Metric) error {
-	m.Label = s.pairs
-	if s.buckets == nil {
-		m.Counter = &dto.Counter{Value: proto.Float64(float64(s.count))}
-		return nil
-	}
-	h := &dto.Histogram{SampleCount: proto.Uint64(s.count), SampleSum: proto.Float64(s.sum)}
+// add adds what a worker has counted.
+func add(to *telemetry.Histogram, h *histogram) {
 	n := uint64(0)
-	for i := range bounds {
-		n += s.buckets[i]
-		h.Bucket = append(h.Bucket, &dto.Bucket{UpperBound: &bounds[i], CumulativeCount: proto.Uint64(n)})
+	for i := range h.n {
+		n += h.n[i].Load()
+		if i < len(bounds) {
+			to.UpTo[i] += n
+		}
 	}
-	m.Histogram = h
-	return nil
+	to.Count += n
+	to.Sum += math.Float64frombits(h.sum.Load())
 }

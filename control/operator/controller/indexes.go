@@ -92,7 +92,7 @@ func protocols(o client.Object) (all []string) {
 }
 
 func governed(o client.Object) []string {
-	if len(protocols(o)) > 0 {
+	if slices.ContainsFunc(portNames(o), translate.Governed) {
 		return []string{"true"}
 	}
 	return nil

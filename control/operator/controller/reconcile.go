@@ -17,7 +17,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
@@ -242,13 +241,8 @@ func (r *reconciler) mesh(ctx context.Context) (translate.Mesh, error) {
 	case err != nil:
 		return m, err
 	}
-	var config struct {
-		AccessLogFile     string `json:"accessLogFile"`
-		AccessLogEncoding string `json:"accessLogEncoding"`
-	}
-	if err := yaml.Unmarshal([]byte(c.Data["mesh"]), &config); err != nil {
+	if _, err := m.Configure(c.Data["mesh"]); err != nil {
 		return m, fmt.Errorf("mesh config: %w", err)
 	}
-	m.AccessLog, m.AccessLogJSON = config.AccessLogFile, config.AccessLogEncoding == "JSON"
 	return m, nil
 }

@@ -89,6 +89,10 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 		}
 	case *corev1.ConfigMap:
 		if o.Name == meshConfigMap && o.Namespace == r.RootNamespace {
+			left, _ := new(translate.Mesh).Configure(o.Data["mesh"]) // of faults hosts tell
+			for _, f := range left {
+				r.log.Info("left out of the mesh config", "field", f.Path, "reason", f.Reason)
+			}
 			add(r.governedHosts(ctx)...)
 		}
 	}

@@ -40,7 +40,7 @@ func (t *translation) gateways() {
 			if _, governed := Protocol(s.Port.GetName()); !governed {
 				continue
 			}
-			port, ok := t.servicePort(int(s.Port.Number))
+			port, ok := t.leads(g, s)
 			if !ok {
 				continue
 			}
@@ -48,23 +48,47 @@ func (t *translation) gateways() {
 			t.gateway(g, s, fmt.Sprintf("%s-%d", g.Name, j), port, path)
 		}
 		if !found {
-			t.tell(t.routerObject(), path, "no server of the Gateway leads here: want one with a port named tcp-metaprotocol-PROTOCOL, and with a number that a destination or the host has, or a host with a single port")
+			t.tell(t.routerObject(), path, "no server of the Gateway leads here: want one with a port named tcp-metaprotocol-PROTOCOL that a VirtualService leads here, or with a number that the host has, or the only one of a protocol that one port of the host has")
 		}
 	}
 }
 
-// servicePort is the one of the host to which a gateway's port leads: the same one, or
-// the only one.
-func (t *translation) servicePort(gateway int) (port int, ok bool) {
+// leads is the port of the host to which a server of a gateway leads, if it does: the one
+// that VirtualServices say; else that of the same number; else the only one of its protocol,
+// if the server is the gateway's only one of it.
+func (t *translation) leads(g *Gateway, s *networking.Server) (port int, ok bool) {
+	if to, opened := t.routed(g, s); opened {
+		for _, d := range to {
+			if d.Host != t.Host {
+				continue
+			}
+			for _, p := range t.s.Ports {
+				if d.Port == p.Port || d.Port == 0 && len(t.s.Ports) == 1 {
+					return p.Port, true
+				}
+			}
+		}
+		return 0, false
+	}
+	protocol, _ := Protocol(s.Port.GetName())
+	var alike []int
 	for _, p := range t.s.Ports {
-		if p.Port == gateway {
+		if p.Port == int(s.Port.Number) {
 			return p.Port, true
 		}
+		if t.protocols[p.Port] == protocol {
+			alike = append(alike, p.Port)
+		}
 	}
-	if len(t.s.Ports) == 1 {
-		return t.s.Ports[0].Port, true
+	if len(alike) != 1 {
+		return 0, false
 	}
-	return 0, false
+	for _, other := range g.Spec.Servers {
+		if o, _ := Protocol(other.Port.GetName()); other != s && o == protocol {
+			return 0, false
+		}
+	}
+	return alike[0], true
 }
 
 // gateway adds a server of a gateway.
@@ -101,7 +125,7 @@ func (t *translation) gateway(g *Gateway, s *networking.Server, name string, por
 			Port: at[ns], ServicePort: port, SNIHosts: sni,
 		})
 	}
-	if !opened(g, s) {
+	if _, opened := t.routed(g, s); !opened {
 		t.out.VirtualServices = append(t.out.VirtualServices, t.virtualService(g, s, port))
 	}
 }
@@ -110,18 +134,34 @@ func label(name string) string {
 	return strings.Trim(strings.ReplaceAll(name[max(0, len(name)-63):], ".", "-"), "-")
 }
 
-// opened tells whether somebody else has a TCP route at the gateway's port.
-func opened(g *Gateway, s *networking.Server) bool {
-	return slices.ContainsFunc(g.VirtualServices, func(v *istio.VirtualService) bool {
-		if v.Labels[ManagedBy] == Manager {
-			return false
+// routed says where VirtualServices of other people lead the connections to a gateway's
+// port, if there are any, which have Istio open it.
+func (t *translation) routed(g *Gateway, s *networking.Server) (to []ir.Destination, opened bool) {
+	add := func(v *istio.VirtualService, routes []*networking.RouteDestination) {
+		opened = true
+		for _, r := range routes {
+			d := r.GetDestination()
+			to = append(to, ir.Destination{
+				Host: FullName(d.GetHost(), v.Namespace, t.Mesh.Domain), Port: int(d.GetPort().GetNumber()),
+			})
 		}
-		return slices.ContainsFunc(v.Spec.Tcp, func(r *networking.TCPRoute) bool {
-			return len(r.Match) == 0 || slices.ContainsFunc(r.Match, func(m *networking.L4MatchAttributes) bool { return m.Port == 0 || m.Port == s.Port.Number })
-		}) || slices.ContainsFunc(v.Spec.Tls, func(r *networking.TLSRoute) bool {
-			return slices.ContainsFunc(r.Match, func(m *networking.TLSMatchAttributes) bool { return m.Port == 0 || m.Port == s.Port.Number })
-		})
-	})
+	}
+	for _, v := range g.VirtualServices {
+		if v.Labels[ManagedBy] == Manager {
+			continue
+		}
+		for _, r := range v.Spec.Tcp {
+			if len(r.Match) == 0 || slices.ContainsFunc(r.Match, func(m *networking.L4MatchAttributes) bool { return m.Port == 0 || m.Port == s.Port.Number }) {
+				add(v, r.Route)
+			}
+		}
+		for _, r := range v.Spec.Tls {
+			if slices.ContainsFunc(r.Match, func(m *networking.TLSMatchAttributes) bool { return m.Port == 0 || m.Port == s.Port.Number }) {
+				add(v, r.Route)
+			}
+		}
+	}
+	return to, opened
 }
 
 // ManagedBy is the label by which objects of the operator's own are known, and Manager

@@ -44,7 +44,7 @@ func (t *translation) from(f fault.Fault) (Object, string) {
 
 // generate makes the EnvoyFilters.
 func (t *translation) generate() {
-	if len(t.s.Ports) == 0 {
+	if len(t.s.Ports) == 0 && len(t.s.Observed) == 0 {
 		// Faults have been told. What there was stays, as the ports may be put right.
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/control/ir"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 )
@@ -32,6 +33,26 @@ func Protocol(port string) (protocol string, governed bool) {
 		protocol = parts[2]
 	}
 	return protocol, true
+}
+
+// Observed is the filter of Envoy's own that the name of a port says, as Aeraki has them:
+// tcp-zookeeper or tcp-kafka, and what else there is behind another dash; "" for none.
+func Observed(port string) ir.StockFilter {
+	parts := strings.Split(strings.ToLower(port), "-")
+	if len(parts) < 2 || parts[0] != "tcp" {
+		return ""
+	}
+	switch f := ir.StockFilter(parts[1]); f {
+	case ir.ZooKeeper, ir.Kafka:
+		return f
+	}
+	return ""
+}
+
+// Governed tells whether the name of a port says that something is to be done.
+func Governed(port string) bool {
+	_, governed := Protocol(port)
+	return governed || Observed(port) != ""
 }
 
 // ports reads the service or the entries.
@@ -77,7 +98,8 @@ func (t *translation) ports() {
 			}
 			t.out.Owner = of(ServiceEntry, e)
 			for i, p := range e.Spec.Ports {
-				if slices.ContainsFunc(s.Ports, func(q ir.Port) bool { return q.Port == int(p.Number) }) {
+				if slices.ContainsFunc(s.Ports, func(q ir.Port) bool { return q.Port == int(p.Number) }) ||
+					slices.ContainsFunc(s.Observed, func(q ir.ObservedPort) bool { return q.Port == int(p.Number) }) {
 					continue
 				}
 				t.port(fmt.Sprintf("spec.ports[%d]", i), p.Name, int(p.Number), func() (int, string) {
@@ -95,6 +117,9 @@ func (t *translation) ports() {
 	}
 	if !t.out.Governed {
 		return
+	}
+	if r := t.out.Router; r != nil && len(s.Ports) == 0 && len(s.Observed) > 0 {
+		t.tell(t.routerObject(), "spec.hosts[0]", "nothing of this is for ZooKeeper and Kafka, and no other port of the host has a name that counts: want tcp-metaprotocol-PROTOCOL")
 	}
 	t.comes("addresses", t.out.Owner, "spec.addresses")
 	if !s.Headless && len(s.Addresses) == 0 {
@@ -115,25 +140,42 @@ func oneOf(ports []int32) (port int, reason string) {
 
 // port appends one, if it is Meltemi's and nothing is wrong with it.
 func (t *translation) port(path, name string, number int, target func() (int, string)) {
-	protocol, governed := Protocol(name)
-	if !governed {
+	if !Governed(name) {
 		return
 	}
 	t.out.Governed = true
-	if protocol == "" {
+	protocol, governed := Protocol(name)
+	if governed && protocol == "" {
 		t.tell(t.out.Owner, path+".name", "names no protocol: want tcp-metaprotocol-PROTOCOL, such as tcp-metaprotocol-dubbo")
 		return
 	}
-	p := ir.Port{Port: number}
-	var reason string
-	if p.TargetPort, reason = target(); reason != "" {
+	targetPort, reason := target()
+	if reason != "" {
 		t.tell(t.out.Owner, path+".targetPort", "%s", reason)
 		return
 	}
+	if f := Observed(name); f != "" {
+		at := fmt.Sprintf("observed[%d]", len(t.s.Observed))
+		t.comes(at+".port", t.out.Owner, path+".port")
+		t.comes(at+".targetPort", t.out.Owner, path+".targetPort")
+		t.s.Observed = append(t.s.Observed, ir.ObservedPort{Port: number, TargetPort: targetPort, Filter: f})
+		return
+	}
+	a := t.applicationProtocol(protocol)
+	if a == nil && !known(protocol) {
+		t.tell(t.out.Owner, path+".name", "unknown codec %q (built in: %s), and no ApplicationProtocol says which %s has", codecPrefix+protocol, strings.Join(codecs.Names(), ", "), protocol)
+		return
+	}
+	if a != nil && !known(a.Spec.Codec) {
+		t.tell(of(ApplicationProtocol, a), "spec.codec", "unknown codec %q (built in: %s)", a.Spec.Codec, strings.Join(codecs.Names(), ", "))
+		return
+	}
+	p := ir.Port{Port: number, TargetPort: targetPort}
+	t.protocols[number] = protocol
 	t.s.Ports = append(t.s.Ports, p)
 	at := &t.s.Ports[len(t.s.Ports)-1]
 	prefix := fmt.Sprintf("ports[%d]", len(t.s.Ports)-1)
-	if a := t.applicationProtocol(protocol); a != nil {
+	if a != nil {
 		at.Protocol = []string{a.Spec.Codec}
 		if a.Spec.CodecConfig != nil {
 			config, err := object(a.Spec.CodecConfig)
@@ -152,6 +194,15 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 	}
 	t.comes(prefix+".port", t.out.Owner, path+".port")
 	t.comes(prefix+".targetPort", t.out.Owner, path+".targetPort")
+}
+
+// known tells whether there is a codec of a name, long or short.
+func known(codec string) bool {
+	if !strings.Contains(codec, ".") {
+		codec = codecPrefix + codec
+	}
+	_, there := codecs.Lookup(codec)
+	return there || codec == codecPrefix+"auto"
 }
 
 // exported are the namespaces that a service is visible in; nil: all.

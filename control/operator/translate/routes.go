@@ -94,6 +94,11 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 			t.supply(side, "access_log", "accessLog", []any{accessLog(t.Mesh)})
 		}
 	}
+	if t.Mesh.Tracing != nil && (spec.Telemetry == nil || spec.Telemetry.Tracing == nil || *spec.Telemetry.Tracing) {
+		for _, side := range []*ir.Object{&t.s.Outbound, &t.s.Inbound} {
+			t.supply(side, "tracing", "tracing", t.Mesh.Tracing)
+		}
+	}
 	policy := spec.TrafficPolicy
 	if policy == nil {
 		return

@@ -31,6 +31,8 @@ type Mesh struct {
 	// AccessLog is the file of the proxies' log, "" for none, and AccessLogJSON its form.
 	AccessLog     string
 	AccessLogJSON bool
+	// Tracing is MetaProtocolProxy's, nil for none.
+	Tracing ir.Object
 	// RDS is where proxies find the operator's routes; nil: it serves none.
 	RDS *ir.Destination
 }
@@ -118,7 +120,7 @@ type Output struct {
 
 // Translate says what becomes of a host.
 func Translate(in *Input) *Output {
-	t := &translation{Input: in, out: &Output{}}
+	t := &translation{Input: in, out: &Output{}, protocols: map[int]string{}}
 	t.choose()
 	t.ports()
 	if !t.out.Governed {
@@ -139,8 +141,9 @@ type translation struct {
 	*Input
 	out *Output
 	s   ir.Service
-	// owner is the service, or the first of the entries.
-	visible []string // namespaces to which the service is exported; nil: all
+	// protocols are those that the names of the ports say, by their numbers.
+	protocols map[int]string
+	visible   []string // namespaces to which the service is exported; nil: all
 	// origins are the fields of objects behind those of s.
 	origins []origin
 	failed  bool

@@ -79,8 +79,9 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 			h := translate.FullName(o.Spec.Host, o.Namespace, mesh.Domain)
 			in(h).Rules = append(in(h).Rules, o)
 		case *corev1.ConfigMap:
-			mesh.AccessLog = o.Data["accessLogFile"]
-			mesh.AccessLogJSON = o.Data["accessLogEncoding"] == "JSON"
+			if _, err := mesh.Configure(o.Data["mesh"]); err != nil {
+				panic(err)
+			}
 		}
 	}
 	for _, i := range inputs {

@@ -72,8 +72,10 @@ type Filter struct {
 // proxies have it in common.
 func Generate(s *ir.Service) ([]*Filter, fault.List) {
 	g := &generator{s: s}
-	g.metrics()
-	g.loopbacks()
+	if len(s.Ports) > 0 || len(s.Observed) == 0 {
+		g.metrics()
+		g.loopbacks()
+	}
 	for i := range s.Ports {
 		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)
 		for _, c := range s.Clients {
@@ -88,6 +90,7 @@ func Generate(s *ir.Service) ([]*Filter, fault.List) {
 			}
 		}
 	}
+	g.stockFilters()
 	if len(g.faults) > 0 {
 		return nil, g.faults
 	}
@@ -96,7 +99,7 @@ func Generate(s *ir.Service) ([]*Filter, fault.List) {
 
 type generator struct {
 	s       *ir.Service
-	form    form // for which patches are made now
+	form    form // for which patches are made now; nil: for what all proxies have
 	filters []*Filter
 	faults  fault.List
 	// ahead is how many filters prepend has put before those of a service, in the
@@ -141,7 +144,10 @@ func (g *generator) patch(f *Filter, to networking.EnvoyFilter_ApplyTo, op netwo
 		metadata["NAMESPACE"] = f.Namespace
 	}
 	maps.Copy(metadata, f.only)
-	m.Proxy = &networking.EnvoyFilter_ProxyMatch{ProxyVersion: g.form.version(g.s), Metadata: metadata}
+	m.Proxy = &networking.EnvoyFilter_ProxyMatch{Metadata: metadata}
+	if g.form != nil {
+		m.Proxy.ProxyVersion = g.form.version(g.s)
+	}
 	f.Spec.ConfigPatches = append(f.Spec.ConfigPatches, &networking.EnvoyFilter_EnvoyConfigObjectPatch{
 		ApplyTo: to, Match: m, Patch: &networking.EnvoyFilter_Patch{Operation: op, Value: v},
 	})
@@ -168,19 +174,23 @@ func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
 	g.count(cfg, "outbound")
 	g.check(before, cfg, p, path, "outbound")
 	g.discover(cfg)
-	names, ranges := addresses(g.s)
 	for g.form = range g.forms() {
-		var listeners []*networking.EnvoyFilter_ListenerMatch
-		for _, a := range names {
-			listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(p.Port)})
-		}
-		listeners = append(listeners, g.chains(f, name, cluster, p.Port, ranges)...)
-		if g.s.Headless {
-			listeners = append(listeners, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(p.Port)})
-		}
-		g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, listeners, name, cluster, cfg)
+		g.steer(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, g.listeners(f, name, cluster, p.Port), name, cluster, cfg)
 		g.clusters(f, networking.EnvoyFilter_SIDECAR_OUTBOUND, to)
 	}
+}
+
+// listeners are those of a port in its clients' proxies.
+func (g *generator) listeners(f *Filter, name, cluster string, port int) (of []*networking.EnvoyFilter_ListenerMatch) {
+	names, ranges := addresses(g.s)
+	for _, a := range names {
+		of = append(of, &networking.EnvoyFilter_ListenerMatch{Name: a + "_" + strconv.Itoa(port)})
+	}
+	of = append(of, g.chains(f, name, cluster, port, ranges)...)
+	if g.s.Headless {
+		of = append(of, &networking.EnvoyFilter_ListenerMatch{PortNumber: uint32(port)})
+	}
+	return of
 }
 
 // addresses are the names of the service's listeners, without their ports, and
@@ -285,13 +295,17 @@ func (g *generator) inbound(p *ir.Port, path string) {
 		f.only = map[string]string{"INTERCEPTION_MODE": "TPROXY"}
 	}
 	g.check(before, cfg, p, path, "inbound")
-	listener := &networking.EnvoyFilter_ListenerMatch{
-		Name:        "virtualInbound",
-		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{DestinationPort: uint32(p.TargetPort)},
-	}
 	for g.form = range g.forms() {
-		g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, []*networking.EnvoyFilter_ListenerMatch{listener}, name, cluster, cfg)
+		g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, inboundListener(p.TargetPort), name, cluster, cfg)
 	}
+}
+
+// inboundListener has a port of the workload, in its proxy.
+func inboundListener(targetPort int) []*networking.EnvoyFilter_ListenerMatch {
+	return []*networking.EnvoyFilter_ListenerMatch{{
+		Name:        "virtualInbound",
+		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{DestinationPort: uint32(targetPort)},
+	}}
 }
 
 func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {

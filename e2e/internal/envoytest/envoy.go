@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -84,7 +85,9 @@ func Start(t testing.TB, o Options) *Envoy {
 	t.Helper()
 	e := &Envoy{t: t, dir: t.TempDir(), exited: make(chan struct{}), mayPanic: o.MayPanic}
 	var err error
-	e.log, err = os.OpenFile(e.path("envoy.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	// Envoy watches its folder, and would log of each of its lines.
+	require.NoError(t, os.Mkdir(e.path("log"), 0o755))
+	e.log, err = os.OpenFile(e.path("log/envoy.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	require.NoError(t, err)
 	if o.Drain == 0 {
 		o.Drain = 2 * time.Second
@@ -102,7 +105,7 @@ func Start(t testing.TB, o Options) *Envoy {
 		require.NoError(t, os.WriteFile(e.path(lds), o.Binary(b), 0o644))
 	}
 	for _, x := range o.Extensions {
-		e.write(extensionFile(x["name"].(string)), []Resource{x})
+		e.write(extensionFile(x["name"].(string)), []Resource{e.golang.extensionForm(x)})
 	}
 	bootstrap, err := json.Marshal(map[string]any{
 		"node":  map[string]any{"id": "test", "cluster": "test"},
@@ -126,8 +129,11 @@ func Start(t testing.TB, o Options) *Envoy {
 	}
 	e.cmd = exec.Command(o.Bin, append(append(restart,
 		"-c", e.path("bootstrap.json"), "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
-		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", "3", "-l", "info",
+		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", "3",
 	), o.Args...)...)
+	if !slices.Contains(o.Args, "-l") { // Envoy takes it once
+		e.cmd.Args = append(e.cmd.Args, "-l", "info")
+	}
 	e.cmd.Env = append(append(os.Environ(), "ENVOY_DYNAMIC_MODULES_SEARCH_PATH="+o.Modules), o.Env...)
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
 	// A test binary that is killed takes its Envoys along.
@@ -263,11 +269,19 @@ func (e *Envoy) WaitExit() {
 
 // Log is everything that Envoy has logged so far.
 func (e *Envoy) Log() string {
-	b, err := os.ReadFile(e.path("envoy.log"))
+	b, err := os.ReadFile(e.path("log/envoy.log"))
 	if err != nil {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// Exited is closed when the process that has Meltemi in it has ended.
+func (e *Envoy) Exited() <-chan struct{} {
+	if e.golang.imitated() != nil {
+		return e.golang.exited()
+	}
+	return e.exited
 }
 
 // Pid of the process that has Meltemi in it.
@@ -483,7 +497,7 @@ func (e *Envoy) SetExtension(name string, filter M) {
 	e.t.Helper()
 	stats := "extension_config_discovery.network_filter." + name + ".config_reload"
 	before := e.Stat(stats)
-	e.write(extensionFile(name), []Resource{Extension(name, filter)})
+	e.write(extensionFile(name), []Resource{e.golang.extensionForm(Extension(name, filter))})
 	e.WaitStat(stats, AtLeast(before+1))
 }
 

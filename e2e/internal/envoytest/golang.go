@@ -103,7 +103,10 @@ func chainFilters(chain M) []M {
 	return nil
 }
 
-const golangFilter = "envoy.filters.network.golang"
+const (
+	golangFilter = "envoy.filters.network.golang"
+	golangType   = networkExtensions + "golang.v3alpha.Config"
+)
 
 // golangForm is a listener with filters of dynamic modules in the form for the golang filter.
 func (g *golang) golangForm(listener Resource) Resource {
@@ -135,6 +138,11 @@ func (g *golang) tunnelsForm(listener Resource) Resource {
 }
 
 func (g *golang) filterForm(f M) M {
+	if discovery, ok := f["config_discovery"].(M); ok {
+		discovery = maps.Clone(discovery)
+		discovery["type_urls"] = []any{golangType}
+		return M{"name": f["name"], "config_discovery": discovery}
+	}
 	typed, ok := f["typed_config"].(M)
 	module, isModule := typed["dynamic_module_config"].(M)
 	if !ok || !isModule {
@@ -147,10 +155,18 @@ func (g *golang) filterForm(f M) M {
 	}
 	name := module["name"].(string)
 	return M{"name": golangFilter, "typed_config": M{
-		"@type":      networkExtensions + "golang.v3alpha.Config",
+		"@type":      golangType,
 		"library_id": name, "library_path": filepath.Join(g.modules, "lib"+name+".so"),
 		"plugin_name": typed["filter_name"], "is_terminal_filter": true, "plugin_config": typed["filter_config"],
 	}}
+}
+
+// extensionForm is the configuration of a discovered filter in the form for the golang filter.
+func (g *golang) extensionForm(x M) M {
+	if g == nil {
+		return x
+	}
+	return Resource(x).With(M{"typed_config": g.filterForm(M{"typed_config": x["typed_config"]})["typed_config"]})
 }
 
 // split sets apart the listeners that the imitated host serves. A test with one that it cannot

@@ -46,6 +46,7 @@ type Carrier struct {
 	blocked bool // the server takes no bytes
 	paused  bool // the server is not read
 	ended   bool // its end was asked for
+	aborted bool // by a panic; its end is yet to be told
 }
 
 // claim lets tcp_proxy connect.
@@ -120,6 +121,10 @@ func (c *Carrier) Blocked() {
 func (c *Carrier) Closed(alive bool) {
 	switch c.state {
 	case over:
+		if c.aborted {
+			c.aborted = false
+			c.tellClosed(host.Local)
+		}
 	case parked:
 		c.state = over
 		c.set.lost(c)
@@ -129,10 +134,11 @@ func (c *Carrier) Closed(alive bool) {
 }
 
 // Aborted is told that there was a panic in one of the other events. The connection
-// is closed then.
+// is closed then, and Closed follows.
 func (c *Carrier) Aborted() {
 	if c.state == claimed || c.state == ready {
 		c.leave()
+		c.aborted = true
 		c.ev.Aborted()
 	}
 }

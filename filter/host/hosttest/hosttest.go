@@ -123,6 +123,11 @@ func (s *suite) receives(p Peer, want string) {
 
 func (s *suite) hears(c *recorder, want ...string) {
 	s.t.Helper()
+	defer func() {
+		if s.t.Failed() {
+			s.t.Logf("it has heard %q", c.events())
+		}
+	}()
 	s.Until(strings.Join(want, ", "), func() bool { return strings.Join(c.events(), ", ") == strings.Join(want, ", ") })
 }
 
@@ -320,6 +325,8 @@ type conn struct {
 	s      *shard
 	d      host.Downstream
 	onData func(b []byte) int // nil: all is consumed
+	// onClosed is told of the end.
+	onClosed func()
 }
 
 func (c *conn) Data(bufs [][]byte, total int, _ bool) int {
@@ -344,6 +351,9 @@ func (c *conn) Closed(remote bool) {
 	defer c.s.event("Closed")()
 	c.note("closed, remote %t", remote)
 	c.last()
+	if c.onClosed != nil {
+		c.onClosed()
+	}
 }
 
 func (c *conn) Aborted() {
@@ -454,17 +464,22 @@ func flush(_ *testing.T, s *suite) {
 
 func gone(_ *testing.T, s *suite) {
 	p, c := s.open()
+	done := make(chan struct{})
+	s.sets(c, func() {
+		// Not by Wake: a worker may be reached by its connections alone.
+		c.onClosed = func() {
+			c.s.later = append(c.s.later, func() {
+				c.write("nobody reads this")
+				c.d.ReadDisable(true)
+				c.d.ReadDisable(false)
+				c.d.Close(true)
+				c.d.Close(false)
+				close(done)
+			})
+		}
+	})
 	p.Close()
 	s.hears(&c.recorder, "closed, remote true")
-	done := make(chan struct{})
-	s.m.do(c.s, func() {
-		c.write("nobody reads this")
-		c.d.ReadDisable(true)
-		c.d.ReadDisable(false)
-		c.d.Close(true)
-		c.d.Close(false)
-		close(done)
-	})
 	s.Until("nothing", func() bool { return isClosed(done) })
 }
 

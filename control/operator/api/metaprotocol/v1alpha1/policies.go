@@ -179,6 +179,10 @@ type Telemetry struct {
 	//
 	// +optional
 	AccessLog *bool `json:"accessLog,omitempty"`
+	// Calls are traced, if the mesh has tracing. Default true.
+	//
+	// +optional
+	Tracing *bool `json:"tracing,omitempty"`
 }
 
 // Authorization is one policy.
