@@ -26,7 +26,7 @@ E2E_PARALLEL ?= 4
 IN_FULL := ./codecs/... ./filter/... ./filters/... ./envoy-build/golang ./envoy-build/internal/balancer
 
 .DEFAULT_GOAL := help
-.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all e2e-golang istio e2e-istio bench hostile soak lint clean need-go need-cc
+.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all e2e-golang istio helm e2e-istio bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ meltemi: need-go ## build/meltemi, the tool: captures, configurations, EnvoyFilt
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/meltemi ./cmd/meltemi
 
 operator: need-go ## build/meltemi-operator, the control plane for Kubernetes
-	cd control/operator && . ./env.sh && $(GO) build -trimpath -o ../../build/meltemi-operator ./cmd/meltemi-operator
+	cd control/operator && . ./env.sh && $(GO) build -trimpath -ldflags='$(SO_LDFLAGS)' -o ../../build/meltemi-operator ./cmd/meltemi-operator
 
 crds: need-go ## charts/meltemi-crds, from the Go types of the objects
 	tools/crds.sh
@@ -80,7 +80,10 @@ e2e-golang: so envoy ## the end-to-end tests in full by Envoy's golang filter
 istio: need-go ## build/istio: API server, etcd, istiod, pilot-agent; minutes the first time
 	tools/istio.sh
 
-e2e-istio: so meltemi operator envoy istio ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
+helm: need-go ## build/helm; minutes the first time
+	tools/helm.sh
+
+e2e-istio: so meltemi operator envoy istio helm ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
 	cd e2e/istio && $(GO) test -count=1 -timeout 45m
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
 

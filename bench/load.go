@@ -14,7 +14,6 @@ type result struct {
 	Requests int64
 	Seconds  float64
 	P50, P99 time.Duration
-	Late     int64 // open loop: requests that were not sent in their time
 }
 
 func (r *result) rate() float64 { return float64(r.Requests) / r.Seconds }
@@ -50,53 +49,44 @@ func percentiles(all []*samples) (p50, p99 time.Duration) {
 	return time.Duration(v[len(v)/2]), time.Duration(v[len(v)*99/100])
 }
 
-// closedLoop keeps outstanding requests under way on each of conns
-// connections for d, after warm has passed.
-func closedLoop(addr string, p *protocol, conns, outstanding int, warm, d time.Duration) (*result, error) {
-	var counted atomic.Int64
-	var measuring atomic.Bool
-	stop := make(chan struct{})
-	errs := make(chan error, conns)
-	all := make([]*samples, conns)
+// closedLoop keeps outstanding requests under way on each of conns for d. All of them are
+// answered when it returns.
+func closedLoop(conns []net.Conn, p *protocol, outstanding int, d time.Duration) (*result, error) {
+	var stopping atomic.Bool
+	errs := make(chan error, len(conns))
+	all := make([]*samples, len(conns))
+	begin := time.Now()
 	var wg sync.WaitGroup
-	for i := range conns {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			close(stop)
-			return nil, err
-		}
+	for i, c := range conns {
 		all[i] = &samples{}
 		wg.Go(func() {
-			if err := oneClosed(c, p, outstanding, all[i], &counted, &measuring, stop); err != nil {
+			if err := oneClosed(c, p, outstanding, all[i], &stopping); err != nil {
 				errs <- err
 			}
 		})
 	}
-	time.Sleep(warm)
-	measuring.Store(true)
-	begin := time.Now()
-	before := counted.Load()
-	onMeasure(true)
 	time.Sleep(d)
-	onMeasure(false)
-	measuring.Store(false)
-	r := &result{Requests: counted.Load() - before, Seconds: time.Since(begin).Seconds()}
-	close(stop)
+	stopping.Store(true)
 	wg.Wait()
+	return resultOf(all, begin, errs)
+}
+
+// resultOf is what there was since begin, or the first error.
+func resultOf(all []*samples, begin time.Time, errs <-chan error) (*result, error) {
+	r := &result{Seconds: time.Since(begin).Seconds()}
 	select {
 	case err := <-errs:
 		return nil, err
 	default:
 	}
+	for _, s := range all {
+		r.Requests += int64(s.n)
+	}
 	r.P50, r.P99 = percentiles(all)
 	return r, nil
 }
 
-// onMeasure is called at the beginning and the end of what is measured.
-var onMeasure = func(bool) {}
-
-func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *atomic.Int64, measuring *atomic.Bool, stop chan struct{}) error {
-	defer c.Close()
+func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, stopping *atomic.Bool) error {
 	sent := make([]time.Time, outstanding)
 	out := make([]byte, 0, 1024*outstanding)
 	in := make([]byte, 0, 64<<10)
@@ -109,7 +99,6 @@ func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *at
 		return err
 	}
 	left := outstanding
-	stopping := false
 	for left > 0 {
 		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			return err
@@ -120,16 +109,9 @@ func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *at
 		}
 		in = in[:len(in)+n]
 		now := time.Now()
-		keep := measuring.Load()
-		if !stopping {
-			select {
-			case <-stop:
-				stopping = true
-			default:
-			}
-		}
+		stop := stopping.Load()
 		out = out[:0]
-		b, k := in, int64(0)
+		b := in
 		for {
 			n := p.next(b)
 			if n == 0 {
@@ -140,11 +122,8 @@ func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *at
 				return fmt.Errorf("unexpected answer: id %d, success %t", id, ok)
 			}
 			b = b[n:]
-			k++
-			if keep {
-				s.add(now.Sub(sent[id]))
-			}
-			if stopping {
+			s.add(now.Sub(sent[id]))
+			if stop {
 				left--
 				continue
 			}
@@ -152,7 +131,6 @@ func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *at
 			sent[id] = now
 		}
 		in = in[:copy(in, b)]
-		counted.Add(k)
 		if len(out) > 0 {
 			if _, err := c.Write(out); err != nil {
 				return err
@@ -164,22 +142,16 @@ func oneClosed(c net.Conn, p *protocol, outstanding int, s *samples, counted *at
 
 // openLoop sends rate requests a second over conns connections, whether or not
 // answers come, and measures from the moment at which a request was due.
-func openLoop(addr string, p *protocol, conns int, rate float64, warm, d time.Duration) (*result, error) {
-	all := make([]*samples, conns)
-	errs := make(chan error, 2*conns)
-	var counted atomic.Int64
-	var measuring atomic.Bool
+func openLoop(conns []net.Conn, p *protocol, rate float64, d time.Duration) (*result, error) {
+	all := make([]*samples, len(conns))
+	errs := make(chan error, 2*len(conns))
 	var wg sync.WaitGroup
-	begin := time.Now().Add(50 * time.Millisecond)
-	gap := time.Duration(float64(conns) / rate * float64(time.Second))
-	for i := range conns {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			return nil, err
-		}
+	begin := time.Now().Add(5 * time.Millisecond)
+	gap := time.Duration(float64(len(conns)) / rate * float64(time.Second))
+	for i, c := range conns {
 		all[i] = &samples{}
-		first := begin.Add(gap * time.Duration(i) / time.Duration(conns))
-		n := int(float64(warm+d) / float64(gap))
+		first := begin.Add(gap * time.Duration(i) / time.Duration(len(conns)))
+		n := int(float64(d) / float64(gap))
 		wg.Go(func() {
 			var out []byte
 			for k := range n {
@@ -194,7 +166,6 @@ func openLoop(addr string, p *protocol, conns int, rate float64, warm, d time.Du
 			}
 		})
 		wg.Go(func() {
-			defer c.Close()
 			in := make([]byte, 0, 64<<10)
 			for got := 0; got < n; {
 				c.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -211,12 +182,8 @@ func openLoop(addr string, p *protocol, conns int, rate float64, warm, d time.Du
 					if m == 0 {
 						break
 					}
-					if measuring.Load() {
-						id, _ := p.answer(b[:m])
-						s := now.Sub(first.Add(time.Duration(id) * gap))
-						all[i].add(s)
-						counted.Add(1)
-					}
+					id, _ := p.answer(b[:m])
+					all[i].add(now.Sub(first.Add(time.Duration(id) * gap)))
 					b = b[m:]
 					got++
 				}
@@ -224,18 +191,6 @@ func openLoop(addr string, p *protocol, conns int, rate float64, warm, d time.Du
 			}
 		})
 	}
-	time.Sleep(time.Until(begin) + warm)
-	measuring.Store(true)
-	start := time.Now()
-	onMeasure(true)
 	wg.Wait()
-	onMeasure(false)
-	r := &result{Requests: counted.Load(), Seconds: time.Since(start).Seconds()}
-	select {
-	case err := <-errs:
-		return nil, err
-	default:
-	}
-	r.P50, r.P99 = percentiles(all)
-	return r, nil
+	return resultOf(all, begin, errs)
 }

@@ -66,6 +66,7 @@ var dubbo = func() protocol {
 		answer:  func(b []byte) (uint64, bool) { return binary.BigEndian.Uint64(b[4:]), b[3] == 20 },
 		targets: []string{"direct", "tcp_proxy", "dubbo_proxy", "meltemi", "haproxy"},
 		rival:   "dubbo_proxy",
+<<<<<<< HEAD
 		scenarios: []scenario{
 			{
 				name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.80, "dubbo_proxy": 0.65},
@@ -76,20 +77,26 @@ var dubbo = func() protocol {
 				goalsByGolang: map[string]float64{"dubbo_proxy": 0.12},
 			},
 			{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.60}},
+=======
+		scenarios: append([]scenario{
+			{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.70}, {"meltemi", "dubbo_proxy", 0.65}}},
+			{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi", "tcp_proxy", 0.95}, {"meltemi", "dubbo_proxy", 0.10}}},
+			{name: "200x1", conns: 200, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.48}}},
+>>>>>>> main
 			{
-				name: "policies", conns: 16, outstanding: 1, ours: policiesTarget,
-				targets: []string{"meltemi", policiesTarget}, goals: map[string]float64{"meltemi": 1.15},
+				name: "policies", conns: 16, outstanding: 1,
+				targets: []string{"meltemi", policiesTarget}, goals: []goal{{policiesTarget, "meltemi", 1.15}},
 			},
 			{
-				name: "guards", conns: 16, outstanding: 1, ours: guardsTarget,
-				targets: []string{"meltemi", guardsTarget}, goals: map[string]float64{"meltemi": 1.25},
+				name: "guards", conns: 16, outstanding: 1,
+				targets: []string{"meltemi", guardsTarget}, goals: []goal{{guardsTarget, "meltemi", 1.25}},
 			},
 			{
-				name: "telemetry", conns: 16, outstanding: 1, ours: telemetryTarget,
-				targets: []string{"meltemi", telemetryTarget}, goals: map[string]float64{"meltemi": 1.15},
+				name: "telemetry", conns: 16, outstanding: 1,
+				targets: []string{"meltemi", telemetryTarget}, goals: []goal{{telemetryTarget, "meltemi", 1.15}},
 			},
-			{name: "open", conns: 16, open: true, goals: map[string]float64{"tcp_proxy": 1.05}},
-		},
+			{name: "open", conns: 16, open: true, goals: []goal{{"meltemi", "tcp_proxy", 0.95}}, p99: []goal{{"meltemi", "tcp_proxy", 0.90}}},
+		}, everything...),
 	}
 }()
 
@@ -140,22 +147,22 @@ var thrift = func() protocol {
 		targets: []string{"direct", "tcp_proxy", "thrift_proxy", "meltemi", "meltemi-shared"},
 		rival:   "thrift_proxy",
 		scenarios: []scenario{
-			{name: "16x1", conns: 16, outstanding: 1, ours: "meltemi", goals: map[string]float64{"thrift_proxy": 0.80}},
-			{name: "16x16", conns: 16, outstanding: 16, ours: "meltemi-shared", goals: map[string]float64{"thrift_proxy": 0.10}},
-			{name: "200x1", conns: 200, outstanding: 1, ours: "meltemi-shared", goals: map[string]float64{"tcp_proxy": 0.60}},
+			{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 1.05}, {"meltemi", "thrift_proxy", 0.80}}},
+			{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi-shared", "thrift_proxy", 0.10}}},
+			{name: "200x1", conns: 200, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 1.05}, {"meltemi-shared", "tcp_proxy", 0.60}}},
 		},
 	}
 }()
 
 // against tcp_proxy alone: Envoy has no filter for the protocol.
 var againstTCP = []scenario{
-	{name: "16x1", conns: 16, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.85}},
-	{name: "200x1", conns: 200, outstanding: 1, goals: map[string]float64{"tcp_proxy": 0.85}},
+	{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.85}}},
+	{name: "200x1", conns: 200, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.85}}},
 }
 
 // byID is that with many outstanding, too.
 var byID = append([]scenario{
-	{name: "16x16", conns: 16, outstanding: 16, goals: map[string]float64{"tcp_proxy": 1.00}},
+	{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi", "tcp_proxy", 1.00}}},
 }, againstTCP...)
 
 var plainTargets = []string{"direct", "tcp_proxy", "meltemi"}

@@ -26,6 +26,7 @@ type proxy struct {
 	admin string
 	pids  []int // of all processes on the way
 	stop  func()
+	gone  bool // it has been stopped, as it failed
 }
 
 const envoyYAML = `admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
@@ -137,7 +138,12 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		case guardsTarget:
 			guards, others, mutation = guardingFilters(), otherRoutes(), guardedMutation
 		case telemetryTarget:
-			guards, besides, admin = telemetryFilters, telemetry(dir), "127.0.0.1:0"
+			guards = telemetryFilters
+		case everythingTarget:
+			route, cluster, guards, others, mutation = ofRoute, ofCluster, everythingFilters(), otherRoutes(), guardedMutation
+		}
+		if name == telemetryTarget || name == everythingTarget {
+			besides, admin = telemetry(filepath.Join(dir, target+".access.log")), "127.0.0.1:0"
 			var err error
 			if collector, stopCollector, err = collect(); err != nil {
 				return nil, err
@@ -276,6 +282,7 @@ func (p *proxy) upstreams() int {
 	return n
 }
 
+<<<<<<< HEAD
 // cpu returns the CPU time that the processes have used.
 func (p *proxy) cpu() time.Duration {
 	var sum int64
@@ -293,6 +300,15 @@ func (p *proxy) cpu() time.Duration {
 		}
 	}
 	return time.Duration(sum)
+=======
+// cpu returns the CPU time that the process has used, all its threads, to the nanosecond: of
+// its clock. What /proc says of a thread that runs is as old as the last tick.
+func (p *proxy) cpu() time.Duration {
+	if p.pid == 0 {
+		return 0
+	}
+	return cpuOf(int32(^p.pid<<3 | 2)) // clock_getcpuclockid(3)
+>>>>>>> main
 }
 
 // memory returns the resident memory in bytes.

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
 	"time"
 )
 
@@ -20,9 +19,9 @@ const telemetryFilters = `
               - name: aeraki.meta_protocol.filters.istio_stats
               - name: aeraki.meta_protocol.filters.router`
 
-// telemetry is what its listener has besides. Its log is in a folder, its spans go to the
-// cluster collector.
-func telemetry(dir string) string {
+// telemetry is what its listener has besides. Its log is the file log, its spans go to
+// the cluster collector.
+func telemetry(log string) string {
 	return fmt.Sprintf(`
               tracing:
                 random_sampling: {value: 1}
@@ -51,7 +50,7 @@ func telemetry(dir string) string {
                       client: "%%DOWNSTREAM_REMOTE_ADDRESS%%"
                       host: "%%UPSTREAM_HOST%%"
                       cluster: "%%UPSTREAM_CLUSTER%%"
-                      trace: "%%TRACE_ID%%"`, filepath.Join(dir, "access.log"))
+                      trace: "%%TRACE_ID%%"`, log)
 }
 
 // collect takes spans, and drops them. It returns the port.

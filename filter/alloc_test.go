@@ -3,6 +3,7 @@ package filter_test
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -356,14 +357,43 @@ func newCountedRoundTrip(t testing.TB) (roundTrip func()) {
 func newObservedRoundTrip(t testing.TB, share int) (roundTrip func()) {
 	m := filter.NewModule()
 	m.Observe()
-	config := strings.Replace(listener(byAttributes, traced(fmt.Sprintf(`"random_sampling": {"value": %d}`, share))+`, "access_log": [{"name": "f", "typed_config": {
+	config := strings.Replace(listener(byAttributes, observing(share)),
+		`"route_config"`, `"meta_protocol_filters": [
+		{"name": "aeraki.meta_protocol.filters.istio_stats"}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1)
+	roundTrip, _ = newRoundTripIn(t, m, config, nil)
+	return roundTrip
+}
+
+// observing is what a listener has that tells of requests, behind its other fields.
+func observing(share int) string {
+	return `, "traffic_direction": "INBOUND"` + traced(fmt.Sprintf(`"random_sampling": {"value": %d}`, share)) + `, "access_log": [{"name": "f", "typed_config": {
 		"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "/dev/null", "log_format": {"json_format": {
 			"start": "%START_TIME%", "call": "%REQ(:PATH)%", "tenant": "%REQ(tenant)%", "code": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%",
 			"details": "%RESPONSE_CODE_DETAILS%", "ms": "%DURATION%", "received": "%BYTES_RECEIVED%", "sent": "%BYTES_SENT%",
-			"client": "%DOWNSTREAM_REMOTE_ADDRESS%", "host": "%UPSTREAM_HOST%", "cluster": "%UPSTREAM_CLUSTER%", "trace": "%TRACE_ID%"}}}}]`),
-		`"route_config"`, `"traffic_direction": "INBOUND", "meta_protocol_filters": [
-		{"name": "aeraki.meta_protocol.filters.istio_stats"}, {"name": "aeraki.meta_protocol.filters.router"}], "route_config"`, 1)
-	roundTrip, _ = newRoundTripIn(t, m, config, nil)
+			"client": "%DOWNSTREAM_REMOTE_ADDRESS%", "host": "%UPSTREAM_HOST%", "cluster": "%UPSTREAM_CLUSTER%", "trace": "%TRACE_ID%"}}}}]`
+}
+
+// newEverythingRoundTrip is of policies, of all that guards a service, and of all that
+// tells of requests.
+func newEverythingRoundTrip(t testing.TB, share int) (roundTrip func()) {
+	var policies struct {
+		Routes []struct {
+			Route json.RawMessage `json:"route"`
+		} `json:"routes"`
+		Clusters json.RawMessage `json:"clusters"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(withPolicies), &policies))
+	config := strings.NewReplacer(
+		`"route": {"cluster": "v1"}`, `"route": `+string(policies.Routes[0].Route),
+		`"meta_protocol_filters": [`, `"meta_protocol_filters": [{"name": "aeraki.meta_protocol.filters.istio_stats"},`,
+		`"route_config": {`, `"route_config": {"clusters": `+string(policies.Clusters)+`,`,
+	).Replace(guarded())
+	m := filter.NewModule()
+	m.Observe()
+	roundTrip, h := newRoundTripIn(t, m, strings.TrimSuffix(config, "}")+observing(share)+"}", nil)
+	for _, s := range []string{"x-by\ameltemi", "x-route\x04r999"} {
+		require.Contains(t, string(h.sent), s)
+	}
 	return roundTrip
 }
 
@@ -527,7 +557,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	for name, roundTrip := range map[string]func(){
 		"by id": byID, "in order": newPipelinedRoundTrip(t), "with policies": policies, "told": told, "mirrored": newMirroredRoundTrip(t),
 		"filtered": newFilteredRoundTrip(t), "bodies": newBodiedRoundTrip(t), "answers": newAnsweringRoundTrip(t), "guarded": newGuardedRoundTrip(t),
-		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t), "observed": newObservedRoundTrip(t, 0),
+		"not traced": newUntracedRoundTrip(t), "counted": newCountedRoundTrip(t), "observed": newObservedRoundTrip(t, 0), "everything": newEverythingRoundTrip(t, 0),
 		"thrift": newThriftRoundTrip(t, "framed", false, 1, 1), "ttheader": newThriftRoundTrip(t, "ttheader", true, 1, 4),
 		"bRPC": wires[0].newRoundTrip(t, 16, true), "tRPC": wires[1].newRoundTrip(t, 16, true),
 	} {
@@ -590,6 +620,15 @@ func BenchmarkPipelineGuarded(b *testing.B) {
 // BenchmarkPipelineObserved is of all that tells of requests at once.
 func BenchmarkPipelineObserved(b *testing.B) {
 	roundTrip := newObservedRoundTrip(b, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip()
+	}
+}
+
+// BenchmarkPipelineEverything is of that and all that guards a service, with policies.
+func BenchmarkPipelineEverything(b *testing.B) {
+	roundTrip := newEverythingRoundTrip(b, 1)
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip()

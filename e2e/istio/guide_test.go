@@ -29,23 +29,10 @@ func TestTheGuide(t *testing.T) {
 	ingress := root.Pods(mesh.PodSpec{Name: "ingress", Role: mesh.Gateway, Labels: map[string]string{"istio": "ingressgateway"}})[0]
 	s.serve("v1", peers.DubboGo)
 	s.serve("v2", peers.DubboGo)
-	r := newReader(t, s)
+	r := newReader(t, s.Namespace, "demo", "docs/istio.md", s.client.AgentCommand())
 
-	step, printed := map[string]int{}, ""
-	for _, b := range docs.Blocks(r.file("docs/istio.md")) {
-		switch b.Kind {
-		case "sh":
-			require.Empty(t, printed, "the guide does not show what the block before prints:\n%s", b.Text)
-			printed = r.run(b.Text)
-		case "text":
-			require.Regexp(t, b.Sample(), printed, "want:\n%s", b.Text)
-			printed = ""
-			step[b.Section]++
-			s.after(b.Section, step[b.Section], guests{ingress, pods[4], pods[3]})
-		}
-	}
-	require.Empty(t, printed)
-	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Metrics": 1, "Change a route": 3, "Who may call what": 1, "Gateway": 2, "Upgrade": 2, "Remove": 1}, step)
+	steps := r.follow(func(section string, step int) { s.after(section, step, guests{ingress, pods[4], pods[3]}) })
+	require.Equal(t, map[string]int{"Install": 4, "Verify": 2, "Metrics": 1, "Change a route": 3, "Who may call what": 1, "Gateway": 2, "Upgrade": 2, "Remove": 1}, steps)
 }
 
 // gatewayDeployment is what an installation of Istio brings along.
@@ -130,9 +117,10 @@ func (s *shop) after(section string, step int, g guests) {
 	}
 }
 
-// reader is somebody who follows the guide.
+// reader is somebody who follows a guide.
 type reader struct {
 	t           *testing.T
+	guide       string
 	dir, bin    string
 	there, back *strings.Replacer // from the guide's namespaces to the test's
 }
@@ -147,12 +135,14 @@ fi
 exec KUBECTL "$@"
 `
 
-func newReader(t *testing.T, s *shop) *reader {
+// newReader: said is the guide's name of the namespace, agent how a shell calls pilot-agent
+// in the pod to which the guide turns.
+func newReader(t *testing.T, n *mesh.Namespace, said, guide string, agent []string) *reader {
 	t.Helper()
-	r := &reader{t: t, dir: t.TempDir(), bin: t.TempDir()}
+	r := &reader{t: t, guide: guide, dir: t.TempDir(), bin: t.TempDir()}
 	var there, back []string
-	for _, form := range []string{"greeter.NS", "-n NS", "namespace: NS", "name: NS\n", "ns/NS/"} {
-		said, is := strings.ReplaceAll(form, "NS", "demo"), strings.ReplaceAll(form, "NS", s.Name)
+	for _, form := range []string{"greeter.NS", "orders.NS", "-n NS", "namespace: NS", "name: NS\n", "ns/NS/"} {
+		said, is := strings.ReplaceAll(form, "NS", said), strings.ReplaceAll(form, "NS", n.Name)
 		there, back = append(there, said, is), append(back, is, said)
 	}
 	r.there = strings.NewReplacer(there...)
@@ -161,11 +151,15 @@ func newReader(t *testing.T, s *shop) *reader {
 	require.NoError(t, err)
 	require.NoError(t, os.Symlink(meltemi, filepath.Join(r.bin, "meltemi")))
 	script := strings.NewReplacer(
-		"AGENT", strings.Join(s.client.AgentCommand(), " "), "KUBECTL", strings.Join(s.KubectlCommand(), " "),
+		"AGENT", strings.Join(agent, " "), "KUBECTL", strings.Join(n.KubectlCommand(), " "),
 	).Replace(kubectl)
 	require.NoError(t, os.WriteFile(filepath.Join(r.bin, "kubectl"), []byte(script), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(r.bin, "helm"), []byte("#!/bin/sh\nexec "+strings.Join(n.HelmCommand(), " ")+" \"$@\"\n"), 0o755))
+	charts, err := filepath.Abs(chart(""))
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(charts, filepath.Join(r.dir, "charts")))
 	require.NoError(t, os.MkdirAll(filepath.Join(r.dir, "examples/istio"), 0o755))
-	for _, f := range regexp.MustCompile(`examples/istio/[\w-]+\.yaml`).FindAllString(r.file("docs/istio.md"), -1) {
+	for _, f := range regexp.MustCompile(`examples/istio/[\w-]+\.yaml`).FindAllString(r.file(guide), -1) {
 		require.NoError(t, os.WriteFile(filepath.Join(r.dir, f), []byte(r.there.Replace(r.file(f))), 0o600))
 	}
 	return r
@@ -176,6 +170,27 @@ func (r *reader) file(path string) string {
 	b, err := os.ReadFile(filepath.Join(peers.Root(), path))
 	require.NoError(r.t, err)
 	return string(b)
+}
+
+// follow does what the guide says, and tells of each step after which it shows what is to be
+// seen: the section, and the step's number there. It returns how many there were.
+func (r *reader) follow(after func(section string, step int)) map[string]int {
+	r.t.Helper()
+	steps, printed := map[string]int{}, ""
+	for _, b := range docs.Blocks(r.file(r.guide)) {
+		switch b.Kind {
+		case "sh":
+			require.Empty(r.t, printed, "the guide does not show what the block before prints:\n%s", b.Text)
+			printed = r.run(b.Text)
+		case "text":
+			require.Regexp(r.t, b.Sample(), printed, "want:\n%s", b.Text)
+			printed = ""
+			steps[b.Section]++
+			after(b.Section, steps[b.Section])
+		}
+	}
+	require.Empty(r.t, printed)
+	return steps
 }
 
 // run executes a block, which must succeed, and returns what it prints.

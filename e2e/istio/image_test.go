@@ -33,10 +33,10 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
 )
 
-// TestTheImages: an image builder makes of envoy-build/Dockerfile what the guide promises:
+// TestTheImages: an image builder makes of the Dockerfiles what the guides promise:
 // one layer more, a shared object that everybody may read and nobody but root may change,
 // and that loads where the proxies run. The copier brings it into a volume. A proxy runs
-// from its image as Istio starts it, in a mesh.
+// from its image as Istio starts it, in a mesh; the operator from its own as the chart says.
 func TestTheImages(t *testing.T) {
 	agent, envoy := world.Programs()
 	files := map[string]string{
@@ -49,7 +49,7 @@ func TestTheImages(t *testing.T) {
 		files[path] = path
 	}
 	store := images.Open(t, files)
-	proxy, copier := store.Build("proxy"), store.Build("copier")
+	proxy, copier := store.Build("envoy-build/Dockerfile", "proxy"), store.Build("envoy-build/Dockerfile", "copier")
 
 	t.Run("layers", func(t *testing.T) {
 		for _, tc := range []struct {
@@ -114,6 +114,26 @@ func TestTheImages(t *testing.T) {
 	})
 
 	t.Run("proxy before 1.31", func(t *testing.T) { servesByGolang(t, proxy) })
+
+	t.Run("operator", func(t *testing.T) {
+		image := store.Build("control/operator/Dockerfile", "operator")
+		require.Len(t, image.Layers, 1)
+		require.Len(t, image.Top, 1, "nothing but the program")
+		program := image.Top[0]
+		require.Equal(t, "meltemi-operator", strings.TrimPrefix(program.Name, "./"))
+		require.Zero(t, program.Uid+program.Gid)
+		require.Equal(t, int64(0o755), program.Mode&0o7777)
+		require.Equal(t, "65532:65532", image.Config.User)
+		f, err := elf.Open(filepath.Join(image.Root, program.Name))
+		require.NoError(t, err)
+		defer f.Close()
+		require.Nil(t, f.Section(".interp"), "it needs libraries")
+
+		c := openCluster(t)
+		c.image = mesh.Image{Root: image.Root, Env: image.Config.Env, Entrypoint: image.Config.Entrypoint}
+		c.install()
+		c.operator().Start()
+	})
 }
 
 // servesByGolang runs the programs of a proxy of Istio before 1.31 in an image's file system, with

@@ -32,6 +32,7 @@ func run(m *testing.M) (code int) {
 	var err error
 	world, err = mesh.Start(mesh.Options{
 		ControlPlane: filepath.Join(build, "istio"),
+		Helm:         filepath.Join(build, "helm"),
 		Envoy:        cmp.Or(os.Getenv("ENVOY_BIN"), filepath.Join(build, "envoy-"+cmp.Or(os.Getenv("ENVOY_VERSION"), "1.40.0"), "envoy")),
 		Module:       filepath.Join(build, "libmeltemi.so"),
 	})

@@ -21,6 +21,7 @@ const (
 	bySelector = "selector"
 	byGoverned = "governed"
 	byService  = "service"
+	byPart     = "part"
 )
 
 // index is what objects of a type are found by.
@@ -62,6 +63,12 @@ func (r *reconciler) indexes() []index {
 		}},
 		{&istio.VirtualService{}, byHost, ownHost},
 		{&istioalpha.EnvoyFilter{}, byHost, ownHost},
+		{&istioalpha.EnvoyFilter{}, byPart, func(o client.Object) []string {
+			if isLoopback(o) {
+				return []string{loopback}
+			}
+			return []string{o.GetLabels()[translate.ManagedBy]}
+		}},
 		{&discovery.EndpointSlice{}, byService, func(o client.Object) []string { return []string{o.GetLabels()[discovery.LabelServiceName]} }},
 	}
 }
@@ -105,6 +112,12 @@ func ownHost(o client.Object) []string {
 	}
 	return nil
 }
+
+// loopback is the component of the filters that are the loopback listener, and the part
+// of the index that has them. The others are in the part of who has made them.
+const loopback = "loopback"
+
+func isLoopback(o client.Object) bool { return o.GetLabels()[translate.Component] == loopback }
 
 func (r *reconciler) routerHost(o *api.MetaRouter) string {
 	if len(o.Spec.Hosts) == 0 {

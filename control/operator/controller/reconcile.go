@@ -4,11 +4,14 @@
 package controller
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
@@ -58,19 +61,32 @@ type reconciler struct {
 	loopbacks map[string]*envoyfilter.Filter // as they shall be, by their names
 }
 
+// behind is how long a request waits for the cache to know what has been written. As it
+// tells of that, it mostly comes again before.
+const behind = time.Second
+
 // Reconcile does what there is to be done.
-func (r *reconciler) Reconcile(ctx context.Context, q Request) (ctrl.Result, error) {
+func (r *reconciler) Reconcile(ctx context.Context, q Request) (result ctrl.Result, err error) {
 	switch {
 	case q.Object.Kind == translate.ApplicationProtocol:
-		return ctrl.Result{}, r.tellProtocol(ctx, q.Object)
+		err = r.tellProtocol(ctx, q.Object)
 	case q.Object.Kind == translate.DubboAuthorizationPolicy:
-		return ctrl.Result{}, r.tellPolicy(ctx, q.Object)
+		err = r.tellPolicy(ctx, q.Object)
 	case q.Host == "":
-		return ctrl.Result{}, r.reconcileLoopback(ctx)
+		err = r.reconcileLoopback(ctx)
+	default:
+		err = r.reconcileHost(ctx, q.Host)
 	}
-	in, err := r.gather(ctx, q.Host)
+	if errors.Is(err, errOutdated) {
+		return ctrl.Result{RequeueAfter: behind}, nil
+	}
+	return ctrl.Result{}, err
+}
+
+func (r *reconciler) reconcileHost(ctx context.Context, host string) error {
+	in, err := r.gather(ctx, host)
 	if err != nil {
-		return ctrl.Result{}, err
+		return err
 	}
 	out := translate.Translate(in)
 	log := ctrl.LoggerFrom(ctx)
@@ -79,14 +95,12 @@ func (r *reconciler) Reconcile(ctx context.Context, q Request) (ctrl.Result, err
 			log.Info("refused", "object", f.String(), "field", f.Path, "reason", f.Reason)
 		}
 	}
-	var failed error
 	if out.Complete {
-		failed = r.write(ctx, q.Host, out)
+		if err = r.write(ctx, host, out); errors.Is(err, errOutdated) {
+			return err
+		}
 	}
-	if err := r.tell(ctx, in, out, failed); err != nil && failed == nil {
-		failed = err
-	}
-	return ctrl.Result{}, failed
+	return cmp.Or(err, r.tell(ctx, in, out, err))
 }
 
 // gather asks the cache for what says something of a host.

@@ -63,7 +63,7 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 	r.routes = rds.NewServer(p.store, rds.Options{Credentials: p.credentials, TrustDomain: r.RDS.TrustDomain, Log: r.log})
 	r.judge = newJudge(r, r.routes)
 	everywhere := false
-	c, err := controller.NewTyped("routes", m, controller.TypedOptions[Request]{Reconciler: p, NeedLeaderElection: &everywhere})
+	c, err := controller.NewTyped("routes", m, controller.TypedOptions[Request]{Reconciler: p, NeedLeaderElection: &everywhere, SkipNameValidation: new(true)})
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (*publisher) NeedLeaderElection() bool { return false }
 // Start serves, as soon as there is all that is to be served, until ctx is done.
 func (p *publisher) Start(ctx context.Context) error {
 	routers := &api.MetaRouterList{}
-	if err := p.r.List(ctx, routers); err != nil {
+	if err := p.r.List(ctx, routers, client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
 	for i := range routers.Items {

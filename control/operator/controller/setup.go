@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
@@ -16,11 +17,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -50,6 +51,13 @@ type Options struct {
 	// RDS says how routes are served.
 	RDS RDS
 }
+
+// What fails is tried again after these; however long istiod's webhook or the API server
+// has been away, all is as it shall be soon after.
+const (
+	firstDelay = 5 * time.Millisecond
+	maxDelay   = 30 * time.Second
+)
 
 var writes = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "meltemi_operator_writes_total",
@@ -105,12 +113,9 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
 		LeaderElectionID: "meltemi-operator", LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
+			DefaultTransform: r.trim,
 			ByObject: map[client.Object]cache.ByObject{
-				&istioalpha.EnvoyFilter{}:  {Label: managed(), Transform: trim},
-				&istio.VirtualService{}:    {Transform: trim},
-				&corev1.Service{}:          {Transform: trim},
-				&discovery.EndpointSlice{}: {Transform: r.trimEndpoints},
+				&istioalpha.EnvoyFilter{}: {Label: managed()},
 				&corev1.ConfigMap{}: {
 					Namespaces: map[string]cache.Config{o.RootNamespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", meshConfigMap)}},
 				},
@@ -131,6 +136,8 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	}
 	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
 		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),
+		SkipNameValidation: new(true), // a process may have several control planes
+		RateLimiter:        workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstDelay, maxDelay),
 		LogConstructor: func(q *Request) logr.Logger {
 			if q == nil {
 				return log
@@ -146,7 +153,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		&corev1.Service{}, &discovery.EndpointSlice{}, &corev1.ConfigMap{},
 		&istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{}, &istio.VirtualService{}, &istioalpha.EnvoyFilter{},
 	} {
-		if err := c.Watch(source.TypedKind(m.GetCache(), o, handler.TypedEnqueueRequestsFromMapFunc(r.touched), relevant)); err != nil {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant)); err != nil {
 			return nil, err
 		}
 	}
@@ -163,40 +170,55 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 
 // trim leaves out of objects what is not read, so that the cache stays small. Of what is
 // written a digest says whether it is as it shall be.
-func trim(o any) (any, error) {
+func (r *reconciler) trim(o any) (any, error) {
+	object, ok := o.(client.Object)
+	if !ok {
+		return o, nil
+	}
+	object.SetManagedFields(nil)
+	delete(object.GetAnnotations(), corev1.LastAppliedConfigAnnotation)
 	switch o := o.(type) {
 	case *istioalpha.EnvoyFilter:
-		o.ManagedFields = nil
 		annotate(&o.Annotations, digest(&o.Spec))
 		o.Spec.Reset()
 	case *istio.VirtualService:
-		o.ManagedFields = nil
 		if o.Labels[translate.ManagedBy] == translate.Manager {
 			annotate(&o.Annotations, digest(&o.Spec))
 		}
 		o.Spec.Http = nil
 	case *corev1.Service:
-		o.ManagedFields, o.Status = nil, corev1.ServiceStatus{}
-		delete(o.Annotations, corev1.LastAppliedConfigAnnotation)
+		o.Labels, o.Status = nil, corev1.ServiceStatus{}
+	case *discovery.EndpointSlice:
+		if name, namespace, own := r.ownService(); !own || o.Namespace != namespace || o.Labels[discovery.LabelServiceName] != name {
+			o.Endpoints = nil // but for the replicas
+		}
+		o.Annotations, o.OwnerReferences = nil, nil
+		o.Labels = map[string]string{discovery.LabelServiceName: o.Labels[discovery.LabelServiceName]}
+	case *istio.ServiceEntry:
+		o.Spec.Endpoints = nil
+	case *istio.DestinationRule:
+		trimPolicy(o.Spec.TrafficPolicy)
+		for _, s := range o.Spec.Subsets {
+			s.Labels = nil
+			trimPolicy(s.TrafficPolicy)
+		}
 	}
 	return o, nil
 }
 
-// trimEndpoints leaves those of the replicas.
-func (r *reconciler) trimEndpoints(o any) (any, error) {
-	if s, ok := o.(*discovery.EndpointSlice); ok {
-		s.ManagedFields, s.Annotations = nil, nil
-		if name, namespace, own := r.ownService(); !own || s.Namespace != namespace || s.Labels[discovery.LabelServiceName] != name {
-			s.Endpoints = nil
-		}
+func trimPolicy(p *networking.TrafficPolicy) {
+	if p == nil {
+		return
 	}
-	return o, nil
+	p.ConnectionPool, p.Tls = nil, nil
+	for _, s := range p.PortLevelSettings {
+		s.ConnectionPool, s.Tls = nil, nil
+	}
 }
 
 func annotate(annotations *map[string]string, digest string) {
 	if *annotations == nil {
 		*annotations = map[string]string{}
 	}
-	delete(*annotations, corev1.LastAppliedConfigAnnotation)
 	(*annotations)[digestKey] = digest
 }

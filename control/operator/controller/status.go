@@ -129,11 +129,12 @@ func (r *reconciler) setStatus(ctx context.Context, o client.Object, kind string
 	u.SetKind(kind)
 	u.SetName(o.GetName())
 	u.SetNamespace(o.GetNamespace())
+	u.SetResourceVersion(o.GetResourceVersion())
 	err := r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(translate.Manager), client.ForceOwnership)
 	if apierrors.IsNotFound(err) {
 		return nil // it has gone meanwhile
 	}
-	return err
+	return outdated(err)
 }
 
 // tellProtocol writes the status of an ApplicationProtocol.

@@ -9,8 +9,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
@@ -81,7 +83,9 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 		}
 	case *istioalpha.EnvoyFilter:
 		add(ownHost(o)...)
-		set[Request{}] = true // of the loopback listener
+		if isLoopback(o) {
+			set[Request{}] = true
+		}
 	case *discovery.EndpointSlice:
 		s := &corev1.Service{}
 		if r.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: o.Labels[discovery.LabelServiceName]}, s) == nil && len(governed(s)) > 0 {
@@ -101,6 +105,21 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 		requests = append(requests, q)
 	}
 	return requests
+}
+
+// handler makes requests of the changes of a type.
+func (r *reconciler) handler(o client.Object) handler.TypedEventHandler[client.Object, Request] {
+	h := handler.TypedEnqueueRequestsFromMapFunc(r.touched)
+	if _, ok := o.(*istioalpha.EnvoyFilter); !ok {
+		return h
+	}
+	return handler.TypedFuncs[client.Object, Request]{
+		CreateFunc: h.Create, UpdateFunc: h.Update, GenericFunc: h.Generic,
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[Request]) {
+			h.Delete(ctx, e, q)
+			q.Add(Request{}) // nothing may need the loopback listener any more
+		},
+	}
 }
 
 func (r *reconciler) serviceHost(s *corev1.Service) string {

@@ -75,7 +75,7 @@ func (r *reconciler) write(ctx context.Context, host string, out *translate.Outp
 	r.writing.RLock()
 	defer r.writing.RUnlock()
 	for _, f := range out.Filters {
-		if f.Labels[translate.Component] == "loopback" {
+		if f.Labels[translate.Component] == loopback {
 			r.mu.Lock()
 			r.loopbacks[f.Name] = f
 			r.mu.Unlock()
@@ -85,7 +85,7 @@ func (r *reconciler) write(ctx context.Context, host string, out *translate.Outp
 		}
 	}
 	for _, f := range out.Filters {
-		if f.Labels[translate.Component] != "loopback" {
+		if f.Labels[translate.Component] != loopback {
 			put(filter(f))
 		}
 	}
@@ -146,15 +146,16 @@ func (r *reconciler) put(ctx context.Context, w *written) error {
 		return err
 	}
 	spec := u.Object["spec"]
+	u.SetResourceVersion(w.current.GetResourceVersion())
 	if err := r.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(translate.Manager), client.ForceOwnership); err != nil {
-		return err
+		return outdated(err)
 	}
 	writes.WithLabelValues(w.kind, operation).Inc()
 	ctrl.LoggerFrom(ctx).Info("written", "kind", w.kind, "object", w.meta.Namespace+"/"+w.meta.Name, "operation", operation)
 	// What somebody has added beside what is applied goes only so.
 	if got, err := w.digestOf(u); err == nil && got != want {
 		u.Object["spec"] = spec
-		return r.Update(ctx, u, client.FieldOwner(translate.Manager))
+		return outdated(r.Update(ctx, u, client.FieldOwner(translate.Manager)))
 	}
 	return nil
 }
@@ -208,7 +209,8 @@ func (w *written) digestOf(u *unstructured.Unstructured) (string, error) {
 }
 
 func (r *reconciler) remove(ctx context.Context, o client.Object) error {
-	err := r.Delete(ctx, o)
+	uid, version := o.GetUID(), o.GetResourceVersion()
+	err := r.Delete(ctx, o, client.Preconditions{UID: &uid, ResourceVersion: &version})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -220,6 +222,18 @@ func (r *reconciler) remove(ctx context.Context, o client.Object) error {
 		writes.WithLabelValues(kind, "delete").Inc()
 		ctrl.LoggerFrom(ctx).Info("removed", "kind", kind, "object", o.GetNamespace()+"/"+o.GetName())
 	}
+	return outdated(err)
+}
+
+// errOutdated: the cache does not know yet what somebody has made of an object. All that
+// is written or removed must be as the cache has it, so that who has been the leader, and
+// does not know yet that it no longer is, changes nothing of what the next one has done.
+var errOutdated = errors.New("the cache is behind")
+
+func outdated(err error) error {
+	if apierrors.IsConflict(err) {
+		return errOutdated
+	}
 	return err
 }
 
@@ -230,28 +244,30 @@ const byHand = "meltemi"
 // filter that needs it. Those of single namespaces, which `meltemi envoyfilter` makes,
 // would be second ones, for which Envoy refuses all.
 func (r *reconciler) reconcileLoopback(ctx context.Context) error {
-	list := &istioalpha.EnvoyFilterList{}
-	if err := r.List(ctx, list); err != nil {
+	loopbacks := &istioalpha.EnvoyFilterList{}
+	if err := r.List(ctx, loopbacks, client.MatchingFields{byPart: loopback}); err != nil {
+		return err
+	}
+	ours, err := r.are(ctx, translate.Manager)
+	if err != nil {
+		return err
+	}
+	others, err := r.are(ctx, byHand)
+	if err != nil {
 		return err
 	}
 	own := func(f *istioalpha.EnvoyFilter) bool { return f.Labels[translate.ManagedBy] == translate.Manager }
-	needed := func(all []*istioalpha.EnvoyFilter) bool {
-		return slices.ContainsFunc(all, func(f *istioalpha.EnvoyFilter) bool { return f.Labels[translate.Component] != "loopback" })
-	}
-	ours := slices.ContainsFunc(list.Items, own)
+	needed := ours || others
+	ours = ours || slices.ContainsFunc(loopbacks.Items, own)
 	var errs []error
-	for _, f := range list.Items {
-		if f.Labels[translate.Component] != "loopback" {
-			continue
-		}
-		r.mu.Lock()
-		want := r.loopbacks[f.Name]
-		r.mu.Unlock()
-		if ours && want != nil && f.Namespace != r.RootNamespace {
+	for _, f := range loopbacks.Items {
+		if f.Namespace != r.RootNamespace && slices.ContainsFunc(loopbacks.Items, func(o *istioalpha.EnvoyFilter) bool {
+			return own(o) && o.Namespace == r.RootNamespace && o.Name == f.Name
+		}) {
 			errs = append(errs, r.remove(ctx, f))
 		}
 	}
-	if needed(list.Items) {
+	if needed {
 		if ours {
 			r.writing.RLock()
 			defer r.writing.RUnlock()
@@ -266,12 +282,12 @@ func (r *reconciler) reconcileLoopback(ctx context.Context) error {
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	list = &istioalpha.EnvoyFilterList{}
+	list := &istioalpha.EnvoyFilterList{}
 	if err := r.live.List(ctx, list, r.selector()); err != nil {
 		return err
 	}
-	if needed(list.Items) {
-		return nil // the cache will tell of it
+	if slices.ContainsFunc(list.Items, func(f *istioalpha.EnvoyFilter) bool { return !isLoopback(f) }) {
+		return nil // it goes when that does
 	}
 	for _, f := range list.Items {
 		if own(f) {
@@ -282,4 +298,11 @@ func (r *reconciler) reconcileLoopback(ctx context.Context) error {
 	clear(r.loopbacks)
 	r.mu.Unlock()
 	return errors.Join(errs...)
+}
+
+// are tells whether there are filters, the loopback listener aside, that somebody has made.
+func (r *reconciler) are(ctx context.Context, by string) (bool, error) {
+	list := &istioalpha.EnvoyFilterList{}
+	err := r.List(ctx, list, client.MatchingFields{byPart: by}, client.Limit(1), client.UnsafeDisableDeepCopy)
+	return len(list.Items) > 0, err
 }

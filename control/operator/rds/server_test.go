@@ -234,31 +234,6 @@ func TestRoutesThatHTTPCannotSay(t *testing.T) {
 	})
 }
 
-// A change reaches each of a thousand proxies, once.
-func TestAThousandProxies(t *testing.T) {
-	const n = 1000
-	virtually(t, rds.Options{}, func(b *bed) {
-		b.put("a", "one")
-		b.put("b", "one")
-		users := make([]*user, n)
-		for i := range users {
-			users[i] = b.proxy("a", fmt.Sprint("pod-", i), deltaOwn, b)
-		}
-		synctest.Wait()
-		b.put("b", "two")
-		b.put("a", "two")
-		for _, u := range users {
-			require.Equal(t, "two", u.to())
-			require.Equal(t, []client.Event{client.Accepted, client.Accepted}, u.heard())
-		}
-		states := b.server.States("a")
-		require.Len(t, states, n)
-		for _, s := range states {
-			require.True(t, s.Current)
-		}
-	})
-}
-
 // raw is a stream whose every word the test says.
 type raw[Q, A any] struct {
 	ask     func(*Q)

@@ -1,5 +1,4 @@
-// Package images builds the stages of envoy-build/Dockerfile by an image builder, Debian's
-// buildah. No image is pulled: what they begin with are stand-ins under the same names.
+// Package images builds the stages of Dockerfiles by an image builder, Debian's buildah. No image is pulled: what they begin with are stand-ins under the same names.
 package images
 
 import (
@@ -122,14 +121,14 @@ func (s *Store) base(name, steps, context string) {
 	s.bud(s.path("Dockerfile"), repository, context)
 }
 
-// Build builds a stage of envoy-build/Dockerfile. Modules and what the compiler has cached
-// are those of this machine.
-func (s *Store) Build(target string) *Image {
+// Build builds a stage of a Dockerfile. Modules and what the compiler has cached are those
+// of this machine.
+func (s *Store) Build(file, target string) *Image {
 	s.t.Helper()
 	env := strings.Fields(s.run("go", "env", "GOROOT", "GOMODCACHE", "GOCACHE"))
 	require.Len(s.t, env, 3)
 	name := "localhost/" + target
-	s.bud(filepath.Join(peers.Root(), "envoy-build", "Dockerfile"), name, peers.Root(), "--target", target,
+	s.bud(filepath.Join(peers.Root(), file), name, peers.Root(), "--target", target,
 		"--volume", env[0]+":/usr/local/go:ro", "--volume", env[1]+":/go/pkg/mod:ro", "--volume", env[2]+":/root/.cache/go-build")
 	image := s.Image(name)
 	container := strings.TrimSpace(s.buildah("from", "--signature-policy", s.path("policy.json"), "--pull-never", name))

@@ -5,6 +5,7 @@ package mesh
 
 import (
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,8 +31,8 @@ var policyObjects string
 
 // Options say what to run.
 type Options struct {
-	// ControlPlane is the folder that tools/istio.sh fills.
-	ControlPlane string
+	// ControlPlane is the folder that tools/istio.sh fills, Helm what tools/helm.sh builds.
+	ControlPlane, Helm string
 	// Envoy is the path of the binary, Module that of libmeltemi.so.
 	Envoy, Module string
 }
@@ -39,6 +40,7 @@ type Options struct {
 // Mesh is a running control plane with its pods.
 type Mesh struct {
 	dir, bin string
+	helm     string
 	fabric   *fabric
 	etcd     *process
 	api      *process
@@ -66,7 +68,7 @@ func Unavailable() error {
 
 // Start runs a control plane. Stop ends it, also after an error.
 func Start(o Options) (m *Mesh, err error) {
-	m = &Mesh{bin: o.ControlPlane}
+	m = &Mesh{bin: o.ControlPlane, helm: o.Helm}
 	// Not t.TempDir: the sidecars' user has to get there.
 	if m.dir, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", dirPrefix, os.Getpid())); err != nil {
 		return m, err
@@ -164,6 +166,15 @@ func (m *Mesh) program(name string, args ...string) program {
 
 const token = "admin-token"
 
+// auditPolicy has the API server keep what service accounts ask for.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts"]}
+- {level: None}
+`
+
 func (m *Mesh) startAPI() (err error) {
 	etcd := m.program("etcd", "--data-dir", m.path("etcd"), "--unsafe-no-fsync", "--log-level", "warn",
 		"--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
@@ -178,6 +189,9 @@ func (m *Mesh) startAPI() (err error) {
 		return err
 	}
 	if err := os.WriteFile(m.path("tokens.csv"), []byte(token+",admin,admin,system:masters\n"), 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.path("audit.yaml"), []byte(auditPolicy), 0o600); err != nil {
 		return err
 	}
 	kubeconfig := fmt.Sprintf(`apiVersion: v1
@@ -201,8 +215,10 @@ func (m *Mesh) StartAPIServer() (err error) {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+m.path("sa.pub"), "--service-account-signing-key-file="+m.path("sa.key"),
 		"--service-cluster-ip-range=10.96.0.0/16", "--token-auth-file="+m.path("tokens.csv"),
+		// The administrator may do everything, service accounts what roles say.
+		"--authorization-mode=RBAC", "--audit-policy-file="+m.path("audit.yaml"), "--audit-log-path="+m.path("audit.log"),
 		// Nobody fills in service accounts' defaults, as no controller runs.
-		"--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount")
+		"--disable-admission-plugins=ServiceAccount")
 	if m.api, err = api.start(); err != nil {
 		return err
 	}
@@ -210,6 +226,42 @@ func (m *Mesh) StartAPIServer() (err error) {
 		_, err := m.Kubectl("", "get", "--raw", "/readyz")
 		return err == nil
 	})
+}
+
+// Request is one that the API server was asked.
+type Request struct {
+	User   struct{ Username string }
+	Verb   string
+	URI    string            `json:"requestURI"`
+	Object RequestObject     `json:"objectRef"`
+	Notes  map[string]string `json:"annotations"`
+}
+
+// RequestObject is what a request is about.
+type RequestObject struct{ APIGroup, Resource, Subresource, Namespace, Name string }
+
+// Allowed tells whether who asked may do so.
+func (r *Request) Allowed() bool { return r.Notes["authorization.k8s.io/decision"] == "allow" }
+
+// Requests are those of a service account, of all that there was of its name.
+func (m *Mesh) Requests(namespace, account string) (requests []Request, err error) {
+	log, err := os.ReadFile(m.path("audit.log"))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(log)) {
+		var r Request
+		if !strings.HasSuffix(line, "\n") {
+			break // it is being written
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			return nil, err
+		}
+		if r.User.Username == "system:serviceaccount:"+namespace+":"+account {
+			requests = append(requests, r)
+		}
+	}
+	return requests, nil
 }
 
 // KillAPIServer ends it at once.
@@ -289,6 +341,9 @@ func (n Netns) request(method, url string) (string, error) {
 func (m *Mesh) Kubectl(input string, args ...string) (string, error) {
 	return m.tool(input, filepath.Join(m.bin, "kubectl"), args...)
 }
+
+// Helm is Kubectl of Helm.
+func (m *Mesh) Helm(args ...string) (string, error) { return m.tool("", m.helm, args...) }
 
 // Tool runs a program that finds kubectl, as an administrator, on the node.
 func (m *Mesh) Tool(program string, args ...string) (string, error) {

@@ -249,7 +249,7 @@ func (p *Pod) StartProxy() {
 		}, slices.Concat(programs.Env, scraped, env)...),
 	}
 	if p.Image != nil {
-		program.contain(p.Image.Root, uid)
+		program.contain(p.Image.Root, uid, proxyUID, "etc/istio/proxy", "etc/istio/pod", "var/run/secrets", "var/lib/istio/data", "tmp")
 	}
 	p.proxy, err = program.start()
 	require.NoError(t, err)
@@ -258,12 +258,12 @@ func (p *Pod) StartProxy() {
 // contain has a program run as user uid in the file system of a container, which it may
 // only read, but for the folders of its own that a kubelet mounts there. It has them at the
 // same places below the folder in which it would run otherwise.
-func (p *program) contain(root string, uid uint32) {
-	p.env = append(p.env, "ROOT="+root, "OWN="+p.dir, fmt.Sprintf("USER=%d:%d", uid, proxyUID))
+func (p *program) contain(root string, uid, gid uint32, folders ...string) {
+	p.env = append(p.env, "ROOT="+root, "OWN="+p.dir, fmt.Sprintf("USER=%d:%d", uid, gid), "FOLDERS="+strings.Join(folders, " "))
 	p.argv = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-ec", `
 mkdir -p "$ROOT/proc" "$ROOT/dev"
 mount --bind "$ROOT" "$ROOT"
-for d in etc/istio/proxy etc/istio/pod var/run/secrets var/lib/istio/data tmp; do
+for d in $FOLDERS; do
   [ -d "$OWN/$d" ] || { mkdir -p "$OWN/$d"; chown "$USER" "$OWN/$d"; }
   mkdir -p "$ROOT/$d"
   mount --bind "$OWN/$d" "$ROOT/$d"

@@ -11,6 +11,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="helm.sh/resource-policy=keep"
 // +kubebuilder:resource:scope=Cluster,categories=meltemi
 // +kubebuilder:printcolumn:name=Protocol,type=string,JSONPath=`.spec.protocol`
 // +kubebuilder:printcolumn:name=Codec,type=string,JSONPath=`.spec.codec`
