@@ -134,7 +134,7 @@ func runProtocol(pr *protocol, dir string) (rows []row, missed []string, err err
 // differ, too.
 func live(pr *protocol, compared []*comparison, port int, dir string, first bool, saturation *float64) (missed []string, err error) {
 	var proxies []*proxy
-	for _, t := range targets(pr, compared) {
+	for _, t := range targets(compared) {
 		p, err := start(t, pr, port, *workers, dir)
 		if errors.Is(err, errNotInstalled) {
 			if first {
@@ -171,7 +171,7 @@ func live(pr *protocol, compared []*comparison, port int, dir string, first bool
 }
 
 // targets are those of all that is compared.
-func targets(pr *protocol, compared []*comparison) (some []string) {
+func targets(compared []*comparison) (some []string) {
 	for _, c := range compared {
 		for _, s := range c.series {
 			if !slices.Contains(some, s.target) {

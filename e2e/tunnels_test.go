@@ -195,7 +195,7 @@ func origin(t *testing.T, do func(c *net.TCPConn)) (port int) {
 			}
 			conns.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(3 * patience)) //nolint:errcheck // it is new
+				c.SetDeadline(time.Now().Add(3 * patience))
 				do(c.(*net.TCPConn))
 			})
 		}

@@ -146,7 +146,8 @@ func TestAerakisRoutesOfClients(t *testing.T) {
 			of[first.Value]++
 		}
 		require.Len(t, of, 2, "all users at one server")
-		o.Apply(greeterService[strings.Index(greeterService, "---"):])
+		_, withVersions, _ := strings.Cut(greeterService, "---")
+		o.Apply(withVersions)
 		o.clusters("the versions", func(dump string) bool { return strings.Contains(dump, o.cluster("v1")) })
 	})
 	t.Run("M8 exportTo", func(t *testing.T) {

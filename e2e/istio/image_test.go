@@ -163,8 +163,8 @@ exec setpriv --no-new-privs chroot --userspec 1337:1337 --groups= "$ROOT" "$@"
 		require.NoError(t, err)
 		cmd.Stderr = log
 		t.Cleanup(func() {
-			cmd.Process.Kill() //nolint:errcheck // it may have ended
-			cmd.Wait()         //nolint:errcheck // killed
+			cmd.Process.Kill() // it may have ended
+			cmd.Wait()
 			log.Close()
 			if said, _ := os.ReadFile(log.Name()); t.Failed() {
 				t.Logf("%s\n%s", argv, said)

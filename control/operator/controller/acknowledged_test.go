@@ -71,7 +71,7 @@ func judging(t *testing.T, f func(j *judged)) {
 		var running sync.WaitGroup
 		running.Go(func() { _ = server.Serve(ctx, l) })
 		running.Go(func() { j.board.Run(ctx) })
-		running.Go(func() { j.judge.run(ctx) })
+		running.Go(func() { j.run(ctx) })
 		t.Cleanup(func() {
 			cancel()
 			running.Wait()

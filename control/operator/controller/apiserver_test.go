@@ -233,10 +233,9 @@ func (a *apiServer) answer(q *http.Request, body []byte) (int, any) {
 	}
 	next := maps.Clone(old)
 	next["metadata"] = maps.Clone(old["metadata"].(object))
-	switch {
-	case t.sub == "status":
+	if t.sub == "status" {
 		next["status"] = o["status"]
-	default:
+	} else {
 		for _, field := range []string{"labels", "annotations"} {
 			all := object{}
 			if q.Method == http.MethodPatch {

@@ -123,7 +123,7 @@ func BenchmarkAThousandProxies(b *testing.B) {
 	var reached sync.WaitGroup
 	reached.Add(n)
 	for range n {
-		c, err := grpc.NewClient("passthrough:rds", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithReadBufferSize(1<<10), grpc.WithSharedWriteBuffer(true),
+		c, err := grpc.NewClient("passthrough:rds", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithReadBufferSize(1<<10),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 		if err != nil {
 			b.Fatal(err)

@@ -90,7 +90,7 @@ func NewServer(store *Store, o Options) *Server {
 	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(creds), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxRecvMsgSize(maxRequest),
-		grpc.ReadBufferSize(readBuffer), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: probeTime, Timeout: probeAnswer, MaxConnectionAge: maxAge, MaxConnectionAgeGrace: maxAgeGrace}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: probeTime / 3, PermitWithoutStream: true}),
 	)
