@@ -47,7 +47,7 @@ const (
 	lingering = 5 * time.Second
 )
 
-// readBuffer is of each connection, on which little comes. What is written shares buffers:
+// readBuffer is of each connection, on which little comes:
 // with gRPC's own a thousand idle proxies take 64 MiB.
 const readBuffer = 4 << 10
 
