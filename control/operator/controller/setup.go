@@ -1,9 +1,12 @@
 package controller
 
 import (
+	"compress/flate"
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 	"unique"
 
@@ -175,7 +178,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 const trimmed = "trimmed"
 
 // specKey is an annotation that MetaRouters have in the cache, in place of what no index
-// asks for: decoded, ten routes take five times as much.
+// asks for: packed, ten routes take a twentieth of what they do decoded.
 const specKey = "meltemi-mesh.io/spec"
 
 // trim leaves out of objects what is not read, so that the cache stays small. Of what is
@@ -199,11 +202,11 @@ func (r *reconciler) trim(o any) (any, error) {
 		}
 		o.Labels = labels
 	case *api.MetaRouter:
-		raw, err := json.Marshal(o.Spec)
+		packed, err := pack(&o.Spec)
 		if err != nil {
 			return nil, err
 		}
-		o.Labels, o.Annotations = nil, map[string]string{specKey: string(raw)}
+		o.Labels, o.Annotations = nil, map[string]string{specKey: packed}
 		o.Spec = api.MetaRouterSpec{Hosts: o.Spec.Hosts, Gateways: o.Spec.Gateways, RouteDelivery: o.Spec.RouteDelivery}
 	case *istio.VirtualService:
 		if o.Labels[translate.ManagedBy] == translate.Manager {
@@ -247,6 +250,26 @@ func annotate(annotations *map[string]string, key, value string) {
 	(*annotations)[key] = value
 }
 
+var packers = sync.Pool{New: func() any { w, _ := flate.NewWriter(nil, flate.BestSpeed); return w }}
+
+// pack makes little of a router's spec.
+func pack(spec *api.MetaRouterSpec) (string, error) {
+	var b strings.Builder
+	w := packers.Get().(*flate.Writer)
+	defer packers.Put(w)
+	w.Reset(&b)
+	if err := json.NewEncoder(w).Encode(spec); err != nil {
+		return "", err
+	}
+	err := w.Close()
+	return b.String(), err
+}
+
+func unpack(packed string) (spec api.MetaRouterSpec, err error) {
+	err = json.NewDecoder(flate.NewReader(strings.NewReader(packed))).Decode(&spec)
+	return spec, err
+}
+
 // routers are those of a host, with all that they say.
 func (r *reconciler) routers(ctx context.Context, host string) ([]*api.MetaRouter, error) {
 	list := &api.MetaRouterList{}
@@ -256,12 +279,11 @@ func (r *reconciler) routers(ctx context.Context, host string) ([]*api.MetaRoute
 	all := make([]*api.MetaRouter, len(list.Items))
 	for i := range list.Items {
 		all[i] = &list.Items[i]
-		raw, ok := all[i].Annotations[specKey]
-		if !ok || all[i].SelfLink != trimmed {
+		if all[i].SelfLink != trimmed {
 			continue
 		}
-		all[i].Spec = api.MetaRouterSpec{}
-		if err := json.Unmarshal([]byte(raw), &all[i].Spec); err != nil {
+		var err error
+		if all[i].Spec, err = unpack(all[i].Annotations[specKey]); err != nil {
 			return nil, err
 		}
 	}
