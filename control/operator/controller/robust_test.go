@@ -140,18 +140,21 @@ func TestWorkGrowsWithTheChange(t *testing.T) {
 				return nil
 			}
 			r := w.start("second", Options{})
+			defer func() { require.NoError(w, r.stop()) }()
 			settle()
 			require.Empty(w, asked)
+			before := len(w.writes)
 			router := &api.MetaRouter{}
 			require.NoError(w, w.user.Get(w.Context(), client.ObjectKey{Namespace: "team-0", Name: "orders-0"}, router))
 			router.Spec.Routes[3].Route[0].Weight, router.Spec.Routes[3].Route[1].Weight = 50, 50
 			require.NoError(w, w.user.Update(w.Context(), router))
 			settle()
-			require.ElementsMatch(w, []string{
-				"PATCH /apis/networking.istio.io/v1alpha3/namespaces/istio-system/envoyfilters/meltemi-outbound-orders-0.team-0-20880",
+			require.Len(w, w.writes, before+3, "the user's, a filter, a status")
+			slices.Sort(asked) // a cache that is behind has a status asked for twice
+			require.Equal(w, []string{
 				"PATCH /apis/metaprotocol.aeraki.io/v1alpha1/namespaces/team-0/metarouters/orders-0/status",
-			}, asked)
-			require.NoError(w, r.stop())
+				"PATCH /apis/networking.istio.io/v1alpha3/namespaces/istio-system/envoyfilters/meltemi-outbound-orders-0.team-0-20880",
+			}, slices.Compact(asked))
 		})
 	}
 }
