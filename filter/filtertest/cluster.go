@@ -153,6 +153,11 @@ func (s *Server) Reset() {
 	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Reset) })
 }
 
+// Unmake ends the connection as a host does that learns late that it has never come about.
+func (s *Server) Unmake() {
+	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.ConnectFailed) })
+}
+
 // Drain ends the connection as a host does that replaces its own way upstream.
 func (s *Server) Drain() {
 	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Draining) })

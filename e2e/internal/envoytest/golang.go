@@ -281,8 +281,12 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 	if i := slices.Index(o.Args, "-l"); i >= 0 {
 		level = o.Args[i+1]
 	}
+	bin := contribhost.Binary
+	if o.Sanitized {
+		bin = contribhost.BinaryWithAddressSanitizer
+	}
 	g.host, err = contribhost.Start(e.t, contribhost.Options{
-		Bin: contribhost.Binary(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Level: level, Env: env, Log: e.log,
+		Bin: bin(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Level: level, Env: env, Log: e.log,
 	})
 	require.NoError(e.t, err, "%s", e.Log())
 	return listeners, o.Env
