@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
@@ -270,6 +271,8 @@ func TestTheHostWithTheLeastToDo(t *testing.T) {
 				config["route_config"].(envoytest.M)["clusters"] = []any{envoytest.M{"name": "three", "load_balancing": policy}}
 				e := v.start(t, config, envoytest.Cluster("three", at...).Told())
 				c := scripted.Dial(t, e.Port("dubbo"))
+				// What it takes is known to be more than the others take of a busy machine.
+				all[2].Set(scripted.After(time.Second, scripted.Answer("slow")))
 				c.Ask(0, dubbotest.Request{})
 				c.Answers(1)
 				e.WaitStat("cluster.three.upstream_cx_active", envoytest.AtLeast(3))
@@ -282,7 +285,6 @@ func TestTheHostWithTheLeastToDo(t *testing.T) {
 					require.True(t, eventually(patience, func() bool { return requests() == before+id+1 }))
 				}
 				slow = all[2].Requests() - slow
-				require.Positive(t, slow)
 				require.LessOrEqual(t, slow, int64(n/10))
 				c.Answers(n - int(slow))
 			})

@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"cmp"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -33,7 +34,7 @@ func (l BRPC) ServerIn(t testing.TB, at Place, name string, port int) *Provider 
 // BRPCOptions are options of a client.
 type BRPCOptions struct {
 	Place
-	// Timeout of a call; 0 is 3 s.
+	// Timeout of a call; 0 is javaTimeout.
 	Timeout time.Duration
 	// Connections is how many connections the client may open; 0 leaves the
 	// library's own. With 1 all calls share one.
@@ -45,10 +46,8 @@ type BRPCOptions struct {
 // Client starts a client that calls a port. It ends with the test.
 func (l BRPC) Client(t testing.TB, port int, o BRPCOptions) *Consumer {
 	t.Helper()
-	args := []string{"-addr", o.address(port), "-connections", strconv.Itoa(o.Connections)}
-	if o.Timeout > 0 {
-		args = append(args, "-timeout", strconv.FormatInt(o.Timeout.Milliseconds(), 10))
-	}
+	timeout := cmp.Or(o.Timeout, javaTimeout)
+	args := []string{"-addr", o.address(port), "-connections", strconv.Itoa(o.Connections), "-timeout", strconv.FormatInt(timeout.Milliseconds(), 10)}
 	if o.Chunk > 0 {
 		args = append(args, "-chunk", strconv.Itoa(o.Chunk))
 	}

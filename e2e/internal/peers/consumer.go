@@ -76,7 +76,7 @@ func (s Summary) Succeeded() (n int) {
 // ConsumerOptions are options of a client process.
 type ConsumerOptions struct {
 	Place
-	// Timeout of a call; 0 is 3 s.
+	// Timeout of a call; 0 is 3 s, of Java's javaTimeout.
 	Timeout time.Duration
 	// Heartbeat is the period of heartbeats on idle connections; 0 leaves the
 	// library's own.

@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -158,6 +159,9 @@ func (l Library) consumerCommand(port int, o ConsumerOptions) (argv, env []strin
 		host = javaHost(o.Place)
 	}
 	args := []string{"-addr", host + ":" + strconv.Itoa(port)}
+	if l == Java {
+		o.Timeout = cmp.Or(o.Timeout, javaTimeout)
+	}
 	if o.Timeout > 0 {
 		args = append(args, "-timeout", duration(l, o.Timeout))
 	}
@@ -192,6 +196,10 @@ func duration(l Library, d time.Duration) string {
 	}
 	return d.String()
 }
+
+// javaTimeout is that of calls of Java's clients. The first one takes seconds of a busy
+// machine: what it needs is loaded and compiled then.
+const javaTimeout = 10 * time.Second
 
 // java runs a class of peers that Maven has built into dir.
 func java(dir, class string, args []string) []string {

@@ -79,7 +79,7 @@ func (l Thrift) ServerIn(t testing.TB, p Place, name string, w Wire, port int) *
 }
 
 // Client starts a client that calls 127.0.0.1:port. It ends with the test. A
-// call fails after timeout; 0 is 3 s.
+// call fails after timeout; 0 is 3 s, of Java's javaTimeout.
 func (l Thrift) Client(t testing.TB, port int, w Wire, timeout time.Duration) *Consumer {
 	t.Helper()
 	return l.ClientIn(t, Place{}, port, w, timeout)
@@ -89,8 +89,12 @@ func (l Thrift) Client(t testing.TB, port int, w Wire, timeout time.Duration) *C
 func (l Thrift) ClientIn(t testing.TB, p Place, port int, w Wire, timeout time.Duration) *Consumer {
 	t.Helper()
 	args := append(w.flags(), "-addr", p.address(port))
-	if timeout == 0 && l == ThriftNode {
+	switch {
+	case timeout > 0:
+	case l == ThriftNode:
 		timeout = 3 * time.Second
+	case l == ThriftJava:
+		timeout = javaTimeout
 	}
 	switch {
 	case timeout == 0:
