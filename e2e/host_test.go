@@ -265,7 +265,9 @@ func TestAllCountersOfAListener(t *testing.T) {
 			}
 		}
 		require.ElementsMatch(t, want, got)
-		require.Contains(t, e.Admin("/stats?type=Histograms"), stats+"request_time_ms")
+		if !v.golang { // whose histograms are on Meltemi's own page, see TestCountersAreAtPrometheusToo
+			require.Contains(t, e.Admin("/stats?type=Histograms"), stats+"request_time_ms")
+		}
 	})
 }
 

@@ -53,6 +53,8 @@ type Options struct {
 	Golang Golang
 	// Tunnels are Meltemi's connections to servers then.
 	Tunnels Tunnels
+	// Sanitized has the imitated host of that filter run under the address sanitizer.
+	Sanitized bool
 	// Replaces is the Envoy that this one takes over from by a hot restart.
 	Replaces *Envoy
 	// HotRestart lets another one take over.
