@@ -133,12 +133,9 @@ func (r *reconciler) gather(ctx context.Context, host string) (*translate.Input,
 		in.Entries = append(in.Entries, e)
 		names = append(names, protocols(e)...)
 	}
-	routers := &api.MetaRouterList{}
-	if err := r.List(ctx, routers, client.MatchingFields{byHost: host}); err != nil {
+	in.Routers, err = r.routers(ctx, host)
+	if err != nil {
 		return nil, err
-	}
-	for i := range routers.Items {
-		in.Routers = append(in.Routers, &routers.Items[i])
 	}
 	for domain := host; ; {
 		rules := &istio.DestinationRuleList{}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +114,49 @@ func story() (before []client.Object, steps []func(c client.Client) error) {
 			remove(router),
 			create(service),
 		}
+}
+
+// TestWorkGrowsWithTheChange: whatever the number of services, a start asks for nothing to
+// be written that is as it shall be, and a change has that host looked at and its filters
+// written.
+func TestWorkGrowsWithTheChange(t *testing.T) {
+	for _, services := range []int{1, 20} {
+		virtually(t, func(w *world) {
+			for i := range services {
+				for _, o := range shopOf(i) {
+					w.put(w, w.scheme, o)
+				}
+			}
+			require.NoError(w, func() error { r := w.start("first", Options{}); settle(); return r.stop() }())
+			require.Len(w, w.writes, 3*services+2, "two filters and a status of each, the loopback listener in two forms")
+			asked := []string{}
+			var mu sync.Mutex
+			w.before = func(q *http.Request) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if q.Header.Get("User-Agent") == "second" {
+					asked = append(asked, q.Method+" "+q.URL.Path)
+				}
+				return nil
+			}
+			r := w.start("second", Options{})
+			defer func() { require.NoError(w, r.stop()) }()
+			settle()
+			require.Empty(w, asked)
+			before := len(w.writes)
+			router := &api.MetaRouter{}
+			require.NoError(w, w.user.Get(w.Context(), client.ObjectKey{Namespace: "team-0", Name: "orders-0"}, router))
+			router.Spec.Routes[3].Route[0].Weight, router.Spec.Routes[3].Route[1].Weight = 50, 50
+			require.NoError(w, w.user.Update(w.Context(), router))
+			settle()
+			require.Len(w, w.writes, before+3, "the user's, a filter, a status")
+			slices.Sort(asked) // a cache that is behind has a status asked for twice
+			require.Equal(w, []string{
+				"PATCH /apis/metaprotocol.aeraki.io/v1alpha1/namespaces/team-0/metarouters/orders-0/status",
+				"PATCH /apis/networking.istio.io/v1alpha3/namespaces/istio-system/envoyfilters/meltemi-outbound-orders-0.team-0-20880",
+			}, slices.Compact(asked))
+		})
+	}
 }
 
 // TestKilledAtEachStep: whatever write an operator dies at, before it has been heard or

@@ -110,6 +110,7 @@ func TestScale(t *testing.T) {
 
 	c := a.user(t)
 	var took []time.Duration
+	first, done, allocated := written(), p.reconciled(t), p.metric(t, "go_memstats_alloc_bytes_total")
 	for i := range 50 {
 		router := &api.MetaRouter{}
 		key := client.ObjectKey{Namespace: fmt.Sprintf("team-%d", i%50), Name: fmt.Sprintf("orders-%d", i)}
@@ -123,6 +124,19 @@ func TestScale(t *testing.T) {
 		}
 		took = append(took, time.Since(start))
 	}
+	for written() < first+150 { // the user's, a filter, a status
+		time.Sleep(time.Millisecond)
+	}
+	a.mu.Lock()
+	size := 0
+	for _, w := range a.writes[first:] {
+		if strings.Contains(w.path, "envoyfilters") {
+			size += w.bytes
+		}
+	}
+	a.mu.Unlock()
+	t.Logf("a change, of %d services: %.1f reconciles, %.1f writes, %d B of filters, %.0f B allocated", *scale,
+		float64(p.reconciled(t)-done)/50, float64(written()-first)/50-1, size/50, (p.metric(t, "go_memstats_alloc_bytes_total")-allocated)/50)
 	slices.Sort(took)
 	t.Logf("a change: %v in the middle of %d, %v at most", took[len(took)/2], len(took), took[len(took)-1])
 	p.report(t, "these changes")
@@ -189,6 +203,15 @@ func (p *running) reconciled(t *testing.T) (n int) {
 		n, _ = strconv.Atoi(m[1])
 	}
 	return n
+}
+
+// metric is the value of one without labels.
+func (p *running) metric(t *testing.T, name string) (v float64) {
+	t.Helper()
+	if m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(p.metrics(t)); m != nil {
+		v, _ = strconv.ParseFloat(m[1], 64)
+	}
+	return v
 }
 
 func (p *running) report(t *testing.T, after string) {

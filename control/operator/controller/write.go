@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -153,6 +154,9 @@ func (r *reconciler) put(ctx context.Context, w *written) error {
 	writes.WithLabelValues(w.kind, operation).Inc()
 	ctrl.LoggerFrom(ctx).Info("written", "kind", w.kind, "object", w.meta.Namespace+"/"+w.meta.Name, "operation", operation)
 	// What somebody has added beside what is applied goes only so.
+	if reflect.DeepEqual(u.Object["spec"], spec) {
+		return nil
+	}
 	if got, err := w.digestOf(u); err == nil && got != want {
 		u.Object["spec"] = spec
 		return outdated(r.Update(ctx, u, client.FieldOwner(translate.Manager)))
