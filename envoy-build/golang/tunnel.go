@@ -87,7 +87,7 @@ type tunnel struct {
 	reason  host.CloseReason
 	settle  *time.Timer
 	waited  time.Duration // for an answer to CONNECT
-	moved   bool // bytes have come, since it was looked whether it may go
+	moved   bool          // bytes have come, since it was looked whether it may go
 }
 
 type state uint8
