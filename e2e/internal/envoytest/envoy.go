@@ -330,6 +330,15 @@ func (e *Envoy) Admin(path string) string {
 	return string(b)
 }
 
+// Prometheus is the page with Meltemi's metrics: the admin interface's, or its own by the golang filter.
+func (e *Envoy) Prometheus() string {
+	e.t.Helper()
+	if e.golang != nil {
+		return e.golang.page(e.t)
+	}
+	return e.Admin("/stats/prometheus")
+}
+
 // AdminAddress is where the admin interface listens.
 func (e *Envoy) AdminAddress() string { return e.admin }
 

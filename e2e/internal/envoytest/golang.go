@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -361,16 +362,24 @@ func (g *golang) metric(t testing.TB, name string) int64 {
 	return g.metrics(t)[forPrometheus(name)]
 }
 
-// metrics are Meltemi's counters and gauges on its own pages, by their names for Prometheus.
-// Histograms are none, as on Envoy's page.
-func (g *golang) metrics(t testing.TB) map[string]int64 {
+// page is Meltemi's own page of metrics.
+func (g *golang) page(t testing.TB) string {
 	t.Helper()
 	r, err := g.told.Get("http://meltemi/metrics")
 	require.NoError(t, err)
 	defer r.Body.Close()
 	require.Equal(t, http.StatusOK, r.StatusCode)
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return string(b)
+}
+
+// metrics are Meltemi's counters and gauges on its own pages, by their names for Prometheus.
+// Histograms are none, as on Envoy's page.
+func (g *golang) metrics(t testing.TB) map[string]int64 {
+	t.Helper()
 	all := map[string]int64{}
-	lines := bufio.NewScanner(r.Body)
+	lines := bufio.NewScanner(strings.NewReader(g.page(t)))
 	histogram := ""
 	for lines.Scan() {
 		if of, ok := strings.CutPrefix(lines.Text(), "# TYPE "); ok {
