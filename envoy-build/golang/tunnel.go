@@ -428,7 +428,7 @@ func (t *tunnel) writeOut() (n int, err error) {
 	if len(t.out) == 1 {
 		return unix.Write(t.fd, t.out[0].B[t.sent:])
 	}
-	views := t.w.tunnels.writes[:min(len(t.out), maxWrites)]
+	views := t.w.writes[:min(len(t.out), maxWrites)]
 	for i := range views {
 		views[i] = t.out[i].B
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,9 +39,6 @@ const patience = 30 * time.Second
 
 func main() {}
 
-// stdout would be closed by the garbage collector if nobody had it.
-var stdout *os.File
-
 func init() {
 	m := &modules{}
 	m.begin = sync.OnceFunc(func() { go m.test() })
@@ -60,7 +58,9 @@ type module struct{ host.Module }
 // test runs the suite, and tells the test how it has ended.
 func (ms *modules) test() {
 	os.Args = []string{"hosttest", "-test.v"} // and not Envoy's
-	stdout, os.Stdout = os.Stdout, os.Stderr  // contribhost answers on the other
+	stdout := os.Stdout
+	os.Stdout = os.Stderr           // contribhost answers on the other
+	defer runtime.KeepAlive(stdout) // or the garbage collector would close it
 	testing.Main(func(string, string) (bool, error) { return true, nil }, []testing.InternalTest{{Name: "TestConformance", F: func(t *testing.T) {
 		lacks := os.Getenv(lacksEnv)
 		passed := t.Run("suite", func(t *testing.T) {
@@ -260,7 +260,7 @@ type peer struct {
 func (p *peer) read() {
 	b := make([]byte, 64<<10)
 	for {
-		n, err := p.Conn.Read(b)
+		n, err := p.Read(b)
 		p.mu.Lock()
 		p.received = append(p.received, b[:n]...)
 		p.ended = err != nil
@@ -272,7 +272,7 @@ func (p *peer) read() {
 }
 
 // Send implements hosttest.Peer. A connection that is gone takes nothing.
-func (p *peer) Send(b []byte) { p.Conn.Write(b) }
+func (p *peer) Send(b []byte) { p.Write(b) } //nolint:errcheck // the suite sees what has not arrived
 
 // Close implements hosttest.Peer.
 func (p *peer) Close() { p.Conn.Close() }

@@ -37,7 +37,8 @@ func (s *Scrapes) Gather() (families []*dto.MetricFamily, done func(), err error
 		p = &scrape{pages: map[Keeper]Page{}}
 	}
 	rest, err := s.Rest.Gather() // with an error it returns what it has
-	families = append(p.families[:0], rest...)
+	families = p.families[:0]
+	families = append(families, rest...)
 	for _, k := range s.Keepers() {
 		page := p.pages[k]
 		if page == nil {

@@ -279,7 +279,7 @@ func (r *reconciler) routers(ctx context.Context, host string) ([]*api.MetaRoute
 	all := make([]*api.MetaRouter, len(list.Items))
 	for i := range list.Items {
 		all[i] = &list.Items[i]
-		if all[i].SelfLink != trimmed {
+		if all[i].GetSelfLink() != trimmed {
 			continue
 		}
 		var err error
