@@ -264,22 +264,22 @@ func TestOutages(t *testing.T) {
 			w.away(false)
 		},
 		"refusing": func(w *world, step func()) {
-			n := 0
+			var n atomic.Int32
 			step()
-			w.before = func(*http.Request) error {
-				if n++; n%3 != 0 {
+			w.ask(func(*http.Request) error {
+				if n.Add(1)%3 != 0 {
 					return errors.New("overloaded")
 				}
 				return nil
-			}
+			})
 			settle()
-			w.before = nil
+			w.ask(nil)
 		},
 		"refusing all for long": func(w *world, step func()) {
 			step()
-			w.before = func(*http.Request) error { return errors.New("the webhook is away") }
+			w.ask(func(*http.Request) error { return errors.New("the webhook is away") })
 			time.Sleep(15 * time.Minute)
-			w.before = nil
+			w.ask(nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
