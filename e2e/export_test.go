@@ -49,7 +49,7 @@ func TestACollectorGetsAll(t *testing.T) {
 	push["interval"] = "1s"
 	once(t, func(t *testing.T, v variant) {
 		logs, metrics := &exporttest.Collector{}, &exporttest.Collector{}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", peers.RestartPort(t)))
 		require.NoError(t, err)
 		port := l.Addr().(*net.TCPAddr).Port
 		server := logs.Server()

@@ -217,9 +217,9 @@ func TestCountersAreAtPrometheusToo(t *testing.T) {
 			c.Read()
 		}
 		e.WaitStat(stats+"response_success", envoytest.Exactly(7))
-		text := e.Admin("/stats/prometheus")
-		require.Contains(t, text, "envoy_meta_protocol_dubbo_test_request{} 7\n")
-		require.Contains(t, text, "envoy_meta_protocol_dubbo_test_request_active{} 0\n")
+		text := e.Prometheus()
+		require.Regexp(t, `(?m)^envoy_meta_protocol_dubbo_test_request(\{})? 7$`, text)
+		require.Regexp(t, `(?m)^envoy_meta_protocol_dubbo_test_request_active(\{})? 0$`, text)
 		require.Contains(t, text, "# TYPE envoy_meta_protocol_dubbo_test_request_time_ms histogram")
 	})
 }
@@ -265,7 +265,9 @@ func TestAllCountersOfAListener(t *testing.T) {
 			}
 		}
 		require.ElementsMatch(t, want, got)
-		require.Contains(t, e.Admin("/stats?type=Histograms"), stats+"request_time_ms")
+		if !v.golang { // whose histograms are on Meltemi's own page, see TestCountersAreAtPrometheusToo
+			require.Contains(t, e.Admin("/stats?type=Histograms"), stats+"request_time_ms")
+		}
 	})
 }
 

@@ -297,6 +297,22 @@ func TestANamedHostThatCannotBeReached(t *testing.T) {
 	}
 }
 
+// TestAConnectionThatHasNeverComeAbout, which its host learns when a request without a policy is on
+// it: the request is not sent again, as nobody has it any more.
+func TestAConnectionThatHasNeverComeAbout(t *testing.T) {
+	e := newAttemptEnv(t, "toy.byid", "", "h1", "h2")
+	e.c.Send([]byte("req 1 m hello\n"))
+	e.Settle()
+	servers := e.up.Servers()
+	require.NotEmpty(t, servers)
+	for _, s := range servers {
+		s.Unmake()
+	}
+	e.Advance(time.Second)
+	require.Contains(t, string(e.c.Take()), "err 1 - upstream connect failure in cluster up")
+	e.counts(map[string]int64{"connection_panic": 0, "request_active": 0})
+}
+
 // TestANamedHostOfWhichAConnectionTells, as the cluster does not tell its hosts.
 func TestANamedHostOfWhichAConnectionTells(t *testing.T) {
 	e := newAttemptEnv(t, "toy.byid", "", "h1", "h2")

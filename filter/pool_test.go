@@ -162,6 +162,34 @@ func TestALimitThatNobodyWaitedForDoesNotDelay(t *testing.T) {
 	}
 }
 
+// TestAnAttemptThatWaitsForAConnectionOfAnotherPool: some hosts do not say that a circuit breaker
+// allows no more, and have the attempt wait until a connection ends.
+func TestAnAttemptThatWaitsForAConnectionOfAnotherPool(t *testing.T) {
+	h := filtertest.New(t)
+	up := h.Cluster("up", "h1")
+	up.Serve = answer
+	cfg := h.MustLoad(sourced)
+	first, second := h.DialFrom(cfg, "10.1.0.1"), h.DialFrom(cfg, "10.1.0.2")
+	first.Send(req(1))
+	one(t, first)
+	held := up.Servers()[0]
+	up.Hang = true
+	second.Send(req(1))
+	h.Advance(time.Second)
+	require.True(t, held.Open(), "the attempt may be a slow one")
+	up.Queue()
+	h.Advance(time.Second)
+	require.False(t, held.Open())
+	require.Empty(t, second.Take())
+	up.Admit()
+	require.EqualValues(t, 20, one(t, second).Status)
+
+	up.Queue() // nobody waits any more
+	h.Advance(time.Second)
+	require.Len(t, up.Servers(), 1)
+	up.Hang = false
+}
+
 // TestAttemptsThatFailTogetherAreOneFailure: a server that restarts is found
 // soon, though a pool has begun with many attempts.
 func TestAttemptsThatFailTogetherAreOneFailure(t *testing.T) {

@@ -138,9 +138,13 @@ void ActiveTcpListener::removeFilterChain(const FilterChain* chain) {
   }
 }
 
-Worker::Worker() { UpstreamConn::addWorker(dispatcher); }
+Worker::Worker(size_t index) : name_("wrk:worker_" + std::to_string(index)) { UpstreamConn::addWorker(dispatcher); }
 
-void Worker::start() { thread_ = std::thread([this] { threadRoutine(); }); }
+// WorkerImpl::start: the thread has a name.
+void Worker::start() {
+  thread_ = std::thread([this] { threadRoutine(); });
+  pthread_setname_np(thread_.native_handle(), name_.substr(0, 15).c_str());
+}
 
 void Worker::stop() {
   dispatcher.exit();
@@ -159,7 +163,7 @@ void Worker::threadRoutine() {
 ListenerManager::ListenerManager(Dispatcher& dispatcher, size_t workers, std::chrono::milliseconds drain_time)
     : dispatcher_(dispatcher), drain_time_(drain_time) {
   for (size_t i = 0; i < workers; i++) {
-    workers_.push_back(std::make_unique<Worker>());
+    workers_.push_back(std::make_unique<Worker>(i));
   }
 }
 

@@ -54,7 +54,7 @@ private:
 // source/server/worker_impl.cc: WorkerImpl
 class Worker {
 public:
-  Worker();
+  explicit Worker(size_t index);
   void start();
   void stop();
 
@@ -64,6 +64,7 @@ public:
 
 private:
   void threadRoutine();
+  const std::string name_;
   std::thread thread_;
 };
 

@@ -18,6 +18,10 @@ const (
 	settleTime = 2 * time.Millisecond
 	// answerTime is how long a CONNECT may take. It is longer than Envoy takes to connect.
 	answerTime = 30 * time.Second
+	// queueTime is how long a CONNECT goes unanswered until it may be one that Envoy has wait
+	// for another connection, as a circuit breaker allows no more on its thread. Envoy says UO
+	// only where too many wait.
+	queueTime = time.Second
 	// lingerTime is for how long a CONNECT stays behind its end of stream while nothing
 	// moves: the server is not told of that end.
 	lingerTime = time.Second
@@ -82,7 +86,8 @@ type tunnel struct {
 	hung    bool // the other side has gone while it was not read
 	reason  host.CloseReason
 	settle  *time.Timer
-	moved   bool // bytes have come, since it was looked whether it may go
+	waited  time.Duration // for an answer to CONNECT
+	moved   bool          // bytes have come, since it was looked whether it may go
 }
 
 type state uint8
@@ -205,7 +210,7 @@ func (t *tunnel) open() error {
 	t.want(unix.EPOLLIN)
 	w, after, do := t.w, settleTime, t.settled
 	if w.h.settings.Connect {
-		after, do = answerTime, t.unanswered
+		after, do = queueTime, t.unanswered
 	}
 	t.settle = time.AfterFunc(after, func() { w.Post(do) })
 	return nil
@@ -218,9 +223,17 @@ func (t *tunnel) settled() {
 	}
 }
 
-// unanswered gives it up: what listens does not know CONNECT.
+// unanswered tells of a CONNECT that waits, and gives it up at last: what listens does not know it.
 func (t *tunnel) unanswered() {
-	if t.state == opened {
+	if t.state != opened {
+		return
+	}
+	if t.waited += queueTime; t.waited < answerTime {
+		if q, ok := t.ev.(host.Queued); ok {
+			t.w.guard(t, q.Queued)
+		}
+		t.settle.Reset(queueTime)
+	} else {
 		t.w.h.unlinked.Logf(t.w.h.log, host.Warn, "meltemi: loopback listener %s: no answer to CONNECT", t.w.h.settings.Path)
 		t.end(host.ConnectFailed)
 	}

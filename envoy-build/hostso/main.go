@@ -105,8 +105,10 @@ func (ms *modules) NewWorker(w host.Worker) host.Shard { return &shard{w: w} }
 // Pages implements host.Teller: a host of which Envoy takes no metrics has them there.
 func (ms *modules) Pages() http.Handler { return http.NotFoundHandler() }
 
-// Metrics are those of a pipeline, beside what configurations define.
-func (ms *modules) Metrics() prometheus.Gatherer { return prometheus.NewRegistry() }
+// Scrapes are those of a pipeline, beside what configurations define.
+func (ms *modules) Scrapes() prometheus.TransactionalGatherer {
+	return prometheus.ToTransactionalGatherer(prometheus.NewRegistry())
+}
 
 // shard is a worker's part of the module whose turn it is.
 type shard struct {

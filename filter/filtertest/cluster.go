@@ -41,6 +41,16 @@ func (c *Cluster) Admit() {
 	c.h.Settle()
 }
 
+// Queue tells of the attempts that hang that they may be waiting for a connection to end.
+func (c *Cluster) Queue() {
+	for _, s := range c.hanging {
+		if q, ok := s.ev.(host.Queued); ok && s.state == serverConnecting {
+			q.Queued()
+		}
+	}
+	c.h.Settle()
+}
+
 // Cluster makes a cluster with some hosts.
 func (h *Host) Cluster(name string, hosts ...string) *Cluster {
 	c := &Cluster{h: h}
@@ -151,6 +161,11 @@ func (s *Server) Close() {
 // Reset loses the connection.
 func (s *Server) Reset() {
 	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.Reset) })
+}
+
+// Unmake ends the connection as a host does that learns late that it has never come about.
+func (s *Server) Unmake() {
+	s.c.h.todo = append(s.c.h.todo, func() { s.close(host.ConnectFailed) })
 }
 
 // Drain ends the connection as a host does that replaces its own way upstream.

@@ -301,6 +301,14 @@ type UpstreamEvents interface {
 	Aborted()
 }
 
+// Queued is implemented by UpstreamEvents that want to know what only some hosts can tell.
+type Queued interface {
+	// Queued: an attempt to connect has been under way for so long that it may be waiting for
+	// another connection to the cluster to end, as a circuit breaker allows no more. It goes
+	// on, and may be told of again.
+	Queued()
+}
+
 // Upstream is one upstream connection: asked for, connecting, or open.
 type Upstream interface {
 	// Write records that b shall be sent; only after Ready. b belongs to the

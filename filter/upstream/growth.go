@@ -310,6 +310,13 @@ func (p *Pool) connectFailed(attempt int, to *endpoint, r host.CloseReason, why 
 	}
 }
 
+// Queued implements host.Queued: calls that wait have another pool give a connection up.
+func (cn *conn) Queued() {
+	if p := cn.pool; cn.state == connecting && len(p.ready) == 0 && p.queue.n > 0 && !p.key.Mirror {
+		p.hunger.starve(p, p.m.now())
+	}
+}
+
 // jittered is a pause of about so long.
 func (p *Pool) jittered(pause time.Duration) time.Duration {
 	return pause/2 + time.Duration(p.m.rand.Int64N(int64(pause/2)+1))

@@ -53,6 +53,8 @@ type Options struct {
 	Golang Golang
 	// Tunnels are Meltemi's connections to servers then.
 	Tunnels Tunnels
+	// Sanitized has the imitated host of that filter run under the address sanitizer.
+	Sanitized bool
 	// Replaces is the Envoy that this one takes over from by a hot restart.
 	Replaces *Envoy
 	// HotRestart lets another one take over.
@@ -326,6 +328,15 @@ func (e *Envoy) Admin(path string) string {
 	require.NoError(e.t, err)
 	require.Equal(e.t, http.StatusOK, r.StatusCode, "%s: %s", path, b)
 	return string(b)
+}
+
+// Prometheus is the page with Meltemi's metrics: the admin interface's, or its own by the golang filter.
+func (e *Envoy) Prometheus() string {
+	e.t.Helper()
+	if e.golang != nil {
+		return e.golang.page(e.t)
+	}
+	return e.Admin("/stats/prometheus")
 }
 
 // AdminAddress is where the admin interface listens.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -94,8 +95,27 @@ func (p *process) Terminate(within time.Duration) error {
 	}
 }
 
-// Stop freezes the process: its connections stay open and nothing answers.
-func (p *process) Stop() { p.cmd.Process.Signal(syscall.SIGSTOP) }
+// Stop freezes the process: its connections stay open and nothing answers, once Stop has
+// returned.
+func (p *process) Stop() {
+	p.cmd.Process.Signal(syscall.SIGSTOP)
+	for end := time.Now().Add(Patience); time.Now().Before(end) && !p.frozen(); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// frozen reports whether all threads have heard of the signal.
+func (p *process) frozen() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid()))
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		// The name before the state may have whatever in it.
+		if i := bytes.LastIndexByte(b, ')'); err == nil && (i+2 >= len(b) || b[i+2] != 'T') {
+			return false
+		}
+	}
+	return true
+}
 
 // Continue thaws it.
 func (p *process) Continue() { p.cmd.Process.Signal(syscall.SIGCONT) }
