@@ -105,8 +105,11 @@ func (c connection) RoundTrip(q *http.Request) (*http.Response, error) {
 	if err := q.Context().Err(); err != nil {
 		return nil, err
 	}
-	if a.before != nil && q.Method != http.MethodGet {
-		if err := a.before(q); err != nil {
+	a.mu.Lock()
+	before := a.before
+	a.mu.Unlock()
+	if before != nil && q.Method != http.MethodGet {
+		if err := before(q); err != nil {
 			return nil, err
 		}
 	}
@@ -147,6 +150,13 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 			return
 		}
 	}
+}
+
+// ask has before be so from now on, while clients are at work.
+func (a *apiServer) ask(before func(q *http.Request) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.before = before
 }
 
 func response(q *http.Request, code int, body io.ReadCloser) *http.Response {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,22 +264,22 @@ func TestOutages(t *testing.T) {
 			w.away(false)
 		},
 		"refusing": func(w *world, step func()) {
-			n := 0
+			var n atomic.Int32
 			step()
-			w.before = func(*http.Request) error {
-				if n++; n%3 != 0 {
+			w.ask(func(*http.Request) error {
+				if n.Add(1)%3 != 0 {
 					return errors.New("overloaded")
 				}
 				return nil
-			}
+			})
 			settle()
-			w.before = nil
+			w.ask(nil)
 		},
 		"refusing all for long": func(w *world, step func()) {
 			step()
-			w.before = func(*http.Request) error { return errors.New("the webhook is away") }
+			w.ask(func(*http.Request) error { return errors.New("the webhook is away") })
 			time.Sleep(15 * time.Minute)
-			w.before = nil
+			w.ask(nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -298,9 +299,9 @@ func TestTwoReplicas(t *testing.T) {
 		for _, o := range before {
 			w.put(t, w.scheme, o)
 		}
-		cut := "" // who does not reach the API server to say that it leads
+		var cut atomic.Value // who does not reach the API server to say that it leads
 		w.before = func(q *http.Request) error {
-			if strings.Contains(q.URL.Path, "/leases") && q.UserAgent() == cut {
+			if strings.Contains(q.URL.Path, "/leases") && q.UserAgent() == cut.Load() {
 				return errors.New("no route to host")
 			}
 			return nil
@@ -327,11 +328,11 @@ func TestTwoReplicas(t *testing.T) {
 			if i%2 == 0 {
 				require.NoError(t, replicas[leader].stop())
 			} else {
-				cut = leader
+				cut.Store(leader)
 				time.Sleep(time.Minute)
 				replicas[leader].cancel() // it has ended by itself
 				require.ErrorContains(t, <-replicas[leader].done, "leader election lost")
-				cut = ""
+				cut.Store("")
 			}
 			replicas[leader] = w.start(leader, Options{Namespace: "meltemi-system"})
 		}

@@ -178,7 +178,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 const trimmed = "trimmed"
 
 // specKey is an annotation that MetaRouters have in the cache, in place of what no index
-// asks for: packed, ten routes take a twentieth of what they do decoded.
+// asks for: decoded, a router of ten routes takes 13 kB, and packed 1.3.
 const specKey = "meltemi-mesh.io/spec"
 
 // trim leaves out of objects what is not read, so that the cache stays small. Of what is

@@ -122,6 +122,13 @@ func (u *user) Heard(e client.Event) {
 	u.events = append(u.events, e)
 }
 
+// refuse has it take no routes to a cluster from now on.
+func (u *user) refuse(cluster string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.refuses = cluster
+}
+
 // to is where requests go, "" for nowhere.
 func (u *user) to() string {
 	u.mu.Lock()

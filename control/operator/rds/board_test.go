@@ -96,7 +96,7 @@ func TestReplicasTellEachOther(t *testing.T) {
 		r[1].proxy("a", "pod-2", forms["world http"], as(r[1]))
 		r[1].proxy("hidden", "pod-2", deltaOwn, as(r[1]))
 		picky := r[1].proxy("a", "pod-3", deltaOwn, as(r[1]))
-		picky.refuses = "two"
+		picky.refuse("two")
 		synctest.Wait()
 
 		bo := r.board(r[0])

@@ -70,7 +70,7 @@ func TestRefusalsAreKept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			virtually(t, rds.Options{}, func(b *bed) {
 				u := b.proxy("a", "pod-1", f, b)
-				u.refuses = "bad"
+				u.refuse("bad")
 				b.put("a", "good")
 				held := b.server.States("a")[0].Accepted
 				b.put("a", "bad")
