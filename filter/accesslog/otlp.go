@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/meltemi-mesh/meltemi/filter/export"
+	"github.com/meltemi-mesh/meltemi/filter/internal/protofield"
 )
 
 // Fields of OTLP's messages.
@@ -54,13 +55,13 @@ func (c *compiler) otlp(m *otlpv3.OpenTelemetryAccessLogConfig, path string) (fo
 		attributes = append(attributes, o.tag(t, fmt.Sprintf("%s[%d]", at, i)))
 	}
 	return format{func(dst []byte, e *Entry) []byte {
-		dst, record := open(dst, scopeRecords)
+		dst, record := protofield.Open(dst, scopeRecords)
 		dst = protowire.AppendTag(dst, recordTime, protowire.Fixed64Type)
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(e.StartTime.UnixNano()))
 		if body != nil {
 			var at int
-			dst, at = open(dst, recordBody)
-			dst = shut(body(dst, e), at)
+			dst, at = protofield.Open(dst, recordBody)
+			dst = protofield.Shut(body(dst, e), at)
 		}
 		for _, a := range attributes {
 			dst = a(dst, e)
@@ -72,7 +73,7 @@ func (c *compiler) otlp(m *otlpv3.OpenTelemetryAccessLogConfig, path string) (fo
 			dst = protowire.AppendBytes(protowire.AppendTag(dst, recordTrace, protowire.BytesType), t.ID[:])
 			dst = protowire.AppendBytes(protowire.AppendTag(dst, recordSpan, protowire.BytesType), t.Span[:])
 		}
-		return shut(dst, record)
+		return protofield.Shut(dst, record)
 	}, o.reads}, to
 }
 
@@ -121,8 +122,8 @@ func (c *otlpCompiler) text(s, path string) appender {
 	}
 	c.reads = c.reads || reads(ps)
 	return func(dst []byte, e *Entry) []byte {
-		dst, at := open(dst, anyString)
-		return shut(valid(appendText(dst, ps, e, "-"), at), at)
+		dst, at := protofield.Open(dst, anyString)
+		return protofield.Shut(valid(appendText(dst, ps, e, "-"), at), at)
 	}
 }
 
@@ -157,16 +158,16 @@ func (c *otlpCompiler) tag(t *tracingv3.CustomTag, path string) appender {
 	key := protowire.AppendString(protowire.AppendTag(nil, pairKey, protowire.BytesType), t.GetTag())
 	return func(dst []byte, e *Entry) []byte {
 		before := len(dst)
-		dst, tag := open(dst, recordAttributes)
-		dst, value := open(append(dst, key...), pairValue)
-		dst, text := open(dst, anyString)
+		dst, tag := protofield.Open(dst, recordAttributes)
+		dst, value := protofield.Open(append(dst, key...), pairValue)
+		dst, text := protofield.Open(dst, anyString)
 		if dst = appendText(dst, ps, e, ""); len(dst) == text {
 			dst = append(dst, otherwise...)
 		}
 		if len(dst) == text {
 			return dst[:before]
 		}
-		return shut(shut(shut(valid(dst, text), text), value), tag)
+		return protofield.Shut(protofield.Shut(protofield.Shut(valid(dst, text), text), value), tag)
 	}
 }
 
@@ -189,25 +190,9 @@ func joined(all []appender) appender {
 // enclosed has the fields in a message that is a field of that number.
 func enclosed(number protowire.Number, fields appender) appender {
 	return func(dst []byte, e *Entry) []byte {
-		dst, at := open(dst, number)
-		return shut(fields(dst, e), at)
+		dst, at := protofield.Open(dst, number)
+		return protofield.Shut(fields(dst, e), at)
 	}
-}
-
-// open begins a field that has a length, and shut ends it.
-func open(dst []byte, number protowire.Number) (b []byte, at int) {
-	dst = protowire.AppendTag(dst, number, protowire.BytesType)
-	return dst, len(dst)
-}
-
-func shut(dst []byte, at int) []byte {
-	n := len(dst) - at
-	size := protowire.SizeVarint(uint64(n))
-	var room [10]byte
-	dst = append(dst, room[:size]...)
-	copy(dst[at+size:], dst[at:at+n])
-	protowire.AppendVarint(dst[:at], uint64(n))
-	return dst
 }
 
 // valid is dst with what is no UTF-8 behind at replaced, as collectors refuse it.

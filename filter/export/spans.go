@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meltemi-mesh/meltemi/filter/internal/protofield"
 	"github.com/meltemi-mesh/meltemi/filter/tracing"
 )
 
@@ -59,16 +60,16 @@ func traces(spans []*tracing.Span, resource []*commonpb.KeyValue) []byte {
 		panic(err) // all texts are UTF-8
 	}
 	b := make([]byte, 0, size+len(its)+spanBytes)
-	b, whole := open(b, 1)                                                         // ResourceSpans
+	b, whole := protofield.Open(b, 1)                                              // ResourceSpans
 	b = protowire.AppendBytes(protowire.AppendTag(b, 1, protowire.BytesType), its) // Resource
-	b, scope := open(b, 2)                                                         // ScopeSpans
+	b, scope := protofield.Open(b, 2)                                              // ScopeSpans
 	b = append(b, scopeField...)                                                   // InstrumentationScope
 	for _, s := range spans {
 		var at int
-		b, at = open(b, 2)
-		b = shut(appendSpan(b, s), at)
+		b, at = protofield.Open(b, 2)
+		b = protofield.Shut(appendSpan(b, s), at)
 	}
-	return shut(shut(b, scope), whole)
+	return protofield.Shut(protofield.Shut(b, scope), whole)
 }
 
 // appendSpan appends the fields of OTLP's Span.
@@ -95,15 +96,15 @@ func appendSpan(b []byte, s *tracing.Span) []byte {
 	for i := range s.Events {
 		e := &s.Events[i]
 		var at int
-		b, at = open(b, 11)
+		b, at = protofield.Open(b, 11)
 		b = appendText(appendTime(b, 1, e.Time), 2, e.Name)
-		b = shut(appendAttributes(b, 3, e.Attributes), at)
+		b = protofield.Shut(appendAttributes(b, 3, e.Attributes), at)
 	}
 	if s.Failed {
 		var at int
-		b, at = open(b, 15)
+		b, at = protofield.Open(b, 15)
 		b = appendText(b, 2, s.Description)
-		b = shut(protowire.AppendVarint(protowire.AppendTag(b, 3, protowire.VarintType), uint64(tracepb.Status_STATUS_CODE_ERROR)), at)
+		b = protofield.Shut(protowire.AppendVarint(protowire.AppendTag(b, 3, protowire.VarintType), uint64(tracepb.Status_STATUS_CODE_ERROR)), at)
 	}
 	return protowire.AppendFixed32(protowire.AppendTag(b, 16, protowire.Fixed32Type), uint32(flags))
 }
@@ -112,9 +113,9 @@ func appendSpan(b []byte, s *tracing.Span) []byte {
 func appendAttributes(b []byte, number protowire.Number, kvs []attribute.KeyValue) []byte {
 	for i := range kvs {
 		var pair, value int
-		b, pair = open(b, number)
-		b, value = open(appendText(b, 1, string(kvs[i].Key)), 2)
-		b = shut(shut(appendValue(b, kvs[i].Value), value), pair)
+		b, pair = protofield.Open(b, number)
+		b, value = protofield.Open(appendText(b, 1, string(kvs[i].Key)), 2)
+		b = protofield.Shut(protofield.Shut(appendValue(b, kvs[i].Value), value), pair)
 	}
 	return b
 }
@@ -162,13 +163,13 @@ func appendFloat(b []byte, f float64) []byte {
 }
 
 func appendList[T any](b []byte, all []T, value func([]byte, T) []byte) []byte {
-	b, list := open(b, 5)
+	b, list := protofield.Open(b, 5)
 	for _, v := range all {
 		var at int
-		b, at = open(b, 1)
-		b = shut(value(b, v), at)
+		b, at = protofield.Open(b, 1)
+		b = protofield.Shut(value(b, v), at)
 	}
-	return shut(b, list)
+	return protofield.Shut(b, list)
 }
 
 // appendText appends a string that is left out if it is empty.
@@ -181,22 +182,6 @@ func appendText(b []byte, number protowire.Number, s string) []byte {
 
 func appendTime(b []byte, number protowire.Number, t time.Time) []byte {
 	return protowire.AppendFixed64(protowire.AppendTag(b, number, protowire.Fixed64Type), uint64(t.UnixNano()))
-}
-
-// open begins a field that has a length, and shut ends it.
-func open(b []byte, number protowire.Number) (_ []byte, at int) {
-	b = protowire.AppendTag(b, number, protowire.BytesType)
-	return b, len(b)
-}
-
-func shut(b []byte, at int) []byte {
-	n := len(b) - at
-	size := protowire.SizeVarint(uint64(n))
-	var room [10]byte
-	b = append(b, room[:size]...)
-	copy(b[at+size:], b[at:at+n])
-	protowire.AppendVarint(b[:at], uint64(n))
-	return b
 }
 
 // utf8 is s as protobuf wants it: clients have their say in much of it.
