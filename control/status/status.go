@@ -4,6 +4,7 @@ package status
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 )
@@ -49,7 +50,8 @@ type Object struct {
 // Routes are a route configuration, and what the proxies that ask for it say of its
 // version.
 type Routes struct {
-	Name     string `json:"name"`
+	Name string `json:"name"`
+	// Version is the current one; "": there is none.
 	Version  string `json:"version"`
 	Accepted int    `json:"accepted"`
 	// Waiting have not answered yet.
@@ -62,12 +64,34 @@ type Routes struct {
 	Unknown []string `json:"unknown,omitempty"`
 }
 
+// Counts says how many proxies say what.
+func (r *Routes) Counts() string {
+	return fmt.Sprintf("accepted by %d, refused by %d, not answered by %d", r.Accepted, r.Refused, r.Waiting)
+}
+
+// Add adds what other proxies say.
+func (r *Routes) Add(o *Routes) {
+	r.Accepted += o.Accepted
+	r.Waiting += o.Waiting
+	r.Refused += o.Refused
+	r.Refusals = append(r.Refusals, o.Refusals...)
+}
+
 // Refusal is why a proxy has refused routes.
 type Refusal struct {
-	// Node is the proxy's name, that of its pod, and Identity its SPIFFE identity.
+	// Node is the proxy's name for itself, that of its pod, and Identity the SPIFFE identity
+	// that its certificate says it is, "" without TLS.
 	Node     string `json:"node"`
 	Identity string `json:"identity,omitempty"`
 	Reason   string `json:"reason"`
+}
+
+// Proxy names who has refused.
+func (f *Refusal) Proxy() string {
+	if f.Identity == "" {
+		return f.Node
+	}
+	return f.Node + " (" + f.Identity + ")"
 }
 
 // Problem is what is wrong with a field of an object, or with all of it.

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -120,7 +121,7 @@ func (e *env) statuses(all []status.Service) {
 		case current(s.Written) < len(s.Written) || waitingFor(s.Routes):
 			state = "pending"
 		}
-		line(s.Host, or(s.Router), of(current(s.Written), len(s.Written)), or(s.Delivery), proxies(s.Routes), state)
+		line(s.Host, cmp.Or(s.Router, "-"), of(current(s.Written), len(s.Written)), cmp.Or(s.Delivery, "-"), proxies(s.Routes), state)
 	}
 	_ = w.Flush() // bufio remembers for Main
 	for _, s := range all {
@@ -136,9 +137,9 @@ func (e *env) statusOf(s *status.Service) {
 	e.printf("%s\n", s.Host)
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	line := func(cells ...string) { _, _ = fmt.Fprintln(w, "  "+strings.Join(cells, "\t")) }
-	line("ports of", or(s.Object))
-	line("router", or(s.Router))
-	line("routes by", or(s.Delivery))
+	line("ports of", cmp.Or(s.Object, "-"))
+	line("router", cmp.Or(s.Router, "-"))
+	line("routes by", cmp.Or(s.Delivery, "-"))
 	for _, o := range s.Written {
 		state := ""
 		switch {
@@ -154,7 +155,7 @@ func (e *env) statusOf(s *status.Service) {
 		line(o.Kind, o.Namespace+"/"+o.Name+version+state)
 	}
 	for _, r := range s.Routes {
-		line("routes", fmt.Sprintf("%s version %s: accepted by %d, refused by %d, not answered by %d", r.Name, status.Brief(r.Version), r.Accepted, r.Refused, r.Waiting))
+		line("routes", fmt.Sprintf("%s version %s: %s", r.Name, status.Brief(r.Version), r.Counts()))
 		for _, u := range r.Unknown {
 			line("", "what the proxies of "+u+" say is not known")
 		}
@@ -173,23 +174,12 @@ func (e *env) problems(s *status.Service) {
 	}
 	for _, r := range s.Routes {
 		for _, f := range r.Refusals {
-			who := f.Node
-			if f.Identity != "" {
-				who += " (" + f.Identity + ")"
-			}
-			e.printf("  %s refuses %s: %s\n", who, r.Name, f.Reason)
+			e.printf("  %s refuses %s: %s\n", f.Proxy(), r.Name, f.Reason)
 		}
 		if more := r.Refused - len(r.Refusals); more > 0 {
 			e.printf("  and %d more refuse %s\n", more, r.Name)
 		}
 	}
-}
-
-func or(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
 }
 
 // of is how many of some have something.

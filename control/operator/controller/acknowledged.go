@@ -167,24 +167,20 @@ func (j *judge) condition(host string, router *api.MetaRouter, out *translate.Ou
 // while not all replicas have told, and of those that all have accepted while nobody
 // refuses them: who comes later gets no others. mu is held.
 func (j *judge) verdict(versions map[string]string, before *metav1.Condition) metav1.Condition {
-	var sum rds.Summary
-	var missing []string
+	var sum status.Routes
 	for _, name := range slices.Sorted(maps.Keys(versions)) {
-		s, m := j.board.Total(name, versions[name])
-		sum.Accepted += s.Accepted
-		sum.Waiting += s.Waiting
-		sum.Refused += s.Refused
-		sum.Refusals = append(sum.Refusals, s.Refusals...)
-		missing = m
+		s := j.board.Total(name, versions[name])
+		sum.Add(&s)
+		sum.Unknown = s.Unknown // of each name the same
 	}
 	version := "version " + status.Short(versions)
 	stays := before != nil && strings.HasPrefix(before.Message, version+":")
 	c := metav1.Condition{Type: api.Acknowledged, Status: metav1.ConditionUnknown, Reason: reasonWaiting}
 	switch {
-	case stays && len(missing) > 0, stays && sum.Refused == 0 && before.Status == metav1.ConditionTrue:
+	case stays && len(sum.Unknown) > 0, stays && sum.Refused == 0 && before.Status == metav1.ConditionTrue:
 		return *before
-	case len(missing) > 0:
-		c.Message = fmt.Sprintf("%s: what the proxies of %s say is not known", version, strings.Join(missing, ", "))
+	case len(sum.Unknown) > 0:
+		c.Message = fmt.Sprintf("%s: what the proxies of %s say is not known", version, strings.Join(sum.Unknown, ", "))
 		return c
 	case sum.Refused > 0:
 		c.Status, c.Reason = metav1.ConditionFalse, reasonRefused
@@ -194,19 +190,11 @@ func (j *judge) verdict(versions map[string]string, before *metav1.Condition) me
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, reasonAccepted
 	}
-	c.Message = fmt.Sprintf("%s: accepted by %d, refused by %d, not answered by %d", version, sum.Accepted, sum.Refused, sum.Waiting)
+	c.Message = version + ": " + sum.Counts()
 	for _, f := range sum.Refusals[:min(len(sum.Refusals), rds.MaxRefusals)] {
-		c.Message += fmt.Sprintf("\n%s: %s", proxy(f), f.Reason)
+		c.Message += fmt.Sprintf("\n%s: %s", f.Proxy(), f.Reason)
 	}
 	return c
-}
-
-// proxy names one.
-func proxy(f rds.Refusal) string {
-	if f.Identity == "" {
-		return f.Node
-	}
-	return f.Node + " (" + f.Identity + ")"
 }
 
 // findReplicas has the board know where the replicas are, by the EndpointSlices of their

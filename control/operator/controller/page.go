@@ -98,7 +98,7 @@ func (r *reconciler) statusOf(ctx context.Context, in *translate.Input) (*status
 	}
 	if r.judge != nil {
 		for _, t := range out.Tables {
-			s.Routes = append(s.Routes, r.judge.routes(t.GetName(), rds.Version(t)))
+			s.Routes = append(s.Routes, r.judge.board.Total(t.GetName(), rds.Version(t)))
 		}
 	}
 	return s, r.written(ctx, in.Host, out, s)
@@ -108,7 +108,7 @@ func (r *reconciler) statusOf(ctx context.Context, in *translate.Input) (*status
 func (r *reconciler) written(ctx context.Context, host string, out *translate.Output, s *status.Service) error {
 	wanted := map[string]*written{}
 	for _, f := range out.Filters {
-		if f.Labels[translate.Component] != "loopback" {
+		if f.Labels[translate.Component] != loopback {
 			w := filter(f)
 			wanted[w.String()] = w
 		}
@@ -145,14 +145,4 @@ func (r *reconciler) written(ctx context.Context, host string, out *translate.Ou
 		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
 	return nil
-}
-
-// routes are what all replicas know of some.
-func (j *judge) routes(name, version string) status.Routes {
-	sum, missing := j.board.Total(name, version)
-	s := status.Routes{Name: name, Version: version, Accepted: sum.Accepted, Waiting: sum.Waiting, Refused: sum.Refused, Unknown: missing}
-	for _, f := range sum.Refusals {
-		s.Refusals = append(s.Refusals, status.Refusal(f))
-	}
-	return s
 }

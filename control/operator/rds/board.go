@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meltemi-mesh/meltemi/control/status"
 )
 
 // askAgain is the time until a replica that could not be asked is asked again.
@@ -39,7 +41,7 @@ type replica struct {
 	self bool
 	// complete: it has told all that there was when it was asked.
 	complete  bool
-	summaries map[string]Summary
+	summaries map[string]status.Routes
 }
 
 // NewBoard returns one of a server's replica. changed is called with the names of which
@@ -58,7 +60,7 @@ func NewBoard(s *Server, changed func(names []string), dial ...grpc.DialOption) 
 
 // Run asks all replicas until ctx is done.
 func (b *Board) Run(ctx context.Context) {
-	own := &replica{summaries: map[string]Summary{}, stop: func() {}}
+	own := &replica{summaries: map[string]status.Routes{}, stop: func() {}}
 	b.mu.Lock()
 	b.ctx, b.replicas[""] = ctx, own
 	for address, r := range b.replicas {
@@ -89,7 +91,7 @@ func (b *Board) Replicas(addresses []string) {
 	}
 	for _, address := range addresses {
 		if b.replicas[address] == nil {
-			r := &replica{summaries: map[string]Summary{}, stop: func() {}}
+			r := &replica{summaries: map[string]status.Routes{}, stop: func() {}}
 			b.replicas[address] = r
 			if b.ctx != nil {
 				b.follow(address, r)
@@ -101,7 +103,7 @@ func (b *Board) Replicas(addresses []string) {
 // lose forgets what a replica has said. mu is held.
 func (b *Board) lose(r *replica) {
 	b.news()
-	r.complete, r.summaries = false, map[string]Summary{}
+	r.complete, r.summaries = false, map[string]status.Routes{}
 }
 
 // news tells of all names: who has not told yet concerns them all. mu is held.
@@ -202,27 +204,23 @@ func (b *Board) hear(r *replica, told *report) {
 }
 
 // Total is what the proxies of all replicas say of a version of a resource. Who has
-// another one waits. missing are the replicas that have not told yet.
-func (b *Board) Total(name, version string) (sum Summary, missing []string) {
-	sum = Summary{Name: name, Version: version}
+// another one waits. Replicas that have not told yet are Unknown.
+func (b *Board) Total(name, version string) status.Routes {
+	sum := status.Routes{Name: name, Version: version}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var refusals []Refusal
 	for address, r := range b.replicas {
 		if !r.complete && !r.self {
-			missing = append(missing, address)
+			sum.Unknown = append(sum.Unknown, address)
 		}
 		s := r.summaries[name]
 		if s.Version != version {
 			sum.Waiting += s.Accepted + s.Waiting + s.Refused
 			continue
 		}
-		sum.Accepted += s.Accepted
-		sum.Waiting += s.Waiting
-		sum.Refused += s.Refused
-		refusals = append(refusals, s.Refusals...)
+		sum.Add(&s)
 	}
-	sum.Refusals = sortRefusals(refusals)
-	slices.Sort(missing)
-	return sum, missing
+	sum.Refusals = sortRefusals(sum.Refusals)
+	slices.Sort(sum.Unknown)
+	return sum
 }

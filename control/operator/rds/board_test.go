@@ -16,10 +16,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/status"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/meltemi-mesh/meltemi/control/operator/rds"
+	"github.com/meltemi-mesh/meltemi/control/status"
 )
 
 // replicas are beds at addresses, 1:1 and so on.
@@ -104,14 +105,11 @@ func TestReplicasTellEachOther(t *testing.T) {
 		bo := r.board(r[0])
 		bo.Replicas([]string{"1:1", "2:2", "3:3"})
 		settle()
-		sum, missing := bo.Total("a", one)
-		require.Equal(t, rds.Summary{Name: "a", Version: one, Accepted: 3}, sum)
-		require.Equal(t, []string{"3:3"}, missing)
+		require.Equal(t, status.Routes{Name: "a", Version: one, Accepted: 3, Unknown: []string{"3:3"}}, bo.Total("a", one))
 		bo.Replicas([]string{"1:1", "2:2"})
 		require.Contains(t, bo.told(), "a", "all can be judged now")
-		_, missing = bo.Total("a", one)
-		require.Empty(t, missing)
-		sum, _ = bo.Total("hidden", rds.Version(table("hidden", "one")))
+		require.Empty(t, bo.Total("a", one).Unknown)
+		sum := bo.Total("hidden", rds.Version(table("hidden", "one")))
 		require.Zero(t, sum.Accepted+sum.Waiting+sum.Refused, "it is not for them")
 
 		// A replica does not know yet of a version: its proxies wait.
@@ -119,29 +117,26 @@ func TestReplicasTellEachOther(t *testing.T) {
 		r[0].put("a", "two")
 		settle()
 		require.Equal(t, []string{"a"}, bo.told())
-		sum, _ = bo.Total("a", two)
-		require.Equal(t, rds.Summary{Name: "a", Version: two, Accepted: 1, Waiting: 2}, sum)
+		require.Equal(t, status.Routes{Name: "a", Version: two, Accepted: 1, Waiting: 2}, bo.Total("a", two))
 		r[1].put("a", "two")
 		settle()
-		sum, _ = bo.Total("a", two)
+		sum = bo.Total("a", two)
 		reason := sum.Refusals[0].Reason
 		require.Contains(t, reason, "not that one")
-		require.Equal(t, rds.Summary{
+		require.Equal(t, status.Routes{
 			Name: "a", Version: two, Accepted: 2, Refused: 1,
-			Refusals: []rds.Refusal{{Node: "pod-3", Identity: inDemo, Reason: reason}},
+			Refusals: []status.Refusal{{Node: "pod-3", Identity: inDemo, Reason: reason}},
 		}, sum)
 
 		// What has ended is forgotten, and asked again.
 		r[1].down()
 		settle()
-		sum, missing = bo.Total("a", two)
-		require.Equal(t, rds.Summary{Name: "a", Version: two, Accepted: 1}, sum)
-		require.Equal(t, []string{"2:2"}, missing)
+		require.Equal(t, status.Routes{Name: "a", Version: two, Accepted: 1, Unknown: []string{"2:2"}}, bo.Total("a", two))
 		r[1].up(o)
 		settle()
-		sum, missing = bo.Total("a", two)
+		sum = bo.Total("a", two)
 		require.Equal(t, 2, sum.Accepted)
-		require.Empty(t, missing)
+		require.Empty(t, sum.Unknown)
 	})
 }
 
@@ -163,7 +158,7 @@ func TestReportsAreForReplicas(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, st.SendMsg(&emptypb.Empty{}))
 			require.NoError(t, st.CloseSend())
-			require.Equal(t, want, status.Code(st.RecvMsg(&emptypb.Empty{})), uri)
+			require.Equal(t, want, grpcstatus.Code(st.RecvMsg(&emptypb.Empty{})), uri)
 			cancel()
 			require.NoError(t, conn.Close())
 		}
@@ -177,8 +172,7 @@ func TestReportsAreForReplicas(t *testing.T) {
 		bo := r.board(b)
 		bo.Replicas([]string{"2:2"})
 		settle()
-		_, missing := bo.Total("a", "")
-		require.Equal(t, []string{"2:2"}, missing)
+		require.Equal(t, []string{"2:2"}, bo.Total("a", "").Unknown)
 	})
 }
 
@@ -204,7 +198,6 @@ func TestReportsAreFew(t *testing.T) {
 		bo.mu.Unlock()
 		three := rds.Version(table("a", "three"))
 		settle()
-		sum, _ := bo.Total("a", three)
-		require.Equal(t, rds.Summary{Name: "a", Version: three, Accepted: n}, sum)
+		require.Equal(t, status.Routes{Name: "a", Version: three, Accepted: n}, bo.Total("a", three))
 	})
 }

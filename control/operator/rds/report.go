@@ -11,10 +11,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meltemi-mesh/meltemi/control/status"
 	routev1alpha "github.com/meltemi-mesh/meltemi/protos/aeraki/meta_protocol_proxy/config/route/v1alpha"
 )
 
@@ -34,31 +35,8 @@ const (
 	maxSummaries = 128
 )
 
-// Summary is what proxies have said of the current version of a resource.
-type Summary struct {
-	Name string `json:"name"`
-	// Version is the current one, as Version tells it; "": there is none.
-	Version string `json:"version,omitempty"`
-	// Accepted and Refused are how many proxies have said so, and Waiting how many have
-	// said nothing yet.
-	Accepted int `json:"accepted"`
-	Waiting  int `json:"waiting"`
-	Refused  int `json:"refused"`
-	// Refusals are the first MaxRefusals, by the proxies.
-	Refusals []Refusal `json:"refusals,omitempty"`
-}
-
-// Refusal is why a proxy has refused something.
-type Refusal struct {
-	// Node is the proxy's name for itself, and Identity what its certificate says it
-	// is, "" without TLS.
-	Node     string `json:"node"`
-	Identity string `json:"identity,omitempty"`
-	Reason   string `json:"reason"`
-}
-
-func sortRefusals(all []Refusal) []Refusal {
-	slices.SortFunc(all, func(a, b Refusal) int {
+func sortRefusals(all []status.Refusal) []status.Refusal {
+	slices.SortFunc(all, func(a, b status.Refusal) int {
 		return cmp.Or(strings.Compare(a.Identity, b.Identity), strings.Compare(a.Node, b.Node), strings.Compare(a.Reason, b.Reason))
 	})
 	return all[:min(len(all), MaxRefusals)]
@@ -70,8 +48,8 @@ func Version(rc *routev1alpha.RouteConfiguration) string { return pack(rc).versi
 // report is what a replica tells of its proxies.
 type report struct {
 	// Replica is the name that a server has given itself.
-	Replica   string    `json:"replica"`
-	Summaries []Summary `json:"summaries"`
+	Replica   string          `json:"replica"`
+	Summaries []status.Routes `json:"summaries"`
 	// Complete: with this one all has been told that there was at the beginning.
 	Complete bool `json:"complete,omitempty"`
 }
@@ -139,7 +117,7 @@ func (s *Store) watchAll() (w *watcher, end func(), err error) {
 	}
 	s.watching.Unlock()
 	if full {
-		return nil, nil, status.Errorf(codes.ResourceExhausted, "there are %d watchers", maxWatchers)
+		return nil, nil, grpcstatus.Errorf(codes.ResourceExhausted, "there are %d watchers", maxWatchers)
 	}
 	s.mu.RLock()
 	for name := range s.entries {
@@ -157,7 +135,7 @@ func (s *Store) watchAll() (w *watcher, end func(), err error) {
 }
 
 // summary is what there is to be told of a name, for which some streams are looked at.
-func (s *Store) summary(name string) (sum Summary, visited int) {
+func (s *Store) summary(name string) (sum status.Routes, visited int) {
 	sum.Name = name
 	s.mu.RLock()
 	if e := s.entries[name]; e != nil {
@@ -168,7 +146,7 @@ func (s *Store) summary(name string) (sum Summary, visited int) {
 		all = append(all, st)
 	}
 	s.mu.RUnlock()
-	var refusals []Refusal
+	var refusals []status.Refusal
 	for _, st := range all {
 		switch said, reason := st.said(name); said {
 		case accepted:
@@ -177,7 +155,7 @@ func (s *Store) summary(name string) (sum Summary, visited int) {
 			sum.Waiting++
 		case refused:
 			sum.Refused++
-			refusals = append(refusals, Refusal{Node: st.node, Identity: st.who.String(), Reason: reason})
+			refusals = append(refusals, status.Refusal{Node: st.node, Identity: st.who.String(), Reason: reason})
 		}
 	}
 	sum.Refusals = sortRefusals(refusals)
@@ -224,7 +202,7 @@ func (s *Server) watch(ctx context.Context, tell func(*report) error) error {
 	pace := time.NewTimer(0)
 	defer pace.Stop()
 	for complete := false; ; {
-		r := &report{Replica: s.name, Summaries: []Summary{}}
+		r := &report{Replica: s.name, Summaries: []status.Routes{}}
 		for visits := 0; visits < maxVisits && len(r.Summaries) < maxSummaries; {
 			name := w.next()
 			if name == "" {
@@ -283,7 +261,7 @@ func (s *Server) serveReports(g grpc.ServerStream) error {
 	}
 	if s.Credentials != nil {
 		if own, err := s.Credentials.identity(); err != nil || who != own {
-			return status.Errorf(codes.PermissionDenied, "%s is no replica", who)
+			return grpcstatus.Errorf(codes.PermissionDenied, "%s is no replica", who)
 		}
 	}
 	if err := g.RecvMsg(&emptypb.Empty{}); err != nil {
