@@ -424,17 +424,7 @@ func forward(t *testing.T, p *mesh.Pod, addr, socket string) {
 // by VirtualServices.
 func TestAGatewayOfTwoGovernedPorts(t *testing.T) {
 	o := openOperated(t)
-	pods := o.Pods(
-		mesh.PodSpec{Name: "gateway", Role: mesh.Gateway, Labels: map[string]string{"istio": "ingressgateway"}},
-		mesh.PodSpec{Name: "outside", Role: mesh.Stranger},
-		mesh.PodSpec{Name: "echo-v1", Role: mesh.Sidecar, Labels: map[string]string{"app": "echo", "version": "v1"}},
-		mesh.PodSpec{Name: "echo-v2", Role: mesh.Sidecar, Labels: map[string]string{"app": "echo", "version": "v2"}},
-	)
-	gateway, outside, echoes := pods[0], pods[1], pods[2:]
-	wire := peers.Wire{Transport: "framed", Protocol: "strict"}
-	for i, p := range echoes {
-		peers.ThriftGo.ServerIn(t, at(p, p.IP), fmt.Sprintf("echo-v%d", i+1), wire, 9091)
-	}
+	gateway, outside, echoes := o.withEchoes()
 	o.Apply(`
 apiVersion: v1
 kind: Service
@@ -442,15 +432,6 @@ metadata: {name: echo}
 spec:
   selector: {app: echo}
   ports: [{name: tcp-metaprotocol-thrift, port: 9090, targetPort: rpc}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: echo}
-spec:
-  host: echo
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
 ---
 apiVersion: networking.istio.io/v1
 kind: Gateway
@@ -476,7 +457,7 @@ spec:
 	steer("v1", "v2")
 	require.Contains(t, o.operator.Made(), "/meltemi-inbound-echo."+o.Name+"-9091")
 	dubbo := peers.DubboGo.Consumer(t, port, peers.ConsumerOptions{Place: at(outside, gateway.IP), Connections: 1})
-	thrift := peers.ThriftGo.ClientIn(t, at(outside, gateway.IP), 9090, wire, 0)
+	thrift := peers.ThriftGo.ClientIn(t, at(outside, gateway.IP), 9090, framed, 0)
 	raw := o.dial(outside, fmt.Sprintf("%s:%d", gateway.IP, port))
 	check := func(greeterVersion, echoVersion string) {
 		t.Helper()

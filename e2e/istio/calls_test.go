@@ -18,7 +18,6 @@ func TestCallsEndAsTheyDoWithoutAMesh(t *testing.T) {
 		mesh.PodSpec{Name: "server", Role: mesh.Sidecar, Labels: map[string]string{"app": "server"}},
 	)
 	client, server := pods[0], pods[1]
-	wire := peers.Wire{Transport: "framed", Protocol: "strict"}
 	header := peers.Wire{Transport: "header", Protocol: "compact"}
 	services := []struct {
 		name, protocol string
@@ -29,8 +28,8 @@ func TestCallsEndAsTheyDoWithoutAMesh(t *testing.T) {
 		{"dubbo-go", "dubbo", 20001, provider(t, server, peers.DubboGo), consumers("dubbo-go")},
 		{"dubbo-java", "dubbo", 20002, provider(t, server, peers.Java), consumers("dubbo-java")},
 		{"thrift-framed", "thrift", 20003, func(port int) {
-			peers.ThriftGo.ServerIn(t, at(server, server.IP), "thrift-framed", wire, port)
-		}, thriftClients(wire, "thrift-framed")},
+			peers.ThriftGo.ServerIn(t, at(server, server.IP), "thrift-framed", framed, port)
+		}, thriftClients(framed, "thrift-framed")},
 		{"thrift-header", "thrift", 20004, func(port int) {
 			peers.ThriftPython.ServerIn(t, at(server, server.IP), "thrift-header", header, port)
 		}, thriftClients(header, "thrift-header")},
@@ -42,8 +41,8 @@ func TestCallsEndAsTheyDoWithoutAMesh(t *testing.T) {
 			}
 		}},
 		{"auto", "auto", 20008, func(port int) {
-			peers.ThriftGo.ServerIn(t, at(server, server.IP), "auto", wire, port)
-		}, thriftClients(wire, "auto")},
+			peers.ThriftGo.ServerIn(t, at(server, server.IP), "auto", framed, port)
+		}, thriftClients(framed, "auto")},
 		{"brpc-java", "brpc", 20006, brpcServer(t, server, peers.BRPCJava), brpcClients(peers.BRPCJava)},
 		{"jprotobuf", "brpc", 20007, brpcServer(t, server, peers.JProtobuf), brpcClients(peers.JProtobuf)},
 	}

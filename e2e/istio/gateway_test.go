@@ -10,29 +10,24 @@ import (
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
-// TestAGatewayOfTwoProtocols: Dubbo and Thrift at two ports of one gateway, for
-// clients outside of the mesh. What is routed anew is so on open connections.
-func TestAGatewayOfTwoProtocols(t *testing.T) {
-	s := openShop(t, "v1", "v2")
+// framed is what Thrift is spoken in.
+var framed = peers.Wire{Transport: "framed", Protocol: "strict"}
+
+// withEchoes adds a gateway, a pod outside of the mesh, and two versions of a Thrift server
+// that listen at 9091, with the subsets of their Service echo.
+func (s *shop) withEchoes() (gateway, outside *mesh.Pod, echoes []*mesh.Pod) {
+	s.t.Helper()
 	pods := s.Pods(
 		mesh.PodSpec{Name: "gateway", Role: mesh.Gateway, Labels: map[string]string{"istio": "ingressgateway"}},
 		mesh.PodSpec{Name: "outside", Role: mesh.Stranger},
 		mesh.PodSpec{Name: "echo-v1", Role: mesh.Sidecar, Labels: map[string]string{"app": "echo", "version": "v1"}},
 		mesh.PodSpec{Name: "echo-v2", Role: mesh.Sidecar, Labels: map[string]string{"app": "echo", "version": "v2"}},
 	)
-	gateway, outside, echoes := pods[0], pods[1], pods[2:]
-	wire := peers.Wire{Transport: "framed", Protocol: "strict"}
+	echoes = pods[2:]
 	for i, p := range echoes {
-		peers.ThriftGo.ServerIn(t, at(p, p.IP), fmt.Sprintf("echo-v%d", i+1), wire, 9091)
+		peers.ThriftGo.ServerIn(s.t, at(p, p.IP), fmt.Sprintf("echo-v%d", i+1), framed, 9091)
 	}
 	s.Apply(`
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec:
-  selector: {app: echo}
-  ports: [{name: tcp-thrift, port: 9090, targetPort: 9091}]
----
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: echo}
@@ -41,6 +36,22 @@ spec:
   subsets:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
+`)
+	return pods[0], pods[1], echoes
+}
+
+// TestAGatewayOfTwoProtocols: Dubbo and Thrift at two ports of one gateway, for
+// clients outside of the mesh. What is routed anew is so on open connections.
+func TestAGatewayOfTwoProtocols(t *testing.T) {
+	s := openShop(t, "v1", "v2")
+	gateway, outside, echoes := s.withEchoes()
+	s.Apply(`
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  selector: {app: echo}
+  ports: [{name: tcp-thrift, port: 9090, targetPort: 9091}]
 ---
 apiVersion: networking.istio.io/v1
 kind: Gateway
@@ -89,7 +100,7 @@ routes: [{route: {subset: %s}}]
 	}
 	steer("v1", "v2")
 	dubbo := peers.DubboGo.Consumer(t, 8880, peers.ConsumerOptions{Place: at(outside, gateway.IP), Connections: 1})
-	thrift := peers.ThriftGo.ClientIn(t, at(outside, gateway.IP), 8890, wire, 0)
+	thrift := peers.ThriftGo.ClientIn(t, at(outside, gateway.IP), 8890, framed, 0)
 	raw := s.dial(outside, gateway.IP+":8880")
 	check := func(greeterVersion, echoVersion string) {
 		t.Helper()

@@ -119,11 +119,10 @@ func TestSeveralPortsOfAService(t *testing.T) {
 		mesh.PodSpec{Name: "many-v1", Role: mesh.Sidecar, Labels: map[string]string{"app": "many", "version": "v1"}},
 		mesh.PodSpec{Name: "many-v2", Role: mesh.Sidecar, Labels: map[string]string{"app": "many", "version": "v2"}},
 	)
-	wire := peers.Wire{Transport: "framed", Protocol: "strict"}
 	for _, p := range pods {
 		name := p.Labels["version"]
 		peers.DubboGo.Provider(t, peers.ProviderOptions{Place: at(p, p.IP), Name: name, Port: 7001})
-		peers.ThriftGo.ServerIn(t, at(p, p.IP), name, wire, 9090)
+		peers.ThriftGo.ServerIn(t, at(p, p.IP), name, framed, 9090)
 		peers.TRPCServer(t, peers.TRPCServerOptions{Place: at(p, p.IP), Name: name, Port: 8000})
 	}
 	s.Apply(`
@@ -160,7 +159,7 @@ ports:
 	}
 	place := at(s.client, vip)
 	answers(t, peers.DubboGo.Consumer(t, 7000, peers.ConsumerOptions{Place: place}), 100, "v1")
-	answers(t, peers.ThriftGo.ClientIn(t, place, 9090, wire, 0), 100, "v2")
+	answers(t, peers.ThriftGo.ClientIn(t, place, 9090, framed, 0), 100, "v2")
 	c := peers.TRPCClient(t, 8001, peers.TRPCClientOptions{Place: place})
 	for range 20 {
 		a := c.Call(peers.Command{Method: "Who"})

@@ -99,12 +99,7 @@ func TestATurnEndsWithoutTheClientThatWasToTell(t *testing.T) {
 
 // TestThePollerDoesNotWait: what it sees while somebody else is at work is done by that one.
 func TestThePollerDoesNotWait(t *testing.T) {
-	e := newEnvoy(t, &echo{}, true)
-	require.NoError(t, e.Load("{}"))
-	p := e.dial(PluginName)
-	p.Send([]byte("a"))
-	p.gets(1)
-	w := p.c.w
+	e, w := startedWorker(t)
 	done := make(chan struct{})
 	w.lock.Lock()
 	w.Post(func() { close(done) })
@@ -122,18 +117,24 @@ func TestThePollerDoesNotWait(t *testing.T) {
 
 // TestAnEndThatComesWithTheAnswer: both are told of once.
 func TestAnEndThatComesWithTheAnswer(t *testing.T) {
-	e := newEnvoy(t, &echo{}, true)
-	require.NoError(t, e.Load("{}"))
-	p := e.dial(PluginName)
-	p.Send([]byte("a"))
-	p.gets(1)
-	w := p.c.w
+	e, w := startedWorker(t)
 	w.lock.Lock()
 	_, heard := w.tunnelWith(t, "answer", true)
 	w.leave()
 	e.Until("its end is told", func() bool { w.lock.Lock(); defer w.lock.Unlock(); return heard.closed != nil })
 	require.Equal(t, "answer", string(heard.bytes))
 	require.Equal(t, host.Remote, *heard.closed)
+}
+
+// startedWorker is one that has answered a client.
+func startedWorker(t *testing.T) (*envoy, *worker) {
+	t.Helper()
+	e := newEnvoy(t, &echo{}, true)
+	require.NoError(t, e.Load("{}"))
+	p := e.dial(PluginName)
+	p.Send([]byte("a"))
+	p.gets(1)
+	return e, p.c.w
 }
 
 // heard is what a tunnel has told.
@@ -174,12 +175,7 @@ func (w *worker) tunnelWith(t *testing.T, said string, gone bool) (server int, h
 // TestWhatATunnelWrites arrives in its order and whole, in however many buffers it was, and
 // costs no memory.
 func TestWhatATunnelWrites(t *testing.T) {
-	e := newEnvoy(t, &echo{}, true)
-	require.NoError(t, e.Load("{}"))
-	p := e.dial(PluginName)
-	p.Send([]byte("a"))
-	p.gets(1)
-	w := p.c.w
+	_, w := startedWorker(t)
 	w.lock.Lock()
 	defer w.leave()
 	server, _ := w.tunnelWith(t, "", false)
