@@ -199,8 +199,6 @@ func (s *Server) watch(ctx context.Context, tell func(*report) error) error {
 		return err
 	}
 	defer end()
-	pace := time.NewTimer(0)
-	defer pace.Stop()
 	for complete := false; ; {
 		r := &report{Replica: s.name, Summaries: []status.Routes{}}
 		for visits := 0; visits < maxVisits && len(r.Summaries) < maxSummaries; {
@@ -224,23 +222,26 @@ func (s *Server) watch(ctx context.Context, tell func(*report) error) error {
 		case !complete:
 			continue
 		}
-		pace.Reset(reportPace)
-		select {
-		case <-pace.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.closing:
-			return errShutdown
+		if err := await(ctx, s, time.After(reportPace)); err != nil {
+			return err
 		}
 		if w.empty() {
-			select {
-			case <-w.wake:
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-s.closing:
-				return errShutdown
+			if err := await(ctx, s, w.wake); err != nil {
+				return err
 			}
 		}
+	}
+}
+
+// await waits for c, but no longer than ctx lasts and s serves.
+func await[T any](ctx context.Context, s *Server, c <-chan T) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closing:
+		return errShutdown
 	}
 }
 

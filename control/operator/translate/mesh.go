@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -93,13 +94,9 @@ func (r *tracing) provide(enabled bool) {
 		z, at := p.Zipkin, at+".zipkin"
 		host, cluster := collector(z.Service, z.Port)
 		r.maxTagLength = z.MaxTagLength
-		path := z.Path
-		if path == "" {
-			path = zipkinPath
-		}
 		config := ir.Object{
 			"trace_id_128bit":   !z.Enable_64BitTraceId,
-			"collector_service": httpService(cluster, host, path, z.Timeout, r.headers(z.Headers, at+".headers")),
+			"collector_service": httpService(cluster, host, cmp.Or(z.Path, zipkinPath), z.Timeout, r.headers(z.Headers, at+".headers")),
 		}
 		if z.TraceContextOption == mesh.MeshConfig_ExtensionProvider_ZipkinTracingProvider_USE_B3_WITH_W3C_PROPAGATION {
 			config["trace_context_option"] = z.TraceContextOption.String()
