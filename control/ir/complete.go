@@ -34,7 +34,7 @@ var (
 // is what the filter's loader judges: Outbound, Inbound, codecs and routes, but
 // for their destinations.
 func (s *Service) Complete() fault.List {
-	c := &completer{s: s}
+	c := &completer{s: s, taken: map[int]bool{}}
 	c.names()
 	c.addresses()
 	c.ports()
@@ -50,6 +50,7 @@ func (s *Service) Complete() fault.List {
 type completer struct {
 	s      *Service
 	faults fault.List
+	taken  map[int]bool // ports of the service
 }
 
 func (c *completer) refuse(path, format string, args ...any) { c.faults.Add(path, format, args...) }
@@ -146,24 +147,24 @@ func (c *completer) port(path string, p int) {
 	}
 }
 
-// observed completes the ports that Istio keeps. It needs Ports.
-func (c *completer) observed() {
-	s := c.s
-	taken := map[int]bool{}
-	for _, p := range s.Ports {
-		taken[p.Port] = true
+// numbers completes those of a port, of which the service's own is no other port's.
+func (c *completer) numbers(path string, port int, target *int) {
+	c.port(path+".port", port)
+	if *target == 0 {
+		*target = port
 	}
-	for i := range s.Observed {
-		p, path := &s.Observed[i], fmt.Sprintf("observed[%d]", i)
-		c.port(path+".port", p.Port)
-		if p.TargetPort == 0 {
-			p.TargetPort = p.Port
-		}
-		c.port(path+".targetPort", p.TargetPort)
-		if taken[p.Port] {
-			c.refuse(path+".port", "given twice")
-		}
-		taken[p.Port] = true
+	c.port(path+".targetPort", *target)
+	if c.taken[port] {
+		c.refuse(path+".port", "given twice")
+	}
+	c.taken[port] = true
+}
+
+// observed completes the ports that Istio keeps.
+func (c *completer) observed() {
+	for i := range c.s.Observed {
+		p, path := &c.s.Observed[i], fmt.Sprintf("observed[%d]", i)
+		c.numbers(path, p.Port, &p.TargetPort)
 		if p.Filter != ZooKeeper && p.Filter != Kafka {
 			c.refuse(path+".filter", "want %s or %s", ZooKeeper, Kafka)
 		}
@@ -175,18 +176,10 @@ func (c *completer) ports() {
 	if len(s.Ports) == 0 && len(s.Observed) == 0 {
 		c.refuse("ports", "required")
 	}
-	ports, targets := map[int]bool{}, map[int]int{}
+	targets := map[int]int{}
 	for i := range s.Ports {
 		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)
-		c.port(path+".port", p.Port)
-		if p.TargetPort == 0 {
-			p.TargetPort = p.Port
-		}
-		c.port(path+".targetPort", p.TargetPort)
-		if ports[p.Port] {
-			c.refuse(path+".port", "given twice")
-		}
-		ports[p.Port] = true
+		c.numbers(path, p.Port, &p.TargetPort)
 		switch {
 		case len(p.Protocol) > 0 && p.Codec != nil:
 			c.refuse(path+".codec", "there is protocol too")
