@@ -42,10 +42,13 @@ func (m *Message) admit(p *upstream.Pool) bool {
 
 // settle gives back what the request has taken of circuit breakers, if it has not yet.
 func (m *Message) settle(o breaker.Outcome) {
-	t := m.taken
-	if t == nil {
-		return
+	if m.taken != nil {
+		m.giveBack(o)
 	}
+}
+
+func (m *Message) giveBack(o breaker.Outcome) {
+	t := m.taken
 	m.taken = nil
 	opened := t.End(m.sh.w.Now(), o)
 	m.sh.freeTaken(t)

@@ -290,7 +290,9 @@ func (m *Message) end() {
 	m.endedAt = m.sh.w.Now()
 	m.sh.told = nil
 	m.exchange.Over()
-	m.settle(m.unanswered())
+	if m.taken != nil {
+		m.giveBack(m.unanswered())
+	}
 	for i := m.seen - 1; i >= 0 && c.endFilters > 0; i-- {
 		if f := c.chain[i].end; f != nil && m.saw(i) {
 			m.pos = i
@@ -319,9 +321,17 @@ func (m *Message) end() {
 		m.tellShadows(0)
 	}
 	if m.left {
-		c.left--
-		defer c.endIfDone()
+		m.leave()
+		return
 	}
+	m.sh.freeMessage(m)
+}
+
+// leave is the end of a message whose client had gone.
+func (m *Message) leave() {
+	c := m.cfg
+	c.left--
+	defer c.endIfDone()
 	m.sh.freeMessage(m)
 }
 

@@ -28,23 +28,24 @@ func (wl *workerListener) pool(m *Message) *upstream.Pool {
 		opts = &m.proto.fixed
 	}
 	k := poolKey{m.cluster, m.proto, m.req.Variant, opts.Mode}
+	if p := wl.last.pool; p != nil && wl.last.key == k && !p.Gone() {
+		p.Observe(wl)
+		return p
+	}
 	dst, src := wl.addresses(m.conn, m.cluster)
 	common := dst == "" && !src.IsValid()
-	if common {
-		if wl.last.pool == nil || wl.last.key != k {
-			wl.last.key, wl.last.pool = k, wl.pools[k]
-		}
-		if p := wl.last.pool; p != nil && !p.Gone() {
-			p.Observe(wl)
-			return p
-		}
+	if p := wl.pools[k]; common && p != nil && !p.Gone() {
+		wl.last.key, wl.last.pool = k, p
+		p.Observe(wl)
+		return p
 	}
 	p := wl.sh.up.Pool(upstream.Key{
 		Scope: wl.StatPrefix, Cluster: m.cluster, OriginalDst: dst, Source: src,
 		Profile: m.proto.profile, Variant: k.variant, Mode: k.mode,
 	}, m.proto.codec, opts, wl)
 	if common {
-		wl.pools[k], wl.last.pool = p, p
+		wl.pools[k] = p
+		wl.last.key, wl.last.pool = k, p
 	}
 	return p
 }

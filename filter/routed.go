@@ -90,9 +90,12 @@ func (m *Message) mutateByRoute(md *codecs.Metadata) {
 
 // mutate adds changes of a route to those of the message md, which travels in direction d.
 func (m *Message) mutate(changes route.Mutation, d codecs.Direction, md *codecs.Metadata) {
-	if len(changes) == 0 {
-		return
+	if len(changes) > 0 {
+		m.apply(changes, d, md)
 	}
+}
+
+func (m *Message) apply(changes route.Mutation, d codecs.Direction, md *codecs.Metadata) {
 	mut := m.MutateRequest()
 	if d == codecs.ServerToClient {
 		mut = m.MutateResponse()

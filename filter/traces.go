@@ -19,10 +19,13 @@ func (m *Message) Span() *tracing.Live { return m.trace }
 
 // traced decides whether a request that has just come is traced.
 func (m *Message) traced() {
-	wl := m.cfg
-	if wl.Tracing == nil {
-		return
+	if m.cfg.Tracing != nil {
+		m.beginTrace()
 	}
+}
+
+func (m *Message) beginTrace() {
+	wl := m.cfg
 	if m.req.Shape() == nil { // else nothing is to be loaded
 		if err := guard.Do(func() { m.req.Properties() }); err != nil {
 			m.codecPanicked(err)

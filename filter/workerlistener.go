@@ -100,12 +100,16 @@ func (wl *workerListener) shapesOf(p *protocol) *codecs.Shapes {
 }
 
 func (wl *workerListener) count(c metrics.Counter, n int64) {
-	wl.mark()
+	if !wl.stats.Dirty() { // else mark has nothing to do
+		wl.mark()
+	}
 	wl.stats.Count(c, n)
 }
 
 func (wl *workerListener) gauge(g metrics.Gauge, n int64) {
-	wl.mark()
+	if !wl.stats.Dirty() {
+		wl.mark()
+	}
 	wl.stats.Gauge(g, n)
 }
 

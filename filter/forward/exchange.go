@@ -264,9 +264,13 @@ func (a *attempt) begin() {
 // end tells of the attempt's end, once.
 func (a *attempt) end(resp *codecs.Metadata, f *upstream.Failure) {
 	if a.open {
-		a.open = false
-		a.x.owner.Ended(a.known(), resp, f)
+		a.ended(resp, f)
 	}
+}
+
+func (a *attempt) ended(resp *codecs.Metadata, f *upstream.Failure) {
+	a.open = false
+	a.x.owner.Ended(a.known(), resp, f)
 }
 
 func (a *attempt) known() Attempt {

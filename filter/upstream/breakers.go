@@ -14,9 +14,12 @@ type guards struct {
 
 // Limit has the pool heed circuit breakers from now on, nil: none.
 func (p *Pool) Limit(l *breaker.Policy) {
-	if l == p.limits {
-		return
+	if l != p.limits {
+		p.relimit(l)
 	}
+}
+
+func (p *Pool) relimit(l *breaker.Policy) {
 	keys := p.breakers.Use(l)
 	p.breakers.Leave(p.keys)
 	p.limits, p.keys = l, keys

@@ -28,9 +28,12 @@ type ejection struct {
 
 // Watch has the pool leave hosts out that fail, as p says, nil: none.
 func (p *Pool) Watch(policy *outlier.Policy) {
-	if policy == p.outliers || p.key.OriginalDst != "" {
-		return
+	if policy != p.outliers && p.key.OriginalDst == "" {
+		p.rewatch(policy)
 	}
+}
+
+func (p *Pool) rewatch(policy *outlier.Policy) {
 	was := p.outliers
 	p.outliers = policy
 	switch {

@@ -77,7 +77,7 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	p.ids.init(p.traits.MaxID)
 	p.tick.Fire = p.onTick
 	p.retry.Fire = p.kick
-	p.used()
+	p.used(m.now())
 	return p
 }
 
@@ -124,7 +124,7 @@ type Send struct {
 func (p *Pool) Send(c *Call, s *Send) {
 	l, size, oneway := s.Line, s.Size, s.Oneway
 	now := p.m.now()
-	p.used()
+	p.used(now)
 	c.pool, c.line, c.conn, c.size, c.oneway, c.due = p, l, nil, size, oneway, now+s.Timeout
 	c.written, c.host, c.server, c.sent, c.muted, c.lease = false, "", nil, 0, s.Muted, s.Lease
 	c.avoid, c.sought, c.round, c.judged, c.unsure = s.Avoid, 0, 0, false, s.Unsure
@@ -191,8 +191,8 @@ func (p *Pool) Send(c *Call, s *Send) {
 }
 
 // used has the pool look after itself, until nothing has used it for long.
-func (p *Pool) used() {
-	p.lastUse = p.m.now()
+func (p *Pool) used(now time.Duration) {
+	p.lastUse = now
 	if !p.tick.Running() {
 		p.m.timers.Start(&p.tick, p.lastUse+tickTime)
 	}
