@@ -276,6 +276,9 @@ func TestClientsThatAreNotReadHaveOneBound(t *testing.T) {
 	}
 	// The last one's third piece is one too many.
 	e.Until("one is closed, and the others are held", func() bool {
+		if !ps[0].accepted.Load() {
+			return false
+		}
 		w := ps[0].c.w
 		w.lock.Lock()
 		defer w.lock.Unlock()
