@@ -133,18 +133,11 @@ func (wl *workerListener) Probes(cluster, addr string) {
 	wl.sh.w.Logf(host.Debug, "%s: cluster %s: ejected host %s is tried with a request", wl.StatPrefix, cluster, addr)
 }
 
-// Ejected implements upstream.Observer. Versions of a listener have one gauge, and this
-// one may be left without a connection by which it could be told.
+// Ejected implements upstream.Observer.
 func (wl *workerListener) Ejected(n int) {
-	teller := wl
-	for _, o := range wl.sh.listeners {
-		if teller.conns == nil && o.metricsKey() == wl.metricsKey() {
-			teller = o
-		}
-	}
-	teller.gauge(metrics.OutlierEjectionsActive, int64(n))
-	if teller.gone {
-		wl.sh.bequeath(teller)
+	wl.gauge(metrics.OutlierEjectionsActive, int64(n))
+	if wl.gone {
+		wl.sh.bequeath(wl)
 	}
 }
 

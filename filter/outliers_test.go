@@ -365,6 +365,15 @@ func TestAnEjectionEndsWhileNobodyIsConnected(t *testing.T) {
 			e.Advance(idle)
 			return newer
 		},
+		"kept beside the next, behind the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			e.Advance(idle)
+			return load()
+		},
+		"kept beside the next, before the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
+			newer := load()
+			e.Advance(idle)
+			return newer
+		},
 		"removed behind the end": func(e *outlierEnv, load func() *filtertest.Config) *filtertest.Config {
 			e.Advance(idle)
 			e.cfg.Destroy()

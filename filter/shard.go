@@ -152,6 +152,9 @@ func (s *shard) config(l *listener) *workerListener {
 			delete(s.estate, wl.metricsKey())
 			wl.inherit(b)
 		}
+		for _, o := range s.listeners {
+			o.handOver()
+		}
 		wl.parts()
 		wl.takeLogs()
 	}
@@ -324,6 +327,9 @@ func (s *shard) startStats() {
 
 // report hands the gathered metrics to the host.
 func (s *shard) report() {
+	for i := 0; i < len(s.dirty); i++ { // it may grow
+		s.dirty[i].handOver()
+	}
 	left := s.dirty[:0]
 	for _, wl := range s.dirty {
 		if wl.listed = !wl.report(); wl.listed {

@@ -156,17 +156,50 @@ func (s *shard) bequeath(wl *workerListener) {
 	if !wl.stats.Dirty() {
 		return
 	}
-	k := wl.metricsKey()
-	for _, o := range s.listeners {
-		if o.metricsKey() == k {
-			o.inherit(&wl.stats)
-			return
-		}
+	if o := s.heir(wl); o != wl {
+		o.inherit(&wl.stats)
+		return
 	}
+	k := wl.metricsKey()
 	if s.estate[k] == nil {
 		s.estate[k] = &metrics.Batch{}
 	}
 	s.estate[k].Inherit(&wl.stats)
+}
+
+// heir is who tells what wl has gathered: versions of a listener have their metrics in
+// common, and one may never have a connection again, whether the host forgets it or not.
+func (s *shard) heir(wl *workerListener) *workerListener {
+	h := wl
+	for _, o := range s.listeners {
+		if o.metricsKey() == wl.metricsKey() && o.tellsBefore(h) {
+			h = o
+		}
+	}
+	return h
+}
+
+// tellsBefore reports whether wl tells metrics sooner than o: at once, or by the
+// connections that come.
+func (wl *workerListener) tellsBefore(o *workerListener) bool {
+	switch {
+	case (wl.conns != nil) != (o.conns != nil):
+		return wl.conns != nil
+	case wl.gone != o.gone:
+		return o.gone
+	default:
+		return wl.batch > o.batch
+	}
+}
+
+// handOver gives what wl has gathered, and cannot tell, to who can before it.
+func (wl *workerListener) handOver() {
+	if wl.conns != nil || !wl.stats.Dirty() {
+		return
+	}
+	if o := wl.sh.heir(wl); o != wl {
+		o.inherit(&wl.stats)
+	}
 }
 
 func (wl *workerListener) inherit(b *metrics.Batch) {
