@@ -24,9 +24,12 @@ func (l BRPC) Server(t testing.TB, name string) *Provider {
 	return l.ServerIn(t, Place{}, name, 0)
 }
 
-// ServerIn is Server elsewhere, at a port.
+// ServerIn is Server elsewhere, at a port, or at any if that is 0.
 func (l BRPC) ServerIn(t testing.TB, at Place, name string, port int) *Provider {
 	t.Helper()
+	if port == 0 { // neither library tells which one the kernel would choose
+		port = RestartPort(t)
+	}
 	argv := l.command(t, "Server", "-name", name, "-host", at.host(), "-port", strconv.Itoa(port))
 	return startProvider(t, string(l)+" server "+name, at.within(argv), nil)
 }

@@ -15,7 +15,7 @@ type ProviderOptions struct {
 	Place
 	// Name in the answers.
 	Name string
-	// Port; 0 lets the kernel choose.
+	// Port; 0 is any that is free.
 	Port int
 	// Group and Version of both interfaces.
 	Group, Version string
@@ -35,6 +35,9 @@ func (l Library) provider(t testing.TB, o ProviderOptions) *Provider {
 	t.Helper()
 	if o.Name == "" {
 		o.Name = string(l)
+	}
+	if l == Java && o.Port == 0 { // Dubbo does not tell which one the kernel would choose
+		o.Port = RestartPort(t)
 	}
 	argv, env := l.providerCommand(o)
 	return startProvider(t, string(l)+" provider "+o.Name, o.within(argv), env)
@@ -70,12 +73,13 @@ var given sync.Map
 
 // RestartPort is a free port for somebody who is told where to listen, such as a
 // provider that is to come back at the same one. It lies outside of the range from
-// which the kernel serves port 0 and outgoing connections, and no other test gets
-// it, so it is free until it is used.
+// which the kernel serves port 0 and outgoing connections, and beyond those of Istio's,
+// which are used in the sidecars' own namespaces, and no other test gets it, so it is
+// free until it is used.
 func RestartPort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 16_000+rand.IntN(14_000)))
 		if err != nil {
 			continue
 		}

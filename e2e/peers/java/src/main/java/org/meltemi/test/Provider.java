@@ -1,8 +1,6 @@
 package org.meltemi.test;
 
 import java.io.PrintStream;
-import java.net.InetAddress;
-import java.net.ServerSocket;
 import java.util.List;
 import org.apache.dubbo.config.ApplicationConfig;
 import org.apache.dubbo.config.ProtocolConfig;
@@ -18,12 +16,6 @@ public final class Provider {
         Flags flags = new Flags(argv);
 
         int port = flags.number("port", 0);
-        if (port == 0) {
-            // Dubbo looks for a free port by itself only from 20880 up.
-            try (ServerSocket s = new ServerSocket(0, 1, InetAddress.getByName("127.0.0.1"))) {
-                port = s.getLocalPort();
-            }
-        }
         ProtocolConfig protocol = new ProtocolConfig("dubbo", port);
         if (flags.number("heartbeat", 0) > 0) {
             protocol.setHeartbeat(flags.number("heartbeat", 0));

@@ -83,9 +83,6 @@ public final class BrpcServer {
         System.setOut(System.err);
         Flags flags = new Flags(argv);
         int port = flags.number("port", 0);
-        if (port == 0) {
-            port = Greeter.freePort();
-        }
         RpcServerOptions options = new RpcServerOptions();
         // Otherwise a slow call per core stops the server.
         options.setWorkThreadNum(32);

@@ -1,10 +1,7 @@
 package org.meltemi.test.brpc;
 
 import com.google.gson.Gson;
-import java.io.IOException;
 import java.io.PrintStream;
-import java.net.InetAddress;
-import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
 import java.util.Map;
 import java.util.TreeMap;
@@ -57,13 +54,6 @@ public final class Greeter {
         System.arraycopy(who, 0, out, 0, who.length);
         System.arraycopy(in, 0, out, who.length, in.length);
         return out;
-    }
-
-    /** The libraries do not tell which port the kernel chose. */
-    public static int freePort() throws IOException {
-        try (ServerSocket s = new ServerSocket(0, 1, InetAddress.getByName("127.0.0.1"))) {
-            return s.getLocalPort();
-        }
     }
 
     /** Says that the server accepts connections, and serves for ever. */

@@ -80,9 +80,6 @@ public final class JprotobufServer {
         System.setOut(System.err);
         Flags flags = new Flags(argv);
         int port = flags.number("port", 0);
-        if (port == 0) {
-            port = Greeter.freePort();
-        }
         greeter = new Greeter(flags.text("name", "jprotobuf"));
         RpcServerOptions options = new RpcServerOptions();
         // Otherwise a slow call holds up all others of its connection.
