@@ -137,6 +137,10 @@ type Metadata struct {
 	// and the client must not take the proxy for the one that leaves. Its Failure is
 	// Refused.
 	NotProcessed bool
+	// MayClose is set on an Error behind which servers end the connection, without having
+	// said so (Kitex, of a request that it could not read): one that a request has to
+	// itself gets no other behind it. Of the host it says nothing.
+	MayClose bool
 	// Failure says of an Error whether the request may be tried again, and whether
 	// the host has failed; NoFailure of everything else.
 	Failure FailureClass

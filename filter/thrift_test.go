@@ -12,6 +12,7 @@ import (
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 )
 
 // thriftForms are what is before a message: behind the length of the frame, and with the
@@ -97,6 +98,39 @@ func newThriftRoundTrip(t testing.TB, form string, shared bool, events, n int) (
 		h.now += 20 * time.Microsecond
 		up()
 		down()
+	}
+}
+
+// TestAServerThatCouldNotReadARequest may end the connection behind its answer, as Kitex
+// does without a word: what comes next takes another.
+func TestAServerThatCouldNotReadARequest(t *testing.T) {
+	exception := func(kind byte) []byte {
+		b := []byte("\x00\x00\x00\x00\x80\x01\x00\x03\x00\x00\x00\x04echo\x00\x00\x00\x07\x0b\x00\x01\x00\x00\x00\x01x\x08\x00\x02\x00\x00\x00")
+		b = append(b, kind, 0)
+		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+		return b
+	}
+	for kind := range byte(12) {
+		h := filtertest.New(t)
+		up := h.Cluster("v1", "h1")
+		c := h.Dial(h.MustLoad(`{"stat_prefix": "t", "protocol": {"name": "thrift", "codec": {"name": "aeraki.meta_protocol.codec.thrift"}},
+			"route_config": {"name": "r", "routes": [{"route": {"cluster": "v1"}}]}}`))
+		c.Send(thriftFrame("framed", 1, 1))
+		first := up.Servers()[0]
+		answer := func(s *filtertest.Server, frame []byte) { // under the id that the request has there
+			copy(frame[16:20], s.Take()[16:20])
+			s.Send(frame)
+			h.Settle()
+		}
+		answer(first, exception(kind))
+		require.Equal(t, exception(kind), c.Take())
+		c.Send(thriftFrame("framed", 1, 1))
+		ends := kind >= 1 && kind <= 4 || kind >= 7 && kind <= 10
+		require.Equal(t, ends, first.Ended(), "type %d", kind)
+		last := up.Servers()[len(up.Servers())-1]
+		require.Equal(t, ends, last != first, "type %d", kind)
+		answer(last, thriftFrame("framed", 2, 0))
+		require.Equal(t, thriftFrame("framed", 2, 0), c.Take())
 	}
 }
 

@@ -63,6 +63,8 @@ func (c *check) sane(w where, b []byte, m *codecs.Metadata) {
 		c.failf(w, b, "GoesAway is set on a %s, which is no answer", m.Type)
 	case m.NotProcessed && m.Type != codecs.Error:
 		c.failf(w, b, "NotProcessed is set on a %s, which is no error", m.Type)
+	case m.MayClose && m.Type != codecs.Error:
+		c.failf(w, b, "MayClose is set on a %s, which is no error", m.Type)
 	case m.Failure > codecs.Overloaded:
 		c.failf(w, b, "there is no class of failure %d", m.Failure)
 	case m.Failure != codecs.NoFailure && (!isAnswer(m.Type) || m.Status != codecs.StatusError):

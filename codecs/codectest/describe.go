@@ -33,6 +33,9 @@ func describe(m *codecs.Metadata, shown int) string {
 	if m.NotProcessed {
 		b.WriteString(" not_processed")
 	}
+	if m.MayClose {
+		b.WriteString(" may_close")
+	}
 	if m.Failure != codecs.NoFailure {
 		fmt.Fprintf(&b, " failure=%q", m.Failure)
 	}
@@ -92,6 +95,8 @@ func difference(a, b *codecs.Metadata, but aspect) string {
 		return differ("GoesAway", a.GoesAway, b.GoesAway)
 	case a.NotProcessed != b.NotProcessed:
 		return differ("NotProcessed", a.NotProcessed, b.NotProcessed)
+	case a.MayClose != b.MayClose:
+		return differ("MayClose", a.MayClose, b.MayClose)
 	case a.Code != b.Code:
 		return differ("Code", a.Code, b.Code)
 	case a.Failure != b.Failure:

@@ -33,8 +33,8 @@ func (c *check) role(w where, d codecs.Direction, b []byte, m *codecs.Metadata) 
 	default:
 	}
 	switch {
-	case !fromServer && (m.GoesAway || m.NotProcessed):
-		c.failf(w, b, "a client's message has GoesAway or NotProcessed set")
+	case !fromServer && (m.GoesAway || m.NotProcessed || m.MayClose):
+		c.failf(w, b, "a client's message has GoesAway, NotProcessed or MayClose set")
 	case !fromServer && m.Silent:
 		c.failf(w, b, "a client's message has Silent set")
 	case fromServer && m.Lease != codecs.NotLeased:

@@ -10,8 +10,14 @@ import (
 // Types of TApplicationException, those from 11 on of fbthrift.
 const (
 	exceptionUnknownMethod = 1
+	exceptionMessageType   = 2
+	exceptionMethodName    = 3
+	exceptionSequence      = 4
 	exceptionInternal      = 6
 	exceptionProtocol      = 7
+	exceptionTransform     = 8
+	exceptionProtocolID    = 9
+	exceptionClientType    = 10
 	exceptionLoadshedding  = 11
 	exceptionTimeout       = 12
 	exceptionQuota         = 16 // TENANT_QUOTA_EXCEEDED
@@ -32,6 +38,17 @@ func failureOf(kind int32) codecs.FailureClass {
 
 // Fields of TApplicationException: a string, and the type.
 const exceptionKind = 2
+
+// unread reports whether an exception of that type says that the server could not read
+// the request. Kitex ends the connection behind each of these.
+func unread(kind int32) bool {
+	switch kind {
+	case exceptionUnknownMethod, exceptionMessageType, exceptionMethodName, exceptionSequence,
+		exceptionProtocol, exceptionTransform, exceptionProtocolID, exceptionClientType:
+		return true
+	}
+	return false
+}
 
 // exceptionType reads the type of the exception at the start of b, as far as that has
 // been read: 0, which stands for an unknown one, if it has none.

@@ -156,7 +156,7 @@ func (m *message) fill(md *codecs.Metadata, d codecs.Direction, body []byte) err
 	case typeException:
 		md.Type, md.Status = codecs.Error, codecs.StatusError
 		md.Code = exceptionType(m.protocol, body)
-		md.Failure = failureOf(md.Code)
+		md.Failure, md.MayClose = failureOf(md.Code), unread(md.Code)
 	case typeReply:
 		md.Type = codecs.Response
 		if m.threw(body) {

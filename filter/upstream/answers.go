@@ -160,6 +160,9 @@ func (cn *conn) answer(md *codecs.Metadata) *Call {
 		if cn.watched != nil {
 			cn.saw(c, md)
 		}
+		if md.MayClose && !p.opts.Shared {
+			cn.drain()
+		}
 		cn.took(c, md.Failure != codecs.NoFailure)
 		cn.describe(c)
 		c.end()

@@ -84,6 +84,9 @@ func (p *printer) text(offset int, m *codecs.Metadata, props []codecs.Property, 
 	if m.NotProcessed {
 		s.WriteString(", not processed")
 	}
+	if m.MayClose {
+		s.WriteString(", may close")
+	}
 	if op := m.AppendOperation(nil); len(op) > 0 {
 		fmt.Fprintf(&s, ", operation %q", op)
 	}
@@ -128,6 +131,7 @@ type object struct {
 	ExpectsReply bool       `json:"expects_reply,omitempty"`
 	GoesAway     bool       `json:"goes_away,omitempty"`
 	NotProcessed bool       `json:"not_processed,omitempty"`
+	MayClose     bool       `json:"may_close,omitempty"`
 	Operation    string     `json:"operation,omitempty"`
 	Malformed    string     `json:"malformed,omitempty"`
 	Properties   []property `json:"properties,omitempty"`
@@ -148,7 +152,7 @@ func (p *printer) object(offset int, m *codecs.Metadata, props []codecs.Property
 		Protocol: p.protocol, Offset: offset, Length: len(raw), HeaderSize: m.HeaderSize, BodySize: m.BodySize,
 		Type: m.Type.String(), Variant: m.Variant, Operation: string(m.AppendOperation(nil)), Malformed: m.Malformed,
 		ExpectsReply: m.Type == codecs.Heartbeat && m.ExpectsReply,
-		GoesAway:     m.GoesAway, NotProcessed: m.NotProcessed, Code: m.Code, Retried: m.Retried,
+		GoesAway:     m.GoesAway, NotProcessed: m.NotProcessed, MayClose: m.MayClose, Code: m.Code, Retried: m.Retried,
 	}
 	if m.Failure != codecs.NoFailure {
 		o.Failure = m.Failure.String()
