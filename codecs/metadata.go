@@ -139,7 +139,7 @@ type Metadata struct {
 	NotProcessed bool
 	// MayClose is set on an Error behind which servers end the connection, without having
 	// said so (Kitex, of a request that it could not read): one that a request has to
-	// itself gets no other behind it. Of the host it says nothing.
+	// itself gets no other for some milliseconds. Of the host it says nothing.
 	MayClose bool
 	// Failure says of an Error whether the request may be tried again, and whether
 	// the host has failed; NoFailure of everything else.

@@ -161,7 +161,7 @@ func (cn *conn) answer(md *codecs.Metadata) *Call {
 			cn.saw(c, md)
 		}
 		if md.MayClose && !p.opts.Shared {
-			cn.drain()
+			cn.doubts()
 		}
 		cn.took(c, md.Failure != codecs.NoFailure)
 		cn.describe(c)

@@ -27,6 +27,10 @@ const (
 	// maxStrays is how many more messages than it was asked for a server may send
 	// over a connection.
 	maxStrays = 1000
+	// doubtTime is how long an exclusive connection rests behind an answer behind which
+	// servers close. It does not take them a millisecond, but they have other work. To
+	// close it here would use a port up, and one more for each request of that kind.
+	doubtTime = 20 * time.Millisecond
 	// stallTime is how long a server may send nothing of its unfinished frame while
 	// others are not read because of such frames. With its connection, others' calls
 	// may end.
@@ -96,6 +100,7 @@ type conn struct {
 	watched      *outlier.Host // nil: it is not
 	leavingUntil time.Duration // its host has said that it leaves, which counts until then; 0: it has not
 	linger       timer.Timer
+	doubt        timer.Timer // runs while its server may be about to close it
 
 	weight, current int64 // smooth weighted round robin
 }
@@ -272,6 +277,7 @@ func (cn *conn) close(e codecs.ErrorType, reason string) {
 func (cn *conn) leave() {
 	cn.unrest()
 	cn.unwatch()
+	cn.pool.m.timers.Stop(&cn.doubt)
 	cn.pool.breakers.Connections.Free()
 	cn.pool.remove(cn)
 	cn.state = closed

@@ -39,7 +39,7 @@ func (l *idleList) remove(cn *conn) {
 // the lines that wait for it, then for anybody.
 func (cn *conn) rest() {
 	p := cn.pool
-	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() || cn.ejected {
+	if p.opts.Shared || cn.inFlight > 0 || cn.spoilt || cn.state == closed || cn.rite != nil || cn.leased() || cn.ejected || cn.doubt.Running() {
 		return
 	}
 	if cn.resume(); cn.inFlight == 0 && cn.state == ready && !cn.blocked && cn.idle == nil && !cn.leased() {
@@ -52,6 +52,17 @@ func (cn *conn) rest() {
 			}
 		}
 	}
+}
+
+// doubts has an exclusive connection wait for whether its server closes it.
+func (cn *conn) doubts() {
+	cn.doubt.Fire = cn.trusts
+	cn.pool.m.timers.Start(&cn.doubt, cn.pool.m.now()+doubtTime)
+}
+
+func (cn *conn) trusts() {
+	cn.rest()
+	cn.pool.kick()
 }
 
 // leavesUntil notes until when the connection's host is taken to leave, 0: it stays.
