@@ -278,7 +278,7 @@ func TestLinesAreLoggedAtTheirLevels(t *testing.T) {
 		start := func(level string) string {
 			o := v.options()
 			o.Env = []string{"MELTEMI_GOMAXPROCS=none"}
-			o.Args = []string{"--component-log-level", "dynamic_modules:" + level}
+			o.Args = []string{"--component-log-level", v.component() + ":" + level}
 			o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
 			e := envoytest.Start(t, o)
 			require.False(t, e.SetListeners(append(o.Listeners, bad)...))

@@ -113,7 +113,7 @@ func TestRefusalsAreRetriedElsewhere(t *testing.T) {
 					"retry_on": "connect-failure,overloaded", "num_retries": 3, "retry_back_off": envoytest.M{"base_interval": "0.01s"},
 				}}
 				o := v.options()
-				o.Args = []string{"--component-log-level", "dynamic_modules:debug"}
+				o.Args = []string{"--component-log-level", v.component() + ":debug"}
 				o.Clusters = []envoytest.Resource{envoytest.Cluster("two", envoytest.At(bad, good)...)}
 				o.Listeners = []envoytest.Resource{
 					envoytest.Loopback(envoytest.Socket()),

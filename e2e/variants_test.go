@@ -102,7 +102,12 @@ var notByGolang = map[string]string{
 	"TestAWrongLoopbackListener":                  noCarrier,
 	"TestParkedCarriersLeaveADrainingListener":    noCarrier,
 	"TestARefusedListenerLeavesTheOldOneServing":  noRefusal,
+	"TestTheSecretIsNotToldToAStranger":           noCarrier,
 	"TestToldHostsAreEnvoys":                      noHosts,
+	"TestToldHostsChangeUnderLoad":                noHosts,
+	"TestTheGuidesToldHosts":                      noHosts,
+	"TestRequestsGoToTheHostsOfTheirKeys":         noHosts,
+	"TestTheHostWithTheLeastToDo":                 noHosts,
 }
 
 // everywhere runs a test on every variant, also in a smoke run.
@@ -136,6 +141,14 @@ func on(t *testing.T, smoke bool, test func(*testing.T, variant)) {
 			})
 		}
 	}
+}
+
+// component is that of Envoy's log which Meltemi's lines are of.
+func (v variant) component() string {
+	if v.golang {
+		return "golang"
+	}
+	return "dynamic_modules"
 }
 
 // options for an Envoy of the variant with Meltemi.
