@@ -490,6 +490,11 @@ func (s *shard) forget(l *listener) {
 		return
 	}
 	delete(s.listeners, l)
+	k := wl.metricsKey()
+	s.versions[k] = slices.DeleteFunc(s.versions[k], func(o *workerListener) bool { return o == wl })
+	if len(s.versions[k]) == 0 {
+		delete(s.versions, k)
+	}
 	wl.gone = true
 	s.adoptPools()
 	s.dirty = slices.DeleteFunc(s.dirty, func(o *workerListener) bool { return o == wl })

@@ -57,6 +57,11 @@ func (wl *workerListener) addresses(c *connection, cluster string) (dst string, 
 	return dst, src
 }
 
+// byAddress reports whether they may differ: not all connections have one.
+func (wl *workerListener) byAddress(cluster string) bool {
+	return wl.Upstream.OriginalSrc || wl.byOriginalDst(cluster)
+}
+
 // stop stops or resumes the reading of the client.
 func (p *passthrough) stop(stop bool) {
 	if p.stopped != stop {

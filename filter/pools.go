@@ -35,7 +35,9 @@ func (wl *workerListener) pool(m *Message) *upstream.Pool {
 	dst, src := wl.addresses(m.conn, m.cluster)
 	common := dst == "" && !src.IsValid()
 	if p := wl.pools[k]; common && p != nil && !p.Gone() {
-		wl.last.key, wl.last.pool = k, p
+		if !wl.byAddress(m.cluster) {
+			wl.last.key, wl.last.pool = k, p
+		}
 		p.Observe(wl)
 		return p
 	}
@@ -45,7 +47,6 @@ func (wl *workerListener) pool(m *Message) *upstream.Pool {
 	}, m.proto.codec, opts, wl)
 	if common {
 		wl.pools[k] = p
-		wl.last.key, wl.last.pool = k, p
 	}
 	return p
 }

@@ -67,11 +67,13 @@ type shard struct {
 
 	stats  timer.Timer
 	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come
-	inHost int                           // bytes for clients that take none, in the host's buffers
-	stuck  timer.Timer                   // looks for those
-	armed  time.Duration                 // when Run has been asked for, 0: not
-	warned warnings
-	posted *mailbox.Mailbox[posted]
+	// versions are listeners by their metrics, which versions of one have in common.
+	versions map[metricsKey][]*workerListener
+	inHost   int           // bytes for clients that take none, in the host's buffers
+	stuck    timer.Timer   // looks for those
+	armed    time.Duration // when Run has been asked for, 0: not
+	warned   warnings
+	posted   *mailbox.Mailbox[posted]
 
 	telemetry *telemetry.Worker
 	traces    *tracing.Worker
@@ -100,6 +102,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 		posted:    mailbox.New[posted](w.Wake),
 		listeners: map[*listener]*workerListener{},
 		estate:    map[metricsKey]*metrics.Batch{},
+		versions:  map[metricsKey][]*workerListener{},
 		shapes:    map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]{},
 	}
 	s.up = upstream.NewManager(w, s.timers, mod.shared, s.rand)
@@ -152,7 +155,9 @@ func (s *shard) config(l *listener) *workerListener {
 			delete(s.estate, wl.metricsKey())
 			wl.inherit(b)
 		}
-		for _, o := range s.listeners {
+		k := wl.metricsKey()
+		s.versions[k] = append(s.versions[k], wl)
+		for _, o := range s.versions[k] {
 			o.handOver()
 		}
 		wl.parts()

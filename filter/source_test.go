@@ -24,6 +24,9 @@ func TestConnectionsWithASourceAreThoseOfOneClientAddress(t *testing.T) {
 	cfg := h.MustLoad(sourced)
 	ips := []string{"10.1.0.1", "10.1.0.2", "10.1.0.1", "::ffff:10.1.0.2", "2001:db8::1"}
 	for round := range uint64(3) {
+		nameless := h.DialFrom(cfg, "") // of a socket in the file system
+		nameless.Send(req(round))
+		require.Len(t, replies(t, nameless), 1)
 		for _, ip := range ips {
 			c := h.DialFrom(cfg, ip)
 			c.Send(req(round))
@@ -35,7 +38,7 @@ func TestConnectionsWithASourceAreThoseOfOneClientAddress(t *testing.T) {
 	for _, s := range up.Servers() {
 		sources = append(sources, s.Source.String())
 	}
-	require.Equal(t, []string{"10.1.0.1", "10.1.0.2", "2001:db8::1"}, sources)
+	require.Equal(t, []string{"invalid IP", "10.1.0.1", "10.1.0.2", "2001:db8::1"}, sources)
 }
 
 // TestAConnectionOfAnotherClientsAddressIsGivenUp: where a circuit breaker allows no

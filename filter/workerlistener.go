@@ -171,8 +171,8 @@ func (s *shard) bequeath(wl *workerListener) {
 // common, and one may never have a connection again, whether the host forgets it or not.
 func (s *shard) heir(wl *workerListener) *workerListener {
 	h := wl
-	for _, o := range s.listeners {
-		if o.metricsKey() == wl.metricsKey() && o.tellsBefore(h) {
+	for _, o := range s.versions[wl.metricsKey()] {
+		if o.tellsBefore(h) {
 			h = o
 		}
 	}
