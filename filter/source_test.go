@@ -25,7 +25,7 @@ func TestConnectionsWithASourceAreThoseOfOneClientAddress(t *testing.T) {
 	ips := []string{"10.1.0.1", "10.1.0.2", "10.1.0.1", "::ffff:10.1.0.2", "2001:db8::1"}
 	for round := range uint64(3) {
 		nameless := h.DialFrom(cfg, "") // of a socket in the file system
-		for range 2 { // the pool is made, and found again
+		for range 2 {                   // the pool is made, and found again
 			nameless.Send(req(round))
 			require.Len(t, replies(t, nameless), 1)
 		}

@@ -963,7 +963,8 @@ func TestEveryFaultIsFound(t *testing.T) {
 		{
 			fault: "a request behind which its sender may close", property: "splits", says: "MayClose is set on a request", shows: theCall,
 			codec: broken{decode: whole(func(_ []byte, m *codecs.Metadata) { m.MayClose = true })},
-		}, {
+		},
+		{
 			fault: "a client that answers, and leaves", property: "roles", says: "a client's message has GoesAway", shows: toyFrame(toyAnswer, 7, "away=yes", ""),
 			suite: func(s *Suite) {
 				s.Frames = append(s.Frames, Frame{Name: "client answers", Direction: codecs.ClientToServer, Bytes: toyFrame(toyAnswer, 7, "away=yes", "")})
