@@ -103,6 +103,8 @@ var notByGolang = map[string]string{
 	"TestParkedCarriersLeaveADrainingListener":    noCarrier,
 	"TestARefusedListenerLeavesTheOldOneServing":  noRefusal,
 	"TestTheSecretIsNotToldToAStranger":           noCarrier,
+	"TestTheLoopbackListenerKeepsStrangersOut":    noCarrier,
+	"TestCarriersWithASourceFindTheBusierWorker":  noCarrier,
 	"TestToldHostsAreEnvoys":                      noHosts,
 	"TestToldHostsChangeUnderLoad":                noHosts,
 	"TestTheGuidesToldHosts":                      noHosts,
