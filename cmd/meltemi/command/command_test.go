@@ -254,6 +254,22 @@ route_config:
 	}
 }
 
+// TestTheGuideOfIstio says what check finds in what envoyfilter has made of its service:
+// the mesh suite follows it, too, and is the last to notice.
+func TestTheGuideOfIstio(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/istio.md")
+	require.NoError(t, err)
+	description := regexp.MustCompile("(?ms)^cat > greeter.yaml <<END\n(.*?)^END$").FindSubmatch(page)
+	said := regexp.MustCompile("(?ms)^-: Kubernetes objects.*?(?:^```$)").Find(page)
+	require.NotNil(t, description)
+	require.NotNil(t, said)
+	service := bytes.Replace(description[1], []byte("$address"), []byte("10.96.0.10"), 1)
+	var filters, found, stderr bytes.Buffer
+	require.Zero(t, Main([]string{"envoyfilter", "-"}, bytes.NewReader(service), &filters, &stderr), &stderr)
+	require.Zero(t, Main([]string{"check", "-"}, &filters, &found, &stderr), &stderr)
+	require.Equal(t, string(bytes.TrimSuffix(said, []byte("```"))), found.String())
+}
+
 func TestAPanicOfTheCodecIsLocated(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, statusFault, Main([]string{"decode", "odd", "-"}, strings.NewReader("xxp"), &stdout, &stderr))
