@@ -151,14 +151,16 @@ func (s *shard) config(l *listener) *workerListener {
 	if wl == nil {
 		wl = &workerListener{listener: l, sh: s, pools: map[poolKey]*upstream.Pool{}}
 		s.listeners[l] = wl
-		if b := s.estate[wl.metricsKey()]; b != nil {
-			delete(s.estate, wl.metricsKey())
+		k := wl.metricsKey()
+		if b := s.estate[k]; b != nil {
+			delete(s.estate, k)
 			wl.inherit(b)
 		}
-		k := wl.metricsKey()
 		s.versions[k] = append(s.versions[k], wl)
 		for _, o := range s.versions[k] {
-			o.handOver()
+			if o.mute() {
+				o.handOver()
+			}
 		}
 		wl.parts()
 		wl.takeLogs()
@@ -333,7 +335,9 @@ func (s *shard) startStats() {
 // report hands the gathered metrics to the host.
 func (s *shard) report() {
 	for i := 0; i < len(s.dirty); i++ { // it may grow
-		s.dirty[i].handOver()
+		if wl := s.dirty[i]; wl.mute() {
+			wl.handOver()
+		}
 	}
 	left := s.dirty[:0]
 	for _, wl := range s.dirty {

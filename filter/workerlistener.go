@@ -19,7 +19,7 @@ type workerListener struct {
 	sh         *shard
 	superseded time.Duration // when a newer version was published, 0: not
 	pools      map[poolKey]*upstream.Pool
-	last       struct { // that was found in pools: the next is often the same
+	last       struct { // that was found in pools, where no address tells: the next is often the same
 		key  poolKey
 		pool *upstream.Pool
 	}
@@ -153,11 +153,7 @@ func (l *listener) metricsKey() metricsKey { return metricsKey{l.Protocol, l.Sta
 // told by any connection of it: a gauge would be wrong for ever.
 func (s *shard) bequeath(wl *workerListener) {
 	wl.owns.bequeath(wl.owned)
-	if !wl.stats.Dirty() {
-		return
-	}
-	if o := s.heir(wl); o != wl {
-		o.inherit(&wl.stats)
+	if !wl.stats.Dirty() || wl.handOver() {
 		return
 	}
 	k := wl.metricsKey()
@@ -183,23 +179,26 @@ func (s *shard) heir(wl *workerListener) *workerListener {
 // connections that come.
 func (wl *workerListener) tellsBefore(o *workerListener) bool {
 	switch {
-	case (wl.conns != nil) != (o.conns != nil):
-		return wl.conns != nil
 	case wl.gone != o.gone:
 		return o.gone
+	case (wl.conns != nil) != (o.conns != nil):
+		return wl.conns != nil
 	default:
 		return wl.batch > o.batch
 	}
 }
 
-// handOver gives what wl has gathered, and cannot tell, to who can before it.
-func (wl *workerListener) handOver() {
-	if wl.conns != nil || !wl.stats.Dirty() {
-		return
+// mute reports whether there is something to tell, and no connection to tell it by.
+func (wl *workerListener) mute() bool { return wl.conns == nil && wl.stats.Dirty() }
+
+// handOver gives what wl has gathered to its heir, and reports whether there is one.
+func (wl *workerListener) handOver() bool {
+	o := wl.sh.heir(wl)
+	if o == wl {
+		return false
 	}
-	if o := wl.sh.heir(wl); o != wl {
-		o.inherit(&wl.stats)
-	}
+	o.inherit(&wl.stats)
+	return true
 }
 
 func (wl *workerListener) inherit(b *metrics.Batch) {

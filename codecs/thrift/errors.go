@@ -40,7 +40,8 @@ func failureOf(kind int32) codecs.FailureClass {
 const exceptionKind = 2
 
 // unread reports whether an exception of that type says that the server could not read
-// the request. Kitex ends the connection behind each of these.
+// the request. Kitex ends the connection behind that of an unknown method, as was seen; the
+// others are of its kind.
 func unread(kind int32) bool {
 	switch kind {
 	case exceptionUnknownMethod, exceptionMessageType, exceptionMethodName, exceptionSequence,
