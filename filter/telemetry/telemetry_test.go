@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -472,7 +473,10 @@ func (n *nowhere) Write(b []byte) (int, error) {
 // scrapes: the longest pause of all, and the longest of each millisecond but for one in a
 // thousand. What the system does is left out as far as it can be: the worker has a
 // processor of its own, and before others, if that is allowed ("taskset -c 0"
-// leaves it to it), and no pause counts in which the system ran somebody else.
+// leaves it to it), and no pause counts in which the system ran somebody else. Go's
+// collector, which everybody's garbage has run and which runs every two minutes without
+// any, has pauses of its own beside: the longest that a worker has by it, and after how many
+// scrapes in a row it runs.
 func BenchmarkScrape(b *testing.B) {
 	for name, n := range map[string]int{"10000": 10_000, "all": 1 << 20} {
 		b.Run(name, func(b *testing.B) {
@@ -509,6 +513,17 @@ func BenchmarkScrape(b *testing.B) {
 				stop.Store(true)
 				return <-done
 			}
+			var before, after runtime.MemStats
+			scrapes := 0
+			runtime.ReadMemStats(&before)
+			collected := beside(func() {
+				for start := time.Now(); time.Since(start) < 2*time.Second; scrapes++ {
+					scrape()
+				}
+			})
+			runtime.ReadMemStats(&after)
+
+			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 			alone := beside(func() { time.Sleep(time.Second) })
 			b.ReportAllocs()
 			with := beside(func() {
@@ -520,6 +535,8 @@ func BenchmarkScrape(b *testing.B) {
 			b.ReportMetric(float64(with.usual()), "ns-pause-p99.9")
 			b.ReportMetric(float64(alone.longest()), "ns-pause-max-alone")
 			b.ReportMetric(float64(alone.usual()), "ns-pause-p99.9-alone")
+			b.ReportMetric(float64(collected.longest()), "ns-pause-max-collected")
+			b.ReportMetric(float64(scrapes)/float64(after.NumGC-before.NumGC), "scrapes/collection")
 			b.ReportMetric(float64(sets*perSet), "series")
 			b.ReportMetric(float64(bytes), "bytes")
 		})
