@@ -181,7 +181,7 @@ type Metadata struct {
 
 	frame *Shape     // that Raw has, whatever has become of props
 	shape *Shape     // whose props are; nil: they are m's own
-	mine  []Property // memory for those of the next message, if there is a shape
+	mine  []Property // those beside the shape's, of other names; else unused
 }
 
 // Loader fills in properties that were left out until somebody asks.
@@ -192,24 +192,19 @@ type Loader interface {
 
 // Defer lets l put the properties when they are asked for first. A decoder
 // does so where that is costly and seldom wanted. In a message that shares a [Shape] l
-// sets what the shape does not have: it goes on sharing it until somebody asks for that, or
-// for all, and l has to outlive the message.
+// sets what the shape does not have, and has to outlive the message.
 func (m *Metadata) Defer(l Loader) { m.loader = l }
 
 func (m *Metadata) load() {
-	if m.loader != nil || m.shape != nil {
-		m.complete()
+	if m.loader != nil {
+		m.fetch()
 	}
 }
 
-func (m *Metadata) complete() {
-	if m.shape != nil && m.shape.varies != 0 {
-		m.unshare()
-	}
-	if l := m.loader; l != nil {
-		m.loader = nil
-		l.Load(m)
-	}
+func (m *Metadata) fetch() {
+	l := m.loader
+	m.loader = nil
+	l.Load(m)
 }
 
 // What an emptied Metadata keeps of its memory: thousands may be in use at once,
@@ -290,23 +285,30 @@ func (m *Metadata) SetBytes(name string, value []byte) {
 
 // place makes a property of what own has from n on, its name and its value.
 func (m *Metadata) place(n int, name string) {
-	m.unshare()
 	behind := n + len(name)
 	p := Property{m.own[n:behind:behind], m.own[behind:len(m.own):len(m.own)]}
-	first := m.find(name)
+	props := &m.props
+	if m.shape != nil {
+		if find(m.props, name) < 0 {
+			props = &m.mine
+		} else {
+			m.leave()
+		}
+	}
+	first := find(*props, name)
 	if first < 0 {
-		m.props = append(m.props, p)
+		*props = append(*props, p)
 		return
 	}
-	m.props[first] = p
-	kept := m.props[:first+1]
-	for _, old := range m.props[first+1:] {
+	(*props)[first] = p
+	kept := (*props)[:first+1]
+	for _, old := range (*props)[first+1:] {
 		if !EqualFold(old.Name, name) {
 			kept = append(kept, old)
 		}
 	}
-	clear(m.props[len(kept):])
-	m.props = kept
+	clear((*props)[len(kept):])
+	*props = kept
 }
 
 // Remove takes away the properties called name, compared without regard to ASCII case,
@@ -324,40 +326,59 @@ func (m *Metadata) Drop(prefix string) bool {
 
 func (m *Metadata) drop(which func(name []byte) bool) bool {
 	m.load()
-	m.unshare()
-	kept := m.props[:0]
-	for _, p := range m.props {
-		if !which(p.Name) {
-			kept = append(kept, p)
+	props := &m.props
+	if m.shape != nil {
+		if slices.ContainsFunc(m.props, func(p Property) bool { return which(p.Name) }) {
+			m.leave()
+		} else {
+			props = &m.mine
 		}
 	}
-	dropped := len(kept) < len(m.props)
-	clear(m.props[len(kept):])
-	m.props = kept
-	return dropped
+	before := len(*props)
+	*props = slices.DeleteFunc(*props, func(p Property) bool { return which(p.Name) })
+	return len(*props) < before
 }
 
 // Get returns the value of the first property called name, compared without
 // regard to ASCII case.
 func (m *Metadata) Get(name string) (value []byte, ok bool) {
-	if m.shape == nil {
-		m.load()
+	if m.shape != nil {
+		switch i := find(m.props, name); {
+		case i >= 0 && m.shape.varies&(1<<i) == 0:
+			return m.props[i].Value, true
+		case i >= 0:
+			m.leave()
+		default:
+			return m.beside(name)
+		}
 	}
-	i := m.find(name)
-	if i < 0 && m.loader != nil || i >= 0 && m.shape != nil && m.shape.varies&(1<<i) != 0 {
-		m.load()
-		i = m.find(name)
+	m.load()
+	if i := find(m.props, name); i >= 0 {
+		return m.props[i].Value, true
+	}
+	return nil, false
+}
+
+// beside is Get of what the shape does not have.
+func (m *Metadata) beside(name string) (value []byte, ok bool) {
+	i := find(m.mine, name)
+	if i < 0 && m.loader != nil {
+		m.fetch()
+		if m.shape == nil {
+			return m.Get(name)
+		}
+		i = find(m.mine, name)
 	}
 	if i < 0 {
 		return nil, false
 	}
-	return m.props[i].Value, true
+	return m.mine[i].Value, true
 }
 
 // find returns where the first property called name is, -1 if there is none.
-func (m *Metadata) find(name string) int {
-	for i := range m.props {
-		if p := &m.props[i]; len(p.Name) == len(name) && (string(p.Name) == name || EqualFold(p.Name, name)) {
+func find(props []Property, name string) int {
+	for i := range props {
+		if p := &props[i]; len(p.Name) == len(name) && (string(p.Name) == name || EqualFold(p.Name, name)) {
 			return i
 		}
 	}
@@ -369,6 +390,9 @@ func (m *Metadata) find(name string) int {
 // its protocol keeps repeats. The slice is a view.
 func (m *Metadata) Properties() []Property {
 	m.load()
+	if m.shape != nil && (m.shape.varies != 0 || len(m.mine) > 0) {
+		m.leave()
+	}
 	return m.props
 }
 
@@ -399,7 +423,7 @@ func (m *Metadata) Detach() {
 		m.Raw = nil
 		return
 	}
-	m.load()
+	m.Properties()
 	if len(m.props) > keepProps {
 		m.pack()
 		return

@@ -74,7 +74,16 @@ type Shape struct {
 	varies          uint64 // a bit for each of the properties that has a hole
 	service, method []byte
 
-	// What has been found for them by what is found by properties alone.
+	found [founders]finding
+	next  uint8 // of found that is replaced
+}
+
+// founders is how many keep something with a shape at a time: the routes and the conditions
+// of some filters.
+const founders = 6
+
+// finding is what somebody has found for a shape.
+type finding struct {
 	key   uint64
 	value int32
 }
@@ -98,11 +107,21 @@ var shapeIDs atomic.Uint64
 const MaxHoles = 4
 
 // Find returns what Keep has kept under a key, which is not 0.
-func (s *Shape) Find(key uint64) (value int32, ok bool) { return s.value, s.key == key }
+func (s *Shape) Find(key uint64) (value int32, ok bool) {
+	for i := range s.found {
+		if f := &s.found[i]; f.key == key {
+			return f.value, true
+		}
+	}
+	return 0, false
+}
 
-// Keep keeps with a shape, in the place of what it has kept, what depends on nothing but
-// the properties of the messages that share it.
-func (s *Shape) Keep(key uint64, value int32) { s.key, s.value = key, value }
+// Keep keeps with a shape, under a key, what depends on nothing but the properties of the
+// messages that share it. Of what is kept the oldest makes room.
+func (s *Shape) Keep(key uint64, value int32) {
+	s.found[s.next] = finding{key, value}
+	s.next = (s.next + 1) % founders
+}
 
 // Varies reports whether a property called name, compared without regard to ASCII case, is
 // in a hole: what depends on it is not the same for all messages that share s.
@@ -264,21 +283,36 @@ func (m *Metadata) ShareBut(s *Shape, values [][]byte) {
 
 // Share gives m, which has none yet, the properties and the operation of a shape. They
 // outlive the frame; what holes have is read when somebody asks for it, by Rest. What is
-// changed by Set and the like is m's alone.
+// set and changed is m's alone.
 func (m *Metadata) Share(s *Shape) {
 	m.mine, m.props, m.shape, m.frame = m.props[:0], s.props, s, s
 	m.service, m.method = s.service, s.method
 }
 
-// Shape returns the shape that m shares, nil if there is none, or if m's properties have
-// been changed since. What is deferred is no part of it.
+// Shape returns the shape that m shares, nil if there is none, or if one of its properties
+// has been changed since, or all have been asked for together with others. What is deferred
+// is no part of it, nor is what has been set beside it; see [Metadata.Beside].
 func (m *Metadata) Shape() *Shape { return m.shape }
+
+// Beside reports whether a message that shares a shape has a property of one of these names,
+// compared without regard to ASCII case, that the shape does not have: it was set since.
+// What is deferred does not count.
+func (m *Metadata) Beside(names []string) bool {
+	for i := range m.mine {
+		for _, name := range names {
+			if EqualFold(m.mine[i].Name, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // FrameShape returns the shape that m's frame has, nil if it is not known: Shape, but that
 // what has become of the properties does not matter. Release and Reset forget it.
 func (m *Metadata) FrameShape() *Shape { return m.frame }
 
-// Known returns the properties without those of a shape's message that are deferred; those
+// Known returns the properties, but of a message that shares a shape only the shape's; those
 // that vary have any value. The slice is a view.
 func (m *Metadata) Known() []Property {
 	if m.shape == nil {
@@ -297,7 +331,7 @@ func (m *Metadata) unshare() {
 // leave has m no longer share its shape.
 func (m *Metadata) leave() {
 	s := m.shape
-	m.props, m.mine, m.shape = append(m.mine, m.props...), nil, nil
+	m.props, m.mine, m.shape = slices.Insert(m.mine, 0, m.props...), nil, nil
 	if s.varies != 0 {
 		s.Rest.Load(m)
 	}
@@ -307,7 +341,6 @@ func (m *Metadata) leave() {
 func (m *Metadata) forget() {
 	if m.shape != nil {
 		m.props, m.mine, m.shape = m.mine, nil, nil
-		return
 	}
 	clear(m.props)
 	m.props = m.props[:0]

@@ -1,6 +1,7 @@
 package codecs_test
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -109,6 +110,16 @@ func TestWhatAShapeKeepsIsByItsKey(t *testing.T) {
 	require.Equal(t, int32(7), v)
 	_, ok = s.Find(2)
 	require.False(t, ok)
+	for key := range uint64(6) { // the last of which are kept
+		s.Keep(2+key, int32(key))
+	}
+	_, ok = s.Find(1)
+	require.False(t, ok)
+	for key := range uint64(6) {
+		v, ok := s.Find(2 + key)
+		require.True(t, ok)
+		require.Equal(t, int32(key), v)
+	}
 }
 
 // TestNewShapesMakeRoomSlowly: where all places are taken one of 64 frames is learnt.
@@ -158,8 +169,8 @@ type loader struct{ n int }
 
 func (l *loader) Load(m *codecs.Metadata) { l.n++; m.Set("x-request-id", "7") }
 
-// TestWhatIsDeferredLeavesTheShape when somebody asks for it, or for all.
-func TestWhatIsDeferredLeavesTheShape(t *testing.T) {
+// TestWhatIsDeferredIsBesideTheShape when somebody asks for it.
+func TestWhatIsDeferredIsBesideTheShape(t *testing.T) {
 	s := remembered(t)
 	var l loader
 	var m codecs.Metadata
@@ -171,10 +182,11 @@ func TestWhatIsDeferredLeavesTheShape(t *testing.T) {
 	require.Zero(t, l.n)
 	require.NotNil(t, m.Shape())
 	require.Equal(t, "7", value(&m, "X-Request-Id"))
-	require.Nil(t, m.Shape())
+	require.NotNil(t, m.Shape(), "it is beside the shape's")
 	_, ok := m.Get("none")
 	require.False(t, ok)
 	require.Len(t, m.Properties(), 3)
+	require.Nil(t, m.Shape())
 	require.Equal(t, 1, l.n)
 
 	m.Reset()
@@ -234,7 +246,8 @@ func TestWhatHolesHaveIsReadWhenItIsAskedFor(t *testing.T) {
 		"properties": func(m *codecs.Metadata) { require.Len(t, m.Properties(), 2) },
 		"set":        func(m *codecs.Metadata) { m.Set("a", "1") },
 		"put":        func(m *codecs.Metadata) { m.Put([]byte("c"), nil) },
-		"drop":       func(m *codecs.Metadata) { m.Drop("c") },
+		"drop":       func(m *codecs.Metadata) { m.Drop("a") },
+		"remove":     func(m *codecs.Metadata) { m.Remove("b"); m.Put([]byte("b"), m.Raw) },
 		"detach":     (*codecs.Metadata).Detach,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -260,4 +273,93 @@ func TestWhatHolesHaveIsReadWhenItIsAskedFor(t *testing.T) {
 	m.Release()
 	require.Empty(t, m.Properties())
 	require.Nil(t, m.FrameShape())
+}
+
+// TestWhatIsSetBesideAShapeLeavesItShared: a filter tells something that no client says.
+func TestWhatIsSetBesideAShapeLeavesItShared(t *testing.T) {
+	s := remembered(t)
+	var m codecs.Metadata
+	m.Share(s)
+	m.Set("c", "3")
+	m.SetBytes("C", []byte("4"))
+	require.False(t, m.Remove("d"))
+	require.Equal(t, s, m.Shape())
+	require.Equal(t, "4", value(&m, "c"))
+	require.Equal(t, "1", value(&m, "a"))
+	require.True(t, m.Beside([]string{"a", "C"}))
+	require.False(t, m.Beside([]string{"a", "d"}))
+	require.Len(t, m.Known(), 2)
+	m.Detach()
+	require.Equal(t, s, m.Shape())
+	require.Equal(t, "4", value(&m, "c"))
+	require.True(t, m.Remove("c"))
+	require.Equal(t, s, m.Shape())
+	require.Len(t, m.Properties(), 2)
+	m.Set("c", "5")
+	require.Equal(t, []codecs.Property{{Name: []byte("a"), Value: []byte("1")}, {Name: []byte("b"), Value: []byte("2")}, {Name: []byte("c"), Value: []byte("5")}}, m.Properties())
+	require.Nil(t, m.Shape())
+	require.False(t, m.Beside([]string{"c"}), "all are its own")
+	m.Reset()
+	m.Share(s)
+	require.Len(t, m.Properties(), 2)
+}
+
+// TestSharingIsNotSeen by those who set, change, remove and ask: a message that shares a shape,
+// with a hole and something deferred, or neither, says what one with properties of its own says.
+func TestSharingIsNotSeen(t *testing.T) {
+	names := []string{"a", "B", "b", "c", "x-request-id", "X-Other"}
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		var shared, own codecs.Metadata
+		var s *codecs.Shape
+		if seed%2 == 0 {
+			s = remembered(t)
+		} else {
+			var shapes codecs.Shapes
+			own.Put([]byte("a"), []byte("1"))
+			own.Put([]byte("b"), []byte("2"))
+			h, old := shapes.Learn([]byte("head"), []byte("tail"), &own)
+			s = h.Widen(old, []byte("tail"), []codecs.Hole{{From: 1, To: 2, Property: 1}}, &own)
+			s.Rest = second{}
+			own.Reset()
+		}
+		for range 2 { // the memory of the first message is the second's
+			shared.Raw, own.Raw = []byte("2"), []byte("2")
+			shared.Share(s)
+			own.Put([]byte("a"), []byte("1"))
+			own.Put([]byte("b"), []byte("2"))
+			if r.IntN(2) == 0 {
+				shared.Defer(&loader{})
+				own.Defer(&loader{})
+			}
+			for range r.IntN(8) {
+				name, v := names[r.IntN(len(names))], string(rune('A'+r.IntN(26)))
+				switch r.IntN(7) {
+				case 0, 1:
+					shared.Set(name, v)
+					own.Set(name, v)
+				case 2:
+					shared.SetBytes(name, []byte(v))
+					own.SetBytes(name, []byte(v))
+				case 3:
+					require.Equal(t, own.Remove(name), shared.Remove(name))
+				case 4:
+					require.Equal(t, own.Drop("x-"), shared.Drop("x-"))
+				case 5:
+					shared.Detach()
+					own.Detach()
+				case 6:
+					require.Equal(t, own.Properties(), shared.Properties())
+				}
+				name = names[r.IntN(len(names))]
+				want, is := own.Get(name)
+				got, there := shared.Get(name)
+				require.Equal(t, is, there, name)
+				require.Equal(t, string(want), string(got), name)
+			}
+			require.Equal(t, own.Properties(), shared.Properties())
+			shared.Reset()
+			own.Reset()
+		}
+	}
 }

@@ -85,11 +85,17 @@ func (t *Table) settle() {
 		}
 	}
 	t.keys = rank(t.routes)
-	if t.late = slices.ContainsFunc(t.keys, func(k string) bool { return strings.EqualFold(k, codecs.RequestID) }); t.late {
+	if t.late = late(t.keys); t.late {
 		t.key = 0
 	}
 	number(t.routes)
 	t.index.build(t.routes, fewRoutes)
+}
+
+// late reports whether what is called by these names may be deferred in messages that share
+// a shape.
+func late(keys []string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, codecs.RequestID) })
 }
 
 // compiler gathers faults.

@@ -1,6 +1,8 @@
 package route
 
 import (
+	"slices"
+
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
@@ -14,6 +16,7 @@ import (
 type Rules struct {
 	properties, texts []matcher
 	keys              []string
+	late              bool // as that of a table
 }
 
 // Rule is the number of a rule on a property, TextRule that of one on a text.
@@ -63,7 +66,18 @@ func (r *Rules) text(m matcher) TextRule {
 func (r *Rules) Freeze() {
 	all := []Route{{matchers: r.properties}}
 	r.keys = rank(all)
+	r.late = late(r.keys)
 	number(all)
+}
+
+// Shape returns the shape of a message if all that share it say the same by these rules, as far
+// as they are on properties and on the operation, and nil otherwise.
+func (r *Rules) Shape(md *codecs.Metadata) *codecs.Shape {
+	s := md.Shape()
+	if s == nil || r.late || md.Beside(r.keys) || slices.ContainsFunc(r.keys, s.Varies) {
+		return nil
+	}
+	return s
 }
 
 // Exact returns the property and the value that it must have, and the number of its

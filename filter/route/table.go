@@ -170,6 +170,10 @@ func (t *Table) Match(md *codecs.Metadata) *Route {
 // or ErrTooMuch if that ended the search for the first route.
 func (t *Table) Find(md *codecs.Metadata, from Origin, rng *rand.Rand) (*Route, error) {
 	shape := md.Shape()
+	if shape != nil && md.Beside(t.keys) {
+		md.Properties() // together
+		shape = nil
+	}
 	if shape == nil || t.key == 0 {
 		i, err := t.find(md, from, rng)
 		return t.at(i), err

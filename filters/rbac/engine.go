@@ -139,6 +139,14 @@ type standing struct {
 	facts  []route.Truth
 	// Sets of policies: all that can match, and those of them that are not indexed.
 	alive, rest []uint64
+	last        verdict
+}
+
+// verdict is what was found for requests that share a shape.
+type verdict struct {
+	shape   uint64 // its ID
+	matched route.Truth
+	which   int
 }
 
 // of returns the standing of a connection.
@@ -182,9 +190,23 @@ type look struct {
 // none is the policy that matches if none does.
 const none = math.MaxInt
 
-// match looks for the first policy that matches a request, none if none does. Unknown is
-// the answer if none is known to, and of one it cannot be told.
+// match returns the first policy that matches a request, none if none does. Unknown is
+// the answer if none is known to, and of one it cannot be told. A client calls again and
+// again what it has just called.
 func (x *look) match(s *standing, md *codecs.Metadata) (route.Truth, int) {
+	shape := s.engine.rules.Shape(md)
+	if shape != nil && s.last.shape == shape.ID() {
+		return s.last.matched, s.last.which
+	}
+	matched, which := x.find(s, md)
+	if shape != nil && matched != route.Unknown {
+		s.last = verdict{shape.ID(), matched, which}
+	}
+	return matched, which
+}
+
+// find is match by the rules.
+func (x *look) find(s *standing, md *codecs.Metadata) (route.Truth, int) {
 	*x = look{standing: s, md: md, path: x.path[:0], best: none}
 	x.tryAll(s.rest)
 	x.search(&s.engine.index)
