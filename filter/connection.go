@@ -35,24 +35,25 @@ type connection struct {
 	output
 	suspicion
 	departure
-	lines upstream.Lines
-	place place // among those whose requests wait for routes
-	// unleased: what it had leased is lost, and with it what its requests rely on.
-	unleased bool
-	streams  map[uint64]*stream
-	paused   []*stream    // whose servers are not read, while the client does not read
-	plain    *passthrough // nil while it speaks, or may speak, a protocol
+	lines   upstream.Lines
+	place   place // among those whose requests wait for routes
+	streams map[uint64]*stream
+	paused  []*stream    // whose servers are not read, while the client does not read
+	plain   *passthrough // nil while it speaks, or may speak, a protocol
 
 	states []any // of filters, by their place in the chain
 
-	closed    bool
-	hungUp    bool // closed, by the client
+	closed  bool
+	hungUp  bool // closed, by the client
+	dropped bool // closed, as too much waits for it
+	// unleased: what it had leased is lost, and with it what its requests rely on.
+	unleased  bool
 	leaving   bool // a filter wants it closed
 	finishing bool // reads no more, closes after the last answer
 	ending    bool // close was asked for
 	lastUse   time.Duration
-	where     whereabouts // see located
-	timer     timer.Timer // see wakeAt
+	where     *whereabouts // see located
+	timer     timer.Timer  // see wakeAt
 	armed     time.Duration
 
 	next, prev *connection // all of the workerListener
@@ -61,7 +62,6 @@ type connection struct {
 // whereabouts are the ends of a connection, zero values where they have no IP address,
 // and how the host writes them.
 type whereabouts struct {
-	known          bool
 	remote, direct netip.Addr
 	local          netip.AddrPort
 	from, by, to   string
@@ -70,12 +70,12 @@ type whereabouts struct {
 
 // located asks where the connection comes from and leads to, once.
 func (c *connection) located() *whereabouts {
-	if w := &c.where; !w.known {
-		w.known = true
-		w.from, w.by, w.to, w.id = c.d.RemoteAddress(), c.d.DirectRemoteAddress(), c.d.LocalAddress(), c.d.ID()
+	if c.where == nil {
+		w := &whereabouts{from: c.d.RemoteAddress(), by: c.d.DirectRemoteAddress(), to: c.d.LocalAddress(), id: c.d.ID()}
 		w.remote, w.direct, w.local = parsed(w.from).Addr(), parsed(w.by).Addr(), parsed(w.to)
+		c.where = w
 	}
-	return &c.where
+	return c.where
 }
 
 func parsed(address string) netip.AddrPort {
@@ -92,9 +92,13 @@ func (c *connection) source() netip.Addr { return c.located().remote }
 // speaks settles the protocol of the connection.
 func (c *connection) speaks(p *protocol) {
 	c.proto, c.ordered = p, p.ordered
-	c.dec = p.codec.NewDecoder(codecs.ClientToServer)
+}
+
+// begin makes the decoder, which a connection that is silent does without.
+func (c *connection) begin() {
+	c.dec = c.proto.codec.NewDecoder(codecs.ClientToServer)
 	if l, ok := c.dec.(codecs.Learner); ok {
-		l.Learn(c.cfg.shapesOf(p))
+		l.Learn(c.cfg.shapesOf(c.proto))
 	}
 }
 

@@ -18,7 +18,7 @@ const stallTime = time.Second
 type intake struct {
 	in      inbox.Inbox
 	partial inbox.Frame
-	dec     codecs.Decoder
+	dec     codecs.Decoder // nil before the first bytes
 	// leaveAt is how long a frame may be of which what has come stays in the host's
 	// buffer. What is longer is taken out: the host stops reading when its buffer is
 	// full, and the frame would never be whole.
@@ -140,6 +140,9 @@ func (c *connection) decode(b []byte) (rest []byte, need int) {
 			c.finish()
 			return nil, 0
 		}
+	}
+	if c.dec == nil && len(b) > 0 {
+		c.begin()
 	}
 	for len(b) > 0 && !c.stopped() {
 		m := c.sh.newMessage(c)

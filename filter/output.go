@@ -4,9 +4,8 @@ import "github.com/meltemi-mesh/meltemi/filter/host"
 
 // output are the bytes for a client that the host has not been given.
 type output struct {
-	out     *host.Buffer
-	unread  backlog
-	dropped bool // closed, as too much waits for it
+	out    *host.Buffer
+	unread backlog
 }
 
 // buffer returns the outgoing buffer with room for size bytes and a bit.

@@ -5,15 +5,16 @@ import "github.com/meltemi-mesh/meltemi/filter/upstream"
 // reading are the reasons for which a client is not read. The host is told of each
 // once when it comes, and once when it goes.
 type reading struct {
-	waiting   bool            // for room in a pool or its line
-	room      upstream.Waiter // there
-	halted    bool            // a request has not gone upstream that must not be overtaken
-	turn      upstream.Waiter // of that request
-	routeless bool            // a request waits for routes
-	crowded   bool            // has too many requests in flight
-	blocked   bool            // the client does not take bytes
-	stalled   int             // streams whose frames nobody takes for now
-	broken    bool            // a panic is about to end it
+	waiting   bool // for room in a pool or its line
+	halted    bool // a request has not gone upstream that must not be overtaken
+	routeless bool // a request waits for routes
+	crowded   bool // has too many requests in flight
+	blocked   bool // the client does not take bytes
+	broken    bool // a panic is about to end it
+	stalled   int  // streams whose frames nobody takes for now
+
+	room upstream.Waiter // for what is waited for
+	turn upstream.Waiter // of the request that halts it
 }
 
 // stopped reports whether no more requests are taken for now. Reading is

@@ -6,12 +6,12 @@ import "github.com/meltemi-mesh/meltemi/filter/metrics"
 // and their answers that wait for each other.
 type turns struct {
 	ordered     bool // answers go out in the order of their requests
+	releasing   bool
+	variant     uint8 // of the last request
 	first, last *Message
 	inFlight    int
 	requests    uint64 // that have come
-	variant     uint8  // of the last of them
 	parked      int    // bytes of answers that wait for their turn
-	releasing   bool
 }
 
 // link takes m on: it is in flight from now on.

@@ -46,10 +46,10 @@ type client struct {
 	f         *filter
 	ev        host.DownstreamEvents
 	gone      bool
-	addresses [3]string // that have been asked for
-	tls       *host.TLS
 	asked     bool // for tls
-	linger    linger.Place
+	tls       *host.TLS
+	addresses *[3]string    // nil before one is asked for
+	linger    *linger.Place // nil before it is closed
 }
 
 func newClient(w *worker, f *filter, cfg host.FilterConfig) {
@@ -78,7 +78,7 @@ func (c *client) Close(flush bool) {
 		return
 	}
 	c.f.op(C.MT_CLOSE, C.MT_FLUSH)
-	c.w.lingering.Add(c, &c.linger)
+	c.linger = c.w.lingering.Add(c, c.linger)
 }
 
 // Unsent implements linger.Client.
@@ -122,6 +122,9 @@ func (c *client) RemoteAddress() string { return c.address(C.MT_REMOTE) }
 func (c *client) DirectRemoteAddress() string { return c.address(C.MT_DIRECT) }
 
 func (c *client) address(which C.int) string {
+	if c.addresses == nil {
+		c.addresses = new([3]string)
+	}
 	a := &c.addresses[which]
 	if *a == "" && !c.gone {
 		var b C.mt_buf
@@ -172,7 +175,7 @@ func (c *client) Record(id host.MetricID, values []uint64) {
 
 func (c *client) closed(remote, alive bool) {
 	c.gone = !alive
-	c.w.lingering.Remove(&c.linger)
+	c.w.lingering.Remove(c.linger)
 	if !c.w.Guard("closing a client", func() { c.ev.Closed(remote) }) {
 		c.w.Guard("giving up a client", c.ev.Aborted)
 	}

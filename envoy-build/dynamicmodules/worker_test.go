@@ -28,10 +28,10 @@ func TestAPanicDoesNotEndTheWorkBehindIt(t *testing.T) {
 
 	ev := &frail{}
 	c := &client{w: w, ev: ev}
-	w.lingering.Add(c, &c.linger)
+	c.linger = w.lingering.Add(c, c.linger)
 	c.closed(true, true)
 	require.True(t, c.gone)
-	require.Zero(t, c.linger, "it lingers no more")
+	require.NotSame(t, c.linger, w.lingering.Add(c, c.linger), "it lingered no more")
 	require.Equal(t, 1, ev.failed)
 	require.EqualValues(t, 2, panics.Take())
 }

@@ -32,7 +32,7 @@ type Client struct {
 	told     bool // … and the pipeline knows
 	resuming bool
 	unread   unread
-	linger   linger.Place
+	linger   *linger.Place // nil before it is closed
 }
 
 type closing uint8
@@ -174,7 +174,7 @@ func (c *Client) closed(remote bool) {
 	if c.gone {
 		return
 	}
-	c.w.lingering.Remove(&c.linger)
+	c.w.lingering.Remove(c.linger)
 	if c.ev != nil && !c.w.guard(nil, func() { c.ev.Closed(remote) }) {
 		c.w.guard(nil, c.ev.Aborted)
 	}
@@ -223,7 +223,7 @@ func (c *Client) carryOut() {
 	switch c.closing {
 	case flushes:
 		c.conn.Close(FlushWrite)
-		c.w.lingering.Add(c, &c.linger)
+		c.linger = c.w.lingering.Add(c, c.linger)
 	case closes:
 		c.conn.Close(NoFlush)
 	}

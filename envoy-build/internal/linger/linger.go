@@ -36,7 +36,7 @@ type Client interface {
 	Cut()
 }
 
-// Place is a client's place in the list. The zero value is none.
+// Place is a client's place in the list.
 type Place struct {
 	client   Client
 	at       int           // in the list, from 1; 0: not there
@@ -44,29 +44,30 @@ type Place struct {
 	progress time.Duration // when they became fewer
 }
 
-// Add puts c, which is closed, into the list, at p, which belongs to it.
-func (l *List) Add(c Client, p *Place) {
-	if p.at > 0 {
-		return
+// Add puts c, which is closed, into the list, and returns its place. That is p if it has one.
+func (l *List) Add(c Client, p *Place) *Place {
+	if p != nil && p.at > 0 {
+		return p
 	}
+	p = &Place{client: c, at: len(l.places) + 1, unsent: math.MaxInt32, progress: l.Now()}
 	l.places = append(l.places, p)
-	*p = Place{client: c, at: len(l.places), unsent: math.MaxInt32, progress: l.Now()}
 	if !l.swept {
 		l.swept = true
 		l.sweepLater()
 	}
+	return p
 }
 
-// Remove takes away p, whose client has gone, if it is there.
+// Remove takes away the place of a client that has gone, nil if it has none.
 func (l *List) Remove(p *Place) {
-	if p.at == 0 {
+	if p == nil || p.at == 0 {
 		return
 	}
 	n := len(l.places) - 1
 	l.places[p.at-1], l.places[n].at = l.places[n], p.at
 	l.places[n] = nil
 	l.places = l.places[:n]
-	*p = Place{}
+	p.at = 0
 }
 
 func (l *List) sweepLater() {

@@ -14,7 +14,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // reader is a closed client that reads so many bytes of what is left at a time.
 type reader struct {
-	Place
+	place  *Place
 	closed time.Time
 	left   uint32
 	speed  uint32
@@ -60,28 +60,28 @@ func TestWhoReadsNothingIsCut(t *testing.T) {
 		silent := &reader{closed: time.Now(), left: 1 << 20}
 		slow := &reader{closed: time.Now(), left: 1 << 30, speed: 1, every: time.Second}
 		rare := &reader{closed: time.Now(), left: 1 << 30, speed: 1, every: lingerTime - lingerTick}
-		l.Add(silent, &silent.Place)
-		l.Add(slow, &slow.Place)
-		l.Add(rare, &rare.Place)
+		silent.place = l.Add(silent, silent.place)
+		slow.place = l.Add(slow, slow.place)
+		rare.place = l.Add(rare, rare.place)
 		run(posted, 10*time.Minute)
 		require.InDelta(t, lingerTime, silent.cut, float64(2*lingerTick))
 		require.Zero(t, slow.cut, "one that reads is given its time")
 		require.Zero(t, rare.cut)
-		l.Remove(&rare.Place)
-		l.Remove(&silent.Place)
+		l.Remove(rare.place)
+		l.Remove(silent.place)
 		slow.speed = 0
 		slow.left /= 2
 		run(posted, lingerTime+2*lingerTick)
 		require.NotZero(t, slow.cut, "it has stopped")
-		l.Remove(&slow.Place)
+		l.Remove(slow.place)
 		run(posted, 2*lingerTick)
 		require.Nil(t, l.places)
 		require.False(t, l.swept, "nobody is looked after")
 		again := &reader{closed: time.Now(), left: 1}
-		l.Add(again, &again.Place)
+		again.place = l.Add(again, again.place)
 		run(posted, 10*time.Minute)
 		require.NotZero(t, again.cut)
-		l.Remove(&again.Place)
+		l.Remove(again.place)
 		run(posted, 2*lingerTick)
 	})
 }
@@ -92,12 +92,12 @@ func TestClientsThatAreGoneLeaveNothing(t *testing.T) {
 		clients := make([]*reader, 5)
 		for i := range clients {
 			clients[i] = &reader{}
-			l.Add(clients[i], &clients[i].Place)
-			l.Add(clients[i], &clients[i].Place)
+			clients[i].place = l.Add(clients[i], clients[i].place)
+			clients[i].place = l.Add(clients[i], clients[i].place)
 		}
 		for n, i := range []int{2, 4, 0, 3, 1} {
-			l.Remove(&clients[i].Place)
-			l.Remove(&clients[i].Place)
+			l.Remove(clients[i].place)
+			l.Remove(clients[i].place)
 			require.Len(t, l.places, len(clients)-1-n)
 			for place, p := range l.places {
 				require.Equal(t, place+1, p.at)
