@@ -278,16 +278,19 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		return listeners, env
 	}
 	config, listeners := g.split(e.t, o.Listeners)
-	level := ""
-	if i := slices.Index(o.Args, "-l"); i >= 0 {
-		level = o.Args[i+1]
+	argument := func(name string) string {
+		if i := slices.Index(o.Args, name); i >= 0 {
+			return o.Args[i+1]
+		}
+		return ""
 	}
 	bin := contribhost.Binary
 	if o.Sanitized {
 		bin = contribhost.BinaryWithAddressSanitizer
 	}
 	g.host, err = contribhost.Start(e.t, contribhost.Options{
-		Bin: bin(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Level: level, Env: env, Log: e.log,
+		Bin: bin(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Env: env, Log: e.log,
+		Level: argument("-l"), ComponentLevels: argument("--component-log-level"),
 	})
 	require.NoError(e.t, err, "%s", e.Log())
 	return listeners, o.Env
