@@ -111,8 +111,8 @@ func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
 	if w.missing.has(cluster, w.now) {
 		return h, false, true
 	}
-	n := w.h.hosts.count(cluster)
-	return host.Hosts{Total: n, Healthy: n, Preferred: n}, true, true
+	n, assumed := w.h.hosts.count(cluster)
+	return host.Hosts{Total: n, Healthy: n, Preferred: n, Assumed: assumed}, true, true
 }
 
 // seen notes that a tunnel to a cluster has led to a host.
