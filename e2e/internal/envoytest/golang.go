@@ -42,6 +42,9 @@ const (
 	Built
 )
 
+// adminAddress is what Meltemi logs of its own pages.
+var adminAddress = regexp.MustCompile(`meltemi: admin address (\S+)`)
+
 // Tunnels is how the loopback listener leads connections to clusters where no filter of Meltemi's
 // is in it.
 type Tunnels int
@@ -264,6 +267,9 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		var d net.Dialer
 		if path, ok := strings.CutPrefix(address, "unix:"); ok {
 			return d.DialContext(ctx, "unix", path)
+		}
+		if m := adminAddress.FindStringSubmatch(e.Log()); m != nil { // with the port that the kernel chose
+			return d.DialContext(ctx, "tcp", m[1])
 		}
 		return d.DialContext(ctx, "tcp", address)
 	}}
