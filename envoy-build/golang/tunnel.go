@@ -375,14 +375,14 @@ func (t *tunnel) receive(ends bool) {
 }
 
 // lost tells why a tunnel has ended. One over which nothing has gone may never have been
-// connected. Of what was written nobody can tell how much has reached the server.
+// connected, unless that was told. Of what was written nobody can tell how much has reached the server.
 func (t *tunnel) lost(err error) host.CloseReason {
 	switch {
 	case t.ended || t.ending:
 		return host.Local
 	case t.state == opened:
 		return host.ConnectFailed
-	case !t.heard && !t.wrote:
+	case !t.heard && !t.wrote && !t.w.h.settings.Connect:
 		return host.ConnectFailed
 	case err != nil:
 		return host.Reset

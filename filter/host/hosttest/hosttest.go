@@ -75,6 +75,7 @@ func Run(t *testing.T, f Features, stage func(t *testing.T, m host.Module) Stage
 		{"timers", timers},
 		{"a connection to a server", upstream},
 		{"a server ends it", serverEnds},
+		{"a server ends it without a word", serverLeaves},
 		{"it is closed", upstreamCloses},
 		{"it is ended gracefully", graceful},
 		{"it is closed before it is there", withdrawn},
@@ -594,6 +595,18 @@ func serverEnds(_ *testing.T, s *suite) {
 	done := make(chan struct{})
 	s.m.do(c.s, func() { close(done) })
 	s.Until("nothing", func() bool { return isClosed(done) })
+}
+
+func serverLeaves(_ *testing.T, s *suite) {
+	_, c := s.open()
+	u := s.connects(c, Cluster)
+	s.hears(&u.recorder, "ready")
+	s.served(1).Close()
+	if s.f.Eager { // there may have been no server
+		s.hears(&u.recorder, "ready", host.ConnectFailed.String())
+	} else {
+		s.hears(&u.recorder, "ready", host.Remote.String())
+	}
 }
 
 func upstreamCloses(_ *testing.T, s *suite) {
