@@ -76,7 +76,11 @@ func TestTheNextPriorityTakesOver(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "first", "second")
 		at[1].Priority = 1
-		e := v.start(t, toOne("two"), envoytest.Cluster("two", at...))
+		config := toOne("two")
+		if v.golang { // which is not told: new connections lead elsewhere
+			config["upstream"] = envoytest.M{"max_connection_age": "2s"}
+		}
+		e := v.start(t, config, envoytest.Cluster("two", at...))
 		c := scripted.Dial(t, e.Port("dubbo"))
 		require.Equal(t, map[string]int{"first": 500}, ask(t, c, 500))
 		at[0].Unhealthy = true
