@@ -296,17 +296,18 @@ func TestAllCountersOfAListener(t *testing.T) {
 func TestLinesAreLoggedAtTheirLevels(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
-		bad, refused := envoytest.Module("meltemi", "bogus", envoytest.M{}), `filter_name "bogus" is unknown`
+		filters, refused := []envoytest.M{envoytest.Module("meltemi", "bogus", envoytest.M{}), envoytest.TCPProxy("none")}, `filter_name "bogus" is unknown`
 		if v.golang { // of the name it is told by connections
-			bad, refused = envoytest.Proxy(envoytest.Protocol("bogus", "test")), "meta_protocol_proxy refused: "
+			filters, refused = []envoytest.M{envoytest.Proxy(envoytest.Protocol("bogus", "test"))}, "meta_protocol_proxy refused: "
 		}
+		bad := envoytest.Listener("bad", filters...)
 		start := func(level string) string {
 			o := v.options()
 			o.Env = []string{"MELTEMI_GOMAXPROCS=none"}
 			o.Args = []string{"--component-log-level", v.component() + ":" + level}
 			o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
 			e := envoytest.Start(t, o)
-			require.Equal(t, v.golang, e.SetListeners(append(o.Listeners, envoytest.Listener("bad", bad))...))
+			require.Equal(t, v.golang, e.SetListeners(append(o.Listeners, bad)...))
 			return e.Log()
 		}
 		lines := []struct{ level, text string }{
