@@ -166,6 +166,10 @@ func TestLinesAreEnvoys(t *testing.T) {
 						delete(theirs.Types, k)
 						delete(mine.Types, k)
 					}
+					if v.golang { // there might be other hosts, so that it is tried once more
+						require.EqualValues(t, 2, mine.Same["attempts"])
+						theirs.Same["attempts"] = mine.Same["attempts"]
+					}
 				}
 				require.Equal(t, theirs.Same, mine.Same)
 				types := func(of map[string]any) map[string]string {

@@ -111,6 +111,11 @@ func TestGosRuntimeIsOurs(t *testing.T) {
 	t.Parallel()
 	buildFilterSO(t)
 	once(t, func(t *testing.T, v variant) {
+		if v.golang {
+			// Workers are known there by their first clients, see TestGosProcessorsGrowWithTheWorkers:
+			// that stops what runs, which cannot be done to what is not interrupted.
+			v.workers = 1
+		}
 		for name, tc := range map[string]struct {
 			env   []string
 			limit int64
@@ -201,8 +206,25 @@ func TestGosProcessorsCanBeSet(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		o := v.options()
 		o.Env = []string{"MELTEMI_GOMAXPROCS=7"}
-		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
+		o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket()), envoytest.Listener("dubbo", envoytest.Proxy(toOne("one")))}
 		require.Contains(t, envoytest.Start(t, o).Log(), "meltemi: GOMAXPROCS 7,")
+	})
+}
+
+// TestGosProcessorsGrowWithTheWorkers: the golang filter does not say how many there are.
+func TestGosProcessorsGrowWithTheWorkers(t *testing.T) {
+	t.Parallel()
+	once(t, func(t *testing.T, v variant) {
+		if !v.golang {
+			t.Skip("dynamic modules are told how many workers there are")
+		}
+		e := v.start(t, toOne("one"))
+		require.Contains(t, e.Log(), "meltemi: GOMAXPROCS 3,")
+		// The kernel says which worker gets a connection.
+		require.Eventually(t, func() bool {
+			e.Dial("dubbo")
+			return strings.Contains(e.Log(), fmt.Sprintf("meltemi: GOMAXPROCS %d\n", v.workers+2))
+		}, patience, tick)
 	})
 }
 
@@ -274,23 +296,27 @@ func TestAllCountersOfAListener(t *testing.T) {
 func TestLinesAreLoggedAtTheirLevels(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, v variant) {
-		bad := envoytest.Listener("bad", envoytest.Module("meltemi", "bogus", envoytest.M{}), envoytest.TCPProxy("none"))
+		filters, refused := []envoytest.M{envoytest.Module("meltemi", "bogus", envoytest.M{}), envoytest.TCPProxy("none")}, `filter_name "bogus" is unknown`
+		if v.golang { // of the name it is told by connections
+			filters, refused = []envoytest.M{envoytest.Proxy(envoytest.Protocol("bogus", "test"))}, "meta_protocol_proxy refused: "
+		}
+		bad := envoytest.Listener("bad", filters...)
 		start := func(level string) string {
 			o := v.options()
 			o.Env = []string{"MELTEMI_GOMAXPROCS=none"}
 			o.Args = []string{"--component-log-level", v.component() + ":" + level}
 			o.Listeners = []envoytest.Resource{envoytest.Loopback(envoytest.Socket())}
 			e := envoytest.Start(t, o)
-			require.False(t, e.SetListeners(append(o.Listeners, bad)...))
+			require.Equal(t, v.golang, e.SetListeners(append(o.Listeners, bad)...))
 			return e.Log()
 		}
 		lines := []struct{ level, text string }{
-			{"info", "GOMAXPROCS "}, {"warning", `MELTEMI_GOMAXPROCS="none" is not`}, {"error", `filter_name "bogus" is unknown`},
+			{"info", "GOMAXPROCS "}, {"warning", `MELTEMI_GOMAXPROCS="none" is not`}, {"error", refused},
 		}
 		for least, from := range lines {
 			log := start(from.level)
 			for i, l := range lines {
-				line := regexp.MustCompile(`\[` + l.level + `\]\[dynamic_modules\] .*meltemi: ` + regexp.QuoteMeta(l.text))
+				line := regexp.MustCompile(`\[` + l.level + `\]\[` + v.component() + `\] .*meltemi: ` + regexp.QuoteMeta(l.text))
 				require.Equal(t, i >= least, line.MatchString(log), "%s from %s on", l.level, from.level)
 			}
 		}

@@ -180,7 +180,13 @@ func TestATRPCServerThatEndsItsConnectionsIsLeft(t *testing.T) {
 					}
 					require.Less(t, sum.LatencyUS["max"], patience.Microseconds()/2, "nobody waits")
 					if how == "all" {
-						require.LessOrEqual(t, sum.Failed(), callers)
+						most := callers
+						if v.golang {
+							// The end of each connection comes through a tunnel of its own: who has failed
+							// on one may ask again over another, of which it is not known yet.
+							most *= int(leaves.Connections())
+						}
+						require.LessOrEqual(t, sum.Failed(), most)
 						require.Equal(t, map[string]int{"stays": load.Count}, c.Load(load).Values)
 					} else {
 						require.Positive(t, sum.Failed())

@@ -22,7 +22,12 @@ func TestAPanicOfACodecEndsItsConnection(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		config := toOne("one")
 		config["protocol"] = envoytest.M{"name": "dubbo", "codec": envoytest.M{"name": "test.codec.boom"}}
-		config["request_timeout"] = "60s" // nothing here ends by it
+		config["request_timeout"] = "60s"                      // nothing here ends by it
+		config["upstream"] = envoytest.M{"max_connections": 1} // by which the requests of a client go together
+		barrier := "dynamicmodules.(*worker).barrier"
+		if v.golang {
+			barrier = "golang.(*worker).guard"
+		}
 		start := func(t *testing.T) (*envoytest.Envoy, chan func()) {
 			held := make(chan func(), 1)
 			s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
@@ -55,7 +60,7 @@ func TestAPanicOfACodecEndsItsConnection(t *testing.T) {
 			"encoding a request that waited": {"boom in encode", true, false, stats + "connection_panic", "filterso/main.go", map[uint64]string{2: "one", 3: "internal error"}},
 			"encoding an answer":             {"bad to encode", false, false, stats + "connection_panic", "filterso/main.go", map[uint64]string{2: "one", 3: "internal error"}},
 			"decoding an answer":             {"bad to decode", false, true, stats + "connection_panic", "filterso/main.go", map[uint64]string{2: "internal error", 3: "internal error"}},
-			"an event of the client's":       {"", false, false, "meta_protocol.panics", "dynamicmodules.(*worker).barrier", map[uint64]string{}},
+			"an event of the client's":       {"", false, false, "meta_protocol.panics", barrier, map[uint64]string{}},
 			"an event of the server's":       {"with a bad heartbeat", false, true, stats + "connection_panic", "upstream.(*conn).barrier", map[uint64]string{2: "internal error", 3: "internal error"}},
 		} {
 			t.Run(name, func(t *testing.T) {

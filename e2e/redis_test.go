@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,7 +197,9 @@ func TestRedisByACodecOfOnesOwn(t *testing.T) {
 			c := dial(t)
 			require.Equal(t, "OK", c.do("MULTI"))
 			require.Equal(t, "QUEUED", c.do("SET lost 1"))
-			direct.do("CLIENT KILL TYPE normal SKIPME yes")
+			leased := regexp.MustCompile(`(?m)^id=(\d+) .* multi=1 `).FindStringSubmatch(direct.do("CLIENT LIST"))
+			require.NotNil(t, leased)
+			direct.do("CLIENT KILL ID " + leased[1])
 			require.NoError(t, c.SetReadDeadline(time.Now().Add(20*time.Second)))
 			_, err := c.value()
 			require.ErrorIs(t, err, io.EOF)

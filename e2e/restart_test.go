@@ -124,8 +124,12 @@ func TestAHotRestart(t *testing.T) {
 				require.Contains(t, a.Text(), "timeout while waiting for an upstream connection")
 			}
 		}
-		require.Less(t, opened, 5, "the loopback listener belongs to the new process")
-		require.Contains(t, older.Log(), "the socket belongs to process")
+		if v.golang {
+			require.Equal(t, 5, opened, "tunnels go by the new process's listener")
+		} else {
+			require.Less(t, opened, 5, "the loopback listener belongs to the new process")
+			require.Contains(t, older.Log(), "the socket belongs to process")
+		}
 		older.WaitExit()
 		staying.Closed()
 		l.more(t, 1000)

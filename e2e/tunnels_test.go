@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -182,6 +183,23 @@ func TestHalfCloseOfTunnels(t *testing.T) {
 	})
 }
 
+// TestAServersLastWordsWaitInATunnel of CONNECT: what it has sent before it ends is there for who reads late.
+func TestAServersLastWordsWaitInATunnel(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, v variant) {
+		words := bytes.Repeat([]byte("last words "), 32<<10) // too many for the socket, few enough for Envoy
+		speaking := origin(t, func(c *net.TCPConn) { c.Write(words) })
+		n := startTunnels(t, v, envoytest.Cluster("speaking", envoytest.At(speaking)...))
+		c := n.dial(n.connect, prologue(nil))
+		n.ask(c, "speaking")
+		n.WaitStat("cluster.speaking.upstream_cx_destroy", envoytest.Exactly(1))
+		time.Sleep(2 * time.Second) // longer than Envoy has by default for what is still to be read
+		got, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.Len(t, got, len(words))
+	})
+}
+
 // origin is a server that does as it is told with each connection, and closes it.
 func origin(t *testing.T, do func(c *net.TCPConn)) (port int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -209,6 +227,7 @@ func origin(t *testing.T, do func(c *net.TCPConn)) (port int) {
 
 // tunnels is an Envoy with a loopback listener of stock filters of both kinds.
 type tunnels struct {
+	*envoytest.Envoy
 	t                 *testing.T
 	tcp, connect, log string
 }
@@ -234,7 +253,7 @@ func startTunnels(t *testing.T, v variant, clusters ...envoytest.Resource) tunne
 	o := v.options()
 	o.Listeners = []envoytest.Resource{byTCP, envoytest.LoopbackOfTunnels(n.connect, true).With(envoytest.M{"name": "by-connect"})}
 	o.Clusters = clusters
-	envoytest.Start(t, o)
+	n.Envoy = envoytest.Start(t, o)
 	return n
 }
 

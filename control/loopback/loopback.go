@@ -165,13 +165,14 @@ func connect() object {
 		}}},
 		"headers_to_add": []any{header(FlagsHeader, "%RESPONSE_FLAGS%")},
 	}
-	// The end of a server's connection is passed on behind delayed_close_timeout, in which
-	// what came before is read. Until then the tunnel is taken to be good; by default that
-	// is a second.
+	// With a delayed_close_timeout, by default a second, the end of a server's connection comes
+	// so late, until when the tunnel is taken to be good; and what came before is lost if for so
+	// long nobody has read. That pause is for clients by TCP, which a reset could reach before
+	// it: what a unix socket holds stays.
 	return object{"name": "meltemi.connect", "typed_config": object{
 		"@type":       types + "network.http_connection_manager.v3.HttpConnectionManager",
 		"stat_prefix": "meltemi", "codec_type": "HTTP1", "generate_request_id": false,
-		"stream_idle_timeout": "0s", "delayed_close_timeout": "0.1s", "common_http_protocol_options": object{"idle_timeout": "0s"},
+		"stream_idle_timeout": "0s", "delayed_close_timeout": "0s", "common_http_protocol_options": object{"idle_timeout": "0s"},
 		"upgrade_configs":    []any{object{"upgrade_type": "CONNECT"}},
 		"local_reply_config": object{"mappers": []any{failed}},
 		"http_filters": []any{object{"name": "envoy.filters.http.router", "typed_config": object{

@@ -8,17 +8,57 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <sstream>
 #include <string>
 
 #include "abi.h"
 
 namespace {
-std::atomic<int> level_{static_cast<int>(Level::info)};
+// source/common/common/logger.h: Id, as far as there are lines of them here
+struct Logger {
+  const char* name;
+  std::atomic<int> level{static_cast<int>(Level::info)};
+};
+Logger loggers[] = {{"golang"}, {"config"}, {"connection"}, {"main"}, {"misc"}};
+Logger& golang = loggers[0];
 const char* const names[] = {"trace", "debug", "info", "warning", "error", "critical", "off"};
+
+// source/common/common/logger.cc: Registry::logger
+Logger* loggerOf(const std::string& name) {
+  for (Logger& l : loggers) {
+    if (name == l.name) {
+      return &l;
+    }
+  }
+  return nullptr;
+}
+
+bool logged(Level level, const Logger& logger) { return static_cast<int>(level) >= logger.level; }
 } // namespace
 
-void setLogLevel(Level level) { level_ = static_cast<int>(level); }
-Level logLevel() { return static_cast<Level>(level_.load()); }
+// source/common/common/logger.cc: Registry::setLogLevel
+void setLogLevel(Level level) {
+  for (Logger& l : loggers) {
+    l.level = static_cast<int>(level);
+  }
+}
+
+// source/server/options_impl.cc: OptionsImpl::parseComponentLogLevels. Of what has no lines here
+// the Envoy beside this program makes them.
+bool setComponentLogLevels(const std::string& levels) {
+  std::istringstream in(levels);
+  for (std::string one; std::getline(in, one, ',');) {
+    const size_t colon = one.find(':');
+    Level level;
+    if (colon == std::string::npos || !parseLevel(one.c_str() + colon + 1, &level)) {
+      return false;
+    }
+    if (Logger* l = loggerOf(one.substr(0, colon)); l != nullptr) {
+      l->level = static_cast<int>(level);
+    }
+  }
+  return true;
+}
 
 bool parseLevel(const char* name, Level* level) {
   for (int i = 0; i < 7; i++) {
@@ -49,7 +89,7 @@ void line(Level level, const char* logger, const std::string& text) {
 } // namespace
 
 void logf(Level level, const char* logger, const char* format, ...) {
-  if (static_cast<int>(level) < level_) {
+  if (!logged(level, *loggerOf(logger))) {
     return;
   }
   char text[2048];
@@ -63,7 +103,7 @@ void logf(Level level, const char* logger, const char* format, ...) {
 // contrib/golang/common/log/cgo.cc: FilterLogger::log, envoyGoFilterLog. The bytes are the
 // library's, and not terminated.
 void envoyGoFilterLog(uint32_t level, void* message_data, int message_len) {
-  if (level >= static_cast<uint32_t>(Level::off) || static_cast<int>(level) < level_) {
+  if (level >= static_cast<uint32_t>(Level::off) || !logged(static_cast<Level>(level), golang)) {
     return;
   }
   line(static_cast<Level>(level), "golang",
@@ -71,4 +111,4 @@ void envoyGoFilterLog(uint32_t level, void* message_data, int message_len) {
 }
 
 // contrib/golang/common/log/cgo.cc: envoyGoFilterLogLevel
-uint32_t envoyGoFilterLogLevel() { return static_cast<uint32_t>(level_.load()); }
+uint32_t envoyGoFilterLogLevel() { return static_cast<uint32_t>(golang.level.load()); }

@@ -3,11 +3,14 @@
 
 #include <stdarg.h>
 
+#include <string>
+
 // The levels are spdlog's, which Envoy's are.
 enum class Level { trace, debug, info, warning, error, critical, off };
 
 void setLogLevel(Level level);
-Level logLevel();
+// COMPONENT:LEVEL, comma-separated; false: malformed
+bool setComponentLogLevels(const std::string& levels);
 // The level's index by its name as envoy -l takes it; false if there is none.
 bool parseLevel(const char* name, Level* level);
 

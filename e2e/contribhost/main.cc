@@ -2,7 +2,7 @@
 // it, so that what no contrib build of Envoy can be had for is tested all the same. What it does it
 // does sentence by sentence as Envoy's C++: each place names the file and function that it follows.
 //
-//   contribhost CONFIG [--concurrency N] [--drain-time-s S] [-l LEVEL]
+//   contribhost CONFIG [--concurrency N] [--drain-time-s S] [-l LEVEL] [--component-log-level LEVELS]
 //
 // It logs on standard error, and answers lines on standard input with one line each:
 //
@@ -82,7 +82,7 @@ std::string answer(ListenerManager& manager, const std::string& line) {
 int main(int argc, char** argv) {
   size_t concurrency = 1;
   long drain_time_ms = 600000; // source/server/options_impl.cc: --drain-time-s is 600
-  std::string path;
+  std::string path, component_log_levels;
   for (int i = 1; i < argc; i++) {
     const bool more = i + 1 < argc;
     Level level;
@@ -93,12 +93,19 @@ int main(int argc, char** argv) {
     } else if (more && strcmp(argv[i], "-l") == 0 && parseLevel(argv[i + 1], &level)) {
       setLogLevel(level);
       i++;
+    } else if (more && strcmp(argv[i], "--component-log-level") == 0) {
+      component_log_levels = argv[++i];
     } else if (path.empty() && argv[i][0] != '-') {
       path = argv[i];
     } else {
       fprintf(stderr, "contribhost: unknown argument %s\n", argv[i]);
       return 1;
     }
+  }
+  // source/exe/stripped_main_base.cc: configureComponentLogLevels, whichever came first
+  if (!setComponentLogLevels(component_log_levels)) {
+    fprintf(stderr, "contribhost: component log level not correctly specified: %s\n", component_log_levels.c_str());
+    return 1;
   }
   // source/common/event/libevent.cc: Global::initialize
   signal(SIGPIPE, SIG_IGN);

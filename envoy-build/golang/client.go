@@ -22,7 +22,8 @@ type Client struct {
 
 	// Under the worker's lock.
 	ev       host.DownstreamEvents
-	gone     bool
+	gone     bool // its end has been told
+	away     bool // it has ended, which is told behind what is held
 	touched  bool
 	closing  closing
 	out      []*host.Buffer
@@ -167,6 +168,17 @@ func (c *Client) hand(chunks [][]byte, total int) (consumed int) {
 func (c *Client) resume() {
 	c.resuming = false
 	c.deliver()
+	if c.away && !c.gone && !c.resuming && (c.disabled == 0 || c.closing != stays) {
+		c.over(true)
+	}
+}
+
+// resumeSoon has resume called within the event that is running.
+func (c *Client) resumeSoon() {
+	if !c.resuming {
+		c.resuming = true
+		c.w.resumed = append(c.w.resumed, c)
+	}
 }
 
 func (c *Client) closed(remote bool) {
@@ -175,13 +187,24 @@ func (c *Client) closed(remote bool) {
 		return
 	}
 	c.w.lingering.Remove(c.linger)
+	c.conn.Release()
+	if remote && c.disabled > 0 && c.held.size > 0 && c.closing == stays {
+		// A host that can make clients wait would not have read its end yet.
+		c.away = true
+		c.setBlocked(false)
+		return
+	}
+	c.over(remote)
+}
+
+// over tells the client's end.
+func (c *Client) over(remote bool) {
 	if c.ev != nil && !c.w.guard(nil, func() { c.ev.Closed(remote) }) {
 		c.w.guard(nil, c.ev.Aborted)
 	}
 	c.gone = true
 	c.drop()
 	c.release(c.held.size)
-	c.conn.Release()
 	c.w.h.configs.left(c.cfg)
 }
 
@@ -203,7 +226,7 @@ func (c *Client) touch() {
 // carryOut does what was recorded: what was written goes by one write.
 func (c *Client) carryOut() {
 	c.touched = false
-	if c.gone {
+	if c.gone || c.away {
 		c.drop()
 		return
 	}
@@ -265,6 +288,10 @@ func (c *Client) Close(flush bool) {
 	}
 	c.closing = how
 	c.release(c.held.size)
+	if c.away {
+		c.resumeSoon()
+		return
+	}
 	c.touch()
 }
 
@@ -275,9 +302,8 @@ func (c *Client) ReadDisable(disable bool) {
 	case disable:
 		c.disabled++
 	default:
-		if c.disabled--; c.disabled == 0 && !c.resuming && (c.held.size > 0 || c.ended && !c.told) {
-			c.resuming = true
-			c.w.resumed = append(c.w.resumed, c)
+		if c.disabled--; c.disabled == 0 && (c.held.size > 0 || c.ended && !c.told) {
+			c.resumeSoon()
 		}
 	}
 }

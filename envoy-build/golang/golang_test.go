@@ -473,17 +473,23 @@ func TestRepliesToConnect(t *testing.T) {
 
 func TestHostsThatAreSeen(t *testing.T) {
 	var hs hosts
-	require.Equal(t, assumedHosts, hs.count("c"))
+	counts := func(want int, assumed bool, cluster string) {
+		t.Helper()
+		n, a := hs.count(cluster)
+		require.Equal(t, want, n)
+		require.Equal(t, assumed, a)
+	}
+	counts(assumedHosts, true, "c")
 	hs.saw("c", "")
 	for i := range sampledHosts {
-		require.Equal(t, assumedHosts, hs.count("c"))
+		counts(assumedHosts, true, "c")
 		hs.saw("c", []string{"a", "b"}[i%2])
 	}
-	require.Equal(t, 2, hs.count("c"))
+	counts(2, false, "c")
 	hs.clusters["c"].seen["a"] = time.Now().Add(-2 * hostTime)
 	hs.saw("c", "b")
-	require.Equal(t, 1, hs.count("c"))
-	require.Equal(t, assumedHosts, hs.count("d"))
+	counts(1, false, "c")
+	counts(assumedHosts, true, "d")
 }
 
 // TestAnUnknownClusterIsKnownForOne: requests need not wait for the next attempt to connect.

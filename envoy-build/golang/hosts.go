@@ -55,15 +55,15 @@ func (hs *hosts) saw(cluster, host string) {
 	}
 }
 
-// count is how many hosts a cluster seems to have.
-func (hs *hosts) count(cluster string) int {
+// count is how many hosts a cluster seems to have, or is assumed to have as nothing is known.
+func (hs *hosts) count(cluster string) (n int, assumed bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	c := hs.clusters[cluster]
 	if c == nil || c.samples < sampledHosts {
-		return assumedHosts
+		return assumedHosts, true
 	}
-	return max(1, len(c.seen))
+	return max(1, len(c.seen)), false
 }
 
 // missing are the clusters that a worker's thread does not know, as far as tunnels were to

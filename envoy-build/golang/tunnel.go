@@ -111,8 +111,8 @@ func (w *worker) ClusterHosts(cluster string) (h host.Hosts, known, ok bool) {
 	if w.missing.has(cluster, w.now) {
 		return h, false, true
 	}
-	n := w.h.hosts.count(cluster)
-	return host.Hosts{Total: n, Healthy: n, Preferred: n}, true, true
+	n, assumed := w.h.hosts.count(cluster)
+	return host.Hosts{Total: n, Healthy: n, Preferred: n, Assumed: assumed}, true, true
 }
 
 // seen notes that a tunnel to a cluster has led to a host.
@@ -375,14 +375,14 @@ func (t *tunnel) receive(ends bool) {
 }
 
 // lost tells why a tunnel has ended. One over which nothing has gone may never have been
-// connected. Of what was written nobody can tell how much has reached the server.
+// connected, unless that was told. Of what was written nobody can tell how much has reached the server.
 func (t *tunnel) lost(err error) host.CloseReason {
 	switch {
 	case t.ended || t.ending:
 		return host.Local
 	case t.state == opened:
 		return host.ConnectFailed
-	case !t.heard && !t.wrote:
+	case !t.heard && !t.wrote && !t.w.h.settings.Connect:
 		return host.ConnectFailed
 	case err != nil:
 		return host.Reset

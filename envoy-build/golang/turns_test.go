@@ -231,3 +231,34 @@ func TestWhatATunnelWrites(t *testing.T) {
 	u.end(host.Local)
 	require.NoError(t, unix.Close(server))
 }
+
+// TestAClientThatHasLeftIsClosed by the pipeline, which has not been handed all that it had sent:
+// it is over at once, as Envoy has nothing more to tell of it.
+func TestAClientThatHasLeftIsClosed(t *testing.T) {
+	for _, flush := range []bool{true, false} {
+		e := newEnvoy(t, &echo{}, true)
+		require.NoError(t, e.Load("{}"))
+		p := e.dial(PluginName)
+		p.Send([]byte("a"))
+		p.gets(1)
+		w := p.c.w
+		w.lock.Lock()
+		p.c.ReadDisable(true)
+		w.lock.Unlock()
+		p.Send([]byte("b"))
+		p.Close()
+		e.Until("it has left", func() bool { w.lock.Lock(); defer w.lock.Unlock(); return p.c.away })
+		w.lock.Lock()
+		w.begin()
+		require.False(t, p.c.gone)
+		b := w.Buffer(6)
+		b.B = append(b.B, "nobody"...)
+		p.c.Write(b)
+		p.c.Close(flush)
+		w.finish()
+		require.True(t, p.c.gone)
+		require.Zero(t, w.holding.size)
+		w.leave()
+		p.gets(1)
+	}
+}

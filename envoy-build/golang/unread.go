@@ -62,7 +62,7 @@ type sight struct {
 func (c *Client) looked(s sight, ok bool) {
 	u := &c.unread
 	u.looking = false
-	if c.gone || c.closing == closes {
+	if c.gone || c.away || c.closing == closes {
 		return
 	}
 	if !ok {

@@ -29,6 +29,7 @@ type stage struct {
 	cluster *filtertest.Cluster
 	servers []hosttest.Peer
 	known   map[*filtertest.Server]bool
+	clients []*peer
 }
 
 func (s *stage) Load(raw string) error {
@@ -39,7 +40,11 @@ func (s *stage) Load(raw string) error {
 	return err
 }
 
-func (s *stage) Dial() hosttest.Peer { return &peer{Client: s.h.Dial(s.cfg)} }
+func (s *stage) Dial() hosttest.Peer {
+	p := &peer{Client: s.h.Dial(s.cfg)}
+	s.clients = append(s.clients, p)
+	return p
+}
 
 func (s *stage) Servers() []hosttest.Peer {
 	for _, srv := range s.cluster.Servers() {
@@ -57,6 +62,11 @@ func (s *stage) Servers() []hosttest.Peer {
 func (s *stage) Until(what string, done func() bool) {
 	s.t.Helper()
 	s.h.Settle()
+	for _, p := range s.clients {
+		if p.leaves {
+			p.Close()
+		}
+	}
 	for range 100 { // timers
 		if done() {
 			return
@@ -69,7 +79,18 @@ func (s *stage) Until(what string, done func() bool) {
 
 func (s *stage) Counter(name string) int64 { return s.cfg.Counter(name) }
 
-type peer struct{ *filtertest.Client }
+type peer struct {
+	*filtertest.Client
+	leaves bool
+}
+
+// Close is the client's end of both directions, which comes behind what it has sent: it is seen when
+// that has been read.
+func (c *peer) Close() {
+	if c.leaves = c.ReadDisabled(); !c.leaves {
+		c.Client.Close()
+	}
+}
 
 func (c *peer) Send(b []byte) { c.Client.Send(b) }
 func (c *peer) Ended() bool   { return c.Closed() }

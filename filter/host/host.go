@@ -241,6 +241,9 @@ type Hosts struct {
 	// Preferred is how many healthy hosts the first priority has that has any:
 	// among them the load balancer chooses.
 	Preferred int
+	// Assumed: nothing tells how many there are yet, and these are taken for it. What comes
+	// behind them is no change of the cluster's.
+	Assumed bool
 }
 
 // Members are the hosts of a cluster, in the cluster's order. They are not changed.

@@ -234,13 +234,17 @@ func (p *Pool) look(now time.Duration) {
 	if p.looked && h == p.hosts && !news {
 		return
 	}
-	first := !p.looked
+	first, found := !p.looked, p.hosts.Assumed && known
 	p.hosts, p.looked = h, true
 	if p.outliers != nil {
 		p.info.outliers.Resize(h.Preferred)
 	}
 	if first {
 		p.epoch = p.info.forget(-1)
+		return
+	}
+	if found {
+		p.weigh()
 		return
 	}
 	p.changed, p.search = now, 0

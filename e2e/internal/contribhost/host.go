@@ -30,8 +30,9 @@ type Options struct {
 	Concurrency int
 	// Drain is how long connections of replaced listeners have; 0 is none.
 	Drain time.Duration
-	// Level of the log, "" for info.
-	Level string
+	// Level of the log, "" for info; ComponentLevels are those of parts of it, as Envoy's
+	// --component-log-level has them.
+	Level, ComponentLevels string
 	// Env is added to the environment.
 	Env []string
 	// Log is written to.
@@ -61,6 +62,9 @@ func Start(t testing.TB, o Options) (*Host, error) {
 	}
 	if o.Level != "" {
 		args = append(args, "-l", o.Level)
+	}
+	if o.ComponentLevels != "" {
+		args = append(args, "--component-log-level", o.ComponentLevels)
 	}
 	h.cmd = exec.Command(o.Bin, args...)
 	// What only a finalizer frees is no leak; what is left is asked for by Counts.

@@ -42,6 +42,9 @@ const (
 	Built
 )
 
+// adminAddress is what Meltemi logs of its own pages.
+var adminAddress = regexp.MustCompile(`meltemi: admin address (\S+)`)
+
 // Tunnels is how the loopback listener leads connections to clusters where no filter of Meltemi's
 // is in it.
 type Tunnels int
@@ -265,6 +268,9 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		if path, ok := strings.CutPrefix(address, "unix:"); ok {
 			return d.DialContext(ctx, "unix", path)
 		}
+		if m := adminAddress.FindStringSubmatch(e.Log()); m != nil { // with the port that the kernel chose
+			return d.DialContext(ctx, "tcp", m[1])
+		}
 		return d.DialContext(ctx, "tcp", address)
 	}}
 	settings["connect"] = o.Tunnels == ByConnect
@@ -277,17 +283,23 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		}
 		return listeners, env
 	}
+	if o.HotRestart {
+		e.t.Skip("not on the imitated host: it hands no sockets over to another process")
+	}
 	config, listeners := g.split(e.t, o.Listeners)
-	level := ""
-	if i := slices.Index(o.Args, "-l"); i >= 0 {
-		level = o.Args[i+1]
+	argument := func(name string) string {
+		if i := slices.Index(o.Args, name); i >= 0 {
+			return o.Args[i+1]
+		}
+		return ""
 	}
 	bin := contribhost.Binary
 	if o.Sanitized {
 		bin = contribhost.BinaryWithAddressSanitizer
 	}
 	g.host, err = contribhost.Start(e.t, contribhost.Options{
-		Bin: bin(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Level: level, Env: env, Log: e.log,
+		Bin: bin(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Env: env, Log: e.log,
+		Level: argument("-l"), ComponentLevels: argument("--component-log-level"),
 	})
 	require.NoError(e.t, err, "%s", e.Log())
 	return listeners, o.Env

@@ -70,11 +70,13 @@ func Run(t *testing.T, f Features, stage func(t *testing.T, m host.Module) Stage
 		{"a closed connection takes nothing", gone},
 		{"a client is not read for a while", unread},
 		{"a client that sends much while it is not read", unreadMuch},
+		{"a client that leaves while it is not read", unreadLeaves},
 		{"what an event writes goes when it is over", batches},
 		{"work from elsewhere", wakes},
 		{"timers", timers},
 		{"a connection to a server", upstream},
 		{"a server ends it", serverEnds},
+		{"a server ends it without a word", serverLeaves},
 		{"it is closed", upstreamCloses},
 		{"it is ended gracefully", graceful},
 		{"it is closed before it is there", withdrawn},
@@ -525,6 +527,22 @@ func unreadMuch(_ *testing.T, s *suite) {
 	s.Until("it has come in pieces", func() bool { return c.got() == string(want) })
 }
 
+func unreadLeaves(t *testing.T, s *suite) {
+	p, c := s.open()
+	stopped := make(chan struct{})
+	s.m.do(c.s, func() { c.d.ReadDisable(true); close(stopped) })
+	s.Until("it is not read", func() bool { return isClosed(stopped) })
+	p.Send([]byte("last words"))
+	p.Close()
+	q := s.Dial() // by then its end may have been seen
+	s.accepted(2)
+	require.Empty(t, c.events())
+	s.m.do(c.s, func() { c.d.ReadDisable(false) })
+	s.Until("what it has sent", func() bool { return c.got() == "last words" })
+	s.hears(&c.recorder, "closed, remote true")
+	q.Close()
+}
+
 func batches(_ *testing.T, s *suite) {
 	p, c := s.open()
 	s.sets(c, func() {
@@ -594,6 +612,18 @@ func serverEnds(_ *testing.T, s *suite) {
 	done := make(chan struct{})
 	s.m.do(c.s, func() { close(done) })
 	s.Until("nothing", func() bool { return isClosed(done) })
+}
+
+func serverLeaves(_ *testing.T, s *suite) {
+	_, c := s.open()
+	u := s.connects(c, Cluster)
+	s.hears(&u.recorder, "ready")
+	s.served(1).Close()
+	if s.f.Eager { // there may have been no server
+		s.hears(&u.recorder, "ready", host.ConnectFailed.String())
+	} else {
+		s.hears(&u.recorder, "ready", host.Remote.String())
+	}
 }
 
 func upstreamCloses(_ *testing.T, s *suite) {
