@@ -61,6 +61,13 @@ type reconciler struct {
 	loopbacks map[string]*envoyfilter.Filter // as they shall be, by their names
 }
 
+// begin has nothing count that was known when this replica led before.
+func (r *reconciler) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.loopbacks)
+}
+
 // behind is how long a request waits for the cache to know what has been written. As it
 // tells of that, it mostly comes again before.
 const behind = time.Second

@@ -37,6 +37,8 @@ type RDS struct {
 	Insecure bool
 	// TrustDomain that proxies must be of; "": any that the roots vouch for.
 	TrustDomain string
+
+	listen func() (net.Listener, error) // nil: at the address
 }
 
 func init() { metrics.Registry.MustRegister(rds.Metrics()...) }
@@ -98,7 +100,11 @@ func (p *publisher) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	l, err := net.Listen("tcp", p.r.RDS.Address)
+	listen := p.r.RDS.listen
+	if listen == nil {
+		listen = func() (net.Listener, error) { return net.Listen("tcp", p.r.RDS.Address) }
+	}
+	l, err := listen()
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 
 	istio "istio.io/client-go/pkg/apis/networking/v1"
@@ -141,6 +143,51 @@ func (r *reconciler) governedHosts(ctx context.Context, o ...client.ListOption) 
 		hosts = append(hosts, e.Spec.Hosts...)
 	}
 	return hosts
+}
+
+// hosts are all that something is said of, or has been written for, in order.
+func (r *reconciler) hosts(ctx context.Context) []string {
+	hosts := map[string]bool{}
+	for _, h := range r.governedHosts(ctx) {
+		hosts[h] = true
+	}
+	routers, filters, services := &api.MetaRouterList{}, &istioalpha.EnvoyFilterList{}, &istio.VirtualServiceList{}
+	r.list(ctx, routers)
+	for i := range routers.Items {
+		hosts[r.routerHost(&routers.Items[i])] = true
+	}
+	r.list(ctx, filters)
+	for _, f := range filters.Items {
+		for _, h := range ownHost(f) {
+			hosts[h] = true
+		}
+	}
+	r.list(ctx, services)
+	for _, v := range services.Items {
+		for _, h := range ownHost(v) {
+			hosts[h] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts))
+}
+
+// everything is all that there may be to be done.
+func (r *reconciler) everything(ctx context.Context) []Request {
+	all := []Request{{}}
+	for _, h := range r.hosts(ctx) {
+		all = append(all, Request{Host: h})
+	}
+	protocols, policies := &api.ApplicationProtocolList{}, &dubbo.DubboAuthorizationPolicyList{}
+	r.list(ctx, protocols)
+	for i := range protocols.Items {
+		all = append(all, Request{Object: translate.Object{Kind: translate.ApplicationProtocol, Name: protocols.Items[i].Name}})
+	}
+	r.list(ctx, policies)
+	for i := range policies.Items {
+		p := &policies.Items[i]
+		all = append(all, Request{Object: translate.Object{Kind: translate.DubboAuthorizationPolicy, Namespace: p.Namespace, Name: p.Name}})
+	}
+	return all
 }
 
 func hasFields(o []client.ListOption) bool {
