@@ -13,10 +13,14 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	routeservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
+	coordination "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/meltemi-mesh/meltemi/control/ir"
@@ -187,4 +191,42 @@ func TestTheLeaseIsReleased(t *testing.T) {
 		require.NoError(w, second.stop())
 		require.Empty(w, holder())
 	})
+}
+
+// TestAStandbyIsReadyWhenItKnowsAll: whatever it does not know yet.
+func TestAStandbyIsReadyWhenItKnowsAll(t *testing.T) {
+	for _, unknown := range []string{"metarouters", "dubboauthorizationpolicies", "gateways", "configmaps"} {
+		t.Run(unknown, func(t *testing.T) {
+			virtually(t, func(w *world) {
+				w.put(w, w.scheme, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio"}})
+				require.NoError(w, coordination.AddToScheme(w.scheme))
+				now := metav1.NowMicro()
+				w.put(w, w.scheme, &coordination.Lease{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "meltemi-system", Name: "meltemi-operator"},
+					Spec:       coordination.LeaseSpec{HolderIdentity: new("another"), LeaseDurationSeconds: new(int32(3600)), RenewTime: &now, AcquireTime: &now},
+				})
+				hold := make(chan struct{})
+				w.reading = func(q *http.Request) {
+					if strings.HasSuffix(q.URL.Path, "/"+unknown) {
+						<-hold
+					}
+				}
+				m, err := New(w.config("standby"), Options{RootNamespace: "istio-system", Domain: "cluster.local", Metrics: "0", Health: "0", Namespace: "meltemi-system"}, logr.Discard())
+				require.NoError(w, err)
+				ctx, cancel := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() { done <- m.Start(ctx) }()
+				ready := synced(m.GetCache())
+				q, err := http.NewRequestWithContext(w.Context(), http.MethodGet, "/readyz", nil)
+				require.NoError(w, err)
+				time.Sleep(time.Minute)
+				require.Error(w, ready(q))
+				close(hold)
+				time.Sleep(time.Minute)
+				require.NoError(w, ready(q))
+				cancel()
+				require.NoError(w, <-done)
+			})
+		})
+	}
 }

@@ -164,6 +164,11 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant, l.watched())); err != nil {
 			return nil, err
 		}
+		// What the cache has before it starts it has in full before anything else does, and
+		// before a replica is ready.
+		if _, err := m.GetCache().GetInformer(context.Background(), o); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.Watch(source.TypedFunc[Request](l.queues)); err != nil {
 		return nil, err
