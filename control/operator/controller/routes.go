@@ -15,7 +15,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -73,7 +72,7 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 		&api.MetaRouter{}, &api.ApplicationProtocol{}, &corev1.Service{}, &discovery.EndpointSlice{},
 		&corev1.ConfigMap{}, &istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{},
 	} {
-		if err := c.Watch(source.TypedKind(m.GetCache(), o, handler.TypedEnqueueRequestsFromMapFunc(r.touched), relevant)); err != nil {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant)); err != nil {
 			return err
 		}
 	}
