@@ -210,6 +210,38 @@ func TestRoutesByRDS(t *testing.T) {
 	stop()
 }
 
+// TestRoutesByRDSWithoutTheAPIServer: while it is away for longer than a lease lasts, no
+// replica ends and no stream, and who asks for the first time is answered. What is said
+// afterwards arrives, by the streams that there have been.
+func TestRoutesByRDSWithoutTheAPIServer(t *testing.T) {
+	s := openServed(t)
+	s.byRDS("v1")
+	s.acknowledged("v1")
+	asker := s.Pods(mesh.PodSpec{Name: "asks", Role: mesh.Sidecar, CertificatesOnly: true})[0]
+	name := fmt.Sprintf("%s_%d", s.host(), port)
+	var before []*proxy
+	for i := range s.replicas {
+		p := s.ask(t, i, asker).wants(name)
+		require.Equal(t, []string{name}, p.names())
+		before = append(before, p)
+	}
+	calm, stop := s.consumer(peers.DubboGo, peers.ConsumerOptions{}), steady(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}))
+	world.KillAPIServer()
+	time.Sleep(20 * time.Second)
+	answers(t, calm, 100, "v1")
+	for i := range s.replicas {
+		require.Equal(t, []string{name}, s.ask(t, i, asker).wants(name).names())
+	}
+	require.NoError(t, world.StartAPIServer())
+	s.byRDS("v2")
+	for _, p := range before {
+		require.Equal(t, []string{name}, p.names())
+	}
+	s.acknowledged("v2")
+	answers(t, calm, 100, "v2")
+	stop()
+}
+
 // TestRoutesByRDSAreForTheirNamespaces: whoever is in the mesh may ask, and is told of what
 // is for its namespace. Who is not in the mesh is not heard.
 func TestRoutesByRDSAreForTheirNamespaces(t *testing.T) {
