@@ -116,7 +116,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		HealthProbeBindAddress: o.Health, PprofBindAddress: o.Profiles,
 		GracefulShutdownTimeout: &grace,
 		Cache: cache.Options{
-			DefaultTransform: r.trim,
+			DefaultTransform: r.trim, NewInformer: newInformer,
 			ByObject: map[client.Object]cache.ByObject{
 				&istioalpha.EnvoyFilter{}: {Label: managed()},
 				&corev1.ConfigMap{}: {
