@@ -212,31 +212,33 @@ func TestRoutesByRDS(t *testing.T) {
 
 // TestRoutesByRDSWithoutTheAPIServer: while it is away for so long that nobody leads, no
 // replica ends and no stream, and who asks for the first time is answered. What is said
-// afterwards arrives, by the streams that there have been.
+// afterwards arrives by all of these.
 func TestRoutesByRDSWithoutTheAPIServer(t *testing.T) {
 	s := openServed(t)
 	s.byRDS("v1")
 	s.acknowledged("v1")
 	asker := s.Pods(mesh.PodSpec{Name: "asks", Role: mesh.Sidecar, CertificatesOnly: true})[0]
 	name := fmt.Sprintf("%s_%d", s.host(), port)
-	var before []*proxy
-	for i := range s.replicas {
-		p := s.ask(t, i, asker).wants(name)
-		require.Equal(t, []string{name}, p.names())
-		before = append(before, p)
+	var proxies []*proxy
+	ask := func() {
+		t.Helper()
+		for i := range s.replicas {
+			p := s.ask(t, i, asker).wants(name)
+			require.Equal(t, []string{name}, p.names())
+			proxies = append(proxies, p)
+		}
 	}
+	ask()
 	calm, stop := s.consumer(peers.DubboGo, peers.ConsumerOptions{}), steady(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}))
 	world.KillAPIServer()
 	s.Eventually("the end of a lease", func() bool {
 		return slices.ContainsFunc(s.replicas, func(o *mesh.Operator) bool { return strings.Contains(o.Log(), "Failed to renew lease") })
 	})
 	answers(t, calm, 100, "v1")
-	for i := range s.replicas {
-		require.Equal(t, []string{name}, s.ask(t, i, asker).wants(name).names())
-	}
+	ask()
 	require.NoError(t, world.StartAPIServer())
 	s.byRDS("v2")
-	for _, p := range before {
+	for _, p := range proxies {
 		require.Equal(t, []string{name}, p.names())
 	}
 	s.acknowledged("v2")
