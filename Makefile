@@ -26,7 +26,7 @@ E2E_PARALLEL ?= 4
 IN_FULL := ./codecs/... ./filter/... ./filters/... ./envoy-build/golang ./envoy-build/internal/balancer
 
 .DEFAULT_GOAL := help
-.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all e2e-golang istio helm e2e-istio bench hostile soak lint clean need-go need-cc
+.PHONY: help so so-arm64 meltemi operator crds envoy envoys demo test unit e2e e2e-all e2e-golang istio helm e2e-istio churn bench hostile soak lint clean need-go need-cc
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ helm: need-go ## build/helm; minutes the first time
 e2e-istio: so meltemi operator envoy istio helm ## end to end in a mesh: a real control plane, sidecars and gateway in network namespaces
 	cd e2e/istio && $(GO) test -count=1 -timeout 45m
 	cd e2e/istio/controlplane && . ./env.sh && $(GO) test -count=1 ./...
+
+churn: so meltemi operator envoy istio helm ## a thousand changes of routes in a mesh, under load and with outages
+	cd e2e/istio && $(GO) test -count=1 -timeout 30m -v -run TestRoutersChangeUnderLoad -churn 1000 .
 
 bench: so envoy ## CPU, throughput and latency beside direct, tcp_proxy, dubbo_proxy
 	cd examples/memcached && $(GO) build -trimpath -buildmode=c-shared -tags '$(SO_TAGS)' -ldflags='$(SO_LDFLAGS)' -o ../../build/memcached/libmeltemi.so .

@@ -2,33 +2,62 @@ package istio
 
 import (
 	"flag"
+	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/mesh"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 )
 
-var churn = flag.Int("churn", 60, "`changes` of a MetaRouter that TestRoutersChangeUnderLoad makes; a thousand take minutes")
+var churn = flag.Int("churn", 60, "`changes` of a MetaRouter that TestRoutersChangeUnderLoad makes")
 
-// TestRoutersChangeUnderLoad: routes change as fast as they can be applied, while the
-// operator is killed, another replica takes over, and istiod is away. No call fails, no
-// connection breaks, and in the end all is as the last change says.
+// burst is how many changes are made one after the other, each seen to be where the calls
+// are before the next; then as many as fast as the API server takes them, as by somebody who
+// applies a folder, of which the last one is.
+const burst = 10
+
+// TestRoutersChangeUnderLoad: routes change while the operator is killed, another replica
+// takes over, and istiod is away. No call fails, no connection breaks, and what is said last is
+// there soon.
 func TestRoutersChangeUnderLoad(t *testing.T) {
 	o := openOperated(t)
-	routes := func(subset string) string { return "  routes: [{name: all, route: [{" + o.to(subset) + "}]}]\n" }
-	o.metaRouter(routes("v1"))
+	// The proxy itself says which of the changes it has; all other calls get to servers.
+	routes := func(change int, subset string) string {
+		return fmt.Sprintf(`  routes:
+  - {name: which, match: {attributes: {method: {exact: which}}}, directResponse: {status: DENIED, body: change %d.}}
+  - {name: all, route: [{%s}]}
+`, change, o.to(subset))
+	}
+	client, err := world.Client()
+	require.NoError(t, err)
+	path := "/apis/metaprotocol.aeraki.io/v1alpha1/namespaces/" + o.Name + "/metarouters/greeter"
+	change := func(i int, subset string) {
+		t.Helper()
+		require.NoError(t, client.Apply(path, router("greeter", o.host(), routes(i, subset))))
+	}
+	change(-1, "v1")
 	busy, calm := o.consumer(peers.DubboGo, peers.ConsumerOptions{}), o.consumer(peers.DubboGo, peers.ConsumerOptions{})
-	answers(t, calm, 100, "v1")
 	open := o.dial(o.client, o.vip+":20880")
-	ask := func() string {
-		open.Ask(1, hello)
+	which := hello
+	which.Method = "which"
+	ask := func(r dubbotest.Request) string {
+		open.Ask(1, r)
 		return open.Read().Text()
 	}
-	require.Equal(t, "v1: hello x", ask())
+	arrives := func(i int) {
+		t.Helper()
+		o.Eventually(fmt.Sprintf("change %d", i), func() bool { return strings.Contains(ask(which), fmt.Sprintf("change %d.", i)) })
+	}
+	arrives(-1)
+	answers(t, calm, 100, "v1")
+	require.Equal(t, "v1: hello x", ask(hello))
 
 	end, over := make(chan struct{}), make(chan struct{})
 	calls, failed := 0, map[string]int{}
@@ -49,7 +78,8 @@ func TestRoutersChangeUnderLoad(t *testing.T) {
 	}()
 	root := peers.Root()
 	replica := o.Pods(mesh.PodSpec{Name: "replica"})[0].Operator(filepath.Join(root, "build", "meltemi-operator"), mesh.CRDs(root))
-	before, start := o.reloads(o.client), time.Now()
+	before, start, away := o.reloads(o.client), time.Now(), false
+	var waits []time.Duration
 	for i := range *churn {
 		switch i {
 		case *churn / 4:
@@ -60,19 +90,29 @@ func TestRoutersChangeUnderLoad(t *testing.T) {
 			replica.Start()
 		case *churn * 5 / 8:
 			world.KillIstiod()
+			away = true
 		case *churn * 7 / 8:
 			require.NoError(t, world.StartIstiod())
+			away = false
 		}
-		o.Apply(router("greeter", o.host(), routes([]string{"v2", "v1"}[i%2])))
-		require.NotEmpty(t, ask())
+		change(i, []string{"v2", "v1"}[i%2])
+		require.Contains(t, ask(hello), ": hello x")
+		if !away && (i/burst%2 == 0 || i%burst == burst-1) {
+			from := time.Now()
+			arrives(i)
+			waits = append(waits, time.Since(from))
+		}
 	}
-	took := time.Since(start)
-	o.Apply(router("greeter", o.host(), routes("v2")))
+	change(*churn, "v2")
 	o.conditions("greeter", "Accepted=True Programmed=True")
-	o.Eventually("the last routes", func() bool { return ask() == "v2: hello x" })
+	arrives(*churn)
+	took := time.Since(start)
+	require.Equal(t, "v2: hello x", ask(hello))
 	close(end)
 	<-over
-	t.Logf("%d changes in %v, of which the client's proxy took %d; %d calls", *churn, took, o.reloads(o.client)-before, calls)
+	slices.Sort(waits)
+	t.Logf("%d changes in %v, of which the client's proxy took %d; they were there after %v, and after %v at most; %d calls",
+		*churn, took, o.reloads(o.client)-before, waits[len(waits)/2], waits[len(waits)-1], calls)
 	require.Empty(t, failed)
 	answers(t, calm, 100, "v2")
 

@@ -210,6 +210,42 @@ func TestRoutesByRDS(t *testing.T) {
 	stop()
 }
 
+// TestRoutesByRDSWithoutTheAPIServer: while it is away for so long that nobody leads, no
+// replica ends and no stream, and who asks for the first time is answered. What is said
+// afterwards arrives by all of these.
+func TestRoutesByRDSWithoutTheAPIServer(t *testing.T) {
+	s := openServed(t)
+	s.byRDS("v1")
+	s.acknowledged("v1")
+	asker := s.Pods(mesh.PodSpec{Name: "asks", Role: mesh.Sidecar, CertificatesOnly: true})[0]
+	name := fmt.Sprintf("%s_%d", s.host(), port)
+	var proxies []*proxy
+	ask := func() {
+		t.Helper()
+		for i := range s.replicas {
+			p := s.ask(t, i, asker).wants(name)
+			require.Equal(t, []string{name}, p.names())
+			proxies = append(proxies, p)
+		}
+	}
+	ask()
+	calm, stop := s.consumer(peers.DubboGo, peers.ConsumerOptions{}), steady(t, s.consumer(peers.DubboGo, peers.ConsumerOptions{}))
+	world.KillAPIServer()
+	s.Eventually("the end of a lease", func() bool {
+		return slices.ContainsFunc(s.replicas, func(o *mesh.Operator) bool { return strings.Contains(o.Log(), "Failed to renew lease") })
+	})
+	answers(t, calm, 100, "v1")
+	ask()
+	require.NoError(t, world.StartAPIServer())
+	s.byRDS("v2")
+	for _, p := range proxies {
+		require.Equal(t, []string{name}, p.names())
+	}
+	s.acknowledged("v2")
+	answers(t, calm, 100, "v2")
+	stop()
+}
+
 // TestRoutesByRDSAreForTheirNamespaces: whoever is in the mesh may ask, and is told of what
 // is for its namespace. Who is not in the mesh is not heard.
 func TestRoutesByRDSAreForTheirNamespaces(t *testing.T) {
@@ -284,7 +320,7 @@ func asks(t *testing.T, to, from *mesh.Pod, config *tls.Config) (routeservicev3.
 		grpc.WithContextDialer(func(_ context.Context, addr string) (net.Conn, error) { return from.Dial(addr) }))
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), peers.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*peers.Patience) // an outage may be in between
 	t.Cleanup(cancel)
 	st, err := routeservicev3.NewRouteDiscoveryServiceClient(conn).DeltaRoutes(ctx)
 	if err != nil {

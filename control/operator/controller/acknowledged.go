@@ -75,12 +75,13 @@ func (j *judge) heard(names []string) {
 	}
 }
 
-// lead has it put hosts into the queue of those whose status is to be written.
-func (j *judge) lead(_ context.Context, q workqueue.TypedRateLimitingInterface[Request]) error {
+// lead has it put hosts into the queue of those whose status is to be written; nil: others
+// lead, who may have statuses say something else.
+func (j *judge) lead(q workqueue.TypedRateLimitingInterface[Request]) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.queue = q
-	return nil
+	clear(j.told)
 }
 
 // run looks at what proxies have said, until ctx is done.

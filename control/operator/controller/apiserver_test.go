@@ -57,6 +57,7 @@ type apiServer struct {
 	// before is asked before a request that changes something is heard, and after when
 	// it has been, with the lock held: an error is a connection that breaks.
 	before, after func(q *http.Request) error
+	reading       func(q *http.Request) // is asked before one that changes nothing is heard
 	writes        []write
 }
 
@@ -106,8 +107,11 @@ func (c connection) RoundTrip(q *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	a.mu.Lock()
-	before := a.before
+	before, reading := a.before, a.reading
 	a.mu.Unlock()
+	if reading != nil && q.Method == http.MethodGet {
+		reading(q)
+	}
 	if before != nil && q.Method != http.MethodGet {
 		if err := before(q); err != nil {
 			return nil, err

@@ -36,12 +36,7 @@ type index struct {
 func (r *reconciler) indexes() []index {
 	return []index{
 		{&api.MetaRouter{}, byHost, func(o client.Object) []string { return []string{r.routerHost(o.(*api.MetaRouter))} }},
-		{&api.MetaRouter{}, byGateway, func(o client.Object) (all []string) {
-			for _, g := range o.(*api.MetaRouter).Spec.Gateways {
-				all = append(all, translate.GatewayName(g, o.GetNamespace()))
-			}
-			return all
-		}},
+		{&api.MetaRouter{}, byGateway, func(o client.Object) []string { return gatewaysOf(o.(*api.MetaRouter)) }},
 		{&api.ApplicationProtocol{}, byProtocol, func(o client.Object) []string { return []string{o.(*api.ApplicationProtocol).Spec.Protocol} }},
 		{&istio.ServiceEntry{}, byHost, func(o client.Object) []string { return o.(*istio.ServiceEntry).Spec.Hosts }},
 		{&istio.ServiceEntry{}, byProtocol, protocols},
@@ -124,6 +119,14 @@ func (r *reconciler) routerHost(o *api.MetaRouter) string {
 		return ""
 	}
 	return translate.FullName(string(o.Spec.Hosts[0]), o.Namespace, r.Domain)
+}
+
+// gatewaysOf are those that a router names, by namespace/name.
+func gatewaysOf(o *api.MetaRouter) (all []string) {
+	for _, g := range o.Spec.Gateways {
+		all = append(all, translate.GatewayName(g, o.Namespace))
+	}
+	return all
 }
 
 func (r *reconciler) ruleHost(o *istio.DestinationRule) string {

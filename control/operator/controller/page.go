@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,23 +23,8 @@ import (
 // each time, of one service after the other.
 func (r *reconciler) serveStatus(w http.ResponseWriter, q *http.Request) {
 	ctx, query := q.Context(), q.URL.Query()
-	hosts := map[string]bool{}
-	for _, h := range r.governedHosts(ctx) {
-		hosts[h] = true
-	}
-	routers, filters := &api.MetaRouterList{}, &istioalpha.EnvoyFilterList{}
-	r.list(ctx, routers)
-	for i := range routers.Items {
-		hosts[r.routerHost(&routers.Items[i])] = true
-	}
-	r.list(ctx, filters)
-	for _, f := range filters.Items {
-		for _, h := range ownHost(f) {
-			hosts[h] = true
-		}
-	}
 	list := status.List{Services: []status.Service{}}
-	for _, h := range slices.Sorted(maps.Keys(hosts)) {
+	for _, h := range r.hosts(ctx) {
 		if want := query.Get("host"); want != "" && h != want && !strings.HasPrefix(h, want+".") {
 			continue
 		}

@@ -61,6 +61,13 @@ type reconciler struct {
 	loopbacks map[string]*envoyfilter.Filter // as they shall be, by their names
 }
 
+// begin has nothing count that was known when this replica led before.
+func (r *reconciler) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.loopbacks)
+}
+
 // behind is how long a request waits for the cache to know what has been written. As it
 // tells of that, it mostly comes again before.
 const behind = time.Second
@@ -110,27 +117,17 @@ func (r *reconciler) gather(ctx context.Context, host string) (*translate.Input,
 		return nil, err
 	}
 	in := &translate.Input{Mesh: mesh, Host: host, Gateways: map[string]*translate.Gateway{}}
+	if err := r.places(ctx, in); err != nil {
+		return nil, err
+	}
 	var names []string
-	if short, ok := strings.CutSuffix(host, ".svc."+r.Domain); ok && strings.Count(short, ".") == 1 {
-		name, namespace, _ := strings.Cut(short, ".")
-		s := &corev1.Service{}
-		switch err := r.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, s); {
-		case err == nil:
-			in.Service = s
-			names = protocols(s)
-			if err := r.targetPorts(ctx, in); err != nil {
-				return nil, err
-			}
-		case !apierrors.IsNotFound(err):
+	if in.Service != nil {
+		names = protocols(in.Service)
+		if err := r.targetPorts(ctx, in); err != nil {
 			return nil, err
 		}
 	}
-	entries := &istio.ServiceEntryList{}
-	if err := r.List(ctx, entries, client.MatchingFields{byHost: host}); err != nil {
-		return nil, err
-	}
-	for _, e := range entries.Items {
-		in.Entries = append(in.Entries, e)
+	for _, e := range in.Entries {
 		names = append(names, protocols(e)...)
 	}
 	in.Routers, err = r.routers(ctx, host)
@@ -178,7 +175,30 @@ func (r *reconciler) gather(ctx context.Context, host string) (*translate.Input,
 			in.Policies = append(in.Policies, &policies.Items[i])
 		}
 	}
-	return in, r.gateways(ctx, in)
+	if err := r.gateways(ctx, in); err != nil {
+		return nil, err
+	}
+	return in, r.rivals(ctx, in)
+}
+
+// places are the Service and the entries of a host.
+func (r *reconciler) places(ctx context.Context, in *translate.Input) error {
+	if short, ok := strings.CutSuffix(in.Host, ".svc."+r.Domain); ok && strings.Count(short, ".") == 1 {
+		name, namespace, _ := strings.Cut(short, ".")
+		s := &corev1.Service{}
+		switch err := r.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, s); {
+		case err == nil:
+			in.Service = s
+		case !apierrors.IsNotFound(err):
+			return err
+		}
+	}
+	entries := &istio.ServiceEntryList{}
+	if err := r.List(ctx, entries, client.MatchingFields{byHost: in.Host}); err != nil {
+		return err
+	}
+	in.Entries = entries.Items
+	return nil
 }
 
 // targetPorts are the numbers behind the names of target ports.
@@ -235,6 +255,25 @@ func (r *reconciler) gateways(ctx context.Context, in *translate.Input) error {
 			g.VirtualServices = virtual.Items
 			in.Gateways[name] = g
 		}
+	}
+	return nil
+}
+
+// rivals are the other hosts at the gateways of a host.
+func (r *reconciler) rivals(ctx context.Context, in *translate.Input) error {
+	for _, host := range r.beside(ctx, in.Host) {
+		rival := &translate.Input{Host: host}
+		if err := r.places(ctx, rival); err != nil {
+			return err
+		}
+		routers := &api.MetaRouterList{}
+		if err := r.List(ctx, routers, client.MatchingFields{byHost: host}); err != nil {
+			return err
+		}
+		for i := range routers.Items {
+			rival.Routers = append(rival.Routers, &routers.Items[i])
+		}
+		in.Rivals = append(in.Rivals, rival)
 	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -37,6 +36,8 @@ type RDS struct {
 	Insecure bool
 	// TrustDomain that proxies must be of; "": any that the roots vouch for.
 	TrustDomain string
+
+	listen func() (net.Listener, error) // nil: at the address
 }
 
 func init() { metrics.Registry.MustRegister(rds.Metrics()...) }
@@ -71,7 +72,7 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 		&api.MetaRouter{}, &api.ApplicationProtocol{}, &corev1.Service{}, &discovery.EndpointSlice{},
 		&corev1.ConfigMap{}, &istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{},
 	} {
-		if err := c.Watch(source.TypedKind(m.GetCache(), o, handler.TypedEnqueueRequestsFromMapFunc(r.touched), relevant)); err != nil {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant)); err != nil {
 			return err
 		}
 	}
@@ -98,7 +99,11 @@ func (p *publisher) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	l, err := net.Listen("tcp", p.r.RDS.Address)
+	listen := p.r.RDS.listen
+	if listen == nil {
+		listen = func() (net.Listener, error) { return net.Listen("tcp", p.r.RDS.Address) }
+	}
+	l, err := listen()
 	if err != nil {
 		return err
 	}

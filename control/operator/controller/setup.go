@@ -115,10 +115,8 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		}},
 		HealthProbeBindAddress: o.Health, PprofBindAddress: o.Profiles,
 		GracefulShutdownTimeout: &grace,
-		LeaderElection:          o.Namespace != "", LeaderElectionNamespace: o.Namespace,
-		LeaderElectionID: "meltemi-operator", LeaderElectionReleaseOnCancel: true,
 		Cache: cache.Options{
-			DefaultTransform: r.trim,
+			DefaultTransform: r.trim, NewInformer: newInformer,
 			ByObject: map[client.Object]cache.ByObject{
 				&istioalpha.EnvoyFilter{}: {Label: managed()},
 				&corev1.ConfigMap{}: {
@@ -139,8 +137,13 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	if err := r.serveRoutes(m); err != nil {
 		return nil, err
 	}
+	l, err := newLeader(r, config, m)
+	if err != nil {
+		return nil, err
+	}
+	everywhere := false
 	c, err := controller.NewTyped("hosts", m, controller.TypedOptions[Request]{
-		Reconciler: r, MaxConcurrentReconciles: max(1, o.Workers),
+		Reconciler: l, NeedLeaderElection: &everywhere, MaxConcurrentReconciles: max(1, o.Workers),
 		SkipNameValidation: new(true), // a process may have several control planes
 		RateLimiter:        workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstDelay, maxDelay),
 		LogConstructor: func(q *Request) logr.Logger {
@@ -158,14 +161,20 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		&corev1.Service{}, &discovery.EndpointSlice{}, &corev1.ConfigMap{},
 		&istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{}, &istio.VirtualService{}, &istioalpha.EnvoyFilter{},
 	} {
-		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant)); err != nil {
+		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant, l.watched())); err != nil {
+			return nil, err
+		}
+		// What the cache has before it starts it has in full before anything else does, and
+		// before a replica is ready.
+		if _, err := m.GetCache().GetInformer(context.Background(), o); err != nil {
 			return nil, err
 		}
 	}
-	if r.judge != nil {
-		if err := c.Watch(source.TypedFunc[Request](r.judge.lead)); err != nil {
-			return nil, err
-		}
+	if err := c.Watch(source.TypedFunc[Request](l.queues)); err != nil {
+		return nil, err
+	}
+	if err := m.Add(l); err != nil {
+		return nil, err
 	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return nil, err

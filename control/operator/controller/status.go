@@ -54,16 +54,22 @@ func (r *reconciler) tell(ctx context.Context, in *translate.Input, out *transla
 			accepted = condition(api.Accepted, false, reasonConflicted, message)
 			programmed = condition(api.Programmed, false, reasonConflicted, message)
 		} else {
-			var own, others []string
+			var own, conflicts, others []string
 			for _, f := range out.Faults {
 				if f.Kind == translate.MetaRouter {
 					own = append(own, f.Error())
+					if f.Conflicted {
+						conflicts = append(conflicts, f.Error())
+					}
 				} else {
 					others = append(others, f.String()+": "+f.Error())
 				}
 			}
 			if len(own) > 0 {
 				accepted = condition(api.Accepted, false, reasonInvalid, strings.Join(own, "\n"))
+				if len(own) == len(conflicts) {
+					accepted.Reason = reasonConflicted
+				}
 			}
 			switch {
 			case failed != nil:
@@ -72,6 +78,8 @@ func (r *reconciler) tell(ctx context.Context, in *translate.Input, out *transla
 				programmed = condition(api.Programmed, false, reasonNoService, "spec.hosts[0]: "+noService)
 			case !out.Complete && len(own) > 0:
 				programmed = condition(api.Programmed, false, reasonInvalid, "what was before stays: "+strings.Join(own, "\n"))
+			case len(conflicts) > 0:
+				programmed = condition(api.Programmed, false, reasonConflicted, strings.Join(conflicts, "\n"))
 			case len(others) > 0:
 				programmed = condition(api.Programmed, false, reasonOther, strings.Join(others, "\n"))
 			}

@@ -2,6 +2,9 @@ package controller
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
 	istio "istio.io/client-go/pkg/apis/networking/v1"
@@ -107,17 +110,90 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 	return requests
 }
 
+// beside are the other hosts with a router that names a gateway which one of a host names,
+// too. Which of them has a port there depends on all of them.
+func (r *reconciler) beside(ctx context.Context, host string, gateways ...string) (hosts []string) {
+	routers := &api.MetaRouterList{}
+	r.list(ctx, routers, client.MatchingFields{byHost: host})
+	for i := range routers.Items {
+		gateways = append(gateways, gatewaysOf(&routers.Items[i])...)
+	}
+	slices.Sort(gateways)
+	for _, g := range slices.Compact(gateways) {
+		hosts = append(hosts, r.hostsOfGateway(ctx, g)...)
+	}
+	slices.Sort(hosts)
+	return slices.DeleteFunc(slices.Compact(hosts), func(h string) bool { return h == host })
+}
+
+// besides are the requests that a change of an object makes for other hosts than its own,
+// as it changes what ports there are for gateways.
+func (r *reconciler) besides(ctx context.Context, o client.Object) (requests []Request) {
+	var hosts []string
+	switch o := o.(type) {
+	case *api.MetaRouter:
+		hosts = r.beside(ctx, r.routerHost(o), gatewaysOf(o)...)
+	case *corev1.Service:
+		hosts = r.beside(ctx, r.serviceHost(o))
+	case *istio.ServiceEntry:
+		for _, h := range o.Spec.Hosts {
+			hosts = append(hosts, r.beside(ctx, h)...)
+		}
+	}
+	for _, h := range hosts {
+		requests = append(requests, Request{Host: h})
+	}
+	return requests
+}
+
+// moves tells whether there are other ports for gateways than before.
+func moves(before, after client.Object) bool {
+	switch before := before.(type) {
+	case *api.MetaRouter:
+		after := after.(*api.MetaRouter)
+		return !slices.Equal(before.Spec.Hosts, after.Spec.Hosts) || !slices.Equal(before.Spec.Gateways, after.Spec.Gateways)
+	case *corev1.Service, *istio.ServiceEntry:
+		return !slices.Equal(hostsAndPorts(before), hostsAndPorts(after))
+	}
+	return false
+}
+
+func hostsAndPorts(o client.Object) (all []string) {
+	switch o := o.(type) {
+	case *corev1.Service:
+		for _, p := range o.Spec.Ports {
+			all = append(all, p.Name+" "+strconv.Itoa(int(p.Port)))
+		}
+	case *istio.ServiceEntry:
+		all = append(all, o.Spec.Hosts...)
+		for _, p := range o.Spec.Ports {
+			all = append(all, p.Name+" "+strconv.Itoa(int(p.Number)))
+		}
+	}
+	return all
+}
+
 // handler makes requests of the changes of a type.
 func (r *reconciler) handler(o client.Object) handler.TypedEventHandler[client.Object, Request] {
-	h := handler.TypedEnqueueRequestsFromMapFunc(r.touched)
-	if _, ok := o.(*istioalpha.EnvoyFilter); !ok {
-		return h
-	}
+	h, beside := handler.TypedEnqueueRequestsFromMapFunc(r.touched), handler.TypedEnqueueRequestsFromMapFunc(r.besides)
+	_, filters := o.(*istioalpha.EnvoyFilter)
 	return handler.TypedFuncs[client.Object, Request]{
-		CreateFunc: h.Create, UpdateFunc: h.Update, GenericFunc: h.Generic,
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[Request]) {
+			h.Create(ctx, e, q)
+			beside.Create(ctx, e, q)
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[Request]) {
+			h.Update(ctx, e, q)
+			if moves(e.ObjectOld, e.ObjectNew) {
+				beside.Update(ctx, e, q)
+			}
+		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[Request]) {
 			h.Delete(ctx, e, q)
-			q.Add(Request{}) // nothing may need the loopback listener any more
+			beside.Delete(ctx, e, q)
+			if filters {
+				q.Add(Request{}) // nothing may need the loopback listener any more
+			}
 		},
 	}
 }
@@ -141,6 +217,51 @@ func (r *reconciler) governedHosts(ctx context.Context, o ...client.ListOption) 
 		hosts = append(hosts, e.Spec.Hosts...)
 	}
 	return hosts
+}
+
+// hosts are all that something is said of, or has been written for, in order.
+func (r *reconciler) hosts(ctx context.Context) []string {
+	hosts := map[string]bool{}
+	for _, h := range r.governedHosts(ctx) {
+		hosts[h] = true
+	}
+	routers, filters, services := &api.MetaRouterList{}, &istioalpha.EnvoyFilterList{}, &istio.VirtualServiceList{}
+	r.list(ctx, routers)
+	for i := range routers.Items {
+		hosts[r.routerHost(&routers.Items[i])] = true
+	}
+	r.list(ctx, filters)
+	for _, f := range filters.Items {
+		for _, h := range ownHost(f) {
+			hosts[h] = true
+		}
+	}
+	r.list(ctx, services)
+	for _, v := range services.Items {
+		for _, h := range ownHost(v) {
+			hosts[h] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts))
+}
+
+// everything is all that there may be to be done.
+func (r *reconciler) everything(ctx context.Context) []Request {
+	all := []Request{{}}
+	for _, h := range r.hosts(ctx) {
+		all = append(all, Request{Host: h})
+	}
+	protocols, policies := &api.ApplicationProtocolList{}, &dubbo.DubboAuthorizationPolicyList{}
+	r.list(ctx, protocols)
+	for i := range protocols.Items {
+		all = append(all, Request{Object: translate.Object{Kind: translate.ApplicationProtocol, Name: protocols.Items[i].Name}})
+	}
+	r.list(ctx, policies)
+	for i := range policies.Items {
+		p := &policies.Items[i]
+		all = append(all, Request{Object: translate.Object{Kind: translate.DubboAuthorizationPolicy, Namespace: p.Namespace, Name: p.Name}})
+	}
+	return all
 }
 
 func hasFields(o []client.ListOption) bool {

@@ -11,7 +11,9 @@ import (
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/ir"
+	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 )
 
 // GatewayName is a gateway that a router of a namespace names, by namespace/name.
@@ -28,11 +30,16 @@ func (t *translation) gateways() {
 	if r == nil {
 		return
 	}
+	ports := make([]hostPort, len(t.s.Ports))
+	for i, p := range t.s.Ports {
+		ports[i] = hostPort{p.Port, t.protocols[p.Port]}
+	}
 	for i, name := range r.Spec.Gateways {
 		path := fmt.Sprintf("spec.gateways[%d]", i)
-		g := t.Gateways[GatewayName(name, r.Namespace)]
+		name = GatewayName(name, r.Namespace)
+		g := t.Gateways[name]
 		if g == nil {
-			t.tell(t.routerObject(), path, "there is no Gateway %s", GatewayName(name, r.Namespace))
+			t.tell(t.routerObject(), path, "there is no Gateway %s", name)
 			continue
 		}
 		found := false
@@ -40,11 +47,17 @@ func (t *translation) gateways() {
 			if _, governed := Protocol(s.Port.GetName()); !governed {
 				continue
 			}
-			port, ok := t.leads(g, s)
+			port, ok := t.leads(g, s, t.Host, ports)
 			if !ok {
 				continue
 			}
 			found = true
+			if other, host := t.rival(name, g, s); other != r {
+				t.note(Fault{Object: t.routerObject(), Conflicted: true, Fault: fault.Fault{
+					Path: path, Reason: fmt.Sprintf("%s/%s is older and has port %d of the Gateway %s, for %s", other.Namespace, other.Name, s.Port.GetNumber(), name, host),
+				}})
+				continue
+			}
 			t.gateway(g, s, fmt.Sprintf("%s-%d", g.Name, j), port, path)
 		}
 		if !found {
@@ -53,18 +66,50 @@ func (t *translation) gateways() {
 	}
 }
 
-// leads is the port of the host to which a server of a gateway leads, if it does: the one
+// hostPort is a port of a host, and what it speaks as its name says.
+type hostPort struct {
+	number   int
+	protocol string
+}
+
+// said are the ports of a host as its objects name them, whatever may be wrong with them.
+func (in *Input) said() (ports []hostPort) {
+	add := func(name string, number int) {
+		protocol, governed := Protocol(name)
+		if governed && !slices.ContainsFunc(ports, func(p hostPort) bool { return p.number == number }) {
+			ports = append(ports, hostPort{number, protocol})
+		}
+	}
+	if in.Service != nil {
+		for _, p := range in.Service.Spec.Ports {
+			add(p.Name, int(p.Port))
+		}
+		return ports
+	}
+	entries := sorted(in.Entries)
+	for _, e := range entries {
+		if e.Namespace != entries[0].Namespace {
+			continue
+		}
+		for _, p := range e.Spec.Ports {
+			add(p.Name, int(p.Number))
+		}
+	}
+	return ports
+}
+
+// leads is the port of a host to which a server of a gateway leads, if it does: the one
 // that VirtualServices say; else that of the same number; else the only one of its protocol,
 // if the server is the gateway's only one of it.
-func (t *translation) leads(g *Gateway, s *networking.Server) (port int, ok bool) {
+func (t *translation) leads(g *Gateway, s *networking.Server, host string, ports []hostPort) (port int, ok bool) {
 	if to, opened := t.routed(g, s); opened {
 		for _, d := range to {
-			if d.Host != t.Host {
+			if d.Host != host {
 				continue
 			}
-			for _, p := range t.s.Ports {
-				if d.Port == p.Port || d.Port == 0 && len(t.s.Ports) == 1 {
-					return p.Port, true
+			for _, p := range ports {
+				if d.Port == p.number || d.Port == 0 && len(ports) == 1 {
+					return p.number, true
 				}
 			}
 		}
@@ -72,12 +117,12 @@ func (t *translation) leads(g *Gateway, s *networking.Server) (port int, ok bool
 	}
 	protocol, _ := Protocol(s.Port.GetName())
 	var alike []int
-	for _, p := range t.s.Ports {
-		if p.Port == int(s.Port.Number) {
-			return p.Port, true
+	for _, p := range ports {
+		if p.number == int(s.Port.Number) {
+			return p.number, true
 		}
-		if t.protocols[p.Port] == protocol {
-			alike = append(alike, p.Port)
+		if p.protocol == protocol {
+			alike = append(alike, p.number)
 		}
 	}
 	if len(alike) != 1 {
@@ -89,6 +134,23 @@ func (t *translation) leads(g *Gateway, s *networking.Server) (port int, ok bool
 		}
 	}
 	return alike[0], true
+}
+
+// rival is the router of another host that has a server of a gateway, as it is older: a
+// port's connections can be one service's only.
+func (t *translation) rival(name string, g *Gateway, s *networking.Server) (router *api.MetaRouter, host string) {
+	router = t.out.Router
+	for _, in := range t.Rivals {
+		other := Oldest(in.Routers)
+		if other == nil || older(other, router) >= 0 {
+			continue
+		}
+		named := slices.ContainsFunc(other.Spec.Gateways, func(n string) bool { return GatewayName(n, other.Namespace) == name })
+		if _, leads := t.leads(g, s, in.Host, in.said()); named && leads {
+			router, host = other, in.Host
+		}
+	}
+	return router, host
 }
 
 // gateway adds a server of a gateway.

@@ -243,7 +243,7 @@ func Judge(p *dubbo.DubboAuthorizationPolicy, mesh Mesh, services []*corev1.Serv
 }
 
 func partial(p *dubbo.DubboAuthorizationPolicy, o Object) Fault {
-	return Fault{of(DubboAuthorizationPolicy, p), fault.Fault{
+	return Fault{Object: of(DubboAuthorizationPolicy, p), Fault: fault.Fault{
 		Path:   "spec.selector.matchLabels",
 		Reason: fmt.Sprintf("may select a part of the workloads of %s: want labels that its selector has", o),
 	}}

@@ -58,6 +58,9 @@ type Input struct {
 	Policies []*dubbo.DubboAuthorizationPolicy
 	// Gateways that the routers name, by namespace/name.
 	Gateways map[string]*Gateway
+	// Rivals are other hosts with routers that name one of these. Of them there are Host,
+	// Service, Entries and Routers.
+	Rivals []*Input
 }
 
 // Gateway is one with what else is to be known of it.
@@ -83,6 +86,8 @@ func (o Object) String() string {
 type Fault struct {
 	Object
 	fault.Fault
+	// Conflicted: an older object says something of the same.
+	Conflicted bool
 }
 
 // Kinds of objects.
@@ -156,7 +161,10 @@ func (t *translation) refuse(o Object, path, format string, args ...any) {
 }
 
 func (t *translation) tell(o Object, path, format string, args ...any) {
-	f := Fault{o, fault.Fault{Path: path, Reason: fmt.Sprintf(format, args...)}}
+	t.note(Fault{Object: o, Fault: fault.Fault{Path: path, Reason: fmt.Sprintf(format, args...)}})
+}
+
+func (t *translation) note(f Fault) {
 	if !slices.Contains(t.out.Faults, f) {
 		t.out.Faults = append(t.out.Faults, f)
 	}

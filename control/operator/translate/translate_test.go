@@ -105,6 +105,11 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 				i.Gateways[o.Namespace+"/"+o.Name] = g
 			}
 		}
+		for _, other := range inputs {
+			if other != i {
+				i.Rivals = append(i.Rivals, other)
+			}
+		}
 	}
 	return inputs
 }
