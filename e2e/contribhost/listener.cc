@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -201,6 +203,88 @@ std::map<std::string, long> ListenerManager::stats() const {
   return all;
 }
 
+namespace {
+std::string socketName(const std::string& address, size_t worker) { return address + " " + std::to_string(worker); }
+
+// A message is a socket's name, with the socket beside it.
+struct SocketMessage {
+  char name[128] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  iovec text = {name, sizeof name};
+  msghdr header = {};
+
+  SocketMessage() {
+    header.msg_iov = &text;
+    header.msg_iovlen = 1;
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+  }
+};
+
+sockaddr_un unixAddress(const std::string& path) {
+  sockaddr_un a = {};
+  a.sun_family = AF_UNIX;
+  path.copy(a.sun_path, sizeof a.sun_path - 1);
+  return a;
+}
+} // namespace
+
+// source/server/hot_restarting_parent.cc: HotRestartingParent::Internal::getListenSocketsForChild, for
+// all that a child could ask for.
+std::string ListenerManager::passSockets(const std::string& path) {
+  const int to = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  const sockaddr_un a = unixAddress(path);
+  bool passed = connect(to, reinterpret_cast<const sockaddr*>(&a), sizeof a) == 0;
+  for (const auto& [name, l] : listeners_) {
+    for (size_t i = 0; i < l->fds.size() && passed; i++) {
+      SocketMessage m;
+      socketName(l->bound, i).copy(m.name, sizeof m.name - 1);
+      cmsghdr* c = CMSG_FIRSTHDR(&m.header);
+      c->cmsg_level = SOL_SOCKET;
+      c->cmsg_type = SCM_RIGHTS;
+      c->cmsg_len = CMSG_LEN(sizeof(int));
+      memcpy(CMSG_DATA(c), &l->fds[i], sizeof(int));
+      passed = sendmsg(to, &m.header, 0) > 0;
+    }
+  }
+  const std::string why = passed ? "" : std::string("cannot pass sockets: ") + strerror(errno);
+  close(to);
+  return why;
+}
+
+// source/common/listener_manager/listener_manager_impl.cc: ListenerManagerImpl::stopListeners, as
+// source/server/server.cc: InstanceBase::drainListeners calls it. Connections go on.
+void ListenerManager::stopListeners() {
+  for (const auto& [name, l] : listeners_) {
+    for (auto& w : workers_) {
+      w->dispatcher.post([w = w.get(), tag = l->tag] { w->listeners[tag]->stop(); });
+    }
+  }
+}
+
+std::string ListenerManager::inherit(const std::string& path) {
+  const int at = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  const sockaddr_un a = unixAddress(path);
+  if (::bind(at, reinterpret_cast<const sockaddr*>(&a), sizeof a) != 0 || ::listen(at, 1) != 0) {
+    return "cannot wait for sockets: " + std::string(strerror(errno));
+  }
+  printf("waiting\n");
+  fflush(stdout);
+  const int from = accept4(at, nullptr, nullptr, SOCK_CLOEXEC);
+  for (;;) {
+    SocketMessage m;
+    if (recvmsg(from, &m.header, MSG_CMSG_CLOEXEC) <= 0) {
+      break;
+    }
+    if (const cmsghdr* c = CMSG_FIRSTHDR(&m.header); c != nullptr && c->cmsg_type == SCM_RIGHTS) {
+      memcpy(&inherited_[m.name], CMSG_DATA(c), sizeof(int));
+    }
+  }
+  close(from);
+  close(at);
+  return "";
+}
+
 // source/common/listener_manager/listener_impl.cc: ListenSocketFactoryImpl. Each worker has a socket
 // of its own, and the kernel says which gets a connection (enable_reuse_port).
 std::string ListenerManager::bind(Listener* listener) {
@@ -210,6 +294,12 @@ std::string ListenerManager::bind(Listener* listener) {
     return "malformed IP address: " + listener->spec.address;
   }
   for (size_t i = 0; i < workers_.size(); i++) {
+    // HotRestartingChild::duplicateParentListenSocket
+    if (auto it = inherited_.find(socketName(listener->spec.address, i)); it != inherited_.end()) {
+      listener->fds.push_back(it->second);
+      inherited_.erase(it);
+      continue;
+    }
     const int fd = socket(a.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     const int one = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -271,6 +361,10 @@ std::string ListenerManager::update(const Config& config) {
     }
     all[spec.name] = l;
   }
+  for (const auto& [name, fd] : inherited_) { // which a child would not have asked for
+    close(fd);
+  }
+  inherited_.clear();
   std::map<std::string, std::shared_ptr<Listener>> before;
   before.swap(listeners_);
   listeners_ = all;

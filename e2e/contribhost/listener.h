@@ -78,6 +78,12 @@ public:
   std::string update(const Config& config);
   void startWorkers();
   void stopWorkers();
+  // What an Envoy does for the one that takes its place by a hot restart: hands over its sockets,
+  // to who waits at that path, and takes no more connections. "" or what is wrong.
+  std::string passSockets(const std::string& path);
+  void stopListeners();
+  // Waits there for what the one before hands over, for the next update.
+  std::string inherit(const std::string& path);
   // Envoy's names of stats with their values: listener.ADDRESS.NAME, the address being the
   // configured one, with underscores.
   std::map<std::string, long> stats() const;
@@ -103,5 +109,6 @@ private:
   std::list<std::unique_ptr<Timer>> timers_;
   long filter_chains_draining_ = 0;
   std::map<std::string, std::shared_ptr<ListenerStats>> stats_; // by address, for good
+  std::map<std::string, int> inherited_;                        // by address and worker
   uint64_t next_tag_ = 1;
 };

@@ -3,6 +3,10 @@
 // does sentence by sentence as Envoy's C++: each place names the file and function that it follows.
 //
 //   contribhost CONFIG [--concurrency N] [--drain-time-s S] [-l LEVEL] [--component-log-level LEVELS]
+//               [--parent PATH]
+//
+// With a parent it says "waiting" and does so at PATH for the sockets of the process whose place it
+// takes, as Envoy does in a hot restart.
 //
 // It logs on standard error, and answers lines on standard input with one line each:
 //
@@ -11,6 +15,8 @@
 //   log LEVEL          ok
 //   stats              NAME VALUE NAME VALUE ...
 //   counts             what there is at this moment
+//   pass PATH          ok, or error and why: the sockets are with who waits there
+//   drain              ok: no connection is taken any more
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +74,14 @@ std::string answer(ListenerManager& manager, const std::string& line) {
     setLogLevel(level);
     return "ok";
   }
+  if (command == "pass") {
+    const std::string wrong = manager.passSockets(argument);
+    return wrong.empty() ? "ok" : "error " + wrong;
+  }
+  if (command == "drain") {
+    manager.stopListeners();
+    return "ok";
+  }
   if (command == "counts") {
     char text[256];
     snprintf(text, sizeof text, "connections=%ld filters=%ld wrappers=%ld upstreams=%ld upstream_wrappers=%ld configs=%ld",
@@ -82,7 +96,7 @@ std::string answer(ListenerManager& manager, const std::string& line) {
 int main(int argc, char** argv) {
   size_t concurrency = 1;
   long drain_time_ms = 600000; // source/server/options_impl.cc: --drain-time-s is 600
-  std::string path, component_log_levels;
+  std::string path, component_log_levels, parent;
   for (int i = 1; i < argc; i++) {
     const bool more = i + 1 < argc;
     Level level;
@@ -95,6 +109,8 @@ int main(int argc, char** argv) {
       i++;
     } else if (more && strcmp(argv[i], "--component-log-level") == 0) {
       component_log_levels = argv[++i];
+    } else if (more && strcmp(argv[i], "--parent") == 0) {
+      parent = argv[++i];
     } else if (path.empty() && argv[i][0] != '-') {
       path = argv[i];
     } else {
@@ -124,6 +140,9 @@ int main(int argc, char** argv) {
   Config config;
   std::string wrong = readConfig(path, &config);
   plain_text = config.plain_text;
+  if (wrong.empty() && !parent.empty()) {
+    wrong = manager.inherit(parent);
+  }
   // source/server/server.cc: InstanceBase::initialize. Listeners of the bootstrap, and with them the
   // library, are loaded before there is any worker.
   if (wrong.empty()) {

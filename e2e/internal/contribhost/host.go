@@ -37,6 +37,10 @@ type Options struct {
 	Env []string
 	// Log is written to.
 	Log *os.File
+	// Replaces is the one that this one takes over from, by a hot restart: it hands its sockets
+	// over, and ends after ParentShutdown.
+	Replaces       *Host
+	ParentShutdown time.Duration
 }
 
 // Host is the running program.
@@ -65,6 +69,16 @@ func Start(t testing.TB, o Options) (*Host, error) {
 	}
 	if o.ComponentLevels != "" {
 		args = append(args, "--component-log-level", o.ComponentLevels)
+	}
+	parent := ""
+	if o.Replaces != nil {
+		dir, err := os.MkdirTemp("", "parent") // names of sockets are short
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+		parent = filepath.Join(dir, "socket")
+		args = append(args, "--parent", parent)
 	}
 	h.cmd = exec.Command(o.Bin, args...)
 	// What only a finalizer frees is no leak; what is left is asked for by Counts.
@@ -101,10 +115,38 @@ func Start(t testing.TB, o Options) (*Host, error) {
 		h.Kill()
 		<-h.exited
 	})
-	if ready, err := h.answer(); err != nil || ready != "ready" {
-		return nil, fmt.Errorf("contribhost did not start: %q %w", ready, err)
+	if o.Replaces != nil {
+		if err := h.says("waiting"); err != nil {
+			return nil, err
+		}
+		if err := o.Replaces.do("pass " + parent); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.says("ready"); err != nil {
+		return nil, err
+	}
+	if o.Replaces != nil {
+		time.AfterFunc(o.ParentShutdown, func() { o.Replaces.Signal(syscall.SIGTERM) })
+		return h, o.Replaces.do("drain")
 	}
 	return h, nil
+}
+
+func (h *Host) says(what string) error {
+	if a, err := h.answer(); err != nil || a != what {
+		return fmt.Errorf("contribhost did not start: %q %w", a, err)
+	}
+	return nil
+}
+
+// do has the program do something that is answered by ok, or by what is wrong.
+func (h *Host) do(what string) error {
+	a, err := h.Ask(what)
+	if err == nil && a != "ok" {
+		err = errors.New(a)
+	}
+	return err
 }
 
 func (h *Host) write(c Config) string {
@@ -137,13 +179,7 @@ func (h *Host) Ask(line string) (string, error) {
 }
 
 // Update replaces all listeners. An error says why they were refused, as Envoy would.
-func (h *Host) Update(c Config) error {
-	a, err := h.Ask("update " + h.write(c))
-	if err == nil && a != "ok" {
-		err = errors.New(a)
-	}
-	return err
-}
+func (h *Host) Update(c Config) error { return h.do("update " + h.write(c)) }
 
 // Listeners are the addresses by name.
 func (h *Host) Listeners() (map[string]string, error) {

@@ -28,6 +28,9 @@ import (
 // patience bounds every wait: far longer than anything takes on a busy machine.
 const patience = 30 * time.Second
 
+// parentShutdown is how long the one before lives on in a hot restart.
+const parentShutdown = 3 * time.Second
+
 // Options say which Envoy to run with what.
 type Options struct {
 	// Bin is the path of the binary.
@@ -74,8 +77,10 @@ type Envoy struct {
 	log     *os.File
 	version int
 	stopped bool
-	baseID  string
-	epoch   int
+	// replaced: its successor ends it.
+	replaced bool
+	baseID   string
+	epoch    int
 
 	mayPanic bool
 	golang   *golang // nil: dynamic modules
@@ -124,14 +129,14 @@ func Start(t testing.TB, o Options) *Envoy {
 	switch {
 	case o.Replaces != nil:
 		e.baseID, e.epoch = o.Replaces.baseID, o.Replaces.epoch+1
-		o.Replaces.stopped = true // its successor ends it
+		o.Replaces.stopped, o.Replaces.replaced = true, true
 		restart = []string{"--base-id", e.baseID, "--restart-epoch", strconv.Itoa(e.epoch)}
 	case o.HotRestart:
 		restart = []string{"--use-dynamic-base-id", "--base-id-path", e.path("base-id")}
 	}
 	e.cmd = exec.Command(o.Bin, append(append(restart,
 		"-c", e.path("bootstrap.json"), "--concurrency", strconv.Itoa(max(o.Concurrency, 1)),
-		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", "3",
+		"--admin-address-path", e.path("admin"), "--drain-time-s", strconv.Itoa(int(o.Drain.Seconds())), "--parent-shutdown-time-s", strconv.Itoa(int(parentShutdown.Seconds())),
 	), o.Args...)...)
 	if !slices.Contains(o.Args, "-l") { // Envoy takes it once
 		e.cmd.Args = append(e.cmd.Args, "-l", "info")
@@ -255,7 +260,9 @@ func (e *Envoy) WaitExit() {
 			h.Kill()
 			e.t.Errorf("Meltemi's host still runs %v after its end was due", patience)
 		}
-		e.cmd.Process.Signal(syscall.SIGTERM)
+		if !e.replaced {
+			e.cmd.Process.Signal(syscall.SIGTERM)
+		}
 	}
 	select {
 	case <-e.exited:

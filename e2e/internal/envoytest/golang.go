@@ -283,9 +283,6 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 		}
 		return listeners, env
 	}
-	if o.HotRestart {
-		e.t.Skip("not on the imitated host: it hands no sockets over to another process")
-	}
 	config, listeners := g.split(e.t, o.Listeners)
 	argument := func(name string) string {
 		if i := slices.Index(o.Args, name); i >= 0 {
@@ -297,7 +294,12 @@ func (e *Envoy) serveGolang(o Options) (listeners []Resource, env []string) {
 	if o.Sanitized {
 		bin = contribhost.BinaryWithAddressSanitizer
 	}
+	var before *contribhost.Host
+	if o.Replaces != nil {
+		before = o.Replaces.golang.host
+	}
 	g.host, err = contribhost.Start(e.t, contribhost.Options{
+		Replaces: before, ParentShutdown: parentShutdown,
 		Bin: bin(e.t), Config: config, Concurrency: o.Concurrency, Drain: o.Drain, Env: env, Log: e.log,
 		Level: argument("-l"), ComponentLevels: argument("--component-log-level"),
 	})
