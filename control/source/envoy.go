@@ -157,8 +157,11 @@ func (s *step) String() string {
 type reader struct {
 	text  []byte
 	lines [][]byte
-	left  int
-	notes Errors
+	// line and column are of the node at which split was last, and offset is its place in
+	// the line: a file may be one line.
+	line, column, offset int
+	left                 int
+	notes                Errors
 	// by is whose rules these are.
 	by string
 	// scalar turns a scalar, known to be none that has to be a string, into its
@@ -335,12 +338,15 @@ func (r *reader) split(n *yaml.Node) (before, behind []byte) {
 	if n.Line < 1 || n.Line > len(r.lines) {
 		return nil, nil
 	}
-	line, i := r.lines[n.Line-1], 0
-	for range n.Column - 1 {
-		_, size := utf8.DecodeRune(line[i:])
-		i += size
+	if n.Line != r.line || n.Column < r.column {
+		r.line, r.column, r.offset = n.Line, 1, 0
 	}
-	return line[:i], line[i:]
+	line := r.lines[n.Line-1]
+	for ; r.column < n.Column; r.column++ {
+		_, size := utf8.DecodeRune(line[r.offset:])
+		r.offset += size
+	}
+	return line[:r.offset], line[r.offset:]
 }
 
 // bang tells whether a scalar has the tag "!", which the parser does not tell.

@@ -124,6 +124,18 @@ func TestWhatAliasesMakeOfAFileIsBounded(t *testing.T) {
 	require.ErrorContains(t, fault, "too large")
 }
 
+// TestAFileMayBeOneLine: were each scalar looked for from the beginning of its line, this
+// would take minutes.
+func TestAFileMayBeOneLine(t *testing.T) {
+	text := []byte("[" + strings.Repeat(`{"é": 1}, `, 100_000) + "! 2]")
+	n, _, fault := Envoy(text)
+	require.Nil(t, fault)
+	require.Equal(t, "!!str", n.Content[100_000].Tag)
+	docs, _, fault := Kubernetes(text)
+	require.Nil(t, fault)
+	require.Equal(t, "!!str", docs[0].Content[100_000].Tag)
+}
+
 func TestEnvoysJSON(t *testing.T) {
 	for text, want := range map[string]string{
 		`{}`:                              `{}`,
