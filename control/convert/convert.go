@@ -79,7 +79,10 @@ func File(name string, text []byte, o Options) (*Result, *source.Error) {
 	if err != nil {
 		return nil, err
 	}
-	shared := new(shared)
+	shared := &shared{extensions: map[string]bool{}}
+	for _, root := range roots {
+		shared.find(root)
+	}
 	for _, root := range roots {
 		c := &converter{Options: o, Result: r, kubernetes: kubernetes, shared: shared, prefixes: map[string]int{}}
 		c.document(root)
@@ -199,6 +202,9 @@ func (c *converter) walk(n *yaml.Node, path string) {
 	if k, typed := field(n, "typed_config"); typed != nil && c.filter(n, k, typed, path) {
 		return
 	}
+	if k, discovery := field(n, "config_discovery"); discovery != nil && c.discovery(n, discovery, fault.Join(path, k.Value)) {
+		return
+	}
 	if at(n, "typed_extension_protocol_options") != nil {
 		c.shared.options = append(c.shared.options, func() { c.protocolOptions(n, path) })
 	}
@@ -210,12 +216,14 @@ func (c *converter) walk(n *yaml.Node, path string) {
 // typed finds a message in an Any, or in a TypedStruct in one, and its path there.
 func typed(a *yaml.Node) (name string, m *yaml.Node, path string) {
 	url := text(a, "@type")
-	last := func(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
 	if strings.HasSuffix(url, ".TypedStruct") {
-		return last(text(a, "type_url")), at(a, "value"), "value"
+		return typeName(text(a, "type_url")), at(a, "value"), "value"
 	}
-	return last(url), a, ""
+	return typeName(url), a, ""
 }
+
+// typeName is the message's in the URL of a type.
+func typeName(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
 
 // other is what a filter was.
 type other struct {
@@ -252,7 +260,8 @@ func (s *subject) fieldLoss(path, format string, args ...any) {
 	s.lose(source.Line(s.Node, path), behind(s.path, path), format, args...)
 }
 
-// filter converts a filter n with such a configuration, if it is one of the others.
+// filter converts a filter n with such a configuration, if it is one of the others. It keeps
+// its name, by which patches and the server of an extension's configuration find it.
 func (c *converter) filter(n, key, any *yaml.Node, path string) bool {
 	name, m, inside := typed(any)
 	o, known := others[name]
@@ -273,10 +282,40 @@ func (c *converter) filter(n, key, any *yaml.Node, path string) bool {
 	if c.direction != "" && text(cfg, "traffic_direction") == "" {
 		set(cfg, "traffic_direction", node(c.direction))
 	}
-	if at(n, "name") != nil {
-		set(n, "name", node(module))
-	}
 	set(n, key.Value, c.form(cfg))
+	return true
+}
+
+// discovery has a filter n whose configuration comes by extension config discovery want
+// Meltemi's, if it wants one of the others' that is in the file.
+func (c *converter) discovery(n, discovery *yaml.Node, path string) bool {
+	k, urls := field(discovery, "type_urls")
+	var what string
+	elements(urls, "", func(e *yaml.Node, _ string) {
+		if o, known := others[typeName(e.Value)]; known {
+			what = o.name
+		}
+	})
+	if what == "" {
+		return false
+	}
+	name := text(n, "name")
+	if !c.shared.extensions[name] {
+		c.lose(k.Line, fault.Join(path, k.Value), "the configuration %q is not here: its server would have to send Meltemi's%s", name, staysAsItIs)
+		return true
+	}
+	already := len(c.Converted)
+	if k, first := field(discovery, "default_config"); first != nil && c.filter(discovery, k, first, path) && len(c.Converted) == already {
+		return true
+	}
+	wanted := []any{c.formType()}
+	elements(urls, "", func(e *yaml.Node, _ string) {
+		if _, known := others[typeName(e.Value)]; !known {
+			wanted = append(wanted, e.Value)
+		}
+	})
+	set(discovery, k.Value, node(wanted))
+	c.Converted = append(c.Converted, Converted{n.Line, fmt.Sprintf("%s, by the configuration %q", what, name)})
 	return true
 }
 

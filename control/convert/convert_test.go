@@ -103,3 +103,13 @@ func TestNothing(t *testing.T) {
 	require.Nil(t, fault)
 	require.Equal(t, new(Result), r)
 }
+
+// TestEqualNames: of JSON's the last counts, and what is made of it must be the only one.
+func TestEqualNames(t *testing.T) {
+	r, fault := File("a.json", []byte(`{"name": "d", "typed_config": {"@type": "x/google.protobuf.Empty"}, "typed_config": {
+		"@type": "type.googleapis.com/envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy", "stat_prefix": "d"}}`), Options{})
+	require.Nil(t, fault)
+	require.Len(t, r.Converted, 1)
+	require.Equal(t, 1, strings.Count(string(r.YAML), "typed_config:"))
+	require.NotContains(t, string(r.YAML), "DubboProxy")
+}

@@ -35,7 +35,7 @@ func (c *converter) form(cfg *yaml.Node) *yaml.Node {
 			library = golangLibrary
 		}
 		return filter(object{
-			"@type":              network + "golang.v3alpha.Config",
+			"@type":              c.formType(),
 			"library_id":         module,
 			"library_path":       cmp.Or(c.Library, library),
 			"plugin_name":        "meta_protocol_proxy",
@@ -43,11 +43,19 @@ func (c *converter) form(cfg *yaml.Node) *yaml.Node {
 		}, "plugin_config")
 	}
 	return filter(object{
-		"@type":                 network + "dynamic_modules.v3.DynamicModuleNetworkFilter",
+		"@type":                 c.formType(),
 		"dynamic_module_config": object{"name": module, "do_not_close": true, "metrics_namespace": "meta_protocol"},
 		"filter_name":           "meta_protocol_proxy",
 		"terminal_filter":       true,
 	}, "filter_config")
+}
+
+// formType is the type of the filter's typed_config.
+func (o Options) formType() string {
+	if o.Golang {
+		return network + "golang.v3alpha.Config"
+	}
+	return network + "dynamic_modules.v3.DynamicModuleNetworkFilter"
 }
 
 // golangLibrary and golangSocket are what "meltemi envoyfilter" has without being told.
@@ -89,6 +97,25 @@ type shared struct {
 	// thrift: a thrift_proxy was converted. options are what is done then to clusters.
 	thrift  bool
 	options []func()
+	// extensions are the names of the others' configurations that come by extension config
+	// discovery, and are in the file.
+	extensions map[string]bool
+}
+
+// find looks for extensions at n and below.
+func (s *shared) find(n *yaml.Node) {
+	e := n
+	if text(n, "applyTo") == "EXTENSION_CONFIG" {
+		e = at(n, "patch", "value")
+	} else if typeName(text(n, "@type")) != "envoy.config.core.v3.TypedExtensionConfig" {
+		e = nil
+	}
+	if name, _, _ := typed(at(e, "typed_config")); others[name].convert != nil {
+		s.extensions[text(e, "name")] = true
+	}
+	for _, below := range n.Content {
+		s.find(below)
+	}
 }
 
 // loopbacks are the EnvoyFilters that add it, those of "meltemi envoyfilter".
@@ -128,6 +155,14 @@ func (c *converter) envoyFilter(n *yaml.Node, path string) {
 		value := at(p, "patch", "value")
 		if value == nil {
 			return
+		}
+		if op := text(at(p, "patch"), "operation"); op == "MERGE" && text(p, "applyTo") == "NETWORK_FILTER" {
+			// What it is merged with is another's, of which a whole is made.
+			if name, _, _ := typed(at(value, "typed_config")); others[name].convert != nil {
+				key, _ := field(at(p, "patch"), "operation")
+				c.lose(key.Line, behind(path, "patch.operation"), "a part of a filter cannot be converted: want all of it in one patch%s", staysAsItIs)
+				return
+			}
 		}
 		already := len(c.Converted)
 		c.direction = directions[text(at(p, "match"), "context")]

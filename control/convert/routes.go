@@ -87,10 +87,28 @@ func (s *subject) route(p *proxyv1alpha.MetaProtocolProxy, path string, action *
 // filters tells of all but the router, of which there is nothing to carry over.
 func (s *subject) filters(list *yaml.Node, path, router string) {
 	elements(list, path, func(f *yaml.Node, path string) {
-		if name := text(f, "name"); name != router {
-			s.fieldLoss(path, "there is no filter of that kind: %q", name)
+		if isRouter(f, router) {
+			return
 		}
+		kind := text(f, "name")
+		if kind == router {
+			kind, _, _ = typed(at(f, "typed_config"))
+		}
+		s.fieldLoss(path, "there is no filter of that kind: %q", kind)
 	})
+}
+
+// isRouter tells whether a filter is the router of that name. Envoy knows filters by the
+// types of their configurations, and by their names only where these tell nothing.
+func isRouter(f *yaml.Node, name string) bool {
+	switch kind, _, _ := typed(at(f, "typed_config")); kind {
+	case "envoy.extensions.filters.network.dubbo_proxy.router.v3.Router", "envoy.config.filter.dubbo.router.v2alpha1.Router",
+		"envoy.extensions.filters.network.thrift_proxy.router.v3.Router", "envoy.config.filter.thrift.router.v2alpha1.Router":
+		return true
+	case "", "google.protobuf.Empty", "google.protobuf.Struct":
+		return text(f, "name") == name
+	}
+	return false
 }
 
 // matcher, and those below, are of a property.

@@ -29,7 +29,7 @@ func (s *subject) thrift() *yaml.Node {
 	filters, logs := rest[0], rest[1]
 	s.filters(filters, "thrift_filters", thriftRouter)
 	elements(filters, "thrift_filters", func(f *yaml.Node, path string) {
-		if config := at(f, "typed_config"); text(f, "name") == thriftRouter && at(config, "close_downstream_on_error") != nil {
+		if config := at(f, "typed_config"); isRouter(f, thriftRouter) && at(config, "close_downstream_on_error") != nil {
 			s.fieldNote(path+".typed_config.close_downstream_on_error", "left out: clients are answered, and stay connected where their protocol allows it")
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -44,11 +45,14 @@ func text(n *yaml.Node, name string) string {
 	return ""
 }
 
-// set gives a field its value, in its place, or at the end if it is new.
+// set gives a field its value, in its place, or at the end if it is new. Equal names, of
+// which field takes one, are one then.
 func set(n *yaml.Node, name string, value *yaml.Node) {
 	for i := 0; i < len(n.Content); i += 2 {
-		if source.SameName(n.Content[i].Value, name) {
-			n.Content[i+1] = value
+		if key := n.Content[i]; source.SameName(key.Value, name) {
+			rest := yaml.Node{Kind: yaml.MappingNode, Content: slices.Clone(n.Content[i+2:])}
+			remove(&rest, name)
+			n.Content = append(append(n.Content[:i], key, value), rest.Content...)
 			return
 		}
 	}
