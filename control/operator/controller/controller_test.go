@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -91,4 +92,11 @@ func TestADigestTellsWhatIsSaid(t *testing.T) {
 		require.Equal(t, a, digest(spec(map[string]string{"c": "3", "b": "2", "a": "1"})))
 	}
 	require.NotEqual(t, a, digest(spec(map[string]string{"a": "1", "b": "2", "c": "4"})))
+}
+
+// TestAMessageEndsWithACharacter: a part of one would be stored as another, and written again
+// with each reconcile.
+func TestAMessageEndsWithACharacter(t *testing.T) {
+	c := condition(api.Accepted, false, reasonInvalid, strings.Repeat("é", maxMessage/2-1)+"x€")
+	require.Equal(t, strings.Repeat("é", maxMessage/2-1)+"x", c.Message)
 }

@@ -101,7 +101,9 @@ func condition(kind string, ok bool, reason, message string) metav1.Condition {
 	if ok {
 		status = metav1.ConditionTrue
 	}
-	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message[:min(len(message), maxMessage)]}
+	// A part of a character would be told, and read back, as another one.
+	message = strings.ToValidUTF8(message[:min(len(message), maxMessage)], "")
+	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message}
 }
 
 // setStatus writes conditions of an object, if they are not so. One without a Status is
@@ -162,7 +164,7 @@ func (r *reconciler) tellProtocol(ctx context.Context, o translate.Object) error
 	accepted := condition(api.Accepted, true, reasonAccepted, "")
 	if oldest := translate.Oldest(all); oldest != nil && oldest.Name != p.Name {
 		accepted = condition(api.Accepted, false, reasonConflicted, fmt.Sprintf("spec.protocol: %s is older and has the same protocol", oldest.Name))
-	} else if _, known := codecs.Lookup(p.Spec.Codec); !known {
+	} else if !translate.KnownCodec(p.Spec.Codec) {
 		accepted = condition(api.Accepted, false, reasonInvalid,
 			fmt.Sprintf("spec.codec: unknown codec %q (built in: %s)", p.Spec.Codec, strings.Join(codecs.Names(), ", ")))
 	}

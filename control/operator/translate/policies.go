@@ -17,6 +17,7 @@ const (
 	localLimit  = filters + "local_ratelimit"
 	globalLimit = filters + "ratelimit"
 	dubboCodec  = codecPrefix + "dubbo"
+	autoCodec   = codecPrefix + "auto"
 )
 
 // policies are what the servers' proxies see to: limits, and who may call what.
@@ -129,7 +130,7 @@ func (t *translation) dubboPolicies() {
 	speaks := false
 	for _, p := range t.s.Ports {
 		for _, name := range p.Protocol {
-			speaks = speaks || name == "dubbo" || name == dubboCodec || name == "auto"
+			speaks = speaks || name == dubboCodec || name == autoCodec
 		}
 		speaks = speaks || p.Codec["name"] == dubboCodec
 	}

@@ -162,11 +162,11 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 		return
 	}
 	a := t.applicationProtocol(protocol)
-	if a == nil && !known(protocol) {
+	if a == nil && !KnownCodec(protocol) {
 		t.tell(t.out.Owner, path+".name", "unknown codec %q (built in: %s), and no ApplicationProtocol says which %s has", codecPrefix+protocol, strings.Join(codecs.Names(), ", "), protocol)
 		return
 	}
-	if a != nil && !known(a.Spec.Codec) {
+	if a != nil && !KnownCodec(a.Spec.Codec) {
 		t.tell(of(ApplicationProtocol, a), "spec.codec", "unknown codec %q (built in: %s)", a.Spec.Codec, strings.Join(codecs.Names(), ", "))
 		return
 	}
@@ -176,33 +176,39 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 	at := &t.s.Ports[len(t.s.Ports)-1]
 	prefix := fmt.Sprintf("ports[%d]", len(t.s.Ports)-1)
 	if a != nil {
-		at.Protocol = []string{a.Spec.Codec}
+		codec := codecName(a.Spec.Codec)
+		at.Protocol = []string{codec}
 		if a.Spec.CodecConfig != nil {
 			config, err := object(a.Spec.CodecConfig)
 			if err != nil {
 				t.refuse(of(ApplicationProtocol, a), "spec.codecConfig", "%v", err)
 			}
-			at.Protocol, at.Codec = nil, ir.Object{"name": a.Spec.Codec, "config": config}
+			at.Protocol, at.Codec = nil, ir.Object{"name": codec, "config": config}
 		}
 		t.comes(prefix+".protocol", of(ApplicationProtocol, a), "spec.codec")
 		t.comes(prefix+".codec.config", of(ApplicationProtocol, a), "spec.codecConfig")
 		t.comes(prefix+".codec.name", of(ApplicationProtocol, a), "spec.codec")
 		t.comes(prefix+".codec", of(ApplicationProtocol, a), "spec.codec")
 	} else {
-		at.Protocol = []string{protocol}
+		at.Protocol = []string{codecName(protocol)}
 		t.comes(prefix+".protocol", t.out.Owner, path+".name")
 	}
 	t.comes(prefix+".port", t.out.Owner, path+".port")
 	t.comes(prefix+".targetPort", t.out.Owner, path+".targetPort")
 }
 
-// known tells whether there is a codec of a name, long or short.
-func known(codec string) bool {
-	if !strings.Contains(codec, ".") {
-		codec = codecPrefix + codec
+// codecName is the long name of a codec that may have its short one.
+func codecName(codec string) string {
+	if strings.Contains(codec, ".") {
+		return codec
 	}
-	_, there := codecs.Lookup(codec)
-	return there || codec == codecPrefix+"auto"
+	return codecPrefix + codec
+}
+
+// KnownCodec tells whether there is a codec of a name, long or short.
+func KnownCodec(codec string) bool {
+	_, there := codecs.Lookup(codecName(codec))
+	return there || codecName(codec) == autoCodec
 }
 
 // exported are the namespaces that a service is visible in; nil: all.
