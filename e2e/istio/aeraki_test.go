@@ -494,7 +494,7 @@ spec: {host: greeter, trafficPolicy: {loadBalancer: {consistentHash: {httpHeader
 		{"gateway", "gateway", `apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: gateway}
-spec: {selector: {istio: any}, servers: [{port: {number: 20880, name: tcp-metaprotocol-dubbo, protocol: TCP}, hosts: ["*"]}]}`, "NS/meltemi-gateway-greeter.NS-gateway-20880"},
+spec: {selector: {istio: any}, servers: [{port: {number: 20880, name: tcp-metaprotocol-dubbo, protocol: TCP}, hosts: ["*"]}]}`, "NS/meltemi-gateway-greeter.NS.gateway-20880"},
 		{"serviceentry", "entry", `apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: entry}

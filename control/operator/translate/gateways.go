@@ -2,8 +2,9 @@ package translate
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
-	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -156,17 +157,22 @@ func (t *translation) rival(name string, g *Gateway, s *networking.Server) (rout
 // gateway adds a server of a gateway.
 func (t *translation) gateway(g *Gateway, s *networking.Server, name string, port int, path string) {
 	// Where its pods are, and at which port they listen, the services before them know.
-	at := map[string]int{}
+	type place struct {
+		namespace string
+		port      int
+	}
+	var at []place
 	for _, svc := range g.Services {
 		for _, p := range svc.Spec.Ports {
 			if int(p.Port) == int(s.Port.Number) && (p.TargetPort.StrVal == "" || p.TargetPort.IntVal != 0) {
-				at[svc.Namespace] = cmp.Or(int(p.TargetPort.IntVal), int(p.Port))
+				at = append(at, place{svc.Namespace, cmp.Or(int(p.TargetPort.IntVal), int(p.Port))})
 			}
 		}
 	}
 	if len(at) == 0 {
-		at[g.Namespace] = int(s.Port.Number)
+		at = append(at, place{g.Namespace, int(s.Port.Number)})
 	}
+	slices.SortFunc(at, func(a, b place) int { return cmp.Or(strings.Compare(a.namespace, b.namespace), a.port-b.port) })
 	sni := []string{}
 	if s.Tls != nil {
 		for _, h := range s.Hosts {
@@ -180,11 +186,11 @@ func (t *translation) gateway(g *Gateway, s *networking.Server, name string, por
 			sni = append(sni, h)
 		}
 	}
-	for _, ns := range slices.Sorted(maps.Keys(at)) {
+	for _, p := range slices.Compact(at) {
 		t.comes(fmt.Sprintf("gateways[%d]", len(t.s.Gateways)), t.routerObject(), path)
 		t.s.Gateways = append(t.s.Gateways, ir.Gateway{
-			Namespace: ns, Selector: g.Spec.Selector, Name: label(name),
-			Port: at[ns], ServicePort: port, SNIHosts: sni,
+			Namespace: p.namespace, Selector: g.Spec.Selector, Name: label(name),
+			Port: p.port, ServicePort: port, SNIHosts: sni,
 		})
 	}
 	if _, opened := t.routed(g, s); !opened {
@@ -192,9 +198,16 @@ func (t *translation) gateway(g *Gateway, s *networking.Server, name string, por
 	}
 }
 
+// label is a name without dots, of 63 bytes at most. Two names never have the same.
 func label(name string) string {
-	return strings.Trim(strings.ReplaceAll(name[max(0, len(name)-63):], ".", "-"), "-")
+	if len(name) <= 63 && !strings.Contains(name, ".") && !hashedLabel.MatchString(name) {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%s-%x", strings.TrimRight(strings.ReplaceAll(name[:min(len(name), 46)], ".", "-"), "-"), sum[:8])
 }
+
+var hashedLabel = regexp.MustCompile(`-[0-9a-f]{16}$`)
 
 // routed says where VirtualServices of other people lead the connections to a gateway's
 // port, if there are any, which have Istio open it.
@@ -208,7 +221,7 @@ func (t *translation) routed(g *Gateway, s *networking.Server) (to []ir.Destinat
 			})
 		}
 	}
-	for _, v := range g.VirtualServices {
+	for _, v := range sorted(g.VirtualServices) {
 		if v.Labels[ManagedBy] == Manager {
 			continue
 		}
@@ -248,7 +261,7 @@ func (t *translation) virtualService(g *Gateway, s *networking.Server, port int)
 	return &istio.VirtualService{
 		TypeMeta: metav1.TypeMeta{APIVersion: "networking.istio.io/v1", Kind: "VirtualService"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: fmt.Sprintf("meltemi-gateway-%s-%s-%d", t.s.Name, label(g.Name), s.Port.Number), Namespace: g.Namespace,
+			Name: fmt.Sprintf("meltemi-gateway-%s.%s-%d", t.s.Name, label(g.Name), s.Port.Number), Namespace: g.Namespace,
 			Labels: map[string]string{ManagedBy: Manager, Component: "gateway", Instance: t.s.Name},
 		},
 		Spec: networking.VirtualService{

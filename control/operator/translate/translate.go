@@ -5,8 +5,9 @@ package translate
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
-	"hash/crc32"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -202,15 +203,19 @@ func of(kind string, o metav1.Object) Object { return Object{kind, o.GetNamespac
 func (t *translation) routerObject() Object { return of(MetaRouter, t.out.Router) }
 
 // Name is what the names of what is made for a host are made of. Two hosts never have
-// the same.
+// the same: who could make such a one would have what is another's.
 func Name(host, domain string) string {
 	short, kubernetes := strings.CutSuffix(host, ".svc."+domain)
 	// Those of services have one dot.
-	if len(short) <= 63 && (kubernetes || strings.Count(host, ".") != 1) {
+	if len(short) <= 63 && (kubernetes || strings.Count(host, ".") != 1) && !hashed.MatchString(short) {
 		return short
 	}
-	return fmt.Sprintf("%s.%08x", strings.TrimRight(short[:min(len(short), 54)], "-."), crc32.ChecksumIEEE([]byte(host)))
+	sum := sha256.Sum256([]byte(host))
+	return fmt.Sprintf("%s.%x", strings.TrimRight(short[:min(len(short), 46)], "-."), sum[:8])
 }
+
+// hashed is the end of a name that is not all of its host's.
+var hashed = regexp.MustCompile(`\.[0-9a-f]{16}$`)
 
 // FullName is the host that is meant by a name in an object of a namespace.
 func FullName(host, namespace, domain string) string {
