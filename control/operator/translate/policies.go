@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,10 @@ func (t *translation) policies() {
 		return
 	}
 	spec := &t.out.Router.Spec
+	given := map[string]bool{
+		"localRateLimit": spec.LocalRateLimit != nil, "globalRateLimit": spec.GlobalRateLimit != nil,
+		"authorization": len(spec.Authorization) > 0,
+	}
 	t.limits(spec)
 	for i, a := range spec.Authorization {
 		t.comes(fmt.Sprintf("authorization[%d]", len(t.s.Authorization)), t.routerObject(), fmt.Sprintf("spec.authorization[%d]", i))
@@ -35,10 +40,8 @@ func (t *translation) policies() {
 	if t.s.Server != nil {
 		return
 	}
-	for field, given := range map[string]bool{
-		"localRateLimit": spec.LocalRateLimit != nil, "globalRateLimit": spec.GlobalRateLimit != nil, "authorization": len(spec.Authorization) > 0,
-	} {
-		if given {
+	for _, field := range slices.Sorted(maps.Keys(given)) {
+		if given[field] {
 			t.refuse(t.routerObject(), "spec."+field, "%s selects no workloads whose proxies could see to it", t.out.Owner)
 		}
 	}
@@ -47,7 +50,11 @@ func (t *translation) policies() {
 
 func (t *translation) limits(spec *api.MetaRouterSpec) {
 	var chain []any
+	if limitsAskWho(spec) {
+		chain = append(chain, ir.Object{"name": exchange})
+	}
 	if l := spec.LocalRateLimit; l != nil {
+		path := fmt.Sprintf("inbound.meta_protocol_filters[%d]", len(chain))
 		config := ir.Object{"@type": types + "local_ratelimit.v1alpha.LocalRateLimit", "stat_prefix": "local_rate_limit"}
 		if l.TokenBucket != nil {
 			config["token_bucket"] = bucket(l.TokenBucket)
@@ -56,14 +63,14 @@ func (t *translation) limits(spec *api.MetaRouterSpec) {
 		for i := range l.Conditions {
 			c := &l.Conditions[i]
 			conditions = append(conditions, ir.Object{
-				"match":        t.match(&c.Match, fmt.Sprintf("inbound.meta_protocol_filters[0].config.conditions[%d].match", i), fmt.Sprintf("spec.localRateLimit.conditions[%d].match", i)),
+				"match":        t.match(&c.Match, fmt.Sprintf("%s.config.conditions[%d].match", path, i), fmt.Sprintf("spec.localRateLimit.conditions[%d].match", i)),
 				"token_bucket": bucket(&c.TokenBucket),
 			})
 		}
 		if conditions != nil {
 			config["conditions"] = conditions
 		}
-		t.comes("inbound.meta_protocol_filters[0]", t.routerObject(), "spec.localRateLimit")
+		t.comes(path, t.routerObject(), "spec.localRateLimit")
 		chain = append(chain, ir.Object{"name": localLimit, "config": config})
 	}
 	if g := spec.GlobalRateLimit; g != nil {

@@ -44,6 +44,13 @@ func translated(t *testing.T, text string) (*translate.Output, map[string]string
 	return out, filters
 }
 
+func reasons(out *translate.Output) (all []string) {
+	for _, f := range out.Faults {
+		all = append(all, f.Error())
+	}
+	return all
+}
+
 // TestPoliciesHoldWhateverTheCodecIsCalled: by its short name or its long one, with options
 // or found out by the bytes of a connection.
 func TestPoliciesHoldWhateverTheCodecIsCalled(t *testing.T) {
@@ -57,6 +64,58 @@ func TestPoliciesHoldWhateverTheCodecIsCalled(t *testing.T) {
 		require.Empty(t, out.Faults, codec)
 		require.Contains(t, filters["inbound"], "shop/only-web[0]", codec)
 	}
+}
+
+// TestLimitsKnowWhoCalls: clients' proxies tell servers' what these ask.
+func TestLimitsKnowWhoCalls(t *testing.T) {
+	const who, exchange = "match: {sourceLabels: {app: web}}", "filters.metadata_exchange"
+	for _, limit := range []string{
+		"localRateLimit: {conditions: [{" + who + ", tokenBucket: {maxTokens: 1, fillInterval: 1s}}]}",
+		"globalRateLimit: {domain: d, rateLimitService: c, descriptors: [{property: a, descriptorKey: b}], " + who + "}",
+	} {
+		out, filters := translated(t, shop+router("shop", limit))
+		require.Empty(t, out.Faults)
+		require.Contains(t, filters["outbound"], exchange)
+		inbound := filters["inbound"]
+		require.Contains(t, inbound, exchange)
+		require.Less(t, strings.Index(inbound, exchange), strings.Index(inbound, "ratelimit"), "it stands before")
+	}
+}
+
+// TestOwnFieldsStay: what a router has of MetaProtocolProxy's own is not replaced without a
+// word by what else it says.
+func TestOwnFieldsStay(t *testing.T) {
+	const limit = "localRateLimit: {tokenBucket: {maxTokens: 1, fillInterval: 1s}}"
+	out, _ := translated(t, shop+router("shop", limit+", inbound: {meta_protocol_filters: {name: x}}"))
+	require.Len(t, out.Faults, 1)
+	require.Contains(t, out.Faults[0].Path, "meta_protocol_filters")
+
+	const breakers = "trafficPolicy: {circuitBreakers: {maxRequests: 77}}, outbound: {route_config: {clusters: [{name: NAME, circuit_breakers: {max_requests: 66}}]}}"
+	out, filters := translated(t, shop+router("shop", strings.Replace(breakers, "NAME", "other", 1)))
+	require.Empty(t, out.Faults)
+	require.Contains(t, filters["outbound"], "77")
+	require.Contains(t, filters["outbound"], "66")
+	out, _ = translated(t, shop+router("shop", strings.Replace(breakers, "NAME", `"*"`, 1)))
+	require.Equal(t, []string{`spec.trafficPolicy: outbound.route_config.clusters says it of "*", too`}, reasons(out))
+}
+
+// TestFaultsHaveAnOrder: a status that says the same is not written again.
+func TestFaultsHaveAnOrder(t *testing.T) {
+	text := strings.Replace(shop, "selector: {app: orders}, ", "", 1) + router("shop", `localRateLimit: {tokenBucket: {maxTokens: 1, fillInterval: 1s}},
+  authorization: [{rules: [{}]}], globalRateLimit: {domain: d, rateLimitService: c, descriptors: [{property: a, descriptorKey: b}]}`)
+	first, _ := translated(t, text)
+	require.Len(t, first.Faults, 3)
+	for range 20 {
+		out, _ := translated(t, text)
+		require.Equal(t, first.Faults, out.Faults)
+	}
+}
+
+// TestAZeroWeightIsNoOtherRoutes: a fault is told of the destination that has it.
+func TestAZeroWeightIsNoOtherRoutes(t *testing.T) {
+	out, _ := translated(t, shop+router("shop", `routes: [{route: [{destination: {host: a}}, {destination: {host: b, subset: "x|y"}, weight: 100}]}]`))
+	require.Len(t, out.Faults, 1)
+	require.Equal(t, "spec.routes[0].route[1].destination", out.Faults[0].Path)
 }
 
 // TestAllServicesBeforeAGatewayCount: in whatever order they are known.

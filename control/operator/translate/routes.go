@@ -40,24 +40,25 @@ func (t *translation) routes() {
 		balance.hash(p)
 	}
 	var chain []any
-	for _, f := range []struct {
-		name string
-		uses func(r *api.MetaRoute) bool
-	}{
-		{exchange, func(r *api.MetaRoute) bool { return r.Match != nil && len(r.Match.SourceLabels) > 0 }},
-		{faults, func(r *api.MetaRoute) bool { return r.Fault != nil }},
-	} {
-		if slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return f.uses(&r) }) {
-			filter := ir.Object{"name": f.name}
-			if f.name == faults {
-				// What it does routes say.
-				filter["disabled"] = true
-				filter["config"] = faultConfig(&api.Fault{Delay: &api.Delay{FixedDelay: "1ms"}})
-			}
-			chain = append(chain, filter)
-		}
+	if limitsAskWho(spec) || slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return asksWho(r.Match) }) {
+		chain = append(chain, ir.Object{"name": exchange})
+	}
+	if slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return r.Fault != nil }) {
+		// What it does routes say.
+		config := faultConfig(&api.Fault{Delay: &api.Delay{FixedDelay: "1ms"}})
+		chain = append(chain, ir.Object{"name": faults, "disabled": true, "config": config})
 	}
 	t.prepend(&t.s.Outbound, chain)
+}
+
+// asksWho tells whether a match asks for the workload that calls.
+func asksWho(m *api.MetaRouteMatch) bool { return m != nil && len(m.SourceLabels) > 0 }
+
+// limitsAskWho tells whether limits do, which clients' proxies have to tell servers' then.
+func limitsAskWho(spec *api.MetaRouterSpec) bool {
+	local, global := spec.LocalRateLimit, spec.GlobalRateLimit
+	return global != nil && asksWho(global.Match) ||
+		local != nil && slices.ContainsFunc(local.Conditions, func(c api.Condition) bool { return asksWho(&c.Match) })
 }
 
 // object is what JSON says.
@@ -89,13 +90,15 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 		}
 	}
 	t.s.Telemetry.NoIstioStats = spec.Telemetry != nil && spec.Telemetry.IstioStats != nil && !*spec.Telemetry.IstioStats
-	if t.Mesh.AccessLog != "" && (spec.Telemetry == nil || spec.Telemetry.AccessLog == nil || *spec.Telemetry.AccessLog) {
-		for _, side := range []*ir.Object{&t.s.Outbound, &t.s.Inbound} {
+	for _, side := range []*ir.Object{&t.s.Outbound, &t.s.Inbound} {
+		said := spec.Telemetry
+		if said == nil {
+			said = &api.Telemetry{}
+		}
+		if t.Mesh.AccessLog != "" && (said.AccessLog == nil || *said.AccessLog) {
 			t.supply(side, "access_log", "accessLog", []any{accessLog(t.Mesh)})
 		}
-	}
-	if t.Mesh.Tracing != nil && (spec.Telemetry == nil || spec.Telemetry.Tracing == nil || *spec.Telemetry.Tracing) {
-		for _, side := range []*ir.Object{&t.s.Outbound, &t.s.Inbound} {
+		if t.Mesh.Tracing != nil && (said.Tracing == nil || *said.Tracing) {
 			t.supply(side, "tracing", "tracing", t.Mesh.Tracing)
 		}
 	}
@@ -104,10 +107,9 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 		return
 	}
 	if policy.Timeout != nil {
+		t.supply(&t.s.Outbound, "request_timeout", "requestTimeout", seconds(policy.Timeout))
 		// Servers may need as long as clients wait.
-		for _, side := range []*ir.Object{&t.s.Outbound, &t.s.Inbound} {
-			t.supply(side, "request_timeout", "requestTimeout", seconds(policy.Timeout))
-		}
+		t.supply(&t.s.Inbound, "request_timeout", "requestTimeout", seconds(policy.Timeout))
 		t.comes("outbound.request_timeout", t.routerObject(), "spec.trafficPolicy.timeout")
 		t.comes("inbound.request_timeout", t.routerObject(), "spec.trafficPolicy.timeout")
 	}
@@ -141,8 +143,16 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 	}
 	if len(cluster) > 0 {
 		cluster["name"] = "*"
-		table["clusters"] = []any{cluster}
-		t.comes("outbound.route_config.clusters", t.routerObject(), "spec.trafficPolicy")
+		own, _ := t.s.Outbound["route_config"].(ir.Object)
+		if list, ok := own["clusters"].([]any); ok {
+			if slices.ContainsFunc(list, func(c any) bool { o, _ := c.(ir.Object); return o["name"] == "*" }) {
+				t.refuse(t.routerObject(), "spec.trafficPolicy", "outbound.route_config.clusters says it of \"*\", too")
+			}
+			own["clusters"] = append(list, cluster)
+		} else {
+			table["clusters"] = []any{cluster}
+			t.comes("outbound.route_config.clusters", t.routerObject(), "spec.trafficPolicy")
+		}
 	}
 	if len(table) > 0 {
 		t.supply(&t.s.Outbound, "route_config", "routeConfig", table)
@@ -197,8 +207,12 @@ func (t *translation) prepend(side *ir.Object, chain []any) {
 	if _, camel := (*side)["metaProtocolFilters"]; camel {
 		name = "metaProtocolFilters"
 	}
-	rest, ok := (*side)[name].([]any)
-	if !ok {
+	own, given := (*side)[name]
+	rest, ok := own.([]any)
+	switch {
+	case given && !ok:
+		return // the filter's loader says so
+	case !given:
 		rest = []any{ir.Object{"name": router}}
 	}
 	(*side)[name] = append(chain, rest...)
@@ -278,16 +292,22 @@ func (t *translation) destination(d *api.Destination) ir.Destination {
 
 func (t *translation) action(r *api.MetaRoute, path, from string) ir.Object {
 	o := ir.Object{}
-	r0 := slices.DeleteFunc(slices.Clone(r.Route), func(d api.MetaRouteDestination) bool { return d.Weight == 0 && len(r.Route) > 1 })
-	if len(r0) == 1 {
-		o["cluster"] = t.destination(&r0[0].Destination)
-		t.comes(path+".cluster", t.routerObject(), from+".route[0].destination")
-	} else {
-		var clusters []any
-		for i := range r0 {
-			clusters = append(clusters, ir.Object{"name": t.destination(&r0[i].Destination), "weight": int64(r0[i].Weight)})
-			t.comes(fmt.Sprintf("%s.weighted_clusters.clusters[%d]", path, i), t.routerObject(), fmt.Sprintf("%s.route[%d].destination", from, i))
+	var clusters []any
+	for i := range r.Route {
+		d := &r.Route[i]
+		if d.Weight == 0 && len(r.Route) > 1 {
+			continue
 		}
+		at := fmt.Sprintf("%s.route[%d].destination", from, i)
+		t.comes(fmt.Sprintf("%s.weighted_clusters.clusters[%d]", path, len(clusters)), t.routerObject(), at)
+		for _, field := range []string{"cluster", "host", "subset", "port"} { // if it is the only one
+			t.comes(path+"."+field, t.routerObject(), at)
+		}
+		clusters = append(clusters, ir.Object{"name": t.destination(&d.Destination), "weight": int64(d.Weight)})
+	}
+	if len(clusters) == 1 {
+		o["cluster"] = clusters[0].(ir.Object)["name"]
+	} else {
 		o["weighted_clusters"] = ir.Object{"clusters": clusters}
 	}
 	var mirrors []any
