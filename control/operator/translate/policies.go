@@ -30,7 +30,15 @@ func (t *translation) policies() {
 	spec := &t.out.Router.Spec
 	given := map[string]bool{
 		"localRateLimit": spec.LocalRateLimit != nil, "globalRateLimit": spec.GlobalRateLimit != nil,
-		"authorization": len(spec.Authorization) > 0,
+		"authorization": len(spec.Authorization) > 0, "inbound": spec.Inbound != nil,
+	}
+	if t.foreign() {
+		for _, field := range slices.Sorted(maps.Keys(given)) {
+			if given[field] {
+				t.tell(t.routerObject(), "spec."+field, "is for the proxies of %s, of which a MetaRouter of its own namespace or of %s says it", t.out.Owner, t.Mesh.RootNamespace)
+			}
+		}
+		return
 	}
 	t.limits(spec)
 	for i, a := range spec.Authorization {
@@ -40,12 +48,20 @@ func (t *translation) policies() {
 	if t.s.Server != nil {
 		return
 	}
+	delete(given, "inbound")
 	for _, field := range slices.Sorted(maps.Keys(given)) {
 		if given[field] {
 			t.refuse(t.routerObject(), "spec."+field, "%s selects no workloads whose proxies could see to it", t.out.Owner)
 		}
 	}
 	t.s.Authorization = nil
+}
+
+// foreign tells whether the router is of a namespace that has no say in what servers'
+// proxies see to: as of Istio's policies, the service's own has, and the root namespace.
+func (t *translation) foreign() bool {
+	r := t.out.Router
+	return r != nil && r.Namespace != t.s.Namespace && r.Namespace != t.Mesh.RootNamespace
 }
 
 func (t *translation) limits(spec *api.MetaRouterSpec) {

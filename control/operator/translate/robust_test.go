@@ -66,6 +66,29 @@ func TestPoliciesHoldWhateverTheCodecIsCalled(t *testing.T) {
 	}
 }
 
+// TestServersHeedTheirOwnNamespace: whoever may write MetaRouters somewhere else could let
+// all pass that the namespace's own policies refuse.
+func TestServersHeedTheirOwnNamespace(t *testing.T) {
+	const spec = `trafficPolicy: {timeout: 7s}, authorization: [{name: everybody, rules: [{}]}], inbound: {idle_timeout: 77s},
+  localRateLimit: {tokenBucket: {maxTokens: 777, fillInterval: 1s}}`
+	for _, namespace := range []string{"shop", "istio-system"} {
+		out, filters := translated(t, shop+onlyWeb+router(namespace, spec))
+		require.Empty(t, out.Faults)
+		for _, of := range []string{"7s", "everybody[0]", "77s", "777"} {
+			require.Contains(t, filters["inbound"], of)
+		}
+	}
+	out, filters := translated(t, shop+onlyWeb+router("elsewhere", spec))
+	const say = ": is for the proxies of Service shop/orders, of which a MetaRouter of its own namespace or of istio-system says it"
+	require.Equal(t, []string{"spec.authorization" + say, "spec.inbound" + say, "spec.localRateLimit" + say}, reasons(out))
+	require.True(t, out.Complete, "what is for clients counts")
+	require.Contains(t, filters["outbound"], "7s")
+	require.Contains(t, filters["inbound"], "shop/only-web[0]")
+	for _, of := range []string{"7s", "everybody", "77s", "777"} {
+		require.NotContains(t, filters["inbound"], of)
+	}
+}
+
 // TestLimitsKnowWhoCalls: clients' proxies tell servers' what these ask.
 func TestLimitsKnowWhoCalls(t *testing.T) {
 	const who, exchange = "match: {sourceLabels: {app: web}}", "filters.metadata_exchange"

@@ -40,7 +40,7 @@ func (t *translation) routes() {
 		balance.hash(p)
 	}
 	var chain []any
-	if limitsAskWho(spec) || slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return asksWho(r.Match) }) {
+	if limitsAskWho(spec) && !t.foreign() || slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return asksWho(r.Match) }) {
 		chain = append(chain, ir.Object{"name": exchange})
 	}
 	if slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return r.Fault != nil }) {
@@ -80,6 +80,9 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 		from *apiextensions.JSON
 		to   *ir.Object
 	}{{"outbound", spec.Outbound, &t.s.Outbound}, {"inbound", spec.Inbound, &t.s.Inbound}} {
+		if side.to == &t.s.Inbound && t.foreign() {
+			continue
+		}
 		o, err := object(side.from)
 		if err != nil {
 			t.refuse(t.routerObject(), "spec."+side.name, "%v", err)
@@ -92,7 +95,7 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 	t.s.Telemetry.NoIstioStats = spec.Telemetry != nil && spec.Telemetry.IstioStats != nil && !*spec.Telemetry.IstioStats
 	for _, side := range []*ir.Object{&t.s.Outbound, &t.s.Inbound} {
 		said := spec.Telemetry
-		if said == nil {
+		if said == nil || side == &t.s.Inbound && t.foreign() {
 			said = &api.Telemetry{}
 		}
 		if t.Mesh.AccessLog != "" && (said.AccessLog == nil || *said.AccessLog) {
@@ -108,8 +111,9 @@ func (t *translation) options(spec *api.MetaRouterSpec) {
 	}
 	if policy.Timeout != nil {
 		t.supply(&t.s.Outbound, "request_timeout", "requestTimeout", seconds(policy.Timeout))
-		// Servers may need as long as clients wait.
-		t.supply(&t.s.Inbound, "request_timeout", "requestTimeout", seconds(policy.Timeout))
+		if !t.foreign() { // servers may need as long as clients wait
+			t.supply(&t.s.Inbound, "request_timeout", "requestTimeout", seconds(policy.Timeout))
+		}
 		t.comes("outbound.request_timeout", t.routerObject(), "spec.trafficPolicy.timeout")
 		t.comes("inbound.request_timeout", t.routerObject(), "spec.trafficPolicy.timeout")
 	}
