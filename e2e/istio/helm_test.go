@@ -112,7 +112,7 @@ func TestTheChartsAreSound(t *testing.T) {
 			`- -rds-address=:15010\n`, `-rds-trust-domain=td\n`, `-rds-roots=/etc/meltemi/certificates/root-cert\.pem`, `sidecar\.istio\.io/inject: "true"`, `OUTPUT_CERTS: /etc/meltemi/certificates`,
 			`name: grpc-rds, port: 15010`, `host: meltemi-operator\.meltemi-system\.svc\.cluster\.local`, `mode: ISTIO_MUTUAL`, `emptyDir: {medium: Memory}`, `port: 15012`,
 		}, nil},
-		"rds, with a secret":    {[]string{"rds.enabled=true", "rds.certificates=secret", "rds.secretName=s"}, []string{`secretName: s`, `certificates/tls\.crt`, `ISTIO_MUTUAL`}, []string{`OUTPUT_CERTS`, `emptyDir`, `15012`}},
+		"rds, with a secret":    {[]string{"rds.enabled=true", "rds.certificates=secret", "rds.secretName=s"}, []string{`secretName: s}`, `certificates/tls\.crt`, `ISTIO_MUTUAL`}, []string{`OUTPUT_CERTS`, `emptyDir`, `15012`}},
 		"rds, without TLS":      {[]string{"rds.enabled=true", "rds.certificates=none"}, []string{`- -rds-insecure\n`, `port: 15010`}, []string{`DestinationRule`, `volumes:`}},
 		"where pods may be":     {[]string{"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=x", "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists", "nodeSelector.a=b", "tolerations[0].operator=Exists", "priorityClassName=high", "podLabels.team=x", "podAnnotations.note=y"}, []string{`nodeAffinity:`, `nodeSelector:\n +a: b`, `tolerations:\n +- operator: Exists`, `priorityClassName: high`, `team: x`, `note: "?y`}, nil},
 		"who may scrape":        {[]string{"networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b", "networkPolicy.apiServerPorts={443,16443}", "podDisruptionBudget.maxUnavailable=50%"}, []string{`from:\n +- podSelector:`, `port: 16443`, `maxUnavailable: 50%`}, []string{`port: 6443`}},
@@ -158,6 +158,17 @@ func TestTheChartsAreSound(t *testing.T) {
 		"istio.rootNamespace=Istio":               "rootNamespace",
 		"resources.request.cpu=1":                 "request",
 		"metrics.serviceMonitor.labels.release=1": "release",
+		// What would be read as other YAML than it stands for, and what the chart itself says.
+		"istio.clusterDomain=a: b":                       "clusterDomain",
+		"rds.trustDomain= #td":                           "trustDomain",
+		"image.repository=a b":                           "repository",
+		"rds.secretName=a: b":                            "secretName",
+		"priorityClassName=a: b":                         "priorityClassName",
+		`podLabels.app\.kubernetes\.io/name=x`:           "app.kubernetes.io/name",
+		`podLabels.sidecar\.istio\.io/inject=x`:          "sidecar.istio.io/inject",
+		`podAnnotations.proxy\.istio\.io/config=x`:       "proxy.istio.io/config",
+		`podAnnotations.prometheus\.io/port=x`:           "prometheus.io/port",
+		`metrics.serviceMonitor.labels.helm\.sh/chart=x`: "helm.sh/chart",
 	} {
 		_, err := world.Helm("template", "meltemi", chart("meltemi"), "--set", value)
 		require.ErrorContains(t, err, "values don't meet the specifications of the schema", value)
