@@ -1,11 +1,14 @@
 package ir
 
 import (
+	"math"
 	"regexp"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/meltemi-mesh/meltemi/control/fault"
 )
@@ -96,4 +99,16 @@ func TestObservedPorts(t *testing.T) {
 	require.Equal(t, 2181, s.Observed[0].TargetPort)
 	s.Observed = s.Observed[:1]
 	require.Empty(t, s.Complete())
+}
+
+// TestSeconds: what protobuf's JSON reads as the same duration.
+func TestSeconds(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 1: "0.000000001s", 1118 * time.Millisecond: "1.118s", 100 * time.Second: "100s", math.MaxInt64: "9223372036.854775807s",
+	} {
+		require.Equal(t, want, Seconds(d))
+		var got durationpb.Duration
+		require.NoError(t, protojson.Unmarshal([]byte(`"`+want+`"`), &got))
+		require.Equal(t, d, got.AsDuration())
+	}
 }

@@ -3,6 +3,8 @@ package ir
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 )
 
 // Clusters calls each for the parts of a route that name a cluster: its mirrors, and
@@ -73,3 +75,10 @@ const (
 	WantSubset = "want the name of a subset"
 	WantPort   = "want a port between 1 and 65535"
 )
+
+// Seconds is a duration as protobuf's JSON has it: with nine digits behind the point at
+// most, which those of a float64 can exceed.
+func Seconds(d time.Duration) string {
+	s := fmt.Sprintf("%d.%09d", d/time.Second, d%time.Second)
+	return strings.TrimRight(strings.TrimRight(s, "0"), ".") + "s"
+}

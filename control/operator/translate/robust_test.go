@@ -122,6 +122,25 @@ func TestOwnFieldsStay(t *testing.T) {
 	require.Equal(t, []string{`spec.trafficPolicy: outbound.route_config.clusters says it of "*", too`}, reasons(out))
 }
 
+// TestFiltersEndWithTheRouter: no filters are the router alone, also behind others.
+func TestFiltersEndWithTheRouter(t *testing.T) {
+	out, filters := translated(t, shop+router("shop", "inbound: {meta_protocol_filters: []}, outbound: {meta_protocol_filters: []}, localRateLimit: {tokenBucket: {maxTokens: 1, fillInterval: 1s}}"))
+	require.Empty(t, out.Faults)
+	for _, side := range []string{"inbound", "outbound"} {
+		require.Contains(t, filters[side], "name: aeraki.meta_protocol.filters.router")
+	}
+}
+
+// TestDurations: of all that the schema takes.
+func TestDurations(t *testing.T) {
+	out, filters := translated(t, shop+router("shop", "trafficPolicy: {timeout: 1118ms}"))
+	require.Empty(t, out.Faults)
+	require.Contains(t, filters["outbound"], "request_timeout: 1.118s")
+	out, filters = translated(t, shop+router("shop", "globalRateLimit: {domain: d, rateLimitService: c, requestTimeout: 99999999h, descriptors: [{property: a, descriptorKey: b}]}"))
+	require.Empty(t, out.Faults)
+	require.Contains(t, filters["inbound"], "timeout: 9223372036.854775807s")
+}
+
 // TestFaultsHaveAnOrder: a status that says the same is not written again.
 func TestFaultsHaveAnOrder(t *testing.T) {
 	text := strings.Replace(shop, "selector: {app: orders}, ", "", 1) + router("shop", `localRateLimit: {tokenBucket: {maxTokens: 1, fillInterval: 1s}},

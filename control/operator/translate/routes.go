@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	kjson "k8s.io/apimachinery/pkg/util/json"
@@ -216,7 +215,7 @@ func (t *translation) prepend(side *ir.Object, chain []any) {
 	switch {
 	case given && !ok:
 		return // the filter's loader says so
-	case !given:
+	case len(rest) == 0:
 		rest = []any{ir.Object{"name": router}}
 	}
 	(*side)[name] = append(chain, rest...)
@@ -435,7 +434,7 @@ func fraction(p *api.Percent) ir.Object {
 
 // seconds is a duration as protobuf's JSON has it.
 func seconds(d *api.Duration) string {
-	return strconv.FormatFloat(d.Time().Seconds(), 'f', -1, 64) + "s"
+	return ir.Seconds(d.Time())
 }
 
 func accessLog(m Mesh) ir.Object {

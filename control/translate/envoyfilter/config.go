@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/meltemi-mesh/meltemi/control/fault"
 	"github.com/meltemi-mesh/meltemi/control/ir"
@@ -220,6 +219,3 @@ func hostPorts(to []ir.Destination) []ir.Destination {
 	})
 	return slices.Compact(hps)
 }
-
-// seconds is a duration as protobuf's JSON has it.
-func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s" }

@@ -20,7 +20,7 @@ func (g *generator) prepend(cfg object, filters []any) {
 	if _, wrong := cfg[filtersName]; wrong && !given {
 		return // the filter's loader says so
 	}
-	if !given {
+	if len(rest) == 0 {
 		rest = []any{object{"name": routerName}}
 	}
 	cfg[filtersName] = append(filters, rest...)

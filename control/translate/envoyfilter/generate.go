@@ -355,7 +355,7 @@ func (g *generator) steer(f *Filter, context networking.EnvoyFilter_PatchContext
 		filter = object{"name": name, "config_discovery": object{
 			"config_source": object{
 				"ads": object{}, "resource_api_version": "V3",
-				"initial_fetch_timeout": seconds(g.s.InitialFetchTimeout),
+				"initial_fetch_timeout": ir.Seconds(g.s.InitialFetchTimeout),
 			},
 			"type_urls":      []any{typed["@type"], tcpType},
 			"default_config": object{"@type": tcpType, "stat_prefix": cluster, "cluster": cluster},
