@@ -43,7 +43,7 @@ func (e *env) status(args []string) int {
 	fs.StringVar(&a.service, "operator", "meltemi-system/meltemi-operator:8080", "the operator's Service, `NAMESPACE/NAME:PORT`, with the port of its metrics")
 	fs.StringVar(&a.kubectl, "kubectl", "kubectl", "the `program`")
 	fs.StringVar(&a.config, "kubeconfig", "", "kubectl's `file`")
-	fs.StringVar(&a.context, "context", "", "the `name` of the one of it")
+	fs.StringVar(&a.context, "context", "", "the `name` of a context of kubectl's")
 	hosts, code, ok := e.flags(fs, statusUsageText, args, 0, 1)
 	switch {
 	case !ok:
