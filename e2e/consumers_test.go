@@ -38,6 +38,15 @@ func TestConsumersAttemptsAndHosts(t *testing.T) {
 		require.Contains(t, client.Call(peers.Command{Method: "who"}).Error, "unknown consumer")
 		require.Contains(t, client.Call(peers.Command{Method: "who", Attachments: map[string]any{"x-key": "guess", "consumer": "shop"}}).Error, "unknown consumer")
 		require.Contains(t, client.Call(peers.Command{Method: "who", Attachments: map[string]any{"x-key": "night"}}).Error, "not now")
+		identified := int64(24)
+		if v.golang { // hosts are known as tunnels have led to them
+			met := map[any]bool{}
+			require.True(t, eventually(patience, func() bool {
+				identified++
+				met[call("who", map[string]any{}).Value] = true
+				return met[names[0]] && met[names[1]]
+			}))
+		}
 		for i := range 20 {
 			at := address(hosts[i%2]).String()
 			require.Equal(t, names[i%2], call("who", map[string]any{"pin": at}).Value)
@@ -56,7 +65,7 @@ func TestConsumersAttemptsAndHosts(t *testing.T) {
 
 		e.WaitStat(stats+"request_host_unavailable", envoytest.Exactly(2))
 		e.WaitStat(stats+"consumer.unknown", envoytest.Exactly(2))
-		e.WaitStat(stats+"consumer.identified", envoytest.Exactly(24))
+		e.WaitStat(stats+"consumer.identified", envoytest.Exactly(identified))
 		require.Zero(t, e.Stat(stats+"mutation_skipped"))
 	})
 }

@@ -119,19 +119,19 @@ func (s *shared) find(n *yaml.Node) {
 }
 
 // loopbacks are the EnvoyFilters that add it, those of "meltemi envoyfilter".
-func (n *shared) loopbacks(o Options) ([]*yaml.Node, *source.Error) {
-	s := o.service()
-	if n.mesh {
-		s.RootNamespace = rootNamespace
+func (s *shared) loopbacks(o Options) ([]*yaml.Node, *source.Error) {
+	of := o.service()
+	if s.mesh {
+		of.RootNamespace = rootNamespace
 	}
-	slices.Sort(n.namespaces)
-	for _, name := range slices.Compact(n.namespaces) {
-		s.Clients = append(s.Clients, ir.Workloads{Namespace: name})
+	slices.Sort(s.namespaces)
+	for _, name := range slices.Compact(s.namespaces) {
+		of.Clients = append(of.Clients, ir.Workloads{Namespace: name})
 	}
-	if len(s.Clients) == 0 && !n.mesh {
+	if len(of.Clients) == 0 && !s.mesh {
 		return nil, nil
 	}
-	filters, faults := envoyfilter.Generate(s)
+	filters, faults := envoyfilter.Generate(of)
 	if len(faults) > 0 {
 		return nil, source.Errorf(0, faults[0].Path, "%s", faults[0].Reason)
 	}
