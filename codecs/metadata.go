@@ -397,8 +397,12 @@ func (m *Metadata) Properties() []Property {
 }
 
 // SetOperation names the operation: service and method, either may be empty.
-// Both are views.
-func (m *Metadata) SetOperation(service, method []byte) { m.service, m.method = service, method }
+// Both are views. What is found by a [Shape] holds for its own operation, so m no longer
+// shares one.
+func (m *Metadata) SetOperation(service, method []byte) {
+	m.unshare()
+	m.service, m.method = service, method
+}
 
 // Service returns the service of the operation, a view.
 func (m *Metadata) Service() []byte { return m.service }

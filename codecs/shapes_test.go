@@ -33,6 +33,7 @@ func TestSharedPropertiesAreCopiedWhenTheyChange(t *testing.T) {
 		"set bytes": func(m *codecs.Metadata) { m.SetBytes("A", []byte("changed")) },
 		"put":       func(m *codecs.Metadata) { m.Put([]byte("c"), []byte("changed")) },
 		"drop":      func(m *codecs.Metadata) { m.Drop("a") },
+		"operation": func(m *codecs.Metadata) { m.SetOperation([]byte("service"), []byte("method")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var m, o codecs.Metadata
