@@ -301,14 +301,8 @@ func (m *Metadata) place(n int, name string) {
 		return
 	}
 	(*props)[first] = p
-	kept := (*props)[:first+1]
-	for _, old := range (*props)[first+1:] {
-		if !EqualFold(old.Name, name) {
-			kept = append(kept, old)
-		}
-	}
-	clear((*props)[len(kept):])
-	*props = kept
+	others := slices.DeleteFunc((*props)[first+1:], func(old Property) bool { return EqualFold(old.Name, name) })
+	*props = (*props)[:first+1+len(others)]
 }
 
 // Remove takes away the properties called name, compared without regard to ASCII case,

@@ -496,17 +496,11 @@ func isClosed(c chan struct{}) bool {
 
 func unread(t *testing.T, s *suite) {
 	p, c := s.open()
-	marks := make([]chan struct{}, 3)
-	for i := range marks {
-		marks[i] = make(chan struct{})
-	}
-	s.m.do(c.s, func() { c.d.ReadDisable(true); c.d.ReadDisable(true); close(marks[0]) })
-	s.Until("it is not read", func() bool { return isClosed(marks[0]) })
+	s.sets(c, func() { c.d.ReadDisable(true); c.d.ReadDisable(true) })
 	p.Send([]byte("waits"))
-	s.m.do(c.s, func() { c.d.ReadDisable(false); close(marks[1]) })
-	s.Until("one reason is left", func() bool { return isClosed(marks[1]) })
-	require.Empty(t, c.got())
-	s.m.do(c.s, func() { c.d.ReadDisable(false); close(marks[2]) })
+	s.sets(c, func() { c.d.ReadDisable(false) })
+	require.Empty(t, c.got(), "one reason is left")
+	s.m.do(c.s, func() { c.d.ReadDisable(false) })
 	s.Until("it is read again", func() bool { return c.got() == "waits" })
 }
 
@@ -529,9 +523,7 @@ func unreadMuch(_ *testing.T, s *suite) {
 
 func unreadLeaves(t *testing.T, s *suite) {
 	p, c := s.open()
-	stopped := make(chan struct{})
-	s.m.do(c.s, func() { c.d.ReadDisable(true); close(stopped) })
-	s.Until("it is not read", func() bool { return isClosed(stopped) })
+	s.sets(c, func() { c.d.ReadDisable(true) })
 	p.Send([]byte("last words"))
 	p.Close()
 	q := s.Dial() // by then its end may have been seen
@@ -571,19 +563,14 @@ func wakes(_ *testing.T, s *suite) {
 func timers(t *testing.T, s *suite) {
 	_, c := s.open()
 	var first, then time.Duration
-	set := make(chan struct{})
-	s.m.do(c.s, func() {
+	s.sets(c, func() {
 		c.s.w.SetTimer(time.Hour)
 		c.s.w.SetTimer(20 * time.Millisecond)
 		first = c.s.w.Now()
-		close(set)
 	})
-	s.Until("it is set", func() bool { return isClosed(set) })
 	runs := c.s.runs.Load()
 	s.Until("it fires", func() bool { return c.s.runs.Load() > runs })
-	read := make(chan struct{})
-	s.m.do(c.s, func() { then = c.s.w.Now(); c.s.w.SetTimer(-1); close(read) })
-	s.Until("it is off", func() bool { return isClosed(read) })
+	s.sets(c, func() { then = c.s.w.Now(); c.s.w.SetTimer(-1) })
 	require.GreaterOrEqual(t, then-first, 20*time.Millisecond)
 }
 
@@ -609,9 +596,7 @@ func serverEnds(_ *testing.T, s *suite) {
 	s.hears(&u.recorder, "ready", host.Remote.String())
 	s.Until("what it has said", func() bool { return u.got() == "bye" })
 	s.m.do(c.s, func() { u.write("nobody"); u.u.ReadDisable(true); u.u.Close(true); u.u.Close(false) })
-	done := make(chan struct{})
-	s.m.do(c.s, func() { close(done) })
-	s.Until("nothing", func() bool { return isClosed(done) })
+	s.sets(c, func() {}) // nothing comes of it
 }
 
 func serverLeaves(_ *testing.T, s *suite) {
@@ -685,9 +670,7 @@ func serverUnread(t *testing.T, s *suite) {
 	u := s.connects(c, Cluster)
 	s.hears(&u.recorder, "ready")
 	srv := s.served(1)
-	stopped := make(chan struct{})
-	s.m.do(c.s, func() { u.u.ReadDisable(true); close(stopped) })
-	s.Until("it is not read", func() bool { return isClosed(stopped) })
+	s.sets(c, func() { u.u.ReadDisable(true) })
 	srv.Send([]byte("waits"))
 	other := s.connects(c, Cluster) // as a sign that time has passed
 	s.hears(&other.recorder, "ready")
