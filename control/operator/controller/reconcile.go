@@ -259,7 +259,8 @@ func (r *reconciler) gateways(ctx context.Context, in *translate.Input) error {
 	return nil
 }
 
-// rivals are the other hosts at the gateways of a host.
+// rivals are the other hosts at the gateways of a host. Their routers are as they are kept,
+// with the gateways that they name and without their routes, of which nothing is asked.
 func (r *reconciler) rivals(ctx context.Context, in *translate.Input) error {
 	for _, host := range r.beside(ctx, in.Host) {
 		rival := &translate.Input{Host: host}

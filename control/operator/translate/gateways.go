@@ -2,7 +2,6 @@ package translate
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"slices"
@@ -203,8 +202,7 @@ func label(name string) string {
 	if len(name) <= 63 && !strings.Contains(name, ".") && !hashedLabel.MatchString(name) {
 		return name
 	}
-	sum := sha256.Sum256([]byte(name))
-	return fmt.Sprintf("%s-%x", strings.TrimRight(strings.ReplaceAll(name[:min(len(name), 46)], ".", "-"), "-"), sum[:8])
+	return strings.ReplaceAll(cut(name, "-", name), ".", "-")
 }
 
 var hashedLabel = regexp.MustCompile(`-[0-9a-f]{16}$`)

@@ -210,11 +210,17 @@ func Name(host, domain string) string {
 	if len(short) <= 63 && (kubernetes || strings.Count(host, ".") != 1) && !hashed.MatchString(short) {
 		return short
 	}
-	sum := sha256.Sum256([]byte(host))
-	return fmt.Sprintf("%s.%x", strings.TrimRight(short[:min(len(short), 46)], "-."), sum[:8])
+	return cut(short, ".", host)
 }
 
-// hashed is the end of a name that is not all of its host's.
+// cut is how a name begins, and behind sep a digest of what it is the name of: 63 bytes at
+// most.
+func cut(name, sep, of string) string {
+	sum := sha256.Sum256([]byte(of))
+	return fmt.Sprintf("%s%s%x", strings.TrimRight(name[:min(len(name), 46)], "-."), sep, sum[:8])
+}
+
+// hashed is the end of a name that is not all of its host's, or looks as if.
 var hashed = regexp.MustCompile(`\.[0-9a-f]{16}$`)
 
 // FullName is the host that is meant by a name in an object of a namespace.
