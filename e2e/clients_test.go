@@ -211,7 +211,9 @@ func TestClientThatDoesNotReadIsClosed(t *testing.T) {
 		e.WaitStat(stats+"downstream_overflow", envoytest.Exactly(1))
 		honest.Ask(2, dubbotest.Request{})
 		require.Len(t, honest.Read().Text(), 60_000)
-		require.Less(t, e.RSS()-before, int64(64*mib))
+		// Four times the limit, and as much again of what Go's collector, which may be
+		// late, has not come round to.
+		require.Less(t, e.RSS()-before, int64(128*mib))
 		e.WaitStat(stats+"request_active", envoytest.Exactly(0))
 		lazy.Close()
 		require.Eventually(t, written.Load, patience, tick)

@@ -431,6 +431,36 @@ func TestAHedgeIsASecondAttemptElsewhere(t *testing.T) {
 	}
 }
 
+// TestAHedgeWaitsForAConnection: a request that got one late has a second attempt all the
+// same, if its server is slow.
+func TestAHedgeWaitsForAConnection(t *testing.T) {
+	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`
+	e := newPolicyEnv(t, "toy.byid", action, "", "", "h1", "h2")
+	asked := e.serveAs(nil)
+	e.up.Hang = true
+	e.say("req 5 m -")
+	e.Advance(180 * time.Millisecond)
+	require.Empty(t, *asked)
+	e.up.Admit()
+	e.Settle()
+	require.Len(t, *asked, 1)
+	e.Advance(60 * time.Millisecond)
+	require.Len(t, *asked, 2)
+	require.NotEqual(t, (*asked)[0], (*asked)[1], "another host")
+	e.counts(map[string]int64{"request_hedge": 1})
+
+	e = newPolicyEnv(t, "toy.byid", action, "", "", "h1")
+	asked = e.serveAs(nil)
+	e.say("req 5 m -")
+	e.Advance(60 * time.Millisecond)
+	e.up.SetHosts("h1", "h2")
+	other := e.Dial(e.cfg)
+	say(other, "req 6 m -")
+	e.Advance(100 * time.Millisecond)
+	require.Contains(t, *asked, "h2 m retry=1;-", "which came later than the delay was over")
+	e.counts(map[string]int64{"request_hedge": 2})
+}
+
 // TestAHedgeNeedsAnotherHost, and takes an answer that is a failure from neither
 // while the other may have a better one.
 func TestAHedgeNeedsAnotherHost(t *testing.T) {

@@ -33,9 +33,10 @@ type plan struct {
 	retries int
 	kept    int // bytes
 	spent   upstream.Spending
-	avoid   string      // the host of the attempt that failed last
-	wait    timer.Timer // until the next attempt
-	hedge   timer.Timer // until the second one
+	avoid   string        // the host of the attempt that failed last
+	wait    timer.Timer   // until the next attempt
+	hedge   timer.Timer   // until the second one
+	slow    time.Duration // after which it is made, or asked about again
 	second  attempt
 }
 
@@ -53,12 +54,12 @@ func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, ex
 		p.Deposit()
 	}
 	if pl.may && expects == AnAnswer && policy.hedges() {
-		delay := policy.HedgeDelay
+		pl.slow = policy.HedgeDelay
 		if policy.HedgePercentile > 0 {
-			delay = p.Latency().Percentile(policy.HedgePercentile)
+			pl.slow = p.Latency().Percentile(policy.HedgePercentile)
 		}
-		if delay > 0 {
-			x.env.timers.Start(&pl.hedge, now+delay)
+		if pl.slow > 0 {
+			x.env.timers.Start(&pl.hedge, now+pl.slow)
 		}
 	}
 	return pl.time(now)
@@ -92,7 +93,7 @@ func (pl *plan) end() {
 	pl.spent.Done()
 	env.kept -= pl.kept
 	pl.x, pl.policy, pl.second.x, pl.avoid = nil, nil, nil, ""
-	pl.due, pl.expects, pl.may, pl.written, pl.retries, pl.kept = 0, NoAnswer, false, false, 0, 0
+	pl.due, pl.expects, pl.may, pl.written, pl.retries, pl.kept, pl.slow = 0, NoAnswer, false, false, 0, 0, 0
 	pl.keeps, pl.size = false, 0
 	if len(env.free) < maxFree {
 		env.free = append(env.free, pl)
@@ -288,11 +289,17 @@ func (pl *plan) resend() {
 func (pl *plan) twice() {
 	x := pl.x
 	first := &x.first.call
-	if !pl.may || !first.Active() || first.Waiting() {
+	if !pl.may || !first.Active() {
+		return
+	}
+	if first.Waiting() { // for a connection, as a second one would: its server may be slow, too
+		x.env.timers.Start(&pl.hedge, x.env.now()+pl.slow)
 		return
 	}
 	p, s := x.owner.Again()
-	if !p.HasOther(first.Host()) {
+	if !p.HasOther(first.Host()) { // it may come, but most often there is none
+		pl.slow *= 2
+		x.env.timers.Start(&pl.hedge, x.env.now()+pl.slow)
 		return
 	}
 	if !p.Withdraw(&pl.spent) {
