@@ -202,9 +202,14 @@ func (m *Metadata) load() {
 }
 
 func (m *Metadata) fetch() {
-	l := m.loader
+	l, set := m.loader, len(m.mine)
 	m.loader = nil
 	l.Load(m)
+	if m.shape != nil && set > 0 { // what was left out comes before what was set since
+		slices.Reverse(m.mine[:set])
+		slices.Reverse(m.mine[set:])
+		slices.Reverse(m.mine)
+	}
 }
 
 // What an emptied Metadata keeps of its memory: thousands may be in use at once,
@@ -269,7 +274,7 @@ func (m *Metadata) Put(name, value []byte) {
 // property of that name and the others are gone, or it is added. It is what filters
 // use; the message on the wire does not change (see [Mutation] for that).
 func (m *Metadata) Set(name, value string) {
-	m.load()
+	m.loadBefore(name)
 	n := len(m.own)
 	m.own = append(append(m.own, name...), value...)
 	m.place(n, name)
@@ -277,10 +282,18 @@ func (m *Metadata) Set(name, value string) {
 
 // SetBytes is Set for a value in bytes.
 func (m *Metadata) SetBytes(name string, value []byte) {
-	m.load()
+	m.loadBefore(name)
 	n := len(m.own)
 	m.own = append(append(m.own, name...), value...)
 	m.place(n, name)
+}
+
+// loadBefore puts the properties that were left out if one of them may be called name,
+// which is about to be set: what is set last counts.
+func (m *Metadata) loadBefore(name string) {
+	if m.loader != nil && (m.shape == nil || equalFold(name, RequestID)) {
+		m.fetch()
+	}
 }
 
 // place makes a property of what own has from n on, its name and its value.

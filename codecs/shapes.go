@@ -330,6 +330,7 @@ func (m *Metadata) unshare() {
 
 // leave has m no longer share its shape.
 func (m *Metadata) leave() {
+	m.load()
 	s := m.shape
 	m.props, m.mine, m.shape = slices.Insert(m.mine, 0, m.props...), nil, nil
 	if s.varies != 0 {

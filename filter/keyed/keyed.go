@@ -119,6 +119,9 @@ func (t *Table[V]) Lock(key []byte, most int, now time.Duration) (e *Entry[V], s
 		s = &t.shards[maphash.Bytes(t.seed, key)%shards]
 	}
 	s.mu.Lock()
+	if e = s.used.next; e != &s.used && e.key == string(key) { // as it often is
+		return e, false
+	}
 	if e = s.entries[string(key)]; e != nil {
 		s.touch(e)
 		return e, false

@@ -66,33 +66,25 @@ func (s *part) set(m *filter.Message) filter.Verdict {
 	left := maxSteps
 	for i := range s.entries {
 		e := &s.entries[i]
-		old, there := m.Request().Get(e.name)
-		if e.action == addIfAbsent && there || e.action == overwrite && !there {
-			continue
-		}
-		from := e.value
+		value := e.value
 		if e.format != nil {
 			s.source = m.AppendFormat(s.source[:0], e.format)
-			if from = s.source; len(from) == 0 {
+			if value = s.source; len(value) == 0 {
 				continue
 			}
 		}
-		value := s.value[:0]
-		if e.action == appendOrAdd && there {
-			value = append(append(value, old...), ',')
+		if e.extract != nil || e.action != overwriteOrAdd {
+			sets, ok := s.make(e, value, m.Request(), &left)
+			switch {
+			case !ok:
+				return s.refuse(m, e)
+			case !sets:
+				continue
+			}
+			value = s.value
 		}
-		before, ok := len(value), true
-		if e.extract == nil {
-			value = append(value, from...)
-		} else {
-			value, ok = e.extract.append(value, from, &left)
-		}
-		s.value = value
-		if !ok || len(value) > codecs.MaxText {
+		if len(value) > codecs.MaxText {
 			return s.refuse(m, e)
-		}
-		if e.extract != nil && len(value) == before {
-			continue
 		}
 		m.Request().SetBytes(e.name, value)
 		if e.upstream {
@@ -101,6 +93,26 @@ func (s *part) set(m *filter.Message) filter.Verdict {
 		m.ClearRoute()
 	}
 	return filter.Continue
+}
+
+// make has value be what e sets in md, of what it comes from. It reports whether e sets
+// anything, and ok false if to tell would cost too much.
+func (s *part) make(e *entry, from []byte, md *codecs.Metadata, left *int) (sets, ok bool) {
+	old, there := md.Get(e.name)
+	if e.action == addIfAbsent && there || e.action == overwrite && !there {
+		return false, true
+	}
+	s.value = s.value[:0]
+	if e.action == appendOrAdd && there {
+		s.value = append(append(s.value, old...), ',')
+	}
+	if e.extract == nil {
+		s.value = append(s.value, from...)
+		return true, true
+	}
+	before := len(s.value)
+	s.value, ok = e.extract.append(s.value, from, left)
+	return len(s.value) > before, ok
 }
 
 // refuse answers a request of which it cannot be told what is to be set: to leave it out
