@@ -13,8 +13,20 @@ const guardsTarget = "meltemi-guards"
 const guardedMutation = `
                   request_mutation: [{key: x-route, value: echo}, {key: x-gateway, value: meltemi}]`
 
-// guardingFilters are its filters.
-func guardingFilters() string {
+const filterType = "type.googleapis.com/aeraki.meta_protocol_proxy.filters."
+
+const limit = `
+              - name: aeraki.meta_protocol.filters.local_ratelimit
+                config:
+                  "@type": ` + filterType + `local_ratelimit.v1alpha.LocalRateLimit
+                  stat_prefix: bench
+                  token_bucket: {max_tokens: 1, fill_interval: 3600s}
+                  conditions:
+                  - match: {metadata: [{name: method, string_match: {exact: echo}}]}
+                    token_bucket: {max_tokens: 10000000, tokens_per_fill: 10000000, fill_interval: 1s}`
+
+// accessControl is of 100 policies, one of which allows all requests.
+func accessControl() string {
 	var policies []string
 	for i := range 100 {
 		service := fmt.Sprintf("org.bench.Service%d", i)
@@ -25,32 +37,26 @@ func guardingFilters() string {
                     principals: [{and_ids: {ids: [{remote_ip: {address_prefix: 127.0.0.0, prefix_len: 8}}, {header: {name: tenant, string_match: {exact: acme}}}]}}]}`,
 			i, service, i))
 	}
-	const of = "type.googleapis.com/aeraki.meta_protocol_proxy.filters."
 	return `
-              meta_protocol_filters:
-              - name: aeraki.meta_protocol.filters.local_ratelimit
-                config:
-                  "@type": ` + of + `local_ratelimit.v1alpha.LocalRateLimit
-                  stat_prefix: bench
-                  token_bucket: {max_tokens: 1, fill_interval: 3600s}
-                  conditions:
-                  - match: {metadata: [{name: method, string_match: {exact: echo}}]}
-                    token_bucket: {max_tokens: 10000000, tokens_per_fill: 10000000, fill_interval: 1s}
               - name: aeraki.meta_protocol.filters.rbac
                 config:
-                  "@type": ` + of + `rbac.v1alpha.RBAC
-                  rules: {action: ALLOW, policies: {` + strings.Join(policies, ", ") + `}}
+                  "@type": ` + filterType + `rbac.v1alpha.RBAC
+                  rules: {action: ALLOW, policies: {` + strings.Join(policies, ", ") + `}}`
+}
+
+// guardingFilters are its filters, but for the router.
+func guardingFilters() string {
+	return limit + accessControl() + `
               - name: aeraki.meta_protocol.filters.set_metadata
                 config:
-                  "@type": ` + of + `set_metadata.v1alpha.SetMetadata
+                  "@type": ` + filterType + `set_metadata.v1alpha.SetMetadata
                   entries: [{name: x-client, format: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}, {name: x-team, value: bench}]
               - name: aeraki.meta_protocol.filters.fault
                 match: {metadata: [{name: interface, string_match: {exact: org.bench.Echo}}]}
                 config:
-                  "@type": ` + of + `fault.v1alpha.Fault
+                  "@type": ` + filterType + `fault.v1alpha.Fault
                   delay: {fixed_delay: 2s, percentage: {numerator: 0}}
-                  abort: {reply: {status: OVER_LIMIT}, percentage: {numerator: 0}}
-              - name: aeraki.meta_protocol.filters.router`
+                  abort: {reply: {status: OVER_LIMIT}, percentage: {numerator: 0}}`
 }
 
 // otherRoutes are 999 in front of the one that matches.

@@ -106,9 +106,11 @@ const meltemiYAML = `      - name: meltemi
 // of which fails.
 const (
 	policiesTarget = "meltemi-policies"
-	ofRoute        = `, timeout: 10s, idempotent: true, hedge_policy: {hedge_percentile: {value: 95}}, hash_policy: [tenant],
+	retries        = `, timeout: 10s, idempotent: true,
                     retry_policy: {retry_on: "connect-failure,refused,overloaded,reset,timeout,server-error", num_retries: 2, per_try_timeout: 5s}`
-	ofCluster = `clusters: [{name: echo, outlier_detection: {}, circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}}]`
+	ofRoute   = retries + `, hedge_policy: {hedge_percentile: {value: 95}}, hash_policy: [tenant]`
+	breakers  = `circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}`
+	ofCluster = `clusters: [{name: echo, outlier_detection: {}, ` + breakers + `}]`
 )
 
 var errNotInstalled = errors.New("not installed")
@@ -136,13 +138,16 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		case policiesTarget:
 			route, cluster = ofRoute, ofCluster
 		case guardsTarget:
-			guards, others, mutation = guardingFilters(), otherRoutes(), guardedMutation
+			guards, others, mutation = chain(guardingFilters()), otherRoutes(), guardedMutation
 		case telemetryTarget:
-			guards = telemetryFilters
+			guards = observed("")
 		case everythingTarget:
-			route, cluster, guards, others, mutation = ofRoute, ofCluster, everythingFilters(), otherRoutes(), guardedMutation
+			route, cluster, guards = retries, "clusters: [{name: echo, "+breakers+"}]", observed(limit+accessControl())
+			others, mutation = otherRoutes(), guardedMutation
+		case moreTarget:
+			route, cluster, guards, others, mutation = ofRoute, ofCluster, observed(guardingFilters()), otherRoutes(), guardedMutation
 		}
-		if name == telemetryTarget || name == everythingTarget {
+		if name == telemetryTarget || name == everythingTarget || name == moreTarget {
 			besides, admin = telemetry(filepath.Join(dir, target+".access.log")), "127.0.0.1:0"
 			var err error
 			if collector, stopCollector, err = collect(); err != nil {

@@ -12,12 +12,19 @@ import (
 // of Istio, an access log in JSON to a file, spans of one request in a hundred.
 const telemetryTarget = "meltemi-telemetry"
 
-// telemetryFilters are its filters.
-const telemetryFilters = `
-              traffic_direction: INBOUND
-              meta_protocol_filters:
-              - name: aeraki.meta_protocol.filters.istio_stats
+// observed is a chain of filters with Istio's metrics in front.
+func observed(filters string) string {
+	return `
+              traffic_direction: INBOUND` + chain(`
+              - name: aeraki.meta_protocol.filters.istio_stats`+filters)
+}
+
+// chain is one that ends with the router.
+func chain(filters string) string {
+	return `
+              meta_protocol_filters:` + filters + `
               - name: aeraki.meta_protocol.filters.router`
+}
 
 // telemetry is what its listener has besides. Its log is the file log, its spans go to
 // the cluster collector.
