@@ -225,3 +225,31 @@ func TestASuccessEndsTheBackOff(t *testing.T) {
 	require.GreaterOrEqual(t, *n, 2)
 	require.LessOrEqual(t, *n, 6)
 }
+
+// TestConnectionsAreReplacedWithinLimits: those that get old do not count as refused by the
+// circuit breaker that forbids a second one.
+func TestConnectionsAreReplacedWithinLimits(t *testing.T) {
+	for _, codec := range []string{"toy.exclusive", "toy.byid"} {
+		e := newPolicyEnv(t, codec, "", breaking(`"max_connections": 1`), "", "h1", "h2")
+		served := map[string]int{}
+		e.up.Serve = func(s *filtertest.Server, b []byte) int {
+			served[s.Host] += len(lines(b))
+			for _, l := range lines(b) {
+				s.Send([]byte("res " + strings.Fields(l)[1] + " m ok\n"))
+			}
+			return len(b)
+		}
+		const calls = 4000
+		for i := range calls {
+			e.say(fmt.Sprintf("req %d m -", i))
+			e.Advance(50 * time.Millisecond)
+		}
+		require.Len(t, lines(e.c.Take()), calls)
+		if codec == "toy.exclusive" {
+			require.Len(t, served, 2)
+			require.Zero(t, e.count("breaker_max_connections"))
+		} else { // which more than one would have been made for the first call
+			require.LessOrEqual(t, e.count("breaker_max_connections"), int64(1))
+		}
+	}
+}

@@ -282,7 +282,7 @@ func (p *Pool) rotate(now time.Duration) {
 		over := now >= cn.expireAt || cn.stale && now-p.changed > changeTime
 		// The last one stays until there is another, if there may be another.
 		last := len(p.ready) == 1 || staying == 1 && !cn.shunned()
-		if over && (!last || !p.opts.Shared && p.room() <= 0) {
+		if over && (!last || !p.opts.Shared && (p.room() <= 0 || p.forbidden())) {
 			if !cn.shunned() {
 				staying--
 			}
@@ -304,7 +304,7 @@ func (p *Pool) sample(now time.Duration) {
 	if !p.opts.Shared || p.hosts.Preferred < 2 || now-p.lastUse > time.Second || now < p.nextTry {
 		return
 	}
-	if now < p.noGrowth {
+	if now < p.noGrowth || p.forbidden() {
 		return
 	}
 	if p.told() {

@@ -44,6 +44,12 @@ func (p *Pool) mayWait(c *Call) bool {
 	return true
 }
 
+// forbidden reports whether the circuit breaker allows no further connection: none is made then
+// that nobody waits for.
+func (p *Pool) forbidden() bool {
+	return p.limits != nil && p.breakers.Connections.Load() >= p.limits.Connections
+}
+
 // mayConnect counts a connection, or refuses it as a host's own circuit breaker does:
 // pools that have some give one up for those that have none.
 func (p *Pool) mayConnect() bool {

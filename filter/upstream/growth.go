@@ -98,6 +98,9 @@ func (p *Pool) grow() {
 	if !p.opts.Shared {
 		want = min(want, n+p.room())
 	}
+	if p.queue.n == 0 && p.forbidden() {
+		return
+	}
 	for n < want && p.connect(now, "") {
 		n++
 	}
