@@ -289,10 +289,10 @@ func (pl *plan) resend() {
 func (pl *plan) twice() {
 	x := pl.x
 	first := &x.first.call
-	if !pl.may || !first.Active() {
+	if !pl.may {
 		return
 	}
-	if first.Waiting() { // for a connection, as a second one would: its server may be slow, too
+	if !first.Active() || first.Waiting() { // for its next attempt, or a connection: that server may be slow, too
 		x.env.timers.Start(&pl.hedge, x.env.now()+pl.slow)
 		return
 	}
