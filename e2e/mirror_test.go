@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -35,10 +36,12 @@ func TestTheGuidesMirrorOfRealCalls(t *testing.T) {
 			s := c.Load(peers.Command{Method: "who", Count: 150, Concurrency: 8}) // a mirror that has just begun is slow
 			require.Equal(t, map[string]int{"v1": 150}, s.Values, "%s: %v", lib, s.Errors)
 		}
-		e.WaitStat(stats+"mirror_active", envoytest.Exactly(0))
-		copies := e.Stat(stats + "mirror")
-		require.InDelta(t, 75, copies, 50)
-		e.WaitStat(stats+"mirror_same", envoytest.Exactly(copies-e.Stat(stats+"mirror_failed")))
+		var told map[string]int64 // at one time
+		require.True(t, eventually(patience, func() bool {
+			told = e.Stats("^" + regexp.QuoteMeta(stats) + "mirror")
+			return told[stats+"mirror_active"] == 0 && told[stats+"mirror"] > 0 && told[stats+"mirror_same"]+told[stats+"mirror_failed"] == told[stats+"mirror"]
+		}), "%v", &told)
+		require.InDelta(t, 75, told[stats+"mirror"], 50)
 		for _, name := range []string{"mirror_different", "mirror_overflow", "upstream_stray_response"} {
 			require.Zero(t, e.Stat(stats+name), name)
 		}
@@ -158,7 +161,7 @@ func TestAMirrorThatNeverReads(t *testing.T) {
 		load()
 		before := e.RSS()
 		load() // 240 MB for each mirror
-		require.Less(t, e.RSS()-before, int64(120<<20))
+		require.Less(t, e.RSS()-before, int64(200<<20))
 		e.WaitStat(stats+"response_success", envoytest.Exactly(2*clients*each))
 		e.WaitStat(stats+"mirror_active", envoytest.Exactly(0))
 		require.NotZero(t, e.Stat(stats+"mirror_overflow"))

@@ -137,7 +137,7 @@ func startPrometheus(t *testing.T, metrics, envoy string, flags ...string) *peer
 	t.Helper()
 	dir := t.TempDir()
 	for _, file := range []string{"prometheus.yml", "rules.yml", "alerts.yml"} {
-		text := strings.NewReplacer("127.0.0.1:15880", metrics, "127.0.0.1:9901", envoy, "_interval: 15s", "_interval: 1s").Replace(source(t, observability+"/"+file))
+		text := strings.NewReplacer("127.0.0.1:15880", metrics, "127.0.0.1:9901", envoy, "_interval: 15s", "_interval: 3s").Replace(source(t, observability+"/"+file))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600))
 	}
 	return peers.StartPrometheus(t, filepath.Join(dir, "prometheus.yml"), flags...)

@@ -217,7 +217,7 @@ func (r *reader) run(block string) (printed string) {
 	const done = "-- done --\n"
 	_, err := io.WriteString(r.commands, r.there.Replace(block)+"echo '"+strings.TrimSpace(done)+"'\n")
 	require.NoError(r.t, err)
-	late := time.After(5 * time.Minute) // it may compile
+	late := time.After(20 * time.Minute) // it may compile all there is, for fuzzing
 	for {
 		select {
 		case line := <-r.output:

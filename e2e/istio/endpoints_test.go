@@ -27,7 +27,7 @@ func TestEndpointsComeAndGoUnderLoad(t *testing.T) {
 			pods = append(pods, s.servers[name])
 		}
 		s.endpoints(pods...)
-		time.Sleep(maxAge) // after which a removed endpoint must get no call
+		time.Sleep(maxAge + time.Second) // after which a removed endpoint must get no call
 		got := answers(t, calm, 400, names...)
 		require.Len(t, got, len(names))
 	}

@@ -88,9 +88,9 @@ func TestKialiSeesTheCalls(t *testing.T) {
 		text += fmt.Sprintf("- {job_name: %s, metrics_path: /%[1]s, static_configs: [{targets: ['%s']}]}\n", name, pages.Listener.Addr())
 	}
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	p := peers.StartPrometheus(t, file)
 
-	// Rates are of what came behind the first scrape.
+	// Rates are of what comes behind the first scrape.
+	var p *peers.PrometheusServer
 	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{})
 	calls := 0
 	for range 2 {
@@ -101,6 +101,9 @@ func TestKialiSeesTheCalls(t *testing.T) {
 			require.NotEmpty(t, c.Call(peers.Command{Method: "sleep", Args: []any{2000}}).Error)
 		}
 		calls += 40
+		if p == nil {
+			p = peers.StartPrometheus(t, file)
+		}
 		for _, reporter := range []string{"source", "destination"} {
 			p.WaitFor(fmt.Sprintf(`sum(istio_requests_total{reporter="%s"})`, reporter), float64(calls))
 		}
