@@ -59,13 +59,13 @@ func TestEachRequestOfRealClientsIsALine(t *testing.T) {
 			o.Clusters = append(o.Clusters, envoytest.Cluster(name, envoytest.At(port)...))
 			c := envoytest.Protocol(name, name, envoytest.Route(name, nil))
 			c["access_log"] = []any{logTo(filepath.Join(dir, name))}
-			c["request_timeout"] = "3s" // the end of Go's oneways
+			c["request_timeout"] = "10s" // the end of Go's oneways
 			o.Listeners = append(o.Listeners, envoytest.Listener(name, envoytest.Proxy(c)))
 		}
 		e := envoytest.Start(t, o)
 		for name, call := range map[string]func(t *testing.T){
 			"dubbo": func(t *testing.T) {
-				calls.Dubbo(t, peers.DubboGo, peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{}), "s1")
+				calls.Dubbo(t, peers.DubboGo, peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Timeout: calls.Patience}), "s1")
 			},
 			"thrift": func(t *testing.T) {
 				calls.Thrift(t, thrift, thriftLibraries[0].Client(t, e.Port("thrift"), thrift, 0), "s1")

@@ -43,7 +43,9 @@ func TestOneConnectionsRequestsAreSpreadEvenly(t *testing.T) {
 	everywhere(t, func(t *testing.T, v variant) {
 		_, at := servers(t, "a", "b", "c", "d")
 		e := v.start(t, toOne("four"), envoytest.Cluster("four", at...))
-		by := ask(t, scripted.Dial(t, e.Port("dubbo")), 10000)
+		c := scripted.Dial(t, e.Port("dubbo"))
+		require.True(t, eventually(patience, func() bool { return len(ask(t, c, 50)) == 4 }), "all are connected")
+		by := ask(t, c, 10000)
 		for _, n := range []string{"a", "b", "c", "d"} {
 			require.InDelta(t, 2500, by[n], 300, "%s of %v", n, by)
 		}
@@ -58,14 +60,16 @@ func TestWeightsHold(t *testing.T) {
 		at[0].Weight, at[1].Weight = 1, 3
 		e := v.start(t, toOne("two"), envoytest.Cluster("two", at...))
 		c := scripted.Dial(t, e.Port("dubbo"))
+		picks := int64(16) // by which the load balancer's period shows
 		if v.golang {
 			// Tunnels are spread over Envoy's workers, whose load balancers have rounds of their own: so no
 			// period shows, and it takes many picks until counts tell weights.
-			require.True(t, eventually(4*patience, func() bool {
-				ask(t, c, 50)
-				return e.Stat("cluster.two.upstream_cx_total") >= 130
-			}))
+			picks = 130
 		}
+		require.True(t, eventually(4*patience, func() bool {
+			ask(t, c, 50)
+			return e.Stat("cluster.two.upstream_cx_total") >= picks
+		}))
 		by := ask(t, c, 10000)
 		require.InDelta(t, 0.75, float64(by["heavy"])/10000, 0.05, "%v", by)
 	})
@@ -183,15 +187,21 @@ func TestFewerConnectionsThanWorkers(t *testing.T) {
 		if v.golang { // which learns late that a connection is awaited, and CONNECT's end late, too
 			rounds = 3
 		}
+		late := 0
 		for round := range rounds {
 			for _, c := range clients {
 				c.Ask(round, dubbotest.Request{})
 			}
 			for _, c := range clients {
 				a := c.Read()
+				for ; a.Text() == "upstream connection limit reached"; a = c.Read() { // the machine is busy: it was given up late
+					late++
+					c.Ask(round, dubbotest.Request{})
+				}
 				require.EqualValues(t, statusOK, a.Status, a.Text())
 			}
 		}
+		require.LessOrEqual(t, late, int(rounds)*len(clients)/10)
 		checkCounters(t, e)
 	})
 }

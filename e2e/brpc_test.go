@@ -256,7 +256,7 @@ func TestBRPCUnknownMethodOfBRPCJava(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := peers.BRPCJava.Server(t, "s1")
 		config := brpcTo("s1")
-		config["request_timeout"] = "1s"
+		config["request_timeout"] = "5s"
 		config["upstream"] = envoytest.M{"max_connections": 1}
 		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
 		for _, lib := range []peers.BRPC{peers.BRPCJava, peers.JProtobuf} {
@@ -288,7 +288,9 @@ func TestBRPCServerKilled(t *testing.T) {
 		for _, lib := range []peers.BRPC{peers.BRPCJava, peers.JProtobuf} {
 			clients[lib] = lib.Client(t, e.Port("brpc"), peers.BRPCOptions{Timeout: 10 * time.Second})
 			require.Equal(t, "s1", clients[lib].Call(brpcCall("Who")).Value)
-			pending[lib] = clients[lib].Go(brpcCall("Sleep", 60_000))
+		}
+		for lib, c := range clients { // whose time begins when all are there
+			pending[lib] = c.Go(brpcCall("Sleep", 60_000))
 		}
 		e.WaitStat(brpcStats+"request_active", envoytest.Exactly(2))
 		s.Kill()

@@ -96,7 +96,7 @@ func TestPipelinedRequestsEndInAnyOrder(t *testing.T) {
 		// The first of ten is answered last.
 		s := scripted.Serve(t, func(c *scripted.Conn, req dubbotest.Parsed) {
 			n := 10 - int(dubbotestArgument(req)[0]-'0')
-			scripted.After(time.Duration(n)*30*time.Millisecond, scripted.Answer(dubbotestArgument(req)))(c, req)
+			scripted.After(time.Duration(n)*200*time.Millisecond, scripted.Answer(dubbotestArgument(req)))(c, req)
 		})
 		e := v.start(t, toOne("slow"), envoytest.Cluster("slow", envoytest.At(s.Port)...))
 		c := scripted.Dial(t, e.Port("dubbo"))
@@ -319,7 +319,7 @@ func TestRequestsAfterAQuietTimeHaveTheirOwn(t *testing.T) {
 	once(t, func(t *testing.T, v variant) {
 		s := scripted.Serve(t, scripted.Answer(strings.Repeat("x", 60_000)))
 		config := toOne("s1")
-		config["request_timeout"] = "1s"
+		config["request_timeout"] = "3s"
 		config["upstream"] = envoytest.M{"idle_timeout": "0.1s"}
 		config["limits"] = envoytest.M{"max_write_buffer_bytes": 64 * mib, "max_requests_in_flight": 2}
 		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
@@ -342,7 +342,7 @@ func TestRequestsAfterAQuietTimeHaveTheirOwn(t *testing.T) {
 			return before > 10 && before == last && e.Stat(stats+"request_active") == 0
 		}, patience, 500*time.Millisecond)
 		require.Less(t, before, int64(n))
-		time.Sleep(3 * time.Second) // nothing happens
+		time.Sleep(5 * time.Second) // nothing happens, for longer than request_timeout
 		for id, a := range c.Answers(n) {
 			require.EqualValues(t, 20, a.Status, "request %d", id)
 		}

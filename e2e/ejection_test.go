@@ -36,7 +36,7 @@ func TestAnUnhealthyHostIsLeft(t *testing.T) {
 		failing.Close()
 		e.WaitStat("cluster.two.membership_healthy", envoytest.Exactly(1))
 		// Requests that are in flight may be lost with their connection.
-		deadline := time.Now().Add(time.Second)
+		deadline := time.Now().Add(5 * time.Second)
 		for id := uint64(1000); ; id++ {
 			c.Ask(id, dubbotest.Request{})
 			if a := c.Read(); a.Text() == "bad" {

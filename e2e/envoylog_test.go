@@ -85,7 +85,7 @@ func TestLinesAreEnvoys(t *testing.T) {
 		ours := envoytest.Dubbo("test",
 			envoytest.M{"name": "gone", "match": asks("gone"), "route": envoytest.M{"cluster": "gone"}},
 			envoytest.M{"name": "empty", "match": asks("empty"), "route": envoytest.M{"cluster": "empty"}},
-			envoytest.M{"name": "late", "match": asks("waits"), "route": envoytest.M{"cluster": "dubbo", "timeout": "0.3s"}},
+			envoytest.M{"name": "late", "match": asks("waits"), "route": envoytest.M{"cluster": "dubbo", "timeout": "3s"}},
 			envoytest.M{"name": "direct", "match": asks("direct"), "direct_response": envoytest.M{"status": "DENIED", "body": "no"}},
 			envoytest.M{"name": "all", "match": envoytest.M{"metadata": []any{envoytest.M{"name": "method", "string_match": envoytest.M{"exact": "none"}, "invert_match": true}}}, "route": envoytest.M{"cluster": "dubbo"}})
 		ours["access_log"] = log("ours")
@@ -104,7 +104,7 @@ func TestLinesAreEnvoys(t *testing.T) {
 			"route_config": envoytest.M{"virtual_hosts": []any{envoytest.M{"name": "all", "domains": []any{"*"}, "routes": []any{
 				route("gone", "/gone", to("gone")),
 				route("empty", "/empty", to("empty")),
-				route("late", "/waits", envoytest.M{"route": envoytest.M{"cluster": "http", "timeout": "0.3s"}}),
+				route("late", "/waits", envoytest.M{"route": envoytest.M{"cluster": "http", "timeout": "3s"}}),
 				route("direct", "/direct", envoytest.M{"direct_response": envoytest.M{"status": 403, "body": envoytest.M{"inline_string": "no"}}}),
 				route("all", "/ok", to("http")), route("all", "/lost", to("http")),
 				route("all", "/left", envoytest.M{"route": envoytest.M{"cluster": "http", "prefix_rewrite": "/waits"}}),

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	"github.com/meltemi-mesh/meltemi/e2e/internal/calls"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/envoytest"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/peers"
 	"github.com/meltemi-mesh/meltemi/e2e/internal/scripted"
@@ -44,14 +45,14 @@ func TestMisbehavingServer(t *testing.T) {
 		{"the end", scripted.Close, false, true, "upstream_reset"},
 		{"reset", scripted.Reset, false, true, "upstream_reset"},
 		{"two gigabytes announced", scripted.HugeLength, false, true, "response_decoding_error"},
-		{"too late", scripted.After(1500*time.Millisecond, scripted.Answer("late")), false, false, "upstream_stray_response"},
+		{"too late", scripted.After(4500*time.Millisecond, scripted.Answer("late")), false, false, "upstream_stray_response"},
 	}
 	once(t, func(t *testing.T, v variant) {
 		for _, tc := range cases {
 			t.Run(tc.name, func(t *testing.T) {
 				bad, good := scripted.Serve(t, tc.behaviour), scripted.Serve(t, scripted.Answer("good"))
 				config := envoytest.Dubbo("test", envoytest.Route("bad", map[string]string{"method": "bad"}), envoytest.Route("good", nil))
-				deadline := time.Second
+				deadline := 3 * time.Second
 				if tc.prompt {
 					deadline = patience // which no answer needs that is none of the deadline's
 				}
@@ -112,16 +113,15 @@ func TestNoServer(t *testing.T) {
 		cluster   envoytest.M // besides what all have
 		status    int
 		text      string
-		within    time.Duration
 	}{
-		{"no endpoint", nowhere, nil, 80, "no healthy upstream in cluster gone", time.Second},
+		{"no endpoint", nowhere, nil, 80, "no healthy upstream in cluster gone"},
 		{
 			"all unhealthy", func(*testing.T) []envoytest.Endpoint { return []envoytest.Endpoint{{Port: 1, Unhealthy: true}} },
-			nil, 80, "no healthy upstream in cluster gone", time.Second,
+			nil, 80, "no healthy upstream in cluster gone",
 		},
-		{"connection refused", refused, nil, 80, "upstream connect failure in cluster gone", 2 * time.Second},
-		{"connect timeout", blackhole, nil, 80, "upstream connect failure in cluster gone", 3 * time.Second},
-		{"circuit breaker", served, noConnections, 100, "upstream connection limit reached", 4 * time.Second},
+		{"connection refused", refused, nil, 80, "upstream connect failure in cluster gone"},
+		{"connect timeout", blackhole, nil, 80, "upstream connect failure in cluster gone"},
+		{"circuit breaker", served, noConnections, 100, "upstream connection limit reached"},
 	}
 	everywhere(t, func(t *testing.T, v variant) {
 		for _, tc := range cases {
@@ -130,7 +130,7 @@ func TestNoServer(t *testing.T) {
 					"connect_timeout":  "0.25s",
 					"common_lb_config": envoytest.M{"healthy_panic_threshold": envoytest.M{"value": 0}},
 				})
-				e := v.start(t, withTimeout("gone", 5*time.Second), cluster.With(tc.cluster))
+				e := v.start(t, withTimeout("gone", time.Minute), cluster.With(tc.cluster))
 				c := scripted.Dial(t, e.Port("dubbo"))
 				start := time.Now()
 				for id := uint64(1); id <= 20; id++ {
@@ -140,7 +140,7 @@ func TestNoServer(t *testing.T) {
 					require.EqualValues(t, tc.status, a.Status, a.Text())
 					require.Equal(t, tc.text, a.Text())
 				}
-				require.Less(t, time.Since(start), tc.within)
+				require.Less(t, time.Since(start), 15*time.Second, "not by the deadline")
 				c.Quiet()
 				checkCounters(t, e)
 
@@ -214,13 +214,13 @@ func TestClientErrorsAreRPCExceptions(t *testing.T) {
 		e := v.start(t, toOne("gone"), envoytest.Cluster("gone"))
 		for _, lib := range []peers.Library{peers.DubboGo, peers.Java} {
 			t.Run(string(lib), func(t *testing.T) {
-				c := lib.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+				c := lib.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Timeout: calls.Patience})
 				s := c.Load(peers.Command{Method: "who", Count: 100, Concurrency: 10})
 				require.Equal(t, 100, s.Failed())
 				for text := range s.Errors {
 					require.Contains(t, text, "no healthy upstream")
 				}
-				require.Less(t, s.LatencyUS["max"], int64(2_500_000), "the clients' own timeout is 3 s")
+				require.Less(t, s.LatencyUS["max"], (calls.Patience / 2).Microseconds(), "an error, not the clients' own timeout")
 			})
 		}
 		checkCounters(t, e)
@@ -282,7 +282,7 @@ func TestGracefulLeave(t *testing.T) {
 		a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
 		b := peers.Java.Provider(t, peers.ProviderOptions{Name: "b"})
 		e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))
-		c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+		c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Timeout: calls.Patience})
 		pending := c.Go(peers.Command{Method: "who", Concurrency: 10, DurationMS: 6000, Summary: true})
 		e.WaitStat(stats+"response", envoytest.AtLeast(500))
 		e.SetEndpoints("providers", envoytest.At(a.Port)...)
@@ -310,7 +310,7 @@ func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
 				a := peers.DubboGo.Provider(t, peers.ProviderOptions{Name: "a"})
 				b := peers.Java.Provider(t, peers.ProviderOptions{Name: "b"})
 				e := v.start(t, toOne("providers"), envoytest.Cluster("providers", envoytest.At(a.Port, b.Port)...))
-				c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{})
+				c := peers.DubboGo.Consumer(t, e.Port("dubbo"), peers.ConsumerOptions{Timeout: calls.Patience})
 				load := func(d time.Duration) *peers.Pending {
 					return c.Go(peers.Command{Method: "sleep", Args: []any{20}, Concurrency: 10, DurationMS: int(d.Milliseconds()), Summary: true})
 				}
@@ -332,10 +332,11 @@ func TestAServersReadOnlyEventMovesItsTraffic(t *testing.T) {
 				go func() { terminated <- b.Terminate(30 * time.Second) }()
 				// It lets its connections be for a while behind the event.
 				e.WaitStat(stats+"upstream_event", envoytest.AtLeast(1))
-				require.Empty(t, load(50*time.Millisecond).Summary().Errors) // while others of its connections are told
-				gone := load(300 * time.Millisecond).Summary()
-				require.Empty(t, gone.Errors)
-				require.Zero(t, gone.Values["b"], gone.Values)
+				require.True(t, eventually(patience, func() bool { // as other connections, and workers, are told
+					gone := load(300 * time.Millisecond).Summary()
+					require.Empty(t, gone.Errors)
+					return gone.Values["b"] == 0
+				}))
 				require.Empty(t, terminated, "it ended too soon to tell")
 				require.NoError(t, <-terminated)
 				require.Empty(t, pending.Summary().Errors)
