@@ -70,6 +70,7 @@ var dubbo = func() protocol {
 			{name: "16x1", conns: 16, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.70}, {"meltemi", "dubbo_proxy", 0.65}, {"meltemi" + golangSuffix, "tcp_proxy", 1.60}}},
 			{name: "16x16", conns: 16, outstanding: 16, goals: []goal{{"meltemi", "tcp_proxy", 0.95}, {"meltemi", "dubbo_proxy", 0.10}, {"meltemi" + golangSuffix, "dubbo_proxy", 0.12}}},
 			{name: "200x1", conns: 200, outstanding: 1, goals: []goal{{"meltemi", "tcp_proxy", 0.48}}},
+			{name: "1x1", conns: 1, outstanding: 1},
 			{
 				name: "policies", conns: 16, outstanding: 1,
 				targets: []string{"meltemi", policiesTarget}, goals: []goal{{policiesTarget, "meltemi", 1.15}},

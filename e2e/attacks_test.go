@@ -370,7 +370,7 @@ func TestHostileOneways(t *testing.T) {
 		target := func(idle string) envoytest.Resource {
 			config := envoytest.Protocol("thrift", "target", envoytest.Route("s1", nil))
 			config["protocol"].(envoytest.M)["multiplexing"] = true
-			config["request_timeout"] = "2s"
+			config["request_timeout"] = "1s"
 			config["idle_timeout"] = idle
 			return envoytest.Listener("target", envoytest.Proxy(config))
 		}

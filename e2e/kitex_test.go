@@ -91,7 +91,7 @@ func checkKitexCalls(t *testing.T, o peers.KitexOptions, c *peers.Consumer, name
 	require.Empty(t, s.Errors)
 	require.Equal(t, map[string]int{name + ": all": 300}, s.Values)
 
-	slow := thriftCall("slow", 1500)
+	slow := thriftCall("slow", 1000)
 	slow.TimeoutMS = 100
 	require.Equal(t, "timeout", c.Call(slow).ErrorType)
 	ok(name+": still here", thriftCall("echo", "still here"))
@@ -265,7 +265,7 @@ func TestKitexMux(t *testing.T) {
 		c := peers.KitexClient(t, e.Port("thrift"), peers.KitexOptions{Connections: "mux"})
 		require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
 
-		const slowness = 8 * time.Second
+		const slowness = 5 * time.Second
 		slow := thriftCall("slow", slowness.Milliseconds())
 		slow.Count, slow.Concurrency, slow.Summary, slow.TimeoutMS = 20, 20, true, 30_000
 		pending := c.Go(slow)

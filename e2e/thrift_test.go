@@ -552,13 +552,13 @@ func TestThriftPipelining(t *testing.T) {
 		w := thriftWires[0]
 		s := peers.ThriftGo.Server(t, "s1", w)
 		config := thriftTo("s1")
-		config["request_timeout"] = "3s"
+		config["request_timeout"] = "2s"
 		e := v.start(t, config, envoytest.Cluster("s1", envoytest.At(s.Port)...))
 		libraries := []peers.Thrift{peers.ThriftNode, peers.ThriftCppShared}
 		for _, lib := range libraries {
 			c := lib.Client(t, e.Port("thrift"), w, 10*time.Second)
 			require.Equal(t, "s1", c.Call(thriftCall("who")).Value)
-			hangs := c.Go(thriftCall("slow", 6000))
+			hangs := c.Go(thriftCall("slow", 4000))
 			many := thriftCall("who")
 			many.Count, many.Concurrency = 50, 50
 			sum := c.Load(many)

@@ -91,10 +91,10 @@ func BRPC(t *testing.T, client, server peers.BRPC, c *peers.Consumer, name strin
 	slowest := besideSlow(t, c, name)
 	if server == peers.JProtobuf {
 		// A thread of brpc-java takes several calls at a time, one after the other.
-		require.Less(t, slowest, int64(1_600_000))
+		require.Less(t, slowest, int64(1_200_000))
 	}
 
-	slow := call("Sleep", 1500)
+	slow := call("Sleep", 1000)
 	slow.TimeoutMS = 100
 	require.Equal(t, BRPCTimeout(client), c.Call(slow).ErrorType)
 	// Its late answer disturbs nobody.

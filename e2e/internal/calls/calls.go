@@ -47,11 +47,11 @@ func thousand(t *testing.T, c *peers.Consumer, name string) {
 	require.Equal(t, map[string]int{name + ": hello all": 1000}, s.Values)
 }
 
-// besideSlow makes a hundred calls while three others take two seconds, and
+// besideSlow makes a hundred calls while three others take a second and a half, and
 // returns the slowest's latency in microseconds.
 func besideSlow(t *testing.T, c *peers.Consumer, name string) (slowest int64) {
 	t.Helper()
-	slow := call("Sleep", 2000)
+	slow := call("Sleep", 1500)
 	slow.Count, slow.Concurrency, slow.Summary = 3, 3, true
 	pending := c.Go(slow)
 	fast := call("Who")

@@ -145,7 +145,7 @@ func Dubbo(t *testing.T, consumer peers.Library, c *peers.Consumer, name string)
 		require.Equal(t, map[string]int{name: 5}, pending.Summary().Values)
 	})
 	t.Run("the client's own timeout", func(t *testing.T) {
-		cmd := call("sleep", 1500)
+		cmd := call("sleep", 1000)
 		cmd.TimeoutMS = 100
 		require.NotEmpty(t, c.Call(cmd).Error)
 		// Its late answer disturbs nobody.

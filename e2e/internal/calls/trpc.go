@@ -52,10 +52,10 @@ func TRPC(t *testing.T, c *peers.Consumer, name string, serial bool) {
 	thousand(t, c, name)
 
 	if !serial {
-		require.Less(t, besideSlow(t, c, name), int64(1_600_000))
+		require.Less(t, besideSlow(t, c, name), int64(1_200_000))
 	}
 
-	slow := call("Sleep", 1500)
+	slow := call("Sleep", 1000)
 	slow.TimeoutMS = 100
 	fails("framework 101", "", slow)
 	// Its late answer disturbs nobody.

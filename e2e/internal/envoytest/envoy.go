@@ -29,7 +29,7 @@ import (
 const patience = 30 * time.Second
 
 // parentShutdown is how long the one before lives on in a hot restart.
-const parentShutdown = 10 * time.Second
+const parentShutdown = 6 * time.Second
 
 // Options say which Envoy to run with what.
 type Options struct {
