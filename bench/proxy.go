@@ -108,10 +108,20 @@ const (
 	policiesTarget = "meltemi-policies"
 	retries        = `, timeout: 10s, idempotent: true,
                     retry_policy: {retry_on: "connect-failure,refused,overloaded,reset,timeout,server-error", num_retries: 2, per_try_timeout: 5s}`
-	ofRoute   = retries + `, hedge_policy: {hedge_percentile: {value: 95}}, hash_policy: [tenant]`
-	breakers  = `circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}`
-	ofCluster = `clusters: [{name: echo, outlier_detection: {}, ` + breakers + `}]`
+	ofRoute  = retries + `, hedge_policy: {hedge_percentile: {value: 95}}, hash_policy: [tenant]`
+	breakers = `circuit_breakers: {max_requests: 100000, keys: [{names: [method], max_requests: 100000, error_percent: 50}]}`
+	outliers = `, outlier_detection: {}`
 )
+
+// ofCluster are the policies of the cluster.
+func ofCluster(policies string) string { return "clusters: [{name: echo, " + policies + "}]" }
+
+// chain is of the filters, and ends with the router.
+func chain(filters string) string {
+	return `
+              meta_protocol_filters:` + filters + `
+              - name: aeraki.meta_protocol.filters.router`
+}
 
 var errNotInstalled = errors.New("not installed")
 
@@ -136,16 +146,15 @@ func start(target string, pr *protocol, port, workers int, dir string) (*proxy, 
 		var route, cluster, guards, others, mutation, besides, admin string
 		switch name {
 		case policiesTarget:
-			route, cluster = ofRoute, ofCluster
+			route, cluster = ofRoute, ofCluster(breakers+outliers)
 		case guardsTarget:
 			guards, others, mutation = chain(guardingFilters()), otherRoutes(), guardedMutation
 		case telemetryTarget:
 			guards = observed("")
 		case everythingTarget:
-			route, cluster, guards = retries, "clusters: [{name: echo, "+breakers+"}]", observed(limit+accessControl())
-			others, mutation = otherRoutes(), guardedMutation
+			route, cluster, guards, others, mutation = retries, ofCluster(breakers), observed(limit+accessControl()), otherRoutes(), guardedMutation
 		case moreTarget:
-			route, cluster, guards, others, mutation = ofRoute, ofCluster, observed(guardingFilters()), otherRoutes(), guardedMutation
+			route, cluster, guards, others, mutation = ofRoute, ofCluster(breakers+outliers), observed(guardingFilters()), otherRoutes(), guardedMutation
 		}
 		if name == telemetryTarget || name == everythingTarget || name == moreTarget {
 			besides, admin = telemetry(filepath.Join(dir, target+".access.log")), "127.0.0.1:0"

@@ -19,13 +19,6 @@ func observed(filters string) string {
               - name: aeraki.meta_protocol.filters.istio_stats`+filters)
 }
 
-// chain is one that ends with the router.
-func chain(filters string) string {
-	return `
-              meta_protocol_filters:` + filters + `
-              - name: aeraki.meta_protocol.filters.router`
-}
-
 // telemetry is what its listener has besides. Its log is the file log, its spans go to
 // the cluster collector.
 func telemetry(log string) string {

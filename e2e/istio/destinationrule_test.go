@@ -88,7 +88,7 @@ func TestLoadBalancersTakeEffect(t *testing.T) {
 	s.route("")
 	c := s.consumer(peers.DubboGo, peers.ConsumerOptions{Connections: 1})
 	// Until a host's connection is ready, the other one takes its calls.
-	s.Eventually("answers of both", func() bool { return len(answers(t, c, 20, "e1", "e2")) == 2 })
+	s.bothAnswer(t, c, 20)
 	for _, lb := range []struct {
 		policy string
 		learn  time.Duration
@@ -206,7 +206,7 @@ func TestAnEjectedHostIsLeft(t *testing.T) {
 	require.Len(t, answers(t, c, 200, "e1", "e2"), 2)
 	const long = 12 * time.Second // less than the request timeout
 	waiting := s.consumer(peers.DubboGo, peers.ConsumerOptions{Timeout: long + 10*time.Second, Connections: 1})
-	s.Eventually("answers of both", func() bool { return len(answers(t, waiting, 20, "e1", "e2")) == 2 })
+	s.bothAnswer(t, waiting, 20)
 	begun := time.Now()
 	calls := waiting.Go(peers.Command{Method: "sleep", Args: []any{long.Milliseconds()}, Count: 16, Concurrency: 16, Summary: true})
 	s.Eventually("calls under way", func() bool {

@@ -31,7 +31,7 @@ func TestASidecarIsDrainedAndRestartedUnderLoad(t *testing.T) {
 	outcome := pending.Summary()
 	require.Empty(t, outcome.Errors)
 	t.Logf("%d calls while sidecars restarted: %v", outcome.Calls, outcome.Values)
-	s.Eventually("answers of both", func() bool { return len(answers(t, busy, 400, "e1", "e2")) == 2 })
+	s.bothAnswer(t, busy, 400)
 }
 
 // TestTheClientsSidecarRestarts: clients connect anew, as they would without
@@ -75,7 +75,7 @@ func TestAServerIsRestartedUnderLoad(t *testing.T) {
 		require.NotZero(t, after.Calls)
 		require.Less(t, outcome.LatencyUS["max"], int64(2_800_000), "clients wait for 3 s")
 		require.NotZero(t, outcome.Values["e2"], "which was up all the time")
-		s.Eventually("answers of both", func() bool { return len(answers(t, busy, 400, "e1", "e2")) == 2 })
+		s.bothAnswer(t, busy, 400)
 	})
 	t.Run("in order", func(t *testing.T) {
 		pending := load(busy, 10*time.Second)
@@ -85,7 +85,7 @@ func TestAServerIsRestartedUnderLoad(t *testing.T) {
 		s.serve("e1", peers.DubboGo)
 		s.endpoints(s.servers["e1"], s.servers["e2"])
 		require.Empty(t, pending.Summary().Errors)
-		s.Eventually("answers of both", func() bool { return len(answers(t, busy, 400, "e1", "e2")) == 2 })
+		s.bothAnswer(t, busy, 400)
 	})
 }
 

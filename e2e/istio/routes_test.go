@@ -47,6 +47,12 @@ func answers(t *testing.T, c *peers.Consumer, calls int, names ...string) map[st
 	return s.Values
 }
 
+// bothAnswer waits until e1 and e2 are asked by so many calls, and nobody else.
+func (s *shop) bothAnswer(t *testing.T, c *peers.Consumer, calls int) {
+	t.Helper()
+	s.Eventually("answers of both", func() bool { return len(answers(t, c, calls, "e1", "e2")) == 2 })
+}
+
 // TestRoutesChangeUnderOpenConnections: a route that a proxy has accepted counts
 // for every call from then on, on connections that are open, and no call fails.
 func TestRoutesChangeUnderOpenConnections(t *testing.T) {

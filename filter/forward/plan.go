@@ -59,7 +59,7 @@ func (x *Exchange) devise(p *upstream.Pool, s *upstream.Send, policy *Policy, ex
 			pl.slow = p.Latency().Percentile(policy.HedgePercentile)
 		}
 		if pl.slow > 0 {
-			x.env.timers.Start(&pl.hedge, now+pl.slow)
+			pl.watch(now)
 		}
 	}
 	return pl.time(now)
@@ -284,6 +284,9 @@ func (pl *plan) resend() {
 	p.Send(&x.first.call, &s)
 }
 
+// watch has twice called once the first attempt has gone on for long.
+func (pl *plan) watch(now time.Duration) { pl.x.env.timers.Start(&pl.hedge, now+pl.slow) }
+
 // twice makes a second attempt beside the first, if that goes on and there is another
 // host.
 func (pl *plan) twice() {
@@ -293,13 +296,13 @@ func (pl *plan) twice() {
 		return
 	}
 	if !first.Active() || first.Waiting() { // for its next attempt, or a connection: that server may be slow, too
-		x.env.timers.Start(&pl.hedge, x.env.now()+pl.slow)
+		pl.watch(x.env.now())
 		return
 	}
 	p, s := x.owner.Again()
 	if !p.HasOther(first.Host()) { // it may come, but most often there is none
 		pl.slow *= 2
-		x.env.timers.Start(&pl.hedge, x.env.now()+pl.slow)
+		pl.watch(x.env.now())
 		return
 	}
 	if !p.Withdraw(&pl.spent) {
