@@ -12,7 +12,7 @@ import (
 // AttemptFilter is a Filter that also sees each attempt to have a message served which
 // its OnRequest has seen: the first one, retries, and second ones beside those that go
 // on. Copies for mirrors are none. Its hooks run when the message is under way: what they
-// call of it but Count, Record, SetHost and what only tells does nothing.
+// return elsewhere (Reply, Answer, Repeat, Forward) does nothing there.
 type AttemptFilter interface {
 	Filter
 	// OnAttempt is called when the connection of an attempt has been chosen, before the
@@ -97,6 +97,9 @@ func (o *caller) Ended(n forward.Attempt, resp *codecs.Metadata, f *upstream.Fai
 		}
 	}
 }
+
+// inAttempt reports whether a hook of an attempt runs, which decides nothing on the message.
+func (m *Message) inAttempt() bool { return m.sh.attempt.Number != 0 }
 
 // under is deferred: behind the hooks of an attempt the message goes on as it was.
 func (m *Message) under(pos int, replied bool, local codecs.LocalError) {

@@ -155,29 +155,134 @@ func TestAttemptsOfStreamsEndWithThem(t *testing.T) {
 }
 
 func TestSecondAttempts(t *testing.T) {
-	e := newAttemptEnv(t, "toy.byid", `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.050s"}`)
-	e.members("h1", "h2")
-	warm := e.Dial(e.cfg)
-	say(warm, "one 1 m -", "one 2 m -")
-	e.Advance(time.Second)
-	e.log = nil
-	e.say("req 1 m -")
-	e.Advance(100 * time.Millisecond)
+	e := newAttemptEnv(t, "toy.byid", hedging)
+	asked := e.hedged()
 	require.Len(t, e.log, 2)
-	require.Contains(t, e.log[0], "a begin 1 h")
-	require.Contains(t, e.log[1], "a begin 2 h")
+	require.Contains(t, e.log[0], "a begin 1 "+asked[0].Host)
+	require.Contains(t, e.log[1], "a begin 2 "+asked[1].Host)
 	require.Contains(t, e.log[1], "hedge=true")
-	first := e.log[0][len("a begin 1 "):][:2]
 	e.log = nil
-	for _, s := range e.up.Servers() {
-		if _, got, is := strings.Cut(string(s.Take()), "req"); is && s.Host != first {
-			e.answer(s, "res "+strings.Fields(got)[0]+" m x")
-		}
-	}
+	e.answer(asked[1].Server, "res "+asked[1].id+" m x")
 	require.Equal(t, "res 1 m x\n", e.got())
 	require.Len(t, e.log, 2)
-	require.Contains(t, e.log[0], "a end 2 h")
-	require.Contains(t, e.log[1], "a end 1 "+first+" sent=true nothing")
+	require.Contains(t, e.log[0], "a end 2 "+asked[1].Host)
+	require.Contains(t, e.log[1], "a end 1 "+asked[0].Host+" sent=true nothing")
+}
+
+// tried is an attempt that a server has got.
+type tried struct {
+	*filtertest.Server
+	id string
+}
+
+// hedged has a request 1 with two attempts under way, which it returns.
+func (e *attemptEnv) hedged() (all []tried) {
+	e.t.Helper()
+	e.members("h1", "h2")
+	say(e.Dial(e.cfg), "one 1 m -", "one 2 m -")
+	e.Advance(time.Second)
+	e.log = nil
+	e.up.Serve = func(s *filtertest.Server, b []byte) int {
+		for _, l := range lines(b) {
+			if f := strings.Fields(l); f[0] == "req" {
+				all = append(all, tried{s, f[1]})
+			}
+		}
+		return len(b)
+	}
+	e.say("req 1 m -")
+	e.Advance(60 * time.Millisecond)
+	require.Len(e.t, all, 2)
+	require.NotEqual(e.t, all[0].Host, all[1].Host)
+	return all
+}
+
+// TestALosersEndIsBeforeItsMessages, and before another attempt takes its place.
+func TestALosersEndIsBeforeItsMessages(t *testing.T) {
+	for _, repeats := range []bool{false, true} {
+		for winner := range 2 {
+			e := newAttemptEnv(t, "toy.byid", hedging)
+			e.a.request = func(m *filter.Message) filter.Verdict { m.AllowRepeat(); return filter.Continue }
+			e.a.response = func(m *filter.Message) filter.Verdict {
+				if repeats {
+					repeats = false
+					return m.Repeat()
+				}
+				return filter.Continue
+			}
+			e.a.hooks.end = func(*filter.Message) { e.log = append(e.log, "the end") }
+			asked := e.hedged()
+			e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+			e.answer(asked[winner].Server, "res "+asked[winner].id+" m x")
+			e.Advance(time.Second)
+			require.Contains(t, e.got(), "res 1 m ")
+			begun, ended := 0, 0
+			for _, l := range e.log {
+				if strings.Contains(l, " begin ") {
+					begun++
+				} else if strings.Contains(l, " end ") {
+					ended++
+				}
+			}
+			require.Equal(t, begun, ended, e.log)
+			require.Equal(t, "the end", e.log[len(e.log)-1])
+		}
+	}
+}
+
+// TestARefusedRepeatLeavesTheWinner: what is told of the server is told of the one that
+// has answered.
+func TestARefusedRepeatLeavesTheWinner(t *testing.T) {
+	e := newAttemptEnv(t, "toy.byid", `, "timeout": "0.5s", "retry_policy": {"retry_back_off": {"base_interval": "100000s"}}`+hedging)
+	var told string
+	e.a.request = func(m *filter.Message) filter.Verdict { m.AllowRepeat(); return filter.Continue }
+	e.a.response = func(m *filter.Message) filter.Verdict { return m.Repeat() }
+	e.a.hooks.end = func(m *filter.Message) { told = m.Facts().Host }
+	asked := e.hedged()
+	e.answer(asked[1].Server, "res "+asked[1].id+" m x")
+	require.Equal(t, "res 1 m x\n", e.got())
+	require.EqualValues(t, 1, e.count("request_hedge_won"))
+	require.Equal(t, asked[1].Host, told)
+}
+
+// TestAttemptsDecideNothing: what filters return elsewhere does nothing in their hooks.
+func TestAttemptsDecideNothing(t *testing.T) {
+	for name, says := range map[string]func(*filter.Message){
+		"repeat": func(m *filter.Message) { m.Repeat() },
+		"answer": func(m *filter.Message) { m.Answer(codecs.Payload{Bytes: []byte("mine")}) },
+		"reply":  func(m *filter.Message) { m.Reply(codecs.Denied, "no") },
+	} {
+		e := newAttemptEnv(t, "toy.byid", "", "h1")
+		asked := e.serveAs(map[string]string{"h1": "res"})
+		e.a.request = func(m *filter.Message) filter.Verdict { m.AllowRepeat(); return filter.Continue }
+		e.a.begin = func(m *filter.Message, _ *filter.Attempt) { says(m) }
+		e.a.end = e.a.begin
+		e.say("req 1 m -")
+		e.Advance(time.Second)
+		require.Equal(t, "res 1 m by h1\n", e.got(), name)
+		require.Len(t, *asked, 1, name)
+	}
+}
+
+// TestARequestHasOneSuccessOfItsRetries, if its last answer is one that nobody wants to
+// have again.
+func TestARequestHasOneSuccessOfItsRetries(t *testing.T) {
+	for wanted, successes := range map[int]int64{2: 1, 3: 1, 9: 0} { // from which answer on
+		e := newAttemptEnv(t, "toy.byid", "", "h1")
+		asked := e.serveAs(map[string]string{"h1": "fail"})
+		e.a.request = func(m *filter.Message) filter.Verdict { m.AllowRepeat(); return filter.Continue }
+		e.a.response = func(m *filter.Message) filter.Verdict {
+			if len(*asked) < wanted {
+				return m.Repeat()
+			}
+			return filter.Continue
+		}
+		e.say("req 1 m -")
+		e.Advance(2 * time.Second)
+		require.Equal(t, "fail 1 m by h1\n", e.got())
+		require.Len(t, *asked, min(wanted, 4))
+		e.counts(map[string]int64{"request_retry_success": successes})
+	}
 }
 
 // TestHostsThatAFilterRefuses: the request goes to another one, once without a policy.

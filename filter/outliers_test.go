@@ -253,12 +253,54 @@ func TestAHostThatIsSilentIsLeftOut(t *testing.T) {
 
 // TestAHostThatLosesAllRacesIsLeftOut: hedged requests never time out.
 func TestAHostThatLosesAllRacesIsLeftOut(t *testing.T) {
-	e := newOutlierEnv(t, "toy.byid", `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`, watching(`"silence": "0.3s"`), 4)
+	e := newOutlierEnv(t, "toy.byid", hedging, watching(`"silence": "0.3s"`), 4)
 	e.load(time.Second)
 	e.bad["h2"] = "black hole"
 	e.load(time.Second)
 	e.counts(map[string]int64{"outlier_ejections_silence": 1, "request_timeout": 0})
 	require.Zero(t, e.settles())
+}
+
+// TestProbesOfABlackHoleAreJudged though their requests are hedged: the host is left out
+// for longer and longer.
+func TestProbesOfABlackHoleAreJudged(t *testing.T) {
+	e := newOutlierEnv(t, "toy.byid", hedging, watching(`"silence": "0.3s", "base_ejection_time": "5s"`), 4)
+	e.load(time.Second)
+	e.bad["h2"] = "black hole"
+	e.load(24 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_silence": 1, "outlier_probe_failures": 2, "request_timeout": 0})
+	require.LessOrEqual(t, e.count("outlier_probes"), int64(20))
+	delete(e.bad, "h2")
+	e.load(20 * time.Second)
+	e.counts(map[string]int64{"outlier_ejections_active": 0, "outlier_probe_failures": 2})
+	e.settles()
+}
+
+// TestOnewaysDoNotHideSilence of the calls behind them.
+func TestOnewaysDoNotHideSilence(t *testing.T) {
+	for _, head := range []string{"mcertain", "mfire"} {
+		h := filtertest.New(t)
+		e := &toyEnv{Host: h, t: t, up: h.Cluster("up", "h1", "h2")}
+		config := policyConfig("toy.hidden", "", watching(`"silence": "0.3s"`), `, "request_timeout": "5s", "upstream": {"max_connections": 2}`)
+		e.cfg = h.MustLoad(strings.Replace(config, `"name": "toy",`, `"name": "toy", "connection_mode": "SHARED",`, 1))
+		e.c = h.Dial(e.cfg)
+		e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+		for i := range 20 {
+			e.say(fmt.Sprintf("req %d mcertain -", i))
+			e.Advance(50 * time.Millisecond)
+		}
+		e.got()
+		e.serveAs(map[string]string{"h2": "res"})
+		for i := range 4 {
+			say(e.Dial(e.cfg), fmt.Sprintf("req %d %s -", 100+i, head))
+		}
+		e.Advance(4 * time.Millisecond)
+		for i := range 8 {
+			e.say(fmt.Sprintf("req %d mcertain -", 200+i))
+		}
+		e.Advance(time.Second)
+		require.EqualValues(t, 1, e.count("outlier_ejections_silence"), head)
+	}
 }
 
 // TestTheProbesClientLeaves: then another request tries the host.

@@ -48,6 +48,9 @@ func (m *Message) SetPayload(p codecs.Payload) error {
 // and so does the answer to what opens a stream. The filter returns what it returns. A
 // oneway message ends without a word.
 func (m *Message) Answer(p codecs.Payload) Verdict {
+	if m.inAttempt() {
+		return stopped
+	}
 	m.MutateResponse().SetPayload(p)
 	m.succeeds = true
 	return stopped
@@ -121,7 +124,7 @@ func (m *Message) AllowRepeat() { m.repeatable = true }
 // its deadline, or the cluster's budget for retries, does not allow it. It is made and
 // counted as retries are, after a pause as theirs.
 func (m *Message) Repeat() Verdict {
-	m.repeats = true
+	m.repeats = !m.inAttempt()
 	return stopped
 }
 

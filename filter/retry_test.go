@@ -50,6 +50,9 @@ func (e *toyEnv) serveAs(types map[string]string) *[]string {
 
 const quick = `"retry_back_off": {"base_interval": "0.001s"}`
 
+// hedging has a second attempt be made after 50 ms.
+const hedging = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`
+
 func TestAnswersThatRefuseAreRetriedElsewhere(t *testing.T) {
 	for _, tt := range []struct {
 		name, typ, action string
@@ -391,10 +394,9 @@ func TestSoManyRequestsAreInRetryAtOnce(t *testing.T) {
 // TestAHedgeIsASecondAttemptElsewhere: the answer that comes first counts, the other
 // finds nobody.
 func TestAHedgeIsASecondAttemptElsewhere(t *testing.T) {
-	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`
 	for _, codec := range []string{"toy.byid", "toy.exclusive"} {
 		for _, first := range []bool{false, true} {
-			e := newPolicyEnv(t, codec, action, "", "", "h1", "h2")
+			e := newPolicyEnv(t, codec, hedging, "", "", "h1", "h2")
 			e.serveAs(map[string]string{"h1": "res", "h2": "res"})
 			warm := e.Dial(e.cfg)
 			say(warm, "req 1 m -", "req 2 m -", "req 3 m -", "req 4 m -")
@@ -431,11 +433,76 @@ func TestAHedgeIsASecondAttemptElsewhere(t *testing.T) {
 	}
 }
 
+// TestNothingIsSentBehindTheDeadline: no hedge that is due with it, and no retry of a
+// request that is refused just before.
+func TestNothingIsSentBehindTheDeadline(t *testing.T) {
+	for _, policy := range []string{hedging, `, "retry_policy": {` + quick + `}`} {
+		e := newPolicyEnv(t, "toy.byid", `, "timeout": "0.05s"`+policy, "", "", "h1", "h2")
+		e.serveAs(map[string]string{"h1": "res", "h2": "res"})
+		say(e.Dial(e.cfg), "req 1 m -", "req 2 m -")
+		e.Advance(time.Second)
+		var server *filtertest.Server
+		id, asked := "", 0
+		e.up.Serve = func(s *filtertest.Server, b []byte) int {
+			server, id = s, strings.Fields(string(b))[1]
+			asked++
+			return len(b)
+		}
+		e.say("req 5 m -")
+		e.Advance(49 * time.Millisecond)
+		if policy != hedging {
+			e.answer(server, "nope "+id+" m -")
+		}
+		e.Advance(50 * time.Millisecond)
+		require.Equal(t, "err 5 - upstream request timeout\n", e.got())
+		require.Equal(t, 1, asked, policy)
+		e.counts(map[string]int64{"request_hedge": 0, "request_timeout": 1, "request_active": 0})
+	}
+}
+
+// TestPeakEWMALearnsOfSlowHostsFromHedges, which do not wait for them.
+func TestPeakEWMALearnsOfSlowHostsFromHedges(t *testing.T) {
+	share := func(action string) float64 {
+		e := newPolicyEnv(t, "toy.byid", action, `, "clusters": [{"name": "*", "load_balancing": {"peak_ewma": {}}, "retry_budget": {"budget_percent": {"value": 100}}}]`, "", "h1", "h2", "h3")
+		due := map[int][]func(){}
+		now, slow, all, asked := 0, false, 0, 0
+		e.up.Serve = func(s *filtertest.Server, b []byte) int {
+			for _, l := range lines(b) {
+				at := now + 5
+				if s.Host == "h1" && slow {
+					at = now + 200
+					asked++
+				}
+				all++
+				due[at] = append(due[at], func() { s.Send([]byte("res " + strings.Fields(l)[1] + " m -\n")) })
+			}
+			return len(b)
+		}
+		load := func(ms int) {
+			for end := now + ms; now < end; now++ {
+				for _, answer := range due[now] {
+					answer()
+				}
+				delete(due, now)
+				if now%100 == 0 {
+					e.say(fmt.Sprintf("req %d m -", now))
+				}
+				e.Advance(time.Millisecond)
+			}
+		}
+		load(3000)
+		slow, all = true, 0
+		load(20000)
+		return float64(asked) / float64(all)
+	}
+	without, with := share(`, "idempotent": true`), share(hedging)
+	require.Less(t, with, 2*without+0.05)
+}
+
 // TestAHedgeWaitsForAConnection: a request that got one late has a second attempt all the
 // same, if its server is slow.
 func TestAHedgeWaitsForAConnection(t *testing.T) {
-	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}`
-	e := newPolicyEnv(t, "toy.byid", action, "", "", "h1", "h2")
+	e := newPolicyEnv(t, "toy.byid", hedging, "", "", "h1", "h2")
 	asked := e.serveAs(nil)
 	e.up.Hang = true
 	e.say("req 5 m -")
@@ -449,7 +516,7 @@ func TestAHedgeWaitsForAConnection(t *testing.T) {
 	require.NotEqual(t, (*asked)[0], (*asked)[1], "another host")
 	e.counts(map[string]int64{"request_hedge": 1})
 
-	e = newPolicyEnv(t, "toy.byid", action, "", "", "h1")
+	e = newPolicyEnv(t, "toy.byid", hedging, "", "", "h1")
 	asked = e.serveAs(nil)
 	e.say("req 5 m -")
 	e.Advance(60 * time.Millisecond)
@@ -464,7 +531,7 @@ func TestAHedgeWaitsForAConnection(t *testing.T) {
 // TestAHedgeNeedsAnotherHost, and takes an answer that is a failure from neither
 // while the other may have a better one.
 func TestAHedgeNeedsAnotherHost(t *testing.T) {
-	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}, "retry_policy": {"retry_on": "server-error", "num_retries": 0}`
+	const action = hedging + `, "retry_policy": {"retry_on": "server-error", "num_retries": 0}`
 	e := newPolicyEnv(t, "toy.byid", action, "", "", "h1")
 	asked := e.serveAs(map[string]string{})
 	e.say("req 5 m -")
@@ -544,7 +611,7 @@ func TestHedgesAreAsManyAsThePercentileSays(t *testing.T) {
 // TestACancelledExchangeLeavesNothing: its client leaves while it waits for a retry, or
 // for two answers.
 func TestACancelledExchangeLeavesNothing(t *testing.T) {
-	const action = `, "idempotent": true, "hedge_policy": {"hedge_delay": "0.05s"}, "retry_policy": {"retry_back_off": {"base_interval": "1s"}}`
+	const action = hedging + `, "retry_policy": {"retry_back_off": {"base_interval": "1s"}}`
 	for _, types := range []map[string]string{{"h1": "nope", "h2": "nope"}, {}} {
 		for _, codec := range []string{"toy.byid", "toy.exclusive"} {
 			e := newPolicyEnv(t, codec, action, "", "", "h1", "h2")

@@ -185,11 +185,17 @@ func (x *Exchange) Repeat() bool {
 	if !x.Keeps() {
 		return false
 	}
+	pl := x.plan
+	pl.retried = false // it needed another
 	a := &x.first
 	if x.won.sent != 0 {
-		a, x.won = &x.plan.second, won{}
+		a = &pl.second
 	}
-	return x.plan.again(a, OnDemand)
+	if !pl.again(a, OnDemand) {
+		return false
+	}
+	x.won, pl.hedged = won{}, false
+	return true
 }
 
 // Call returns the call of the first attempt: the one that a stream, once it is open,
@@ -228,8 +234,14 @@ func (x *Exchange) Waiting() bool {
 // Attempts returns how many attempts have been made since Start.
 func (x *Exchange) Attempts() int { return x.attempts }
 
-// Over tells the owner that attempts have ended which have an open stream.
-func (x *Exchange) Over() { x.first.end(nil, nil) }
+// Over tells the owner what it has not heard of yet, as the request ends: how the answer
+// came about, and that attempts have ended which have an open stream.
+func (x *Exchange) Over() {
+	if x.plan != nil {
+		x.plan.tell()
+	}
+	x.first.end(nil, nil)
+}
 
 // Reset prepares x for the next request.
 func (x *Exchange) Reset() {
@@ -313,6 +325,7 @@ func (a *attempt) Answered(resp *codecs.Metadata) {
 		if x.Keeps() {
 			pl.rest(a)
 		} else {
+			pl.tell()
 			x.settle()
 		}
 	}

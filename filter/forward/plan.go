@@ -27,6 +27,8 @@ type plan struct {
 	due     time.Duration
 	expects Expects
 	may     bool // be repeated as the policy says
+	retried bool // the answer came behind a retry and needs no other, which is to be told
+	hedged  bool // it is that of the second attempt, which is to be told
 	keeps   bool // the request behind its answer, as the owner may want it repeated
 	size    int  // of the request, in bytes
 	written bool // a server may have got it
@@ -94,7 +96,7 @@ func (pl *plan) end() {
 	env.kept -= pl.kept
 	pl.x, pl.policy, pl.second.x, pl.avoid = nil, nil, nil, ""
 	pl.due, pl.expects, pl.may, pl.written, pl.retries, pl.kept, pl.slow = 0, NoAnswer, false, false, 0, 0, 0
-	pl.keeps, pl.size = false, 0
+	pl.keeps, pl.size, pl.retried, pl.hedged = false, 0, false, false
 	if len(env.free) < maxFree {
 		env.free = append(env.free, pl)
 	}
@@ -139,7 +141,9 @@ func (pl *plan) rest(a *attempt) {
 	env := pl.x.env
 	env.timers.Stop(&pl.wait)
 	env.timers.Stop(&pl.hedge)
-	pl.other(a).call.Cancel()
+	o := pl.other(a)
+	o.call.Cancel()
+	o.end(nil, nil) // before its owner's end, and before another attempt is made in its place
 }
 
 // other is the attempt beside a.
@@ -172,11 +176,11 @@ func (pl *plan) declines(a *attempt, resp *codecs.Metadata) bool {
 		if pl.again(a, why) {
 			return true
 		}
-	} else if pl.retries > 0 {
-		pl.x.owner.Happened(RetrySucceeded, 0)
+	} else {
+		pl.retried = pl.retries > 0
 	}
 	if a == &pl.second {
-		pl.x.owner.Happened(HedgeWon, 0)
+		pl.hedged = true
 		pl.x.won = won{a.call.Host(), a.call.Server(), a.call.SentAt()}
 	}
 	if pl.policy.HedgePercentile > 0 {
@@ -185,6 +189,17 @@ func (pl *plan) declines(a *attempt, resp *codecs.Metadata) bool {
 		a.call.Pool().Latency().Add(pl.x.env.now() - pl.x.first.call.SentAt())
 	}
 	return false
+}
+
+// tell tells of how the answer came about that the owner keeps.
+func (pl *plan) tell() {
+	if pl.retried {
+		pl.x.owner.Happened(RetrySucceeded, 0)
+	}
+	if pl.hedged {
+		pl.x.owner.Happened(HedgeWon, 0)
+	}
+	pl.retried, pl.hedged = false, false
 }
 
 // failed reports whether the exchange goes on though a has failed.
@@ -275,11 +290,18 @@ func (pl *plan) again(a *attempt, why Conditions) bool {
 	return true
 }
 
-// resend makes a further attempt.
+// resend makes a further attempt, if there is time left: timers are late by a little.
 func (pl *plan) resend() {
 	x := pl.x
+	left := pl.time(x.env.now())
+	if left <= 0 {
+		f := &upstream.Failure{Type: codecs.Timeout, Reason: "upstream request timeout", Written: pl.written}
+		x.settle()
+		x.owner.Failed(f)
+		return
+	}
 	p, s := x.owner.Again()
-	s.Timeout, s.Avoid = pl.time(x.env.now()), pl.avoid
+	s.Timeout, s.Avoid = left, pl.avoid
 	x.first.begin()
 	p.Send(&x.first.call, &s)
 }
@@ -292,7 +314,7 @@ func (pl *plan) watch(now time.Duration) { pl.x.env.timers.Start(&pl.hedge, now+
 func (pl *plan) twice() {
 	x := pl.x
 	first := &x.first.call
-	if !pl.may {
+	if !pl.may || x.env.now() >= pl.due { // where both are due, its deadline ends the first one behind this
 		return
 	}
 	if !first.Active() || first.Waiting() { // for its next attempt, or a connection: that server may be slow, too

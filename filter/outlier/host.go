@@ -171,6 +171,18 @@ func (h *Host) unanswered(p *Policy, sent, now time.Duration, timedOut int) Ejec
 	}
 	h.hosts.mu.Lock()
 	defer h.hosts.mu.Unlock()
+	if h.silentFor(sent, now) >= p.Silence && p.Silence > 0 {
+		return h.eject(p, now, Silent)
+	}
+	if h.silence.timed += timedOut; p.Silence == 0 && h.silence.timed >= silentTimeouts {
+		return h.eject(p, now, Silent)
+	}
+	return Ejection{}
+}
+
+// silentFor adds a request that was sent at that time and is given up now, and returns
+// how long there was at least one since the host has sent something.
+func (h *Host) silentFor(sent, now time.Duration) time.Duration {
 	s := &h.silence
 	if s.until == 0 || !h.silentSince(s.began) {
 		*s = silence{began: sent, until: sent}
@@ -178,11 +190,7 @@ func (h *Host) unanswered(p *Policy, sent, now time.Duration, timedOut int) Ejec
 	s.began = min(s.began, sent)
 	s.waited += max(0, now-max(sent, s.until))
 	s.until = now
-	s.timed += timedOut
-	if p.Silence > 0 && s.waited >= p.Silence || p.Silence == 0 && s.timed >= silentTimeouts {
-		return h.eject(p, now, Silent)
-	}
-	return Ejection{}
+	return s.waited
 }
 
 // Waiting tells that a request that was sent at that time still waits for its answer.

@@ -92,3 +92,22 @@ func (pr *Probe) Failed(p *Policy, now time.Duration) Ejection {
 	}
 	return Ejection{}
 }
+
+// Abandoned ends the probe as nobody waits any more for the answer to its request, which
+// was sent at that time: as a failure once the host has been silent for as long as the
+// policy allows, over all probes since it was left out, and else without a word on it.
+// Requests that are hedged are most often not waited for longer.
+func (pr *Probe) Abandoned(p *Policy, sent, now time.Duration) Ejection {
+	if pr.h == nil {
+		return Ejection{}
+	}
+	mu := &pr.h.hosts.mu
+	mu.Lock()
+	defer mu.Unlock()
+	h, counts := pr.take()
+	if !counts || !h.silentSince(sent) || h.silentFor(sent, now) < p.Silence {
+		return Ejection{}
+	}
+	h.silence = silence{}
+	return h.again(p, now, ProbeFailed)
+}

@@ -109,6 +109,7 @@ func (cn *conn) timedOut(c *Call) {
 func (cn *conn) cancel(c *Call) {
 	p := cn.pool
 	cn.abandoned(c)
+	cn.took(c, true) // at least: where others are asked beside it, a slow host may never be waited for
 	switch {
 	case p.byID() && (p.opts.Shared || c.released):
 		if p.ids.scarce() { // its id must not come again before the answer

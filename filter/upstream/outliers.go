@@ -181,11 +181,23 @@ func (p *Pool) findSilent(now time.Duration) {
 	}
 	for _, l := range [...][]*conn{p.ready, p.drainers} {
 		for _, cn := range l {
-			if c := cn.calls.first; c != nil && c.awaited() && cn.watched != nil && !cn.paused && !cn.starved {
+			if cn.watched == nil || cn.paused || cn.starved {
+				continue
+			}
+			if c := cn.calls.awaited(); c != nil {
 				p.ejects(cn, cn.watched.Waiting(p.outliers, c.sent, now))
 			}
 		}
 	}
+}
+
+// awaited is the oldest call to which there is an answer for sure.
+func (l *callList) awaited() *Call {
+	c := l.first
+	for c != nil && !c.awaited() {
+		c = c.next
+	}
+	return c
 }
 
 // awaited reports whether there is an answer for sure, if the host works.
@@ -254,7 +266,12 @@ func (cn *conn) missed(c *Call) {
 
 // abandoned notes that nobody waits for the answer to a call any more.
 func (cn *conn) abandoned(c *Call) {
-	if p := cn.pool; cn.watched != nil && p.outliers.Silence > 0 && c.awaited() {
+	p := cn.pool
+	switch {
+	case cn.watched == nil || p.outliers.Silence == 0 || !c.awaited():
+	case c.probe.Held():
+		p.ejects(cn, c.probe.Abandoned(p.outliers, c.sent, p.m.now()))
+	default:
 		p.ejects(cn, cn.watched.Abandoned(p.outliers, c.sent, p.m.now()))
 	}
 }
