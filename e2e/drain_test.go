@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,7 @@ func TestARequestIsAnsweredWhileItsListenerDrains(t *testing.T) {
 		busy, idle := scripted.Dial(t, port), scripted.Dial(t, port)
 		busy.Ask(1, dubbotest.Request{})
 		<-h.arrived
+		e.WaitStat(fmt.Sprintf("listener.127.0.0.1_%d.downstream_cx_active", port), envoytest.Exactly(2)) // one that is accepted later is its successor's
 		replace()
 		require.Empty(t, idle.Closed(), "what is idle leaves")
 		e.WaitStat(stats+"drain_closed", envoytest.Exactly(1))

@@ -36,7 +36,10 @@ func (a *attachments) read() (fault string) {
 	defer entries.Close()
 	// Nothing but a map will do: a reference to one that stands among the
 	// arguments would be as good to a server, and hide what is in it.
-	r.Open()
+	typ, _ := r.OpenTyped()
+	if a.request && !isPlain(typ) && r.More() && r.Peek() != 'Z' && r.Err() == nil {
+		return otherMap
+	}
 	for n := 0; r.More() && r.Peek() != 'Z'; n++ {
 		if n == maxAttachments {
 			return tooManyAttachments
@@ -76,6 +79,25 @@ func (a *attachments) read() (fault string) {
 	}
 	r.Close()
 	return faultOf(r)
+}
+
+// otherMap: Java's readers make what the client names, and maps there are which keep two
+// of equal keys, tell no case apart, or forget: what they hand on is not what is read here.
+const otherMap = "its attachments are a map of a type that may not keep them as they are"
+
+// isPlain reports whether a map of that type has, once it is read, the later of two values
+// of a key, and all keys as they are. A reference may be to any type.
+func isPlain(name []byte) bool {
+	switch string(name) {
+	case "":
+		return name != nil
+	case "java.util.HashMap", "java.util.LinkedHashMap", "java.util.TreeMap", "java.util.Hashtable",
+		"java.util.concurrent.ConcurrentHashMap", "java.util.concurrent.ConcurrentSkipListMap",
+		"java.util.Collections$UnmodifiableMap", // which nobody can make: a HashMap
+		"org.apache.dubbo.rpc.AttachmentsAdapter$ObjectToStringMap":
+		return true
+	}
+	return false
 }
 
 // text reads the value of an attachment, if it has a text.

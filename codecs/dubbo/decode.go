@@ -1,6 +1,7 @@
 package dubbo
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strconv"
 
@@ -147,6 +148,8 @@ func (d *decoder) request(m *codecs.Metadata) {
 		case m.Malformed != "":
 		case c.service == nil || c.method == nil || c.untyped:
 			m.Malformed = "its service, its method or the types of its arguments are null"
+		case c.streams:
+			m.Malformed = "a stream is among its arguments"
 		default:
 			m.Malformed = a.resolve(c, maps)
 		}
@@ -167,6 +170,7 @@ type opening struct {
 	types                           int  // that its arguments have
 	untyped                         bool // there are none, not even an empty string
 	counted                         bool // the number of its arguments comes first
+	streams                         bool // there is an InputStream among the types
 }
 
 // read reads all of it. Dubbox and clients of it have a number before the types: that of
@@ -178,7 +182,12 @@ func (c *opening) read(r *hessian.Reader) {
 	}
 	types := r.String()
 	c.types, c.untyped = countTypes(types), types == nil
+	// Servers read no more of one than its length before they go on to the attachments,
+	// which they find within it.
+	c.streams = bytes.Contains(types, typeStream)
 }
+
+var typeStream = []byte("Ljava/io/InputStream;")
 
 // skipArguments moves over the values that the types stand for, and reports whether there
 // is a map among them.

@@ -37,7 +37,7 @@ func TestMutatedRequests(t *testing.T) {
 		{"object, then string", call + "H\x01k" + pojo + "\x01k\x01aZ", call + "H\x01k" + pojo + "\x01k\x03new\x01z\x01yZ"},
 		{"reference as the value", call + "H\x01kQ\x90Z", call + "H\x01k\x03new\x01z\x01yZ"},
 		{"key that is no string", call + "H\x91\x01a\x79\x91\x01bZ", call + "H\x91\x01a\x79\x91\x01b\x01k\x03new\x01z\x01yZ"},
-		{"map with a type", call + "M\x01t\x01k\x01aZ", call + "M\x01t\x01k\x03new\x01z\x01yZ"},
+		{"map with a type", call + "M\x11java.util.HashMap\x01k\x01aZ", call + "M\x11java.util.HashMap\x01k\x03new\x01z\x01yZ"},
 		{
 			"class of an argument", "\x052.0.2\x01i\x00\x01m\x01I" + pojo + "H\x01o\x60\x01x\x01k\x01a\x01pQ\x90Z",
 			"\x052.0.2\x01i\x00\x01m\x01I" + pojo + "H\x01o\x60\x01x\x01k\x03new\x01pQ\x90\x01z\x01yZ",
@@ -72,7 +72,7 @@ func TestRemovedAttachments(t *testing.T) {
 		// A later reference may mean it: it loses its name only.
 		{"object", call + "H\x01k" + pojo + "\x01rQ\x91Z", call + "H\x00" + pojo + "\x01rQ\x91Z"},
 		{"key that is no string", call + "H\x91\x01a\x01k\x01bZ", call + "H\x91\x01aZ"},
-		{"map with a type", call + "M\x01t\x01k\x01aZ", call + "M\x01tZ"},
+		{"map with a type", call + "M\x11java.util.HashMap\x01k\x01aZ", call + "M\x11java.util.HashMapZ"},
 		{"bytes behind", call + "H\x01k\x01aZN", call + "HZN"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

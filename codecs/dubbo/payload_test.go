@@ -55,7 +55,7 @@ func TestAttachmentsThatReferToAnythingStandBehindTheirOwnPayloadOnly(t *testing
 	}
 	for attachments, fits := range map[string]bool{
 		"H\x01k\x01vZ": true, "N": true, "": true, "H\x01k\x91Z": true,
-		"H\x01kQ\x90Z": false, "H\x01k" + list + "Z": false, "H\x01kC\x01P\x90\x60Z": false, "M\x01t\x01k\x01vZ": false,
+		"H\x01kQ\x90Z": false, "H\x01k" + list + "Z": false, "H\x01kC\x01P\x90\x60Z": false, "M\x11java.util.HashMap\x01k\x01vZ": false,
 	} {
 		got, err := replaced(t, codecs.ClientToServer, request(attachments), "\x01y")
 		if !fits {

@@ -956,16 +956,37 @@ func appendUnits(dst []byte, s string) []byte {
 // Open moves into a map, behind its tag and type. Keys and values follow, up
 // to a 'Z' that Close moves over.
 func (r *Reader) Open() bool {
-	switch t := r.tag(); {
-	case r.err != nil:
-	case t == 'H':
-	case t == 'M':
+	if r.opens() == 'M' {
 		r.skipType()
-	default:
+	}
+	return r.err == nil
+}
+
+// OpenTyped is Open, and returns the name of the map's type, which is a view of the input
+// where that is possible: "" if it has none. It is nil if it is given by a reference to
+// an earlier one.
+func (r *Reader) OpenTyped() (name []byte, ok bool) {
+	name = noType
+	if r.opens() == 'M' {
+		if IsString(r.Peek()) {
+			name = r.String()
+		} else {
+			r.Int()
+			name = nil
+		}
+	}
+	return name, r.err == nil
+}
+
+var noType = []byte{}
+
+func (r *Reader) opens() (tag byte) {
+	t := r.tag()
+	if t != 'H' && t != 'M' && r.err == nil {
 		r.pos--
 		r.fail(ErrTag)
 	}
-	return r.err == nil
+	return t
 }
 
 // Close moves over the end of a map.

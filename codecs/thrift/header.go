@@ -89,7 +89,8 @@ func (d *decoder) header(b []byte, m *codecs.Metadata) error {
 		return d.behind(&r, b, m)
 	}
 	m.Scratch[scratchInfo] = uint32(info)
-	return d.putHeaders(&r, m)
+	d.putHeaders(&r, m)
+	return nil
 }
 
 // behind decodes the message behind the header that r is about to read.
@@ -114,9 +115,7 @@ func (d *decoder) behind(r *infoReader, b []byte, m *codecs.Metadata) error {
 	if known {
 		return nil
 	}
-	if err := d.putHeaders(r, m); err != nil {
-		return err
-	}
+	d.putHeaders(r, m)
 	d.learn(&h, b[at:], r, m)
 	return nil
 }

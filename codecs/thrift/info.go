@@ -131,7 +131,7 @@ func (r *infoReader) value() []byte {
 
 // putHeaders puts the headers of m as properties. Of two with one name servers
 // take the later, over all parts of a kind.
-func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
+func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) {
 	entries := property.EntriesOf(m)
 	defer entries.Close()
 	var has kinds
@@ -150,7 +150,8 @@ func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
 				break
 			}
 			if count++; count > maxHeaders {
-				return d.refuseHeader(r.at, errHeaders)
+				d.costsCall(m, errHeaders)
+				return
 			}
 			switch kind {
 			case partNumbered:
@@ -175,9 +176,17 @@ func (d *decoder) putHeaders(r *infoReader, m *codecs.Metadata) error {
 		}
 	}
 	if r.err != nil {
-		return d.refuseHeader(r.at, r.err)
+		d.costsCall(m, r.err)
 	}
-	return nil
+}
+
+// costsCall notes what is wrong with the headers of a message that can be read. A request
+// is refused by it. What is in an answer is its client's to judge: nothing is added to it.
+func (d *decoder) costsCall(m *codecs.Metadata, err error) {
+	m.Scratch[scratchForm] |= noInfo
+	if d.dir == codecs.ClientToServer && m.Malformed == "" {
+		m.Malformed = err.Error()
+	}
 }
 
 // errToken: Kitex takes the later of the two, others may keep the token apart.

@@ -142,9 +142,7 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 	if known != nil {
 		return transport, nil
 	}
-	if err := d.putHeaders(&r, m); err != nil {
-		return 0, err
-	}
+	d.putHeaders(&r, m)
 	d.learn(&h, b[at:], &r, m)
 	return transport, nil
 }

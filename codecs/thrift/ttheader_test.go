@@ -1,6 +1,7 @@
 package thrift
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -122,5 +123,48 @@ func TestErrorsForClientsThatShareConnectionsAreOfTheirVariant(t *testing.T) {
 		answer := decodeAnswer(t, string(out))
 		require.Equal(t, codecs.Error, answer.Type)
 		require.Equal(t, req.Variant, answer.Variant)
+	}
+}
+
+// TestHeadersThatCannotBeReadCostTheirCall: the end of the frame is known, and so is the
+// call. An answer is its client's to judge.
+func TestHeadersThatCannotBeReadCostTheirCall(t *testing.T) {
+	many := binary.BigEndian.AppendUint16([]byte{0, 0, infoTTKeyValue}, maxHeaders+1)
+	for range maxHeaders + 1 {
+		many = append(many, "\x00\x01k\x00\x01v"...)
+	}
+	pairs := []byte{0, 0, infoKeyValue}
+	pairs = binary.AppendUvarint(pairs, maxHeaders+1)
+	for range maxHeaders + 1 {
+		pairs = append(pairs, "\x01k\x01v"...)
+	}
+	for name, tc := range map[string]struct{ magic, head, fault string }{
+		"too many of Kitex":  {kitexHeader, string(many), "too many headers"},
+		"too many of Apache": {theader, string(pairs), "too many headers"},
+		"one without an end": {kitexHeader, "\x00\x00\x01\x00\x01\x00\x09tenant", errHeader.Error()},
+		"one that is longer": {theader, "\x00\x00\x01\x01\x06tenant\x44acme", errHeader.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m codecs.Metadata
+			b := []byte(inHeader(tc.magic, 5, tc.head, call(typeCall, "hello", 5, "\x00")))
+			n, err := newCodec(t).NewDecoder(c2s).Decode(append(b, "next"...), &m)
+			require.NoError(t, err)
+			require.Equal(t, len(b), n)
+			require.Equal(t, tc.fault, m.Malformed)
+			require.Equal(t, "hello", string(m.Method()))
+			answer, err := newCodec(t).EncodeError(nil, &m, &codecs.LocalError{Type: codecs.BadRequest, Message: "no"})
+			require.NoError(t, err)
+			got := decodeAnswer(t, string(answer))
+			require.Equal(t, codecs.Error, got.Type)
+			require.EqualValues(t, 5, got.ID)
+
+			a := decodeAnswer(t, inHeader(tc.magic, 5, tc.head, call(typeReply, "hello", 5, "\x00")))
+			require.Empty(t, a.Malformed)
+			require.Equal(t, codecs.Response, a.Type)
+			a.ID = 9
+			out, err := newCodec(t).Encode(nil, a, nil)
+			require.NoError(t, err)
+			require.EqualValues(t, 9, decodeAnswer(t, string(out)).ID)
+		})
 	}
 }

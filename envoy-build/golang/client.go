@@ -302,7 +302,7 @@ func (c *Client) ReadDisable(disable bool) {
 	case disable:
 		c.disabled++
 	default:
-		if c.disabled--; c.disabled == 0 && (c.held.size > 0 || c.ended && !c.told) {
+		if c.disabled--; c.disabled == 0 && (c.held.size > 0 || c.ended && !c.told || c.away) {
 			c.resumeSoon()
 		}
 	}

@@ -436,7 +436,7 @@ func TestSettings(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "@meltemi", s.Path)
 	for value, want := range map[string]string{
-		"{": "unexpected end", `{"connect": 1}`: "connect: want true or false", `{"admin_address": "x"}`: "admin_address: want", `{"oops": 1}`: "oops",
+		"{": "unexpected end", `{"connect": 1}`: "connect: want true or false", `{"admin_address": "x"}`: "admin_address: want", `{"oops": 1}`: "oops", "null": "want an object",
 	} {
 		s, err := SettingsOf(value)
 		require.ErrorContains(t, err, want)

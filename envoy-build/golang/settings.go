@@ -50,6 +50,9 @@ func SettingsOf(value string) (s Settings, err error) {
 	if err := json.Unmarshal([]byte(value), &fields); err != nil {
 		return s, fmt.Errorf("%s: %w", SettingsEnv, err)
 	}
+	if fields == nil {
+		return s, fmt.Errorf("%s: want an object, is null", SettingsEnv)
+	}
 	if v, ok := fields["connect"]; ok {
 		if err := json.Unmarshal(v, &s.Connect); err != nil {
 			return defaults, fmt.Errorf("%s: connect: want true or false, is %s", SettingsEnv, v)

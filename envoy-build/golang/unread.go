@@ -13,8 +13,10 @@ import (
 const (
 	// lookBytes is how much may be on its way to a client before somebody looks.
 	lookBytes = 256 << 10
-	// lookTime is between a write and the look, and between one look and the next.
-	lookTime = 2 * time.Millisecond
+	// lookTime is between a write and the look, and between one look and the next, which is
+	// twice as late each time that nothing has moved, up to maxLookTime.
+	lookTime    = 2 * time.Millisecond
+	maxLookTime = 256 * time.Millisecond
 	// highWatermark is how many bytes Envoy may hold for a client until the pipeline is
 	// told that it does not read, and lowWatermark until it is told that it does again:
 	// Envoy's own are per_connection_buffer_limit_bytes, 1 MiB, and half of it.
@@ -27,11 +29,13 @@ const (
 // one of this process, and the kernel tells how much of it has arrived, and how much
 // waits in the socket. What is in neither place is in Envoy.
 type unread struct {
-	left    int    // bytes that had been written and had not arrived, when it was looked
-	since   int    // bytes written since
-	acked   uint64 // that had arrived, by the kernel's count
-	looking bool   // somebody will look
-	blind   bool   // there is nothing to see
+	left    int           // bytes that had been written and had not arrived, when it was looked
+	since   int           // bytes written since
+	acked   uint64        // that had arrived, by the kernel's count
+	looking bool          // somebody will look
+	pause   time.Duration // until then
+	timer   *time.Timer
+	blind   bool // there is nothing to see
 	blocked bool
 	fd      atomic.Int32 // + 1; 0: unknown
 }
@@ -40,14 +44,19 @@ type unread struct {
 func (c *Client) wrote(n int) {
 	u := &c.unread
 	u.since += n
-	if !u.looking && !u.blind && u.left+u.since > lookBytes {
-		u.looking = true
-		c.lookLater()
+	switch {
+	case u.blind || u.left+u.since <= lookBytes:
+	case !u.looking:
+		c.lookIn(lookTime)
+	case u.pause > lookTime && u.since > lookBytes && u.timer.Stop(): // that was for nothing to move
+		c.lookIn(lookTime)
 	}
 }
 
-func (c *Client) lookLater() {
-	time.AfterFunc(lookTime, func() {
+func (c *Client) lookIn(pause time.Duration) {
+	u := &c.unread
+	u.looking, u.pause = true, pause
+	u.timer = time.AfterFunc(pause, func() {
 		s, ok := c.look()
 		c.w.Post(func() { c.looked(s, ok) })
 	})
@@ -70,6 +79,10 @@ func (c *Client) looked(s sight, ok bool) {
 		c.setBlocked(false)
 		return
 	}
+	pause := lookTime
+	if u.since == 0 && s.acked == u.acked {
+		pause = min(2*u.pause, maxLookTime)
+	}
 	inEnvoy := u.see(s)
 	switch {
 	case inEnvoy >= highWatermark:
@@ -78,8 +91,7 @@ func (c *Client) looked(s sight, ok bool) {
 		c.setBlocked(false)
 	}
 	if u.blocked || u.left > lookBytes {
-		u.looking = true
-		c.lookLater()
+		c.lookIn(pause)
 	}
 }
 

@@ -96,7 +96,8 @@ func BRPC(t *testing.T, client, server peers.BRPC, c *peers.Consumer, name strin
 
 	slow := call("Sleep", 1000)
 	slow.TimeoutMS = 100
-	require.Equal(t, BRPCTimeout(client), c.Call(slow).ErrorType)
+	a = c.Call(slow)
+	require.Equal(t, BRPCTimeout(client), a.ErrorType, a.Error)
 	// Its late answer disturbs nobody.
 	ok(t, c, name+": hello again", call("SayHello", "again"))
 }

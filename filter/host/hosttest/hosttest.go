@@ -71,6 +71,7 @@ func Run(t *testing.T, f Features, stage func(t *testing.T, m host.Module) Stage
 		{"a client is not read for a while", unread},
 		{"a client that sends much while it is not read", unreadMuch},
 		{"a client that leaves while it is not read", unreadLeaves},
+		{"a client that leaves while it is not read, and again", unreadLeavesTwice},
 		{"what an event writes goes when it is over", batches},
 		{"work from elsewhere", wakes},
 		{"timers", timers},
@@ -531,6 +532,28 @@ func unreadLeaves(t *testing.T, s *suite) {
 	require.Empty(t, c.events())
 	s.m.do(c.s, func() { c.d.ReadDisable(false) })
 	s.Until("what it has sent", func() bool { return c.got() == "last words" })
+	s.hears(&c.recorder, "closed, remote true")
+	q.Close()
+}
+
+// unreadLeavesTwice: what it has sent last is again a reason not to read it.
+func unreadLeavesTwice(t *testing.T, s *suite) {
+	p, c := s.open()
+	s.sets(c, func() {
+		c.d.ReadDisable(true)
+		c.onData = func(b []byte) int {
+			c.d.ReadDisable(true)
+			return len(b)
+		}
+	})
+	p.Send([]byte("last words"))
+	p.Close()
+	q := s.Dial()
+	s.accepted(2)
+	s.m.do(c.s, func() { c.d.ReadDisable(false) })
+	s.Until("what it has sent", func() bool { return c.got() == "last words" })
+	require.Empty(t, c.events())
+	s.m.do(c.s, func() { c.d.ReadDisable(false) })
 	s.hears(&c.recorder, "closed, remote true")
 	q.Close()
 }

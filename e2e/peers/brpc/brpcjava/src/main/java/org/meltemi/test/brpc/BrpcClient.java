@@ -82,6 +82,11 @@ public final class BrpcClient extends Client {
 
     @Override
     protected String kind(Throwable e) {
-        return e instanceof RpcException r ? "RpcException " + r.getCode() : super.kind(e);
+        if (!(e instanceof RpcException r)) {
+            return super.kind(e);
+        }
+        // A timeout that brpc-java's timer finds before the caller does is the cause of another exception.
+        boolean late = r.getCause() instanceof RpcException c && c.getCode() == RpcException.TIMEOUT_EXCEPTION;
+        return "RpcException " + (late ? RpcException.TIMEOUT_EXCEPTION : r.getCode());
     }
 }
