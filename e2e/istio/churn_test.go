@@ -42,7 +42,7 @@ func TestRoutersChangeUnderLoad(t *testing.T) {
 		t.Helper()
 		require.NoError(t, client.Apply(path, router("greeter", o.host(), routes(i, subset))))
 	}
-	change(-1, "v1")
+	o.metaRouter(routes(-1, "v1")) // connections of before are plain TCP, and are closed
 	busy, calm := o.consumer(peers.DubboGo, peers.ConsumerOptions{}), o.consumer(peers.DubboGo, peers.ConsumerOptions{})
 	open := o.dial(o.client, o.vip+":20880")
 	which := hello
