@@ -96,7 +96,9 @@ func TestAerakisScenarios(t *testing.T) {
 		})
 		t.Run("M9 mirrors", func(t *testing.T) {
 			say(aerakis("", `"cluster": "v1", "requestMirrorPolicies": [{"cluster": "v2", "runtimeFraction": {"defaultValue": {"numerator": 50}}}]`, ""))
+			requests := e.Stat(stats + "request")
 			require.Equal(t, map[string]int{"v1": 200}, who(200))
+			e.WaitStat(stats+"request", envoytest.AtLeast(requests+200)) // counters are told a moment later
 			e.WaitStat(stats+"mirror_active", envoytest.Exactly(0))
 			require.InDelta(t, 100, e.Stat(stats+"mirror"), 40)
 			require.Zero(t, e.Stat(stats+"mirror_failed"))

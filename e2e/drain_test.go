@@ -64,7 +64,7 @@ func TestARequestIsAnsweredWhileItsListenerDrains(t *testing.T) {
 		replace()
 		require.Empty(t, idle.Closed(), "what is idle leaves")
 		e.WaitStat(stats+"drain_closed", envoytest.Exactly(1))
-		require.EqualValues(t, 1, e.Stat(stats+"request_active"))
+		e.WaitStat(stats+"request_active", envoytest.Exactly(1))
 		close(h.release)
 		frames, told := answers(busy.Closed())
 		require.Equal(t, 1, told)
