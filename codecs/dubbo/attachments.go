@@ -36,8 +36,7 @@ func (a *attachments) read() (fault string) {
 	defer entries.Close()
 	// Nothing but a map will do: a reference to one that stands among the
 	// arguments would be as good to a server, and hide what is in it.
-	typ, _ := r.OpenTyped()
-	if a.request && !isPlain(typ) && r.More() && r.Peek() != 'Z' && r.Err() == nil {
+	if typ, ok := r.OpenTyped(); ok && a.request && !isPlain(typ) && r.More() && r.Peek() != 'Z' {
 		return otherMap
 	}
 	for n := 0; r.More() && r.Peek() != 'Z'; n++ {

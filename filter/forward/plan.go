@@ -295,7 +295,7 @@ func (pl *plan) resend() {
 	x := pl.x
 	left := pl.time(x.env.now())
 	if left <= 0 {
-		f := &upstream.Failure{Type: codecs.Timeout, Reason: "upstream request timeout", Written: pl.written}
+		f := &upstream.Failure{Type: codecs.Timeout, Reason: upstream.RequestTimeout, Written: pl.written}
 		x.settle()
 		x.owner.Failed(f)
 		return

@@ -10,6 +10,9 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 )
 
+// RequestTimeout is the reason of a failure of type [codecs.Timeout], as Envoy says it.
+const RequestTimeout = "upstream request timeout"
+
 // Call is one request on its way to a cluster and back. It is embedded in the
 // message that owns it and used again and again.
 type Call struct {
@@ -100,7 +103,7 @@ func (c *Call) expire() {
 	}
 	cn.describe(c)
 	cn.timedOut(c)
-	c.fail(codecs.Timeout, "upstream request timeout")
+	c.fail(codecs.Timeout, RequestTimeout)
 }
 
 // Cancel ends a call whose answer nobody wants any more. Its owner hears no more of
