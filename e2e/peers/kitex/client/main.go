@@ -83,7 +83,10 @@ func main() {
 	connections := flag.String("connections", "short", "short: one for each call; long: a pool; mux: one for all")
 	flag.Parse()
 
-	options := []kitex.Option{kitex.WithHostPorts(*addr), kitex.WithMetaHandler(transmeta.ClientTTHeaderHandler)}
+	options := []kitex.Option{
+		kitex.WithHostPorts(*addr), kitex.WithMetaHandler(transmeta.ClientTTHeaderHandler),
+		kitex.WithConnectTimeout(10 * time.Second), // instead of 50 ms, which pass on a busy machine
+	}
 	switch *protocol {
 	case "ttheader":
 		options = append(options, kitex.WithTransportProtocol(transport.TTHeader))

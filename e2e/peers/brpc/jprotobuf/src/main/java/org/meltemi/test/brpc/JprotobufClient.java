@@ -77,6 +77,9 @@ public final class JprotobufClient extends Client {
         RpcClientOptions options = new RpcClientOptions();
         options.setOnceTalkTimeout(flags.number("timeout", 3000));
         options.setShareThreadPoolUnderEachProxy(true);
+        // For a channel and its connection. The library's own bounds pass on a busy machine.
+        options.setMaxWait(20_000);
+        options.setConnectTimeout(10_000);
         int connections = flags.number("connections", 0);
         if (connections > 0) {
             options.setThreadPoolSize(connections);
