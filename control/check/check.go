@@ -63,11 +63,13 @@ func File(name string, text []byte) *Report {
 		r.Kind = "Kubernetes objects, as kubectl and istiod read them"
 		r.kubernetes(text)
 	case fault == nil && len(docs) > 0 && isService(place{Node: docs[0]}):
-		for _, d := range docs {
-			c := &checker{root: d}
-			c.service()
-			r.add(c)
+		if fault := input.One(docs); fault != nil {
+			r.Faults = source.Errors{fault}
+			break
 		}
+		c := &checker{root: docs[0]}
+		c.service()
+		r.add(c)
 	default:
 		r.envoy(name, text)
 	}
@@ -75,7 +77,7 @@ func File(name string, text []byte) *Report {
 	return r
 }
 
-func isService(p place) bool { return p.has("host") && p.has("ports") }
+func isService(p place) bool { return p.has("host") && (p.has("ports") || p.has("observed")) }
 
 // kubernetesObject is how one begins whose YAML cannot be read.
 var kubernetesObject = regexp.MustCompile(`(?m)^["']?apiVersion["']?[ \t]*:`)

@@ -18,10 +18,22 @@ func Load(text []byte) (*ir.Service, *Places, source.Errors) {
 	if bad != nil {
 		return nil, nil, source.Errors{bad}
 	}
-	if len(docs) != 1 {
-		return nil, nil, source.Errors{source.Errorf(0, "", "want one document, there are %d", len(docs))}
+	if fault := One(docs); fault != nil {
+		return nil, nil, source.Errors{fault}
 	}
 	return New(docs[0])
+}
+
+// One says what is wrong with a file that has not one document, as a service's has.
+func One(docs []*yaml.Node) *source.Error {
+	if len(docs) == 1 {
+		return nil
+	}
+	line := 0
+	if len(docs) > 1 {
+		line = docs[1].Line
+	}
+	return source.Errorf(line, "", "want one document, there are %d", len(docs))
 }
 
 // New is Load of a document that was parsed.

@@ -288,6 +288,9 @@ func (c *completer) workloads() {
 		}
 		c.selector(path+".selector", w.Selector)
 		distinct(path, *w, 0)
+		for j := range s.Clients[:i] {
+			c.apart(path, w, j)
+		}
 	}
 	if s.Server != nil {
 		c.namespace("server.namespace", &s.Server.Namespace, s.Namespace)
@@ -323,6 +326,32 @@ func (c *completer) workloads() {
 	if len(s.Clients) == 0 && s.Server == nil && len(s.Gateways) == 0 {
 		c.refuse("clients", "nothing is left to be done: there are no clients, no server and no gateways")
 	}
+}
+
+// apart refuses clients of which a proxy may be and be of the j-th as well, if it cannot
+// have what there is for both.
+func (c *completer) apart(path string, w *Workloads, j int) {
+	o := &c.s.Clients[j]
+	if !w.MeshWide && !o.MeshWide && w.Namespace != o.Namespace || !agree(w.Selector, o.Selector) {
+		return
+	}
+	isRange := func(a string) bool { return strings.Contains(a, "/") }
+	switch {
+	case w.Name == o.Name && w.Namespace != o.Namespace:
+		c.refuse(path+".name", "clients[%d] may have the same proxies, and has this name", j)
+	case w.Name != o.Name && slices.ContainsFunc(c.s.Addresses, isRange):
+		c.refuse(path, "clients[%d] may have the same proxies, and Envoy refuses a listener that has a range of addresses twice", j)
+	}
+}
+
+// agree tells whether something may have all labels of two selectors.
+func agree(a, b map[string]string) bool {
+	for k, v := range a {
+		if other, also := b[k]; also && other != v {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *completer) sniHosts(path string, hosts []string) {

@@ -123,3 +123,52 @@ func sharedPort(t *testing.T, others ...client.Object) {
 		gateways("orders-2")
 	})
 }
+
+// TestAServerBesideAllOfAPort: the connections of a server for all hosts cannot be told from
+// those of another one of its port, in whichever gateway of the same pods that comes and goes.
+func TestAServerBesideAllOfAPort(t *testing.T) {
+	virtually(t, func(w *world) {
+		gateway := func(name, host, port string) *istio.Gateway {
+			return &istio.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "team-1", Name: name}, Spec: networking.Gateway{
+				Selector: map[string]string{"istio": "gateway"},
+				Servers: []*networking.Server{{
+					Hosts: []string{host}, Port: &networking.Port{Name: port, Number: 20880, Protocol: "TLS"},
+					Tls: &networking.ServerTLSSettings{Mode: networking.ServerTLSSettings_SIMPLE, CredentialName: "x"},
+				}},
+			}}
+		}
+		w.put(w, w.scheme, gateway("edge", "*", "tcp-metaprotocol-dubbo"))
+		objects := shopOf(1)
+		objects[3].(*api.MetaRouter).Spec.Gateways = []string{"edge"}
+		for _, o := range objects {
+			w.put(w, w.scheme, o)
+		}
+		r := w.start("one", Options{})
+		defer func() { require.NoError(w, r.stop()) }()
+		told := func(message string) {
+			w.Helper()
+			settle()
+			o := shopOf(1)[3].(*api.MetaRouter)
+			require.NoError(w, w.user.Get(w.Context(), client.ObjectKeyFromObject(o), o))
+			c := meta.FindStatusCondition(o.Status.Conditions, api.Accepted)
+			require.NotNil(w, c)
+			if message == "" {
+				require.Equal(w, metav1.ConditionTrue, c.Status, c.Message)
+			} else {
+				require.Equal(w, metav1.ConditionFalse, c.Status)
+				require.Contains(w, c.Message, message)
+			}
+			steered := false
+			for key := range w.state() {
+				steered = steered || strings.Contains(key, "/meltemi-gateway-orders-1")
+			}
+			require.Equal(w, message == "", steered, "there is an EnvoyFilter for the gateway")
+		}
+		told("")
+		beside := gateway("beside", "billing.example.com", "tls-billing")
+		require.NoError(w, w.user.Create(w.Context(), beside))
+		told("there are other servers of this port")
+		require.NoError(w, w.user.Delete(w.Context(), beside))
+		told("")
+	})
+}

@@ -253,10 +253,29 @@ func (r *reconciler) gateways(ctx context.Context, in *translate.Input) error {
 				return err
 			}
 			g.VirtualServices = virtual.Items
+			g.Beside = r.besideGateway(ctx, g)
 			in.Gateways[name] = g
 		}
 	}
 	return nil
+}
+
+// besideGateway are other gateways whose pods may be those of g: one selects what the other
+// does, or a service is in front of the pods of both.
+func (r *reconciler) besideGateway(ctx context.Context, g *translate.Gateway) (all []*istio.Gateway) {
+	gateways := &istio.GatewayList{}
+	r.list(ctx, gateways)
+	for _, o := range gateways.Items {
+		if o.Namespace == g.Namespace && o.Name == g.Name {
+			continue
+		}
+		of, mine := o.Spec.Selector, g.Spec.Selector
+		both := func(s *corev1.Service) bool { return includes(s.Spec.Selector, of) }
+		if len(of) == 0 || includes(of, mine) || includes(mine, of) || slices.ContainsFunc(g.Services, both) {
+			all = append(all, o)
+		}
+	}
+	return all
 }
 
 // rivals are the other hosts at the gateways of a host. Their routers are as they are kept,

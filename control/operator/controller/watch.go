@@ -64,6 +64,13 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 		}
 	case *istio.Gateway:
 		add(r.hostsOfGateway(ctx, o.Namespace+"/"+o.Name)...)
+		gateways := &istio.GatewayList{}
+		r.list(ctx, gateways)
+		for _, g := range gateways.Items {
+			if agree(o.Spec.Selector, g.Spec.Selector) {
+				add(r.hostsOfGateway(ctx, g.Namespace+"/"+g.Name)...)
+			}
+		}
 	case *istio.VirtualService:
 		add(ownHost(o)...)
 		for _, g := range o.Spec.Gateways {
@@ -305,6 +312,16 @@ func includes(labels, selector map[string]string) bool {
 		}
 	}
 	return len(selector) > 0
+}
+
+// agree tells whether something may have all labels of two selectors.
+func agree(a, b map[string]string) bool {
+	for k, v := range a {
+		if other, also := b[k]; also && other != v {
+			return false
+		}
+	}
+	return true
 }
 
 // list asks the cache, which can only fail where it is being stopped.

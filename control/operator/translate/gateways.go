@@ -58,7 +58,11 @@ func (t *translation) gateways() {
 				}})
 				continue
 			}
-			t.gateway(g, s, fmt.Sprintf("%s-%d", g.Name, j), port, path)
+			if reason := t.shut(g, s, port, ports); reason != "" {
+				t.tell(t.routerObject(), path, "servers[%d] of the Gateway %s, of port %d, %s", j, name, s.Port.GetNumber(), reason)
+				continue
+			}
+			t.gateway(g, j, port, path)
 		}
 		if !found {
 			t.tell(t.routerObject(), path, "no server of the Gateway leads here: want one with a port named tcp-metaprotocol-PROTOCOL that a VirtualService leads here, or with a number that the host has, or the only one of a protocol that one port of the host has")
@@ -136,6 +140,63 @@ func (t *translation) leads(g *Gateway, s *networking.Server, host string, ports
 	return alike[0], true
 }
 
+// shut says why a server that leads to a port of the host cannot do so, "" if it can.
+func (t *translation) shut(g *Gateway, s *networking.Server, port int, ports []hostPort) string {
+	if passesThrough(s) {
+		return "passes TLS through, so that nothing can be seen of the calls: want one that ends it, or is without"
+	}
+	if s.Tls == nil {
+		return ""
+	}
+	own, foreign := g.others(s)
+	if len(serverNames(s)) == 0 {
+		// A patch that is for no names is for the chains of all.
+		own = slices.DeleteFunc(own, func(o *networking.Server) bool {
+			_, governed := Protocol(o.Port.GetName())
+			p, leads := t.leads(g, o, t.Host, ports)
+			return governed && leads && p == port
+		})
+		if len(own)+len(foreign) > 0 {
+			return `has the host "*", and there are other servers of this port: want its hosts by their names, by which EnvoyFilters tell connections apart`
+		}
+		return ""
+	}
+	if _, opened := t.routed(g, s); !opened {
+		for _, o := range own {
+			if slices.ContainsFunc(o.Hosts, func(h string) bool {
+				return slices.ContainsFunc(s.Hosts, func(mine string) bool { return shareHost(unqualified(h), unqualified(mine)) })
+			}) {
+				return "has hosts that another server of this port has, too: want a VirtualService that says which of them leads where"
+			}
+		}
+	}
+	return ""
+}
+
+// serverNames are those by which connections to a server are told from others of its port;
+// none: all are its.
+func serverNames(s *networking.Server) []string {
+	names := []string{}
+	if s.Tls == nil {
+		return names
+	}
+	for _, h := range s.Hosts {
+		if h = unqualified(h); h == "*" {
+			return []string{}
+		}
+		names = append(names, h)
+	}
+	return names
+}
+
+// unqualified is a server's host without the namespace that it is limited to.
+func unqualified(host string) string {
+	if _, h, limited := strings.Cut(host, "/"); limited {
+		return h
+	}
+	return host
+}
+
 // rival is the router of another host that has a server of a gateway, as it is older: a
 // port's connections can be one service's only.
 func (t *translation) rival(name string, g *Gateway, s *networking.Server) (router *api.MetaRouter, host string) {
@@ -153,8 +214,9 @@ func (t *translation) rival(name string, g *Gateway, s *networking.Server) (rout
 	return router, host
 }
 
-// gateway adds a server of a gateway.
-func (t *translation) gateway(g *Gateway, s *networking.Server, name string, port int, path string) {
+// gateway adds a server of a gateway, the i-th.
+func (t *translation) gateway(g *Gateway, i, port int, path string) {
+	s := g.Spec.Servers[i]
 	// Where its pods are, and at which port they listen, the services before them know.
 	type place struct {
 		namespace string
@@ -172,28 +234,15 @@ func (t *translation) gateway(g *Gateway, s *networking.Server, name string, por
 		at = append(at, place{g.Namespace, int(s.Port.Number)})
 	}
 	slices.SortFunc(at, func(a, b place) int { return cmp.Or(strings.Compare(a.namespace, b.namespace), a.port-b.port) })
-	sni := []string{}
-	if s.Tls != nil {
-		for _, h := range s.Hosts {
-			if _, host, ok := strings.Cut(h, "/"); ok {
-				h = host
-			}
-			if h == "*" {
-				sni = []string{}
-				break
-			}
-			sni = append(sni, h)
-		}
-	}
 	for _, p := range slices.Compact(at) {
 		t.comes(fmt.Sprintf("gateways[%d]", len(t.s.Gateways)), t.routerObject(), path)
 		t.s.Gateways = append(t.s.Gateways, ir.Gateway{
-			Namespace: p.namespace, Selector: g.Spec.Selector, Name: label(name),
-			Port: p.port, ServicePort: port, SNIHosts: sni,
+			Namespace: p.namespace, Selector: g.Spec.Selector, Name: label(fmt.Sprintf("%s-%d", g.Name, i)),
+			Port: p.port, ServicePort: port, SNIHosts: serverNames(s),
 		})
 	}
 	if _, opened := t.routed(g, s); !opened {
-		t.out.VirtualServices = append(t.out.VirtualServices, t.virtualService(g, s, port))
+		t.out.VirtualServices = append(t.out.VirtualServices, t.virtualService(g, i, port))
 	}
 }
 
@@ -207,34 +256,104 @@ func label(name string) string {
 
 var hashedLabel = regexp.MustCompile(`-[0-9a-f]{16}$`)
 
-// routed says where VirtualServices of other people lead the connections to a gateway's
-// port, if there are any, which have Istio open it.
+// routed says where a VirtualService of other people leads the connections to a gateway's
+// server, if there is one, which has Istio open it. It is the one that istiod takes: the
+// oldest that has one of the server's hosts, and of it the first route for its port and
+// gateway.
 func (t *translation) routed(g *Gateway, s *networking.Server) (to []ir.Destination, opened bool) {
-	add := func(v *istio.VirtualService, routes []*networking.RouteDestination) {
-		opened = true
-		for _, r := range routes {
-			d := r.GetDestination()
-			to = append(to, ir.Destination{
-				Host: FullName(d.GetHost(), v.Namespace, t.Mesh.Domain), Port: int(d.GetPort().GetNumber()),
-			})
-		}
-	}
 	for _, v := range sorted(g.VirtualServices) {
-		if v.Labels[ManagedBy] == Manager {
+		if v.Labels[ManagedBy] == Manager || !t.binds(g, s, v) {
 			continue
 		}
 		for _, r := range v.Spec.Tcp {
-			if len(r.Match) == 0 || slices.ContainsFunc(r.Match, func(m *networking.L4MatchAttributes) bool { return m.Port == 0 || m.Port == s.Port.Number }) {
-				add(v, r.Route)
+			matches := func(m *networking.L4MatchAttributes) bool {
+				named := func(name string) bool { return GatewayName(name, v.Namespace) == g.Namespace+"/"+g.Name }
+				return (m.Port == 0 || m.Port == s.Port.Number) && (len(m.Gateways) == 0 || slices.ContainsFunc(m.Gateways, named))
 			}
+			if len(r.Route) == 0 || len(r.Match) > 0 && !slices.ContainsFunc(r.Match, matches) {
+				continue
+			}
+			for _, r := range r.Route {
+				d := r.GetDestination()
+				to = append(to, ir.Destination{
+					Host: FullName(d.GetHost(), v.Namespace, t.Mesh.Domain), Port: int(d.GetPort().GetNumber()),
+				})
+			}
+			return to, true
 		}
-		for _, r := range v.Spec.Tls {
-			if slices.ContainsFunc(r.Match, func(m *networking.TLSMatchAttributes) bool { return m.Port == 0 || m.Port == s.Port.Number }) {
-				add(v, r.Route)
+	}
+	return nil, false
+}
+
+// binds tells whether a VirtualService has one of a server's hosts.
+func (t *translation) binds(g *Gateway, s *networking.Server, v *istio.VirtualService) bool {
+	for _, h := range s.Hosts {
+		namespace, host, limited := strings.Cut(h, "/")
+		if !limited {
+			host = h
+		}
+		if namespace == "." {
+			namespace = g.Namespace
+		}
+		if limited && namespace != "*" && namespace != v.Namespace {
+			continue
+		}
+		for _, named := range v.Spec.Hosts {
+			if named != "*" {
+				named = FullName(named, v.Namespace, t.Mesh.Domain)
+			}
+			if shareHost(host, named) {
+				return true
 			}
 		}
 	}
-	return to, opened
+	return false
+}
+
+// shareHost tells whether two hosts, either of which may be all of a domain, have one in
+// common.
+func shareHost(a, b string) bool {
+	within := func(host, domain string) bool {
+		suffix, wild := strings.CutPrefix(domain, "*")
+		return wild && strings.HasSuffix(strings.TrimPrefix(host, "*"), suffix)
+	}
+	return a == b || within(a, b) || within(b, a)
+}
+
+// others are the further servers of a gateway's port that forward bytes, of the gateway and
+// of those that share its pods. Those of it come first.
+func (g *Gateway) others(s *networking.Server) (own, foreign []*networking.Server) {
+	forwards := func(o *networking.Server) bool {
+		switch strings.ToUpper(o.Port.GetProtocol()) {
+		case "HTTP", "HTTP2", "GRPC", "GRPC-WEB":
+			return false
+		case "HTTPS":
+			return passesThrough(o)
+		}
+		return true
+	}
+	for _, o := range g.Spec.Servers {
+		if o != s && o.Port.GetNumber() == s.Port.GetNumber() && forwards(o) {
+			own = append(own, o)
+		}
+	}
+	for _, other := range g.Beside {
+		for _, o := range other.Spec.Servers {
+			if o.Port.GetNumber() == s.Port.GetNumber() && forwards(o) {
+				foreign = append(foreign, o)
+			}
+		}
+	}
+	return own, foreign
+}
+
+// passesThrough tells whether a server leaves TLS as it is.
+func passesThrough(s *networking.Server) bool {
+	switch s.Tls.GetMode() {
+	case networking.ServerTLSSettings_PASSTHROUGH, networking.ServerTLSSettings_AUTO_PASSTHROUGH:
+		return s.Tls != nil
+	}
+	return false
 }
 
 // ManagedBy is the label by which objects of the operator's own are known, and Manager
@@ -248,18 +367,21 @@ const (
 	Host = "meltemi-mesh.io/host"
 )
 
-func (t *translation) virtualService(g *Gateway, s *networking.Server, port int) *istio.VirtualService {
-	hosts := []string{}
-	for _, h := range s.Hosts {
-		if _, host, ok := strings.Cut(h, "/"); ok {
-			h = host
-		}
-		hosts = append(hosts, h)
+// virtualService has Istio open the i-th server of a gateway.
+func (t *translation) virtualService(g *Gateway, i, port int) *istio.VirtualService {
+	s := g.Spec.Servers[i]
+	hosts := make([]string, len(s.Hosts))
+	for i, h := range s.Hosts {
+		hosts[i] = unqualified(h)
+	}
+	name := fmt.Sprintf("meltemi-gateway-%s.%s-%d", t.s.Name, label(g.Name), s.Port.Number)
+	if slices.ContainsFunc(g.Spec.Servers[:i], func(o *networking.Server) bool { return o.Port.GetNumber() == s.Port.Number }) {
+		name = fmt.Sprintf("%s-%d", name, i) // the first of a port has its number alone
 	}
 	return &istio.VirtualService{
 		TypeMeta: metav1.TypeMeta{APIVersion: "networking.istio.io/v1", Kind: "VirtualService"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: fmt.Sprintf("meltemi-gateway-%s.%s-%d", t.s.Name, label(g.Name), s.Port.Number), Namespace: g.Namespace,
+			Name: name, Namespace: g.Namespace,
 			Labels: map[string]string{ManagedBy: Manager, Component: "gateway", Instance: t.s.Name},
 		},
 		Spec: networking.VirtualService{

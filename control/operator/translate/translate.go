@@ -71,6 +71,8 @@ type Gateway struct {
 	Services []*corev1.Service
 	// VirtualServices that are bound to it.
 	VirtualServices []*istio.VirtualService
+	// Beside are other gateways whose pods may be the same.
+	Beside []*istio.Gateway
 }
 
 // Object says which object something is of.

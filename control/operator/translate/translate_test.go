@@ -98,8 +98,11 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 					if s, ok := other.(*corev1.Service); ok && len(o.Spec.Selector) > 0 && s.Spec.Selector["istio"] == o.Spec.Selector["istio"] {
 						g.Services = append(g.Services, s)
 					}
-					if v, ok := other.(*istio.VirtualService); ok && slices.Contains(v.Spec.Gateways, o.Name) {
+					if v, ok := other.(*istio.VirtualService); ok && slices.ContainsFunc(v.Spec.Gateways, func(n string) bool { return n == o.Name || n == o.Namespace+"/"+o.Name }) {
 						g.VirtualServices = append(g.VirtualServices, v)
+					}
+					if beside, ok := other.(*istio.Gateway); ok && beside != o && beside.Spec.Selector["istio"] == o.Spec.Selector["istio"] {
+						g.Beside = append(g.Beside, beside)
 					}
 				}
 				i.Gateways[o.Namespace+"/"+o.Name] = g

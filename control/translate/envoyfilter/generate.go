@@ -161,8 +161,8 @@ func suffixed(name, suffix string) string {
 }
 
 func (g *generator) outbound(p *ir.Port, path string, c ir.Workloads) {
-	name := fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port)
-	f := g.add("outbound", suffixed(name, c.Name), c.Namespace, c.Selector)
+	name := suffixed(fmt.Sprintf("meltemi-outbound-%s-%d", g.s.Name, p.Port), c.Name)
+	f := g.add("outbound", name, c.Namespace, c.Selector)
 	f.meshWide = c.MeshWide
 	cluster := clusterOf(g.self(p))
 	before := len(g.faults)
@@ -309,8 +309,8 @@ func inboundListener(targetPort int) []*networking.EnvoyFilter_ListenerMatch {
 }
 
 func (g *generator) gateway(p *ir.Port, path string, w ir.Gateway) {
-	name := fmt.Sprintf("meltemi-gateway-%s-%d", g.s.Name, w.Port)
-	f := g.add("gateway", suffixed(name, w.Name), w.Namespace, w.Selector)
+	name := suffixed(fmt.Sprintf("meltemi-gateway-%s-%d", g.s.Name, w.Port), w.Name)
+	f := g.add("gateway", name, w.Namespace, w.Selector)
 	before := len(g.faults)
 	routes, to := g.routes(p)
 	cfg := g.config(p, "outbound", fmt.Sprintf("gateway|%d||%s", w.Port, g.s.Host), routes)
