@@ -97,4 +97,6 @@ func TestPoliciesOfATableAreThoseOfRoutesWithout(t *testing.T) {
 	require.Equal(t, &want, policy(table+", ", `, "idempotent": true, "timeout": "2s", "hedge_policy": {"hedge_percentile": {"value": 95}}`))
 	want.On, want.Retries = forward.OnConnectFailure|forward.OnRefused, 1
 	require.Equal(t, &want, policy(table+", ", `, "idempotent": true, "timeout": "2s", "hedge_policy": {"hedge_percentile": {"value": 95}}, "retry_policy": {}`))
+	want.Retries = 0
+	require.Equal(t, &want, policy(table+", ", `, "idempotent": true, "timeout": "2s", "hedge_policy": {"hedge_percentile": {"value": 95}}, "retry_policy": {"num_retries": 0}`))
 }

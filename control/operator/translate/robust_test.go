@@ -141,6 +141,19 @@ func TestDurations(t *testing.T) {
 	require.Contains(t, filters["inbound"], "timeout: 9223372036.854775807s")
 }
 
+// TestNoRetriesAreNoDefault: who wants none does not get those of the host.
+func TestNoRetriesAreNoDefault(t *testing.T) {
+	const never = `retries: {attempts: 0, retryOn: "reset", backoff: 1s}`
+	out, filters := translated(t, shop+router("shop", "trafficPolicy: {retries: {attempts: 3}}, routes: [{route: [{destination: {host: orders}}], "+never+"}]"))
+	require.Empty(t, out.Faults)
+	require.Regexp(t, `cluster: \S+\n\s+retry_policy:\n\s+num_retries: 0\n`, filters["outbound"])
+	require.NotContains(t, filters["outbound"], "retry_on", "it would need idempotent")
+
+	out, filters = translated(t, shop+router("shop", "trafficPolicy: {"+never+"}"))
+	require.Empty(t, out.Faults)
+	require.Contains(t, filters["outbound"], "num_retries: 0")
+}
+
 // TestFaultsHaveAnOrder: a status that says the same is not written again.
 func TestFaultsHaveAnOrder(t *testing.T) {
 	text := strings.Replace(shop, "selector: {app: orders}, ", "", 1) + router("shop", `localRateLimit: {tokenBucket: {maxTokens: 1, fillInterval: 1s}},

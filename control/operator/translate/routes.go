@@ -336,9 +336,7 @@ func (t *translation) action(r *api.MetaRoute, path, from string) ir.Object {
 		t.comes(path+".timeout", t.routerObject(), from+".timeout")
 	}
 	if r.Retries != nil {
-		if r.Retries.Attempts > 0 {
-			o["retry_policy"] = retryPolicy(r.Retries)
-		}
+		o["retry_policy"] = retryPolicy(r.Retries)
 		t.comes(path+".retry_policy", t.routerObject(), from+".retries")
 	}
 	if h := r.Hedge; h != nil {
@@ -358,8 +356,12 @@ func (t *translation) action(r *api.MetaRoute, path, from string) ir.Object {
 	return o
 }
 
+// retryPolicy is one also where it has no retries: a route without one has the host's.
 func retryPolicy(r *api.Retries) ir.Object {
 	o := ir.Object{"num_retries": int64(r.Attempts)}
+	if r.Attempts == 0 {
+		return o // when, and after how long, means nothing
+	}
 	if r.RetryOn != "" {
 		o["retry_on"] = r.RetryOn
 	}

@@ -349,7 +349,7 @@ type HeaderOperations struct {
 
 // Retries say when a call is sent again.
 type Retries struct {
-	// How often at most.
+	// How often at most. 0: not at all, also of a route where trafficPolicy has retries.
 	//
 	// +required
 	// +kubebuilder:validation:Minimum=0
