@@ -59,6 +59,8 @@ func TestAChangeTouchesWhatItIsFor(t *testing.T) {
 		"an entry":                  {entry, []string{"x.example", "y.example"}},
 		"a rule":                    {&istio.DestinationRule{ObjectMeta: meta("demo", "d"), Spec: networking.DestinationRule{Host: "b"}}, []string{other}},
 		"a rule of a domain":        {&istio.DestinationRule{ObjectMeta: meta("demo", "d"), Spec: networking.DestinationRule{Host: "*.demo.svc.cluster.local"}}, []string{host, other}},
+		"a rule of a part of names": {&istio.DestinationRule{ObjectMeta: meta("demo", "d"), Spec: networking.DestinationRule{Host: "*b.demo.svc.cluster.local"}}, []string{other}},
+		"a rule of all hosts":       {&istio.DestinationRule{ObjectMeta: meta("demo", "d"), Spec: networking.DestinationRule{Host: "*"}}, []string{host, other, "x.example", "y.example"}},
 		"a gateway":                 {gateway, []string{host}},
 		"a gateway of others":       {&istio.Gateway{ObjectMeta: meta("demo", "h")}, nil},
 		"routes at a gateway":       {&istio.VirtualService{ObjectMeta: meta("demo", "v"), Spec: networking.VirtualService{Gateways: []string{"g"}}}, []string{host}},
@@ -79,6 +81,37 @@ func TestAChangeTouchesWhatItIsFor(t *testing.T) {
 			}
 			require.ElementsMatch(t, tc.want, got)
 		})
+	}
+}
+
+// TestRulesAreFoundForTheirHosts: those that touch a host are what it is made of.
+func TestRulesAreFoundForTheirHosts(t *testing.T) {
+	scheme, err := Scheme()
+	require.NoError(t, err)
+	b := fake.NewClientBuilder().WithScheme(scheme)
+	r := &reconciler{Options: Options{RootNamespace: "istio-system", Domain: "cluster.local"}}
+	for _, i := range r.indexes() {
+		b.WithIndex(i.object, i.field, i.values)
+	}
+	for name, host := range map[string]string{
+		"short": "orders", "full": "orders.demo.svc.cluster.local", "all": "*", "last": "*.local", "domain": "*.demo.svc.cluster.local", "part": "*ers.demo.svc.cluster.local",
+		"example": "*.example", "example-part": "x*.example", "another": "other", "another-part": "*other.demo.svc.cluster.local", "another-domain": "*.shop.svc.cluster.local",
+	} {
+		b.WithObjects(&istio.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: name}, Spec: networking.DestinationRule{Host: host}})
+	}
+	r.Client = b.Build()
+	for host, want := range map[string][]string{
+		"orders.demo.svc.cluster.local": {"short", "full", "all", "last", "domain", "part"},
+		"x.example":                     {"all", "example"},
+		"single":                        {"all"},
+	} {
+		in, err := r.gather(t.Context(), host)
+		require.NoError(t, err)
+		var got []string
+		for _, rule := range in.Rules {
+			got = append(got, rule.Name)
+		}
+		require.ElementsMatch(t, want, got, host)
 	}
 }
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"slices"
+	"strings"
 
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
@@ -49,7 +50,7 @@ func (r *reconciler) indexes() []index {
 			}
 			return all
 		}},
-		{&istio.DestinationRule{}, byHost, func(o client.Object) []string { return []string{r.ruleHost(o.(*istio.DestinationRule))} }},
+		{&istio.DestinationRule{}, byHost, func(o client.Object) []string { return []string{r.ruleDomain(o.(*istio.DestinationRule))} }},
 		{&istio.VirtualService{}, byGateway, func(o client.Object) (all []string) {
 			for _, g := range o.(*istio.VirtualService).Spec.Gateways {
 				all = append(all, translate.GatewayName(g, o.GetNamespace()))
@@ -127,6 +128,16 @@ func gatewaysOf(o *api.MetaRouter) (all []string) {
 		all = append(all, translate.GatewayName(g, o.Namespace))
 	}
 	return all
+}
+
+// ruleDomain is what a rule is found by: its host, or the domain around its hosts, of
+// which those of *-x.example are some of *.example.
+func (r *reconciler) ruleDomain(o *istio.DestinationRule) string {
+	host := r.ruleHost(o)
+	if _, rest, ok := strings.Cut(host, "."); ok && host[0] == '*' {
+		return "*." + rest
+	}
+	return host
 }
 
 func (r *reconciler) ruleHost(o *istio.DestinationRule) string {

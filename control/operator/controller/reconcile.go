@@ -139,12 +139,19 @@ func (r *reconciler) gather(ctx context.Context, host string) (*translate.Input,
 		if err := r.List(ctx, rules, client.MatchingFields{byHost: domain}); err != nil {
 			return nil, err
 		}
-		in.Rules = append(in.Rules, rules.Items...)
-		_, rest, ok := strings.Cut(strings.TrimPrefix(domain, "*."), ".")
-		if !ok {
+		for _, rule := range rules.Items {
+			if d, wild := strings.CutPrefix(r.ruleHost(rule), "*"); !wild || strings.HasSuffix(host, d) {
+				in.Rules = append(in.Rules, rule)
+			}
+		}
+		if domain == "*" {
 			break
 		}
-		domain = "*." + rest
+		if _, rest, ok := strings.Cut(strings.TrimPrefix(domain, "*."), "."); ok {
+			domain = "*." + rest
+		} else {
+			domain = "*"
+		}
 	}
 	for _, p := range names {
 		protocols := &api.ApplicationProtocolList{}

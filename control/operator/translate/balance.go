@@ -3,6 +3,7 @@ package translate
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,17 +14,42 @@ import (
 )
 
 // balancing is how calls to the host and its subsets choose their servers, as far as its
-// DestinationRule has them do so by the call.
+// DestinationRules have them do so by the call.
 type balancing struct {
-	t    *translation
-	rule *istio.DestinationRule
+	t       *translation
+	host    trafficPolicy
+	subsets map[string]trafficPolicy
 }
 
-func (t *translation) balancing() *balancing { return &balancing{t: t, rule: t.rule()} }
+// trafficPolicy is one of a rule's, which may be nil, and where it is.
+type trafficPolicy struct {
+	*networking.TrafficPolicy
+	rule *istio.DestinationRule
+	path string
+}
 
-// rule is the DestinationRule that counts: of the host's namespace, of the router's, of
-// the root namespace; for the host before for a domain; the oldest.
-func (t *translation) rule() *istio.DestinationRule {
+// balancing is what the DestinationRules that count say together, as in Istio: the first
+// policy of the host, and the first of each subset.
+func (t *translation) balancing() *balancing {
+	b := &balancing{t: t, subsets: map[string]trafficPolicy{}}
+	for _, r := range t.rules() {
+		if b.host.rule == nil || b.host.TrafficPolicy == nil && r.Spec.TrafficPolicy != nil {
+			b.host = trafficPolicy{r.Spec.TrafficPolicy, r, "spec.trafficPolicy"}
+		}
+		for i, s := range r.Spec.Subsets {
+			if _, there := b.subsets[s.Name]; !there {
+				b.subsets[s.Name] = trafficPolicy{s.TrafficPolicy, r, fmt.Sprintf("spec.subsets[%d].trafficPolicy", i)}
+			}
+		}
+	}
+	return b
+}
+
+// rules are the DestinationRules that count: of the host's namespace, of the router's, of
+// the root namespace; for the host before for a domain, and for a small one before for a
+// large one; for all clients before for some; the oldest. Others join it that are for the
+// same host and the same clients.
+func (t *translation) rules() []*istio.DestinationRule {
 	rank := func(r *istio.DestinationRule) int {
 		switch {
 		case r.Namespace == t.s.Namespace:
@@ -35,52 +61,89 @@ func (t *translation) rule() *istio.DestinationRule {
 		}
 		return 3
 	}
+	host := func(r *istio.DestinationRule) string { return FullName(r.Spec.Host, r.Namespace, t.Mesh.Domain) }
 	rules := slices.DeleteFunc(slices.Clone(t.Rules), func(r *istio.DestinationRule) bool { return rank(r) == 3 })
 	slices.SortFunc(rules, func(a, b *istio.DestinationRule) int {
-		return cmp.Or(rank(a)-rank(b), len(b.Spec.Host)*wild(b)-len(a.Spec.Host)*wild(a), wild(a)-wild(b), older(a, b))
+		return cmp.Or(rank(a)-rank(b), wild(a)-wild(b), len(host(b))-len(host(a)), narrow(a)-narrow(b), older(a, b))
 	})
-	if len(rules) == 0 {
-		return nil
-	}
-	return rules[0]
+	return slices.DeleteFunc(rules, func(r *istio.DestinationRule) bool {
+		first := rules[0]
+		return r.Namespace != first.Namespace || host(r) != host(first) || !joins(first, r)
+	})
 }
 
-func wild(r *istio.DestinationRule) int {
-	if strings.HasPrefix(r.Spec.Host, "*") {
+func wild(r *istio.DestinationRule) int { return one(strings.HasPrefix(r.Spec.Host, "*")) }
+
+// narrow tells rules of some clients from those of all.
+func narrow(r *istio.DestinationRule) int {
+	to := r.Spec.ExportTo
+	return one(r.Spec.WorkloadSelector != nil || len(to) > 0 && !slices.Contains(to, "*"))
+}
+
+func one(is bool) int {
+	if is {
 		return 1
 	}
 	return 0
 }
 
-// policy is the one of a subset, or of the host where the subset says nothing of it.
-func (b *balancing) policy(subset string, port int) (*networking.LoadBalancerSettings_ConsistentHashLB, *networking.TrafficPolicy, string) {
-	if b.rule == nil {
-		return nil, nil, ""
+// joins tells whether Istio joins a rule to an older one of its host and namespace: they
+// are for the same workloads, and it is exported to where the older one is.
+func joins(first, r *istio.DestinationRule) bool {
+	a, b := first.Spec.WorkloadSelector, r.Spec.WorkloadSelector
+	if (a == nil) != (b == nil) || !maps.Equal(a.GetMatchLabels(), b.GetMatchLabels()) {
+		return false
 	}
-	try := func(p *networking.TrafficPolicy, path string) (*networking.LoadBalancerSettings, string) {
-		for i, at := range p.GetPortLevelSettings() {
-			if int(at.Port.GetNumber()) == port && at.LoadBalancer != nil {
-				return at.LoadBalancer, fmt.Sprintf("%s.portLevelSettings[%d].loadBalancer", path, i)
-			}
-		}
-		return p.GetLoadBalancer(), path + ".loadBalancer"
+	to := r.Spec.ExportTo
+	if a != nil || len(first.Spec.ExportTo) == 0 {
+		return a != nil || len(to) == 0 // with a selector they are exported nowhere
 	}
-	for i, s := range b.rule.Spec.Subsets {
-		if s.Name != subset || subset == "" {
-			continue
-		}
-		if lb, path := try(s.TrafficPolicy, fmt.Sprintf("spec.subsets[%d].trafficPolicy", i)); lb != nil {
-			return lb.GetConsistentHash(), s.TrafficPolicy, path
+	return !slices.ContainsFunc(first.Spec.ExportTo, func(n string) bool { return !slices.Contains(to, n) })
+}
+
+// policy is what counts for a cluster of what its traffic policies say.
+type policy struct {
+	lb *networking.LoadBalancerSettings // nil: Istio's default
+	// ejects: there is outlier detection.
+	ejects bool
+	// rule and path say where lb is, or would be.
+	rule *istio.DestinationRule
+	path string
+}
+
+// policy is that of the cluster of a subset, "" for none: as istiod's
+// MergeSubsetTrafficPolicy has it, the host's, with what the subset's says in its place.
+func (b *balancing) policy(subset string, port int) policy {
+	p, _ := b.host.at(port)
+	s := b.subsets[subset]
+	if subset == "" || s.TrafficPolicy == nil {
+		return p
+	}
+	own, whole := s.at(port)
+	if own.lb != nil || whole {
+		p.lb, p.rule, p.path = own.lb, own.rule, own.path
+	}
+	if own.ejects || whole {
+		p.ejects = own.ejects
+	}
+	return p
+}
+
+// at is what a policy says of a port. A port's own settings are the whole of it: what
+// they leave out is not the policy's, but the default.
+func (s trafficPolicy) at(port int) (p policy, whole bool) {
+	for i, own := range s.GetPortLevelSettings() {
+		if int(own.Port.GetNumber()) == port {
+			return policy{own.LoadBalancer, own.OutlierDetection != nil, s.rule, fmt.Sprintf("%s.portLevelSettings[%d].loadBalancer", s.path, i)}, true
 		}
 	}
-	lb, path := try(b.rule.Spec.TrafficPolicy, "spec.trafficPolicy")
-	return lb.GetConsistentHash(), b.rule.Spec.TrafficPolicy, path
+	return policy{s.GetLoadBalancer(), s.GetOutlierDetection() != nil, s.rule, s.path + ".loadBalancer"}, false
 }
 
 // hash has the routes of a port choose servers by the keys that the rule says.
 func (b *balancing) hash(p *ir.Port) {
 	t := b.t
-	if b.rule == nil || t.s.Headless {
+	if t.s.Headless {
 		return
 	}
 	routes := p.Routes
@@ -98,17 +161,18 @@ func (b *balancing) hash(p *ir.Port) {
 				return
 			}
 			port := cmp.Or(d.Port, p.Port)
-			lb, policy, path := b.policy(d.Subset, port)
+			policy := b.policy(d.Subset, port)
+			lb := policy.lb.GetConsistentHash()
 			if lb == nil {
 				return
 			}
 			k := hashKey(lb)
 			if k == nil {
-				t.tell(of(DestinationRule, b.rule), path+".consistentHash", "calls have no cookies and no query parameters: want httpHeaderName or useSourceIp")
+				t.tell(of(DestinationRule, policy.rule), policy.path+".consistentHash", "calls have no cookies and no query parameters: want httpHeaderName or useSourceIp")
 				return
 			}
-			if policy.GetOutlierDetection() != nil && (policy.LoadBalancer.GetLocalityLbSetting() == nil || policy.LoadBalancer.LocalityLbSetting.Enabled.GetValue() || policy.LoadBalancer.LocalityLbSetting.Enabled == nil) {
-				t.refuse(of(DestinationRule, b.rule), path, "with outlierDetection consistentHash needs localityLbSetting: {enabled: false}, as Envoy refuses hosts by weights of localities here")
+			if locality := policy.lb.LocalityLbSetting; policy.ejects && (locality == nil || locality.Enabled == nil || locality.Enabled.Value) {
+				t.refuse(of(DestinationRule, policy.rule), policy.path, "with outlierDetection consistentHash needs localityLbSetting: {enabled: false}, as Envoy refuses hosts by weights of localities here")
 				return
 			}
 			if key == nil {

@@ -225,9 +225,10 @@ func cut(name, sep, of string) string {
 // hashed is the end of a name that is not all of its host's, or looks as if.
 var hashed = regexp.MustCompile(`\.[0-9a-f]{16}$`)
 
-// FullName is the host that is meant by a name in an object of a namespace.
+// FullName is the host that is meant by a name in an object of a namespace, or the hosts:
+// all by "*".
 func FullName(host, namespace, domain string) string {
-	if strings.Contains(host, ".") {
+	if host == "*" || strings.Contains(host, ".") {
 		return host
 	}
 	return host + "." + namespace + ".svc." + domain

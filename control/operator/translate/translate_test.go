@@ -76,8 +76,9 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 			h := translate.FullName(string(o.Spec.Hosts[0]), o.Namespace, mesh.Domain)
 			in(h).Routers = append(in(h).Routers, o)
 		case *istio.DestinationRule:
-			h := translate.FullName(o.Spec.Host, o.Namespace, mesh.Domain)
-			in(h).Rules = append(in(h).Rules, o)
+			if h := translate.FullName(o.Spec.Host, o.Namespace, mesh.Domain); !strings.HasPrefix(h, "*") {
+				in(h).Rules = append(in(h).Rules, o)
+			}
 		case *corev1.ConfigMap:
 			if _, err := mesh.Configure(o.Data["mesh"]); err != nil {
 				panic(err)
@@ -92,6 +93,11 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 				i.Protocols = append(i.Protocols, o)
 			case *dubbo.DubboAuthorizationPolicy:
 				i.Policies = append(i.Policies, o)
+			case *istio.DestinationRule:
+				h := translate.FullName(o.Spec.Host, o.Namespace, mesh.Domain)
+				if domain, wild := strings.CutPrefix(h, "*"); wild && strings.HasSuffix(i.Host, domain) {
+					i.Rules = append(i.Rules, o)
+				}
 			case *istio.Gateway:
 				g := &translate.Gateway{Gateway: o}
 				for _, other := range objects {
