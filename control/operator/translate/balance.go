@@ -9,6 +9,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meltemi-mesh/meltemi/control/ir"
 )
@@ -115,6 +116,7 @@ type policy struct {
 // MergeSubsetTrafficPolicy has it, the host's, with what the subset's says in its place.
 func (b *balancing) policy(subset string, port int) policy {
 	p, _ := b.host.at(port)
+	p.ejects = p.ejects || b.t.Mesh.Ejects
 	s := b.subsets[subset]
 	if subset == "" || s.TrafficPolicy == nil {
 		return p
@@ -171,10 +173,6 @@ func (b *balancing) hash(p *ir.Port) {
 				t.tell(of(DestinationRule, policy.rule), policy.path+".consistentHash", "calls have no cookies and no query parameters: want httpHeaderName or useSourceIp")
 				return
 			}
-			if locality := policy.lb.LocalityLbSetting; policy.ejects && (locality == nil || locality.Enabled == nil || locality.Enabled.Value) {
-				t.refuse(of(DestinationRule, policy.rule), policy.path, "with outlierDetection consistentHash needs localityLbSetting: {enabled: false}, as Envoy refuses hosts by weights of localities here")
-				return
-			}
 			if key == nil {
 				key = k
 			}
@@ -203,6 +201,84 @@ func (b *balancing) hash(p *ir.Port) {
 	}
 	clusters, _ := table["clusters"].([]any)
 	table["clusters"] = append(tables, clusters...)
+}
+
+// localities refuses what has Istio's clusters know of localities where they get our load
+// balancer: Envoy refuses both together. All clusters of a port get it to which a route
+// leads, whichever subset the route names.
+func (b *balancing) localities() {
+	t := b.t
+	if t.s.LoadBalancer == nil {
+		return
+	}
+	var ports []int
+	for _, p := range t.s.Ports {
+		if len(p.Routes) == 0 {
+			ports = append(ports, p.Port)
+		}
+		for _, r := range p.Routes {
+			ir.Clusters(r, func(part ir.Object, field, _ string) {
+				if d, ok := part[field].(ir.Destination); ok && (d.Host == "" || d.Host == t.Host) {
+					ports = append(ports, cmp.Or(d.Port, p.Port))
+				}
+			})
+		}
+	}
+	slices.Sort(ports)
+	subsets := append([]string{""}, slices.Sorted(maps.Keys(b.subsets))...)
+	for _, port := range slices.Compact(ports) {
+		for _, subset := range subsets {
+			p := b.policy(subset, port)
+			field, by := t.weighs(p)
+			if by == "" {
+				continue
+			}
+			t.refuse(of(DestinationRule, p.rule), p.path+field, "%s has Istio balance by localities, which Envoy refuses beside consistentHash: want localityLbSetting: {enabled: false}", by)
+		}
+	}
+}
+
+// weighs says by what istiod makes a cluster with weights of localities, or one that knows
+// zones, and which field of its load balancer that is; "" if by nothing. It is what
+// istiod's GetEffectiveLbSetting and ApplyToCluster do.
+func (t *translation) weighs(p policy) (field, by string) {
+	weighted := func(s *networking.LocalityLoadBalancerSetting) bool {
+		if s.GetEnabled() != nil && !s.Enabled.Value {
+			return false
+		}
+		return len(s.GetDistribute()) > 0 || p.ejects && len(s.GetFailover())+len(s.GetFailoverPriority()) > 0
+	}
+	switch own := p.lb.GetLocalityLbSetting(); {
+	case p.lb.GetZoneAwareLbSetting() != nil: // also a disabled one
+		return ".zoneAwareLbSetting", "this"
+	case own != nil && weighted(own):
+		return ".localityLbSetting", "this"
+	case own != nil:
+		return "", ""
+	case t.near():
+		return "", "trafficDistribution of " + t.out.Owner.String()
+	case t.Mesh.ZoneAware != nil:
+		return "", "zoneAwareLbSetting of the mesh config"
+	case weighted(t.Mesh.Locality):
+		return "", "localityLbSetting of the mesh config"
+	}
+	return "", ""
+}
+
+// near tells whether the service wants calls to stay near their clients, by its field or
+// by Istio's annotation of services and ServiceEntries.
+func (t *translation) near() bool {
+	if t.Service != nil && t.Service.Spec.TrafficDistribution != nil {
+		switch *t.Service.Spec.TrafficDistribution {
+		case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode:
+			return true
+		}
+	}
+	switch strings.ToLower(t.out.OwnerMeta.Annotations[trafficDistribution]) {
+	case "preferclose", "prefersamezone", "prefersamenode":
+		return true
+	}
+	return false
 }
 
 func hashKey(lb *networking.LoadBalancerSettings_ConsistentHashLB) ir.Object {

@@ -104,3 +104,104 @@ func TestRulesOfAHostAreJoined(t *testing.T) {
 	require.Equal(t, []string{"spec.subsets[0].trafficPolicy.loadBalancer.consistentHash: calls have no cookies and no query parameters: want httpHeaderName or useSourceIp"}, reasons(out))
 	require.Equal(t, "DestinationRule shop/second", out.Faults[0].String())
 }
+
+// TestAClustersPolicyIsIstios: a port's settings are the whole of a policy, and a subset's
+// stand for the host's where it has them.
+func TestAClustersPolicyIsIstios(t *testing.T) {
+	const routes = `routes: [{match: {attributes: {a: {exact: "1"}}}, route: [{destination: {host: orders, subset: v1}}]}, {route: [{destination: {host: orders}}]}]`
+	for name, tc := range map[string]struct {
+		host, subset string
+		want         []string
+	}{
+		"the host's":                          {by("host"), "outlierDetection: {}", []string{"host", "host"}},
+		"the subset's":                        {by("host"), by("subset"), []string{"subset", "host"}},
+		"the subset's without one":            {by("host"), "loadBalancer: {simple: RANDOM}", []string{"host"}},
+		"the port's":                          {by("host") + ", portLevelSettings: [{port: {number: 20880}, " + by("port") + "}]", "", []string{"port", "port"}},
+		"the port's without one":              {by("host") + ", portLevelSettings: [{port: {number: 20880}, outlierDetection: {}}]", "", nil},
+		"another port's":                      {by("host") + ", portLevelSettings: [{port: {number: 1}, outlierDetection: {}}]", "", []string{"host", "host"}},
+		"the subset's behind the port's":      {by("host") + ", portLevelSettings: [{port: {number: 20880}, outlierDetection: {}}]", by("subset"), []string{"subset"}},
+		"the subset's port's":                 {by("host"), by("subset") + ", portLevelSettings: [{port: {number: 20880}, " + by("port") + "}]", []string{"port", "host"}},
+		"the subset's port's without one":     {by("host"), by("subset") + ", portLevelSettings: [{port: {number: 20880}, outlierDetection: {}}]", []string{"host"}},
+		"the host's behind a subset without":  {by("host"), "", []string{"host", "host"}},
+		"the subset's before no other policy": {"", by("subset"), []string{"subset"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := rule("shop", "r", 1, "host: orders, trafficPolicy: {"+tc.host+"}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {"+tc.subset+"}}]")
+			require.Equal(t, tc.want, keys(t, shop+router("shop", routes)+text))
+		})
+	}
+}
+
+// TestLocalitiesAreRefusedWhereIstioWeighsThem: Envoy refuses clusters that have both them
+// and our load balancer, and takes all others.
+func TestLocalitiesAreRefusedWhereIstioWeighsThem(t *testing.T) {
+	const (
+		host       = "spec.trafficPolicy.loadBalancer"
+		subset     = "spec.subsets[0].trafficPolicy.loadBalancer"
+		ejects     = "outlierDetection: {consecutive5xxErrors: 5}"
+		failover   = "failover: [{from: a, to: b}]"
+		distribute = "distribute: [{from: a/*, to: {a/*: 100}}]"
+	)
+	lb := func(setting string) string {
+		return "loadBalancer: {consistentHash: {httpHeaderName: a}, " + setting + "}"
+	}
+	for name, tc := range map[string]struct {
+		host, subset, more, mesh string
+		service                  string // fields of its spec
+		annotation               string
+		path, by                 string // "": not refused
+	}{
+		"outlier detection alone":                  {host: by("a") + ", " + ejects},
+		"failover without outlier detection":       {host: lb("localityLbSetting: {" + failover + "}")},
+		"failover":                                 {host: lb("localityLbSetting: {"+failover+"}") + ", " + ejects, path: host + ".localityLbSetting", by: "this"},
+		"failover that is enabled":                 {host: lb("localityLbSetting: {enabled: true, "+failover+"}") + ", " + ejects, path: host + ".localityLbSetting", by: "this"},
+		"failover that is not":                     {host: lb("localityLbSetting: {enabled: false, "+failover+"}") + ", " + ejects},
+		"priorities":                               {host: lb("localityLbSetting: {failoverPriority: [a]}") + ", " + ejects, path: host + ".localityLbSetting", by: "this"},
+		"shares without outlier detection":         {host: lb("localityLbSetting: {" + distribute + "}"), path: host + ".localityLbSetting", by: "this"},
+		"shares that are not enabled":              {host: lb("localityLbSetting: {enabled: false, " + distribute + "}")},
+		"zones":                                    {host: lb("zoneAwareLbSetting: {}"), path: host + ".zoneAwareLbSetting", by: "this"},
+		"zones that are not enabled":               {host: lb("zoneAwareLbSetting: {enabled: false}"), path: host + ".zoneAwareLbSetting", by: "this"},
+		"a subset's outlier detection":             {host: lb("localityLbSetting: {" + failover + "}"), subset: ejects, path: host + ".localityLbSetting", by: "this"},
+		"a subset that no route names":             {host: by("a"), subset: "loadBalancer: {simple: RANDOM, localityLbSetting: {" + distribute + "}}", path: subset + ".localityLbSetting", by: "this"},
+		"a subset's without the host's failover":   {host: lb("localityLbSetting: {"+failover+"}") + ", portLevelSettings: [{port: {number: 20880}, " + by("a") + "}]", subset: ejects},
+		"a port's":                                 {host: by("a") + ", portLevelSettings: [{port: {number: 20880}, " + lb("localityLbSetting: {"+distribute+"}") + "}]", path: "spec.trafficPolicy.portLevelSettings[0].loadBalancer.localityLbSetting", by: "this"},
+		"a port that no route leads to":            {host: by("a") + ", portLevelSettings: [{port: {number: 1}, " + lb("localityLbSetting: {"+distribute+"}") + "}]"},
+		"a mirror's port":                          {host: by("a") + ", portLevelSettings: [{port: {number: 1}, loadBalancer: {localityLbSetting: {" + distribute + "}}}]", more: router("shop", "routes: [{route: [{destination: {host: orders}}], mirror: {host: orders, port: {number: 1}}}]"), path: "spec.trafficPolicy.portLevelSettings[0].loadBalancer.localityLbSetting", by: "this"},
+		"no hashing at all":                        {host: "loadBalancer: {localityLbSetting: {" + distribute + "}}"},
+		"the mesh's shares":                        {host: by("a"), mesh: "localityLbSetting: {" + distribute + "}", path: host, by: "localityLbSetting of the mesh config"},
+		"the mesh's shares, and the rule's none":   {host: lb("localityLbSetting: {enabled: false}"), mesh: "localityLbSetting: {" + distribute + "}"},
+		"the mesh's shares, and the rule's others": {host: lb("localityLbSetting: {enabled: true}"), mesh: "localityLbSetting: {" + distribute + "}"},
+		"the mesh's shares at a subset":            {host: lb("localityLbSetting: {enabled: false}"), subset: "loadBalancer: {simple: RANDOM}", mesh: "localityLbSetting: {" + distribute + "}", path: subset, by: "localityLbSetting of the mesh config"},
+		"the mesh's shares at a port without more": {host: lb("localityLbSetting: {enabled: false}"), subset: "portLevelSettings: [{port: {number: 20880}}]", mesh: "localityLbSetting: {" + distribute + "}", path: "spec.subsets[0].trafficPolicy.portLevelSettings[0].loadBalancer", by: "localityLbSetting of the mesh config"},
+		"the mesh's default":                       {host: by("a") + ", " + ejects, mesh: "localityLbSetting: {enabled: true}"},
+		"the mesh's failover":                      {host: by("a") + ", " + ejects, mesh: "localityLbSetting: {" + failover + "}", path: host, by: "localityLbSetting of the mesh config"},
+		"the mesh's failover that is not":          {host: by("a") + ", " + ejects, mesh: "localityLbSetting: {enabled: false, " + failover + "}"},
+		"the mesh's failover alone":                {host: by("a"), mesh: "localityLbSetting: {" + failover + "}"},
+		"the mesh's outlier detection":             {host: lb("localityLbSetting: {" + failover + "}"), mesh: "defaultTrafficPolicy: {" + ejects + "}", path: host + ".localityLbSetting", by: "this"},
+		"the mesh's zones":                         {host: by("a"), mesh: "zoneAwareLbSetting: {}", path: host, by: "zoneAwareLbSetting of the mesh config"},
+		"the mesh's zones, and the rule's none":    {host: lb("localityLbSetting: {enabled: false}"), mesh: "zoneAwareLbSetting: {}"},
+		"a service whose calls stay near":          {host: by("a"), service: "trafficDistribution: PreferClose, ", path: host, by: "trafficDistribution of Service shop/orders"},
+		"one whose calls stay on their node":       {host: by("a"), service: "trafficDistribution: PreferSameNode, ", path: host, by: "trafficDistribution of Service shop/orders"},
+		"one that says it by an annotation":        {host: by("a"), annotation: "PreferClose", path: host, by: "trafficDistribution of Service shop/orders"},
+		"one whose annotation says nothing":        {host: by("a"), annotation: "Any"},
+		"one whose rule says none":                 {host: lb("localityLbSetting: {enabled: false}"), service: "trafficDistribution: PreferClose, "},
+		"one whose rule says something else":       {host: lb("localityLbSetting: {enabled: true}"), service: "trafficDistribution: PreferSameZone, "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(shop, "spec: {", "spec: {"+tc.service, 1)
+			text = strings.Replace(text, "namespace: shop}", "namespace: shop, annotations: {networking.istio.io/traffic-distribution: '"+tc.annotation+"'}}", 1)
+			text += rule("shop", "r", 1, "host: orders, trafficPolicy: {"+tc.host+"}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {"+tc.subset+"}}]")
+			if tc.mesh != "" {
+				text += "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: \"" + tc.mesh + "\"}\n"
+			}
+			out, _ := translated(t, text+tc.more)
+			if tc.path == "" {
+				require.Empty(t, out.Faults)
+				return
+			}
+			require.Equal(t, []string{tc.path + ": " + tc.by + " has Istio balance by localities, which Envoy refuses beside consistentHash: want localityLbSetting: {enabled: false}"}, reasons(out))
+			require.Equal(t, "DestinationRule shop/r", out.Faults[0].String())
+			require.False(t, out.Complete)
+		})
+	}
+}

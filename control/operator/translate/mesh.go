@@ -50,6 +50,8 @@ func (m *Mesh) Configure(text string) (left fault.List, err error) {
 		return nil, err
 	}
 	m.AccessLog, m.AccessLogJSON = c.AccessLogFile, c.AccessLogEncoding == mesh.MeshConfig_JSON
+	m.Locality, m.ZoneAware = c.LocalityLbSetting, c.ZoneAwareLbSetting
+	m.Ejects = c.GetDefaultTrafficPolicy().GetOutlierDetection() != nil
 	r := &tracing{config: c}
 	_, said := given["enableTracing"]
 	r.provide(c.EnableTracing || !said)

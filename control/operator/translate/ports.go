@@ -17,6 +17,8 @@ import (
 const (
 	// exportTo is Istio's annotation of Kubernetes services.
 	exportTo = "networking.istio.io/exportTo"
+	// trafficDistribution is another, of ServiceEntries, too.
+	trafficDistribution = "networking.istio.io/traffic-distribution"
 	// workloadSelector is Aeraki's annotation of ServiceEntries.
 	workloadSelector = "workloadSelector"
 	codecPrefix      = "aeraki.meta_protocol.codec."

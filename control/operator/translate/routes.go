@@ -38,6 +38,7 @@ func (t *translation) routes() {
 		}
 		balance.hash(p)
 	}
+	balance.localities()
 	var chain []any
 	if limitsAskWho(spec) && !t.foreign() || slices.ContainsFunc(spec.Routes, func(r api.MetaRoute) bool { return asksWho(r.Match) }) {
 		chain = append(chain, ir.Object{"name": exchange})

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,6 +35,11 @@ type Mesh struct {
 	AccessLogJSON bool
 	// Tracing is MetaProtocolProxy's, nil for none.
 	Tracing ir.Object
+	// Locality and ZoneAware are what Istio's clusters know of localities where nothing
+	// else says it, nil for nothing. Ejects: they have outlier detection.
+	Locality  *networking.LocalityLoadBalancerSetting
+	ZoneAware *networking.ZoneAwareLoadBalancerSetting
+	Ejects    bool
 	// RDS is where proxies find the operator's routes; nil: it serves none.
 	RDS *ir.Destination
 }
