@@ -299,10 +299,7 @@ func (t *translation) binds(g *Gateway, s *networking.Server, v *istio.VirtualSe
 			continue
 		}
 		for _, named := range v.Spec.Hosts {
-			if named != "*" {
-				named = FullName(named, v.Namespace, t.Mesh.Domain)
-			}
-			if shareHost(host, named) {
+			if shareHost(host, FullName(named, v.Namespace, t.Mesh.Domain)) {
 				return true
 			}
 		}
