@@ -9,9 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	istio "istio.io/client-go/pkg/apis/networking/v1"
-	corev1 "k8s.io/api/core/v1"
-	discovery "k8s.io/api/discovery/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -68,10 +65,7 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range []client.Object{
-		&api.MetaRouter{}, &api.ApplicationProtocol{}, &corev1.Service{}, &discovery.EndpointSlice{},
-		&corev1.ConfigMap{}, &istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{},
-	} {
+	for _, o := range said() {
 		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant)); err != nil {
 			return err
 		}

@@ -18,10 +18,12 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	"github.com/meltemi-mesh/meltemi/control/ir"
+	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/operator/rds"
 	"github.com/meltemi-mesh/meltemi/filter/config"
@@ -108,4 +110,49 @@ func TestRoutesAreServed(t *testing.T) {
 	require.Len(t, states, 1)
 	update(func(s *api.MetaRouterSpec) { s.RouteDelivery = api.ECDS })
 	require.Equal(t, []string{name}, next().GetRemovedResources())
+}
+
+// serve starts an operator that serves shopOf(1)'s router by RDS, with one route.
+func (w *world) serve(listen func() (net.Listener, error)) (*replica, *api.MetaRouter) {
+	w.Helper()
+	objects := shopOf(1)
+	router := objects[3].(*api.MetaRouter)
+	router.Spec.RouteDelivery, router.Spec.Routes = api.RDS, router.Spec.Routes[:1]
+	for _, o := range objects {
+		w.put(w, w.scheme, o)
+	}
+	r := w.start("one", Options{RDS: RDS{
+		Address: ":15010", Insecure: true, listen: listen,
+		Service: ir.Destination{Host: "meltemi-operator.meltemi-system.svc.cluster.local", Port: 15010},
+	}})
+	settle()
+	return r, router
+}
+
+// TestWhatMendsRoutesHasThemServed: whichever object had a host stay as it was.
+func TestWhatMendsRoutesHasThemServed(t *testing.T) {
+	virtually(t, func(w *world) {
+		l := bufconn.Listen(64 << 10)
+		r, router := w.serve(func() (net.Listener, error) { return l, nil })
+		defer func() { require.NoError(w, r.stop()) }()
+		proxy := w.subscribe(l, "orders-1.team-1.svc.cluster.local_20880")
+		settle()
+		require.Equal(w, "route-0", proxy.has(w.T))
+
+		policy := &dubbo.DubboAuthorizationPolicy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "team-1", Name: "some"},
+			Spec:       dubbo.DubboAuthorizationPolicySpec{Action: "DENY", Selector: &dubbo.WorkloadSelector{MatchLabels: map[string]string{"version": "v1"}}},
+		}
+		require.NoError(w, w.user.Create(w.Context(), policy))
+		settle()
+		require.NoError(w, w.user.Get(w.Context(), client.ObjectKeyFromObject(router), router))
+		router.Spec.Routes[0].Name = "new"
+		require.NoError(w, w.user.Update(w.Context(), router))
+		settle()
+		require.Equal(w, "route-0", proxy.has(w.T), "a policy may be for a part of the workloads")
+
+		require.NoError(w, w.user.Delete(w.Context(), policy))
+		settle()
+		require.Equal(w, "new", proxy.has(w.T))
+	})
 }

@@ -156,11 +156,7 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range []client.Object{
-		&api.MetaRouter{}, &api.ApplicationProtocol{}, &dubbo.DubboAuthorizationPolicy{},
-		&corev1.Service{}, &discovery.EndpointSlice{}, &corev1.ConfigMap{},
-		&istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{}, &istio.VirtualService{}, &istioalpha.EnvoyFilter{},
-	} {
+	for _, o := range append(said(), &istioalpha.EnvoyFilter{}) {
 		if err := c.Watch(source.TypedKind(m.GetCache(), o, r.handler(o), relevant, l.watched())); err != nil {
 			return nil, err
 		}
@@ -180,6 +176,16 @@ func New(config *rest.Config, o Options, log logr.Logger) (manager.Manager, erro
 		return nil, err
 	}
 	return m, m.AddReadyzCheck("cache", healthz.Checker(synced(m.GetCache())))
+}
+
+// said are the objects that gather asks for: whoever makes something of what they say, what
+// is written as well as what is served, looks again when one of them changes.
+func said() []client.Object {
+	return []client.Object{
+		&api.MetaRouter{}, &api.ApplicationProtocol{}, &dubbo.DubboAuthorizationPolicy{},
+		&corev1.Service{}, &discovery.EndpointSlice{}, &corev1.ConfigMap{},
+		&istio.ServiceEntry{}, &istio.DestinationRule{}, &istio.Gateway{}, &istio.VirtualService{},
+	}
 }
 
 // trimmed is what the cache's objects have as their self link, which API servers no longer
