@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -82,15 +83,20 @@ func (r *reconciler) serveRoutes(m manager.Manager) error {
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (*publisher) NeedLeaderElection() bool { return false }
 
-// Start serves, as soon as there is all that is to be served, until ctx is done.
+// Start serves, as soon as there is all that is to be served, until ctx is done. What fails
+// before, as by a mesh config that nobody can read, fails for those who serve already, too,
+// and they go on: neither does it end this replica, which is not ready before it is mended.
 func (p *publisher) Start(ctx context.Context) error {
-	routers := &api.MetaRouterList{}
-	if err := p.r.List(ctx, routers, client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	for i := range routers.Items {
-		if err := p.publish(ctx, p.r.routerHost(&routers.Items[i])); err != nil {
-			return err
+	for delay := firstDelay; ; delay = min(2*delay, maxDelay) {
+		err := p.publishAll(ctx)
+		if err == nil {
+			break
+		}
+		p.r.log.Error(err, "routes are not served before there are those of all hosts")
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return nil
 		}
 	}
 	listen := p.r.RDS.listen
@@ -112,6 +118,20 @@ func (p *publisher) Start(ctx context.Context) error {
 	running.Go(func() { p.r.judge.board.Run(ctx) })
 	running.Go(func() { p.r.judge.run(ctx) })
 	return p.r.routes.Serve(ctx, l)
+}
+
+// publishAll has there be what is to be served of all hosts.
+func (p *publisher) publishAll(ctx context.Context) error {
+	routers := &api.MetaRouterList{}
+	if err := p.r.List(ctx, routers, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for i := range routers.Items {
+		if err := p.publish(ctx, p.r.routerHost(&routers.Items[i])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ready is a replica that serves, for which it must have a certificate: the sidecar from

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -154,5 +156,29 @@ func TestWhatMendsRoutesHasThemServed(t *testing.T) {
 		require.NoError(w, w.user.Delete(w.Context(), policy))
 		settle()
 		require.Equal(w, "new", proxy.has(w.T))
+	})
+}
+
+// TestAReplicaServesOnceItHasAllRoutes: what cannot be read when it starts ends no process, and it
+// does not serve, by which it would be ready, before it has all routes.
+func TestAReplicaServesOnceItHasAllRoutes(t *testing.T) {
+	virtually(t, func(w *world) {
+		mesh := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio"}, Data: map[string]string{"mesh": "{"}}
+		w.put(w, w.scheme, mesh)
+		l := bufconn.Listen(64 << 10)
+		var listening atomic.Bool
+		r, _ := w.serve(func() (net.Listener, error) { listening.Store(true); return l, nil })
+		require.Empty(w, r.done)
+		require.False(w, listening.Load())
+
+		require.NoError(w, w.user.Get(w.Context(), client.ObjectKeyFromObject(mesh), mesh))
+		mesh.Data["mesh"] = "{}"
+		require.NoError(w, w.user.Update(w.Context(), mesh))
+		settle()
+		require.True(w, listening.Load())
+		proxy := w.subscribe(l, "orders-1.team-1.svc.cluster.local_20880")
+		settle()
+		require.Equal(w, "route-0", proxy.has(w.T))
+		require.NoError(w, r.stop())
 	})
 }
