@@ -148,12 +148,14 @@ func (c *completer) port(path string, p int) {
 }
 
 // numbers completes those of a port, of which the service's own is no other port's.
-func (c *completer) numbers(path string, port int, target *int) {
+func (c *completer) numbers(path string, port int, target *int, unresolved bool) {
 	c.port(path+".port", port)
-	if *target == 0 {
-		*target = port
+	if !unresolved {
+		if *target == 0 {
+			*target = port
+		}
+		c.port(path+".targetPort", *target)
 	}
-	c.port(path+".targetPort", *target)
 	if c.taken[port] {
 		c.refuse(path+".port", "given twice")
 	}
@@ -164,7 +166,7 @@ func (c *completer) numbers(path string, port int, target *int) {
 func (c *completer) observed() {
 	for i := range c.s.Observed {
 		p, path := &c.s.Observed[i], fmt.Sprintf("observed[%d]", i)
-		c.numbers(path, p.Port, &p.TargetPort)
+		c.numbers(path, p.Port, &p.TargetPort, p.Unresolved)
 		if p.Filter != ZooKeeper && p.Filter != Kafka {
 			c.refuse(path+".filter", "want %s or %s", ZooKeeper, Kafka)
 		}
@@ -179,21 +181,23 @@ func (c *completer) ports() {
 	targets := map[int]int{}
 	for i := range s.Ports {
 		p, path := &s.Ports[i], fmt.Sprintf("ports[%d]", i)
-		c.numbers(path, p.Port, &p.TargetPort)
+		c.numbers(path, p.Port, &p.TargetPort, p.Unresolved)
 		switch {
 		case len(p.Protocol) > 0 && p.Codec != nil:
 			c.refuse(path+".codec", "there is protocol too")
 		case len(p.Protocol) == 0 && p.Codec == nil:
 			c.refuse(path+".protocol", "required")
 		}
-		if first, twice := targets[p.TargetPort]; twice {
+		if first, twice := targets[p.TargetPort]; p.Unresolved {
+			// There is nothing that its number could be held against.
+		} else if twice {
 			if o := s.Ports[first]; !slices.Equal(o.Protocol, p.Protocol) || o.Codec != nil || p.Codec != nil {
 				c.refuse(path+".targetPort", "ports[%d] leads there too, with another protocol", first)
 			}
 		} else {
 			targets[p.TargetPort] = i
 		}
-		if s.Headless && p.TargetPort != p.Port {
+		if s.Headless && !p.Unresolved && p.TargetPort != p.Port {
 			c.refuse(path+".targetPort", "clients of a headless service connect to its endpoints at the service's port: it must be the same")
 		}
 		for j, r := range p.Routes {

@@ -159,6 +159,8 @@ type Port struct {
 	// Port at which clients call, and TargetPort at which the workload listens;
 	// default: Port.
 	Port, TargetPort int
+	// Unresolved: nobody knows TargetPort yet. The port's servers get nothing.
+	Unresolved bool
 	// Protocol are the names of codecs, long or short. Of several the first bytes
 	// of a connection choose; so they do with "auto" alone.
 	Protocol []string
@@ -173,6 +175,7 @@ type Port struct {
 // ObservedPort is a port of a service, see Port, of which a filter observes what is said.
 type ObservedPort struct {
 	Port, TargetPort int
+	Unresolved       bool
 	Filter           StockFilter
 }
 

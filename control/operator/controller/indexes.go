@@ -113,6 +113,9 @@ func ownHost(o client.Object) []string {
 // of the index that has them. The others are in the part of who has made them.
 const loopback = "loopback"
 
+// inbound is the component of the filters that servers have.
+const inbound = "inbound"
+
 func isLoopback(o client.Object) bool { return o.GetLabels()[translate.Component] == loopback }
 
 func (r *reconciler) routerHost(o *api.MetaRouter) string {

@@ -104,7 +104,9 @@ func (r *reconciler) write(ctx context.Context, host string, out *translate.Outp
 		return err
 	}
 	for _, f := range filters.Items {
-		if !wanted["EnvoyFilter "+f.Namespace+"/"+f.Name] {
+		// Of what servers have nobody knows which is of a port whose number is not known, and
+		// without it those that come back would let in whoever calls.
+		if !wanted["EnvoyFilter "+f.Namespace+"/"+f.Name] && !(out.Unresolved && f.Labels[translate.Component] == inbound) {
 			errs = append(errs, r.remove(ctx, f))
 		}
 	}

@@ -48,7 +48,16 @@ func (t *translation) generate() {
 		// Faults have been told. What there was stays, as the ports may be put right.
 		return
 	}
-	if len(t.s.Clients) == 0 && t.s.Server == nil && len(t.s.Gateways) == 0 {
+	servers := false
+	for _, p := range t.s.Ports {
+		servers = servers || !p.Unresolved
+		t.out.Unresolved = t.out.Unresolved || p.Unresolved
+	}
+	for _, p := range t.s.Observed {
+		servers = servers || !p.Unresolved
+		t.out.Unresolved = t.out.Unresolved || p.Unresolved
+	}
+	if len(t.s.Clients) == 0 && (t.s.Server == nil || !servers) && len(t.s.Gateways) == 0 {
 		t.out.Complete = !t.failed
 		return
 	}

@@ -152,15 +152,15 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 		return
 	}
 	targetPort, reason := target()
-	if reason != "" {
+	unresolved := reason != ""
+	if unresolved {
 		t.tell(t.out.Owner, path+".targetPort", "%s", reason)
-		return
 	}
 	if f := Observed(name); f != "" {
 		at := fmt.Sprintf("observed[%d]", len(t.s.Observed))
 		t.comes(at+".port", t.out.Owner, path+".port")
 		t.comes(at+".targetPort", t.out.Owner, path+".targetPort")
-		t.s.Observed = append(t.s.Observed, ir.ObservedPort{Port: number, TargetPort: targetPort, Filter: f})
+		t.s.Observed = append(t.s.Observed, ir.ObservedPort{Port: number, TargetPort: targetPort, Unresolved: unresolved, Filter: f})
 		return
 	}
 	a := t.applicationProtocol(protocol)
@@ -172,7 +172,7 @@ func (t *translation) port(path, name string, number int, target func() (int, st
 		t.tell(of(ApplicationProtocol, a), "spec.codec", "unknown codec %q (built in: %s)", a.Spec.Codec, strings.Join(codecs.Names(), ", "))
 		return
 	}
-	p := ir.Port{Port: number, TargetPort: targetPort}
+	p := ir.Port{Port: number, TargetPort: targetPort, Unresolved: unresolved}
 	t.protocols[number] = protocol
 	t.s.Ports = append(t.s.Ports, p)
 	at := &t.s.Ports[len(t.s.Ports)-1]

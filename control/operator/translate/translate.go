@@ -128,8 +128,12 @@ type Output struct {
 	// Faults of all objects. Those of ports cost these ports, those of anything else
 	// all.
 	Faults []Fault
-	// Complete: what there is of Filters is all that there shall be.
+	// Complete: what there is of Filters is all that there shall be, but for what servers
+	// have of before if Unresolved.
 	Complete bool
+	// Unresolved: the number of a target port is not known, and so neither is what servers
+	// shall have of that port, nor which of what they have is its.
+	Unresolved bool
 }
 
 // Translate says what becomes of a host.

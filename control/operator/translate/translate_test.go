@@ -60,7 +60,9 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 	inputs := map[string]*translate.Input{}
 	in := func(host string) *translate.Input {
 		if inputs[host] == nil {
-			inputs[host] = &translate.Input{Host: host, Gateways: map[string]*translate.Gateway{}, TargetPorts: map[string][]int32{"tcp-metaprotocol-dubbo-named": {7001}}}
+			inputs[host] = &translate.Input{Host: host, Gateways: map[string]*translate.Gateway{}, TargetPorts: map[string][]int32{
+				"tcp-metaprotocol-dubbo-named": {7001}, "tcp-metaprotocol-dubbo-rolled": {7001, 7002},
+			}}
 		}
 		return inputs[host]
 	}
@@ -130,6 +132,9 @@ func told(t *testing.T, inputs map[string]*translate.Input) []byte {
 	for _, host := range slices.Sorted(maps.Keys(inputs)) {
 		out := translate.Translate(inputs[host])
 		fmt.Fprintf(&b, "# %s: governed %v, complete %v\n", host, out.Governed, out.Complete)
+		if out.Unresolved {
+			b.WriteString("# what servers have stays\n")
+		}
 		if out.Router != nil {
 			fmt.Fprintf(&b, "# by %s/%s\n", out.Router.Namespace, out.Router.Name)
 		}

@@ -81,7 +81,7 @@ func Generate(s *ir.Service) ([]*Filter, fault.List) {
 		for _, c := range s.Clients {
 			g.outbound(p, path, c)
 		}
-		if s.Server != nil {
+		if s.Server != nil && !p.Unresolved {
 			g.inbound(p, path)
 		}
 		for _, w := range s.Gateways {

@@ -31,7 +31,7 @@ func (g *generator) stockFilters() {
 			g.insert(f, p.Filter, networking.EnvoyFilter_SIDECAR_OUTBOUND, g.listeners(f, name, clusterOf(self), p.Port), clusterOf(self))
 		}
 		name := fmt.Sprintf("meltemi-inbound-%s-%d", g.s.Name, p.TargetPort)
-		if g.s.Server == nil || slices.ContainsFunc(g.filters, func(f *Filter) bool { return f.Name == name }) {
+		if g.s.Server == nil || p.Unresolved || slices.ContainsFunc(g.filters, func(f *Filter) bool { return f.Name == name }) {
 			continue
 		}
 		f := g.add("inbound", name, g.s.Server.Namespace, g.s.Server.Selector)
