@@ -161,6 +161,9 @@ type Port struct {
 	Port, TargetPort int
 	// Unresolved: nobody knows TargetPort yet. The port's servers get nothing.
 	Unresolved bool
+	// Behind is how many filters of other services come before this one's at TargetPort of
+	// workloads that they share: proxies have the first one's, and were that gone the next's.
+	Behind int
 	// Protocol are the names of codecs, long or short. Of several the first bytes
 	// of a connection choose; so they do with "auto" alone.
 	Protocol []string

@@ -44,12 +44,8 @@ func (r *reconciler) indexes() []index {
 		{&istio.ServiceEntry{}, byGoverned, governed},
 		{&corev1.Service{}, byProtocol, protocols},
 		{&corev1.Service{}, byGoverned, governed},
-		{&corev1.Service{}, bySelector, func(o client.Object) (all []string) {
-			for k, v := range o.(*corev1.Service).Spec.Selector {
-				all = append(all, k+"="+v)
-			}
-			return all
-		}},
+		{&istio.ServiceEntry{}, bySelector, func(o client.Object) []string { return pairs(translate.EntrySelector(o.(*istio.ServiceEntry))) }},
+		{&corev1.Service{}, bySelector, func(o client.Object) []string { return pairs(o.(*corev1.Service).Spec.Selector) }},
 		{&istio.DestinationRule{}, byHost, func(o client.Object) []string { return []string{r.ruleDomain(o.(*istio.DestinationRule))} }},
 		{&istio.VirtualService{}, byGateway, func(o client.Object) (all []string) {
 			for _, g := range o.(*istio.VirtualService).Spec.Gateways {
@@ -67,6 +63,14 @@ func (r *reconciler) indexes() []index {
 		}},
 		{&discovery.EndpointSlice{}, byService, func(o client.Object) []string { return []string{o.GetLabels()[discovery.LabelServiceName]} }},
 	}
+}
+
+// pairs are what a selector is found by.
+func pairs(selector map[string]string) (all []string) {
+	for k, v := range selector {
+		all = append(all, k+"="+v)
+	}
+	return all
 }
 
 // portNames are those of a Service or a ServiceEntry.

@@ -182,6 +182,9 @@ func (r *reconciler) gather(ctx context.Context, host string) (*translate.Input,
 			in.Policies = append(in.Policies, &policies.Items[i])
 		}
 	}
+	if in.Sharers, err = r.sharers(ctx, in); err != nil {
+		return nil, err
+	}
 	if err := r.gateways(ctx, in); err != nil {
 		return nil, err
 	}
@@ -229,6 +232,62 @@ func (r *reconciler) targetPorts(ctx context.Context, in *translate.Input) error
 		slices.Sort(ports)
 	}
 	return nil
+}
+
+// sharers are the other hosts that may lead to a port of the same workloads as a host, and
+// those that do so with these.
+func (r *reconciler) sharers(ctx context.Context, of *translate.Input) (sharers []*translate.Input, err error) {
+	met := map[string]bool{of.Host: true}
+	for next := []*translate.Input{of}; len(next) > 0; next = next[1:] {
+		for _, host := range r.alike(ctx, next[0]) {
+			in := &translate.Input{Host: host}
+			if met[host] {
+				continue
+			}
+			if err := r.places(ctx, in); err != nil {
+				return nil, err
+			}
+			if in.Service != nil {
+				if err := r.targetPorts(ctx, in); err != nil {
+					return nil, err
+				}
+			}
+			if !translate.Share(next[0], in) {
+				continue
+			}
+			if in.Routers, err = r.routers(ctx, host); err != nil {
+				return nil, err
+			}
+			met[host] = true
+			sharers, next = append(sharers, in), append(next, in)
+		}
+	}
+	return sharers, nil
+}
+
+// alike are the governed hosts whose selectors are taken to select the same pods as a host's.
+func (r *reconciler) alike(ctx context.Context, in *translate.Input) (hosts []string) {
+	if in.Service != nil && len(governed(in.Service)) == 0 {
+		return nil
+	}
+	namespace, selector := in.Workloads()
+	for _, pair := range pairs(selector) {
+		services, entries := &corev1.ServiceList{}, &istio.ServiceEntryList{}
+		r.list(ctx, services, client.InNamespace(namespace), client.MatchingFields{bySelector: pair})
+		for i := range services.Items {
+			if s := &services.Items[i]; len(governed(s)) > 0 && translate.Alike(selector, s.Spec.Selector) {
+				hosts = append(hosts, r.serviceHost(s))
+			}
+		}
+		r.list(ctx, entries, client.InNamespace(namespace), client.MatchingFields{bySelector: pair})
+		for _, e := range entries.Items {
+			if len(governed(e)) > 0 && translate.Alike(selector, translate.EntrySelector(e)) {
+				hosts = append(hosts, e.Spec.Hosts...)
+			}
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 func (r *reconciler) gateways(ctx context.Context, in *translate.Input) error {

@@ -294,13 +294,18 @@ func (r *reconciler) routers(ctx context.Context, host string) ([]*api.MetaRoute
 	all := make([]*api.MetaRouter, len(list.Items))
 	for i := range list.Items {
 		all[i] = &list.Items[i]
-		if all[i].GetSelfLink() != trimmed {
-			continue
-		}
 		var err error
-		if all[i].Spec, err = unpack(all[i].Annotations[specKey]); err != nil {
+		if all[i].Spec, err = specOf(all[i]); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
+}
+
+// specOf is all that a router says.
+func specOf(o *api.MetaRouter) (api.MetaRouterSpec, error) {
+	if o.GetSelfLink() != trimmed {
+		return o.Spec, nil
+	}
+	return unpack(o.Annotations[specKey])
 }

@@ -1,12 +1,14 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
 	istio "istio.io/client-go/pkg/apis/networking/v1"
 	istioalpha "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
@@ -133,19 +135,61 @@ func (r *reconciler) beside(ctx context.Context, host string, gateways ...string
 	return slices.DeleteFunc(slices.Compact(hosts), func(h string) bool { return h == host })
 }
 
+// sharing are the other hosts that share workloads with one, as an object says it, and else
+// the cache. Whose filters come first there depends on all of them.
+func (r *reconciler) sharing(ctx context.Context, host string, o client.Object) (hosts []string) {
+	in := &translate.Input{Host: host}
+	err := r.places(ctx, in)
+	switch o := o.(type) {
+	case *corev1.Service:
+		in.Service = o
+	case *istio.ServiceEntry:
+		same := func(e *istio.ServiceEntry) bool { return e.Namespace == o.Namespace && e.Name == o.Name }
+		in.Entries = append(slices.DeleteFunc(in.Entries, same), o)
+	}
+	if in.Service != nil {
+		err = cmp.Or(err, r.targetPorts(ctx, in))
+	}
+	if slice, ok := o.(*discovery.EndpointSlice); ok {
+		if in.TargetPorts == nil {
+			return nil // none has a name
+		}
+		for _, p := range slice.Ports {
+			if p.Name != nil && p.Port != nil {
+				in.TargetPorts[*p.Name] = []int32{*p.Port}
+			}
+		}
+	}
+	sharers, failed := r.sharers(ctx, in)
+	if err = cmp.Or(err, failed); err != nil && ctx.Err() == nil {
+		r.log.Error(err, "who shares workloads", "host", host)
+	}
+	for _, s := range sharers {
+		hosts = append(hosts, s.Host)
+	}
+	return hosts
+}
+
 // besides are the requests that a change of an object makes for other hosts than its own,
-// as it changes what ports there are for gateways.
+// as it changes what ports there are for gateways, or who comes first at those of workloads.
 func (r *reconciler) besides(ctx context.Context, o client.Object) (requests []Request) {
 	var hosts []string
+	of := func(host string, gateways ...string) {
+		hosts = append(hosts, r.beside(ctx, host, gateways...)...)
+		hosts = append(hosts, r.sharing(ctx, host, o)...)
+	}
 	switch o := o.(type) {
 	case *api.MetaRouter:
-		hosts = r.beside(ctx, r.routerHost(o), gatewaysOf(o)...)
+		of(r.routerHost(o), gatewaysOf(o)...)
 	case *corev1.Service:
-		hosts = r.beside(ctx, r.serviceHost(o))
+		of(r.serviceHost(o))
 	case *istio.ServiceEntry:
 		for _, h := range o.Spec.Hosts {
-			hosts = append(hosts, r.beside(ctx, h)...)
+			of(h)
 		}
+	case *discovery.EndpointSlice:
+		host := translate.FullName(o.Labels[discovery.LabelServiceName], o.Namespace, r.Domain)
+		hosts = r.sharing(ctx, host, o)
 	}
 	for _, h := range hosts {
 		requests = append(requests, Request{Host: h})
@@ -153,31 +197,33 @@ func (r *reconciler) besides(ctx context.Context, o client.Object) (requests []R
 	return requests
 }
 
-// moves tells whether there are other ports for gateways than before.
+// moves tells whether there are other ports for gateways than before, or something else that
+// says who comes first at those of workloads.
 func moves(before, after client.Object) bool {
 	switch before := before.(type) {
 	case *api.MetaRouter:
 		after := after.(*api.MetaRouter)
-		return !slices.Equal(before.Spec.Hosts, after.Spec.Hosts) || !slices.Equal(before.Spec.Gateways, after.Spec.Gateways)
-	case *corev1.Service, *istio.ServiceEntry:
-		return !slices.Equal(hostsAndPorts(before), hostsAndPorts(after))
+		return !slices.Equal(before.Spec.Hosts, after.Spec.Hosts) || !slices.Equal(before.Spec.Gateways, after.Spec.Gateways) ||
+			forServers(before) != forServers(after)
+	case *corev1.Service:
+		after := after.(*corev1.Service)
+		return !equality.Semantic.DeepEqual(before.Spec.Ports, after.Spec.Ports) || !maps.Equal(before.Spec.Selector, after.Spec.Selector)
+	case *istio.ServiceEntry:
+		after := after.(*istio.ServiceEntry)
+		return !slices.Equal(before.Spec.Hosts, after.Spec.Hosts) || !slices.EqualFunc(before.Spec.Ports, after.Spec.Ports, samePort) ||
+			!maps.Equal(translate.EntrySelector(before), translate.EntrySelector(after))
+	case *discovery.EndpointSlice:
+		return true // the numbers behind names
 	}
 	return false
 }
 
-func hostsAndPorts(o client.Object) (all []string) {
-	switch o := o.(type) {
-	case *corev1.Service:
-		for _, p := range o.Spec.Ports {
-			all = append(all, p.Name+" "+strconv.Itoa(int(p.Port)))
-		}
-	case *istio.ServiceEntry:
-		all = append(all, o.Spec.Hosts...)
-		for _, p := range o.Spec.Ports {
-			all = append(all, p.Name+" "+strconv.Itoa(int(p.Number)))
-		}
-	}
-	return all
+func samePort(a, b *networking.ServicePort) bool { return proto.Equal(a, b) }
+
+// forServers tells whether a router has something that servers' proxies see to.
+func forServers(o *api.MetaRouter) bool {
+	spec, err := specOf(o)
+	return err == nil && translate.ForServers(&spec)
 }
 
 // handler makes requests of the changes of a type.

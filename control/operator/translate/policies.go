@@ -3,7 +3,6 @@ package translate
 import (
 	"fmt"
 	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,15 +27,10 @@ func (t *translation) policies() {
 		return
 	}
 	spec := &t.out.Router.Spec
-	given := map[string]bool{
-		"localRateLimit": spec.LocalRateLimit != nil, "globalRateLimit": spec.GlobalRateLimit != nil,
-		"authorization": len(spec.Authorization) > 0, "inbound": spec.Inbound != nil,
-	}
+	given := forServers(spec)
 	if t.foreign() {
-		for _, field := range slices.Sorted(maps.Keys(given)) {
-			if given[field] {
-				t.tell(t.routerObject(), "spec."+field, "is for the proxies of %s, of which a MetaRouter of its own namespace or of %s says it", t.out.Owner, t.Mesh.RootNamespace)
-			}
+		for _, field := range given {
+			t.tell(t.routerObject(), "spec."+field, "is for the proxies of %s, of which a MetaRouter of its own namespace or of %s says it", t.out.Owner, t.Mesh.RootNamespace)
 		}
 		return
 	}
@@ -48,20 +42,45 @@ func (t *translation) policies() {
 	if t.s.Server != nil {
 		return
 	}
-	delete(given, "inbound")
-	for _, field := range slices.Sorted(maps.Keys(given)) {
-		if given[field] {
+	for _, field := range given {
+		if field != "inbound" {
 			t.refuse(t.routerObject(), "spec."+field, "%s selects no workloads whose proxies could see to it", t.out.Owner)
 		}
 	}
 	t.s.Authorization = nil
 }
 
+// ForServers tells whether a router has something that servers' proxies see to.
+func ForServers(spec *api.MetaRouterSpec) bool { return len(forServers(spec)) > 0 }
+
+// forServers are the fields of a router that servers' proxies see to, as far as it has them.
+func forServers(spec *api.MetaRouterSpec) (fields []string) {
+	for _, f := range []struct {
+		name  string
+		given bool
+	}{
+		{"authorization", len(spec.Authorization) > 0},
+		{"globalRateLimit", spec.GlobalRateLimit != nil},
+		{"inbound", spec.Inbound != nil},
+		{"localRateLimit", spec.LocalRateLimit != nil},
+	} {
+		if f.given {
+			fields = append(fields, f.name)
+		}
+	}
+	return fields
+}
+
 // foreign tells whether the router is of a namespace that has no say in what servers'
 // proxies see to: as of Istio's policies, the service's own has, and the root namespace.
 func (t *translation) foreign() bool {
 	r := t.out.Router
-	return r != nil && r.Namespace != t.s.Namespace && r.Namespace != t.Mesh.RootNamespace
+	return r != nil && !t.Mesh.governs(r, t.s.Namespace)
+}
+
+// governs tells whether a router has a say in what servers' proxies of a namespace see to.
+func (m *Mesh) governs(r *api.MetaRouter, namespace string) bool {
+	return r.Namespace == namespace || r.Namespace == m.RootNamespace
 }
 
 func (t *translation) limits(spec *api.MetaRouterSpec) {

@@ -255,34 +255,6 @@ func entryAddresses(e *istio.ServiceEntry, host string) (addresses []string) {
 	return addresses
 }
 
-// server are the workloads behind the host.
-func (t *translation) server() {
-	selector := map[string]string(nil)
-	if t.Service != nil {
-		selector = t.Service.Spec.Selector
-	} else {
-		for _, e := range sorted(t.Entries) {
-			if e.Namespace != t.s.Namespace {
-				continue
-			}
-			if selector = e.Spec.WorkloadSelector.GetLabels(); len(selector) > 0 {
-				break
-			}
-			if a := e.Annotations[workloadSelector]; a != "" {
-				k, v, pair := strings.Cut(a, ":")
-				if !pair {
-					k, v = "app", a
-				}
-				selector = map[string]string{strings.TrimSpace(k): strings.TrimSpace(v)}
-				break
-			}
-		}
-	}
-	if len(selector) > 0 {
-		t.s.Server = &ir.Server{Selector: selector}
-	}
-}
-
 // clients are the workloads whose proxies get the rules.
 func (t *translation) clients() {
 	var to []string

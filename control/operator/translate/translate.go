@@ -65,6 +65,9 @@ type Input struct {
 	Policies []*dubbo.DubboAuthorizationPolicy
 	// Gateways that the routers name, by namespace/name.
 	Gateways map[string]*Gateway
+	// Sharers are other hosts that may lead to a port of the same workloads, and those that
+	// do so with these. Of them there are Host, Service, TargetPorts, Entries and Routers.
+	Sharers []*Input
 	// Rivals are other hosts with routers that name one of these. Of them there are Host,
 	// Service, Entries and Routers.
 	Rivals []*Input
@@ -149,6 +152,7 @@ func Translate(in *Input) *Output {
 	t.clients()
 	t.routes()
 	t.policies()
+	t.share()
 	t.gateways()
 	t.discovery()
 	t.generate()

@@ -119,6 +119,7 @@ func hosts(objects []runtime.Object) map[string]*translate.Input {
 		for _, other := range inputs {
 			if other != i {
 				i.Rivals = append(i.Rivals, other)
+				i.Sharers = append(i.Sharers, other)
 			}
 		}
 	}

@@ -298,6 +298,7 @@ func (g *generator) inbound(p *ir.Port, path string) {
 	for g.form = range g.forms() {
 		g.steer(f, networking.EnvoyFilter_SIDECAR_INBOUND, inboundListener(p.TargetPort), name, cluster, cfg)
 	}
+	f.Spec.Priority = last + int32(p.Behind)
 }
 
 // inboundListener has a port of the workload, in its proxy.
