@@ -6,7 +6,8 @@ import (
 )
 
 // ErrNoMutation is returned, wrapped or not, by Encode when a message cannot
-// carry the changes that are asked for. It is sent unchanged and counted.
+// carry the changes that are asked for. It is sent without them and counted, unless they
+// are required (see [Mutation.Require]).
 var ErrNoMutation = errors.New("the message cannot be changed")
 
 // ErrUnanswered is returned by DecodeAnswer when the Quiet request that it was shown

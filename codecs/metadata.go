@@ -586,8 +586,9 @@ type Mutation struct {
 
 	kv       []KeyValue
 	removed  []string
-	payload  Payload // in memory of its own
-	replaces bool    // the message's
+	required []string // keys of which none of that may be left out
+	payload  Payload  // in memory of its own
+	replaces bool     // the message's
 }
 
 // KeyValue is one entry of a Mutation.
@@ -615,11 +616,25 @@ func (mu *Mutation) Remove(key string) {
 	}
 }
 
-// Assign makes mu set, remove and replace what o does, and its Trace that of o, in mu's
-// memory.
+// Require says that what is set and removed of key, whatever the case of its ASCII letters,
+// may not be left out, as whoever gets the message relies on it: one that cannot carry it
+// does not go out, and is answered with an error.
+func (mu *Mutation) Require(key string) {
+	if !mu.requires(key) {
+		mu.required = append(mu.required, key)
+	}
+}
+
+func (mu *Mutation) requires(key string) bool {
+	return slices.ContainsFunc(mu.required, func(r string) bool { return equalFold(r, key) })
+}
+
+// Assign makes mu set, remove, require and replace what o does, and its Trace that of o, in
+// mu's memory.
 func (mu *Mutation) Assign(o *Mutation) {
 	mu.kv = append(mu.kv[:0], o.kv...)
 	mu.removed = append(mu.removed[:0], o.removed...)
+	mu.required = append(mu.required[:0], o.required...)
 	mu.Trace = o.Trace
 	if o.replaces {
 		mu.SetPayload(o.payload)
@@ -698,14 +713,28 @@ func (mu *Mutation) ChangesAttributes() bool {
 	return mu != nil && (len(mu.kv) > 0 || len(mu.removed) > 0)
 }
 
-// WithoutEntries returns a Mutation that changes what mu changes but for the keys that
-// are set or removed, nil if that is nothing. It is for a message that cannot carry
-// those.
-func (mu *Mutation) WithoutEntries() *Mutation {
-	if !mu.changesFields() && !mu.Replaces() {
+// WithoutOptional returns a Mutation that changes what mu changes but for the keys that
+// are set or removed and not required, nil if that is nothing. It is for a message that
+// cannot carry them all.
+func (mu *Mutation) WithoutOptional() *Mutation {
+	if mu == nil || len(mu.required) == 0 && !mu.changesFields() && !mu.Replaces() {
 		return nil
 	}
-	return &Mutation{Timeout: mu.Timeout, Retry: mu.Retry, Trace: mu.Trace, payload: mu.payload, replaces: mu.replaces}
+	o := &Mutation{Timeout: mu.Timeout, Retry: mu.Retry, Trace: mu.Trace, payload: mu.payload, replaces: mu.replaces}
+	for _, kv := range mu.kv {
+		if mu.requires(kv.Key) {
+			o.kv = append(o.kv, kv)
+		}
+	}
+	for _, key := range mu.removed {
+		if mu.requires(key) {
+			o.removed = append(o.removed, key)
+		}
+	}
+	if o.Empty() {
+		return nil
+	}
+	return o
 }
 
 // Reset empties mu and keeps its memory, unless it is large.
@@ -717,6 +746,10 @@ func (mu *Mutation) Reset() {
 	clear(mu.removed)
 	if mu.removed = mu.removed[:0]; cap(mu.removed) > keepProps {
 		mu.removed = nil
+	}
+	clear(mu.required)
+	if mu.required = mu.required[:0]; cap(mu.required) > keepProps {
+		mu.required = nil
 	}
 	mu.Timeout, mu.Retry, mu.Trace = 0, 0, Trace{}
 	mu.DropPayload()

@@ -170,7 +170,7 @@ func TestAMutationOfAnotherAttempt(t *testing.T) {
 	var none *codecs.Mutation
 	require.True(t, none.Empty())
 	require.Zero(t, none.Millis())
-	require.Nil(t, none.WithoutEntries())
+	require.Nil(t, none.WithoutOptional())
 	require.False(t, none.ChangesAttributes())
 	for _, tc := range []struct {
 		timeout time.Duration
@@ -192,12 +192,12 @@ func TestAMutationOfAnotherAttempt(t *testing.T) {
 		mu.Set("k", "v")
 		require.False(t, mu.Empty())
 		if tc.want == 0 {
-			require.Nil(t, mu.WithoutEntries())
+			require.Nil(t, mu.WithoutOptional())
 		} else {
-			require.Equal(t, &codecs.Mutation{Timeout: tc.timeout}, mu.WithoutEntries())
+			require.Equal(t, &codecs.Mutation{Timeout: tc.timeout}, mu.WithoutOptional())
 		}
 		mu.Retry = 1
-		require.Equal(t, &codecs.Mutation{Timeout: tc.timeout, Retry: 1}, mu.WithoutEntries())
+		require.Equal(t, &codecs.Mutation{Timeout: tc.timeout, Retry: 1}, mu.WithoutOptional())
 		mu.Reset()
 		require.True(t, mu.Empty())
 		require.Zero(t, mu.Timeout)
@@ -250,12 +250,41 @@ func TestMutations(t *testing.T) {
 	mu.Remove("x")
 	require.False(t, mu.Empty())
 	require.True(t, mu.ChangesAttributes())
-	require.Nil(t, mu.WithoutEntries())
+	require.Nil(t, mu.WithoutOptional())
 	mu.Timeout = time.Second
-	require.Equal(t, &codecs.Mutation{Timeout: time.Second}, mu.WithoutEntries())
+	require.Equal(t, &codecs.Mutation{Timeout: time.Second}, mu.WithoutOptional())
 	mu = codecs.Mutation{Timeout: time.Second, Retry: 1}
 	require.False(t, mu.ChangesAttributes())
 	require.False(t, mu.Empty())
+}
+
+func TestWhatIsRequired(t *testing.T) {
+	var mu, of codecs.Mutation
+	mu.Require("a")
+	require.True(t, mu.Empty(), "there is nothing of it")
+	require.Nil(t, mu.WithoutOptional())
+	mu.Set("A", "1")
+	mu.Set("b", "2")
+	mu.Remove("c")
+	mu.Remove("D")
+	mu.Require("d")
+	of.Assign(&mu)
+	for _, m := range []*codecs.Mutation{&mu, &of} {
+		o := m.WithoutOptional()
+		require.Equal(t, []codecs.KeyValue{{Key: "A", Value: "1"}}, o.Entries())
+		require.Equal(t, []string{"D"}, o.Removed())
+		require.Zero(t, o.Timeout)
+	}
+	mu.Timeout = time.Second
+	mu.SetPayload(codecs.Payload{Bytes: []byte("x")})
+	o := mu.WithoutOptional()
+	require.Equal(t, time.Second, o.Timeout)
+	require.True(t, o.Replaces())
+	mu.Reset()
+	mu.Set("a", "1")
+	require.Nil(t, mu.WithoutOptional(), "no more")
+	of.Assign(&mu)
+	require.Nil(t, of.WithoutOptional())
 }
 
 func TestRemove(t *testing.T) {

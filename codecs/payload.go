@@ -73,8 +73,8 @@ func (mu *Mutation) DropPayload() {
 }
 
 // Refuse is what Encode returns when a message cannot carry mu, for the reason why:
-// [ErrNoMutation], as it may go out without the entries, or [ErrNoPayload] if there are
-// none.
+// [ErrNoMutation], as it may go out without some of the entries, or [ErrNoPayload] if there
+// are none.
 func (mu *Mutation) Refuse(why error) error {
 	if mu.Replaces() && !mu.ChangesAttributes() {
 		if errors.Is(why, ErrNoPayload) {

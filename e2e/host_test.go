@@ -263,7 +263,7 @@ func TestAllCountersOfAListener(t *testing.T) {
 		outlier_ejections_active outlier_ejections_consecutive_failures outlier_ejections_failure_percentage
 		outlier_ejections_overflow outlier_ejections_silence outlier_ejections_total outlier_probe_failures outlier_probes
 		connection_panic downstream_overflow drain_closed filter_panic
-		mirror mirror_active mirror_different mirror_failed mirror_overflow mirror_same mutation_skipped oneway_dropped
+		mirror mirror_active mirror_different mirror_failed mirror_overflow mirror_same mutation_refused mutation_skipped oneway_dropped
 		oneway_error_told oneway_presumed
 		partial_frame_overflow partial_frame_timeout partial_frame_wait
 		passthrough_active passthrough_connect_fail passthrough_connection

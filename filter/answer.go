@@ -7,15 +7,26 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
 
-// encode appends md with the changes of mut, if there are any, or without them,
-// counted, when it cannot carry them. The caller catches the codec's panics.
+// encode appends md with the changes of mut, if there are any, or without those that it
+// cannot carry and that are not required, counted. The caller catches the codec's panics.
 func (m *Message) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	b, skipped, err := m.proto.encode(dst, md, mut)
 	if skipped != nil {
-		m.cfg.count(metrics.MutationSkipped, 1)
-		m.sh.warn(m.cfg, "%s not mutated: %v", md.Type, skipped)
+		m.tellSkipped(md.Type.String(), skipped, err)
 	}
 	return b, err
+}
+
+// tellSkipped tells of a message, what, that cannot carry its changes for the reason
+// skipped; err is what came of those that are required.
+func (m *Message) tellSkipped(what string, skipped, err error) {
+	if skips(err) {
+		m.cfg.count(metrics.MutationRefused, 1)
+		m.sh.warn(m.cfg, "%s not sent, as it cannot carry what is required: %v", what, err)
+		return
+	}
+	m.cfg.count(metrics.MutationSkipped, 1)
+	m.sh.warn(m.cfg, "%s not mutated: %v", what, skipped)
 }
 
 // codecPanicked ends the client's connection if err is a panic of the codec.

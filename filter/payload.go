@@ -99,8 +99,7 @@ func (m *Message) succeed() {
 func (m *Message) encodeReply(dst []byte) ([]byte, error) {
 	b, skipped, err := m.proto.encodeReply(dst, &m.req, m.ofResponse())
 	if skipped != nil {
-		m.cfg.count(metrics.MutationSkipped, 1)
-		m.sh.warn(m.cfg, "answer not mutated: %v", skipped)
+		m.tellSkipped("answer", skipped, err)
 	}
 	if err == nil {
 		m.cfg.count(metrics.LocalResponseSuccess, 1)
@@ -172,6 +171,6 @@ func (p *protocol) encodeReply(dst []byte, req *codecs.Metadata, mut *codecs.Mut
 		return b, nil, err
 	}
 	skipped = err
-	b, err = p.payloader.EncodeReply(dst, req, mut.WithoutEntries())
+	b, err = p.payloader.EncodeReply(dst, req, mut.WithoutOptional())
 	return b, skipped, err
 }

@@ -253,23 +253,34 @@ func (ps anyOf) CheckReply(reply codecs.Payload) error {
 // skips reports whether an error of Encode says that a message cannot carry the changes.
 func skips(err error) bool { return err != nil && errors.Is(err, codecs.ErrNoMutation) }
 
-var errCannotRemove = errors.New("its codec cannot remove anything")
+var (
+	errCannotChange = fmt.Errorf("%w: its codec cannot change anything", codecs.ErrNoMutation)
+	errCannotRemove = fmt.Errorf("%w: its codec cannot remove anything", codecs.ErrNoMutation)
+)
 
-// encode appends md with the changes of mut, or without them if the message cannot carry
-// them: skipped is why.
+// encode appends md with the changes of mut. If the message cannot carry them all, for the
+// reason skipped, it is appended with those that are required; err skips, too, if it cannot
+// carry these either.
 func (p *protocol) encode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) (b []byte, skipped, err error) {
 	if mut.Empty() {
 		mut = nil
 	} else if err := p.refuses(mut); err != nil {
 		return dst, nil, err
 	}
-	skipped = errCannotRemove
-	if len(mut.Removed()) == 0 || p.remover != nil {
-		if b, err = p.codec.Encode(dst, md, mut); !skips(err) {
-			return b, nil, err
-		}
-		skipped = err
+	if b, err = p.tryEncode(dst, md, mut); !skips(err) {
+		return b, nil, err
 	}
-	b, err = p.codec.Encode(dst, md, mut.WithoutEntries())
+	skipped = err
+	b, err = p.tryEncode(dst, md, mut.WithoutOptional())
 	return b, skipped, err
+}
+
+func (p *protocol) tryEncode(dst []byte, md *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
+	switch {
+	case len(mut.Removed()) > 0 && p.remover == nil:
+		return dst, errCannotRemove
+	case len(mut.Entries()) > 0 && !p.mutates:
+		return dst, errCannotChange
+	}
+	return p.codec.Encode(dst, md, mut)
 }

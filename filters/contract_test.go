@@ -197,6 +197,7 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 	m.SetValue(tenantKey{}, string(tenant))
 	m.Span().SetTag("tenant", string(tenant)) // of nil, too
 	m.MutateRequest().Set("checked", "yes")
+	m.MutateRequest().Require("checked")
 	return filter.Continue
 }
 

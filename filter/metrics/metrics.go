@@ -86,6 +86,8 @@ const (
 	ConnectionPanic
 	// MutationSkipped: messages that could not carry the changes of their route, and were sent without.
 	MutationSkipped
+	// MutationRefused: messages that could not carry changes which are required, and were not sent.
+	MutationRefused
 	// OnewayPresumed: requests taken for oneways in disguise: no answer is waited for.
 	OnewayPresumed
 	// OnewayErrorTold: errors of presumed oneways that clients were told after all, as they
@@ -251,6 +253,7 @@ var counterNames = [Counters]string{
 	FilterPanic:                         "filter_panic",
 	ConnectionPanic:                     "connection_panic",
 	MutationSkipped:                     "mutation_skipped",
+	MutationRefused:                     "mutation_refused",
 	OnewayPresumed:                      "oneway_presumed",
 	OnewayErrorTold:                     "oneway_error_told",
 	StreamReset:                         "stream_reset",
