@@ -261,6 +261,9 @@ func likeCall(key string) bool {
 func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]byte, error) {
 	f := form(m.Scratch[scratchForm] & 0xff)
 	if !f.hasHeader() {
+		if len(mut.Entries()) == 0 {
+			return append(dst, m.Raw...), nil // nothing is there to be removed
+		}
 		return dst, fmt.Errorf("%w: %s transport has no headers", codecs.ErrNoMutation, transportNames[f.transport()])
 	}
 	if m.Scratch[scratchForm]&noInfo != 0 {
