@@ -118,7 +118,7 @@ func (c *config) denial(r *authv3.DeniedHttpResponse) codecs.LocalError {
 		}
 	}
 	if body := r.GetBody(); body != "" {
-		e.Message = strings.ToValidUTF8(body[:min(len(body), maxText)], "?")
+		e.Message = strings.ToValidUTF8(strings.Clone(body[:min(len(body), maxText)]), "?") // of which a cache keeps no more
 	}
 	return e
 }
@@ -167,12 +167,14 @@ func (d *decision) check(codec codecs.Codec) error {
 	return nil
 }
 
-// apply changes m as d says. Rules see what is removed as empty. Keys are removed before
-// they are set, as the client may have them in another case.
-func (d *decision) apply(m *filter.Message) {
+// apply changes m as d says, or tells why it cannot: the changes of the request are
+// required. Rules see what is removed as empty. Keys are removed before they are set, as the
+// client may have them in another case.
+func (d *decision) apply(m *filter.Message) error {
 	md, mu := m.Request(), m.MutateRequest()
 	for _, k := range d.removed {
 		mu.Remove(k)
+		mu.Require(k)
 		if _, has := md.Get(k); has {
 			md.Set(k, "")
 		}
@@ -184,11 +186,16 @@ func (d *decision) apply(m *filter.Message) {
 			continue
 		case has && e.how == appendOrAdd && len(old) > 0:
 			e.Value = string(old) + "," + e.Value
+			// check has not seen what the client has said.
+			if err := m.Connection().Codec().(codecs.Mutator).CheckMutation(codecs.ClientToServer, e.Key, e.Value); err != nil {
+				return err
+			}
 		}
 		if _, able := m.Connection().Codec().(codecs.Remover); able && has {
 			mu.Remove(e.Key)
 		}
 		mu.Set(e.Key, e.Value)
+		mu.Require(e.Key)
 		md.Set(e.Key, e.Value)
 	}
 	for _, e := range d.response {
@@ -197,4 +204,5 @@ func (d *decision) apply(m *filter.Message) {
 	if len(d.removed)+len(d.request)+len(d.properties) > 0 {
 		m.ClearRoute()
 	}
+	return nil
 }

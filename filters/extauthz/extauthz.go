@@ -182,7 +182,8 @@ func (f *part) failure(m *filter.Message, err error) filter.Verdict {
 	}
 	m.Count(f.allowed, 1)
 	if f.config.tellFailure {
-		m.MutateRequest().Set(passed, "true")
+		m.SetAttribute(passed, "true")
+		m.MutateRequest().Require(passed)
 		m.Request().Set(passed, "true")
 		m.ClearRoute()
 	}
@@ -205,13 +206,16 @@ func (f *part) carryOut(m *filter.Message, d *decision) filter.Verdict {
 		m.Count(f.denied, 1)
 		return f.refuse(m, "ext_authz_denied", d.reply)
 	}
-	if err := d.check(m.Connection().Codec()); err != nil {
+	err := d.check(m.Connection().Codec())
+	if err == nil {
+		err = d.apply(m)
+	}
+	if err != nil {
 		// A server may rely on what it would not be told.
 		m.Count(f.invalid, 1)
 		f.service.Failed(err, m.Now())
 		return f.refuse(m, "ext_authz_invalid", f.config.failed)
 	}
 	m.Count(f.ok, 1)
-	d.apply(m)
 	return filter.Continue
 }

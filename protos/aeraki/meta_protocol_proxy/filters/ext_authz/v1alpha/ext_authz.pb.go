@@ -43,7 +43,7 @@ type ExtAuthz struct {
 	// not count. Unset: all.
 	AllowedHeaders *v31.ListStringMatcher `protobuf:"bytes,17,opt,name=allowed_headers,json=allowedHeaders,proto3" json:"allowed_headers,omitempty"`
 	// Add x-envoy-auth-failure-mode-allowed: true to requests that pass by
-	// failure_mode_allow.
+	// failure_mode_allow. One that cannot carry it does not pass.
 	FailureModeAllowHeaderAdd bool `protobuf:"varint,19,opt,name=failure_mode_allow_header_add,json=failureModeAllowHeaderAdd,proto3" json:"failure_mode_allow_header_add,omitempty"`
 	// Properties that are not sent, also if they are allowed. As allowed_headers.
 	DisallowedHeaders *v31.ListStringMatcher `protobuf:"bytes,25,opt,name=disallowed_headers,json=disallowedHeaders,proto3" json:"disallowed_headers,omitempty"`
