@@ -56,7 +56,9 @@ func (f *finder) OnRequest(m *filter.Message) filter.Verdict {
 		// All of them: who has two names a key in each.
 		for _, name := range f.keyNames {
 			if _, has := m.Request().Get(name); has {
-				m.RemoveAttribute(name)
+				mu := m.MutateRequest()
+				mu.Remove(name)
+				mu.Require(name)
 			}
 		}
 	}

@@ -207,3 +207,28 @@ func TestFindingConsumersAllocatesNothing(t *testing.T) {
 	}
 	require.InDelta(t, allocations["nothing"], allocations["key"], 0)
 }
+
+// TestKeysThatCannotBeHidden refuse the request: the secret would go on to the server.
+func TestKeysThatCannotBeHidden(t *testing.T) {
+	h := filtertest.New(t)
+	up := h.Cluster("partners", "h1")
+	cfg := h.MustLoad(strings.Replace(listener(`"key_names": ["x-key"], "hide_keys": true, `+consumers()), `"name": "dubbo", "codec": {"name": "aeraki.meta_protocol.codec.dubbo"}`,
+		`"name": "thrift", "codec": {"name": "aeraki.meta_protocol.codec.thrift"}`, 1))
+	c := h.Dial(cfg)
+	call := func(part string) []byte {
+		// THeader, its headers, and a part that may be of an unknown kind.
+		b := []byte("\x00\x00\x00\x00\x0f\xff\x00\x00\x00\x00\x00\x07\x00\x06\x00\x00\x01\x01\x05x-key\x0bopen sesame" + part + "\x00\x80\x01\x00\x01\x00\x00\x00\x01m\x00\x00\x00\x07\x00")
+		b[3] = byte(len(b) - 4)
+		return b
+	}
+	c.Send(call("\x77"))
+	require.Contains(t, string(c.Take()), "the message cannot be changed: its header has parts of an unknown kind")
+	require.Empty(t, up.Servers()[0].Take())
+	c.Send(call("\x00"))
+	got := string(up.Servers()[0].Take())
+	require.NotEmpty(t, got)
+	require.NotContains(t, got, "sesame")
+	h.Advance(time.Second)
+	require.EqualValues(t, 1, cfg.Counter("thrift.t.mutation_refused"))
+	require.Zero(t, cfg.Counter("thrift.t.mutation_skipped"))
+}

@@ -150,6 +150,9 @@ func (s *state) replace(l *lua.LState, m *filter.Message, name, value string) {
 		l.RaiseError("a name must not be empty")
 	}
 	md, d := s.message(m)
+	if _, said := md.Get(name); said {
+		s.require(m, name)
+	}
 	md.Set(name, value)
 	if mutator, is := m.Connection().Codec().(codecs.Mutator); !is {
 		s.skipped(l, m, fmt.Errorf("the codec cannot change messages"))
@@ -174,8 +177,25 @@ func (s *state) headersRemove(l *lua.LState, m *filter.Message) int {
 	} else {
 		m.RemoveAttribute(name)
 	}
+	s.require(m, name)
 	s.changed(m)
 	return 0
+}
+
+// require has the message not go out with what it says itself under name, which a script
+// that may not fail takes from it: a client could make one that cannot be changed.
+func (s *state) require(m *filter.Message, name string) {
+	if !s.part.config.deny {
+		return
+	}
+	mu := m.MutateRequest()
+	if s.answering {
+		mu = m.MutateResponse()
+	}
+	if mu.Find([]byte(name)) < 0 { // else it is a filter's word, and whether it is required is known
+		m.RemoveAttribute(name)
+		mu.Require(name)
+	}
 }
 
 // changed has the route looked up again, as rules may see what has changed.

@@ -358,3 +358,39 @@ func TestConfigurations(t *testing.T) {
 		require.ErrorContains(t, err, want, config)
 	}
 }
+
+// TestAMessageThatCannotBeChanged: what a script replaces or removes of what the client
+// says does not go on if the script may not fail; else it does.
+func TestAMessageThatCannotBeChanged(t *testing.T) {
+	// THeader, its headers, and a part of an unknown kind.
+	call := "\x00\x00\x00\x00\x0f\xff\x00\x00\x00\x00\x00\x07\x00\x05\x00\x00\x01\x01\x06x-user\x05admin\x77\x00\x00\x80\x01\x00\x01\x00\x00\x00\x01m\x00\x00\x00\x07\x00"
+	framed := "\x00\x00\x00\x12\x80\x01\x00\x01\x00\x00\x00\x01m\x00\x00\x00\x07\x00"
+	const replace, remove = `h:headers():replace("x-user", "alice")`, `h:headers():remove("x-user")`
+	for _, tt := range []struct {
+		script, frame string
+		deny, passes  bool
+		skipped       int
+	}{
+		{replace, call, true, false, 0},
+		{remove, call, true, false, 0},
+		{replace, call, false, true, 1},
+		{remove, call, false, true, 1},
+		{replace, framed, true, true, 1}, // where nothing is said
+		{replace + replace, framed, true, true, 1},
+		{remove, framed, true, true, 0},
+	} {
+		b := newBed(t, scripted("function envoy_on_request() end"), usualRoutes)
+		up := b.Cluster("thrift", "h1")
+		cfg := b.MustLoad(strings.Replace(listener(fmt.Sprintf(`"failure_mode_deny": %v, `, tt.deny)+scripted("function envoy_on_request(h) "+tt.script+" end"),
+			`[{"route": {"cluster": "thrift"}}]`), "codec.dubbo", "codec.thrift", 1))
+		c := b.Dial(cfg)
+		frame := []byte(tt.frame)
+		frame[3] = byte(len(frame) - 4)
+		c.Send(frame)
+		b.Advance(1e9)
+		require.Equal(t, tt.passes, len(up.Servers()[0].Take()) > 0, tt)
+		require.Equal(t, !tt.passes, strings.Contains(string(c.Take()), "the message cannot be changed: its header has parts of an unknown kind"), tt)
+		require.EqualValues(t, tt.skipped, cfg.Counter("p.t.mutation_skipped"), tt)
+		require.Equal(t, !tt.passes, cfg.Counter("p.t.mutation_refused") == 1, tt)
+	}
+}

@@ -47,6 +47,7 @@ func (s *setter) ForWorker(*filter.Worker) filter.Filter { return &part{setter: 
 type part struct {
 	*setter
 	value, source []byte
+	said          []bool // whether the request itself says what an entry has the server told
 }
 
 // maxKept is how much of it a part keeps, in bytes.
@@ -63,6 +64,14 @@ func (s *part) OnRequest(m *filter.Message) filter.Verdict {
 
 // set sets all entries, one after the other.
 func (s *part) set(m *filter.Message) filter.Verdict {
+	s.said = s.said[:0]
+	for i := range s.entries {
+		said := s.entries[i].upstream
+		if said {
+			_, said = m.Request().Get(s.entries[i].name)
+		}
+		s.said = append(s.said, said)
+	}
 	left := maxSteps
 	for i := range s.entries {
 		e := &s.entries[i]
@@ -88,6 +97,10 @@ func (s *part) set(m *filter.Message) filter.Verdict {
 		}
 		m.Request().SetBytes(e.name, value)
 		if e.upstream {
+			if s.said[i] { // which the server must not take for what is set
+				m.RemoveAttribute(e.name)
+				m.MutateRequest().Require(e.name)
+			}
 			m.SetAttribute(e.name, string(value))
 		}
 		m.ClearRoute()

@@ -1,6 +1,7 @@
 package setmetadata
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -9,6 +10,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	_ "github.com/meltemi-mesh/meltemi/codecs/brpc"
+	"github.com/meltemi-mesh/meltemi/codecs/brpc/brpctest"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
 	"github.com/meltemi-mesh/meltemi/filter"
@@ -247,4 +250,60 @@ func TestSettingAllocatesNothing(t *testing.T) {
 		allocations[name] = raced.AllocsPerRun(t, 2000, func() { e.c.Send(request); e.c.Take() })
 	}
 	require.InDelta(t, allocations["nothing"], allocations["all"], 0)
+}
+
+// TestWhatTheClientSaysOfIt does not go upstream in the place of what is set: a message
+// that says something and cannot be changed is refused. One that says nothing passes.
+func TestWhatTheClientSaysOfIt(t *testing.T) {
+	const limit = 2000
+	for _, tt := range []struct {
+		entries      string
+		said         [][2]string
+		full         bool
+		ok           bool
+		skipped, got string
+	}{
+		{`{"name": "x-client", "value": "10.0.0.2", "upstream": true}`, [][2]string{{"X-Client", "f"}}, true, false, "0", ""},
+		{`{"name": "x-client", "value": "10.0.0.2", "upstream": true}`, [][2]string{{"X-Client", "f"}}, false, true, "0", "x-client=10.0.0.2"},
+		{`{"name": "x-client", "value": "10.0.0.2", "upstream": true}`, nil, true, true, "1", ""},
+		{`{"name": "x-client", "value": "10.0.0.2", "upstream": true}, {"name": "x-client", "value": "10.0.0.3", "upstream": true}`, nil, true, true, "1", ""},
+		{`{"name": "x-client", "value": "10.0.0.2"}`, [][2]string{{"X-Client", "f"}}, true, true, "0", "X-Client=f"},
+		{`{"name": "x-client", "value": "10.0.0.2", "append_action": "ADD_IF_ABSENT", "upstream": true}`, [][2]string{{"X-Client", "f"}}, true, true, "0", "X-Client=f"},
+	} {
+		e := start(t, tt.entries)
+		e.cfg = e.MustLoad(strings.Replace(listener(tt.entries), `{"stat_prefix"`, `{"limits": {"max_frame_bytes": 2000}, "stat_prefix"`, 1))
+		e.c = e.Dial(e.cfg)
+		r := dubbotest.Request{ID: 1, Attachments: append([][2]string{{"path", "org.example.Greeter"}}, tt.said...)}
+		for tt.full && len(r.Bytes()) < limit {
+			r.Argument += "a"
+		}
+		e.c.Send(r.Bytes())
+		frames, _ := dubbotest.Parse(e.c.Take())
+		require.Len(t, frames, 1, tt)
+		require.Equal(t, tt.ok, frames[0].Status == 20, tt)
+		require.Equal(t, tt.got, strings.Join(e.got, " "), tt)
+		e.Advance(1e9)
+		require.Equal(t, tt.skipped, fmt.Sprint(e.cfg.Counter("p.t.mutation_skipped")), tt)
+		require.Equal(t, !tt.ok, e.cfg.Counter("p.t.mutation_refused") == 1, tt)
+		if !tt.ok {
+			require.EqualValues(t, 40, frames[0].Status)
+			require.Equal(t, "the message cannot be changed: it would become larger than the limits", frames[0].Text())
+			e.ask(tt.said...)
+			require.Equal(t, []string{"x-client=10.0.0.2"}, e.got)
+		}
+	}
+}
+
+// TestAValueThatCannotBeSet: the server gets nothing in its place, and not what the client
+// says of it.
+func TestAValueThatCannotBeSet(t *testing.T) {
+	h := filtertest.New(t)
+	up := h.Cluster("rest", "h1")
+	cfg := h.MustLoad(strings.Replace(listener(`{"name": "x-client", "format": "%REQ(raw)%", "upstream": true}`), "codec.dubbo", "codec.brpc", 1))
+	h.Dial(cfg).Send(brpctest.Request{ID: 7, UserFields: [][2]string{{"x-client", "forged"}, {"raw", "\xff"}}}.Bytes())
+	frames, _ := brpctest.Parse(up.Servers()[0].Take())
+	require.Len(t, frames, 1)
+	require.Equal(t, map[string]string{"raw": "\xff"}, frames[0].UserFields)
+	h.Advance(1e9)
+	require.EqualValues(t, 1, cfg.Counter("p.t.mutation_skipped"))
 }

@@ -87,7 +87,8 @@ type Consumers struct {
 	// Default: REFUSE.
 	Unknown Consumers_Unknown `protobuf:"varint,3,opt,name=unknown,proto3,enum=aeraki.meta_protocol_proxy.filters.consumer.v1alpha.Consumers_Unknown" json:"unknown,omitempty"`
 	// The properties of key_names do not go on to the server: the codec must be able to
-	// remove them.
+	// remove them. A request that has one and cannot be changed is answered with BAD_REQUEST,
+	// counted as mutation_refused.
 	HideKeys bool `protobuf:"varint,4,opt,name=hide_keys,json=hideKeys,proto3" json:"hide_keys,omitempty"`
 	// The answer to what is refused. Default: DENIED, "unknown consumer".
 	Reply         *v1alpha.DirectResponse `protobuf:"bytes,5,opt,name=reply,proto3" json:"reply,omitempty"`

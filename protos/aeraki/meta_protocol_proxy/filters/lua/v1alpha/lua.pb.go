@@ -37,8 +37,9 @@ type Lua struct {
 	SourceCodes map[string]*v3.DataSource `protobuf:"bytes,2,rep,name=source_codes,json=sourceCodes,proto3" json:"source_codes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The script of requests whose route has none of its own. Unset: none is run for them.
 	DefaultSourceCode *v3.DataSource `protobuf:"bytes,3,opt,name=default_source_code,json=defaultSourceCode,proto3" json:"default_source_code,omitempty"`
-	// Refuse requests, and answers, whose script fails. Unset: they go on, with what the
-	// script had changed by then.
+	// Refuse requests, and answers, whose script fails, and those that cannot be changed
+	// where it replaces or removes what they say themselves. Unset: they go on, with what
+	// the script had changed by then.
 	FailureModeDeny bool `protobuf:"varint,100,opt,name=failure_mode_deny,json=failureModeDeny,proto3" json:"failure_mode_deny,omitempty"`
 	// What a request is answered that is refused as its script has failed. Unset:
 	// UNSPECIFIED.

@@ -89,8 +89,9 @@ type Entry struct {
 	AppendAction v1alpha.KeyValue_AppendAction `protobuf:"varint,5,opt,name=append_action,json=appendAction,proto3,enum=aeraki.meta_protocol_proxy.config.route.v1alpha.KeyValue_AppendAction" json:"append_action,omitempty"`
 	// Set in what goes to the server, too, as an attribute of that name; what the
 	// request has under it in another case is removed, if the codec can do that. The
-	// codec must be able to set it; a message that cannot be changed passes as it is,
-	// counted as mutation_skipped.
+	// codec must be able to set it. A request that cannot be changed passes as it is,
+	// counted as mutation_skipped, unless it says something under the name itself: that
+	// is answered with BAD_REQUEST, counted as mutation_refused.
 	Upstream      bool `protobuf:"varint,6,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
