@@ -17,10 +17,11 @@ const (
 // Label is a name that comes with the traffic as a label's value: valid UTF-8 of at most
 // 256 bytes, and a few more for what was not.
 func Label[T string | []byte](name T) string {
+	label := string(name[:min(len(name), maxLabel)])
 	if len(name) > maxLabel {
-		name = name[:maxLabel]
+		label = strings.Clone(label) // a part of a string keeps all of it
 	}
-	return strings.ToValidUTF8(string(name), "\ufffd")
+	return strings.ToValidUTF8(label, "\ufffd")
 }
 
 // Table has what is counted for each of a bounded number of label sets. K is a label set;

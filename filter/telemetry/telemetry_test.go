@@ -593,3 +593,21 @@ func wait(stop *atomic.Bool, work func(i int)) *pauses {
 	}
 	return &p
 }
+
+// TestALabelKeepsNoMoreThanItSays of a name that is longer.
+func TestALabelKeepsNoMoreThanItSays(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		return int(ms.HeapAlloc)
+	}
+	before := heap()
+	var labels [64]string
+	for i := range labels {
+		labels[i] = telemetry.Label(strings.Repeat("x", 1<<20))
+		require.Len(t, labels[i], 256)
+	}
+	require.Less(t, heap()-before, 1<<20)
+	runtime.KeepAlive(&labels)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -600,4 +601,22 @@ func TestTheOwnWorkloadIsTheEnvironments(t *testing.T) {
 	env.Complete(w)
 	require.Equal(t, workload{"cart", "ours", "unknown", "latest", "cart", "unknown", "east", "unknown"}, workloadOf(w, ""))
 	(filter.Environment{Variable: func(string) string { return "" }, File: func(string) ([]byte, error) { return nil, errors.New("none") }}).Complete(w)
+}
+
+// TestANamespaceKeepsNoPrincipal, which may be long.
+func TestANamespaceKeepsNoPrincipal(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		return int(ms.HeapAlloc)
+	}
+	before := heap()
+	var all [64]workload
+	for i := range all {
+		all[i] = workloadOf(nil, "spiffe://cluster.local/ns/shop/sa/"+strings.Repeat("x", 1<<20))
+		require.Equal(t, "shop", all[i].namespace)
+	}
+	require.Less(t, heap()-before, 1<<20)
+	runtime.KeepAlive(&all)
 }

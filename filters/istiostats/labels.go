@@ -63,11 +63,12 @@ func workloadOf(w *filter.Workload, principal string) workload {
 	}
 }
 
-// namespaceIn is that of a SPIFFE identity of Istio's, "" if it has none.
+// namespaceIn is that of a SPIFFE identity of Istio's, "" if it has none. It keeps nothing
+// of that, which may be long.
 func namespaceIn(principal string) string {
 	_, rest, _ := strings.Cut(principal, "/ns/")
 	namespace, _, _ := strings.Cut(rest, "/")
-	return namespace
+	return strings.Clone(namespace)
 }
 
 // labels are those of messages of a client with a key.
