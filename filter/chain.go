@@ -251,7 +251,7 @@ func (m *Message) ofRoute(k *link) *route.Override {
 		return nil
 	}
 	if r.Differs() && m.picked == nil && m.phase == inRequest {
-		m.picked, _ = r.Pick(m.Rand(), &m.req) // there is none that the request names
+		m.picked, _ = m.pick(r) // there is none that the request names
 	}
 	return r.Override(k.name, m.picked)
 }

@@ -72,6 +72,7 @@ type use struct {
 	source, destination *Workload     // as far as a filter has told
 	target              *route.Target // of the route, where it was sent; nil: a filter has chosen
 	picked              *route.Target // of the route, before it is sent; nil: none yet
+	share, weight       uint64        // by which its route and target are chosen; see drawn
 	consumer            *Consumer     // nil: not known
 	noRoute             error         // why it is nil although one might match
 	hash                uint64
@@ -174,7 +175,7 @@ func (m *Message) Route() *route.Route {
 		if t := m.cfg.table.Load().Load(); t == nil {
 			m.noRoute = errNoTable
 		} else {
-			if m.route, m.noRoute = t.Find(&m.req, m.origin(), m.sh.rand); m.noRoute != nil {
+			if m.route, m.noRoute = t.Find(&m.req, m.origin(), (*shares)(m)); m.noRoute != nil {
 				m.cfg.count(metrics.RequestUnroutable, 1)
 				m.sh.warn(m.cfg, "client %s: no route: %v", m.ClientAddress(), m.noRoute)
 			}
@@ -183,8 +184,29 @@ func (m *Message) Route() *route.Route {
 	return m.route
 }
 
+// drawn returns one of the message's random numbers, which is drawn when it is asked for
+// first: however often the route is looked up, what it says to the filters is said by the
+// same numbers as where the request goes.
+func (m *Message) drawn(n *uint64) uint64 {
+	for *n == 0 {
+		*n = m.Rand()
+	}
+	return *n
+}
+
+// shares is a message as what has the random number for the shares of routes.
+type shares Message
+
+func (s *shares) Uint64() uint64 { return (*Message)(s).drawn(&s.share) }
+
+// pick picks the target of a route.
+func (m *Message) pick(r *route.Route) (*route.Target, error) {
+	return r.Pick(m.drawn(&m.weight), &m.req)
+}
+
 // ClearRoute has the route looked up again when it is asked for the next time: what a
-// filter has changed in the request counts then. Only in OnRequest.
+// filter has changed in the request counts then. The random numbers by which shares and
+// weights choose stay the same. Only in OnRequest.
 func (m *Message) ClearRoute() {
 	if m.phase == inRequest {
 		m.route, m.noRoute, m.routed, m.picked = nil, nil, false, nil

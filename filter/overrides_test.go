@@ -357,3 +357,42 @@ func TestRoutesByRDSConfigureFilters(t *testing.T) {
 	require.Contains(t, strings.Join(d.Log(), "\n"), "routes[0].typed_per_filter_config[probe.a]: ")
 	require.Equal(t, "h2", served(t, d.c))
 }
+
+// TestARouteThatIsLookedUpAgainIsTheSame: filters that clear it in between are told of the
+// one route and cluster that the request goes to. Shares and weights are independent, and
+// as large as they are configured.
+func TestARouteThatIsLookedUpAgainIsTheSame(t *testing.T) {
+	const of = 4000
+	toClusters := func(names ...string) (all string) {
+		for i, name := range names {
+			all += strings.Repeat(", ", min(i, 1)) + fmt.Sprintf(`{"name": %q, "weight": 50, "typed_per_filter_config": {"probe.a": %s, "probe.b": %[2]s}}`, name, text(name))
+		}
+		return `"route": {"weighted_clusters": {"clusters": [` + all + `]}}`
+	}
+	e := newOverridden(t, probed, `{"routes": [
+		{"match": {"runtime_fraction": {"default_value": {"numerator": 40}}}, `+toClusters("v1", "v2")+`}, {`+toClusters("v3", "v4")+`}]}`)
+	got := map[string]int{}
+	for _, name := range []string{"v1", "v2", "v3", "v4"} {
+		e.Cluster(name, "h-"+name).Serve = func(s *filtertest.Server, b []byte) int {
+			got[name]++
+			require.Equal(t, []string{name, name}, e.log)
+			s.Send([]byte("res " + strings.Fields(string(b))[1] + " m x\n"))
+			return len(b)
+		}
+	}
+	for _, f := range e.f {
+		*f = hooks{request: func(m *filter.Message) filter.Verdict {
+			e.log = append(e.log, m.RouteConfig().(string))
+			m.ClearRoute()
+			return filter.Continue
+		}}
+	}
+	for i := range of {
+		e.log = nil
+		e.say(fmt.Sprintf("req %d m -", i+1))
+		require.Equal(t, fmt.Sprintf("res %d m x\n", i+1), e.got())
+	}
+	for name, want := range map[string]int{"v1": of / 5, "v2": of / 5, "v3": of * 3 / 10, "v4": of * 3 / 10} {
+		require.InDelta(t, want, got[name], of/40, name)
+	}
+}

@@ -65,7 +65,7 @@ func (m *Message) Follow(r *route.Route) Verdict {
 	}
 	t, err := m.picked, error(nil)
 	if t == nil || r != m.route {
-		t, err = r.Pick(m.Rand(), &m.req)
+		t, err = m.pick(r)
 	}
 	if err != nil {
 		m.cfg.count(metrics.RequestNoCluster, 1)

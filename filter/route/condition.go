@@ -27,7 +27,7 @@ func CompileMatch(m *routev1alpha.RouteMatch) (*Match, []*Error) {
 
 // Matches reports whether the condition holds for a message of that origin. What it costs is bounded: the error is one of those of [Table.Find]. It
 // draws a number from rng if it is for a share of the messages.
-func (x *Match) Matches(md *codecs.Metadata, from Origin, rng *rand.Rand) (bool, error) {
+func (x *Match) Matches(md *codecs.Metadata, from Origin, rng rand.Source) (bool, error) {
 	r, err := x.table.Find(md, from, rng)
 	return r != nil, err
 }

@@ -165,10 +165,10 @@ func (t *Table) Match(md *codecs.Metadata) *Route {
 }
 
 // Find returns the first route that matches a message of that origin, nil if none does. If routes take a share of the messages, one number is
-// drawn for all of them. What it costs is bounded: it returns ErrRepeated for a
+// drawn from rng for all of them. What it costs is bounded: it returns ErrRepeated for a
 // message that repeats keys at which the table's rules look too often, and ErrTooLong
 // or ErrTooMuch if that ended the search for the first route.
-func (t *Table) Find(md *codecs.Metadata, from Origin, rng *rand.Rand) (*Route, error) {
+func (t *Table) Find(md *codecs.Metadata, from Origin, rng rand.Source) (*Route, error) {
 	shape := md.Shape()
 	if shape != nil && md.Beside(t.keys) {
 		md.Properties() // together
@@ -205,7 +205,7 @@ func (t *Table) at(i int32) *Route {
 }
 
 // find is Find by the rules.
-func (t *Table) find(md *codecs.Metadata, from Origin, rng *rand.Rand) (int32, error) {
+func (t *Table) find(md *codecs.Metadata, from Origin, rng rand.Source) (int32, error) {
 	var v view
 	v.from = from
 	if t.draws {
