@@ -107,6 +107,7 @@ func (m *Message) under(pos int, replied bool, local codecs.LocalError) {
 }
 
 func (m *Message) onAttempt(f AttemptFilter, a *Attempt) {
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			m.panicked(r)
@@ -117,6 +118,7 @@ func (m *Message) onAttempt(f AttemptFilter, a *Attempt) {
 }
 
 func (m *Message) onAttemptEnd(f AttemptFilter, a *Attempt) {
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			m.panicked(r)

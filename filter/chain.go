@@ -90,6 +90,7 @@ func (m *Message) panicked(r any) Verdict {
 
 func (m *Message) onRequest(k *link) (v Verdict) {
 	m.gen++
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			v = m.panicked(r)
@@ -106,6 +107,7 @@ func (m *Message) onRequest(k *link) (v Verdict) {
 
 func (m *Message) onResponse(f ResponseFilter) (v Verdict) {
 	m.gen++
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			v = m.panicked(r)
@@ -127,6 +129,7 @@ func (m *Message) replies() {
 }
 
 func (m *Message) onLocalReply(f LocalReplyFilter) {
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			m.panicked(r)
@@ -163,6 +166,7 @@ func (m *Message) passesFrame(d codecs.Direction, f *codecs.Metadata) bool {
 }
 
 func (m *Message) onStreamFrame(f StreamFilter, d codecs.Direction, md *codecs.Metadata) {
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			m.panicked(r)
@@ -336,6 +340,7 @@ func (m *Message) leave() {
 }
 
 func (m *Message) onEnd(f EndFilter) {
+	m.spent = 0
 	defer func() {
 		if r := recover(); r != nil {
 			m.panicked(r)

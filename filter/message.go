@@ -75,6 +75,7 @@ type use struct {
 	share, weight       uint64        // by which its route and target are chosen; see drawn
 	consumer            *Consumer     // nil: not known
 	noRoute             error         // why it is nil although one might match
+	spent               route.Spent   // by conditions of the hook that runs now
 	hash                uint64
 	hashing             *consistent.Policy // what hash is for; nil: nothing
 	cluster             string
@@ -227,10 +228,12 @@ func (m *Message) RouteConfig() Config {
 }
 
 // Matches reports whether the request fulfils a condition. The error says why that
-// cannot be told: the request would have cost too much to look at.
+// cannot be told: the request would have cost too much to look at. What a hook may ask, and
+// the filter's match with it, is bounded together, as the rules of a table are.
 func (m *Message) Matches(c *route.Match) (bool, error) {
-	holds, err := c.Matches(&m.req, m.origin(), m.sh.rand)
-	if err != nil {
+	told := m.spent.All()
+	holds, err := c.Matches(&m.req, m.origin(), m.sh.rand, &m.spent)
+	if err != nil && !told {
 		m.cfg.count(metrics.RequestUnroutable, 1)
 		m.sh.warn(m.cfg, "client %s: a condition of filter %s: %v", m.ClientAddress(), m.cfg.chain[min(m.pos, len(m.cfg.chain)-1)].name, err)
 	}
@@ -419,6 +422,7 @@ func (r Resumer) run(do func(m *Message) Verdict) {
 	m.paused = false
 	m.sh.timers.Stop(&m.delay)
 	m.gen++
+	m.spent = 0
 	defer m.sh.barrier(m.conn)
 	v := Continue
 	if do != nil {

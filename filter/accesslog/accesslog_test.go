@@ -286,6 +286,32 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestWhatAllFiltersMayCost, of all logs together, is what one may: each of a thousand could be
+// told by itself, and what cannot be told behind those that have spent all is logged.
+func TestWhatAllFiltersMayCost(t *testing.T) {
+	var logs []string
+	for i := range 10 {
+		var filters []string
+		for j := range 100 {
+			filters = append(filters, fmt.Sprintf(`{"header_filter": {"header": {"name": "k", "string_match": {"safe_regex": {"regex": ".*(acme|globex|%d).*"}}}}}`, 100*i+j))
+		}
+		logs = append(logs, fmt.Sprintf(`{"filter": {"or_filter": {"filters": [%s]}}, "typed_config": {%s, "format": "%d"}}`, strings.Join(filters, ","), file, i))
+	}
+	ls, err := parse(t, logs...)
+	require.NoError(t, err)
+	of := func(value string) *accesslog.Entry {
+		e := entry()
+		e.Request = &codecs.Metadata{}
+		e.Request.Set("k", value)
+		return e
+	}
+	require.Empty(t, written(t, ls, of("nobody")))
+	long := of(strings.Repeat("acm", 8192/3))
+	require.Equal(t, "0123456789", written(t, ls, long))
+	long.Request.Set("k", "nobody")
+	require.Empty(t, written(t, ls, long), "the next entry may cost as much")
+}
+
 // TestFiltersOfWhatIsNoRequest: heartbeats are health checks, and copies entries of requests
 // upstream.
 func TestFiltersOfWhatIsNoRequest(t *testing.T) {

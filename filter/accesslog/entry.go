@@ -11,6 +11,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/facts"
 	"github.com/meltemi-mesh/meltemi/filter/host"
+	"github.com/meltemi-mesh/meltemi/filter/route"
 )
 
 // Entry is a message that has ended, as logs tell of it.
@@ -36,6 +37,8 @@ type Entry struct {
 	Rand [2]uint64
 	// Second is its worker's, nil for none.
 	Second *Second
+
+	spent route.Spent // by the filters of all logs
 }
 
 // Workload is one of both ends' as Istio's proxies know it.

@@ -120,7 +120,7 @@ func (c *compiler) header(h *routev3.HeaderMatcher, path string) condition {
 	}
 	c.reads = true
 	return func(e *Entry) bool {
-		holds, err := m.Matches(e.Request, route.Origin{}, nil)
+		holds, err := m.Matches(e.Request, route.Origin{}, nil, &e.spent)
 		return holds || err != nil
 	}
 }

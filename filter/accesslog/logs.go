@@ -201,6 +201,7 @@ func (c *compiler) json(s *structpb.Struct, omitEmpty bool, path string) format 
 // Write appends the lines of e, of those logs that want it, to what goes to their files and
 // collectors: to holds the buffers of Files and then of Loggers, in their order.
 func (ls *Logs) Write(e *Entry, to []*Buffer) {
+	e.spent = 0
 	for i := range ls.logs {
 		l := &ls.logs[i]
 		if l.when == nil || l.when(e) {

@@ -25,9 +25,20 @@ func CompileMatch(m *routev1alpha.RouteMatch) (*Match, []*Error) {
 	return x, nil
 }
 
+// Spent is what somebody's conditions have cost for a message, in steps. Together they may
+// cost as much as a table's rules.
+type Spent int
+
+// All reports whether nothing is left: no further condition on properties can be told.
+func (s Spent) All() bool { return s > maxSteps }
+
 // Matches reports whether the condition holds for a message of that origin. What it costs is bounded: the error is one of those of [Table.Find]. It
-// draws a number from rng if it is for a share of the messages.
-func (x *Match) Matches(md *codecs.Metadata, from Origin, rng rand.Source) (bool, error) {
-	r, err := x.table.Find(md, from, rng)
+// draws a number from rng if it is for a share of the messages. What it costs is added to
+// spent.
+func (x *Match) Matches(md *codecs.Metadata, from Origin, rng rand.Source, spent *Spent) (bool, error) {
+	if len(x.table.keys) > 0 && spent.All() {
+		return false, ErrTooMuch
+	}
+	r, err := x.table.search(md, from, rng, spent)
 	return r != nil, err
 }

@@ -169,13 +169,19 @@ func (t *Table) Match(md *codecs.Metadata) *Route {
 // message that repeats keys at which the table's rules look too often, and ErrTooLong
 // or ErrTooMuch if that ended the search for the first route.
 func (t *Table) Find(md *codecs.Metadata, from Origin, rng rand.Source) (*Route, error) {
+	var spent Spent
+	return t.search(md, from, rng, &spent)
+}
+
+// search is Find for who has spent something before.
+func (t *Table) search(md *codecs.Metadata, from Origin, rng rand.Source, spent *Spent) (*Route, error) {
 	shape := md.Shape()
 	if shape != nil && md.Beside(t.keys) {
 		md.Properties() // together
 		shape = nil
 	}
 	if shape == nil || t.key == 0 {
-		i, err := t.find(md, from, rng)
+		i, err := t.find(md, from, rng, spent)
 		return t.at(i), err
 	}
 	i, known := shape.Find(t.key)
@@ -189,7 +195,7 @@ func (t *Table) Find(md *codecs.Metadata, from Origin, rng rand.Source) (*Route,
 	case known:
 		md.Properties() // with what varies
 	}
-	i, err := t.find(md, from, rng)
+	i, err := t.find(md, from, rng, spent)
 	if !known && err == nil {
 		shape.Keep(t.key, i)
 	}
@@ -205,13 +211,19 @@ func (t *Table) at(i int32) *Route {
 }
 
 // find is Find by the rules.
-func (t *Table) find(md *codecs.Metadata, from Origin, rng rand.Source) (int32, error) {
+func (t *Table) find(md *codecs.Metadata, from Origin, rng rand.Source, spent *Spent) (int32, error) {
 	var v view
-	v.from = from
+	v.from, v.spent = from, int(*spent)
 	if t.draws {
 		v.rnd = rng.Uint64()
 	}
 	defer v.done()
+	i, err := t.first(md, &v)
+	*spent = Spent(v.spent)
+	return i, err
+}
+
+func (t *Table) first(md *codecs.Metadata, v *view) (int32, error) {
 	if len(t.keys) > 0 {
 		props := md.Known()
 		if t.late {
@@ -221,7 +233,7 @@ func (t *Table) find(md *codecs.Metadata, from Origin, rng rand.Source) (int32, 
 			return none, err
 		}
 	}
-	best, fault := t.index.first(t.routes, &v)
+	best, fault := t.index.first(t.routes, v)
 	if best < 0 || fault != missing {
 		return none, faults[fault]
 	}

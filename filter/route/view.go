@@ -25,8 +25,6 @@ const (
 	// maxRepeats bounds how often a message may repeat one of them, maxAgain how
 	// often it may repeat all of them together. Rules look at each value.
 	maxRepeats, maxAgain = 8, 64
-	// shortKey is a key that costs next to nothing to compare.
-	shortKey = 32
 	// unnumbered are the keys of a table that has more than maxKeys.
 	unnumbered = -1
 )
@@ -67,17 +65,17 @@ func (v *view) locate(keys []string, props []codecs.Property) error {
 	}
 	keys = keys[:min(len(keys), maxKeys)]
 	v.props = props
+	v.spent += linear(len(keys) * len(props))
 	for i := range props {
+		if v.spent > maxSteps {
+			return ErrTooMuch
+		}
 		name := props[i].Name
 		for k, key := range keys {
 			if len(name) != len(key) {
 				continue
 			}
-			if len(key) > shortKey {
-				if v.spent += linear(len(key)); v.spent > maxSteps {
-					return ErrTooMuch
-				}
-			}
+			v.spent += linear(len(key))
 			if !codecs.EqualFold(name, key) {
 				continue
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,6 +127,81 @@ func TestOrdinaryTablesOfExpressionsAreFarFromTheBound(t *testing.T) {
 			require.NoError(t, fault)
 			require.Less(t, steps, maxSteps/2, "%s %s", pattern, v)
 		}
+	}
+}
+
+// expensiveTogether are conditions and messages that are made for each other, though each
+// condition alone is far from the bound.
+func expensiveTogether() map[string]struct {
+	rules []*routev3.HeaderMatcher
+	md    *codecs.Metadata
+} {
+	type attack = struct {
+		rules []*routev3.HeaderMatcher
+		md    *codecs.Metadata
+	}
+	long := message("k", strings.Repeat("acm", MaxValueBytes/3))
+	return map[string]attack{
+		"expressions":             {thousand(func(i int) *routev3.HeaderMatcher { return matching("k", fmt.Sprintf(".*(acme|globex|%d).*", i)) }), long},
+		"the beginning of a word": {thousand(func(i int) *routev3.HeaderMatcher { return matching("k", fmt.Sprintf(".*-canary%d", i)) }), long},
+		"contains":                {thousand(func(i int) *routev3.HeaderMatcher { return containing("k", fmt.Sprint("acme", i), false) }), long},
+		"many attachments":        {thousand(func(i int) *routev3.HeaderMatcher { return exactly(fmt.Sprintf("k%03d", i), "v") }), message(slices.Repeat([]string{"x000", "v"}, 1024)...)},
+	}
+}
+
+// conditions are what the rules say, each by itself.
+func conditions(t testing.TB, rules []*routev3.HeaderMatcher) (all []*Match) {
+	t.Helper()
+	for _, h := range rules {
+		x, faults := CompileMatch(route(h).Match)
+		require.Empty(t, faults)
+		all = append(all, x)
+	}
+	return all
+}
+
+// TestWorkOfConditionsIsBounded together, though each alone is far from the bound; those
+// behind cannot be told, and cost nothing.
+func TestWorkOfConditionsIsBounded(t *testing.T) {
+	for name, a := range expensiveTogether() {
+		t.Run(name, func(t *testing.T) {
+			all := conditions(t, a.rules)
+			var first, together Spent
+			_, err := all[0].Matches(a.md, Origin{}, nil, &first)
+			require.NoError(t, err)
+			require.Less(t, int(first), maxSteps/3)
+			for _, x := range all {
+				var is bool
+				is, err = x.Matches(a.md, Origin{}, nil, &together)
+				require.False(t, is)
+			}
+			require.ErrorIs(t, err, ErrTooMuch)
+			require.Less(t, int(together), maxSteps+maxSteps/10)
+			before := together
+			_, err = all[0].Matches(a.md, Origin{}, nil, &together)
+			require.ErrorIs(t, err, ErrTooMuch)
+			require.Equal(t, before, together)
+			any, _ := CompileMatch(nil)
+			is, err := any.Matches(a.md, Origin{}, nil, &together)
+			require.NoError(t, err, "it looks at nothing")
+			require.True(t, is)
+		})
+	}
+}
+
+// TestOrdinaryConditionsAreFarFromTheBound, a thousand for a message with what messages have.
+func TestOrdinaryConditionsAreFarFromTheBound(t *testing.T) {
+	kvs := []string{"k", "greeter-2.eu-west.example.com/v1.2.3-canary999"}
+	for i := range 40 {
+		kvs = append(kvs, strings.Repeat("x", 1+i%8), "v")
+	}
+	for _, pattern := range []string{`org\.example\.Service%d\..*`, `.*-canary%d`, `(?i)tenant-%d`, `.*(acme|globex)-%d.*`} {
+		var spent Spent
+		for _, x := range conditions(t, thousand(func(i int) *routev3.HeaderMatcher { return matching("k", fmt.Sprintf(pattern, i)) })) {
+			_, err := x.Matches(message(kvs...), Origin{}, nil, &spent)
+			require.NoError(t, err)
+		}
+		require.Less(t, int(spent), maxSteps/2, pattern)
 	}
 }
 
@@ -269,6 +345,21 @@ func BenchmarkMatchExpensive(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				a.table.Match(a.md)
+			}
+		})
+	}
+}
+
+// BenchmarkConditionsExpensive is the same for conditions: TestWorkOfConditionsIsBounded's.
+func BenchmarkConditionsExpensive(b *testing.B) {
+	for name, a := range expensiveTogether() {
+		all := conditions(b, a.rules)
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				var spent Spent
+				for _, x := range all {
+					_, _ = x.Matches(a.md, Origin{}, nil, &spent)
+				}
 			}
 		})
 	}

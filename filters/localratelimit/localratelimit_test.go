@@ -424,3 +424,20 @@ func (pass) OnRequest(*filter.Message) filter.Verdict { return filter.Continue }
 func init() {
 	filter.Register("test.pass", filter.Factory(func(*anypb.Any, *filter.Env) (filter.Filter, error) { return pass{}, nil }))
 }
+
+// TestWhatAllConditionsMayCost is what one may: each of a thousand could be told by itself,
+// and a request for which they would cost more together finds no token, though none of them
+// matches it. That is so whatever the shares are, and told once.
+func TestWhatAllConditionsMayCost(t *testing.T) {
+	var conditions []string
+	for i := range 1000 {
+		conditions = append(conditions, fmt.Sprintf(`{"match": {"metadata": [{"name": "tenant", "string_match": {"safe_regex": {"regex": ".*(acme|globex|%d).*"}}}]}, "token_bucket": %s}`, i, bucket(1, 1, "60s")))
+	}
+	all := `{"default_value": {"numerator": 100}}`
+	b := newBed(t, 1, listener(limit(`"filter_enabled": `+all+`, "filter_enforced": `+all+`, "conditions": [`+strings.Join(conditions, ",")+`]`), routes))
+	require.Equal(t, 3, b.passes(3, of("tenant", "nobody")))
+	require.Zero(t, b.passes(1, of("tenant", strings.Repeat("acm", 8192/3))))
+	require.Equal(t, 1, b.passes(2, of("tenant", "999")), "the next request may cost as much")
+	b.counts(map[string]int{"enabled": 6, "ok": 4, "rate_limited": 2, "enforced": 2})
+	require.EqualValues(t, 1, b.cfg.Counter("dubbo.t.request_unroutable"))
+}

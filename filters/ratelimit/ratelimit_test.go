@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -479,4 +480,31 @@ func TestAConfigurationThatIsNotPublished(t *testing.T) {
 	c.Destroy()
 	b.asked(1).code(ok)
 	b.served(1)
+}
+
+// TestWhatAllActionsMayCost is what one may: each of 16 times 16 could be told by itself, and
+// what cannot be told behind those that have spent all counts as what its entry is for.
+func TestWhatAllActionsMayCost(t *testing.T) {
+	action := func(i int, more string) string {
+		return fmt.Sprintf(`{"match": {"descriptor_key": "k%d", "descriptor_value": "v"%s, "match": {"metadata": [{"name": "tenant", "string_match": {"safe_regex": {"regex": ".*(acme|globex|%[1]d).*"}}}]}}}`, i, more)
+	}
+	var limits []string
+	for i := range 15 {
+		var actions []string
+		for j := range 16 {
+			actions = append(actions, action(16*i+j, `, "expect_match": false`))
+		}
+		limits = append(limits, `{"actions": [`+strings.Join(actions, ",")+`]}`)
+	}
+	limits = append(limits, `{"actions": [`+action(999, "")+`]}`)
+	b := newBed(t, service+`, "rate_limits": [`+strings.Join(limits, ",")+`]`, toServer)
+	c := b.asked(1, [2]string{"tenant", "nobody"})
+	require.Len(t, c.GetDescriptors(), 15)
+	c.code(ok)
+	b.served(1)
+	c = b.asked(2, [2]string{"tenant", strings.Repeat("acm", 8192/3)})
+	require.Len(t, c.GetDescriptors(), 16)
+	require.Equal(t, "k999", c.GetDescriptors()[15].GetEntries()[0].GetKey())
+	c.code(ok)
+	b.served(2)
 }

@@ -343,3 +343,19 @@ func TestWhatIsRefused(t *testing.T) {
 		require.Contains(t, errs[0].Error(), "meta_protocol_filters[1].config."+want, config)
 	}
 }
+
+// TestWhatAllDefinitionsMayCost is what one may: each of a thousand could be told by itself,
+// and a request for which they would cost more together is limited, though none of them
+// takes it.
+func TestWhatAllDefinitionsMayCost(t *testing.T) {
+	var all []string
+	for i := range 1000 {
+		all = append(all, bucketOf(fmt.Sprintf(`, "match": {"metadata": [{"name": "tenant", "string_match": {"safe_regex": {"regex": ".*(acme|globex|%d).*"}}}]}`, i)+fallback(1)))
+	}
+	b := newFilterBed(t, listener(service+`, "buckets": [`+strings.Join(all, ",")+`]`, direct), 1)
+	require.Equal(t, 3, b.passes(3, of("nobody")))
+	require.Equal(t, 1, b.passes(3, of(strings.Repeat("acm", 8192/3))))
+	require.Equal(t, 1, b.passes(2, of("999")))
+	b.counts(map[string]int64{"allowed": 2, "denied": 3})
+	require.EqualValues(t, 3, b.cfg.Counter("dubbo.t.request_unroutable"))
+}
