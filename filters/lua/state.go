@@ -25,6 +25,9 @@ const (
 	sizeKey    = 96
 	sizeTable  = 1280
 	sizeThread = 32 << 10
+	// costStale is how much more a key counts that a table has had: what looks for the one
+	// behind such keys cannot stop among them.
+	costStale = 4
 )
 
 var (
@@ -40,11 +43,11 @@ type limits struct {
 	// while is no reason.
 	time time.Duration
 	// kept is how much what a script has in its globals may take, in bytes, more or less.
-	// It is looked at each check instructions.
-	kept, check int
+	// It is looked at each check instructions, in hooks that look at steps values each.
+	kept, check, steps int
 }
 
-var usual = limits{time: 200 * time.Millisecond, kept: 16 << 20, check: 1 << 20}
+var usual = limits{time: 200 * time.Millisecond, kept: 16 << 20, check: 1 << 20, steps: 4096}
 
 // state is a script that runs on one worker.
 type state struct {
@@ -61,9 +64,10 @@ type state struct {
 	answering bool            // it is the response's
 	reply     *codecs.LocalError
 
-	executed int  // instructions, since its size was looked at
-	stale    int  // bytes of keys that tables have had
-	broken   bool // the interpreter may not be run again
+	executed int   // instructions, since its size was looked at
+	walk     *walk // that looks at it now; nil: none does
+	stale    int   // bytes of keys that tables have had
+	broken   bool  // the interpreter may not be run again
 	used     time.Duration
 
 	lines, skips lines // of the log
@@ -143,62 +147,108 @@ func (s *state) fit() error {
 	if s.broken {
 		return errBroken
 	}
-	if s.executed < s.limits.check {
-		return nil
+	if s.walk == nil {
+		if s.executed < s.limits.check {
+			return nil
+		}
+		s.executed = 0
+		s.walk = newWalk(s.limits.kept-costStale*s.stale, s.l.G.Global, s.l.G.Registry)
 	}
-	s.executed = 0
-	w := walk{left: s.limits.kept - s.stale, seen: map[any]struct{}{}}
-	if !w.value(s.l.G.Global) || !w.value(s.l.G.Registry) {
+	over := s.walk.on(s.limits.steps)
+	if s.walk.left < 0 {
 		return fmt.Errorf("what it keeps takes more than %d bytes; it begins anew", s.limits.kept)
+	}
+	if over {
+		s.walk = nil
 	}
 	return nil
 }
 
-// walk adds up what can be reached.
+// walk adds up what can be reached, so much at a time: hooks run in between, and what they
+// move meanwhile counts once, or the next time.
 type walk struct {
-	left int
-	seen map[any]struct{}
+	left  int                     // bytes
+	turn  int                     // values that are looked at now
+	seen  map[lua.LValue]struct{} // what refers to others
+	todo  []lua.LValue            // … and is not looked into yet
+	table *lua.LTable             // that is being looked into, nil: none
+	key   lua.LValue              // up to there
 }
 
-// value reports whether v, and all that it refers to, fits into what is left.
-func (w *walk) value(v lua.LValue) bool {
-	var todo []lua.LValue
-	for todo = append(todo, v); len(todo) > 0 && w.left >= 0; {
-		v, todo = todo[len(todo)-1], todo[:len(todo)-1]
-		w.left -= sizeValue
-		switch v := v.(type) {
-		case lua.LString:
-			w.left -= len(v)
-			continue
-		case *lua.LTable, *lua.LFunction, *lua.LUserData, *lua.LState:
-			if _, is := w.seen[v]; is {
-				continue
-			}
-			w.seen[v] = struct{}{}
-		}
-		switch v := v.(type) {
-		case *lua.LTable:
-			w.left -= sizeTable / 8
-			todo = append(todo, v.Metatable)
-			v.ForEach(func(key, value lua.LValue) {
-				if _, is := key.(lua.LNumber); !is {
-					w.left -= sizeKey
-				}
-				if w.left >= 0 {
-					todo = append(todo, key, value)
-				}
-			})
-		case *lua.LFunction:
-			w.left -= sizeKey
-			for _, u := range v.Upvalues {
-				todo = append(todo, u.Value())
-			}
-		case *lua.LState:
-			w.left -= sizeThread
-			for i := range v.GetTop() {
-				todo = append(todo, v.Get(i+1))
-			}
+func newWalk(left int, from ...lua.LValue) *walk {
+	w := &walk{left: left, seen: map[lua.LValue]struct{}{}}
+	for _, v := range from {
+		w.add(v)
+	}
+	return w
+}
+
+// on goes on for so many values, and reports whether there are no more. It ends where
+// nothing is left.
+func (w *walk) on(values int) (over bool) {
+	for w.turn = values; w.turn > 0 && w.left >= 0; {
+		switch n := len(w.todo) - 1; {
+		case w.table != nil:
+			w.next()
+		case n < 0:
+			return true
+		default:
+			v := w.todo[n]
+			w.todo = w.todo[:n]
+			w.into(v)
 		}
 	}
-	return w.left >= 0
+	return false
+}
+
+// next adds the next key of the table, and its value.
+func (w *walk) next() {
+	key, value := w.table.Next(w.key)
+	if w.key = key; key == lua.LNil {
+		w.table = nil
+		w.turn--
+		return
+	}
+	if _, is := key.(lua.LNumber); !is {
+		w.left -= sizeKey
+	}
+	w.add(key)
+	w.add(value)
+}
+
+// into looks into what refers to others.
+func (w *walk) into(v lua.LValue) {
+	switch v := v.(type) {
+	case *lua.LTable:
+		w.left -= sizeTable / 8
+		w.add(v.Metatable)
+		w.table, w.key = v, lua.LNil
+	case *lua.LFunction:
+		w.turn--
+		w.left -= sizeKey
+		for _, u := range v.Upvalues {
+			w.add(u.Value())
+		}
+	case *lua.LState:
+		w.turn--
+		w.left -= sizeThread
+		for i := range v.GetTop() {
+			w.add(v.Get(i + 1))
+		}
+	}
+}
+
+// add counts a value. What it refers to is looked into later.
+func (w *walk) add(v lua.LValue) {
+	w.turn--
+	w.left -= sizeValue
+	switch v := v.(type) {
+	case lua.LString:
+		w.left -= len(v)
+	case *lua.LTable, *lua.LFunction, *lua.LState:
+		if _, is := w.seen[v]; !is {
+			w.seen[v] = struct{}{}
+			w.todo = append(w.todo, v)
+		}
+	}
 }

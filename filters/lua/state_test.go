@@ -36,7 +36,7 @@ func keeping(t *testing.T, body string) (runs int, err error) {
 	sc, err := compile("s", "function envoy_on_request(h) "+body+" end")
 	require.NoError(t, err)
 	onPass = func(m *filter.Message) {
-		s, e := sc.load(&part{whole: &whole{config: &config{}, limits: limits{time: time.Hour, kept: 1 << 20, check: 1000}}})
+		s, e := sc.load(&part{whole: &whole{config: &config{}, limits: limits{time: time.Hour, kept: 1 << 20, check: 1000, steps: 4096}}})
 		require.NoError(t, e)
 		for ; runs < 300 && err == nil; runs++ {
 			_, e := s.run(m, s.request, 100_000)
@@ -52,6 +52,68 @@ func keeping(t *testing.T, body string) (runs int, err error) {
 func TestWhatIsNotKept(t *testing.T) {
 	_, err := keeping(t, `local t = {} for i = 1, 100 do t["k" .. i] = {i, ("x"):rep(1000)} end last = t`)
 	require.NoError(t, err)
+}
+
+// TestWhatIsKeptIsLookedAtInSteps: no hook waits for all of it, however much it is, and what
+// is too much is found all the same.
+func TestWhatIsKeptIsLookedAtInSteps(t *testing.T) {
+	for _, fill := range []string{
+		`for i = 1, 10000 do t[i] = i end`, `for i = 1, 5000 do t["k" .. i] = true end`, `for i = 1, 3000 do t = {t} end`,
+		`for i = 1, 3000 do local f = t t = function() return f end end`,
+	} {
+		state := walked(t, `t = {} `+fill, limits{time: time.Hour, kept: 16 << 20, steps: 1000})
+		require.NoError(t, state.call(state.request, 1<<20))
+		hooks := 0
+		for more := true; more; more = state.walk != nil {
+			before := walk{}
+			if state.walk != nil {
+				before = *state.walk
+			}
+			require.NoError(t, state.fit())
+			if state.walk != nil && before.left > 0 {
+				require.Less(t, before.left-state.walk.left, 1000*(sizeTable/8+sizeKey+4*sizeValue), "of %s", fill)
+			}
+			hooks++
+		}
+		require.Greater(t, hooks, 5, fill)
+		state.limits.kept, state.executed = 100<<10, 1
+		var err error
+		for more := true; more && err == nil; more = state.walk != nil {
+			err = state.fit()
+		}
+		require.ErrorContains(t, err, "what it keeps takes more than 102400 bytes", fill)
+	}
+}
+
+// TestWhatMovesWhileItIsLookedAt counts for what there is of it at a time.
+func TestWhatMovesWhileItIsLookedAt(t *testing.T) {
+	for name, move := range map[string]string{
+		"generations": `n = (n or 0) + 1 new = new or {} new["k" .. n] = ("x"):rep(100) if n % 200 == 0 then old, new = new, {} end`,
+		"a queue":     `n = (n or 0) + 1 local e = {v = ("x"):rep(100)} if last then last.next = e else first = e end last = e if n > 100 then first = first.next end`,
+		"a window":    `t = t or {} table.insert(t, {("x"):rep(100)}) if #t > 100 then table.remove(t, 1) end`,
+	} {
+		state := walked(t, move, limits{time: time.Hour, kept: 300 << 10, steps: 100})
+		walks := 0
+		for range 5000 {
+			require.NoError(t, state.call(state.request, 10_000), name)
+			before := state.walk
+			require.NoError(t, state.fit(), name)
+			if before != nil && state.walk == nil {
+				walks++
+			}
+		}
+		require.Greater(t, walks, 100, name)
+	}
+}
+
+// walked is a state of a script whose hook does what body says.
+func walked(t *testing.T, body string, l limits) *state {
+	t.Helper()
+	sc, err := compile("s", "function envoy_on_request() "+body+" end")
+	require.NoError(t, err)
+	s, err := sc.load(&part{whole: &whole{config: &config{}, limits: l}})
+	require.NoError(t, err)
+	return s
 }
 
 // TestAStateThatBeginsAnew is told of, and the request has it.
@@ -149,6 +211,29 @@ func TestAllocations(t *testing.T) {
 			got := raced.AllocsPerRun(t, 100, run)
 			t.Logf("%s: %v", h.name, got)
 			require.LessOrEqual(t, got, h.allocs, h.name)
+		})
+	}
+}
+
+// BenchmarkFit is what hooks pay for it that what a script keeps is looked at, while it is.
+func BenchmarkFit(b *testing.B) {
+	for name, fill := range map[string]string{
+		"numbers":   `for i = 1, 500000 do t[i] = i end`,
+		"keys":      `for i = 1, 110000 do t["k" .. i] = i end`,
+		"dead keys": `for i = 1, 35000 do t["k" .. i] = i t["k" .. i] = nil end t.last = 1`,
+		"tables":    `for i = 1, 60000 do t[i] = {i} end`,
+		"a list":    `for i = 1, 60000 do t = {t} end`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			sc, err := compile("s", "t = {} function envoy_on_request() "+fill+" end")
+			require.NoError(b, err)
+			s, err := sc.load(nil)
+			require.NoError(b, err)
+			require.NoError(b, s.call(s.request, 1<<30))
+			for b.Loop() {
+				s.executed = s.limits.check
+				require.NoError(b, s.fit())
+			}
 		})
 	}
 }
