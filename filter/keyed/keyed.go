@@ -140,25 +140,14 @@ func (e *Entry[V]) Lock() { e.of.mu.Lock() }
 // Unlock ends what Lock has begun.
 func (e *Entry[V]) Unlock() { e.of.mu.Unlock() }
 
-// All reports whether f holds for all values, that of keys without room included.
-func (t *Table[V]) All(f func(v *V) bool) bool {
+// Len returns how many keys have a value of their own.
+func (t *Table[V]) Len() (n int) {
 	for i := range t.shards {
-		if !t.shards[i].all(f) {
-			return false
-		}
+		t.shards[i].mu.Lock()
+		n += len(t.shards[i].entries)
+		t.shards[i].mu.Unlock()
 	}
-	return t.rest.all(f)
-}
-
-func (s *shard[V]) all(f func(v *V) bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for e := s.used.next; e != &s.used; e = e.next {
-		if !f(&e.Value) {
-			return false
-		}
-	}
-	return true
+	return n
 }
 
 func (t *Table[V]) add(s *shard[V], key string) *Entry[V] {

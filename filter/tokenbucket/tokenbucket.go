@@ -9,6 +9,7 @@
 package tokenbucket
 
 import (
+	"math"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -76,6 +77,26 @@ func gcd(a, b uint64) uint64 {
 
 // Limit returns what r was made of.
 func (r *Rate) Limit() Limit { return r.limit }
+
+// Fill returns how long it takes an empty bucket to be full, at most; the longest time there
+// is if it never is, or later.
+func (r *Rate) Fill() time.Duration {
+	if r.full == 0 {
+		return 0
+	}
+	if r.num == 0 {
+		return math.MaxInt64
+	}
+	hi, lo := bits.Mul64(uint64(r.full), r.den)
+	if hi >= r.num {
+		return math.MaxInt64
+	}
+	t, rest := bits.Div64(hi, lo, r.num)
+	if rest > 0 {
+		t++
+	}
+	return time.Duration(min(t, math.MaxInt64))
+}
 
 // came returns the units that have come until t, rounded down and up.
 func (r *Rate) came(t uint64) (down, up int64) {

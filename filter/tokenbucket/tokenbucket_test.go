@@ -81,6 +81,26 @@ func TestRatesThatDoNotDivide(t *testing.T) {
 	}
 }
 
+// TestFill is when an emptied bucket is full, give or take what is rounded.
+func TestFill(t *testing.T) {
+	for _, l := range []tokenbucket.Limit{
+		{Max: 3, PerFill: 3, Interval: time.Second},
+		{Max: 2, PerFill: 1, Interval: 24 * time.Hour},
+		{Max: 7, PerFill: 7_000_001, Interval: time.Hour},
+		{Max: 100_000, PerFill: 17, Interval: 13 * time.Second},
+		{Max: math.MaxUint32, PerFill: 1<<20 + 1, Interval: 20 * time.Millisecond},
+	} {
+		r := tokenbucket.NewRate(l)
+		b := tokenbucket.New(r)
+		require.True(t, b.Take(0, l.Max))
+		require.InEpsilon(t, float64(l.Max)*float64(l.Interval)/float64(l.PerFill), float64(r.Fill()), 1e-6, "%+v", l)
+		require.False(t, b.Full(r.Fill()-5), "%+v", l)
+		require.True(t, b.Full(r.Fill()+5), "%+v", l)
+	}
+	require.EqualValues(t, math.MaxInt64, tokenbucket.NewRate(tokenbucket.Limit{Max: 1}).Fill())
+	require.Zero(t, tokenbucket.NewRate(tokenbucket.Limit{PerFill: 1, Interval: time.Second}).Fill())
+}
+
 func TestIdleTimeFillsNoMoreThanTheBucket(t *testing.T) {
 	b := bucket(5, 5, time.Second)
 	require.Equal(t, 5, takes(b, 0))

@@ -1,6 +1,8 @@
 package localratelimit
 
 import (
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,25 +29,34 @@ func newTokens(b bucket, keys int) *tokens {
 	return t
 }
 
-// full reports whether t is as good as new.
-func (t *tokens) full(now time.Duration) bool {
-	if t.table == nil {
-		return t.one.Full(now)
-	}
-	return t.table.All(func(v *tokenbucket.Bucket) bool { return v.Full(now) })
-}
+const (
+	// maxIdle are the definitions that are kept though nobody uses them, maxIdleBuckets the
+	// buckets that these have together. What was left last stays in any case: it may have
+	// more by itself, and come back at once.
+	maxIdle        = 4096
+	maxIdleBuckets = 1 << 18
+)
 
 // store has the tokens of all definitions that are in use in the process, and of those
-// that were as long as they are not full again: a definition that comes back, in a new
-// version of a configuration or of a route, finds what was left.
+// that were as long as they are not full again, or too many: a definition that comes back,
+// in a new version of a configuration or of a route, finds what was left.
 type store struct {
-	mu  sync.Mutex
-	all map[string]*kept // by bucket.id
+	mu   sync.Mutex
+	all  map[string]*kept // by bucket.id
+	idle []*kept          // that nobody uses, in the order in which they were left
+	size int              // buckets of these
 }
 
 type kept struct {
 	*tokens
+	id    string
+	rate  *tokenbucket.Rate
 	users int
+
+	// While there are none:
+	size  int           // buckets
+	dated bool          // whether it is known until when it fills
+	until time.Duration // at most
 }
 
 func newStore() *store { return &store{all: map[string]*kept{}} }
@@ -54,22 +65,15 @@ func newStore() *store { return &store{all: map[string]*kept{}} }
 func (s *store) use(b bucket, keys int) *tokens {
 	k := s.all[b.id]
 	if k == nil {
-		k = &kept{tokens: newTokens(b, keys)}
+		k = &kept{tokens: newTokens(b, keys), id: b.id, rate: b.rate}
 		s.all[b.id] = k
+	} else if k.users == 0 {
+		i := slices.Index(s.idle, k)
+		s.idle = slices.Delete(s.idle, i, i+1)
+		s.size -= k.size
 	}
 	k.users++
 	return k.tokens
-}
-
-// sweep forgets what is full and in use by nobody.
-func (s *store) sweep(now time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, k := range s.all {
-		if k.users == 0 && k.full(now) {
-			delete(s.all, id)
-		}
-	}
 }
 
 // leave ends the use of limits.
@@ -77,8 +81,57 @@ func (s *store) leave(l *limits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range l.ids {
-		s.all[id].users--
+		k := s.all[id]
+		if k.users--; k.users > 0 {
+			continue
+		}
+		k.size, k.dated = 1, false
+		if k.table != nil {
+			k.size += k.table.Len()
+		}
+		s.idle = append(s.idle, k)
+		s.size += k.size
 	}
+	n := 0
+	for len(s.idle)-n > maxIdle || s.size > maxIdleBuckets && len(s.idle)-n > 1 {
+		s.forget(s.idle[n])
+		n++
+	}
+	s.idle = slices.Delete(s.idle, 0, n)
+}
+
+// sweep forgets what is full and in use by nobody.
+func (s *store) sweep(now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = slices.DeleteFunc(s.idle, func(k *kept) bool {
+		full := k.full(now)
+		if full {
+			s.forget(k)
+		}
+		return full
+	})
+}
+
+func (s *store) forget(k *kept) {
+	delete(s.all, k.id)
+	s.size -= k.size
+}
+
+// full reports whether k, which nobody uses, is as good as new. The buckets of a table are
+// not looked at, as they may be a million: all are when the time is over in which an empty
+// one fills.
+func (k *kept) full(now time.Duration) bool {
+	if k.table == nil {
+		return k.one.Full(now)
+	}
+	if !k.dated {
+		k.dated, k.until = true, math.MaxInt64
+		if fill := k.rate.Fill(); fill < math.MaxInt64-max(now, 0) {
+			k.until = now + fill
+		}
+	}
+	return now >= k.until
 }
 
 // limits are the tokens of a config.
