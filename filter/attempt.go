@@ -101,7 +101,7 @@ func (o *caller) Ended(n forward.Attempt, resp *codecs.Metadata, f *upstream.Fai
 // inAttempt reports whether a hook of an attempt runs, which decides nothing on the message.
 func (m *Message) inAttempt() bool { return m.sh.attempt.Number != 0 }
 
-// under is deferred: behind the hooks of an attempt the message goes on as it was.
+// under is deferred: behind hooks that decide nothing the message goes on as it was.
 func (m *Message) under(pos int, replied bool, local codecs.LocalError) {
 	m.pos, m.replied, m.local, m.sh.attempt = pos, replied, local, Attempt{}
 }

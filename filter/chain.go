@@ -19,6 +19,7 @@ type link struct {
 	stream  StreamFilter
 	attempt AttemptFilter
 	end     EndFilter
+	aside   AsideFilter
 	conn    ConnectionFilter
 
 	builder  Builder
@@ -36,12 +37,13 @@ func (k *link) take(f Filter) {
 	k.stream, _ = f.(StreamFilter)
 	k.attempt, _ = f.(AttemptFilter)
 	k.end, _ = f.(EndFilter)
+	k.aside, _ = f.(AsideFilter)
 	k.conn, _ = f.(ConnectionFilter)
 }
 
 // hooks counts the links of a chain that have each hook.
 type hooks struct {
-	respFilters, localFilters, streamFilters, attemptFilters, endFilters, connFilters int
+	respFilters, localFilters, streamFilters, attemptFilters, endFilters, asideFilters, connFilters int
 
 	keepsRequest bool // properties are wanted after the request hooks
 }
@@ -64,11 +66,14 @@ func hooksOf(chain []link) (h hooks) {
 		if k.end != nil {
 			h.endFilters++
 		}
+		if k.aside != nil {
+			h.asideFilters++
+		}
 		if k.conn != nil {
 			h.connFilters++
 		}
 		_, forgets := k.Filter.(ForgetfulFilter)
-		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.attempt != nil || k.end != nil)
+		h.keepsRequest = h.keepsRequest || !forgets && (k.resp != nil || k.local != nil || k.stream != nil || k.attempt != nil || k.end != nil || k.aside != nil)
 	}
 	return h
 }

@@ -74,7 +74,7 @@ type hooks struct {
 	request, response func(m *filter.Message) filter.Verdict
 	local             func(m *filter.Message, e *codecs.LocalError)
 	frame             func(m *filter.Message, d codecs.Direction, f *codecs.Metadata) filter.Verdict
-	end               func(m *filter.Message)
+	end, aside        func(m *filter.Message)
 	connect           func(c *filter.Connection) any
 	disconnect        func(c *filter.Connection, state any)
 	worker            func(w *filter.Worker) filter.Filter
@@ -111,6 +111,12 @@ func (f *hooks) OnStreamFrame(m *filter.Message, d codecs.Direction, md *codecs.
 func (f *hooks) OnEnd(m *filter.Message) {
 	if f.end != nil {
 		f.end(m)
+	}
+}
+
+func (f *hooks) OnAside(m *filter.Message) {
+	if f.aside != nil {
+		f.aside(m)
 	}
 }
 

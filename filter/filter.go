@@ -74,6 +74,15 @@ type EndFilter interface {
 	OnEnd(m *Message)
 }
 
+// AsideFilter is a Filter that also hears of requests which its OnRequest has seen when
+// they are set aside: their client has gone on, as clients do behind a oneway that looks
+// like a call. They may still be answered, and end like others, but nobody waits for that.
+// OnAside decides nothing.
+type AsideFilter interface {
+	Filter
+	OnAside(m *Message)
+}
+
 // ForgetfulFilter is a Filter whose hooks behind OnRequest do not look at the request's
 // properties. For other filters with such hooks they are kept until the message ends,
 // which costs time and memory for each request.

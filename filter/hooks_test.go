@@ -40,6 +40,7 @@ func keep(t *testing.T) *diary {
 				return filter.Continue
 			},
 			end:        func(*filter.Message) { d.note(name + " end") },
+			aside:      func(*filter.Message) { d.note(name + " aside") },
 			connect:    func(*filter.Connection) any { d.note(name + " connect"); return name },
 			disconnect: func(_ *filter.Connection, state any) { d.note(fmt.Sprint(name, " disconnect ", state)) },
 		}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 )
@@ -224,10 +225,37 @@ func (m *Message) wentOn() (over bool) {
 	c.aside = append(c.aside, m)
 	if c.finishing || c.ordered || !m.exchange.Call().Release() {
 		m.discard()
-	} else if len(c.aside) > maxAside {
+		return true
+	}
+	m.settle(breaker.Unknown)
+	if m.cfg.asideFilters > 0 {
+		m.tellAside()
+	}
+	if len(c.aside) > maxAside {
 		c.aside[0].discard()
 	}
 	return true
+}
+
+// tellAside tells filters that m has been set aside.
+func (m *Message) tellAside() {
+	defer m.under(m.pos, m.replied, m.local)
+	for i := m.seen - 1; i >= 0; i-- {
+		if f := m.cfg.chain[i].aside; f != nil && m.saw(i) {
+			m.pos = i
+			m.onAside(f)
+		}
+	}
+	m.succeeds, m.repeats = false, false
+}
+
+func (m *Message) onAside(f AsideFilter) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.panicked(r)
+		}
+	}()
+	f.OnAside(m)
 }
 
 // discard ends a message that was set aside without a word.

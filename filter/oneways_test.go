@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
 	"github.com/meltemi-mesh/meltemi/filter/filtertest"
 	"github.com/meltemi-mesh/meltemi/internal/raced"
@@ -112,6 +113,59 @@ func TestAKnownOnewayInDisguiseKeepsNothing(t *testing.T) {
 	require.True(t, e.c.Closed(), "there is nothing to wait for")
 	e.c = e.Dial(e.cfg)
 	e.counts(map[string]int64{"oneway_presumed": 104, "request_timeout": 0})
+}
+
+// TestAOnewaySetAsideKeepsNoPlace, of circuit breakers or filters, and gives back none
+// twice, however it ends.
+func TestAOnewaySetAsideKeepsNoPlace(t *testing.T) {
+	const most = 2
+	for name, aside := range map[string]func(m *filter.Message) filter.Verdict{
+		"": func(*filter.Message) filter.Verdict { return filter.Continue },
+		// OnAside decides nothing.
+		"replies": func(m *filter.Message) filter.Verdict { return m.Reply(codecs.Denied, "no") },
+		"repeats": (*filter.Message).Repeat,
+		"panics":  func(*filter.Message) filter.Verdict { panic("boom") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := keep(t)
+			tell := d.b.aside
+			d.b.aside = func(m *filter.Message) {
+				require.Equal(t, "mfire", string(m.Request().Method()))
+				tell(m)
+				aside(m)
+			}
+			e := &toyEnv{Host: filtertest.New(t), t: t}
+			e.MayPanic()
+			e.up = e.Cluster("up", "h1")
+			e.Cluster("none")
+			e.cfg = e.MustLoad(strings.Replace(toyConfig(`"codec": {"name": "toy.hidden"}`, probed+`, "request_timeout": "1s"`), `"routes"`,
+				fmt.Sprintf(`"clusters": [{"name": "up", "circuit_breakers": {"max_requests": %d, "keys": [{"names": ["method"], "max_requests": %d}]}}], "routes"`, most, most), 1))
+			e.c = e.Dial(e.cfg)
+			e.learn()
+			d.lines = nil
+			e.say("req 4 mfire -")
+			s, id := e.asked("mfire")
+			d.says("a request", "b request")
+			e.say("req 5 mfire -")
+			d.says("b aside", "a aside", "a request", "b request")
+			for range 3 {
+				e.say("req 6 mfire -")
+			}
+			require.Empty(t, e.got())
+			e.counts(map[string]int64{"breaker_max_requests": 0, "breaker_key_max_requests": 0})
+			d.lines = nil
+			e.answer(s, "res "+id+" mfire at last")
+			require.Equal(t, "res 4 mfire a=2;at last\n", e.got())
+			d.says("b response", "a response", "b end", "a end")
+			e.Advance(late) // of the others
+			e.got()
+			e.counts(map[string]int64{"request_active": 0})
+
+			full := e.Dial(e.cfg)
+			say(full, "req 1 mask -", "req 2 mask -", "req 3 mask -")
+			require.Equal(t, "err 3 - circuit breaker of cluster up: max_requests b a\n", string(full.Take()), "no more is free than there was")
+		})
+	}
 }
 
 // TestOnewaysBetweenAnswersAreSignsOfTheirOwn: a busy client need not be waited

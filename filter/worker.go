@@ -161,6 +161,7 @@ func (o over) OnLocalReply(*Message, *codecs.LocalError) { o.hook() }
 func (o over) OnAttempt(*Message, *Attempt)              { o.hook() }
 func (o over) OnAttemptEnd(*Message, *Attempt)           { o.hook() }
 func (o over) OnEnd(*Message)                            { o.hook() }
+func (o over) OnAside(*Message)                          { o.hook() }
 func (o over) OnConnect(*Connection) any                 { o.hook(); return nil }
 func (o over) OnDisconnect(*Connection, any)             { o.hook() }
 func (o over) OnStreamFrame(*Message, codecs.Direction, *codecs.Metadata) Verdict {

@@ -202,7 +202,10 @@ func (p *part) OnRequest(m *filter.Message) filter.Verdict {
 }
 
 type (
-	seen      struct{ at time.Duration }
+	seen struct {
+		at    time.Duration
+		aside bool
+	}
 	tenantKey struct{}
 )
 
@@ -270,6 +273,12 @@ func (p *part) OnEnd(m *filter.Message) {
 	p.active.Add(-1)
 	if s, ok := m.State().(*seen); ok {
 		_ = m.Now() - s.at // how long it took
+	}
+}
+
+func (p *part) OnAside(m *filter.Message) {
+	if s, ok := m.State().(*seen); ok {
+		s.aside = true
 	}
 }
 

@@ -164,6 +164,21 @@ func (f *part) leave(m *filter.Message) {
 		f.gradient.Set(int64(s.gradient * 1000))
 		f.base.Set(s.base.Milliseconds())
 	}
+	f.keep(t)
+}
+
+// OnAside implements filter.AsideFilter: a oneway after all, for which no server is
+// waited. When its client goes on tells nothing of servers.
+func (f *part) OnAside(m *filter.Message) {
+	if t, is := m.State().(*taken); is {
+		m.SetState(nil)
+		t.drop()
+		f.keep(t)
+	}
+}
+
+// keep has t be used again.
+func (f *part) keep(t *taken) {
 	*t = taken{}
 	if len(f.free) < maxFree {
 		f.free = append(f.free, t)

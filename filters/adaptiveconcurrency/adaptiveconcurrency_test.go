@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/codecs"
 	_ "github.com/meltemi-mesh/meltemi/codecs/dubbo"
 	"github.com/meltemi-mesh/meltemi/codecs/dubbo/dubbotest"
+	_ "github.com/meltemi-mesh/meltemi/codecs/thrift"
 	_ "github.com/meltemi-mesh/meltemi/codecs/trpc"
 	"github.com/meltemi-mesh/meltemi/codecs/trpc/trpctest"
 	"github.com/meltemi-mesh/meltemi/filter"
@@ -210,6 +212,61 @@ func TestOneways(t *testing.T) {
 	require.Len(t, b.pending, 20, "it is dropped")
 	require.EqualValues(t, 1, b.metric("rq_blocked"))
 	require.EqualValues(t, 1, b.cfg.Counter("p.t.oneway_dropped"))
+}
+
+// thriftCall is one without arguments, framed and in the binary protocol; kind is 2 of its
+// answer.
+func thriftCall(kind byte, method string, id byte) []byte {
+	b := append([]byte{0, 0, 0, byte(13 + len(method)), 0x80, 1, 0, kind, 0, 0, 0, byte(len(method))}, method...)
+	return append(b, 0, 0, 0, id, 0)
+}
+
+// TestOnewaysInDisguise are known after a while, and then have a place until their client
+// goes on.
+func TestOnewaysInDisguise(t *testing.T) {
+	onRequest = nil
+	h := filtertest.New(t)
+	up := h.Cluster("up", "h1")
+	up.Serve = func(s *filtertest.Server, in []byte) int {
+		if strings.Contains(string(in), "ask") {
+			answer := slices.Clone(in)
+			answer[7] = 2
+			s.Send(answer)
+		}
+		return len(in)
+	}
+	cfg := h.MustLoad(listener("thrift", typed(""), oneRoute))
+	c := h.Dial(cfg)
+	ask := func(c *filtertest.Client) []byte {
+		c.Send(thriftCall(1, "ask", 9))
+		return c.Take()
+	}
+	for range 2 {
+		c.Send(thriftCall(1, "fire", 1))
+		require.Equal(t, thriftCall(2, "ask", 9), ask(c))
+		h.Advance(11 * time.Second)
+	}
+	for id := range byte(40) {
+		c.Send(thriftCall(1, "fire", id))
+		require.Equal(t, thriftCall(2, "ask", 9), ask(c))
+	}
+	up.Serve = nil
+	fill := func(n int) {
+		t.Helper()
+		clients := []*filtertest.Client{}
+		for range n {
+			clients = append(clients, h.Dial(cfg))
+			require.Empty(t, ask(clients[len(clients)-1]))
+		}
+		require.Contains(t, string(ask(h.Dial(cfg))), "the concurrency limit is reached")
+		for _, c := range clients {
+			c.Close()
+		}
+	}
+	c.Send(thriftCall(1, "fire", 1))
+	fill(4) // each has given back one place
+	c.Close()
+	fill(5)
 }
 
 // TestStreams take no places, and do not open while none is free.

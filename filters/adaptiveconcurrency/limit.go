@@ -156,6 +156,9 @@ func (pl *place) free(now time.Duration, o outcome, took time.Duration, random f
 	return l.look(pl.p, now, random)
 }
 
+// drop gives the place back, and tells nothing.
+func (pl *place) drop() { pl.l.inFlight.Add(-1) }
+
 // look ends the window if it has what it takes.
 func (l *limit) look(p *policy, now time.Duration, random func() uint64) (s state, ended bool) {
 	if !l.looking.TryLock() {
