@@ -192,14 +192,7 @@ func (m *Message) after(v Verdict) bool {
 	case m.forward && m.phase == inRequest:
 		m.send()
 	case v == Pause:
-		m.paused = true
-		if !m.hold() {
-			m.paused = false
-			m.Reply(codecs.Unspecified, guard.Text)
-			m.answerLocally()
-		} else if m.phase == inRequest {
-			m.conn.halt()
-		}
+		m.pause()
 	default:
 		return true
 	}
@@ -298,6 +291,9 @@ func (m *Message) end() {
 	c := m.cfg
 	m.endedAt = m.sh.w.Now()
 	m.sh.told = nil
+	if m.stands {
+		m.leaves()
+	}
 	m.exchange.Over()
 	if m.taken != nil {
 		m.giveBack(m.unanswered())

@@ -275,6 +275,7 @@ func (c *connection) leave() {
 	c.closed = true
 	c.room.Cancel()
 	c.turn.Cancel()
+	c.relief.Cancel()
 	// The last one first: what waits for one before it must not be sent now.
 	for m := c.last; m != nil; m = c.last {
 		m.clientGone()

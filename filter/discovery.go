@@ -8,7 +8,6 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/host"
-	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/internal/timer"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
 	"github.com/meltemi-mesh/meltemi/filter/rds"
@@ -93,7 +92,7 @@ func (d *discovery) report(wl *workerListener) {
 // longer than those that come behind it.
 type awaiting struct {
 	first, last *connection
-	n, bytes    int
+	n           int
 	timer       timer.Timer
 	until       time.Duration // when it is given up, 0: nobody has waited yet
 	over        bool          // it was
@@ -115,7 +114,6 @@ func (a *awaiting) add(m *Message) {
 	}
 	a.last = c
 	a.n++
-	a.bytes += len(m.frame)
 }
 
 func (a *awaiting) remove(m *Message) {
@@ -133,7 +131,6 @@ func (a *awaiting) remove(m *Message) {
 	*p = place{}
 	m.awaits = false
 	a.n--
-	a.bytes -= len(m.frame)
 }
 
 // lacksRoutes reports whether requests have to wait for the listener's first routes.
@@ -154,17 +151,12 @@ func (m *Message) begin() {
 // is no more to wait for.
 func (m *Message) awaitRoutes() {
 	wl, c := m.cfg, m.conn
-	a, o := &wl.awaiting, &wl.Upstream
-	size := len(m.req.Raw)
-	switch {
-	case a.n >= 2*o.MaxPendingRequests || a.n > 0 && a.bytes+size > 2*o.MaxPendingBytes:
-		wl.count(metrics.RequestOverflow, 1)
-		m.Reply(codecs.OverLimit, "too many requests wait for routes")
-		m.answerLocally()
+	a := &wl.awaiting
+	const tooMany = "too many requests wait for routes"
+	if a.n >= 2*wl.Upstream.MaxPendingRequests {
+		m.overflows(tooMany)
 		return
-	case !m.hold():
-		m.Reply(codecs.Unspecified, guard.Text)
-		m.answerLocally()
+	} else if !m.stand(tooMany) {
 		return
 	}
 	a.add(m)
@@ -220,6 +212,7 @@ func (wl *workerListener) resume(m *Message, f func()) {
 	c := m.conn
 	defer wl.sh.barrier(c)
 	wl.awaiting.remove(m)
+	m.leaves()
 	c.routeless = false
 	f()
 	if !c.closed {

@@ -43,9 +43,13 @@ func (m *Message) send() {
 	p := m.cfg.pool(m)
 	if c.lines.Wait(p, &c.turn) {
 		m.phase = inRequest
-		m.hold()
+		if !m.stand("too many requests wait for those before them") {
+			c.turn.Cancel()
+			return
+		}
 		c.turn.Resume = func() {
 			defer c.sh.barrier(c)
+			m.leaves()
 			c.unhalt(m.send)
 		}
 		c.halt()

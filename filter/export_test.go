@@ -17,6 +17,15 @@ func (mod *Module) Pools() (n int) {
 	return n
 }
 
+// Standing returns how many messages stand on the first worker, and their bytes.
+func (mod *Module) Standing() (n, bytes int) {
+	for _, wl := range mod.shards[0].listeners {
+		n += wl.pauses.n
+		bytes += wl.pauses.bytes
+	}
+	return n, bytes
+}
+
 // FreeShadows returns how many copies the first worker may use again.
 func (mod *Module) FreeShadows() int { return len(mod.shards[0].freeShadows) }
 
@@ -32,13 +41,29 @@ func (mod *Module) Books() (wrong string) {
 		}
 		for _, wl := range s.listeners {
 			active, streams, plain := 0, 0, 0
+			standing, weight := 0, 0
 			for c := wl.conns; c != nil; c = c.next {
-				parked, n, stalled := 0, 0, 0
+				parked, n, stalled, stands := 0, 0, 0, 0
+				stand := func(m *Message) {
+					if m.stands {
+						stands++
+						weight += m.size()
+					}
+					if m.weight != 0 && !m.stands || m.paused && !m.stands {
+						wrong += "a message is counted as if it stood, or is not as it does\n"
+					}
+				}
 				for m := c.first; m != nil; m = m.next {
 					parked += len(m.reply)
 					n++
 					again += keptAgain(m)
+					stand(m)
 				}
+				for _, m := range c.aside {
+					stand(m)
+				}
+				want("standing", c.standing, stands)
+				standing += stands
 				for _, st := range c.streams {
 					if st.stalled {
 						stalled++
@@ -65,6 +90,8 @@ func (mod *Module) Books() (wrong string) {
 					}
 				}
 			}
+			want("the number of pauses", wl.pauses.n, standing)
+			want("the bytes of pauses", wl.pauses.bytes, weight)
 		}
 		want("held", s.held, held)
 		want("what is kept for further attempts", int(reflect.ValueOf(s.exchanges).Elem().FieldByName("kept").Int()), again)
@@ -121,8 +148,11 @@ func keptAgain(m *Message) int {
 // readingWrong tells why a client might not be read for ever, "" if nothing is wrong.
 func (c *connection) readingWrong() (wrong string) {
 	set := func(w any, field string) bool { return !reflect.ValueOf(w).Elem().FieldByName(field).IsNil() }
-	if room := &c.room; c.waiting != (set(room, "pool") || set(room, "line")) {
+	if room := &c.room; c.waiting != (set(room, "list") || set(room, "line")) {
 		wrong += fmt.Sprintf("a client waits for room: %v\n", c.waiting)
+	}
+	if c.pausing != set(&c.relief, "list") || c.pausing && c.standing == 0 {
+		wrong += fmt.Sprintf("a client waits for what stands: %v\n", c.pausing)
 	}
 	paused := 0
 	for m := c.first; m != nil; m = m.next {

@@ -94,6 +94,7 @@ type use struct {
 	taken               *breaker.Taken // of circuit breakers; nil: nothing
 
 	pos     int
+	weight  int    // bytes that it counts for while it stands
 	seen    int    // filters whose OnRequest was called, but for those that are
 	skipped uint64 // a bit each
 	delayed struct {
@@ -108,6 +109,7 @@ type use struct {
 	held    bool
 	unsure  bool // whether there will be an answer
 	paused  bool
+	stands  bool // among the pauses of its listener
 	awaits  bool // routes
 	routed  bool
 	replied bool
@@ -424,6 +426,7 @@ func (r Resumer) run(do func(m *Message) Verdict) {
 	m.gen++
 	m.spent = 0
 	defer m.sh.barrier(m.conn)
+	m.leaves()
 	v := Continue
 	if do != nil {
 		v = m.guard(func() Verdict { return do(m) })

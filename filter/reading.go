@@ -9,18 +9,22 @@ type reading struct {
 	halted    bool // a request has not gone upstream that must not be overtaken
 	routeless bool // a request waits for routes
 	crowded   bool // has too many requests in flight
+	pausing   bool // too many bytes of messages stand, some of its
 	blocked   bool // the client does not take bytes
 	broken    bool // a panic is about to end it
 	stalled   int  // streams whose frames nobody takes for now
 
-	room upstream.Waiter // for what is waited for
-	turn upstream.Waiter // of the request that halts it
+	standing int // of its messages
+
+	room   upstream.Waiter // for what is waited for
+	turn   upstream.Waiter // of the request that halts it
+	relief upstream.Waiter // from what stands
 }
 
 // stopped reports whether no more requests are taken for now. Reading is
 // disabled once for each reason.
 func (r *reading) stopped() bool {
-	return r.waiting || r.halted || r.routeless || r.crowded || r.blocked || r.stalled > 0 || r.broken
+	return r.waiting || r.halted || r.routeless || r.crowded || r.pausing || r.blocked || r.stalled > 0 || r.broken
 }
 
 // stopFor stops reading until p, or the client's line to it, has room again.
@@ -35,6 +39,22 @@ func (c *connection) stopFor(p *upstream.Pool, l *upstream.Line) {
 		c.goOn()
 	}
 	p.Wait(&c.room, l)
+}
+
+// stopForPauses stops reading until fewer bytes stand, or none of this client's.
+func (c *connection) stopForPauses() {
+	if c.pausing || c.closed {
+		return
+	}
+	c.pausing = true
+	c.d.ReadDisable(true)
+	c.relief.Resume = func() {
+		c.pausing = false
+		if !c.closed {
+			c.goOn()
+		}
+	}
+	c.cfg.pauses.clients.Add(&c.relief)
 }
 
 // halt takes no more requests, as others would overtake the one that halts here,

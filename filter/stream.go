@@ -167,7 +167,13 @@ func (st *stream) hold(frame []byte) bool {
 // mayHold reports whether a frame may be kept. If not, the stream has ended.
 func (st *stream) mayHold(frame []byte) bool {
 	m := st.m
-	if len(st.early)+len(frame) <= maxEarlyBytes && (!m.exchange.Call().Waiting() || m.exchange.Call().Grow(len(frame))) {
+	may := len(st.early)+len(frame) <= maxEarlyBytes
+	if call := m.exchange.Call(); m.stands {
+		may = may && m.heavier(len(frame))
+	} else if call.Waiting() {
+		may = may && call.Grow(len(frame))
+	}
+	if may {
 		return true
 	}
 	m.exchange.Cancel()
@@ -181,7 +187,11 @@ func (st *stream) size() int {
 	if st == nil {
 		return 0
 	}
-	return len(st.early)
+	n := len(st.early)
+	for _, f := range st.unseen {
+		n += len(f.frame)
+	}
+	return n
 }
 
 // opening is called when the opening frame has gone to the server, and what the

@@ -25,6 +25,7 @@ type workerListener struct {
 	}
 	conns    *connection
 	awaiting awaiting
+	pauses   pauses
 	merged   map[merge]*route.Override
 	shapes   map[*protocol]*codecs.Shapes // what decoders remember
 

@@ -109,7 +109,7 @@ const (
 	PassthroughConnectFail
 	// UpstreamAbuse: upstream connections closed for what their server did.
 	UpstreamAbuse
-	// RequestOverflow: requests refused as too many wait or are in flight.
+	// RequestOverflow: requests refused as too many wait, are held or are in flight.
 	RequestOverflow
 	// RequestUnroutable: requests whose route would have cost too much to find.
 	RequestUnroutable

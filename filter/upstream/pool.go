@@ -37,12 +37,12 @@ type Pool struct {
 	// lingering connections have been given an end of stream, and are not closed.
 	lingering int
 
-	queue               callList // waits for any connection
-	pending             int      // waits at all
-	pendingBytes        int
-	waiters, lastWaiter *Waiter
-	dispatching         bool
-	round               uint64 // of looks at what waits
+	queue        callList // waits for any connection
+	pending      int      // waits at all
+	pendingBytes int
+	waiters      Waiters
+	dispatching  bool
+	round        uint64 // of looks at what waits
 
 	watch
 	guards

@@ -26,8 +26,7 @@ func TestClientsThatWaitForRoomAreResumedInTurnUnlessTheyHaveLeft(t *testing.T) 
 	p.resumeWaiters()
 	p.resumeWaiters()
 	require.Equal(t, []int{1, 2, 4}, resumed)
-	require.Nil(t, p.waiters)
-	require.Nil(t, p.lastWaiter)
+	require.Zero(t, p.waiters)
 	ws[1].Cancel()
 
 	l := &Line{pool: p}

@@ -6,14 +6,37 @@ type Waiter struct {
 	// Resume is called once.
 	Resume func()
 
-	pool       *Pool // in whose list it is
+	list       *Waiters
 	line       *Line
 	next, prev *Waiter
 }
 
+// Waiters are clients that wait for the same, in the order in which they came.
+type Waiters struct{ first, last *Waiter }
+
+// Add has w, which waits for nothing, wait behind all others.
+func (ws *Waiters) Add(w *Waiter) {
+	w.list, w.prev = ws, ws.last
+	if w.prev == nil {
+		ws.first = w
+	} else {
+		w.prev.next = w
+	}
+	ws.last = w
+}
+
+// Resume resumes the first one, and reports false if there is none.
+func (ws *Waiters) Resume() bool {
+	if ws.first == nil {
+		return false
+	}
+	ws.first.resume()
+	return true
+}
+
 // Cancel ends the waiting, if there is any.
 func (w *Waiter) Cancel() {
-	switch p := w.pool; {
+	switch ws := w.list; {
 	case w.line != nil:
 		if w.line.idle == w {
 			w.line.idle = nil
@@ -21,18 +44,18 @@ func (w *Waiter) Cancel() {
 			w.line.waiter = nil
 		}
 		w.line = nil
-	case p != nil:
+	case ws != nil:
 		if w.prev == nil {
-			p.waiters = w.next
+			ws.first = w.next
 		} else {
 			w.prev.next = w.next
 		}
 		if w.next == nil {
-			p.lastWaiter = w.prev
+			ws.last = w.prev
 		} else {
 			w.next.prev = w.prev
 		}
-		w.pool, w.next, w.prev = nil, nil, nil
+		w.list, w.next, w.prev = nil, nil, nil
 	}
 }
 
@@ -48,13 +71,7 @@ func (p *Pool) Wait(w *Waiter, l *Line) {
 		l.waiter, w.line = w, l
 		return
 	}
-	w.pool, w.prev = p, p.lastWaiter
-	if w.prev == nil {
-		p.waiters = w
-	} else {
-		w.prev.next = w
-	}
-	p.lastWaiter = w
+	p.waiters.Add(w)
 }
 
 // Full reports whether a client should not be read for now: too many requests
@@ -66,7 +83,6 @@ func (p *Pool) full() bool {
 }
 
 func (p *Pool) resumeWaiters() {
-	for p.waiters != nil && p.pending <= p.opts.MaxPending/2 && p.pendingBytes <= p.opts.MaxPendingBytes/2 {
-		p.waiters.resume()
+	for p.pending <= p.opts.MaxPending/2 && p.pendingBytes <= p.opts.MaxPendingBytes/2 && p.waiters.Resume() {
 	}
 }

@@ -627,7 +627,9 @@ type UpstreamOptions struct {
 	// Requests that may wait for a connection before clients are no longer
 	// read; twice as many are refused. 1 to 1048576; default 1024.
 	MaxPendingRequests *wrapperspb.UInt32Value `protobuf:"bytes,6,opt,name=max_pending_requests,json=maxPendingRequests,proto3" json:"max_pending_requests,omitempty"`
-	// The same in bytes. 1 to 2^31-1; default 16 MiB.
+	// The same in bytes, and the bytes of requests, and their answers, that filters of a
+	// listener may hold before clients are no longer read of which some are. 1 to
+	// 2^31-1; default 16 MiB.
 	MaxPendingBytes *wrapperspb.UInt32Value `protobuf:"bytes,7,opt,name=max_pending_bytes,json=maxPendingBytes,proto3" json:"max_pending_bytes,omitempty"`
 	// Longest pause between failed attempts to connect. At least 25 ms; default
 	// 1 s.
