@@ -62,13 +62,12 @@ func (m *Message) send() {
 	var how upstream.Send
 	m.how(&how, line)
 	policy := m.policy()
-	if policy != nil && policy.Timeout > 0 {
+	// What has not been held has come in this event.
+	if m.held || policy != nil && policy.Timeout > 0 {
 		if how.Timeout = m.timeLeft(policy); how.Timeout <= 0 {
-			m.cfg.count(metrics.RequestDeadlineSpent, 1)
-			const text = "the deadline of the request has passed before it could be sent"
-			m.debug(text)
-			if !m.silent(codecs.Timeout, text, metrics.Counters) {
-				m.Reply(codecs.Timeout, text)
+			m.spent()
+			if !m.silent(codecs.Timeout, deadlineSpent, metrics.Counters) {
+				m.Reply(codecs.Timeout, deadlineSpent)
 				m.answerLocally()
 			}
 			return
@@ -112,18 +111,35 @@ func (m *Message) policy() *forward.Policy {
 }
 
 // timeLeft is how long the client's answer may still take: the shortest of the limits of
-// the listener, the route, and the client itself rules.
+// the listener, the route, and the client itself rules. p may be nil.
 func (m *Message) timeLeft(p *forward.Policy) time.Duration {
-	limit := p.Timeout
-	if d := m.proto.deadliner; d != nil && m.req.Raw != nil {
-		switch t := d.Timeout(&m.req); {
-		case t < 0:
-			return 0
-		case t > 0:
-			limit = min(limit, t)
+	limit := m.cfg.RequestTimeout
+	if p != nil && p.Timeout > 0 {
+		limit = min(limit, p.Timeout)
+		if d := m.proto.deadliner; d != nil && m.req.Raw != nil {
+			switch t := d.Timeout(&m.req); {
+			case t < 0:
+				return 0
+			case t > 0:
+				limit = min(limit, t)
+			}
 		}
 	}
-	return min(m.cfg.RequestTimeout, m.start+limit-m.sh.w.Now())
+	return m.start + limit - m.sh.w.Now()
+}
+
+const deadlineSpent = "the deadline of the request has passed before it could be sent"
+
+// spent tells that the time of m is over and it has not been sent.
+func (m *Message) spent() {
+	m.cfg.count(metrics.RequestDeadlineSpent, 1)
+	m.debug(deadlineSpent)
+}
+
+// outOfTime ends the pause of a request whose time is over.
+func (m *Message) outOfTime() Verdict {
+	m.spent()
+	return m.Reply(codecs.Timeout, deadlineSpent)
 }
 
 // expects is what is known of the answer, as far as it counts for further attempts.

@@ -129,7 +129,8 @@ type Verdict uint8
 const (
 	// Continue with the next filter.
 	Continue Verdict = iota
-	// Pause the message until a [Resumer] of it is called. Its frame is kept.
+	// Pause the message until a [Resumer] of it is called, or, of a request, the listener's
+	// request_timeout has passed since its start. Its frame is kept.
 	Pause
 	stopped // by Reply or Forward
 )

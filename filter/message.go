@@ -344,10 +344,15 @@ func (m *Message) AddFlags(f Flags) { m.flags |= f }
 // Delay pauses the message for d, give or take a few milliseconds, and then runs then,
 // which may be nil, and goes on as its verdict says. A [Resumer] of the same hook may
 // have it go on before: what comes first counts, so this is also the timeout of what
-// the filter waits for. The filter returns what it returns.
+// the filter waits for. A request is delayed until the listener's request_timeout has
+// passed since its start at most. The filter returns what it returns.
 func (m *Message) Delay(d time.Duration, then func(m *Message) Verdict) Verdict {
 	m.delayed.gen, m.delayed.then = m.gen, then
-	m.sh.timers.Start(&m.delay, m.sh.w.Now()+d)
+	now := m.sh.w.Now()
+	if m.phase == inRequest {
+		d = min(d, m.start+m.cfg.RequestTimeout-now)
+	}
+	m.sh.timers.Start(&m.delay, now+d)
 	return Pause
 }
 

@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"math"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/internal/guard"
 	"github.com/meltemi-mesh/meltemi/filter/metrics"
@@ -87,13 +89,17 @@ func (m *Message) leaves() {
 	}
 }
 
-// pause has m stand until its filter has it go on.
+// pause has m stand until its filter has it go on, or, while it is a request, its time is
+// over.
 func (m *Message) pause() {
 	if !m.stand("filters hold too many requests") {
 		return
 	}
 	m.paused = true
 	if m.phase == inRequest {
+		if m.delayed.gen != m.gen { // a Resumer alone, that nobody may ever use
+			m.Delay(math.MaxInt64, (*Message).outOfTime)
+		}
 		m.conn.halt()
 	}
 }

@@ -145,6 +145,7 @@ func TestWhatIsHeldEnds(t *testing.T) {
 			e.MayPanic()
 			all(e, func(*filter.Message) filter.Verdict { panic("boom") })
 		},
+		"out of time": func(e *pauseEnv, _ []*filtertest.Client) { e.Advance(late) },
 		"clients leave": func(_ *pauseEnv, clients []*filtertest.Client) {
 			for _, c := range clients {
 				c.Close()
@@ -273,4 +274,49 @@ func TestRequestsThatWaitForOthersCount(t *testing.T) {
 	e.stand(0, 0)
 	require.Contains(t, string(clients[5].Take()), "too many requests wait for those before them")
 	e.counts(map[string]int64{"request_overflow": 1})
+}
+
+// TestAPauseEndsWithTheRequestsTime, whoever was to end it: nothing else might.
+func TestAPauseEndsWithTheRequestsTime(t *testing.T) {
+	const spent = "the deadline of the request has passed before it could be sent"
+	for _, codec := range []string{"toy.byid", "toy.inorder", "toy.exclusive", "toy.hidden"} {
+		for name, hold := range map[string]func(m *filter.Message) filter.Verdict{
+			"resumer": func(m *filter.Message) filter.Verdict { m.Resumer(); return filter.Pause },
+			"delay":   func(m *filter.Message) filter.Verdict { return m.Delay(time.Hour, nil) },
+			"twice": func(m *filter.Message) filter.Verdict {
+				return m.Delay(time.Second/2, func(m *filter.Message) filter.Verdict { return m.Delay(time.Second, nil) })
+			},
+		} {
+			t.Run(codec+" "+name, func(t *testing.T) {
+				e := newPauseEnv(t, codec)
+				var flags []string
+				current = &testFilter{onRequest: hold, onEnd: func(m *filter.Message) { flags = append(flags, m.Facts().Flags.String()) }}
+				e.cfg = e.MustLoad(toyConfig(`"codec": {"name": "`+codec+`"}`, pauseConfig))
+				e.c = e.Dial(e.cfg)
+				stream := codec == "toy.byid"
+				e.say("req 1 m -")
+				if stream {
+					e.say("init 2 m -", "data 2 - x")
+				}
+				one := e.Dial(e.cfg)
+				say(one, "one 1 m -")
+				e.Advance(990 * time.Millisecond)
+				require.Empty(t, e.got())
+				e.Advance(20 * time.Millisecond)
+				want := "err 1 - " + spent + "\n"
+				n := int64(2)
+				if stream {
+					want += "err 2 - " + spent + "\n"
+					n++
+				}
+				require.Equal(t, want, e.got())
+				require.Empty(t, one.Take())
+				require.Empty(t, e.up.Servers())
+				require.Len(t, flags, int(n))
+				require.Equal(t, "UT", flags[0])
+				e.counts(map[string]int64{"request_deadline_spent": n, "request_timeout": 0, "oneway_dropped": 1, "request_active": 0})
+				e.stand(0, 0)
+			})
+		}
+	}
 }

@@ -261,6 +261,8 @@ func TestDeadlines(t *testing.T) {
 		{"client", `, "timeout": "3s"`, "", "", "in100", "t=100;in100", 100 * time.Millisecond},
 		{"client waits longer", `, "timeout": "0.1s"`, "", "", "in300", "t=100;in300", 100 * time.Millisecond},
 		{"held by a filter", `, "timeout": "0.3s"`, "", slow, "-", "t=200;-", 300 * time.Millisecond},
+		{"held by a filter, without a route's", "", "", `, "request_timeout": "0.3s"` + slow, "-", "-", 300 * time.Millisecond},
+		{"held for too long, without a route's", "", "", `, "request_timeout": "0.1s"` + slow, "-", "", 100 * time.Millisecond},
 		{"held for too long", `, "timeout": "0.3s"`, "", slow, "in90", "", 100 * time.Millisecond},
 		{"over before it came", `, "timeout": "0.3s"`, "", "", "in-1", "", 0},
 	} {
@@ -268,7 +270,7 @@ func TestDeadlines(t *testing.T) {
 			e := newPolicyEnv(t, "toy.byid", tt.action, tt.table, tt.more, "h1")
 			e.serveAs(map[string]string{"h1": "res"})
 			resume := func(after time.Duration) {
-				if tt.more == slow {
+				if strings.Contains(tt.more, slow) {
 					e.Advance(after)
 					paused[len(paused)-1].Continue()
 					e.Settle()

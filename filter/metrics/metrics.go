@@ -137,7 +137,7 @@ const (
 	RequestHedge
 	// RequestHedgeWon: those whose answer came first.
 	RequestHedgeWon
-	// RequestDeadlineSpent: requests not sent, as their deadline had passed.
+	// RequestDeadlineSpent: requests not sent, as their time was over.
 	RequestDeadlineSpent
 	// Mirror: copies of requests that were sent.
 	Mirror

@@ -267,6 +267,19 @@ func TestAServiceThatFails(t *testing.T) {
 	}
 }
 
+// TestARequestHasNoMoreTime for a service that may take longer.
+func TestARequestHasNoMoreTime(t *testing.T) {
+	b := newBed(t, strings.Replace(byCluster, `"grpc_service": {`, `"grpc_service": {"timeout": "60s", `, 1), routes)
+	b.ask()
+	c := b.authorizer.next()
+	b.Advance(14900 * time.Millisecond)
+	require.Empty(t, b.c.Take())
+	b.Advance(200 * time.Millisecond)
+	<-c.ctx.Done()
+	b.refused(40, "the authorization service failed")
+	b.counts(map[string]int{"error": 1, "timeout": 1})
+}
+
 // TestADeadService: its clients are told at once, and are checked again when it is back.
 func TestADeadService(t *testing.T) {
 	b := newBed(t, byCluster, routes)

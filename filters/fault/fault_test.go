@@ -238,6 +238,15 @@ func TestTheDeadlineCounts(t *testing.T) {
 	require.Zero(t, e.got)
 	require.Equal(t, []string{"UT,DI"}, seen.flags)
 	e.counts(1, 0, 0, 0)
+
+	e = start(t, `"delay": {"fixed_delay": "60s", `+always+`}`, "", "")
+	e.ask(e.c)
+	e.Advance(14900 * time.Millisecond)
+	require.Empty(t, e.answer(e.c))
+	e.Advance(200 * time.Millisecond)
+	require.Equal(t, "31 the deadline of the request has passed before it could be sent", e.answer(e.c), "the listener's, and no delay is longer")
+	require.Zero(t, e.got)
+	e.counts(1, 0, 0, 0)
 }
 
 // TestOneways are delayed too, and dropped where others are answered.

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -23,7 +24,7 @@ const defaultTimeout = 20 * time.Millisecond
 // config is a RateLimit.
 type config struct {
 	target            grpcclient.Target
-	timeout           time.Duration // 0: none
+	timeout           time.Duration // math.MaxInt64: as long as the request's time lasts
 	match             *route.Match  // nil: all
 	enabled, enforced fields.Fraction
 	deny              fields.Fraction // of the requests for which the service fails
@@ -67,6 +68,9 @@ func (builder) Parse(any *anypb.Any, env *filter.Env) (filter.Config, error) {
 		failed: p.reply(m.GetFailureResponse(), "failure_response", env,
 			codecs.LocalError{Type: codecs.Unspecified, Message: "the rate limit service failed"}),
 		ownText: m.GetRateLimitedResponse().GetBody() != "",
+	}
+	if c.timeout == 0 {
+		c.timeout = math.MaxInt64
 	}
 	if c.domain = m.GetDomain(); c.domain == "" {
 		p.Add("domain", "required")

@@ -108,9 +108,6 @@ func (f *rateLimit) OnRequest(m *filter.Message) filter.Verdict {
 		return f.failure(m, err)
 	}
 	m.SetState(cancel)
-	if f.timeout == 0 {
-		return filter.Pause
-	}
 	return m.Delay(f.timeout, f.late)
 }
 

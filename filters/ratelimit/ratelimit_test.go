@@ -53,7 +53,7 @@ func TestWhileTheServiceThinks(t *testing.T) {
 	b.WaitUntil(func() bool { return len(other.Received()) > 0 })
 	second.code(over)
 	require.Equal(t, "rate limit exceeded", b.answer(2))
-	b.Advance(time.Hour)
+	b.Advance(14 * time.Second)
 	require.Empty(t, b.client.Take())
 	first.code(ok)
 	b.served(1)
@@ -151,6 +151,33 @@ func TestASilentService(t *testing.T) {
 		}
 		b.served(id)
 		require.Eventually(t, func() bool { return b.dials() > 1 }, patience, time.Millisecond)
+	}
+}
+
+// TestAServiceThatNeverAnswers is waited for as long as the request has time, where
+// nothing else is said, and is one that has failed.
+func TestAServiceThatNeverAnswers(t *testing.T) {
+	for deny, text := range map[bool]string{
+		true: "the rate limit service failed", false: "the deadline of the request has passed before it could be sent",
+	} {
+		b := newBed(t, fmt.Sprintf(byMethod+`, "timeout": "0s", "failure_mode_deny": %v`, deny), toServer)
+		for id := range uint64(2) {
+			c := b.asked(id)
+			require.Equal(t, 1, b.dials())
+			b.Advance(14900 * time.Millisecond)
+			require.Empty(t, b.client.Take())
+			b.Advance(200 * time.Millisecond)
+			<-c.ctx.Done()
+			require.Equal(t, text, b.answer(id))
+		}
+		require.Eventually(t, func() bool { return b.dials() == 2 }, patience, time.Millisecond, "it may be gone without a word")
+		b.asked(3).code(ok)
+		b.served(3)
+		counts := map[string]int64{"error": 2, "ok": 1}
+		if !deny {
+			counts["failure_mode_allowed"] = 2
+		}
+		b.counts(counts)
 	}
 }
 

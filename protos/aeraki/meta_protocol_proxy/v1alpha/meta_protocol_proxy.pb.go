@@ -274,8 +274,8 @@ type MetaProtocolProxy struct {
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,11,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	// The protocol.
 	Protocol *ApplicationProtocol `protobuf:"bytes,12,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// A request without an answer ends with a timeout error after it. Default
-	// 15 s; must be positive.
+	// A request without an answer ends with a timeout error after it; the time counts
+	// from when it was read. Default 15 s; must be positive.
 	RequestTimeout *durationpb.Duration `protobuf:"bytes,100,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
 	// How new versions of this configuration come.
 	Delivery MetaProtocolProxy_Delivery `protobuf:"varint,101,opt,name=delivery,proto3,enum=aeraki.meta_protocol_proxy.v1alpha.MetaProtocolProxy_Delivery" json:"delivery,omitempty"`

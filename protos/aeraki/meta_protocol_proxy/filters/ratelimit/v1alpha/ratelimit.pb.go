@@ -34,7 +34,8 @@ type RateLimit struct {
 	Match *v1alpha.RouteMatch `protobuf:"bytes,1,opt,name=match,proto3" json:"match,omitempty"`
 	// Domain at the service. Required.
 	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
-	// How long to wait for the service. 0 or more, default 20 ms; 0 is for ever.
+	// How long to wait for the service, and no longer than the listener's request_timeout
+	// allows. 0 or more, default 20 ms; 0 is until then.
 	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Refuse requests when the service fails.
 	FailureModeDeny bool `protobuf:"varint,4,opt,name=failure_mode_deny,json=failureModeDeny,proto3" json:"failure_mode_deny,omitempty"`
