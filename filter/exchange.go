@@ -65,7 +65,7 @@ func (m *Message) send() {
 	// What has not been held has come in this event.
 	if m.held || policy != nil && policy.Timeout > 0 {
 		if how.Timeout = m.timeLeft(policy); how.Timeout <= 0 {
-			m.spent()
+			m.overdue()
 			if !m.silent(codecs.Timeout, deadlineSpent, metrics.Counters) {
 				m.Reply(codecs.Timeout, deadlineSpent)
 				m.answerLocally()
@@ -130,15 +130,15 @@ func (m *Message) timeLeft(p *forward.Policy) time.Duration {
 
 const deadlineSpent = "the deadline of the request has passed before it could be sent"
 
-// spent tells that the time of m is over and it has not been sent.
-func (m *Message) spent() {
+// overdue tells that the time of m is over and it has not been sent.
+func (m *Message) overdue() {
 	m.cfg.count(metrics.RequestDeadlineSpent, 1)
 	m.debug(deadlineSpent)
 }
 
 // outOfTime ends the pause of a request whose time is over.
 func (m *Message) outOfTime() Verdict {
-	m.spent()
+	m.overdue()
 	return m.Reply(codecs.Timeout, deadlineSpent)
 }
 

@@ -72,7 +72,7 @@ type use struct {
 	source, destination *Workload     // as far as a filter has told
 	target              *route.Target // of the route, where it was sent; nil: a filter has chosen
 	picked              *route.Target // of the route, before it is sent; nil: none yet
-	share, weight       uint64        // by which its route and target are chosen; see drawn
+	forShare, forWeight uint64        // by which its route and target are chosen; see drawn
 	consumer            *Consumer     // nil: not known
 	noRoute             error         // why it is nil although one might match
 	spent               route.Spent   // by conditions of the hook that runs now
@@ -200,11 +200,11 @@ func (m *Message) drawn(n *uint64) uint64 {
 // shares is a message as what has the random number for the shares of routes.
 type shares Message
 
-func (s *shares) Uint64() uint64 { return (*Message)(s).drawn(&s.share) }
+func (s *shares) Uint64() uint64 { return (*Message)(s).drawn(&s.forShare) }
 
 // pick picks the target of a route.
 func (m *Message) pick(r *route.Route) (*route.Target, error) {
-	return r.Pick(m.drawn(&m.weight), &m.req)
+	return r.Pick(m.drawn(&m.forWeight), &m.req)
 }
 
 // ClearRoute has the route looked up again when it is asked for the next time: what a
