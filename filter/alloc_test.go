@@ -450,6 +450,9 @@ func newRoundTripIn(t testing.TB, m *filter.Module, config string, members *host
 func newMirroredRoundTrip(t testing.TB) (roundTrip func()) {
 	primary, h := newRoundTripBy(t, strings.Replace(byAttributes, `"route": {`,
 		`"route": {"request_mirror_policies": [{"cluster": "mirror", "compare": true, "after_mutation": true, "runtime_fraction": {"default_value": {"numerator": 99}}}], `, 1))
+	for h.mirror == nil { // the first were not of the share
+		primary()
+	}
 	h.mirror.Ready("m1")
 	h.shard.EndHook()
 	resp := dubbotest.Response(0, "x")
