@@ -106,7 +106,8 @@ func (r *reconciler) write(ctx context.Context, host string, out *translate.Outp
 	for _, f := range filters.Items {
 		// Of what servers have nobody knows which is of a port whose number is not known, and
 		// without it those that come back would let in whoever calls.
-		if !wanted["EnvoyFilter "+f.Namespace+"/"+f.Name] && !(out.Unresolved && f.Labels[translate.Component] == inbound) {
+		stays := out.Unresolved && f.Labels[translate.Component] == inbound
+		if !stays && !wanted["EnvoyFilter "+f.Namespace+"/"+f.Name] {
 			errs = append(errs, r.remove(ctx, f))
 		}
 	}
