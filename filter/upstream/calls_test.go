@@ -307,3 +307,29 @@ func TestALostConnectionCostsItsCallsOnly(t *testing.T) {
 		require.Equal(t, want, c.is(), c.name)
 	}
 }
+
+// TestPoolsShareIDsUnlessTheyAreFew: what rests of them is not each pool's.
+func TestPoolsShareIDsUnlessTheyAreFew(t *testing.T) {
+	for maxID, shared := range map[uint64]bool{1<<32 - 1: true, 1<<31 - 1: true, 255: false} {
+		var opts *upstream.Options
+		traits := codecs.Traits{Correlation: codecs.ByID, MaxID: maxID}
+		b := newBed(t, traits, func(o *upstream.Options) { opts = o })
+		var got []string
+		for _, cluster := range []string{"c", "d"} {
+			b.pool = b.manager.Pool(upstream.Key{Cluster: cluster}, words{traits: traits}, opts, &b.seen)
+			c := b.send("x", nil, upstream.Send{})
+			b.up()
+			s := b.servers[len(b.servers)-1]
+			got = append(got, s.got...)
+			s.answers(0)
+			require.Equal(t, "answered", c.is())
+		}
+		require.Len(t, got, 2)
+		require.Equal(t, shared, got[0] != got[1], "%v of ids up to %d", got, maxID)
+
+		b.pool = b.manager.Pool(upstream.Key{Cluster: "c", Mirror: true}, words{traits: traits}, opts, &b.seen)
+		b.send("x", nil, upstream.Send{})
+		b.up()
+		require.Equal(t, got[0], b.servers[len(b.servers)-1].got[0], "copies have their own")
+	}
+}

@@ -2,7 +2,8 @@ package upstream
 
 // ids hands out request ids: the number of a slot and, above it, a generation
 // that changes with each use, so that an answer that comes late, twice or
-// unasked finds nobody.
+// unasked finds nobody. All pools of a worker whose ids are as wide share them, see idsOf: pools
+// are many where each client's address has its own, and resting slots are not few.
 type ids struct {
 	slots []idSlot
 	// Free slots form a queue: a slot rests as long as possible before its
@@ -25,11 +26,11 @@ const noSlot = -1
 
 func (t *ids) init(maxID uint64) {
 	t.head, t.tail = noSlot, noSlot
-	// 20 bits of slot allow a million requests in flight on a worker. Ids that
-	// small leave few generations: then slots rest longer instead.
+	// 20 bits of slot allow a million requests in flight on a worker. Small ids
+	// leave few generations: then slots rest longer instead.
 	t.bits, t.rest = 20, 64
 	if maxID < 1<<40 {
-		t.bits, t.rest = 18, 1<<14
+		t.rest = 1 << 14
 	}
 	for t.bits > 0 && maxID>>t.bits == 0 {
 		t.bits--

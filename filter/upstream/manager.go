@@ -24,6 +24,7 @@ type Manager struct {
 	Gone func(p *Pool)
 
 	pools   map[Key]*Pool
+	ids     map[idsKey]*ids
 	touched []*conn // have bytes to hand over
 
 	partials, mirrored inbox.Budget // of answers, and of answers to copies
@@ -35,7 +36,8 @@ type Manager struct {
 // NewManager makes the upstream side of a worker.
 func NewManager(w host.Worker, timers *timer.Wheel, shared *Shared, rng *rand.Rand) *Manager {
 	m := &Manager{
-		w: w, timers: timers, shared: shared, rand: rng, Gone: func(*Pool) {}, pools: map[Key]*Pool{},
+		w: w, timers: timers, shared: shared, rand: rng, Gone: func(*Pool) {},
+		pools: map[Key]*Pool{}, ids: map[idsKey]*ids{},
 	}
 	m.partials.Init(stallTime, w.Now, timers)
 	m.mirrored.Init(stallTime, w.Now, timers)
@@ -54,6 +56,26 @@ func (m *Manager) Pool(k Key, codec codecs.Codec, opts *Options, obs Observer) *
 	}
 	p.Observe(obs)
 	return p
+}
+
+// idsKey says which pools share request ids: those whose largest is the same, and not with
+// those of copies.
+type idsKey struct {
+	max    uint64
+	mirror bool
+}
+
+// idsOf returns the request ids of a pool. Few are its own, so that no other cluster's
+// requests use them up.
+func (m *Manager) idsOf(k idsKey) *ids {
+	t := m.ids[k]
+	if t == nil {
+		t = &ids{}
+		if t.init(k.max); !t.scarce() {
+			m.ids[k] = t
+		}
+	}
+	return t
 }
 
 // Flush hands over the bytes that were gathered since the last Flush: one

@@ -31,7 +31,7 @@ type Pool struct {
 	old      int      // of conns, those that are to be replaced
 	idle     idleList // of ready, exclusive ones without a call …
 	parting  idleList // … and those of hosts that leave
-	ids      ids
+	ids      *ids     // where the pool gives some
 	inFlight int
 	absent   int // of those in flight
 	// lingering connections have been given an end of stream, and are not closed.
@@ -74,7 +74,9 @@ func newPool(m *Manager, k Key, codec codecs.Codec, opts *Options) *Pool {
 	if k.Mirror {
 		p.breakers = &p.info.breakers
 	}
-	p.ids.init(p.traits.MaxID)
+	if p.byID() {
+		p.ids = m.idsOf(idsKey{p.traits.MaxID, k.Mirror})
+	}
 	p.tick.Fire = p.onTick
 	p.retry.Fire = p.kick
 	p.used(m.now())
@@ -358,7 +360,6 @@ func (p *Pool) giveUp(now time.Duration) {
 	p.gone = true
 	delete(p.m.pools, p.key)
 	p.m.timers.Stop(&p.retry)
-	p.ids.slots = nil
 	p.disown(false)
 	p.Limit(nil)
 	p.m.shared.release(p.key.Cluster, now)

@@ -70,5 +70,26 @@ func TestIDsThatComeAgainSoon(t *testing.T) {
 		var table ids
 		table.init(maxID)
 		require.Equal(t, scarce, table.scarce(), maxID)
+		if !scarce { // a worker's pools share them
+			require.Equal(t, uint(20), table.bits, maxID)
+			require.GreaterOrEqual(t, (table.genMask+1)*uint64(table.rest), uint64(1)<<25, maxID)
+		}
 	}
+}
+
+// TestManyPoolsRestFewIDs: as many as one would.
+func TestManyPoolsRestFewIDs(t *testing.T) {
+	m := &Manager{ids: map[idsKey]*ids{}}
+	cn, c := &conn{}, &Call{}
+	c.conn = cn
+	for range 100 {
+		table := m.idsOf(idsKey{max: 1<<31 - 1})
+		for range 1<<14 + 1 {
+			id, ok := table.take(c)
+			require.True(t, ok)
+			table.drop(id)
+		}
+		require.LessOrEqual(t, len(table.slots), 1<<14+1)
+	}
+	require.Len(t, m.ids, 1)
 }
