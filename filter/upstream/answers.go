@@ -208,6 +208,8 @@ func (cn *conn) leaves() {
 		cn.pool.leaves(cn.host)
 		if greets { // else the next one would be made at once, as often as it says so
 			cn.pool.connectFailed(cn.attempt, cn.wanted, host.ConnectFailed, "its preface has failed: the server leaves")
+		} else if cn.warned {
+			cn.pool.turnedAway(cn)
 		}
 		cn.pool.kick()
 	}

@@ -273,6 +273,103 @@ func TestATimeoutInAnOrderOfAnswers(t *testing.T) {
 	require.Equal(t, "answered", next.is())
 }
 
+// TestConnectionsOfAServerThatHangsDoNotPileUp: when only answers are owed that nobody waits
+// for, oneways have had their time, or more drain than may serve, they end.
+func TestConnectionsOfAServerThatHangsDoNotPileUp(t *testing.T) {
+	b := newBed(t, inOrder, nil)
+	hangs := func() {
+		for _, name := range []string{"a", "b"} {
+			b.send(name, nil, upstream.Send{Timeout: 200 * time.Millisecond})
+		}
+		b.up()
+		b.pass(300 * time.Millisecond)
+	}
+	slow := b.send("slow", nil, upstream.Send{Timeout: 30 * time.Second})
+	hangs()
+	b.pass(5 * time.Second)
+	require.False(t, b.servers[0].ended, "an answer is waited for")
+	b.servers[0].answers(0)
+	require.Equal(t, "answered", slow.is())
+	b.pass(100 * time.Millisecond)
+	require.True(t, b.servers[0].ended, "the others are 5 s late")
+
+	hangs()
+	last := b.open()[0]
+	b.pass(4500 * time.Millisecond)
+	require.False(t, last.ended)
+	b.pass(500 * time.Millisecond)
+	require.True(t, last.ended)
+
+	for range 20 {
+		hangs()
+		require.LessOrEqual(t, len(b.open()), 4+1)
+	}
+	oneway := b.send("set", nil, upstream.Send{Oneway: true})
+	b.up()
+	require.Equal(t, "sent", oneway.is())
+	last = b.servers[len(b.servers)-1]
+	for range 10 {
+		hangs()
+	}
+	require.False(t, last.ended, "it may not have been read yet")
+	for range 10 {
+		hangs()
+	}
+	require.True(t, last.ended)
+}
+
+// TestADrainedConnectionIsKeptForAnswersThatNobodyWaitsFor until their deadlines, as the
+// server may still read what was asked.
+func TestADrainedConnectionIsKeptForAnswersThatNobodyWaitsFor(t *testing.T) {
+	b := newBed(t, inOrder, nil)
+	for range 2 {
+		b.send("a", nil, upstream.Send{Muted: true, Timeout: 20 * time.Second})
+	}
+	b.up()
+	b.servers[0].says("away")
+	b.pass(24 * time.Second)
+	require.False(t, b.servers[0].ended)
+	b.pass(1200 * time.Millisecond)
+	require.True(t, b.servers[0].ended)
+}
+
+// TestAServerThatSaysThatItLeavesOnEachConnection gets them with pauses, which end with one
+// to another host. Calls wait meanwhile.
+func TestAServerThatSaysThatItLeavesOnEachConnection(t *testing.T) {
+	b := newBed(t, byID, nil)
+	var cs []*caller
+	leaves := func(d time.Duration, host string) {
+		for range d / (10 * time.Millisecond) {
+			cs = append(cs, b.send("x", nil, upstream.Send{}))
+			for _, s := range b.servers {
+				if s.state == dialled {
+					s.ready(host)
+					s.says("away")
+				}
+			}
+			b.pass(10 * time.Millisecond)
+		}
+	}
+	leaves(200*time.Millisecond, "h0")
+	require.GreaterOrEqual(t, len(b.servers), 4)
+	leaves(5*time.Second, "h0")
+	require.LessOrEqual(t, len(b.servers), 18)
+	b.pass(time.Second)
+	last := b.servers[len(b.servers)-1]
+	require.Equal(t, dialled, last.state)
+	last.ready("h1")
+	require.NotContains(t, all(cs), "waits")
+	for _, s := range b.servers {
+		s.answers(seq(len(s.got))...)
+	}
+	for _, c := range cs {
+		require.Equal(t, "answered", c.is())
+	}
+	last.says("away")
+	require.Equal(t, "waits", b.send("y", nil, upstream.Send{}).is())
+	require.Equal(t, dialled, b.servers[len(b.servers)-1].state, "the first time that this one says it")
+}
+
 func TestOnewaysAreSentAndTheirConnectionIsKeptUntilTheyAreRead(t *testing.T) {
 	b := newBed(t, byID, nil)
 	c := b.send("x", nil, upstream.Send{Oneway: true})

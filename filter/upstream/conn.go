@@ -94,11 +94,13 @@ type conn struct {
 	agingAt      time.Duration // from then on a replacement is looked for
 	expireAt     time.Duration // from then on it gets no new call
 	keepUntil    time.Duration // a request to which no answer is awaited may not have been read before
+	owesUntil    time.Duration // the last deadline of answers that it has owed to nobody
 	aging        bool
 	stale        bool          // belongs to a membership that is over
 	ejected      bool          // its host is
 	watched      *outlier.Host // nil: it is not
 	leavingUntil time.Duration // its host has said that it leaves, which counts until then; 0: it has not
+	warned       bool          // it had before the connection was ready
 	linger       timer.Timer
 	doubt        timer.Timer // runs while its server may be about to close it
 
@@ -127,7 +129,7 @@ func (cn *conn) send(c *Call) {
 	answered := c // the call that gets the answer
 	if c.muted {
 		answered = cn.owed(c)
-		answered.line, answered.due = c.line, max(c.due, m.now()+1)
+		answered.line, answered.sent, answered.due = c.line, m.now(), max(c.due, m.now()+1)
 	}
 	var id uint64
 	if p.byID() {

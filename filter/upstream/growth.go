@@ -25,6 +25,7 @@ type growth struct {
 	retry    timer.Timer
 	backoff  time.Duration // pause before the next attempt; 0 after a success
 	failed   int           // the attempts up to this one have been backed off from
+	away     time.Duration // the same behind hosts that say again that they leave
 	nextTry  time.Duration
 	noGrowth time.Duration // a circuit breaker forbids growth until then
 	limited  bool          // it did at the last attempt, which nobody waited for
@@ -92,7 +93,7 @@ func (p *Pool) grow() {
 	if now < p.noGrowth {
 		want = min(want, max(1, len(p.ready)))
 	}
-	if p.backoff > 0 {
+	if p.backoff > 0 || p.away > 0 {
 		want = min(want, n+max(0, 1-p.trying)) // one at a time until one succeeds
 	}
 	if !p.opts.Shared {
@@ -164,6 +165,9 @@ func (p *Pool) connected(cn *conn) {
 	}
 	p.rehash(p.m.now())
 	cn.leavingUntil = p.info.leavingUntil(cn.host, p.m.now())
+	if cn.warned = cn.leaving(); !cn.warned {
+		p.away = 0
+	}
 	if astray && len(cn.to.conns) > 1 && (p.opts.Shared || p.queue.n == 0) || p.outliers != nil && !p.keeps(cn) {
 		cn.drain()
 		p.kick()
@@ -311,6 +315,25 @@ func (p *Pool) connectFailed(attempt int, to *endpoint, r host.CloseReason, why 
 	if p.queue.n > 0 {
 		p.m.timers.Start(&p.retry, p.nextTry)
 	}
+}
+
+// turnedAway pauses behind a new shared connection over which its host says, once more,
+// that it leaves, if no other host is there: the calls that had waited for it keep it, and
+// the next one would be made at once. Pauses get longer while as many drain as may serve.
+func (p *Pool) turnedAway(cn *conn) {
+	now := p.m.now()
+	switch {
+	case !p.opts.Shared || p.staying() > 0:
+		return
+	case now-cn.born > p.opts.BackoffMax:
+		p.away = 0 // it has served for a while
+		return
+	case p.away == 0 || len(p.drainers) < p.opts.MaxConnections:
+		p.away, p.failed = firstBackoff, p.attempts
+	case cn.attempt > p.failed:
+		p.away, p.failed = min(2*p.away, p.opts.BackoffMax), p.attempts
+	}
+	p.nextTry = max(p.nextTry, now+p.jittered(p.away))
 }
 
 // Queued implements host.Queued: calls that wait have another pool give a connection up.

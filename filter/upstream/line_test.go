@@ -225,7 +225,8 @@ func TestLinesKeepTheirOrder(t *testing.T) {
 					b.manager.Flush()
 				case op < 11:
 					b.up()
-				case len(open) == 0:
+				case len(open) == 0: // the next one may come behind a pause
+					b.pass(time.Millisecond)
 				case op < 17:
 					s := open[rnd.IntN(len(open))]
 					if answered[s] < len(s.got) {

@@ -377,10 +377,26 @@ func (p *Pool) reap(now time.Duration) {
 		cn := p.drainers[i]
 		cn.resume()
 		cn.closeIfDrained()
-		if cn.absent > 0 && cn.absent == cn.inFlight && now-cn.calls.last.sent > p.opts.IdleTimeout {
+		if cn.absent > 0 && cn.absent == cn.inFlight && now > cn.givenUpAt() {
 			cn.close(codecs.UpstreamReset, "upstream connection closed")
 		}
 	}
+}
+
+// givenUpAt is until when a drained connection is kept for nothing but answers that nobody
+// waits for: a shared one as long behind their deadlines as a oneway may not have been
+// read, and no longer than those if more drain than may serve. A server that hangs would
+// have a further one at each timeout.
+func (cn *conn) givenUpAt() time.Duration {
+	p := cn.pool
+	at := cn.calls.last.sent + p.opts.IdleTimeout
+	switch {
+	case !p.opts.Shared:
+		return at
+	case len(p.drainers) > p.opts.MaxConnections:
+		return min(at, max(cn.owesUntil, cn.keepUntil))
+	}
+	return min(at, max(cn.owesUntil+onewayTime, cn.keepUntil))
 }
 
 // Cluster returns the name of the pool's cluster.

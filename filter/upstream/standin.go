@@ -48,6 +48,7 @@ func (cn *conn) awaits(owed *Call) {
 	if owed.due > p.m.now() {
 		p.m.timers.Start(&owed.deadline, owed.due)
 	}
+	cn.owesUntil = max(cn.owesUntil, owed.due)
 	cn.absent++
 	p.absent++
 }
