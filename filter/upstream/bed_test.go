@@ -20,7 +20,7 @@ import (
 
 // bed is a worker with one pool, whose cluster and clock the test plays.
 type bed struct {
-	t       *testing.T
+	t       testing.TB
 	now     time.Duration
 	timers  *timer.Wheel
 	hosts   host.Hosts
@@ -36,7 +36,7 @@ type bed struct {
 
 // newBed has a pool of one host with options for few connections, which change may
 // change.
-func newBed(t *testing.T, traits codecs.Traits, change func(o *upstream.Options)) *bed {
+func newBed(t testing.TB, traits codecs.Traits, change func(o *upstream.Options)) *bed {
 	t.Helper()
 	o := &upstream.Options{
 		Shared: true, MinConnections: 1, MaxConnections: 4, MaxExclusive: 4, MaxRequests: 1000, MaxAge: time.Hour,

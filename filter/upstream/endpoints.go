@@ -18,6 +18,8 @@ type endpoint struct {
 	weight int64
 	out    bool // it is ejected
 	trying int  // connections to it that are being made
+	// counted is the last count of the hosts that are reached which it was part of.
+	counted uint64
 	// backoff is the pause before the next one if the last one has failed, 0 if it has
 	// not. failed is the attempt up to which that counts.
 	backoff, nextTry time.Duration
@@ -37,6 +39,7 @@ type endpoints struct {
 	addresses []string
 	sums      []int64 // of the weights, up to each of them
 	failing   int     // of the usable ones, those to which the last connection has failed
+	count     uint64  // of counts of the usable ones that are reached
 	byHost    bool    // somebody has asked for an idle connection to a certain host
 }
 
@@ -200,11 +203,18 @@ func (ep *endpoint) fresh() int {
 }
 
 // missing is to how many more of the hosts that the cluster tells there may be shared
-// connections. Those that are more than one to a host give way.
+// connections. Those that are more than one to a host give way. A call with a hash asks
+// for each host on its way through the table: connections are few where hosts are many.
 func (p *Pool) missing() int {
 	n := min(len(p.usable), p.opts.MaxConnections)
-	for _, ep := range p.usable {
-		if ep.fresh() > 0 {
+	p.count++
+	for _, cn := range p.conns {
+		ep := cn.to
+		if cn.state != ready {
+			ep = cn.wanted
+		}
+		if ep != nil && ep.weight > 0 && ep.counted != p.count && !cn.outdated() {
+			ep.counted = p.count
 			n--
 		}
 	}

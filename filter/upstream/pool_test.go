@@ -93,3 +93,33 @@ func TestManyPoolsRestFewIDs(t *testing.T) {
 	}
 	require.Len(t, m.ids, 1)
 }
+
+// TestMissingHostsAreFoundByConnections: a call with a hash asks for many hosts, so they are
+// not walked through.
+func TestMissingHostsAreFoundByConnections(t *testing.T) {
+	p := &Pool{opts: &Options{Shared: true, MaxConnections: 8}}
+	p.usable = make([]*endpoint, 1000)
+	to := func(n int) (eps []*endpoint) {
+		for range n {
+			eps = append(eps, &endpoint{weight: 1})
+		}
+		return eps
+	}
+	eps := to(3)
+	gone, old := &endpoint{}, to(1)[0]
+	for _, tc := range []struct {
+		conns   []*conn
+		missing int
+	}{
+		{nil, 8},
+		{[]*conn{{state: ready, to: eps[0]}, {state: ready, to: eps[1], wanted: eps[2]}}, 6},
+		{[]*conn{{state: ready, to: eps[0]}, {state: ready, to: eps[0]}}, 7},
+		{[]*conn{{wanted: eps[0]}, {state: greeting, to: eps[1], wanted: eps[2]}, {}}, 6},
+		{[]*conn{{state: ready, to: old, stale: true}, {state: ready, to: gone}}, 8},
+		{[]*conn{{state: ready, to: old, aging: true}, {wanted: old}}, 7},
+	} {
+		p.conns = tc.conns
+		require.Equal(t, tc.missing, p.missing())
+		require.Equal(t, tc.missing, p.missing())
+	}
+}

@@ -502,3 +502,28 @@ func TestChoosingAHostAllocatesNothing(t *testing.T) {
 		require.LessOrEqual(t, raced.AllocsPerRun(t, 100, func() { b.again(c, s) }), base, name)
 	}
 }
+
+// A request whose host has no connection, as there are more hosts than connections.
+func BenchmarkHashOfManyHosts(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			bed := newBed(b, numbered, func(o *upstream.Options) { o.MaxConnections = 8 })
+			var ms []host.Member
+			for i := range n {
+				ms = append(ms, host.Member{Address: fmt.Sprintf("10.0.%d.%d:1", i/250, i%250), Weight: 1, Healthy: true})
+			}
+			bed.tells(ms...)
+			bed.goesTo(byRing, 1, "")
+			bed.pass(200 * time.Millisecond)
+			bed.up()
+			require.Len(b, bed.open(), 8)
+			c := &caller{}
+			hs := hashes(1000)
+			b.ResetTimer()
+			for i := range b.N {
+				bed.again(c, upstream.Send{Hash: hs[i%len(hs)], Hashing: byRing})
+			}
+			require.Len(b, bed.open(), 8)
+		})
+	}
+}
