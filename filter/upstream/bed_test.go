@@ -325,6 +325,7 @@ func (words) Decode(b []byte, m *codecs.Metadata) (int, error) {
 // observer counts what the pool tells of its connections.
 type observer struct {
 	strays, failed int
+	breaks         int // connections that a circuit breaker has forbidden
 	detours        map[upstream.Detour]int
 }
 
@@ -341,7 +342,7 @@ func (o *observer) Detoured(_, _ string, d upstream.Detour) {
 	o.detours[d]++
 }
 func (*observer) Unserved()                                        {}
-func (*observer) Breaks(string, breaker.Limit)                     {}
+func (o *observer) Breaks(string, breaker.Limit)                   { o.breaks++ }
 func (*observer) Ejects(string, string, outlier.Ejection)          {}
 func (*observer) Probes(string, string)                            {}
 func (*observer) Ejected(int)                                      {}

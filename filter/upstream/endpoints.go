@@ -281,7 +281,7 @@ func (p *Pool) awaits(c *Call, ep *endpoint) bool {
 	}
 	now := p.m.now()
 	if ep.backoff > 0 {
-		if now >= max(ep.nextTry, p.nextTry, p.noGrowth) && ep.trying == 0 && (p.opts.Shared || p.room() > 0) {
+		if now >= max(ep.nextTry, p.nextTry, p.noGrowth) && ep.trying == 0 && (p.opts.Shared || p.room() > 0) && !p.forbidden() {
 			p.connectTo(ep, now) // for those that come later
 		}
 		return false
@@ -296,6 +296,9 @@ func (p *Pool) awaits(c *Call, ep *endpoint) bool {
 	}
 	if c.sought >= maxSought || room <= 0 || now < max(p.nextTry, p.noGrowth) || p.info.leavingUntil(ep.addr, now) != 0 {
 		return false
+	}
+	if !c.strict && p.forbidden() {
+		return false // it goes elsewhere, or asks for any connection
 	}
 	c.sought++
 	return p.connectTo(ep, now)

@@ -160,7 +160,7 @@ func (p *Pool) oversee(now time.Duration) {
 			break
 		}
 	}
-	if p.opts.Shared || p.untried != nil || now < p.nextSearch || now-p.lastUse >= time.Second || p.trying > 0 || p.room() <= 0 {
+	if p.opts.Shared || p.untried != nil || now < p.nextSearch || now-p.lastUse >= time.Second || p.trying > 0 || p.room() <= 0 || p.forbidden() {
 		return
 	}
 	if due := hosts.Due(now); due != "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
+	"github.com/meltemi-mesh/meltemi/filter/breaker"
 	"github.com/meltemi-mesh/meltemi/filter/consistent"
 	"github.com/meltemi-mesh/meltemi/filter/host"
 	"github.com/meltemi-mesh/meltemi/filter/lightest"
@@ -403,6 +404,89 @@ func TestAToldHostIsEjected(t *testing.T) {
 		for _, hash := range hashes(100) {
 			require.Equal(t, table.of(hash), b.goesTo(byMaglev, hash, ""))
 		}
+	})
+}
+
+// allows has a circuit breaker allow so many connections.
+func (b *bed) allows(n int) {
+	b.pool.Limit(&breaker.Policy{Requests: breaker.Unlimited, Pending: breaker.Unlimited, Connections: n})
+}
+
+// loses ends the connections to a host.
+func (b *bed) loses(addr string) {
+	for _, s := range b.open() {
+		if s.host == addr {
+			s.ends(host.Reset)
+		}
+	}
+}
+
+// A circuit breaker that allows no more is not asked for connections to a host while there
+// are some to others: calls go there, and none is refused.
+func TestAFullCircuitBreakerIsAskedForNoToldHost(t *testing.T) {
+	for name, down := range map[string]bool{"it is new": false, "it was down": true} {
+		t.Run(name, func(t *testing.T) {
+			onEachKind(t, func(t *testing.T, b *bed) {
+				b.tells(mixed()...)
+				table := tableOf(byMaglev, mixed())
+				for _, hash := range hashes(60) {
+					b.goesTo(byMaglev, hash, "")
+				}
+				lost := table.of(1)
+				b.loses(lost)
+				if down {
+					c := b.send("call", nil, upstream.Send{Hash: 1, Hashing: byMaglev})
+					b.servers[len(b.servers)-1].ends(host.ConnectFailed)
+					require.Equal(t, "under way", c.is())
+					b.cancel(c)
+				}
+				other := table.of(1, lost)
+				b.goesTo(byMaglev, 1, lost)
+				b.allows(len(b.open()))
+				for range 30 {
+					require.Equal(t, other, b.goesTo(byMaglev, 1, ""))
+					b.pass(100 * time.Millisecond)
+				}
+				require.Zero(t, b.seen.breaks)
+				b.allows(4)
+				for range 20 {
+					b.goesTo(byMaglev, 1, "")
+					b.pass(100 * time.Millisecond)
+				}
+				require.Equal(t, lost, b.goesTo(byMaglev, 1, ""))
+			})
+		})
+	}
+}
+
+// Nor is it for one by which an ejected host could be tried.
+func TestAFullCircuitBreakerAndAnEjectedHost(t *testing.T) {
+	onEachKind(t, func(t *testing.T, b *bed) {
+		b.pool.Watch(&outlier.Policy{
+			ConsecutiveFailures: 1, Interval: time.Second, BaseEjectionTime: 5 * time.Second, MaxEjectionTime: time.Minute,
+			MaxEjectionPercent: 50, RequestVolume: 100,
+		})
+		b.tells(mixed()...)
+		table := tableOf(byMaglev, mixed())
+		for _, hash := range hashes(60) {
+			b.goesTo(byMaglev, hash, "")
+		}
+		bad := table.of(1)
+		b.send("call", nil, upstream.Send{Hash: 1, Hashing: byMaglev})
+		b.loses(bad)
+		b.allows(len(b.open()))
+		for range 100 {
+			require.NotEqual(t, bad, b.goesTo(byMaglev, 1, ""))
+			b.pass(100 * time.Millisecond)
+		}
+		require.Zero(t, b.seen.breaks)
+		b.allows(4)
+		for range 50 {
+			b.goesTo(byMaglev, 1, "")
+			b.pass(100 * time.Millisecond)
+			b.up()
+		}
+		require.Equal(t, bad, b.goesTo(byMaglev, 1, ""))
 	})
 }
 
