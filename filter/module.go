@@ -183,6 +183,9 @@ func (mod *Module) NewConfig(hc host.Config, raw []byte) (host.FilterConfig, err
 	if err := l.build(hc); err != nil {
 		return nil, err
 	}
+	if !mod.hasVersion(l.metricsKey()) {
+		l.metrics.Renew()
+	}
 	l.version = mod.tables.Add(l.key, table)
 	l.own = route.NewSlot(table)
 	l.table.Store(mod.tables.Slot(l.key))

@@ -29,6 +29,16 @@ func (mod *Module) totals(l *listener) *metrics.Totals {
 	return t
 }
 
+// hasVersion reports whether there is a configuration that has these metrics.
+func (mod *Module) hasVersion(k metricsKey) bool {
+	for o := range mod.listeners {
+		if o.metricsKey() == k {
+			return true
+		}
+	}
+	return false
+}
+
 // Observe has requests counted by what they call, for [Module.Metrics]: those that begin
 // from now on, for good.
 func (mod *Module) Observe() { mod.telemetry.On() }

@@ -101,10 +101,10 @@ func (h *Host) Load(plugin []byte) (id uint64) {
 func (h *Host) load(cfg *configuration) (err error) {
 	l := &loading{h: h}
 	cfg.proxy, err = h.module.NewConfig(l, cfg.raw)
-	if err != nil {
-		cfg.proxy = nil
+	if cfg.metrics = l.metrics; err != nil {
+		cfg.proxy, cfg.metrics = nil, nil
+		h.metrics.release(l.metrics)
 	}
-	cfg.metrics = l.metrics
 	return err
 }
 
@@ -220,10 +220,12 @@ func (c *configs) retire() {
 				continue
 			}
 			gone = append(gone, cfg.instead.proxy)
+			c.h.metrics.release(cfg.instead.metrics)
 			cfg.instead = nil
 		}
 		if cfg.proxy != nil {
 			gone = append(gone, cfg.proxy)
+			c.h.metrics.release(cfg.metrics)
 			cfg.proxy, cfg.metrics, cfg.published = nil, nil, false
 		}
 		c.retired = append(c.retired, cfg)

@@ -215,6 +215,25 @@ func TestReplacedConfigurationsAreDropped(t *testing.T) {
 	require.Empty(t, c.retired)
 }
 
+// TestGaugesGoWithTheLastConfigurationThatHasThem, counters do not.
+func TestGaugesGoWithTheLastConfigurationThatHasThem(t *testing.T) {
+	e := newEnvoy(t, filter.NewModule(), true)
+	require.NoError(t, e.Load(dubbo("a")))
+	require.NoError(t, e.Load(strings.Replace(dubbo("a"), "{", `{"request_timeout": "7s", `, 1)))
+	c, ms := &e.h.configs, &e.h.metrics
+	gauge, counter := ms.byName["dubbo.orders.request_active"], ms.byName["dubbo.orders.request"]
+	gauge.add(2)
+	counter.add(2)
+	require.NoError(t, e.Load(dubbo("b"))) // is refused, and stands for errors
+	require.Nil(t, c.byID[3].proxy)
+	ms.release(c.byID[1].metrics)
+	ms.release(c.byID[2].metrics)
+	require.EqualValues(t, 2, gauge.value.Load())
+	ms.release(c.byID[3].instead.metrics)
+	require.Zero(t, gauge.value.Load())
+	require.EqualValues(t, 2, counter.value.Load())
+}
+
 // TestEnvoysThreadDoesNotWait: what comes while somebody else is at work is done by that
 // one, in its order.
 func TestEnvoysThreadDoesNotWait(t *testing.T) {

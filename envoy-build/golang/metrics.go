@@ -48,6 +48,7 @@ type metric struct {
 	kind   prometheus.ValueType
 	value  atomic.Int64
 	values *hostmetrics.Values // nil: it is no histogram
+	users  int                 // definitions by configurations that are there
 }
 
 func (m *metric) add(delta int64) { m.value.Add(delta) }
@@ -76,7 +77,20 @@ func (ms *metrics) define(name string, kind prometheus.ValueType, histogram bool
 	if m.kind != kind || (m.values != nil) != histogram {
 		return nil, errors.New("metric " + name + " is another kind of one already")
 	}
+	m.users++
 	return m, nil
+}
+
+// release takes back the definitions of a configuration that goes. A gauge begins anew
+// when it is the last that has it.
+func (ms *metrics) release(defined []*metric) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, m := range defined {
+		if m.users--; m.users == 0 && m.kind == prometheus.GaugeValue {
+			m.value.Store(0)
+		}
+	}
 }
 
 // sanitized is a name as Envoy prints it for Prometheus.

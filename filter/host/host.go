@@ -54,7 +54,9 @@ type FilterConfig interface {
 // Config is the host's side of a configuration that is being loaded.
 type Config interface {
 	// DefineCounter, DefineGauge and DefineHistogram define metrics. Only
-	// during NewConfig. Names are dotted, without the host's own prefix.
+	// during NewConfig. Names are dotted, without the host's own prefix. A gauge is
+	// one for all configurations that have it; when the last of them is destroyed it
+	// goes, and begins at 0 if another comes.
 	DefineCounter(name string) (MetricID, error)
 	DefineGauge(name string) (MetricID, error)
 	DefineHistogram(name string) (MetricID, error)

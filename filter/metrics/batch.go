@@ -67,9 +67,14 @@ func (b *Batch) Report(s *Set, d host.Downstream) {
 	}
 	for i, n := range b.gauges {
 		if n != 0 {
-			d.Add(s.gauges[i], n)
 			s.totals.gauges[i].Add(n)
 			b.gauges[i] = 0
+		}
+		if t := &s.totals.untold[i]; t.Load() != 0 {
+			n += t.Swap(0)
+		}
+		if n != 0 {
+			d.Add(s.gauges[i], n)
 		}
 	}
 	if len(b.times) > 0 {

@@ -363,6 +363,16 @@ type Set struct {
 type Totals struct {
 	counters [Counters]atomic.Int64
 	gauges   [Gauges]atomic.Int64
+	untold   [Gauges]atomic.Int64 // what of gauges the host does not know any more
+}
+
+// Renew is called when the host has forgotten all versions of the listener, and with
+// them its gauges: those of the version that comes begin at 0. What they have been told
+// by the others they are told again, as what is still to come counts from there.
+func (s *Set) Renew() {
+	for i := range s.totals.gauges {
+		s.totals.untold[i].Store(s.totals.gauges[i].Load())
+	}
 }
 
 // Counter returns what a counter counts by now.
