@@ -14,6 +14,10 @@ const (
 	drainSpread = 5 * time.Second
 	// goAwayTime is how long a client has to go elsewhere when it has been told.
 	goAwayTime = 500 * time.Millisecond
+	// warmTime is how long a replaced listener may take connections because the new
+	// version of it warms: Envoy waits 15 s for what that has to fetch, if it is told
+	// nothing else.
+	warmTime = 20 * time.Second
 )
 
 // departure is how the connection of a replaced listener comes to its end.
@@ -23,12 +27,16 @@ type departure struct {
 	leaveAfter time.Duration
 }
 
-// drain has the connection leave at some moment of the next seconds, or soon after
-// it: its client is told so if the protocol can, and it is closed when it is idle.
-func (c *connection) drain() {
-	if !c.draining && !c.closed && c.plain == nil { // else there is no moment between requests
+// drain has the connection leave at some moment of the seconds behind from, or soon
+// after it, unless it leaves as soon anyway: its client is told so if the protocol can,
+// and it is closed when it is idle.
+func (c *connection) drain(from time.Duration) {
+	switch {
+	case c.closed || c.plain != nil: // there is no moment between requests
+	case c.draining && c.leaveAfter <= from+drainSpread:
+	default:
 		c.draining = true
-		c.leaveAfter = c.sh.w.Now() + time.Duration(c.sh.rand.Int64N(int64(drainSpread)))
+		c.leaveAfter = from + time.Duration(c.sh.rand.Int64N(int64(drainSpread)))
 		c.arm(c.leaveAfter)
 	}
 }

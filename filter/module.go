@@ -445,15 +445,25 @@ func (l *listener) Published() {
 			}
 		}
 	}
+	if l.accepted.Load() {
+		l.relieve(grace)
+	} else {
+		l.relieve(warmTime)
+	}
+}
+
+// relieve has the connections of the versions that l replaces leave. Those that come
+// under them within late do so when that is over.
+func (l *listener) relieve(late time.Duration) {
 	if l.Delivery != config.DeliveryListener {
 		return
 	}
 	// The host says nothing of a listener that drains. That a new version of
 	// it has come is the sign.
-	for o := range mod.listeners {
+	for o := range l.mod.listeners {
 		if o.batch < l.batch && o.StatPrefix == l.StatPrefix && o.TableScope == l.TableScope {
-			for _, s := range mod.shards {
-				s.post(posted{call: func(s *shard) { s.drain(o) }})
+			for _, s := range l.mod.shards {
+				s.post(posted{call: func(s *shard) { s.drain(o, late) }})
 			}
 		}
 	}
@@ -478,11 +488,11 @@ func (l *listener) Destroy() {
 	l.release() // for the main thread
 }
 
-func (s *shard) drain(l *listener) {
-	if wl := s.listeners[l]; wl != nil {
-		for c := wl.conns; c != nil; c = c.next {
-			c.drain()
-		}
+func (s *shard) drain(l *listener, late time.Duration) {
+	wl, now := s.config(l), s.w.Now()
+	wl.lateUntil = now + late
+	for c := wl.conns; c != nil; c = c.next {
+		c.drain(now)
 	}
 }
 

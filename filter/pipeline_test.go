@@ -876,6 +876,48 @@ func TestADrainingConnectionEndsBehindAnAnswer(t *testing.T) {
 	}
 }
 
+// TestAListenerThatWarms: while the new version of it does the old one takes connections.
+// They leave, too, when the new one is seen to take some, or some time after it has come.
+func TestAListenerThatWarms(t *testing.T) {
+	mod := filter.NewModule()
+	mod.Seed(1)
+	h := filtertest.NewWith(t, mod, 2)
+	config := func(more string) string { return toyConfig(`"codec": {"name": "toy.byid"}`, more) }
+	old := h.MustLoad(config(""))
+	c := h.Dial(old)
+	h.MustLoad(config(`, "delivery": "ECDS"`))
+	h.Advance(time.Minute)
+	require.False(t, c.Closed())
+
+	newer := h.MustLoad(config(""))
+	h.Advance(5 * time.Second)
+	require.True(t, c.Closed())
+	c = h.DialOn(old, 1) // nothing has come on that worker before
+	h.Advance(12 * time.Second)
+	require.False(t, c.Closed(), "it would come to the old version again")
+	n := h.Dial(newer)
+	late := h.Dial(old) // to a worker that has not heard of the new version yet
+	h.Advance(6 * time.Second)
+	require.True(t, c.Closed())
+	require.True(t, late.Closed())
+	c = h.Dial(old) // so it is another listener, with the same stat_prefix
+	h.Advance(time.Minute)
+	require.False(t, c.Closed())
+	require.False(t, n.Closed())
+
+	h.MustLoad(config("")) // and nobody comes
+	h.Advance(6 * time.Second)
+	require.True(t, n.Closed())
+	n = h.Dial(newer)
+	h.Advance(13 * time.Second)
+	require.False(t, n.Closed())
+	h.Advance(6 * time.Second)
+	require.True(t, n.Closed())
+	n = h.Dial(newer)
+	h.Advance(time.Minute)
+	require.False(t, n.Closed(), "once")
+}
+
 func TestMutationsReachBothSides(t *testing.T) {
 	h := filtertest.New(t)
 	v1 := h.Cluster("v1", "h1")

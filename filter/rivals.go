@@ -34,7 +34,9 @@ func (l *listener) keyField() string {
 
 func (s *shard) supersede(l *listener) { s.config(l).superseded = max(s.w.Now(), 1) }
 
-// took tells that a connection has come under the configuration.
+// took tells that a connection has come under the configuration. Its first one shows
+// that what it replaces takes no more: what has come there since its publication can
+// leave now.
 func (wl *workerListener) took(d host.Downstream) {
 	l, now := wl.listener, wl.sh.w.Now()
 	if l.accepted.Load() && (wl.superseded == 0 || now < wl.superseded+grace) {
@@ -46,6 +48,7 @@ func (wl *workerListener) took(d host.Downstream) {
 		l.address = d.LocalAddress()
 		l.accepted.Store(true)
 		l.rejoin(wl.sh)
+		l.relieve(grace)
 	}
 	if wl.superseded != 0 && now >= wl.superseded+grace {
 		l.leave(wl.sh)

@@ -143,6 +143,9 @@ func (s *shard) Accept(cfg host.FilterConfig, d host.Downstream) host.Downstream
 	if wl.IdleTimeout > 0 {
 		c.arm(c.lastUse + wl.IdleTimeout)
 	}
+	if c.lastUse < wl.lateUntil {
+		c.drain(wl.lateUntil)
+	}
 	return c
 }
 

@@ -18,6 +18,7 @@ type workerListener struct {
 	*listener
 	sh         *shard
 	superseded time.Duration // when a newer version was published, 0: not
+	lateUntil  time.Duration // connections that come before then leave then
 	pools      map[poolKey]*upstream.Pool
 	last       struct { // that was found in pools, where no address tells: the next is often the same
 		key  poolKey
