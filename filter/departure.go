@@ -18,6 +18,12 @@ const (
 	// version of it warms: Envoy waits 15 s for what that has to fetch, if it is told
 	// nothing else.
 	warmTime = 20 * time.Second
+	// busyTime is how long a connection whose turn has come may always have requests in
+	// flight until its client rests. With what is above it is less than the 45 s for
+	// which listeners drain in Istio.
+	busyTime = 12 * time.Second
+	// restTime is how long the client waits at the most for what is in flight to end.
+	restTime = time.Second
 )
 
 // departure is how the connection of a replaced listener comes to its end.
@@ -25,6 +31,7 @@ type departure struct {
 	draining   bool
 	saidGoAway bool
 	leaveAfter time.Duration
+	restUntil  time.Duration
 }
 
 // drain has the connection leave at some moment of the seconds behind from, or soon
@@ -42,16 +49,24 @@ func (c *connection) drain(from time.Duration) {
 }
 
 // takeTurn has a draining connection leave if its turn has come. The client is told
-// first, and has a while; behind that the moment must be good.
+// first, and has a while; behind that the moment must be good. Should none come for long
+// one is made.
 func (c *connection) takeTurn(good bool) {
 	now := c.sh.w.Now()
 	switch {
-	case !c.draining || c.plain != nil || now < c.leaveAfter:
+	case !c.draining || c.plain != nil || c.finishing || c.closed || now < c.leaveAfter:
 	case c.sayGoAway():
 		c.leaveAfter = now + goAwayTime
 		c.arm(c.leaveAfter)
-	case good:
-		c.depart()
+	case c.resting && now >= c.restUntil:
+		c.resting, c.leaveAfter = false, now // until the next time
+		c.d.ReadDisable(true)                // and on again: the host brings what waits there
+		c.goOn()
+	case (good || c.resting) && c.idle():
+		c.cfg.count(metrics.DrainClosed, 1)
+		c.finish()
+	case now >= c.leaveAfter+busyTime:
+		c.rest(now)
 	}
 }
 
@@ -76,13 +91,21 @@ func (c *connection) sayGoAway() bool {
 	return len(buf.B) > n
 }
 
-// depart closes a draining connection whose turn has come, if it is idle now. That
-// is a good moment right behind an answer, as the client hears of the end together
-// with it, and when the client has sent nothing for a while; at any other a request
-// may be on its way. In the middle of a lease there is none.
-func (c *connection) depart() {
-	if c.inFlight == 0 && c.frameStarted == 0 && !c.stopped() && !c.lines.Held() && !c.finishing && !c.closed {
-		c.cfg.count(metrics.DrainClosed, 1)
-		c.finish()
+// idle reports whether the connection can be closed now. That is a good moment right
+// behind an answer, as the client hears of the end together with it, and when the client
+// has sent nothing for a while; at any other a request may be on its way. In the middle
+// of a lease there is none.
+func (c *connection) idle() bool {
+	unread := c.resting && !c.eof // what has come since then
+	return c.inFlight == 0 && (unread || c.frameStarted == 0 && !c.stopped()) && !c.lines.Held()
+}
+
+// rest takes no more requests for a while, so that a client that always has some in
+// flight becomes idle: what it sends meanwhile is not executed if the connection ends
+// by that, and served late if not. The host reads on, as the end of a socket in which
+// there are unread bytes is a reset, which may overtake answers.
+func (c *connection) rest(now time.Duration) {
+	if !c.resting && c.inFlight > 0 && len(c.streams) == 0 && !c.lines.Held() && !c.eof {
+		c.resting, c.restUntil = true, now+restTime
 	}
 }

@@ -833,7 +833,7 @@ func TestAClientThatLeavesItsLeaseIsNoFaultOfTheServer(t *testing.T) {
 
 func TestAClientIsNotAskedToLeaveInTheMiddleOfALease(t *testing.T) {
 	e := dbEnv(t, "toy.db")
-	config := toyConfig(`"codec": {"name": "toy.db"}`, `, "delivery": "LISTENER"`)
+	config := toyConfig(`"codec": {"name": "toy.db"}`, `, "delivery": "LISTENER", "request_timeout": "600s"`)
 	e.cfg = e.MustLoad(config)
 	c := e.Dial(e.cfg)
 	c.Send([]byte("req 0 mhold 1\n"))
@@ -841,8 +841,15 @@ func TestAClientIsNotAskedToLeaveInTheMiddleOfALease(t *testing.T) {
 	e.MustLoad(config) // which replaces the first one
 	e.Advance(time.Minute)
 	require.False(t, c.Closed())
+	serve := e.up.Serve
+	e.up.Serve = nil
+	c.Send([]byte("req 0 mhold 1\n"))
+	e.Advance(time.Minute)
+	require.False(t, c.Closed())
+	e.up.Serve = serve
+	serve(e.server(0), e.server(0).Take())
 	c.Send([]byte("req 0 mlast 2\n"))
 	e.Advance(time.Second)
-	require.Equal(t, []string{"1", "2"}, texts(c.Take()))
+	require.Equal(t, []string{"1", "1", "2"}, texts(c.Take()))
 	require.True(t, c.Closed())
 }

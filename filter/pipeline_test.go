@@ -876,6 +876,102 @@ func TestADrainingConnectionEndsBehindAnAnswer(t *testing.T) {
 	}
 }
 
+// TestADrainingConnectionThatIsNeverIdle is not read for a while, so that it becomes idle:
+// what servers have got is answered, and what they have not got is lost.
+func TestADrainingConnectionThatIsNeverIdle(t *testing.T) {
+	for _, tc := range []struct {
+		name, codec, more string
+		slow              time.Duration // what one request takes, the others take 50 ms
+		leaves            bool
+	}{
+		{name: "by id", codec: "toy.byid", leaves: true},
+		{name: "in order", codec: "toy.inorder", leaves: true},
+		{name: "full", codec: "toy.byid", more: `, "limits": {"max_requests_in_flight": 4}`, leaves: true},
+		{name: "a slow call ends", codec: "toy.byid", slow: 25 * time.Second, leaves: true},
+		{name: "a slow call goes on", codec: "toy.byid", slow: time.Hour},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			const step = 10 * time.Millisecond
+			e := newToyEnv(t, tc.codec, tc.more+`, "request_timeout": "3600s"`)
+			config := toyConfig(`"codec": {"name": "`+tc.codec+`"}`, "")
+			due := map[int][]func(){}
+			now, got, answered := 0, 0, 0
+			e.up.Serve = func(s *filtertest.Server, b []byte) int {
+				for _, l := range lines(b) {
+					f := strings.SplitN(l, " ", 4)
+					at := now + 5
+					if strings.Contains(f[3], "slow") {
+						at = now + int(tc.slow/step)
+					}
+					got++
+					due[at] = append(due[at], func() { s.Send([]byte("res " + f[1] + " m ok\n")) })
+				}
+				return len(b)
+			}
+			if tc.slow > 0 {
+				e.say("req 99999 m slow")
+			}
+			longest := time.Duration(0) // for which nothing was answered
+			since, sent := 0, 0
+			for ; now < 4000 && !e.c.Closed(); now++ {
+				if now == 100 {
+					e.MustLoad(config)
+				}
+				sent++
+				e.say(fmt.Sprintf("req %d m -", sent))
+				e.Advance(step)
+				for _, f := range due[now] {
+					f()
+				}
+				e.Settle()
+				if n := len(lines(e.c.Take())); n > 0 {
+					answered += n
+					longest, since = max(longest, time.Duration(now-since)*step), now
+				}
+			}
+			require.Equal(t, tc.leaves, e.c.Closed())
+			require.LessOrEqual(t, longest, restTime+200*time.Millisecond)
+			if !tc.leaves {
+				require.Greater(t, longest, restTime-200*time.Millisecond, "it was tried")
+				require.Less(t, sent-answered, 100, "what came meanwhile is answered late")
+				return
+			}
+			require.Equal(t, got, answered, "nothing is lost of what was executed")
+			require.Greater(t, now, 1000, "before that there is no need")
+			e.Advance(50 * time.Millisecond)
+			require.EqualValues(t, 1, e.cfg.Counter("toy.t.drain_closed"))
+			require.Zero(t, e.cfg.Counter("toy.t.cx_destroy_local_with_active_rq"))
+			require.Zero(t, e.cfg.Counter("toy.t.request_active"))
+		})
+	}
+}
+
+// restTime is how long such a client is not read at the most.
+const restTime = time.Second
+
+// TestAClientThatEndsWhileItRests is answered what it has sent before.
+func TestAClientThatEndsWhileItRests(t *testing.T) {
+	e := newToyEnv(t, "toy.byid", `, "request_timeout": "3600s"`)
+	got := 0
+	e.up.Serve = func(_ *filtertest.Server, b []byte) int {
+		got += len(lines(b))
+		return len(b)
+	}
+	e.say("req 1 m -")
+	e.MustLoad(toyConfig(`"codec": {"name": "toy.byid"}`, ""))
+	sent := 1
+	for ; got == sent; sent++ {
+		require.Less(t, sent, 250)
+		e.Advance(100 * time.Millisecond)
+		e.say(fmt.Sprintf("req %d m -", sent+1))
+	}
+	e.c.CloseWrite()
+	e.up.Serve = serveToys
+	e.Advance(2 * time.Second)
+	require.Equal(t, fmt.Sprintf("res %d m a=2;ok\n", sent), e.got())
+	e.counts(map[string]int64{"drain_closed": 0})
+}
+
 // TestAListenerThatWarms: while the new version of it does the old one takes connections.
 // They leave, too, when the new one is seen to take some, or some time after it has come.
 func TestAListenerThatWarms(t *testing.T) {

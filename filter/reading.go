@@ -12,6 +12,7 @@ type reading struct {
 	pausing   bool // too many bytes of messages stand, some of its
 	blocked   bool // the client does not take bytes
 	broken    bool // a panic is about to end it
+	resting   bool // to become idle; the host is not told
 	stalled   int  // streams whose frames nobody takes for now
 
 	standing int // of its messages
@@ -24,7 +25,7 @@ type reading struct {
 // stopped reports whether no more requests are taken for now. Reading is
 // disabled once for each reason.
 func (r *reading) stopped() bool {
-	return r.waiting || r.halted || r.routeless || r.crowded || r.pausing || r.blocked || r.stalled > 0 || r.broken
+	return r.waiting || r.halted || r.routeless || r.crowded || r.pausing || r.blocked || r.stalled > 0 || r.broken || r.resting
 }
 
 // stopFor stops reading until p, or the client's line to it, has room again.
@@ -90,6 +91,9 @@ func (c *connection) goOn() {
 func (c *connection) takeUp() {
 	if (c.broken || c.leaving) && !c.closed {
 		c.finish()
+	}
+	if c.resting {
+		c.takeTurn(true)
 	}
 	if c.closed || c.finishing || c.stopped() {
 		return
