@@ -83,7 +83,7 @@ func (m *Message) leaveRequest() {
 // protocol has an order, and ends the message.
 func (m *Message) write(size int, encode func(dst []byte) ([]byte, error)) {
 	c := m.conn
-	inTurn := !c.ordered || m.stream != nil || m.aside || c.oldest() == m
+	inTurn := !c.ordered || m.stream != nil || m.aside || c.isNext(m)
 	var buf *host.Buffer
 	dst := m.sh.answer[:0]
 	if inTurn {

@@ -116,13 +116,7 @@ func (c *connection) finish() {
 	for _, st := range c.streams {
 		st.m.clientGone()
 	}
-	for m := c.first; m != nil; {
-		if m.wentOn() {
-			m = c.first // others may have ended with it
-		} else {
-			m = m.next
-		}
-	}
+	c.lookBack()
 	if c.inFlight == 0 {
 		c.end()
 	}

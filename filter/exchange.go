@@ -193,6 +193,9 @@ func (o *caller) Encode(dst []byte, id uint64, left time.Duration, retry int) ([
 		dst = append(dst, m.stream.early...)
 	}
 	m.writtenBytes = int64(len(dst) - before)
+	if m.mayBeOneway() {
+		m.goes()
+	}
 	return dst, err
 }
 

@@ -141,6 +141,7 @@ type suspicion struct {
 	aside         []*Message // known oneways that may still be answered
 	withheld      []withheld
 	withheldBytes int
+	overtaken     bool // known oneways have been sent behind which it had gone on
 }
 
 // mayBeOneway reports whether a request that does not say so may be a oneway.
@@ -211,11 +212,19 @@ func (wl *workerListener) late(md *codecs.Metadata) {
 
 // wentOn is told that the client has sent another request, or will send no
 // more. If the request is known to get no answer, that ends m, or sets it aside: nobody
-// waits for one, and a connection upstream is free for the next request.
+// waits for one, and a connection upstream is free for the next request. What has not
+// been sent yet is asked again when it is.
 func (m *Message) wentOn() (over bool) {
 	c := m.conn
-	if !m.mayBeOneway() || m.oneway || m.phase != inUpstream || m.exchange.Waiting() ||
-		c.pipelines || m.way() != onewayWay {
+	switch {
+	case !m.mayBeOneway() || m.phase != inUpstream || m.exchange.Waiting():
+		return false
+	case m.oneway:
+		if over = m.req.Type == codecs.Request; over { // it gave way, and is sent now
+			m.discard()
+		}
+		return over
+	case c.pipelines || m.way() != onewayWay:
 		return false
 	}
 	m.cfg.count(metrics.OnewayPresumed, 1)
@@ -235,6 +244,59 @@ func (m *Message) wentOn() (over bool) {
 		c.aside[0].discard()
 	}
 	return true
+}
+
+// givesWay reports whether the answers behind m, whose turn it is, go out before its own,
+// as it is known to get none. If it has not been sent yet it is a oneway for good then: the
+// client would take what comes later for another answer.
+func (m *Message) givesWay() bool {
+	switch {
+	case m.replied: // as its client sends no more
+		return false
+	case m.wentOn():
+		return true
+	case !m.mayBeOneway() || m.conn.pipelines:
+		return false
+	case m.phase == inRequest:
+		m.identify()
+	case m.phase != inUpstream || !m.exchange.Waiting():
+		return false
+	}
+	if m.way() != onewayWay {
+		return false
+	}
+	m.cfg.count(metrics.OnewayPresumed, 1)
+	m.oneway = true
+	m.conn.release()
+	return true
+}
+
+// goes is called when m is about to be sent. A known oneway behind which its client has gone
+// on already is looked at again behind this event, before a server could answer it.
+func (m *Message) goes() {
+	c := m.conn
+	if c.closed || c.overtaken || !m.isBehind() {
+		return
+	}
+	if m.oneway || !c.pipelines && m.way() == onewayWay {
+		c.overtaken = true
+		c.sh.later = append(c.sh.later, c)
+	}
+}
+
+// isBehind reports whether the client has gone on since it has sent m.
+func (m *Message) isBehind() bool { return m.number < m.conn.requests || m.conn.finishing }
+
+// lookBack has the known oneways behind which the client has gone on hear of it.
+func (c *connection) lookBack() {
+	c.overtaken = false
+	for m := c.first; m != nil; {
+		if m.isBehind() && m.wentOn() {
+			m = c.first // others may have ended with it
+		} else {
+			m = m.next
+		}
+	}
 }
 
 // tellAside tells filters that m has been set aside.
@@ -288,7 +350,7 @@ func (m *Message) wasAnswered(md *codecs.Metadata) {
 // counter is that of the error.
 func (m *Message) silent(e codecs.ErrorType, reason string, counter metrics.Counter) bool {
 	c := m.conn
-	if !m.mayBeOneway() || c.closed {
+	if !m.mayBeOneway() || m.oneway || c.closed {
 		return false
 	}
 	switch way := m.way(); {

@@ -471,6 +471,172 @@ func TestRequestsWithTheSameIDAreAnsweredInTheirOrder(t *testing.T) {
 	e.counts(map[string]int64{"request": 4, "response": 3, "request_abandoned": 1})
 }
 
+// newOrderedEnv has a client that numbers nothing, a filter that holds requests whose text
+// is held, and mfire known for a oneway.
+func newOrderedEnv(t *testing.T) (e *toyEnv, held func(i int) filter.Resumer) {
+	t.Helper()
+	var holds []filter.Resumer
+	current = &testFilter{onRequest: func(m *filter.Message) filter.Verdict {
+		if !strings.HasSuffix(string(m.Request().Raw), " held\n") {
+			return filter.Continue
+		}
+		holds = append(holds, m.Resumer())
+		return filter.Pause
+	}}
+	e = newToyEnv(t, "toy.hidden", `, "request_timeout": "1s", "meta_protocol_filters": [{"name": "test"}, {"name": "aeraki.meta_protocol.filters.router"}]`)
+	e.learn()
+	e.c.Close()
+	e.c = e.Dial(e.cfg)
+	e.serveOnly("mask")
+	return e, func(i int) filter.Resumer {
+		t.Helper()
+		require.Greater(t, len(holds), i)
+		return holds[i]
+	}
+}
+
+const (
+	asked0  = "res 0 mask a=2;yes\n"
+	nowhere = "err 0 - no healthy upstream in cluster none\n"
+)
+
+// TestAKnownOnewayHoldsBackNoAnswer where answers have an order, although it has not been
+// sent yet when its client goes on.
+func TestAKnownOnewayHoldsBackNoAnswer(t *testing.T) {
+	for name, typ := range map[string]string{"in disguise": "req", "that says so": "one"} {
+		fire := typ + " 0 mfire "
+		disguised := int64(0)
+		if typ == "req" {
+			disguised = 1
+		}
+		t.Run(name+", paused", func(t *testing.T) {
+			e, held := newOrderedEnv(t)
+			e.say(fire+"held", "req 0 mask -")
+			require.Equal(t, asked0, e.got())
+			e.counts(map[string]int64{"oneway_presumed": 2 + disguised, "request_active": 1})
+			e.up.Serve = nil
+			held(0).Continue()
+			e.Settle()
+			s, id := e.asked("mfire")
+			e.counts(map[string]int64{"oneway_presumed": 2 + disguised, "request_active": 0})
+			e.answer(s, "res "+id+" mfire at last")
+			e.serveOnly("mask")
+			e.say("req 0 mask -")
+			require.Equal(t, asked0, e.got(), "what comes late is no answer to it")
+		})
+		t.Run(name+", refused", func(t *testing.T) {
+			e, held := newOrderedEnv(t)
+			e.say(fire+"held", "req 0 mask -")
+			require.Equal(t, asked0, e.got())
+			held(0).Do(func(m *filter.Message) filter.Verdict { return m.Reply(codecs.Denied, "no") })
+			e.Settle()
+			require.Empty(t, e.got())
+			e.counts(map[string]int64{"oneway_dropped": 1, "request_active": 0})
+		})
+		t.Run(name+", waits", func(t *testing.T) {
+			e, _ := newOrderedEnv(t)
+			for _, s := range e.up.Servers() {
+				s.Close()
+			}
+			e.up.Hang = true
+			e.say(fire+"-", "req 0 nowhere -")
+			require.Equal(t, nowhere, e.got())
+			e.say("req 0 mask -")
+			e.up.Admit()
+			e.Settle()
+			require.Equal(t, asked0, e.got())
+			e.counts(map[string]int64{"oneway_presumed": 2 + disguised, "oneway_dropped": 0, "request_active": 0})
+		})
+		t.Run(name+", never sent", func(t *testing.T) {
+			e, _ := newOrderedEnv(t)
+			for _, s := range e.up.Servers() {
+				s.Close()
+			}
+			e.up.Hang = true
+			e.say(fire+"-", "req 0 nowhere -")
+			require.Equal(t, nowhere, e.got())
+			e.Advance(late)
+			require.Empty(t, e.got())
+			e.counts(map[string]int64{"oneway_presumed": 2 + disguised, "oneway_dropped": 1, "request_active": 0})
+		})
+		t.Run(name+", behind another", func(t *testing.T) {
+			e, _ := newOrderedEnv(t)
+			e.say("req 0 mnew -")
+			e.Advance(late / 2)
+			e.say(fire+"held", "req 0 mask -")
+			require.Empty(t, e.got(), "mnew may be answered")
+			e.Advance(late / 2)
+			require.Equal(t, asked0, e.got())
+			e.counts(map[string]int64{"request_active": 1})
+		})
+	}
+}
+
+// TestOthersThanKnownOnewaysKeepTheirPlace in the order of answers while they have not been
+// sent.
+func TestOthersThanKnownOnewaysKeepTheirPlace(t *testing.T) {
+	e, held := newOrderedEnv(t)
+	e.say("req 0 mask held", "req 0 nowhere -")
+	require.Empty(t, e.got())
+	held(0).Continue()
+	e.Settle()
+	require.Equal(t, asked0+nowhere, e.got())
+
+	// Nor does one give way to itself of which the client is told, as it sends no more.
+	e, held = newOrderedEnv(t)
+	e.say("req 0 mfire held", "req 0 mfire held", "req 0 mask held")
+	e.c.CloseWrite()
+	held(1).Do(func(m *filter.Message) filter.Verdict { return m.Reply(codecs.Denied, "no") })
+	e.Settle()
+	require.Equal(t, "err 0 - no\n", e.got())
+	held(2).Continue()
+	e.Settle()
+	require.Equal(t, asked0, e.got())
+	require.False(t, e.c.Closed())
+	held(0).Continue()
+	e.Settle()
+	require.True(t, e.c.Closed())
+
+	// What is known for a oneway is none of a client that pipelines.
+	e, held = newOrderedEnv(t)
+	e.up.Serve = nil
+	e.say("req 0 mask -", "req 0 mask -")
+	for range 2 {
+		s, id := e.asked("mask")
+		e.answer(s, "res "+id+" mask yes")
+	}
+	require.Equal(t, asked0+asked0, e.got())
+	e.say("req 0 mfire held", "req 0 nowhere -")
+	require.Empty(t, e.got())
+	held(0).Continue()
+	e.Settle()
+	s, id := e.asked("mfire")
+	e.answer(s, "res "+id+" mfire yes")
+	require.Equal(t, "res 0 mfire a=2;yes\n"+nowhere, e.got())
+}
+
+// TestAKnownOnewayThatIsSentLateKeepsNothing, as its client has gone on already.
+func TestAKnownOnewayThatIsSentLateKeepsNothing(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.learn()
+	for _, s := range e.up.Servers() {
+		s.Close()
+	}
+	e.up.Hang = true
+	e.say("req 4 mfire -", "req 5 mask -")
+	e.up.Admit()
+	e.Settle()
+	s := e.server(0)
+	got := ids(s)
+	require.Len(t, got, 2, "its connection was free at once")
+	e.counts(map[string]int64{"oneway_presumed": 3, "request_active": 1})
+	e.answer(s, "res "+got[0]+" mfire at last")
+	require.Equal(t, "res 4 mfire a=2;at last\n", e.got(), "should it be answered after all")
+	e.answer(s, "res "+got[1]+" mask yes")
+	require.Equal(t, "res 5 mask a=2;yes\n", e.got())
+	e.counts(map[string]int64{"request_active": 0})
+}
+
 // TestAConnectionIsNotEndedRightBehindAOneway: the server may not have read it.
 func TestAConnectionIsNotEndedRightBehindAOneway(t *testing.T) {
 	e := newToyEnv(t, "toy.hidden", "")

@@ -89,6 +89,9 @@ func (c *connection) goOn() {
 
 // takeUp decodes what the inbox itself holds.
 func (c *connection) takeUp() {
+	if c.overtaken {
+		c.lookBack()
+	}
 	if (c.broken || c.leaving) && !c.closed {
 		c.finish()
 	}

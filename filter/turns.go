@@ -80,13 +80,23 @@ func (t *turns) remove(m *Message) {
 }
 
 // oldest is the request whose answer is next on an ordered connection. Streams
-// have no place in the order: one may be open for long.
+// have no place in the order, as one may be open for long, nor have oneways, which get
+// no answer.
 func (t *turns) oldest() *Message {
 	m := t.first
-	for m != nil && m.stream != nil {
+	for m != nil && (m.stream != nil || m.oneway) {
 		m = m.next
 	}
 	return m
+}
+
+// isNext reports whether it is the turn of the answer to m.
+func (c *connection) isNext(m *Message) bool {
+	o := c.oldest()
+	for o != nil && o != m && o.givesWay() {
+		o = c.oldest()
+	}
+	return o == m
 }
 
 // release writes the answers whose turn has come.
@@ -95,10 +105,14 @@ func (c *connection) release() {
 		return
 	}
 	c.releasing = true
-	for m := c.oldest(); m != nil && m.phase == answered; m = c.oldest() {
-		out := c.buffer(len(m.reply))
-		out.B = append(out.B, m.reply...)
-		m.end()
+	for m := c.oldest(); m != nil; m = c.oldest() {
+		if m.phase == answered {
+			out := c.buffer(len(m.reply))
+			out.B = append(out.B, m.reply...)
+			m.end()
+		} else if m.number == c.requests || !m.givesWay() {
+			break
+		}
 	}
 	c.releasing = false
 }
