@@ -281,7 +281,7 @@ func (c *connection) leave() {
 	for len(c.aside) > 0 {
 		c.aside[0].discard()
 	}
-	c.withheld, c.withheldBytes = nil, 0
+	c.takeOff(func(*withheld) bool { return true })
 	c.sh.timers.Stop(&c.timer)
 	if c.out != nil {
 		c.out.Free()

@@ -26,6 +26,10 @@ func (mod *Module) Standing() (n, bytes int) {
 	return n, bytes
 }
 
+// Withheld returns how many bytes of errors the clients of the first worker have not been
+// told.
+func (mod *Module) Withheld() int { return mod.shards[0].withheld }
+
 // FreeShadows returns how many copies the first worker may use again.
 func (mod *Module) FreeShadows() int { return len(mod.shards[0].freeShadows) }
 
@@ -33,7 +37,7 @@ func (mod *Module) FreeShadows() int { return len(mod.shards[0].freeShadows) }
 // have is another package's, and looked at by reflection.
 func (mod *Module) Books() (wrong string) {
 	for _, s := range mod.shards {
-		held, inHost, kept, again := 0, 0, 0, 0
+		held, inHost, kept, again, withheld := 0, 0, 0, 0, 0
 		want := func(what string, got, should int) {
 			if got != should {
 				wrong += fmt.Sprintf("%s is %d, not %d\n", what, got, should)
@@ -74,6 +78,12 @@ func (mod *Module) Books() (wrong string) {
 				want("stalled", c.stalled, stalled)
 				want("the size of an inbox", c.partial.Size(), c.in.Size())
 				held += c.parked + c.unread.size
+				bytes := 0
+				for i := range c.withheld {
+					bytes += c.withheld[i].weight()
+				}
+				want("withheldBytes", c.withheldBytes, bytes)
+				withheld += bytes
 				inHost += c.unread.inHost
 				kept += c.partial.Size()
 				active += n
@@ -94,6 +104,7 @@ func (mod *Module) Books() (wrong string) {
 			want("the bytes of pauses", wl.pauses.bytes, weight)
 		}
 		want("held", s.held, held)
+		want("withheld", s.withheld, withheld)
 		want("what is kept for further attempts", int(reflect.ValueOf(s.exchanges).Elem().FieldByName("kept").Int()), again)
 		want("inHost", s.inHost, inHost)
 		bytes, _ := s.partials.Held()
@@ -252,8 +263,8 @@ func (mod *Module) Left() (left string) {
 		for cluster, n := range s.shadows {
 			left += fmt.Sprintf("%d copies for %s\n", n, cluster)
 		}
-		if n := pools + s.held + s.inHost + bytes + peers + len(s.later) + len(s.touched) + len(s.ending); n > 0 {
-			left += fmt.Sprintf("%d pools, held %d, inHost %d, partials %+v\n", pools, s.held, s.inHost, s.partials)
+		if n := pools + s.held + s.withheld + s.inHost + bytes + peers + len(s.later) + len(s.touched) + len(s.ending); n > 0 {
+			left += fmt.Sprintf("%d pools, held %d, withheld %d, inHost %d, partials %+v\n", pools, s.held, s.withheld, s.inHost, s.partials)
 		}
 	}
 	return left

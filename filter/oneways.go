@@ -23,6 +23,8 @@ const (
 	// maxWithheld bounds the errors that a connection's client has not been told, in
 	// bytes.
 	maxWithheld = 64 << 10
+	// maxAllWithheld bounds those of all clients of a worker.
+	maxAllWithheld = 4 << 20
 )
 
 // States of an operation; those between are passes.
@@ -131,6 +133,9 @@ type withheld struct {
 	preceded uint64          // see Message
 	frame    []byte
 }
+
+// weight is what w counts for: its frame, and about as much as itself.
+func (w *withheld) weight() int { return len(w.frame) + 64 }
 
 // suspicion is what a connection knows of its requests that may be oneways in
 // disguise.
@@ -390,21 +395,70 @@ func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, cou
 		m.codecPanicked(err)
 		return
 	}
-	c.withheld = append(c.withheld, withheld{m.op, counter, e == codecs.Timeout, false, m.preceded, frame})
-	c.withheldBytes += len(frame)
-	for c.withheldBytes > maxWithheld {
-		c.withheldBytes -= len(c.withheld[0].frame)
-		c.withheld = slices.Delete(c.withheld, 0, 1)
+	w := withheld{m.op, counter, e == codecs.Timeout, false, m.preceded, frame}
+	switch {
+	case w.weight() > maxWithheld:
+		return
+	case c.sh.withheld+w.weight() > maxAllWithheld:
+		c.sh.shareWithheld()
+	}
+	c.withheld = append(c.withheld, w)
+	c.withheldBytes += w.weight()
+	c.sh.withheld += w.weight()
+	c.keepWithheld(maxWithheld)
+}
+
+// keepWithheld drops withheld errors until they have most bytes at most: the oldest first,
+// for which a client that did wait has most likely given up by now. To tell them would be
+// worse: a client that sent oneways would take them for answers.
+func (c *connection) keepWithheld(most int) {
+	if c.withheldBytes > most {
+		c.takeOff(func(*withheld) bool { return c.withheldBytes > most })
+	}
+}
+
+// shareWithheld makes room for withheld errors: half of what there may be is left to the
+// clients in equal parts, so that those with few lose none because of those with many.
+func (s *shard) shareWithheld() {
+	n := 0
+	for _, wl := range s.listeners {
+		for c := wl.conns; c != nil; c = c.next {
+			if len(c.withheld) > 0 {
+				n++
+			}
+		}
+	}
+	for _, wl := range s.listeners {
+		for c := wl.conns; c != nil; c = c.next {
+			if len(c.withheld) > 0 {
+				c.keepWithheld(maxAllWithheld / 2 / n)
+			}
+		}
+	}
+}
+
+// takeOff takes off the withheld errors that are chosen, which it asks about in their
+// order.
+func (c *connection) takeOff(chosen func(*withheld) bool) {
+	c.withheld = slices.DeleteFunc(c.withheld, func(w withheld) bool {
+		if !chosen(&w) {
+			return false
+		}
+		c.withheldBytes -= w.weight()
+		c.sh.withheld -= w.weight()
+		return true
+	})
+	if cap(c.withheld) > 2*len(c.withheld) {
+		c.withheld = append([]withheld(nil), c.withheld...) // nil if there are none
 	}
 }
 
 // tell writes the withheld errors that are chosen.
 func (c *connection) tell(chosen func(*withheld) bool) {
-	c.withheld = slices.DeleteFunc(c.withheld, func(w withheld) bool {
-		if !chosen(&w) {
+	c.takeOff(func(w *withheld) bool {
+		if !chosen(w) {
 			return false
 		}
-		c.withheldBytes -= len(w.frame)
 		if !c.closed && !c.ending {
 			buf := c.buffer(len(w.frame))
 			buf.B = append(buf.B, w.frame...)
@@ -435,11 +489,5 @@ func (c *connection) review() {
 			}
 		}
 	}
-	c.withheld = slices.DeleteFunc(c.withheld, func(w withheld) bool {
-		if t.state(w.op) != onewayWay {
-			return false
-		}
-		c.withheldBytes -= len(w.frame)
-		return true
-	})
+	c.takeOff(func(w *withheld) bool { return t.state(w.op) == onewayWay })
 }

@@ -637,6 +637,86 @@ func TestAKnownOnewayThatIsSentLateKeepsNothing(t *testing.T) {
 	e.counts(map[string]int64{"request_active": 0})
 }
 
+// wordyToy is a hidden one whose errors repeat the method.
+type wordyToy struct{ toy }
+
+func (t wordyToy) NewDecoder(codecs.Direction) codecs.Decoder { return t }
+
+func (t wordyToy) Decode(b []byte, m *codecs.Metadata) (int, error) {
+	n, err := t.toy.Decode(b, m)
+	m.ReplyInfo = append(m.ReplyInfo[:0], m.Method()...)
+	return n, err
+}
+
+func (wordyToy) EncodeError(dst []byte, req *codecs.Metadata, e *codecs.LocalError) ([]byte, error) {
+	return fmt.Appendf(dst, "err %d %s %s\n", req.ID, req.ReplyInfo, e.Message), nil
+}
+
+// TestWithheldErrorsOfAllClientsAreBounded: those of which most are withheld lose their
+// oldest ones.
+func TestWithheldErrorsOfAllClientsAreBounded(t *testing.T) {
+	const limit, n, each = 4 << 20, 100, 5
+	mod := filter.NewModule()
+	e := &toyEnv{Host: filtertest.NewWith(t, mod, 1), t: t}
+	e.up = e.Cluster("up", "h1")
+	e.Cluster("none")
+	e.cfg = e.MustLoad(toyConfig(`"codec": {"name": "toy.wordy"}`, `, "request_timeout": "1s"`))
+	e.serveOnly("mask")
+	long := strings.Repeat("x", 10<<10)
+	told := func(c *filtertest.Client) (ids []string) {
+		c.CloseWrite()
+		for _, l := range lines(c.Take()) {
+			f := strings.Fields(l)
+			require.Equal(t, "err", f[0])
+			ids = append(ids, f[1])
+		}
+		return ids
+	}
+	withhold := func(c *filtertest.Client, method string, n int) {
+		for i := range n {
+			say(c, fmt.Sprintf("req %d %s -", i+1, method))
+		}
+		say(c, "req 9 mask -")
+		require.Equal(t, "res 9 mask a=2;yes\n", string(c.Take()))
+	}
+
+	modest := e.Dial(e.cfg)
+	withhold(modest, "mslow", 1)
+	e.Advance(late)
+	var clients []*filtertest.Client
+	most := 0
+	for range n {
+		c := e.Dial(e.cfg)
+		clients = append(clients, c)
+		withhold(c, "m"+long, each)
+		e.Advance(late)
+		require.LessOrEqual(t, mod.Withheld(), limit)
+		require.Empty(t, mod.Books())
+		most = max(most, mod.Withheld())
+	}
+	require.Greater(t, most, limit*9/10)
+	require.Greater(t, mod.Withheld(), limit/4)
+	require.Equal(t, []string{"1"}, told(modest))
+	require.Equal(t, []string{"4", "5"}, told(clients[0]), "the latest ones")
+	require.Equal(t, []string{"1", "2", "3", "4", "5"}, told(clients[n-1]), "there was room again")
+	for i, c := range clients {
+		if i%2 == 0 {
+			c.Close()
+		} else {
+			told(c)
+		}
+	}
+	require.Zero(t, mod.Withheld())
+
+	// One that is longer than what there may be for its client takes no other's place.
+	c := e.Dial(e.cfg)
+	say(c, "req 1 mslow -", "req 2 m"+strings.Repeat("x", 64<<10)+" -")
+	withhold(c, "", 0)
+	e.Advance(late)
+	require.Equal(t, []string{"1"}, told(c))
+	require.Zero(t, mod.Withheld())
+}
+
 // TestAConnectionIsNotEndedRightBehindAOneway: the server may not have read it.
 func TestAConnectionIsNotEndedRightBehindAOneway(t *testing.T) {
 	e := newToyEnv(t, "toy.hidden", "")

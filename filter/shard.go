@@ -64,6 +64,7 @@ type shard struct {
 	partials     inbox.Budget    // of clients
 	shapes       map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]
 	held         int // bytes of answers that wait for clients or their turn
+	withheld     int // bytes of errors that clients have not been told
 
 	stats  timer.Timer
 	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come

@@ -31,6 +31,10 @@ func init() {
 	register("toy.late", func(t toy) codecs.Codec { return lateToy{t} })
 	register("toy.bounded", func(t toy) codecs.Codec { return boundedToy{t} })
 	register("toy.leaver", func(t toy) codecs.Codec { return leaverToy{t} })
+	register("toy.wordy", func(t toy) codecs.Codec {
+		t.traits.HiddenOneway, t.traits.ShareByDefault = true, false
+		return wordyToy{t}
+	})
 }
 
 // bareToy returns nil with an error, over what is bad.
