@@ -188,14 +188,13 @@ func (c *completer) ports() {
 		case len(p.Protocol) == 0 && p.Codec == nil:
 			c.refuse(path+".protocol", "required")
 		}
-		if first, twice := targets[p.TargetPort]; p.Unresolved {
-			// There is nothing that its number could be held against.
-		} else if twice {
-			if o := s.Ports[first]; !slices.Equal(o.Protocol, p.Protocol) || o.Codec != nil || p.Codec != nil {
-				c.refuse(path+".targetPort", "ports[%d] leads there too, with another protocol", first)
-			}
-		} else {
+		first, twice := targets[p.TargetPort]
+		switch o := s.Ports[first]; {
+		case p.Unresolved: // there is nothing that its number could be held against
+		case !twice:
 			targets[p.TargetPort] = i
+		case !slices.Equal(o.Protocol, p.Protocol) || o.Codec != nil || p.Codec != nil:
+			c.refuse(path+".targetPort", "ports[%d] leads there too, with another protocol", first)
 		}
 		if s.Headless && !p.Unresolved && p.TargetPort != p.Port {
 			c.refuse(path+".targetPort", "clients of a headless service connect to its endpoints at the service's port: it must be the same")
@@ -336,7 +335,7 @@ func (c *completer) workloads() {
 // have what there is for both.
 func (c *completer) apart(path string, w *Workloads, j int) {
 	o := &c.s.Clients[j]
-	if !w.MeshWide && !o.MeshWide && w.Namespace != o.Namespace || !agree(w.Selector, o.Selector) {
+	if !w.MeshWide && !o.MeshWide && w.Namespace != o.Namespace || !Agree(w.Selector, o.Selector) {
 		return
 	}
 	isRange := func(a string) bool { return strings.Contains(a, "/") }
@@ -348,8 +347,8 @@ func (c *completer) apart(path string, w *Workloads, j int) {
 	}
 }
 
-// agree tells whether something may have all labels of two selectors.
-func agree(a, b map[string]string) bool {
+// Agree tells whether something may have all labels of two selectors.
+func Agree(a, b map[string]string) bool {
 	for k, v := range a {
 		if other, also := b[k]; also && other != v {
 			return false

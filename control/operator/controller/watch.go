@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
+	"github.com/meltemi-mesh/meltemi/control/ir"
 	dubbo "github.com/meltemi-mesh/meltemi/control/operator/api/dubbo/v1alpha1"
 	api "github.com/meltemi-mesh/meltemi/control/operator/api/metaprotocol/v1alpha1"
 	"github.com/meltemi-mesh/meltemi/control/operator/translate"
@@ -69,7 +70,7 @@ func (r *reconciler) touched(ctx context.Context, o client.Object) []Request {
 		gateways := &istio.GatewayList{}
 		r.list(ctx, gateways)
 		for _, g := range gateways.Items {
-			if agree(o.Spec.Selector, g.Spec.Selector) {
+			if ir.Agree(o.Spec.Selector, g.Spec.Selector) {
 				add(r.hostsOfGateway(ctx, g.Namespace+"/"+g.Name)...)
 			}
 		}
@@ -358,16 +359,6 @@ func includes(labels, selector map[string]string) bool {
 		}
 	}
 	return len(selector) > 0
-}
-
-// agree tells whether something may have all labels of two selectors.
-func agree(a, b map[string]string) bool {
-	for k, v := range a {
-		if other, also := b[k]; also && other != v {
-			return false
-		}
-	}
-	return true
 }
 
 // list asks the cache, which can only fail where it is being stopped.

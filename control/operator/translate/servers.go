@@ -91,16 +91,15 @@ func (in *Input) targets() (numbers []int, unknown bool) {
 // common, and none with two values. Others may do so, too, but labels have different names
 // from chart to chart, and then most services of a namespace would have to be told so.
 func Alike(a, b map[string]string) bool {
-	common := false
-	for k, v := range a {
-		switch other, given := b[k]; {
-		case given && other != v:
-			return false
-		case given:
-			common = true
+	if !ir.Agree(a, b) {
+		return false
+	}
+	for k := range a {
+		if _, common := b[k]; common {
+			return true
 		}
 	}
-	return common
+	return false
 }
 
 // Share tells whether two hosts may lead to a port of the same workloads.
@@ -146,13 +145,7 @@ func (s *sharer) shares(o *sharer) bool {
 // before orders sharers: those first whose routers have something for servers, as their
 // proxies have one filter at a port, and it must not be one that lets in whoever calls.
 func (s *sharer) before(o *sharer) int {
-	truth := func(b bool) int {
-		if b {
-			return 0
-		}
-		return 1
-	}
-	order := cmp.Or(truth(s.says)-truth(o.says), truth(s.router != nil)-truth(o.router != nil))
+	order := cmp.Or(one(o.says)-one(s.says), one(o.router != nil)-one(s.router != nil))
 	if order == 0 && s.router != nil {
 		order = older(s.router, o.router)
 	}
