@@ -99,15 +99,23 @@ func idOf(tenant string) *quotav3.BucketId {
 	return &quotav3.BucketId{Bucket: map[string]string{"tenant": tenant}}
 }
 
-// usageOf is what a report says, as "tenant allowed/denied" of each bucket.
-func usageOf(t *testing.T, r *quotav3.RateLimitQuotaUsageReports) map[string]string {
+// usageOf is what reports say in sum, as "allowed/denied" of each tenant.
+func usageOf(t *testing.T, reports ...*quotav3.RateLimitQuotaUsageReports) map[string]string {
 	t.Helper()
-	require.Equal(t, "d", r.GetDomain())
-	require.NotEmpty(t, r.GetBucketQuotaUsages())
+	allowed, denied := map[string]uint64{}, map[string]uint64{}
+	for _, r := range reports {
+		require.Equal(t, "d", r.GetDomain())
+		require.NotEmpty(t, r.GetBucketQuotaUsages())
+		for _, u := range r.GetBucketQuotaUsages() {
+			require.Positive(t, u.GetTimeElapsed().AsDuration())
+			tenant := u.GetBucketId().GetBucket()["tenant"]
+			allowed[tenant] += u.GetNumRequestsAllowed()
+			denied[tenant] += u.GetNumRequestsDenied()
+		}
+	}
 	said := map[string]string{}
-	for _, u := range r.GetBucketQuotaUsages() {
-		require.Positive(t, u.GetTimeElapsed().AsDuration())
-		said[u.GetBucketId().GetBucket()["tenant"]] = fmt.Sprintf("%d/%d", u.GetNumRequestsAllowed(), u.GetNumRequestsDenied())
+	for tenant := range allowed {
+		said[tenant] = fmt.Sprintf("%d/%d", allowed[tenant], denied[tenant])
 	}
 	return said
 }
