@@ -185,12 +185,14 @@ func (l *limited) Accept() (net.Conn, error) {
 	return &counted{Conn: c, free: sync.OnceFunc(func() { <-l.places })}, nil
 }
 
-// makeRoom closes one that asks for nothing, as soon as there is one.
+// makeRoom closes one that asks for nothing, as soon as there is one. It is no choice for
+// the next, though the server tells of its end only later.
 func (l *limited) makeRoom() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.waits = len(l.quiet) == 0; !l.waits {
 		l.quiet[0].Close()
+		l.quiet = slices.Delete(l.quiet, 0, 1)
 	}
 }
 

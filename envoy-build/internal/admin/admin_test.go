@@ -198,6 +198,26 @@ func TestSoManyAreServedAtOnce(t *testing.T) {
 	require.NoError(t, answered(last, 10*time.Second))
 }
 
+// TestEachTakesThePlaceOfAnother: of two that come at once, also before the server has
+// noticed that the first one's place was given away.
+func TestEachTakesThePlaceOfAnother(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer inner.Close()
+	closed := make(chan struct{})
+	defer time.AfterFunc(10*time.Second, func() { close(closed) }).Stop()
+	l := &limited{Listener: inner, places: make(chan struct{}, maxConnections), closed: closed}
+	for range maxConnections + 2 {
+		c, err := net.Dial("tcp", inner.Addr().String())
+		require.NoError(t, err)
+		defer c.Close()
+		served, err := l.Accept()
+		require.NoError(t, err, "there is no place for it")
+		defer served.Close()
+		l.state(served, http.StateNew)
+	}
+}
+
 // TestAPanicCostsItsConnection only, and is told.
 func TestAPanicCostsItsConnection(t *testing.T) {
 	b := newBed(t)
