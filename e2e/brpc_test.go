@@ -292,7 +292,7 @@ func TestBRPCServerKilled(t *testing.T) {
 		for lib, c := range clients { // whose time begins when all are there
 			pending[lib] = c.Go(brpcCall("Sleep", 60_000))
 		}
-		e.WaitStat(brpcStats+"request_active", envoytest.Exactly(2))
+		s.Asleep(len(clients))
 		s.Kill()
 		for lib, p := range pending {
 			a := p.Answers()[0]

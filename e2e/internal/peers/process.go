@@ -95,6 +95,17 @@ func (p *process) Terminate(within time.Duration) error {
 	}
 }
 
+// Asleep waits until a server of tRPC, Thrift in Go or bRPC has n calls that sleep for a
+// minute or more: each has come there, which the proxy's counters do not tell.
+func (p *process) Asleep(n int) {
+	p.t.Helper()
+	for end := time.Now().Add(Patience); strings.Count(p.log.String(), "asleep\n") < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatalf("%s has not got %d calls that sleep", p.name, n)
+		}
+	}
+}
+
 // Stop freezes the process: its connections stay open and nothing answers, once Stop has
 // returned.
 func (p *process) Stop() {

@@ -63,7 +63,11 @@ func (h handler) Crash(context.Context) (string, error) {
 }
 
 func (h handler) Slow(_ context.Context, ms int32) (string, error) {
-	time.Sleep(time.Duration(ms) * time.Millisecond)
+	d := time.Duration(ms) * time.Millisecond
+	if d >= time.Minute {
+		fmt.Fprintln(os.Stderr, "asleep")
+	}
+	time.Sleep(d)
 	return h.name, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"log"
 	"maps"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -83,7 +84,11 @@ func (p *peer) Fail(_ context.Context, in *greeter.Text) (*greeter.Text, error) 
 }
 
 func (p *peer) Sleep(_ context.Context, in *greeter.Number) (*greeter.Text, error) {
-	time.Sleep(time.Duration(in.GetNumber()) * time.Millisecond)
+	d := time.Duration(in.GetNumber()) * time.Millisecond
+	if d >= time.Minute {
+		fmt.Fprintln(os.Stderr, "asleep")
+	}
+	time.Sleep(d)
 	return &greeter.Text{Text: p.name}, nil
 }
 

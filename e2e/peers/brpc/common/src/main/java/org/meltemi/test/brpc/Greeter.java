@@ -23,8 +23,11 @@ public final class Greeter {
 
     public Text fail(Text in) { throw new Failure(in.text); }
 
-    /** Answers after that many milliseconds. */
+    /** Answers after that many milliseconds. That it sleeps for a minute or more it says. */
     public Text sleep(Number in) {
+        if (in.number >= 60_000) {
+            System.err.println("asleep");
+        }
         try {
             Thread.sleep(in.number);
         } catch (InterruptedException e) {
