@@ -382,7 +382,9 @@ func (b *Buffer) pass(now bool) (written, lost int64) {
 	case b.lines == 0:
 	case f.queued+len(b.data) > maxQueued:
 		f.lost += int64(b.lines)
-		b.data = b.data[:0]
+		if b.data = b.data[:0]; cap(b.data) > 2*fullBytes {
+			b.data = nil // what a long line needed
+		}
 	default:
 		f.queue, f.lines = append(f.queue, b.data), append(f.lines, b.lines)
 		f.queued += len(b.data)

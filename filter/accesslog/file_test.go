@@ -47,3 +47,17 @@ func TestAWriterIsWoken(t *testing.T) {
 	a.Flush()
 	require.True(t, woken())
 }
+
+// TestALongLineIsNotKept where it is lost.
+func TestALongLineIsNotKept(t *testing.T) {
+	var fs Files
+	f, err := fs.Open(filepath.Join(t.TempDir(), "log"), t.Logf)
+	require.NoError(t, err)
+	defer fs.Close(f)
+	b := NewBuffer(f)
+	b.data, b.lines = make([]byte, maxQueued+1), 1
+	written, lost := b.Flush()
+	require.Zero(t, written)
+	require.EqualValues(t, 1, lost)
+	require.LessOrEqual(t, cap(b.data), 2*fullBytes)
+}

@@ -209,7 +209,7 @@ func (b *Buffer) flushRecords() (written, lost int64) {
 		return 0, 0
 	}
 	data := b.data
-	b.data, b.lines = make([]byte, 0, len(data)), 0 // about as much will come again
+	b.data, b.lines = make([]byte, 0, min(len(data), fullBytes)), 0 // about as much will come again
 	if b.records.Offer(data, n) {
 		return int64(n), 0
 	}

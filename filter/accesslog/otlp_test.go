@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/http/httptest"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -108,6 +110,33 @@ func TestRecordsOfAllSizes(t *testing.T) {
 		got = append(got, len(r.GetBody().GetStringValue()))
 	}
 	require.Equal(t, want, got)
+}
+
+// TestALongRecordIsNotKept when it has been handed over.
+func TestALongRecordIsNotKept(t *testing.T) {
+	ls, err := parse(t, `{"typed_config": {`+otlp+byHTTP+`, "body": {"string_value": "%ROUTE_NAME%"}}}`)
+	require.NoError(t, err)
+	heap := func() int {
+		runtime.GC()
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		return int(ms.HeapAlloc)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	l := &life{t: t, ctx: ctx}
+	var pool export.Pool
+	b := accesslog.NewRecordsBuffer(pool.OpenRecords(ls.Loggers[0], l))
+	before := heap()
+	e := entry()
+	e.Route = strings.Repeat("r", 16<<20) // more than may wait
+	ls.Write(e, []*accesslog.Buffer{b})
+	_, lost := b.Flush()
+	require.EqualValues(t, 1, lost)
+	e = nil
+	require.Less(t, heap()-before, 1<<20)
+	runtime.KeepAlive(b)
+	end()
+	l.running.Wait()
 }
 
 // TestLoggersAreShared, and are behind the files.

@@ -594,14 +594,37 @@ func wait(stop *atomic.Bool, work func(i int)) *pauses {
 	return &p
 }
 
+func heap() int {
+	runtime.GC()
+	var ms runtime.MemStats
+	runtime.ReadMemStats(&ms)
+	return int(ms.HeapAlloc)
+}
+
+// TestALongNameIsNotKept: what a request calls may be as long as its frame.
+func TestALongNameIsNotKept(t *testing.T) {
+	r := telemetry.NewRegistry()
+	r.On()
+	w := r.NewWorker()
+	before := heap()
+	long := strings.Repeat("x", 8<<20)
+	for _, o := range [][2]string{{"s", long}, {long, "m"}, {long, long}, {long, ""}} {
+		w.End(w.Begin("p", calls(o[0], o[1])), answered(0))
+	}
+	long = ""
+	require.Less(t, heap()-before, 1<<20)
+	var got [][2]string
+	for _, m := range gather(t, r)["meltemi_requests_in_flight"].GetMetric() {
+		l := m.GetLabel()
+		got = append(got, [2]string{l[2].GetValue(), l[0].GetValue()})
+	}
+	label := strings.Repeat("x", 256)
+	require.ElementsMatch(t, [][2]string{{"s", label}, {label, "m"}, {label, label}, {label, ""}}, got)
+	runtime.KeepAlive(w)
+}
+
 // TestALabelKeepsNoMoreThanItSays of a name that is longer.
 func TestALabelKeepsNoMoreThanItSays(t *testing.T) {
-	heap := func() int {
-		runtime.GC()
-		var ms runtime.MemStats
-		runtime.ReadMemStats(&ms)
-		return int(ms.HeapAlloc)
-	}
 	before := heap()
 	var labels [64]string
 	for i := range labels {

@@ -80,6 +80,26 @@ func TestTooMuchToCheck(t *testing.T) {
 	b.counts(map[string]int{"invalid": 1})
 }
 
+// TestALongName is refused as well, and not kept.
+func TestALongName(t *testing.T) {
+	b := newBed(t, byCluster+`, "failure_mode_allow": true`, routes)
+	heap := func() int {
+		runtime.GC()
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		return int(ms.HeapAlloc)
+	}
+	b.ask([2]string{"padding", strings.Repeat("x", 64<<10)})
+	b.refused(40, "the request has too many properties to be checked")
+	before := heap()
+	b.c.Send(dubbotest.Request{ID: 77, Method: strings.Repeat("x", 8<<20)}.Bytes())
+	b.refused(40, "the request has too many properties to be checked")
+	b.ask([2]string{"padding", strings.Repeat("x", 64<<10)})
+	b.refused(40, "the request has too many properties to be checked")
+	require.Less(t, heap()-before, 4<<20)
+	b.counts(map[string]int{"invalid": 3})
+}
+
 func TestDenied(t *testing.T) {
 	for name, tt := range map[string]struct {
 		config string

@@ -60,6 +60,10 @@ type sent struct{ name, value []byte }
 func (s *subject) of(m *filter.Message, c *config, extensions string) error {
 	md, conn := m.Request(), m.Connection()
 	s.bytes, s.lower, s.props = s.bytes[:0], s.lower[:0], s.props[:0]
+	all := len(md.Service()) + len(md.Method())
+	if all > maxSent {
+		return errTooLarge
+	}
 	s.add(md.AppendOperation(s.lower))
 	ip := conn.RemoteIP()
 	if b, err := ip.AppendBinary(s.lower); err == nil {
@@ -70,7 +74,6 @@ func (s *subject) of(m *filter.Message, c *config, extensions string) error {
 	s.addText(tls.Principal())
 	s.addText(serverName(tls))
 	s.addText(extensions)
-	all := 0
 	for _, p := range md.Properties() {
 		if all += len(p.Name) + len(p.Value); all > maxSent {
 			// What is not sent counts, too: how much of it is looked at is bounded.

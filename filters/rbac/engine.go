@@ -205,6 +205,9 @@ func (x *look) match(s *standing, md *codecs.Metadata) (route.Truth, int) {
 	return matched, which
 }
 
+// maxPathKept is how much memory for a path a look keeps, in bytes.
+const maxPathKept = 1 << 10
+
 // find is match by the rules.
 func (x *look) find(s *standing, md *codecs.Metadata) (route.Truth, int) {
 	*x = look{standing: s, md: md, path: x.path[:0], best: none}
@@ -212,6 +215,9 @@ func (x *look) find(s *standing, md *codecs.Metadata) (route.Truth, int) {
 	x.search(&s.engine.index)
 	if x.found {
 		x.view.End()
+	}
+	if cap(x.path) > maxPathKept {
+		x.path = nil
 	}
 	switch {
 	case x.best != none:

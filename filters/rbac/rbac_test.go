@@ -455,6 +455,18 @@ func TestARequestAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestALongNameIsNotKept: what a request calls may be as long as its frame.
+func TestALongNameIsNotKept(t *testing.T) {
+	e, err := compile(hundred("paths"))
+	require.NoError(t, err)
+	_, p := asked()
+	q := request{service: "s", method: strings.Repeat("x", 8<<20)}
+	var x look
+	matched, _ := x.match(e.of(p), q.metadata())
+	require.Equal(t, route.No, matched)
+	require.LessOrEqual(t, cap(x.path), maxPathKept)
+}
+
 // BenchmarkHundredPolicies: at most 1 µs.
 func BenchmarkHundredPolicies(b *testing.B) {
 	for _, kind := range []string{"paths", "properties", "prefixes", "suffixes", "others"} {
