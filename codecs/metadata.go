@@ -420,11 +420,21 @@ func (m *Metadata) Method() []byte { return m.method }
 // AppendOperation appends the operation name, "service/method", or whichever
 // of the two there is.
 func (m *Metadata) AppendOperation(dst []byte) []byte {
-	dst = append(dst, m.service...)
-	if len(m.service) > 0 && len(m.method) > 0 {
+	return appendOperation(dst, m.service, m.method)
+}
+
+// AppendOperationUpTo is AppendOperation with so many bytes at most of either: what a
+// request calls may fill its frame.
+func (m *Metadata) AppendOperationUpTo(dst []byte, most int) []byte {
+	return appendOperation(dst, m.service[:min(len(m.service), most)], m.method[:min(len(m.method), most)])
+}
+
+func appendOperation(dst, service, method []byte) []byte {
+	dst = append(dst, service...)
+	if len(service) > 0 && len(method) > 0 {
 		dst = append(dst, '/')
 	}
-	return append(dst, m.method...)
+	return append(dst, method...)
 }
 
 // Detach copies the properties into memory of m's own, so that they outlive

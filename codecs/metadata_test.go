@@ -70,6 +70,16 @@ func TestDetachedPropertiesOutliveTheirFrame(t *testing.T) {
 }
 
 // TestWhatIsSetIsTheOnlyOne of its name, where the first one was.
+func TestAnOperationUpToALength(t *testing.T) {
+	for _, tc := range [][3]string{
+		{"", "", ""}, {"s", "", "s"}, {"", "m", "m"}, {"svc", "mtd", "svc/mtd"}, {"service", "mtd", "ser/mtd"}, {"s", "method", "s/met"}, {"service", "method", "ser/met"},
+	} {
+		var m codecs.Metadata
+		m.SetOperation([]byte(tc[0]), []byte(tc[1]))
+		require.Equal(t, tc[2], string(m.AppendOperationUpTo(nil, 3)))
+	}
+}
+
 func TestWhatIsSetIsTheOnlyOne(t *testing.T) {
 	var m codecs.Metadata
 	for _, kv := range [][2]string{{"a", "1"}, {"K", "first"}, {"b", "2"}, {"k", "second"}, {"k", "third"}} {

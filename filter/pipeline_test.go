@@ -225,6 +225,7 @@ func TestFailuresAreAnsweredInTheClientsProtocol(t *testing.T) {
 		text   string
 	}{
 		{"no route", nil, dubbotest.Request{ID: 1, Method: "other"}.Bytes(), 60, "no route matches org.example.Greeter/other"},
+		{"no route for a long name", nil, dubbotest.Request{ID: 1, Interface: "s", Method: strings.Repeat("m", 1<<20)}.Bytes(), 60, "no route matches s/" + strings.Repeat("m", 1<<10)},
 		{"unknown cluster", func(e *env) { e.RemoveCluster("v1") }, req(1), 60, "unknown cluster v1"},
 		{"no host", func(e *env) { e.v1.SetHosts() }, req(1), 80, "no healthy upstream in cluster v1"},
 		{"refused", func(e *env) {

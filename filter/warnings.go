@@ -17,6 +17,8 @@ const (
 	forgetTime = time.Minute
 	// maxWarnings bounds the kinds that are told apart.
 	maxWarnings = 256
+	// maxOperationLogged is how much of a service or a method a line has, in bytes.
+	maxOperationLogged = 1 << 10
 )
 
 // warnings is what a worker has logged of what can happen often, by its kind.
@@ -64,7 +66,7 @@ type about struct{ m *Message }
 
 func (a about) String() string {
 	m, c := a.m, a.m.Connection()
-	s := fmt.Sprintf("client %s (connection %d), %s", c.RemoteAddress(), c.ID(), m.req.AppendOperation(nil))
+	s := fmt.Sprintf("client %s (connection %d), %s", c.RemoteAddress(), c.ID(), m.req.AppendOperationUpTo(nil, maxOperationLogged))
 	if t := m.Facts().Trace; t.ID != ([16]byte{}) {
 		s += fmt.Sprintf(", trace %x", t.ID)
 	}

@@ -87,6 +87,24 @@ func entry() *accesslog.Entry {
 	}
 }
 
+// TestALongPropertyIsCut: lines are written by workers.
+func TestALongPropertyIsCut(t *testing.T) {
+	const most = 16 << 10
+	e := entry()
+	long := strings.Repeat("x", most-1) + strings.Repeat("ü", 1<<20)
+	e.Request.Set("long", long)
+	e.Request.Set("x-request-id", long)
+	e.Request.SetOperation([]byte(strings.Repeat("s", 1<<20)), []byte(strings.Repeat("m", 1<<20)))
+	for op, want := range map[string]int{
+		"%REQ(long)%": most - 1, "%REQ(none?long)%": most - 1, "%REQ(long):100000%": most - 1, "%REQ(long):10%": 10,
+		"%DYNAMIC_METADATA(x:long)%": most - 1, "%STREAM_ID%": most - 1, "%REQ(:PATH)%": 2*most + 2,
+	} {
+		ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"text_format_source": {"inline_string": "`+op+`"}}}}`)
+		require.NoError(t, err)
+		require.Equal(t, want, len(written(t, ls, e)), op)
+	}
+}
+
 // TestOperators tells what each says, in a text and alone in JSON. Values are those of
 // Envoy's formatter.
 func TestOperators(t *testing.T) {

@@ -399,7 +399,7 @@ func unique(dst []byte, e *Entry) ([]byte, bool) {
 // streamID is what the request is known by: its id, or a random one.
 func streamID(dst []byte, e *Entry) ([]byte, bool) {
 	if id, ok := e.Request.Get("x-request-id"); ok {
-		return append(dst, id...), true
+		return append(dst, cutProperty(id)...), true
 	}
 	return unique(dst, e)
 }
@@ -480,6 +480,12 @@ func property(arg string, of func(e *Entry) *codecs.Metadata) (operator, error) 
 	}}, nil
 }
 
+// maxProperty is where properties are cut, in bytes: a client may send one that fills its
+// frame.
+const maxProperty = 16 << 10
+
+func cutProperty(v []byte) []byte { return v[:substitution.Cut(v, maxProperty)] }
+
 // named appends the property of a name, if there is one.
 func named(name string) func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
 	switch name {
@@ -488,7 +494,7 @@ func named(name string) func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
 	case ":PATH", ":path":
 		return func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
 			before := len(dst)
-			dst = md.AppendOperation(append(dst, '/'))
+			dst = md.AppendOperationUpTo(append(dst, '/'), maxProperty)
 			if len(dst) == before+1 {
 				return dst[:before], false
 			}
@@ -499,7 +505,7 @@ func named(name string) func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
 	default:
 		return func(dst []byte, md *codecs.Metadata) ([]byte, bool) {
 			p, there := md.Get(name)
-			return append(dst, p...), there
+			return append(dst, cutProperty(p)...), there
 		}
 	}
 }

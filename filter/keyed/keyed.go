@@ -16,6 +16,10 @@ import (
 // Size is how many bytes a key has at most: room for it on the stack.
 const Size = 256
 
+// maxLooked is how much of a value is looked at, in bytes: a client may send one that fills
+// its frame, and each key that it is part of takes its time.
+const maxLooked = 8 << 10
+
 // Names are the properties that make a key, compared without regard to case.
 type Names []string
 
@@ -23,7 +27,8 @@ var seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 
 // Append appends the key of m to dst, which is empty. No values have the key of others,
 // and a property that m lacks is not taken for an empty one; of one that is repeated the
-// first value counts. Of values that are too long for a key there is a digest.
+// first value counts. Of values that are too long for a key there is a digest, of their
+// lengths and first 8 KiB: longer ones that are the same so far share a key.
 func (n Names) Append(dst []byte, m *codecs.Metadata) []byte {
 	for _, name := range n {
 		v, ok := m.Get(name)
@@ -31,16 +36,20 @@ func (n Names) Append(dst []byte, m *codecs.Metadata) []byte {
 			dst = append(dst, 0)
 			continue
 		}
-		dst = append(binary.AppendUvarint(dst, uint64(len(v))+1), v...)
+		dst = appendValue(dst, v)
 	}
 	return digest(dst)
+}
+
+func appendValue[T string | []byte](dst []byte, v T) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(v))+1), v[:min(len(v), maxLooked)]...)
 }
 
 // Key is what Append appends for a message whose properties have these values.
 func Key(values ...string) string {
 	var dst []byte
 	for _, v := range values {
-		dst = append(binary.AppendUvarint(dst, uint64(len(v))+1), v...)
+		dst = appendValue(dst, v)
 	}
 	return string(digest(dst))
 }

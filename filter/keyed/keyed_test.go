@@ -41,6 +41,22 @@ func TestKeysDiffer(t *testing.T) {
 	require.Equal(t, keyed.Key("x", long), string(n.Append(nil, message("a", "x", "b", long))))
 }
 
+// TestOfLongValuesTheBeginningCounts, and the length: what a client sends is not looked at
+// whole for each key.
+func TestOfLongValuesTheBeginningCounts(t *testing.T) {
+	n := keyed.Names{"a"}
+	key := func(v string) string {
+		k := string(n.Append(nil, message("a", v)))
+		require.Equal(t, keyed.Key(v), k)
+		return k
+	}
+	const looked = 8 << 10
+	long := strings.Repeat("x", looked)
+	require.Equal(t, key(long+"one"), key(long+"two"))
+	require.NotEqual(t, key(long+"one"), key(long+"three"))
+	require.NotEqual(t, key(long+"one"), key(long[1:]+"y"+"one"))
+}
+
 // count is a value that is idle when until is over.
 type count struct {
 	n     int

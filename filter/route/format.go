@@ -164,13 +164,21 @@ func parseOperator(o substitution.Operator, d codecs.Direction) (piece, error) {
 	return p, nil
 }
 
-// Append appends the text that f makes of what s has.
+// Append appends the text that f makes of what s has. If that has more than
+// [codecs.MaxText] bytes, which nobody takes, it is not whole.
 func (f Format) Append(dst []byte, s Source) []byte {
+	before := len(dst)
 	for i := range f {
-		dst = f[i].append(dst, s)
+		if dst = f[i].append(dst, s); len(dst)-before > codecs.MaxText {
+			break
+		}
 	}
 	return dst
 }
+
+// Enough is the beginning of a value from which a text is made: if there is more, that is
+// too long in any case.
+func Enough(v []byte) []byte { return v[:min(len(v), codecs.MaxText+1)] }
 
 func (p *piece) append(dst []byte, s Source) []byte {
 	switch p.op {
@@ -216,7 +224,7 @@ func (p *piece) property(dst []byte, md *codecs.Metadata) []byte {
 	if !ok && p.other != "" {
 		v, _ = md.Get(p.other)
 	}
-	return append(dst, v[:substitution.Cut(v, p.most)]...)
+	return append(dst, Enough(v[:substitution.Cut(v, p.most)])...)
 }
 
 // operation appends what the request calls, or a part of it.
@@ -225,11 +233,11 @@ func (p *piece) operation(dst []byte, md *codecs.Metadata) []byte {
 	case md == nil:
 		return dst
 	case p.op == opService:
-		return append(dst, md.Service()...)
+		return append(dst, Enough(md.Service())...)
 	case p.op == opMethod:
-		return append(dst, md.Method()...)
+		return append(dst, Enough(md.Method())...)
 	default:
-		return md.AppendOperation(dst)
+		return md.AppendOperationUpTo(dst, codecs.MaxText)
 	}
 }
 

@@ -63,7 +63,7 @@ func (c *change) apply(mu *codecs.Mutation, md *codecs.Metadata, s Source) error
 		case c.action == setIfAbsent && there, c.action == setIfThere && !there:
 			return nil
 		case c.action == add && there:
-			b = append(append(append(b, entry...), property...), ',')
+			b = append(append(append(b, entry...), Enough(property)...), ',')
 		}
 	}
 	before := len(b)

@@ -232,6 +232,25 @@ func TestAValueThatCannotBeSet(t *testing.T) {
 	require.Equal(t, []codecs.KeyValue{{Key: "b", Value: "x"}}, mu.Entries())
 }
 
+// TestAValueThatIsFarTooLong is left out as well, and not made first, of whatever parts.
+func TestAValueThatIsFarTooLong(t *testing.T) {
+	const far = 4 << 20
+	md := message("far", strings.Repeat("x", far))
+	md.SetOperation([]byte(strings.Repeat("s", far)), []byte(strings.Repeat("m", far)))
+	for _, format := range []string{"%REQ(far)%", "%REQ(far):100000%", "%SERVICE%", "%METHOD%", "%OPERATION%", strings.Repeat("%REQ(far):16000%", 100)} {
+		f, err := ParseFormat(format, codecs.ClientToServer)
+		require.NoError(t, err)
+		n := len(f.Append([]byte("before"), source{request: md})) - len("before")
+		require.Greater(t, n, codecs.MaxText)
+		require.LessOrEqual(t, n, 3*codecs.MaxText)
+	}
+	table := mustCompile(t, `{"routes": [{"route": {"cluster": "c"}, "request_mutation": [
+		{"key": "a", "format": "%REQ(far)%"}, {"key": "b", "value": "x"}, {"key": "far", "value": "x", "append_action": "APPEND_IF_EXISTS_OR_ADD"}]}]}`)
+	mu, err := applied(t, table, md, source{})
+	require.ErrorContains(t, err, `value: that of key "a" is longer than 16384 bytes`)
+	require.Equal(t, []codecs.KeyValue{{Key: "b", Value: "x"}}, mu.Entries())
+}
+
 // noRemover is a codec that cannot remove.
 type noRemover struct{}
 

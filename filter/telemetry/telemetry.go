@@ -114,18 +114,12 @@ func (w *Worker) Begin(protocol string, md *codecs.Metadata) *Operation {
 		return of.op
 	}
 	k := append(append(w.key[:0], protocol...), 0)
-	// What is behind tells no labels apart.
-	service, method := upTo(md.Service(), maxLabel+1), upTo(md.Method(), maxLabel+1)
-	k = append(k, service...)
-	if len(service) > 0 && len(method) > 0 {
-		k = append(k, '/')
-	}
-	k = append(k, method...)
+	k = md.AppendOperationUpTo(k, maxLabel+1) // what is behind tells no labels apart
 	w.key = k
 	op := w.last.op
 	if op == nil || string(k) != string(w.last.key) {
 		if op = w.operations[string(k)]; op == nil {
-			op = w.learn(protocol, k[len(protocol)+1:], len(method))
+			op = w.learn(protocol, k[len(protocol)+1:], min(len(md.Method()), maxLabel+1))
 		}
 		w.last.op, w.last.key = op, append(w.last.key[:0], k...)
 	}
@@ -135,8 +129,6 @@ func (w *Worker) Begin(protocol string, md *codecs.Metadata) *Operation {
 	op.inFlight.n.Add(1)
 	return op
 }
-
-func upTo(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
 // learn returns the operation of a name that the worker does not remember. Clients choose
 // names, and the labels of any number of them can be the same.

@@ -339,7 +339,7 @@ func (w *Worker) random() uint64 {
 }
 
 func (l *Live) record(md *codecs.Metadata, a *asked, from *origin, id []byte) {
-	r := &recording{name: l.c.text(md.AppendOperation(nil)), requestID: l.c.text(id), clientTraceID: l.c.text(a.values[keyClientTraceID])}
+	r := &recording{name: l.c.text(md.AppendOperationUpTo(nil, l.c.maxLength)), requestID: l.c.text(id), clientTraceID: l.c.text(a.values[keyClientTraceID])}
 	if r.name == "" {
 		r.name = "_OTHER"
 	}

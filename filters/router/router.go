@@ -27,12 +27,16 @@ func newRouter(config *anypb.Any, _ *filter.Env) (filter.Filter, error) {
 	return router{}, nil
 }
 
+// maxOperation is how much of a service or a method that it has called a client is told,
+// in bytes.
+const maxOperation = 1 << 10
+
 // OnRequest implements filter.Filter.
 func (router) OnRequest(m *filter.Message) filter.Verdict {
 	r := m.Route()
 	if r == nil {
 		what := "the request" // if its codec cannot read what it calls
-		if op := m.Request().AppendOperation(nil); len(op) > 0 {
+		if op := m.Request().AppendOperationUpTo(nil, maxOperation); len(op) > 0 {
 			what = string(op)
 		}
 		text := "no route matches " + what

@@ -8,6 +8,7 @@ import (
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter"
+	"github.com/meltemi-mesh/meltemi/filter/route"
 )
 
 // Name is the filter's config name.
@@ -117,7 +118,7 @@ func (s *part) make(e *entry, from []byte, md *codecs.Metadata, left *int) (sets
 	}
 	s.value = s.value[:0]
 	if e.action == appendOrAdd && there {
-		s.value = append(append(s.value, old...), ',')
+		s.value = append(append(s.value, route.Enough(old)...), ',')
 	}
 	if e.extract == nil {
 		s.value = append(s.value, from...)
