@@ -111,8 +111,6 @@ func (c *connection) finish() {
 	}
 	c.finishing = true
 	c.forgetPartial()
-	// It sends no more calls whose answers they could be taken for.
-	c.tell(func(*withheld) bool { return true })
 	for _, st := range c.streams {
 		st.m.clientGone()
 	}
@@ -124,6 +122,9 @@ func (c *connection) finish() {
 
 // end closes the connection after what was written, as long as the client reads.
 func (c *connection) end() {
+	if len(c.withheld) > 0 {
+		c.tellLast()
+	}
 	if c.unread.size > 0 {
 		c.arm(c.unread.taken + lingerTime)
 	} else if !c.ending && !c.closed {

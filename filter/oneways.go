@@ -200,7 +200,7 @@ func (m *Message) way() uint8 {
 // knownOneway reports whether a request that no cluster gets is a oneway whose
 // client would take an error for its next answer.
 func (m *Message) knownOneway() bool {
-	if !m.mayBeOneway() || m.conn.pipelines || m.conn.eof {
+	if !m.mayBeOneway() || m.conn.pipelines || m.conn.eof && m.conn.ordered {
 		return false
 	}
 	m.identify()
@@ -362,10 +362,12 @@ func (m *Message) silent(e codecs.ErrorType, reason string, counter metrics.Coun
 	case c.pipelines || way == answeredWay:
 		return false
 	case m.aside: // and counted
-	case c.eof:
+	case c.eof && c.ordered:
 		return false
 	case way == onewayWay:
 		m.cfg.count(metrics.OnewayPresumed, 1)
+	case c.eof && c.last == m: // else it is told behind the others
+		return false
 	case m.sent && (c.requests > m.number || c.hasPassed(m.op)):
 		m.cfg.count(metrics.OnewayPresumed, 1)
 		if !c.ordered {
@@ -470,6 +472,13 @@ func (c *connection) tell(chosen func(*withheld) bool) {
 		}
 		return true
 	})
+}
+
+// tellLast writes what is withheld when all else is answered and no more is taken: there is
+// no call for whose answer the client could take it. Of known oneways it is told nothing.
+func (c *connection) tellLast() {
+	t := c.cfg.mod.oneways
+	c.tell(func(w *withheld) bool { return t.state(w.op) != onewayWay })
 }
 
 // review is called when a client of whom errors are withheld has sent another

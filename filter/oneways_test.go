@@ -425,6 +425,67 @@ func TestAClientThatLeavesGetsItsError(t *testing.T) {
 	}
 }
 
+// TestAClientThatSendsNoMoreGetsItsAnswersFirst: an error that was withheld, or comes now,
+// is not to be read in the place of a call's answer.
+func TestAClientThatSendsNoMoreGetsItsAnswersFirst(t *testing.T) {
+	for name, ends := range map[string]func(e *toyEnv){
+		"behind the error": func(e *toyEnv) {
+			e.Advance(late)
+			require.Empty(t, e.got())
+			e.up.Serve = nil
+			e.say("req 3 mslow -")
+			e.c.CloseWrite()
+		},
+		"before it": func(e *toyEnv) {
+			e.up.Serve = nil
+			e.Advance(late / 2)
+			e.say("req 3 mslow -")
+			e.c.CloseWrite()
+			e.Advance(late / 2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newHiddenEnv(t)
+			e.serveOnly("mask")
+			e.say("req 1 mfire -", "req 2 mask -")
+			require.Equal(t, "res 2 mask a=2;yes\n", e.got())
+			ends(e)
+			require.Empty(t, e.got())
+			s, id := e.asked("mslow")
+			e.answer(s, "res "+id+" mslow yes")
+			require.Equal(t, "res 3 mslow a=2;yes\nerr 1 - upstream request timeout\n", e.got())
+			require.True(t, e.c.Closed())
+		})
+	}
+}
+
+// TestAClientThatSendsNoMoreIsToldNothingOfKnownOneways, whether they are known since, or
+// are refused before a call that has come with them.
+func TestAClientThatSendsNoMoreIsToldNothingOfKnownOneways(t *testing.T) {
+	e := newHiddenEnv(t)
+	e.serveOnly("mask")
+	c := e.c
+	e.say("req 1 mfire -", "req 2 mask -")
+	require.Equal(t, "res 2 mask a=2;yes\n", e.got())
+	e.Advance(late)
+	require.Empty(t, e.got(), "it is withheld")
+	e.c = e.Dial(e.cfg)
+	e.learn()
+	c.CloseWrite()
+	require.Empty(t, string(c.Take()))
+	require.True(t, c.Closed())
+
+	e, held := newOrderedEnv(t)
+	e.say("req 1 mfire held", "req 2 mask -")
+	e.c.CloseWrite()
+	require.Equal(t, "res 2 mask a=2;yes\n", e.got())
+	held(0).Do(func(m *filter.Message) filter.Verdict { return m.Reply(codecs.Denied, "no") })
+	e.Settle()
+	require.Empty(t, e.got())
+	require.True(t, e.c.Closed())
+	e.counts(map[string]int64{"oneway_dropped": 1, "request_active": 0})
+}
+
 func TestAnUnknownOnewayInDisguiseHoldsNobodyUp(t *testing.T) {
 	e := newToyEnv(t, "toy.hidden", "")
 	e.say("req 1 mfire -", "req 1 mask -") // two clients that number, on one connection
