@@ -41,6 +41,7 @@ type endpoints struct {
 	failing   int     // of the usable ones, those to which the last connection has failed
 	count     uint64  // of counts of the usable ones that are reached
 	byHost    bool    // somebody has asked for an idle connection to a certain host
+	learning  bool    // many of all may change
 }
 
 // told reports whether the cluster tells its hosts: then connections are made to those
@@ -91,6 +92,7 @@ func (p *Pool) connsTo(addr string) int {
 // more are replaced, and get calls only if no others can.
 func (p *Pool) learn(ms *host.Members) {
 	es := &p.endpoints
+	es.learning = true
 	for _, ep := range es.usable {
 		ep.weight = 0
 	}
@@ -126,6 +128,8 @@ func (p *Pool) learn(ms *host.Members) {
 			p.forget(ep)
 		}
 	}
+	es.learning = false
+	p.arrange()
 	for _, cn := range p.ready {
 		if cn.unlisted() {
 			p.outdate(cn, &cn.stale)
@@ -221,6 +225,14 @@ func (p *Pool) missing() int {
 	return n
 }
 
+// hasRoom reports whether there may be a connection to a host to which none leads.
+func (p *Pool) hasRoom() bool {
+	if p.opts.Shared {
+		return p.missing() > 0
+	}
+	return p.room() > 0
+}
+
 // seek connects to hosts that the cluster tells and to which no connection leads.
 func (p *Pool) seek(now time.Duration) {
 	n, missing := len(p.usable), p.missing()
@@ -281,7 +293,7 @@ func (p *Pool) awaits(c *Call, ep *endpoint) bool {
 	}
 	now := p.m.now()
 	if ep.backoff > 0 {
-		if now >= max(ep.nextTry, p.nextTry, p.noGrowth) && ep.trying == 0 && (p.opts.Shared || p.room() > 0) && !p.forbidden() {
+		if now >= max(ep.nextTry, p.nextTry, p.noGrowth) && ep.trying == 0 && p.hasRoom() && !p.forbidden() {
 			p.connectTo(ep, now) // for those that come later
 		}
 		return false
@@ -290,11 +302,7 @@ func (p *Pool) awaits(c *Call, ep *endpoint) bool {
 		c.sought = max(1, c.sought)
 		return true
 	}
-	room := p.room()
-	if p.opts.Shared {
-		room = p.missing()
-	}
-	if c.sought >= maxSought || room <= 0 || now < max(p.nextTry, p.noGrowth) || p.info.leavingUntil(ep.addr, now) != 0 {
+	if c.sought >= maxSought || !p.hasRoom() || now < max(p.nextTry, p.noGrowth) || p.info.leavingUntil(ep.addr, now) != 0 {
 		return false
 	}
 	if !c.strict && p.forbidden() {

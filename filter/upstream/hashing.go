@@ -19,6 +19,10 @@ const (
 	// … until so many per host have been made: enough to find each of a hundred by
 	// chance.
 	seekPicks = 16
+
+	// maxWalk is how many entries of a table are looked at for a call, and for all that
+	// wait while none can be sent.
+	maxWalk = 8192
 )
 
 // Detour is why a call with a hash, or one that names its host, has gone by anything else.
@@ -56,6 +60,7 @@ type hashing struct {
 	current bool
 	of      *host.Members // of which the table is, if the cluster tells its hosts
 	at      []*endpoint   // the table's hosts; nil: nothing is known of it any more
+	walked  int           // entries looked at since what waits was looked at last
 }
 
 // hostTable is a table whose hosts are found by their addresses.
@@ -119,6 +124,9 @@ func (p *Pool) seeks(missing bool) bool {
 // arrange finds the table's hosts.
 func (p *Pool) arrange() {
 	h := &p.hashing
+	if p.learning { // it is called behind that
+		return
+	}
 	h.at = h.at[:0]
 	if h.table != nil {
 		for _, addr := range h.table.hosts {
@@ -171,8 +179,9 @@ func (p *Pool) hashed(c *Call) (cn *conn, detour Detour, found bool) {
 	hosts := h.table.hosts
 	first := h.table.Pick(c.hash, 0)
 	// Behind the first as the table goes on; its next entries may be of the same host.
-	for attempt := range uint32(8 * len(hosts)) {
+	for attempt := range uint32(min(8*len(hosts), maxWalk)) {
 		i := first
+		h.walked++
 		if attempt > 0 {
 			if i = h.table.Pick(c.hash, attempt); i == first {
 				continue

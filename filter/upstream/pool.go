@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
@@ -269,8 +270,14 @@ func (p *Pool) dispatch() {
 	p.dispatching = true
 	defer func() { p.dispatching = false }() // also when something panics
 	p.round++
+	p.hashing.walked = 0
 	for c := p.queue.first; c != nil; {
 		if c.round == p.round { // it waits for what others do not take
+			c = c.next
+			continue
+		}
+		if c.hashed && c.named == "" && c.sought > 0 && p.hashing.walked > maxWalk && !p.takes() {
+			c.round = p.round // to look for a host to wait for has cost enough
 			c = c.next
 			continue
 		}
@@ -299,6 +306,14 @@ func (p *Pool) dispatch() {
 			return
 		}
 	}
+}
+
+// takes reports whether some connection can take a call now.
+func (p *Pool) takes() bool {
+	if !p.opts.Shared {
+		return p.idle.first != nil || p.parting.first != nil
+	}
+	return slices.ContainsFunc(p.ready, func(cn *conn) bool { return !cn.blocked })
 }
 
 func (p *Pool) failQueue(e codecs.ErrorType, reason string) {

@@ -2,6 +2,7 @@ package upstream_test
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/meltemi-mesh/meltemi/filter/lightest"
 	"github.com/meltemi-mesh/meltemi/filter/outlier"
 	"github.com/meltemi-mesh/meltemi/filter/upstream"
+	"github.com/meltemi-mesh/meltemi/internal/cputime"
 	"github.com/meltemi-mesh/meltemi/internal/raced"
 )
 
@@ -610,4 +612,95 @@ func BenchmarkHashOfManyHosts(b *testing.B) {
 			require.Len(b, bed.open(), 8)
 		})
 	}
+}
+
+// many are n hosts, the first of them with that number.
+func many(first, n int) (ms []host.Member) {
+	for i := first; i < first+n; i++ {
+		ms = append(ms, host.Member{Address: fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255), Weight: 1, Healthy: true})
+	}
+	return ms
+}
+
+// byManyPlaces has places for some thousand hosts.
+var byManyPlaces = &consistent.Policy{Algorithm: consistent.Maglev, TableSize: 65537}
+
+// dialled are the servers that have been asked for and have not answered.
+func (b *bed) dialled() (all []*server) {
+	for _, s := range b.servers {
+		if s.state == dialled {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Of many hosts that cannot be reached no more are tried at once than there may be
+// connections, however many calls pass them on their way through the table.
+func TestManyHostsThatFailAreTriedByFew(t *testing.T) {
+	for name, most := range map[string]int{"shared": 4, "exclusive": 64} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, kinds[name].traits, kinds[name].change)
+			b.tells(many(0, 200)...)
+			for k := range 40 {
+				for i := range 20 {
+					b.send("call", nil, upstream.Send{Hash: consistent.Hash(fmt.Append(nil, k, i)), Hashing: byManyPlaces, Timeout: 2 * time.Second})
+				}
+				b.pass(200 * time.Millisecond)
+				all := b.dialled()
+				require.LessOrEqual(t, len(all), most)
+				for i := 0; k%2 == 1 && i < len(all); i++ {
+					all[i].ends(host.ConnectFailed)
+				}
+			}
+		})
+	}
+}
+
+// takes is the longest processor time that f takes of n times.
+func takes(n int, f func()) (longest time.Duration) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for range n {
+		start := cputime.Used()
+		f()
+		longest = max(longest, cputime.Used()-start)
+	}
+	return longest
+}
+
+// While none of a thousand hosts can be reached, a thousand calls that wait for theirs hold
+// the worker up neither with each attempt that fails nor with each tick.
+func TestManyCallsWaitForManyHostsThatFail(t *testing.T) {
+	raced.Skip(t)
+	b := newBed(t, numbered, func(o *upstream.Options) { o.MaxConnections, o.MaxPending, o.MaxRequests = 8, 2000, 5000 })
+	b.tells(many(0, 1000)...)
+	for _, hash := range hashes(1000) {
+		b.send("call", nil, upstream.Send{Hash: hash, Hashing: byManyPlaces, Timeout: time.Hour})
+	}
+	require.Less(t, takes(60, func() {
+		if all := b.dialled(); len(all) > 0 {
+			all[0].ends(host.ConnectFailed)
+		}
+		b.pass(50 * time.Millisecond)
+	}), 20*time.Millisecond)
+}
+
+// All hosts of a large cluster are replaced at once.
+func TestManyHostsAreReplaced(t *testing.T) {
+	raced.Skip(t)
+	b := newBed(t, numbered, nil)
+	const n = 4000
+	b.tells(many(0, n)...)
+	b.send("call", nil, upstream.Send{Hash: 1, Hashing: byManyPlaces})
+	b.up()
+	b.pass(time.Second)
+	from := 0
+	require.Less(t, takes(3, func() {
+		from += n
+		b.tells(many(from, n)...)
+		b.pass(100 * time.Millisecond)
+	}), 100*time.Millisecond)
+	b.up()
+	require.Equal(t, tableOf(byManyPlaces, many(from, n)).of(1), b.goesTo(byManyPlaces, 1, ""))
 }
