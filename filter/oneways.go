@@ -37,7 +37,7 @@ const (
 
 // oneways is what the process has learnt of operations whose requests do not tell
 // whether they are answered. All workers share it without a lock, and no number of
-// names fills it: a new one takes the place of another, of a known oneway last.
+// names fills it: a new one takes the place of another, see victim.
 // A place holds the operation's hash, and its state in the lowest byte.
 type oneways struct {
 	seed maphash.Seed
@@ -80,18 +80,29 @@ func (t *oneways) state(op uint64) uint8 {
 func (t *oneways) set(op uint64, state uint8) {
 	place, _ := t.find(op)
 	if place == nil {
-		place = t.victim(op)
+		place = t.victim(op, state)
 	}
 	place.Store(op&^0xff | uint64(state))
 }
 
-func (t *oneways) victim(op uint64) *atomic.Uint64 {
+// victim is where an operation that is new goes. Half of a set is for those that are
+// answered, and half for the others: what clients call without an answer takes the place
+// of what is answered no more than the reverse.
+func (t *oneways) victim(op uint64, state uint8) *atomic.Uint64 {
 	set := &t.sets[op%onewaySets]
+	like := func(s uint8) bool { return (s == answeredWay) == (state == answeredWay) }
+	n := 0
+	for i := range set {
+		if s := uint8(set[i].Load()); s != unknownWay && like(s) {
+			n++
+		}
+	}
 	at := op >> 60 // as good as chance
 	best, least := &set[at%onewayWays], uint8(255)
 	for i := range uint64(onewayWays) {
 		place := &set[(at+i)%onewayWays]
-		if s := uint8(place.Load()); s < least {
+		s := uint8(place.Load())
+		if s < least && (s == unknownWay || like(s) == (n >= onewayWays/2)) {
 			best, least = place, s
 		}
 	}

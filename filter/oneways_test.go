@@ -411,6 +411,31 @@ func TestNoNumberOfNamesEndsLearning(t *testing.T) {
 	require.Empty(t, e.got(), "it is still known")
 }
 
+// TestNoNumberOfNamesWithoutAnAnswerEndsLearning, by which a client would have others'
+// errors withheld.
+func TestNoNumberOfNamesWithoutAnAnswerEndsLearning(t *testing.T) {
+	raced.Skip(t)
+	e := newHiddenEnv(t)
+	e.serveOnly("mask")
+	e.say("req 1 mask -")
+	require.Equal(t, "res 1 mask a=2;yes\n", e.got())
+	hostile := e.Dial(e.cfg)
+	for i := range 16 {
+		var junk []byte
+		for j := range 400 {
+			junk = fmt.Appendf(junk, "req 1%d mjunk%d -\n", j, 400*i+j)
+		}
+		hostile.Send(junk)
+		e.Advance(late)
+	}
+	hostile.Send([]byte("req 1 mend -\n"))
+	hostile.Take()
+	e.up.Serve = nil
+	e.say("req 2 mask -", "req 3 mother -")
+	e.Advance(late)
+	require.Equal(t, "err 2 - upstream request timeout\nerr 3 - upstream request timeout\n", e.got(), "the first is known to be answered")
+}
+
 // TestAClientThatLeavesGetsItsError: it has nothing to take it for, and to leave is
 // no sign that it did not wait.
 func TestAClientThatLeavesGetsItsError(t *testing.T) {
