@@ -237,7 +237,7 @@ func (p *piece) operation(dst []byte, md *codecs.Metadata) []byte {
 	case p.op == opMethod:
 		return append(dst, Enough(md.Method())...)
 	default:
-		return md.AppendOperationUpTo(dst, codecs.MaxText)
+		return md.AppendOperationUpTo(dst, codecs.MaxText+1)
 	}
 }
 

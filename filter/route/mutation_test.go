@@ -244,6 +244,13 @@ func TestAValueThatIsFarTooLong(t *testing.T) {
 		require.Greater(t, n, codecs.MaxText)
 		require.LessOrEqual(t, n, 3*codecs.MaxText)
 	}
+	operation, err := ParseFormat("%OPERATION%", codecs.ClientToServer)
+	require.NoError(t, err)
+	for _, half := range [][2]string{{strings.Repeat("s", far), ""}, {"", strings.Repeat("m", far)}} {
+		md := message("k", "v")
+		md.SetOperation([]byte(half[0]), []byte(half[1]))
+		require.Greater(t, len(operation.Append(nil, source{request: md})), codecs.MaxText, "what is cut is none to send")
+	}
 	table := mustCompile(t, `{"routes": [{"route": {"cluster": "c"}, "request_mutation": [
 		{"key": "a", "format": "%REQ(far)%"}, {"key": "b", "value": "x"}, {"key": "far", "value": "x", "append_action": "APPEND_IF_EXISTS_OR_ADD"}]}]}`)
 	mu, err := applied(t, table, md, source{})
