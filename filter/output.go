@@ -59,11 +59,14 @@ func (c *connection) WriteBlocked(blocked bool) {
 	c.holds(blocked)
 	if blocked {
 		c.unread.taken = c.sh.w.Now()
-		c.d.ReadDisable(true)
-		return
-	}
-	if c.handOver(); c.unread.size == 0 {
+	} else if c.handOver(); c.unread.size == 0 {
 		c.resumeServers()
 	}
-	c.goOn()
+	switch {
+	case c.plain != nil: // its directions know nothing of each other
+	case blocked:
+		c.d.ReadDisable(true)
+	default:
+		c.goOn()
+	}
 }

@@ -109,6 +109,10 @@ func TestPassthroughStopsWhoeverIsTooFast(t *testing.T) {
 		e.Settle()
 	}
 	require.GreaterOrEqual(t, s.Unread(), 2<<20)
+	// As with tcp_proxy: it may read only when it has sent all that it has.
+	require.False(t, c.ReadDisabled())
+	c.Send([]byte("c"))
+	require.Equal(t, "c", string(s.Take()))
 	c.Block(false)
 	e.Settle()
 	require.Len(t, c.Take(), 4<<20)

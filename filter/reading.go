@@ -10,7 +10,7 @@ type reading struct {
 	routeless bool // a request waits for routes
 	crowded   bool // has too many requests in flight
 	pausing   bool // too many bytes of messages stand, some of its
-	blocked   bool // the client does not take bytes
+	blocked   bool // the client does not take bytes; if its own are carried plainly the host is not told
 	broken    bool // a panic is about to end it
 	resting   bool // to become idle; the host is not told
 	stalled   int  // streams whose frames nobody takes for now
