@@ -65,6 +65,12 @@ func (c *connection) checkEnd() {
 	if !c.eof || c.stopped() || c.closed || c.finishing || c.plain != nil {
 		return
 	}
+	if c.proto == nil && c.in.Buffered() > 0 && c.cfg.Passthrough != "" { // no codec will recognise it any more
+		c.passOn(c.in.Bytes())
+		c.forgetPartial()
+		c.frameStarted = 0
+		return
+	}
 	if c.in.Buffered() > 0 || c.in.Skipping() {
 		c.cfg.count(metrics.RequestDecodingError, 1)
 		c.sh.warn(c.cfg, "client %s ended in the middle of a frame", c.d.RemoteAddress())

@@ -76,6 +76,37 @@ func TestAClientsEndOfStreamIsCarriedToo(t *testing.T) {
 	require.True(t, c.Closed(), "the server has read to the end and closes")
 }
 
+// Of a client that sends no more no codec will recognise the protocol, though what it has
+// sent may be how a request begins.
+func TestWhatEndsBeforeACodecRecognisesItIsCarriedToo(t *testing.T) {
+	for name, behind := range map[string]bool{"with its end": false, "before its end": true} {
+		t.Run(name, func(t *testing.T) {
+			e := newPlainEnv(t, "")
+			got := ""
+			e.web.Serve = func(_ *filtertest.Server, b []byte) int {
+				got += string(b)
+				return len(b)
+			}
+			c := e.Dial(e.cfg)
+			if behind {
+				c.Send([]byte("r"))
+				require.Empty(t, e.web.Servers(), "it may be a request")
+				c.CloseWrite()
+			} else {
+				c.SendLast([]byte("r"))
+			}
+			require.Equal(t, "r", got)
+			require.True(t, c.Closed(), "the server has read to the end and closes")
+			e.Dial(e.cfg) // by which the statistics are told
+			e.Advance(time.Minute)
+			require.EqualValues(t, 1, e.counter("passthrough_connection"))
+			require.Zero(t, e.counter("passthrough_active"))
+			require.Zero(t, e.counter("request_decoding_error"))
+			require.Zero(t, e.counter("partial_frame_timeout"))
+		})
+	}
+}
+
 func TestPassthroughWithoutAServer(t *testing.T) {
 	for _, r := range []host.CloseReason{host.ConnectFailed, host.NoHost, host.NoCluster, host.Overflow} {
 		e := newPlainEnv(t, "")

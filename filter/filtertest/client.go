@@ -105,6 +105,12 @@ func (c *Client) CloseWrite() {
 	c.h.Settle()
 }
 
+// SendLast sends bytes that the end of what the client sends comes with.
+func (c *Client) SendLast(b []byte) {
+	c.eof = true
+	c.Send(b)
+}
+
 // Close closes the connection.
 func (c *Client) Close() {
 	c.close(true)

@@ -128,5 +128,9 @@ func (in *Inbox) Wait(need int) {
 // boundary of a frame.
 func (in *Inbox) Need() int { return in.need }
 
+// Bytes are those that the inbox itself holds, valid until they are forgotten or more
+// come.
+func (in *Inbox) Bytes() []byte { return in.partial }
+
 // Buffered returns how many bytes the inbox itself holds.
 func (in *Inbox) Buffered() int { return len(in.partial) }
