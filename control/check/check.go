@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -59,7 +58,7 @@ func File(name string, text []byte) *Report {
 	}
 	docs, fault := source.Parse(text)
 	switch {
-	case fault != nil && kubernetesObject.Match(text), slices.ContainsFunc(docs, func(n *yaml.Node) bool { return place{Node: n}.has("apiVersion") }):
+	case source.IsKubernetes(text):
 		r.Kind = "Kubernetes objects, as kubectl and istiod read them"
 		r.kubernetes(text)
 	case fault == nil && len(docs) > 0 && isService(place{Node: docs[0]}):
@@ -78,9 +77,6 @@ func File(name string, text []byte) *Report {
 }
 
 func isService(p place) bool { return p.has("host") && (p.has("ports") || p.has("observed")) }
-
-// kubernetesObject is how one begins whose YAML cannot be read.
-var kubernetesObject = regexp.MustCompile(`(?m)^["']?apiVersion["']?[ \t]*:`)
 
 func (r *Report) add(c *checker) {
 	slices.SortStableFunc(c.errs, func(a, b *source.Error) int { return a.Line - b.Line })

@@ -55,10 +55,9 @@ type Result struct {
 // tells of makes it unreadable.
 func File(name string, text []byte, o Options) (*Result, *source.Error) {
 	r := new(Result)
-	docs, _ := source.Parse(text) // to know what it is; it is read by somebody's rules below
 	var roots []*yaml.Node
 	var err *source.Error
-	kubernetes := slices.ContainsFunc(docs, func(n *yaml.Node) bool { return at(n, "apiVersion") != nil })
+	kubernetes := source.IsKubernetes(text)
 	switch {
 	case kubernetes:
 		roots, r.Notes, err = source.Kubernetes(text)

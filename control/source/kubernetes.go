@@ -1,25 +1,52 @@
 package source
 
 import (
+	"bytes"
 	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
+// kubernetesObject is how one begins that cannot be read.
+var kubernetesObject = regexp.MustCompile(`(?m)^["']?apiVersion["']?[ \t]*:`)
+
+// IsKubernetes tells whether a file has objects of Kubernetes.
+func IsKubernetes(text []byte) bool {
+	docs, fault := Parse(text)
+	if fault != nil { // JSON knows escapes that YAML does not
+		var r reader
+		if docs, fault = r.objects(text); fault != nil {
+			return kubernetesObject.Match(text)
+		}
+	}
+	return slices.ContainsFunc(docs, func(n *yaml.Node) bool {
+		for i := 0; n.Kind == yaml.MappingNode && i < len(n.Content); i += 2 {
+			if n.Content[i].Value == "apiVersion" {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // Kubernetes reads the documents of a file as kubectl does, in the form that
 // Envoy returns. The rules are those of sigs.k8s.io/yaml: YAML 1.1 as far as
 // booleans go, merge keys, and the last of equal keys.
 func Kubernetes(text []byte) (docs []*yaml.Node, notes Errors, fault *Error) {
-	all, fault := parse(text)
+	r := &reader{text: text, left: len(text) + maxAliased, by: "kubectl", scalar: yaml11, merges: true}
+	all, fault := r.objects(text)
 	if fault != nil {
 		return nil, nil, fault
 	}
-	r := &reader{text: text, left: len(text) + maxAliased, by: "kubectl", scalar: yaml11, merges: true}
 	for _, n := range all {
 		d, fault := r.read(n, nil, 0)
 		if fault != nil {
@@ -30,6 +57,106 @@ func Kubernetes(text []byte) (docs []*yaml.Node, notes Errors, fault *Error) {
 		}
 	}
 	return docs, r.notes, nil
+}
+
+// objects splits a file as kubectl does: objects of JSON one behind another, and what is
+// not JSON, behind one of them at the most, as YAML.
+func (r *reader) objects(text []byte) (all []*yaml.Node, fault *Error) {
+	rest := 0
+	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
+		for d := json.NewDecoder(bytes.NewReader(text)); ; {
+			var raw json.RawMessage
+			err := d.Decode(&raw)
+			if errors.Is(err, io.EOF) {
+				return all, nil
+			}
+			if err != nil {
+				if len(all) > 1 {
+					return nil, Errorf(lineAt(text, rest), "", "JSON: %v", err)
+				}
+				break
+			}
+			rest = int(d.InputOffset())
+			begin := rest - len(raw)
+			n, fault := (&lexer{text: text[:rest], at: begin, line: lineAt(text, begin)}).value(0)
+			if fault != nil {
+				return nil, fault
+			}
+			styled(n)
+			all = append(all, n)
+		}
+	}
+	docs, fault := r.documents(text, rest)
+	return append(all, docs...), fault
+}
+
+// lineAt is the line of a place in a text.
+func lineAt(text []byte, at int) int { return 1 + bytes.Count(text[:at], []byte("\n")) }
+
+// styled marks what comes of JSON as YAML would be that looks the same.
+func styled(n *yaml.Node) {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+		n.Style = yaml.FlowStyle
+	case n.Tag == "!!str":
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	for _, e := range n.Content {
+		styled(e)
+	}
+}
+
+// documents are those of YAML in a text from a place on. They are parted by lines that
+// begin with ---, whatever these stand in.
+func (r *reader) documents(text []byte, at int) (docs []*yaml.Node, fault *Error) {
+	line := lineAt(text, at)
+	var chunk []byte
+	first := line
+	read := func() *Error {
+		d := yaml.NewDecoder(bytes.NewReader(chunk))
+		n, fault := document(d)
+		if fault != nil {
+			fault.Line += first - 1
+			return fault
+		}
+		if n == nil {
+			return nil
+		}
+		below(n, first-1)
+		docs = append(docs, n)
+		more, behind := document(d)
+		if behind != nil {
+			more = &yaml.Node{Line: behind.Line}
+		}
+		if more != nil {
+			r.note(more.Line+first-1, "", "kubectl reads nothing from here to the next ---")
+		}
+		return nil
+	}
+	for l := range bytes.Lines(text[at:]) {
+		behind, mark := bytes.CutPrefix(l, []byte("---"))
+		switch behind = bytes.TrimSpace(behind); {
+		case !mark:
+			chunk = append(chunk, l...)
+		case len(behind) > 0 && behind[0] != '#':
+			return nil, Errorf(line, "", "kubectl wants nothing behind --- but a comment")
+		default:
+			if fault := read(); fault != nil {
+				return nil, fault
+			}
+			chunk, first = chunk[:0], line+1
+		}
+		line++
+	}
+	return docs, read()
+}
+
+// below moves a node by so many lines.
+func below(n *yaml.Node, lines int) {
+	n.Line += lines
+	for _, e := range n.Content {
+		below(e, lines)
+	}
 }
 
 var yaml11Float = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)

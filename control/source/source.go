@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -50,14 +49,7 @@ func (es Errors) Error() string {
 var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 // Parse splits a file into its documents, without empty ones.
-func Parse(text []byte) ([]*yaml.Node, *Error) {
-	docs, fault := parse(text)
-	docs = slices.DeleteFunc(docs, func(n *yaml.Node) bool { return n.ShortTag() == "!!null" })
-	return docs, fault
-}
-
-// parse splits a file into its documents.
-func parse(text []byte) (docs []*yaml.Node, fault *Error) {
+func Parse(text []byte) (docs []*yaml.Node, fault *Error) {
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	for {
 		n, fault := document(d)
@@ -67,7 +59,9 @@ func parse(text []byte) (docs []*yaml.Node, fault *Error) {
 		if n == nil {
 			return docs, nil
 		}
-		docs = append(docs, n)
+		if n.ShortTag() != "!!null" {
+			docs = append(docs, n)
+		}
 	}
 }
 

@@ -203,3 +203,58 @@ func FuzzRead(f *testing.F) {
 		_, _ = EnvoyJSON(text)
 	})
 }
+
+// TestHowKubectlSplitsAFile: into objects of JSON, or at lines that begin with ---.
+func TestHowKubectlSplitsAFile(t *testing.T) {
+	for _, tc := range []struct {
+		text  string
+		want  []string
+		lines []int
+		notes string
+		fault string
+	}{
+		{text: "a: 1\n---\nb: 2\n", want: []string{`{"a":1}`, `{"b":2}`}, lines: []int{1, 3}},
+		{text: "---\r\n# x\r\n--- # y\r\na: 1\r\n---  \r\n\r\n", want: []string{`{"a":1}`}, lines: []int{4}},
+		{text: "a: 1\n--- {b: 2}\n", fault: "2: kubectl wants nothing behind --- but a comment"},
+		{text: "a: 1\n---b: 2\n", fault: "2: kubectl wants nothing behind --- but a comment"},
+		{text: "a: 1\n...\nb: 2\n---\nc: 3\n", want: []string{`{"a":1}`, `{"c":3}`}, lines: []int{1, 5}, notes: "2: kubectl reads nothing from here to the next ---"},
+		{text: "a: 1\n---\n{\"b\": 1}\n{\"c\": 2}\n", want: []string{`{"a":1}`, `{"b":1}`}, lines: []int{1, 3}, notes: "3: kubectl reads nothing from here to the next ---"},
+		{text: "a: 1\n...\n---\nb: 2\n", want: []string{`{"a":1}`, `{"b":2}`}, lines: []int{1, 4}},
+		{text: "a: 'x\n--- y\n  z'\n", fault: "2: kubectl wants nothing behind --- but a comment"},
+		{text: "a: 1\n---\n\nb: [\n", fault: "4: did not find expected node content"},
+		{text: "%YAML 1.1\n---\na: 1\n", fault: "1: did not find expected <document start>"},
+		{text: "a: &x 1\n---\nb: *x\n", fault: "3: unknown anchor 'x' referenced"},
+		{text: ` {"a": "\/\ud83d\ude00\u00e9", "b": "yes"}`, want: []string{`{"a":"/😀é","b":"yes"}`}, lines: []int{1}},
+		{text: "{\"a\": 1,\n\"<<\": 5e2}\n\n{\"b\":\tnull} {\"5\": \"5\"}", want: []string{`{"a":1,"<<":500}`, `{"b":null}`, `{"5":"5"}`}, lines: []int{1, 4, 4}},
+		{text: "{\"a\": \"\\/\"}\n---\nb: yes\n--- \n{c: on}\n", want: []string{`{"a":"/"}`, `{"b":true}`, `{"c":true}`}, lines: []int{1, 3, 5}},
+		{text: "{a: 1,}\n---\nb: 2\n", want: []string{`{"a":1}`, `{"b":2}`}, lines: []int{1, 3}},
+		{text: "{\"a\": 1} {\"b\": 2}\n---\nc: 3\n", fault: "1: JSON: invalid character '-' in numeric literal"},
+		{text: "{\"a\": 1, \"a\": 2}\n", want: []string{`{"a":2}`}, lines: []int{1}, notes: "1: a: given twice: kubectl takes the last"},
+	} {
+		t.Run(tc.text, func(t *testing.T) {
+			docs, notes, fault := Kubernetes([]byte(tc.text))
+			if tc.fault != "" {
+				require.NotNil(t, fault)
+				require.Equal(t, tc.fault, fault.Error())
+				return
+			}
+			require.Nil(t, fault)
+			require.Equal(t, tc.notes, notes.Error())
+			require.Len(t, docs, len(tc.want))
+			for i, d := range docs {
+				require.JSONEq(t, tc.want[i], asJSON(t, d))
+				require.Equal(t, tc.lines[i], d.Line)
+			}
+		})
+	}
+}
+
+func TestWhatIsOfKubernetes(t *testing.T) {
+	for text, is := range map[string]bool{
+		"apiVersion: v1\n": true, "a: b\n---\napiVersion: v1\n": true, "apiVersion: [\n": true,
+		`{"kind": "\/", "apiVersion": "v1"}`: true, "{\"a\": 1}\n{\"apiVersion\": \"v1\"}": true,
+		"": false, "a: apiVersion\n": false, "a:\n  apiVersion: v1\n": false, "- apiVersion: v1\n": false, "[": false, "{\"a\": \"\\/\"}": false,
+	} {
+		require.Equal(t, is, IsKubernetes([]byte(text)), text)
+	}
+}
