@@ -254,7 +254,7 @@ func (c *checker) document(unordered bool) (what string) {
 	case p.has("stat_prefix") && !p.has("@type"), isProxy(p.text("type_url")):
 		c.bare(p)
 		return "a MetaProtocolProxy by itself"
-	case p.has("filter_chains") && !p.has("@type"):
+	case isListener(p) && !p.has("@type"):
 		r.root(p, new(listenerv3.Listener).ProtoReflect())
 	default:
 		r.parts(p)
@@ -318,7 +318,7 @@ func (c *checker) walk(p place) {
 		c.refuse(p.Line, p.path, "Envoy has no filter of this type: put it into the filter_config of a %s, or the plugin_config of a %s", dynamicModule, golangFilter)
 		return
 	}
-	if p.has("filter_chains") {
+	if isListener(p) {
 		address, _ := p.at("address")
 		pipe, _ := address.at("pipe")
 		outer := c.listener
@@ -338,16 +338,28 @@ func (c *checker) walk(p place) {
 	p.fields(func(_ *yaml.Node, v place) { c.walk(v) })
 }
 
+// isListener: one has filter chains, or only that for connections of which none is.
+func isListener(p place) bool { return p.has("filter_chains") || p.has("default_filter_chain") }
+
 // as finds a message of a type in an Any, or in a TypedStruct in one.
 func (p place) as(name string) (m place, ok bool) {
 	switch url := p.text("@type"); {
-	case typeName(url) == name:
-		return p, true
-	case strings.HasSuffix(url, typedStruct) && typeName(p.text("type_url")) == name:
+	case p.messageType() != name:
+		return p, false
+	case strings.HasSuffix(url, typedStruct):
 		m, _ = p.at("value")
 		return m, m.Node != nil
 	}
-	return p, false
+	return p, true
+}
+
+// messageType is the type of the message in an Any, or in a TypedStruct in one.
+func (p place) messageType() string {
+	url := p.text("@type")
+	if strings.HasSuffix(url, typedStruct) {
+		url = p.text("type_url")
+	}
+	return typeName(url)
 }
 
 // terminals are filters of Envoy's that end a chain.

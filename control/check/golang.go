@@ -118,7 +118,8 @@ const (
 // leads connections to the clusters that they name.
 func (c *checker) tunnels(p place) {
 	chains, _ := p.at("filter_chains")
-	for _, chain := range chains.elements() {
+	fallback, _ := p.at("default_filter_chain")
+	for _, chain := range append(chains.elements(), fallback) {
 		filters, _ := chain.at("filters")
 		for _, f := range filters.elements() {
 			typed, _ := f.at("typed_config")

@@ -206,16 +206,22 @@ func (r *libprotobuf) list(p place, m protoreflect.Message, fd protoreflect.Fiel
 		}
 	}
 	if p.Kind != yaml.SequenceNode {
-		one(p)
+		element := *p.Node
+		one(place{&element, p.path})
+		*p.Node = yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Line: p.Line, Column: p.Column, Content: []*yaml.Node{&element}}
 		return
 	}
+	var flat []*yaml.Node
 	for _, e := range p.elements() {
 		if e.Kind == yaml.SequenceNode && !isValue(fd) {
 			r.list(e, m, fd)
+			flat = append(flat, e.Content...)
 		} else {
 			one(e)
+			flat = append(flat, e.Node)
 		}
 	}
+	p.Content = flat
 }
 
 // singular reads a value that is no message.

@@ -191,7 +191,7 @@ func (c *converter) walk(n *yaml.Node, path string) {
 		c.envoyFilter(n, behind(path, "spec"))
 		return
 	}
-	if at(n, "filter_chains") != nil {
+	if at(n, "filter_chains") != nil || at(n, "default_filter_chain") != nil {
 		outer := c.direction
 		if d := text(n, "traffic_direction"); d != "" {
 			c.direction = d
