@@ -167,6 +167,14 @@ var values = []string{
 	"meltemi-probe", `"@meltemi-probe"`, "[{name: tenant, string_match: {exact: a}}]", "{name: tenant, string_match: {exact: a}}", "[{name: tenant, string_match: {exact: a, prefix: b}}]", "[{name: tenant, stringMatch: {exact: a}}]", "[{name: tenant, string_match: {exact: a}, stringMatch: {exact: b}}]",
 }
 
+// probedTCP is a part of probed.
+const probedTCP = `typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: m, cluster: none, idle_timeout: 0s}`
+
+// opaqueTCP is the same in a TypedStruct.
+func opaqueTCP(fields string) string {
+	return `typed_config: {"@type": type.googleapis.com/xds.type.v3.TypedStruct, type_url: type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, value: {` + fields + `}}`
+}
+
 // edits change the whole file: what is replaced, and by what.
 var edits = []struct{ name, old, new string }{
 	{"as it is", "", ""},
@@ -260,6 +268,18 @@ var edits = []struct{ name, old, new string }{
 	{"a udpa TypedStruct", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/udpa.type.v1.TypedStruct\n            type_url: " + proxyType + "\n            value:\n"},
 	{"a TypedStruct of another type", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/udpa.type.v1.TypedStruct\n            type_url: x/google.protobuf.Empty\n            value:\n"},
 	{"a TypedStruct in camelCase", "type.googleapis.com/google.protobuf.Struct\n            value:\n", "type.googleapis.com/xds.type.v3.TypedStruct\n            typeUrl: " + proxyType + "\n            value:\n"},
+	{"a TypedStruct for an extension", probedTCP, opaqueTCP("stat_prefix: m, cluster: none")},
+	{"a TypedStruct with an unknown field", probedTCP, opaqueTCP("stat_prefix: m, cluster: none, nonsense: 1")},
+	{"a TypedStruct with a wrong value", probedTCP, opaqueTCP("stat_prefix: 5, cluster: none")},
+	{"a TypedStruct that lacks a field", probedTCP, opaqueTCP("cluster: none")},
+	{"a TypedStruct of an unknown type", probedTCP, edited(opaqueTCP("cluster: none"), "TcpProxy", "TcpProxies")},
+	{"a TypedStruct that is none for an extension", "name: l\n", "name: l\n    metadata: {typed_filter_metadata: {a: " + edited(opaqueTCP("nonsense: 1"), "typed_config: ", "") + "}}\n"},
+	{"a TypedStruct in the wrong place", "      - name: envoy.filters.network.tcp_proxy\n", "      - name: again\n        " + opaqueTCP("stat_prefix: m, cluster: none") + "\n      - name: envoy.filters.network.tcp_proxy\n"},
+	{"a default chain only", "    filter_chains:\n    - filters:\n      - name: meltemi\n", "    default_filter_chain:\n      filters:\n      - name: meltemi\n"},
+	{"a filter instead of a list of one", "      - name: meltemi\n", "        name: meltemi\n"},
+	{"a carrier instead of a list of one", "  clusters:\n", `  - {name: c, address: {pipe: {path: "@c"}}, filter_chains: {filters: {name: c, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter, dynamic_module_config: {name: meltemi}, filter_name: carrier, filter_config: {"@type": type.googleapis.com/google.protobuf.Struct, value: {path: "@c"}}}}}}
+  clusters:
+`},
 	{"a number too large for a double", "name: tenant, string_match: {exact: acme}", "name: tenant, range_match: {start: 1e400, end: 5}"},
 	{"no codec", ", codec: {name: aeraki.meta_protocol.codec.brpc}", ""},
 	{"an unknown codec", "codec.brpc", "codec.nope"},

@@ -386,7 +386,7 @@ func (c *checker) order(filters []place) {
 			name = m.text("plugin_name")
 		}
 		switch last := i == len(filters)-1; {
-		case (name == proxyFilter || terminals[typeName(typed.text("@type"))]) && !last:
+		case (name == proxyFilter || terminals[typed.messageType()]) && !last:
 			c.refuse(f.Line, f.path, "must be the last filter: it ends the chain")
 		case name == carrierFilter && last:
 			c.refuse(f.Line, f.path, "tcp_proxy must follow, which ends the chain")

@@ -543,10 +543,34 @@ func (r *libprotobuf) any(p place, m protoreflect.Message) {
 	} else {
 		r.object(p, inner, "@type")
 	}
+	if strings.HasSuffix(t.Value, typedStruct) {
+		r.typedStruct(p)
+	}
 	if len(r.errs) == before {
 		r.validate(p, inner)
 		// What cannot be marshalled has been refused.
 		a.Value, _ = proto.MarshalOptions{AllowPartial: true}.Marshal(inner.Interface())
+	}
+}
+
+// typedStruct reads what a TypedStruct holds as the message that it names, which Envoy
+// makes of it where an extension is configured. In other places it stays what it is.
+func (r *libprotobuf) typedStruct(p place) {
+	field := p.path[strings.LastIndexByte(p.path, '.')+1:]
+	name := protoreflect.FullName(typeName(p.text("type_url")))
+	if !source.SameName(field, "typed_config") && !source.SameName(field, "default_config") || isProxy(string(name)) {
+		return
+	}
+	value, line := p.at("value")
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(name)
+	switch {
+	case err == nil && value.Node != nil:
+		r.root(value, mt.New())
+	case err == nil: // as if it were empty
+		r.root(place{&yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: line}, value.path}, mt.New())
+	case !mayBeEnvoys(name):
+		u, _ := p.at("type_url")
+		r.refuseAt(u, "unknown type %s", name)
 	}
 }
 
