@@ -21,6 +21,10 @@ else as JSON, and - by what it begins with. EnvoyFilters are read
 as kubectl and istiod do. The two differ in what is a boolean or a number, in
 merge keys and more; the first line says which it was.
 
+Of the rest of a file for Envoy each field is checked, and not what Envoy makes of them:
+addresses, names that come twice, filter chains that match the same, the path of the
+shared object.
+
 Each fault is printed with its line and field, and notes tell of what is ignored
 without a word, or missing from the loopback listener. The status is 0 if there are configurations and no faults, else 1.
 
