@@ -85,7 +85,8 @@ func (e *ProtocolError) Error() string {
 
 // TooLarge is the error of Decode for a frame above the limit whose head tells
 // where it ends and what it is. m then has its type, its id and what EncodeError
-// needs; it has no Raw and no properties. That costs this one message: a request
+// needs; it has no Raw and no properties, but an answer has its method, where
+// [Traits.HiddenOneway] is set, in memory of its own. That costs this one message: a request
 // is answered with BadRequest, a call whose answer it is fails, and Size bytes
 // are passed over without being kept; so is a client's that opens a stream or, with
 // its StreamID, ends the open stream that it belongs to. Of a server's stream it ends

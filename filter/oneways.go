@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/filter/breaker"
@@ -25,6 +26,9 @@ const (
 	maxWithheld = 64 << 10
 	// maxAllWithheld bounds those of all clients of a worker.
 	maxAllWithheld = 4 << 20
+	// reviewTime is how often clients of whom errors are withheld, and who ask for
+	// nothing else, are thought of: others may have shown what an operation is.
+	reviewTime = 500 * time.Millisecond
 )
 
 // States of an operation; those between are passes.
@@ -58,6 +62,14 @@ func (t *oneways) hash(scope uint64, operation []byte) uint64 {
 
 // lateSalt marks the names of answers that came when nobody waited any more.
 const lateSalt = 0x5bd1e995
+
+// late is the hash of such an answer, which has the method alone.
+func (t *oneways) late(scope uint64, method []byte) uint64 { return t.hash(scope^lateSalt, method) }
+
+// answered reports whether an operation is known to be answered, in time or late.
+func (t *oneways) answered(op, late uint64) bool {
+	return t.state(op) == answeredWay || t.state(late) == answeredWay
+}
 
 // find returns where an operation is, nil if nowhere.
 func (t *oneways) find(op uint64) (place *atomic.Uint64, state uint8) {
@@ -137,7 +149,7 @@ func (t *oneways) passed(op uint64) {
 // withheld is an error that may not be told: if its request was a oneway in
 // disguise the client would read it as the answer to the next one.
 type withheld struct {
-	op       uint64
+	op, late uint64
 	counter  metrics.Counter // that it counts under if it is told; Counters: none
 	timeout  bool            // there was no answer, for whatever reason otherwise
 	passed   bool            // the client has gone on since
@@ -199,11 +211,8 @@ type calledAs struct {
 func (m *Message) way() uint8 {
 	t := m.cfg.mod.oneways
 	state := t.state(m.op)
-	if state >= firstPass {
-		// Late answers have the method alone.
-		if t.state(t.hash(m.cfg.oneways^lateSalt, m.method)) == answeredWay {
-			return answeredWay
-		}
+	if state != answeredWay && t.state(t.late(m.cfg.oneways, m.method)) == answeredWay {
+		return answeredWay
 	}
 	return state
 }
@@ -220,9 +229,9 @@ func (m *Message) knownOneway() bool {
 
 // late notes an answer that nobody waited for.
 func (wl *workerListener) late(md *codecs.Metadata) {
-	if md.Type == codecs.Response {
+	if md.Type == codecs.Response && len(md.Method()) > 0 {
 		t := wl.mod.oneways
-		t.answers(t.hash(wl.oneways^lateSalt, md.Method()), md)
+		t.answers(t.late(wl.oneways, md.Method()), md)
 	}
 }
 
@@ -408,7 +417,8 @@ func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, cou
 		m.codecPanicked(err)
 		return
 	}
-	w := withheld{m.op, counter, e == codecs.Timeout, false, m.preceded, frame}
+	late := m.cfg.mod.oneways.late(m.cfg.oneways, m.method)
+	w := withheld{m.op, late, counter, e == codecs.Timeout, false, m.preceded, frame}
 	switch {
 	case w.weight() > maxWithheld:
 		return
@@ -419,6 +429,9 @@ func (c *connection) withhold(m *Message, e codecs.ErrorType, reason string, cou
 	c.withheldBytes += w.weight()
 	c.sh.withheld += w.weight()
 	c.keepWithheld(maxWithheld)
+	if !c.sh.review.Running() {
+		c.sh.timers.Start(&c.sh.review, c.sh.w.Now()+reviewTime)
+	}
 }
 
 // keepWithheld drops withheld errors until they have most bytes at most: the oldest first,
@@ -492,11 +505,33 @@ func (c *connection) tellLast() {
 	c.tell(func(w *withheld) bool { return t.state(w.op) != onewayWay })
 }
 
+// tellAnswered writes the withheld errors of operations that have been answered since.
+func (c *connection) tellAnswered() {
+	t := c.cfg.mod.oneways
+	c.tell(func(w *withheld) bool { return t.answered(w.op, w.late) })
+}
+
+// tellWaiting has clients that wait for an answer, and so send nothing, hear of the
+// withheld errors of operations that have been answered since: to others, by other
+// workers' servers, or late.
+func (s *shard) tellWaiting() {
+	for _, wl := range s.listeners {
+		for c := wl.conns; c != nil && s.withheld > 0; c = c.next {
+			if len(c.withheld) > 0 {
+				c.tellAnswered()
+			}
+		}
+	}
+	if s.withheld > 0 {
+		s.timers.Start(&s.review, s.w.Now()+reviewTime)
+	}
+}
+
 // review is called when a client of whom errors are withheld has sent another
 // request: whoever waits for all answers would not have.
 func (c *connection) review() {
 	t := c.cfg.mod.oneways
-	c.tell(func(w *withheld) bool { return t.state(w.op) == answeredWay })
+	c.tellAnswered()
 	for i := range c.withheld {
 		w := &c.withheld[i]
 		if w.timeout && !w.passed {

@@ -334,6 +334,12 @@ func TestAnErrorIsWithheldUntilItsClientShowsThatItPipelines(t *testing.T) {
 			o.Send([]byte("req 1 manswered -\n"))
 			c.Send([]byte("req 9 mask -\n"))
 		},
+		"waited": func(*filtertest.Client) { // for it, by a client that asks for nothing else
+			o := e.Dial(e.cfg)
+			e.serveOnly("mask", "mwaited")
+			o.Send([]byte("req 1 mwaited -\n"))
+			e.Advance(600 * time.Millisecond)
+		},
 		"ended": (*filtertest.Client).CloseWrite,
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -348,7 +354,7 @@ func TestAnErrorIsWithheldUntilItsClientShowsThatItPipelines(t *testing.T) {
 		})
 	}
 	// Each was counted as presumed before.
-	e.counts(map[string]int64{"oneway_presumed": 3, "oneway_error_told": 3})
+	e.counts(map[string]int64{"oneway_presumed": 4, "oneway_error_told": 4})
 }
 
 // TestManyCallsOfOneMethodThatHangAllFail: if the last one is a call, as its client

@@ -63,8 +63,9 @@ type shard struct {
 	spare        codecs.Metadata // has the memory for the properties of the next request
 	partials     inbox.Budget    // of clients
 	shapes       map[unique.Handle[profile]]weak.Pointer[codecs.Shapes]
-	held         int // bytes of answers that wait for clients or their turn
-	withheld     int // bytes of errors that clients have not been told
+	held         int         // bytes of answers that wait for clients or their turn
+	withheld     int         // bytes of errors that clients have not been told
+	review       timer.Timer // of those
 
 	stats  timer.Timer
 	estate map[metricsKey]*metrics.Batch // of listeners that have gone, for those that come
@@ -115,6 +116,7 @@ func newShard(mod *Module, w host.Worker, rng *rand.Rand) *shard {
 	s.traces = tracing.NewWorker(w.Now, s.rand)
 	s.partials.Init(stallTime, w.Now, s.timers)
 	s.stuck.Fire = s.endStuck
+	s.review.Fire = s.tellWaiting
 	return s
 }
 

@@ -142,6 +142,60 @@ func TestAServerThatCouldNotReadARequest(t *testing.T) {
 	}
 }
 
+// TestALateAnswerToWhatMayBeAOneway proves that it is none: its client waits, and gets its
+// error, also if the answer is too large. So do others from then on.
+func TestALateAnswerToWhatMayBeAOneway(t *testing.T) {
+	const limit = 1024
+	message := func(kind byte, method string, id uint32, size int) []byte {
+		b := binary.BigEndian.AppendUint32([]byte("\x00\x00\x00\x00\x80\x01\x00"+string(kind)), uint32(len(method)))
+		b = append(binary.BigEndian.AppendUint32(append(b, method...), id), 11, 0, byte(kind&1)) // a string
+		b = append(append(binary.BigEndian.AppendUint32(b, uint32(size)), strings.Repeat("x", size)...), 0)
+		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+		return b
+	}
+	// frames are what b has, each as its kind, its method and its id.
+	frames := func(b []byte) (list []string) {
+		for len(b) > 0 {
+			n, m := 4+binary.BigEndian.Uint32(b), 12+binary.BigEndian.Uint32(b[8:])
+			list = append(list, fmt.Sprintf("%d %s %d", b[7], b[12:m], binary.BigEndian.Uint32(b[m:])))
+			b = b[n:]
+		}
+		return list
+	}
+	for name, size := range map[string]int{"as it should be": 10, "too large": 2 * limit} {
+		t.Run(name, func(t *testing.T) {
+			h := filtertest.New(t)
+			up := h.Cluster("v1", "h1")
+			cfg := h.MustLoad(fmt.Sprintf(`{"stat_prefix": "t", "limits": {"max_frame_bytes": %d}, "request_timeout": "1s",
+				"protocol": {"name": "thrift", "codec": {"name": "aeraki.meta_protocol.codec.thrift"}, "multiplexing": true},
+				"route_config": {"name": "r", "routes": [{"route": {"cluster": "v1"}}]}}`, limit))
+			c := h.Dial(cfg)
+			c.Send(message(1, "slow", 5, 10))
+			s := up.Servers()[0]
+			asked := s.Take()
+			c.Send(message(1, "fast", 6, 10))
+			s.Send(message(2, "fast", binary.BigEndian.Uint32(s.Take()[16:]), 10))
+			h.Settle()
+			require.Equal(t, []string{"2 fast 6"}, frames(c.Take()))
+			h.Advance(late)
+			require.Empty(t, frames(c.Take()), "it may be a oneway")
+			s.Send(message(2, "slow", binary.BigEndian.Uint32(asked[16:]), size))
+			h.Advance(600 * time.Millisecond)
+			require.Equal(t, []string{"3 slow 5"}, frames(c.Take()))
+
+			o := h.Dial(cfg)
+			o.Send(message(1, "slow", 7, 10), message(1, "fast", 8, 10))
+			all := s.Take()
+			s.Send(message(2, "fast", binary.BigEndian.Uint32(all[len(asked)+16:]), 10))
+			h.Settle()
+			require.Equal(t, []string{"2 fast 8"}, frames(o.Take()))
+			h.Advance(late)
+			require.Equal(t, []string{"3 slow 7"}, frames(o.Take()))
+			require.Zero(t, h.Panics())
+		})
+	}
+}
+
 func BenchmarkPipelineThrift(b *testing.B) {
 	for _, c := range []struct {
 		name, form string

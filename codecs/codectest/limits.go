@@ -170,6 +170,8 @@ func (c *check) sameHead(w where, b []byte, meta, m *codecs.Metadata) {
 		c.failf(w, b, "it is said to be of stream %d, but is of %d", m.StreamID, meta.StreamID)
 	case m.Variant != meta.Variant:
 		c.failf(w, b, "it is said to be of variant %d, but is of %d", m.Variant, meta.Variant)
+	case isAnswer(m.Type) && c.traits.HiddenOneway && !bytes.Equal(m.Method(), meta.Method()):
+		c.failf(w, b, "it is said to be an answer of %q, but is one of %q", m.Method(), meta.Method())
 	case m.ExpectsReply && !meta.ExpectsReply:
 		c.failf(w, b, "ExpectsReply is set, but the whole does not expect one")
 	}

@@ -103,7 +103,11 @@ func (d *decoder) tooLarge(b []byte, n, transport int, m *codecs.Metadata) (int,
 	}
 	d.known, d.transport = true, transport
 	m.Malformed = ""
+	method := m.Method()
 	m.Release()
+	if m.Type == codecs.Response || m.Type == codecs.Error {
+		m.SetOperation(nil, bytes.Clone(method)) // which is no view of b
+	}
 	return 0, &codecs.TooLarge{Size: n, Limit: d.maxFrame}
 }
 
