@@ -782,6 +782,19 @@ func TestEveryFaultIsFound(t *testing.T) {
 			codec: broken{decode: tooBig(func(_ []byte, m *codecs.Metadata, _ *codecs.TooLarge) { m.Type = codecs.Oneway })},
 		},
 		{
+			fault: "an answer that is too large, and without its method", property: "limits", says: `it is said to be an answer of "", but is one of "ask"`,
+			codec: broken{
+				traits: func(t *codecs.Traits) { t.HiddenOneway = true },
+				decode: func(c *toy, buf []byte, m *codecs.Metadata) (int, error) {
+					n, err := c.Decode(buf, m)
+					if n > 0 && n <= len(buf) && isAnswer(m.Type) {
+						m.SetOperation(nil, []byte("ask"))
+					}
+					return n, err
+				},
+			},
+		},
+		{
 			fault: "a frame that is too large, and of another stream", property: "limits", says: "it is said to be of stream 12, but is of 11", shows: theOpen,
 			codec: broken{decode: tooBig(func(_ []byte, m *codecs.Metadata, _ *codecs.TooLarge) {
 				if m.StreamID != 0 {
