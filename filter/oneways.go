@@ -502,7 +502,7 @@ func (c *connection) tell(chosen func(*withheld) bool) {
 // no call for whose answer the client could take it. Of known oneways it is told nothing.
 func (c *connection) tellLast() {
 	t := c.cfg.mod.oneways
-	c.tell(func(w *withheld) bool { return t.state(w.op) != onewayWay })
+	c.tell(func(w *withheld) bool { return t.state(w.op) != onewayWay || t.answered(w.op, w.late) })
 }
 
 // tellAnswered writes the withheld errors of operations that have been answered since.
