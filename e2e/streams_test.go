@@ -33,10 +33,11 @@ const (
 func holdsLittle(t *testing.T, e *envoytest.Envoy, before, given int64) {
 	t.Helper()
 	grown := int64(0)
-	require.Eventually(t, func() bool {
+	ok := eventually(patience, func() bool {
 		grown = e.RSS() - before
 		return grown < given/4
-	}, patience, tick, "of %d bytes that it was given Envoy has grown by %d", given, grown)
+	})
+	require.True(t, ok, "of %d bytes that it was given Envoy has grown by %d", given, grown)
 }
 
 // brpcItem is the payload of a stream's n-th message.
