@@ -148,7 +148,7 @@ func TestALateAnswerToWhatMayBeAOneway(t *testing.T) {
 	const limit = 1024
 	message := func(kind byte, method string, id uint32, size int) []byte {
 		b := binary.BigEndian.AppendUint32([]byte("\x00\x00\x00\x00\x80\x01\x00"+string(kind)), uint32(len(method)))
-		b = append(binary.BigEndian.AppendUint32(append(b, method...), id), 11, 0, byte(kind&1)) // a string
+		b = append(binary.BigEndian.AppendUint32(append(b, method...), id), 11, 0, kind&1) // a string
 		b = append(append(binary.BigEndian.AppendUint32(b, uint32(size)), strings.Repeat("x", size)...), 0)
 		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
 		return b

@@ -96,7 +96,7 @@ func (c *check) refusal(w where, dec codecs.Decoder, m *codecs.Metadata, b []byt
 		switch {
 		case large.Limit <= 0 || large.Size <= large.Limit:
 			c.failf(w, b, "it is said to be too large, but it is not: %v", err)
-		case m.Raw != nil || len(m.Properties()) > 0 || len(m.AppendOperation(nil)) > 0 && !(isAnswer(m.Type) && c.traits.HiddenOneway):
+		case m.Raw != nil || len(m.Properties()) > 0 || len(m.AppendOperation(nil)) > 0 && (!isAnswer(m.Type) || !c.traits.HiddenOneway):
 			c.failf(w, b, "it is too large, but has a Raw, an operation or properties")
 		}
 	case !errors.As(err, &fault):

@@ -101,7 +101,7 @@ func TestALongPropertyIsCut(t *testing.T) {
 	} {
 		ls, err := parse(t, `{"typed_config": {`+file+`, "log_format": {"text_format_source": {"inline_string": "`+op+`"}}}}`)
 		require.NoError(t, err)
-		require.Equal(t, want, len(written(t, ls, e)), op)
+		require.Len(t, written(t, ls, e), want, op)
 	}
 }
 

@@ -611,7 +611,6 @@ func TestALongNameIsNotKept(t *testing.T) {
 	for _, o := range [][2]string{{"s", long}, {long, "m"}, {long, long}, {long, ""}} {
 		w.End(w.Begin("p", calls(o[0], o[1])), answered(0))
 	}
-	long = ""
 	require.Less(t, heap()-before, 1<<20)
 	var got [][2]string
 	for _, m := range gather(t, r)["meltemi_requests_in_flight"].GetMetric() {
