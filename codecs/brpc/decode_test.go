@@ -429,6 +429,7 @@ func TestMetasThatCannotBeRead(t *testing.T) {
 		{"request without a service", join(brpctest.Bytes(nil, 1, "\x12\x01m"), id), faultNames, 77},
 		{"request that is a number", join(brpctest.Varint(nil, 1, 1), id), faultRequest, 77},
 		{"request that is a group", join([]byte("\x0b\x0a\x01s\x12\x01m\x0c"), id), faultRequest, 77},
+		{"method with a part of the service", join(brpctest.Bytes(nil, 1, "\x0a\x03a.b\x12\x06Echo.m"), id), faultMethod, 77},
 		{"service that is a number", join(brpctest.Bytes(nil, 1, "\x08\x01\x12\x01m"), id), faultNames, 77},
 		{"two requests", join(request, request, id), faultTwice, 77},
 		{"two requests without an id", join(request, request), faultTwice, 0},

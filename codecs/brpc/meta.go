@@ -50,6 +50,7 @@ const (
 	faultRequest  = "no request meta"
 	faultResponse = "response meta that cannot be read"
 	faultNames    = "no service or no method"
+	faultMethod   = "method with a dot"
 	faultFields   = "more than 1024 user fields"
 	faultDiffer   = "user field that differs from the extension field of its name"
 	faultStream   = "no id in the settings of a stream"

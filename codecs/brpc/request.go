@@ -1,6 +1,8 @@
 package brpc
 
 import (
+	"bytes"
+
 	"github.com/meltemi-mesh/meltemi/codecs"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/pbwire"
 	"github.com/meltemi-mesh/meltemi/codecs/internal/property"
@@ -41,6 +43,10 @@ func request(m *codecs.Metadata, meta *rpcMeta) {
 		m.Malformed = faultResponse
 	case req.service == nil || req.method == nil:
 		m.Malformed = faultNames // which servers end the connection for
+	case bytes.IndexByte(req.method, '.') >= 0:
+		// Servers in C++ look for service.method: what stands behind the last dot but
+		// one may be the service's, by which rules go, or the method's.
+		m.Malformed = faultMethod
 	case m.Scratch[scratchFields] > maxFields:
 		m.Malformed = faultFields
 	default:
