@@ -32,8 +32,8 @@ const (
 
 	// maxBody is brpc's default max_body_size, in bytes.
 	maxBody = 64 << 20
-	// maxMeta is the longest meta, in bytes. It holds names, credentials and
-	// attributes; what is large travels in the rest of the body.
+	// maxMeta is the longest meta, in bytes, of what is served. It holds names,
+	// credentials and attributes; what is large travels in the rest of the body.
 	maxMeta = 1 << 20
 	// maxFields is how many user and extension fields a message may have.
 	maxFields = property.MaxEntries

@@ -41,9 +41,6 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 		return 0, d.tooLarge(body)
 	case meta > body:
 		return 0, protocolError(atMetaSize, "meta is larger than the body")
-	case meta > maxMeta:
-		return 0, protocolError(atMetaSize, "meta of "+strconv.FormatUint(uint64(meta), 10)+
-			" bytes is larger than the limit of "+strconv.Itoa(maxMeta))
 	}
 	n = headerSize + int(body)
 	if large {
@@ -100,7 +97,7 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	_, size := sizes(m.Raw[rpc:])
 	from := rpc + headerSize
 	b := m.Raw[from : from+int(size)]
-	if d.dir == codecs.ClientToServer {
+	if d.dir == codecs.ClientToServer && size <= maxMeta {
 		if f := d.Recall(&metaSchema, m, b); f != nil {
 			d.known(m, f)
 			return
@@ -112,6 +109,9 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) {
 	case err != nil:
 		m.Malformed = err.Error()
 		m.FixedID = meta.id == 0 // it may have one that cannot be found
+	case size > maxMeta:
+		m.Malformed = faultLong
+		meta.request = nil // whose names are as long as they like
 	case meta.twice:
 		m.Malformed = faultTwice
 	}

@@ -307,7 +307,6 @@ var refused = []struct {
 	{"meta beyond the limit of the frame", head("STRM", math.MaxUint32, 64<<20+1), "larger than the limit"},
 	{"meta larger than the body", head("PRPC", 10, 11), "meta is larger than the body at offset 8"},
 	{"stream's meta larger than the body", head("STRM", 0, 1), "meta is larger than the body at offset 8"},
-	{"meta beyond the limit", head("PRPC", 2<<20, 1<<20+1), "meta of 1048577 bytes is larger than the limit of 1048576 at offset 8"},
 }
 
 func TestBadFramesAreRefused(t *testing.T) {
@@ -408,6 +407,54 @@ func TestTheLimitsAreReached(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, headerSize+tc.body, n)
 	}
+}
+
+// TestMetasAboveTheLimit cost what they belong to, and not the connection.
+func TestMetasAboveTheLimit(t *testing.T) {
+	long := strings.Repeat("x", maxMeta)
+	user := [][2]string{{"k", long}}
+	for _, tc := range []struct {
+		name  string
+		dir   codecs.Direction
+		frame []byte
+		want  codecs.Metadata
+	}{
+		{"request", codecs.ClientToServer, brpctest.Request{ID: 7, UserFields: user}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"request of a long service", codecs.ClientToServer, brpctest.Request{ID: 7, Service: long}.Bytes(), codecs.Metadata{Type: codecs.Request, ID: 7}},
+		{"request that opens a stream", codecs.ClientToServer, brpctest.Request{ID: 7, Stream: 5, UserFields: user}.Bytes(), codecs.Metadata{Type: codecs.StreamInit, ID: 7, StreamID: 5}},
+		{"answer", codecs.ServerToClient, brpctest.Response{ID: 7, UserFields: user}.Bytes(), codecs.Metadata{Type: codecs.Error, ID: 7}},
+		{"error", codecs.ServerToClient, brpctest.Response{ID: 7, Code: 2001, Text: long}.Bytes(), codecs.Metadata{Type: codecs.Error, ID: 7}},
+		{"answer in a stream", codecs.ServerToClient, brpctest.Response{ID: 7, Stream: 6, UserFields: user}.InStream(5), codecs.Metadata{Type: codecs.Error, ID: 7, StreamID: 5}},
+		{"data", codecs.ClientToServer, brpctest.Frame("STRM", brpctest.Bytes([]byte("\x08\x06\x10\x05\x18\x03"), 15, long), nil), codecs.Metadata{Type: codecs.StreamData, StreamID: 5}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCodec(t)
+			var m codecs.Metadata
+			n, err := c.NewDecoder(tc.dir).Decode(tc.frame, &m)
+			require.NoError(t, err)
+			require.Equal(t, len(tc.frame), n)
+			require.Equal(t, faultLong, m.Malformed)
+			require.Equal(t, tc.want.Type, m.Type)
+			require.Equal(t, tc.want.ID, m.ID)
+			require.Equal(t, tc.want.StreamID, m.StreamID)
+			require.Empty(t, m.AppendOperation(nil))
+			for _, p := range m.Properties() {
+				require.Less(t, len(p.Value), 10)
+			}
+			if tc.dir == codecs.ClientToServer {
+				return
+			}
+			m.ID = 1 << 40 // it is passed on all the same
+			out, err := c.Encode(nil, &m, nil)
+			require.NoError(t, err)
+			after := decodeOne(t, tc.dir, out)
+			require.EqualValues(t, 1<<40, after.ID)
+			require.Equal(t, m.Code, after.Code)
+		})
+	}
+	stream := brpctest.Frame("STRM", brpctest.Bytes([]byte("\x08\x05\x18\x03"), 15, long), nil)
+	_, err := newCodec(t).NewDecoder(codecs.ServerToClient).Decode(stream, new(codecs.Metadata))
+	require.ErrorContains(t, err, faultLong, "on the stream's own connection")
 }
 
 // TestMetasThatCannotBeRead are answered if it is known what the answer has to

@@ -46,6 +46,7 @@ const (
 
 // What is wrong with metas.
 const (
+	faultLong     = "meta of more than 1048576 bytes"
 	faultTwice    = "part of the meta that occurs twice"
 	faultRequest  = "no request meta"
 	faultResponse = "response meta that cannot be read"

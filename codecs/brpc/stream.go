@@ -72,6 +72,8 @@ func (d *decoder) streamFrame(m *codecs.Metadata) error {
 	fault := ""
 	if err := r.Err(); err != nil {
 		fault = err.Error()
+	} else if m.HeaderSize > headerSize+maxMeta {
+		fault = faultLong
 	} else if !toStream {
 		fault = "no stream_id"
 	}
@@ -117,7 +119,7 @@ func isMessage(b []byte) bool {
 		return false
 	}
 	body, meta := sizes(b)
-	return int(body) == len(b)-headerSize && meta <= body && meta <= maxMeta
+	return int(body) == len(b)-headerSize && meta <= body
 }
 
 // EncodeReset implements codecs.Streamer: the client's handler learns that the
