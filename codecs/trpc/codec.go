@@ -92,7 +92,7 @@ func (c *codec) Sniff(b []byte) codecs.Guess {
 	case len(b) < atID:
 		return codecs.Maybe
 	}
-	if _, reason = lengthFault(b); reason != "" || b[atType] == typeUnary && headerLength(b) == 0 {
+	if _, reason = headerFault(b); reason != "" || b[atType] == typeUnary && headerLength(b) == 0 {
 		return codecs.No
 	}
 	return codecs.Yes

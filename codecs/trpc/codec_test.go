@@ -133,6 +133,44 @@ func TestAFrameAboveTheLimitTellsWhoseItIs(t *testing.T) {
 	}
 }
 
+// TestFixedHeadersThatAreWrong cost the call or the stream of the frame, if it is
+// known where that ends.
+func TestFixedHeadersThatAreWrong(t *testing.T) {
+	init := trpctest.Request{ID: 5}.Init()
+	for _, tc := range []struct {
+		name   string
+		dir    codecs.Direction
+		frame  []byte
+		want   codecs.Metadata
+		reason string
+	}{
+		{"call", c2s, withHeader(trpctest.Frame(7, nil, []byte("body")), 5), codecs.Metadata{Type: codecs.Request, ID: 7}, "header is longer than the frame"},
+		{"answer", s2c, withHeader(trpctest.Frame(7, nil, []byte("body")), 5), codecs.Metadata{Type: codecs.Error, ID: 7}, "header is longer than the frame"},
+		{"opening", c2s, withHeader(init, 1), codecs.Metadata{Type: codecs.StreamInit, ID: 5, StreamID: 5}, "stream frame with a header"},
+		{"data", c2s, withHeader(trpctest.StreamFrame(trpctest.Data, 5, nil), 255), codecs.Metadata{Type: codecs.StreamData, ID: 5, StreamID: 5}, "stream frame with a header"},
+		{"close", c2s, withHeader(trpctest.CloseFrame(5, true, 0, ""), 1), codecs.Metadata{Type: codecs.StreamCloseTwoWay, ID: 5, StreamID: 5}, "stream frame with a header"},
+		{"no type", c2s, trpctest.StreamFrame(0, 5, nil), codecs.Metadata{Type: codecs.StreamData, ID: 5, StreamID: 5}, "unknown type of stream frame"},
+		{"unknown type", c2s, trpctest.StreamFrame(5, 5, nil), codecs.Metadata{Type: codecs.StreamData, ID: 5, StreamID: 5}, "unknown type of stream frame"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := decodeOne(t, tc.dir, tc.frame)
+			require.Equal(t, tc.reason, m.Malformed)
+			require.Equal(t, tc.want.Type, m.Type)
+			require.Equal(t, tc.want.ID, m.ID)
+			require.Equal(t, tc.want.StreamID, m.StreamID)
+			require.Equal(t, headerSize, m.HeaderSize)
+			require.Equal(t, len(tc.frame), m.HeaderSize+m.BodySize)
+			if tc.dir == c2s {
+				return
+			}
+			m.ID = 300 // it is passed on all the same
+			out, err := newCodec(t).Encode(nil, m, nil)
+			require.NoError(t, err)
+			require.Equal(t, withHeader(trpctest.Frame(300, nil, []byte("body")), 5), out)
+		})
+	}
+}
+
 // ids of every length that a varint of an id can have.
 func ids() (ids []uint64) {
 	ids = []uint64{0, 1}

@@ -26,9 +26,6 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if len(buf) < headerSize {
 		return headerSize, nil
 	}
-	if at, reason := lengthFault(buf); reason != "" {
-		return 0, protocolError(at, reason)
-	}
 	size := frameLength(buf)
 	if int64(size) > int64(d.codec.maxFrame) {
 		return d.head(buf, m)
@@ -48,7 +45,10 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 
 // fixed fills in what the fixed header of a frame of size bytes says.
 func fixed(m *codecs.Metadata, size uint32) {
-	m.HeaderSize = headerSize + int(headerLength(m.Raw))
+	m.HeaderSize = headerSize
+	if _, reason := headerFault(m.Raw); reason == "" {
+		m.HeaderSize += int(headerLength(m.Raw))
+	}
 	m.BodySize = int(size) - m.HeaderSize
 	m.Scratch[scratchVersion] = uint32(m.Raw[atVersion])
 }

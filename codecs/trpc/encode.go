@@ -82,7 +82,9 @@ func (c *codec) fits(m *codecs.Metadata, id, more, body int) bool {
 func complete(frame []byte, m *codecs.Metadata, body int) {
 	more := len(frame) - len(m.Raw) - body
 	binary.BigEndian.PutUint32(frame[atLength:], uint32(len(frame)))
-	binary.BigEndian.PutUint16(frame[atHeaderLength:], uint16(m.HeaderSize-headerSize+more))
+	if more != 0 {
+		binary.BigEndian.PutUint16(frame[atHeaderLength:], uint16(m.HeaderSize-headerSize+more))
+	}
 	if m.Scratch[scratchFlags]&flagFixedID != 0 {
 		binary.BigEndian.PutUint32(frame[atID:], uint32(m.ID))
 	}

@@ -41,23 +41,23 @@ func fault(b []byte) (at int, reason string) {
 		return 0, "bad magic"
 	case len(b) > atType && b[atType] > typeStream:
 		return atType, "unknown type of frame"
-	case len(b) > atStreamType && b[atType] == typeStream &&
-		(b[atStreamType] < streamInit || b[atStreamType] > streamClose):
-		return atStreamType, "unknown type of stream frame"
+	case len(b) >= atHeaderLength && frameLength(b) < headerSize:
+		return atLength, "frame is shorter than its fixed header"
 	}
 	return 0, ""
 }
 
-// lengthFault says what is wrong with the lengths in a fixed header.
-func lengthFault(b []byte) (at int, reason string) {
-	size, header := frameLength(b), headerLength(b)
-	switch {
-	case size < headerSize:
-		return atLength, "frame is shorter than its fixed header"
-	case uint32(header) > size-headerSize:
-		return atHeaderLength, "header is longer than the frame"
-	case header > 0 && b[atType] == typeStream:
+// headerFault says what is wrong with the rest of a fixed header. Where the frame
+// ends is known all the same, so peers refuse that frame alone.
+func headerFault(b []byte) (at int, reason string) {
+	stream := b[atType] == typeStream
+	switch header := headerLength(b); {
+	case stream && (b[atStreamType] < streamInit || b[atStreamType] > streamClose):
+		return atStreamType, "unknown type of stream frame"
+	case stream && header > 0:
 		return atHeaderLength, "stream frame with a header"
+	case uint32(header) > frameLength(b)-headerSize:
+		return atHeaderLength, "header is longer than the frame"
 	}
 	return 0, ""
 }

@@ -59,8 +59,10 @@ func (h *header) identify(m *codecs.Metadata, err error) {
 	case err != nil:
 		m.Malformed = err.Error()
 		m.Scratch[scratchFlags] |= flagBroken
-	case m.HeaderSize == headerSize:
-		m.Malformed = faultNoHeader // which servers refuse
+	case m.HeaderSize == headerSize: // which servers refuse
+		if _, m.Malformed = headerFault(m.Raw); m.Malformed == "" {
+			m.Malformed = faultNoHeader
+		}
 		m.Scratch[scratchFlags] |= flagBroken
 	case int64(h.attachmentSize) > int64(m.BodySize):
 		m.Malformed = faultAttachment // readers may panic

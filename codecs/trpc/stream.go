@@ -42,6 +42,19 @@ const closeReset = 1
 func (d *decoder) streamFrame(m *codecs.Metadata) error {
 	m.ID = uint64(frameID(m.Raw))
 	m.StreamID = m.ID
+	at, reason := headerFault(m.Raw)
+	if reason != "" && d.dir == codecs.ServerToClient { // on the stream's own connection
+		return protocolError(at, reason)
+	}
+	if err := d.streamKind(m); err != nil || reason == "" {
+		return err
+	}
+	m.Malformed = reason
+	return nil
+}
+
+// streamKind reads what the type of the frame says that it has.
+func (d *decoder) streamKind(m *codecs.Metadata) error {
 	switch m.Raw[atStreamType] {
 	case streamInit:
 		if d.dir == codecs.ClientToServer {

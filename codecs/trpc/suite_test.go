@@ -66,6 +66,10 @@ func malformedFrames() (frames []codectest.Frame) {
 	header := string(trpctest.Request{ID: 7}.Header())
 	call := func(name, header string) { add(name, c2s, trpctest.Frame(7, []byte(header), []byte("body"))) }
 	call("no header", "")
+	add("header longer than the frame", c2s, withHeader(trpctest.Frame(7, nil, []byte("body")), 5))
+	add("header of an answer longer than the frame", s2c, withHeader(trpctest.Frame(7, nil, []byte("body")), 5))
+	add("unknown type of stream frame", c2s, trpctest.StreamFrame(5, 100, nil))
+	add("opening with a header", c2s, withHeader(trpctest.Request{ID: 100}.Init(), 1))
 	call("header that is cut off", header+"\x4a\x7f")
 	call("attachment that is larger than the body", header+"\x60\x05")
 	call("entry that cannot be read", header+"\x4a\x01\x0a")
@@ -81,6 +85,12 @@ func malformedFrames() (frames []codectest.Frame) {
 	return frames
 }
 
+// withHeader is a frame that says that its header has n bytes.
+func withHeader(frame []byte, n byte) []byte {
+	frame[atHeaderLength], frame[atHeaderLength+1] = 0, n
+	return frame
+}
+
 func invalidFrames() []codectest.Invalid {
 	fixed := func(s string) []byte { return append([]byte("\x09\x30"+s), make([]byte, headerSize)...)[:headerSize] }
 	in := func(name string, b []byte) codectest.Invalid {
@@ -90,13 +100,11 @@ func invalidFrames() []codectest.Invalid {
 		in("HTTP", []byte("GET / HTTP/1.1\r\n")),
 		in("another magic", []byte("\x09\x31")),
 		in("unknown type of frame", fixed("\x02")),
-		in("unknown type of stream frame", fixed("\x01\x05")),
-		in("no type of stream frame", fixed("\x01\x00")),
 		in("shorter than its fixed header", fixed("\x00\x00\x00\x00\x00\x0f")),
-		in("header longer than the frame", fixed("\x00\x00\x00\x00\x00\x11\x00\x02")),
-		in("stream frame with a header", fixed("\x01\x02\x00\x00\x00\x12\x00\x01")),
 		in("larger than the limit", fixed("\x01\x04\x00\xa0\x00\x01\x00\x00")),
 		in("4 GiB", fixed("\x01\x03\xff\xff\xff\xff\x00\x00")),
+		{Name: "unknown type of a server's stream frame", Direction: s2c, Bytes: trpctest.StreamFrame(5, 100, nil)},
+		{Name: "stream frame of a server with a header", Direction: s2c, Bytes: withHeader(trpctest.StreamFrame(trpctest.Data, 100, []byte("data")), 1)},
 		{Name: "close of a server that cannot be read", Direction: s2c, Bytes: trpctest.StreamFrame(trpctest.Close, 100, []byte("\xff"))},
 		in("fault behind a request", bytes.Join([][]byte{trpctest.Request{ID: 1}.Bytes(), []byte("\x09\x00")}, nil)),
 	}
