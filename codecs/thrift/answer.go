@@ -50,7 +50,7 @@ func (a *answer) open(dst []byte, req *codecs.Metadata, entries []codecs.KeyValu
 			dst = append(dst, 0)
 		}
 		size := len(dst) - at - 2
-		if size > maxHeader || w.tooLong || len(entries) > maxHeaders {
+		if size > a.form.maxHeader() || w.tooLong || len(entries) > maxHeaders {
 			return dst, errEntries
 		}
 		binary.BigEndian.PutUint16(dst[at:], uint16(size/wordSize))

@@ -219,8 +219,13 @@ var (
 func (d *decoder) describe(name, told []byte, m *codecs.Metadata) {
 	f := form(m.Variant)
 	service, method := operation(name)
-	if d.dir == codecs.ClientToServer && service != nil && (len(service) == 0 || len(method) == 0 || bytes.IndexByte(method, ':') >= 0) {
-		m.Malformed = errOperation
+	if d.dir == codecs.ClientToServer {
+		switch {
+		case hasControl(name):
+			m.Malformed = errControl
+		case service != nil && (len(service) == 0 || len(method) == 0 || bytes.IndexByte(method, ':') >= 0):
+			m.Malformed = errOperation
+		}
 	}
 	if service == nil {
 		service = told

@@ -39,6 +39,14 @@ func (f form) transport() int  { return int(f-1) / protocols }
 func (f form) protocol() int   { return int(f-1) % protocols }
 func (f form) hasHeader() bool { return f.transport() >= header }
 
+// maxHeader is how many bytes the header may have.
+func (f form) maxHeader() int {
+	if f.transport() >= ttheader {
+		return maxTTHeader
+	}
+	return maxHeader
+}
+
 // The first bytes of messages and headers.
 const (
 	binaryVersion  = 0x80010000 // THRIFT-binary-protocol: version 1, strict

@@ -24,6 +24,8 @@ const (
 	wordSize    = 4
 	// maxHeader is what its 16-bit size in words can say.
 	maxHeader = wordSize * (1<<16 - 1)
+	// maxTTHeader is the longest that Kitex reads: it counts bytes in 16 bits.
+	maxTTHeader = wordSize * (1<<14 - 1)
 
 	protocolBinary  = 0
 	protocolCompact = 2

@@ -27,7 +27,7 @@ func (r *infoReader) uvarint() uint64 {
 		return 0
 	}
 	v, n := uvarint(r.b[r.at:])
-	if n <= 0 {
+	if n <= 0 || v>>32 != 0 { // of which servers take the lower bits
 		r.err = errHeader
 		return 0
 	}
@@ -352,7 +352,7 @@ func (c *codec) mutate(dst []byte, m *codecs.Metadata, mut *codecs.Mutation) ([]
 	}
 	size := len(dst) - start - headerFixed
 	dst = append(dst, raw[end:]...)
-	if size > maxHeader || len(dst)-start+room(m) > c.maxFrame || w.tooLong || count+others > maxHeaders {
+	if size > f.maxHeader() || len(dst)-start+room(m) > c.maxFrame || w.tooLong || count+others > maxHeaders {
 		return dst, fmt.Errorf("%w: it would become larger than the limits", codecs.ErrNoMutation)
 	}
 	binary.BigEndian.PutUint16(dst[start+sizeAt:], uint16(size/wordSize))

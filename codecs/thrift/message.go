@@ -214,6 +214,20 @@ var (
 // what is empty, Node what is behind a second colon.
 const errOperation = "name of a multiplexed method is not of the form service:method"
 
+// errControl: no method has such a name, and to Kitex's servers it may be a message of its
+// own. They look at the second four bytes of each message, and of what a TTHeader is before,
+// for what begins a message in a frame.
+const errControl = "name of the method has control characters"
+
+func hasControl(name []byte) bool {
+	for _, c := range name {
+		if c < ' ' || c == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
 // operation splits the name of TMultiplexedProtocol, "service:method".
 func operation(name []byte) (service, method []byte) {
 	for i, c := range name {

@@ -72,6 +72,9 @@ const (
 	// outOfOrder is the flag of clients that share a connection among calls
 	// (HeaderFlagSupportOutOfOrder).
 	outOfOrder = 1
+	// streaming is the flag of frames of streams (HeaderFlagsStreaming), which say in
+	// their headers what they call.
+	streaming = 2
 	// muxed is set in the variant of their requests, and of local errors for them:
 	// Kitex's servers do not repeat the flag. They alone understand control frames.
 	muxed = 1 << 7
@@ -82,6 +85,12 @@ const (
 var (
 	errTransforms = errors.New("transforms of a TTHeader are not supported")
 	errProtocolID = errors.New("TTHeader with another protocol than Thrift's binary or compact")
+)
+
+// Faults of a call whose frame Kitex would take for another one.
+const (
+	errLongHeader = "its TTHeader is longer than Kitex's servers can tell"
+	errStreaming  = "streaming over TTHeader is not supported"
 )
 
 // ttheader decodes a frame with a TTHeader.
@@ -121,8 +130,18 @@ func (d *decoder) ttheader(b []byte, m *codecs.Metadata) (transport int, err err
 		m.Scratch[scratchInner] = uint32(end)
 	}
 	m.ExpectsReply = m.Type == codecs.Request // Kitex tells oneways apart
-	if binary.BigEndian.Uint16(b[flagsAt:])&outOfOrder != 0 {
+	flags := binary.BigEndian.Uint16(b[flagsAt:])
+	if flags&outOfOrder != 0 {
 		m.Variant |= muxed
+	}
+	switch {
+	case d.dir != codecs.ClientToServer || m.Malformed != "":
+	case end-headerFixed > maxTTHeader:
+		m.Malformed = errLongHeader
+	case flags&streaming != 0:
+		m.Malformed = errStreaming
+	default:
+		d.close(&h, b, at, m)
 	}
 	switch {
 	case d.dir == codecs.ClientToServer:

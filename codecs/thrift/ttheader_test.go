@@ -2,6 +2,7 @@ package thrift
 
 import (
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -167,4 +168,80 @@ func TestHeadersThatCannotBeReadCostTheirCall(t *testing.T) {
 			require.EqualValues(t, 9, decodeAnswer(t, string(out)).ID)
 		})
 	}
+}
+
+// TestKitexReadsNoOtherCall: what Kitex's servers would execute is what rules see, or the
+// call is refused, and its connection lives.
+func TestKitexReadsNoOtherCall(t *testing.T) {
+	hidden, shown := call(typeCall, "hidden", 5, "\x00"), call(typeCall, "shown", 5, "\x00")
+	padding := func(n int) string { return strings.Repeat("\x00", n) }
+	streams := []byte(inHeader(kitexHeader, 5, "\x00\x00", shown))
+	streams[flagsAt+1] = streaming
+	for name, tc := range map[string]struct{ b, fault string }{
+		// Of 65,540 bytes it reads 4.
+		"a header whose size wraps": {inHeader(kitexHeader, 5, "\x00\x00\x00\x00"+hidden+padding(1<<16-len(hidden)), shown), errLongHeader},
+		// Kitex takes as many bytes as the frame within says.
+		"a shorter frame within":                {inHeader(kitexHeader, 5, "\x00\x00", inFrame(hidden)+"\x01\x00\x00\x00\x05\x00"), errControl},
+		"a shorter frame within, with protobuf": {inHeader(kitexHeader, 5, "\x00\x00", inFrame("\x90"+hidden[1:])+"\x01\x00\x00\x00\x05\x00"), errControl},
+		"a name that is a message":              {inHeader(kitexHeader, 5, "\x00\x00", callCompact(typeCall, hidden, 5, "\x00")), errControl},
+		"a name that is a message, unframed":    {callCompact(typeCall, hidden, 5, "\x00"), errControl},
+		"a name with the end of its id":         {callCompact(typeCall, "\x01\x01\x00\x00\x00\x06hidden", 1<<21, "\x00"), errControl},
+		"a call behind":                         {inHeader(kitexHeader, 5, "\x00\x00", shown+inHeader(kitexHeader, 6, "\x00\x00", hidden)), errBehind.Error()},
+		"a call behind, in the frame within":    {inHeader(kitexHeader, 5, "\x00\x00", inFrame(shown+hidden)), errBehind.Error()},
+		"arguments without an end":              {inHeader(kitexHeader, 5, "\x00\x00", shown[:len(shown)-1]+"\x0b\x00\x01\x00\x00\x00\x09"), errEnds.Error()},
+		"a stream, which to-method names":       {string(streams), errStreaming},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shapes := new(codecs.Shapes)
+			for range 3 {
+				d := learner(t, shapes)
+				_, m := described(t, d, []byte(tc.b))
+				require.Equal(t, tc.fault, m.Malformed)
+				answer, err := newCodec(t).EncodeError(nil, m, &codecs.LocalError{Type: codecs.BadRequest, Message: "no"})
+				require.NoError(t, err)
+				require.EqualValues(t, m.ID, decodeAnswer(t, string(answer)).ID)
+				if tc.b[0] == 0 { // behind what is sound, and before it
+					_, m = described(t, d, []byte(inHeader(kitexHeader, 5, "\x00\x00", shown)))
+					require.Empty(t, m.Malformed)
+				}
+			}
+		})
+	}
+	_, m := described(t, newCodec(t).NewDecoder(c2s), []byte(inHeader(kitexHeader, 5, "\x00\x00"+padding(maxTTHeader-2), shown)))
+	require.Empty(t, m.Malformed)
+}
+
+// TestNoHeaderOfKitexGrowsTooLong: its servers and clients would read another message.
+func TestNoHeaderOfKitexGrowsTooLong(t *testing.T) {
+	c := newCodec(t)
+	long := strings.Repeat("x", codecs.MaxText)
+	var mut codecs.Mutation
+	for i := range 3 {
+		mut.Set(string(rune('a'+i)), long)
+	}
+	var more codecs.Mutation
+	for i := range 4 {
+		more.Set(string(rune('a'+i)), long)
+	}
+	req := new(codecs.Metadata)
+	_, err := c.NewDecoder(c2s).Decode([]byte(inHeader(kitexHeader, 5, "\x00\x00", call(typeCall, "hello", 5, "\x00"))), req)
+	require.NoError(t, err)
+	answer := decodeAnswer(t, inHeader(kitexHeader, 5, "\x00\x00", call(typeReply, "hello", 5, "\x00")))
+	for _, m := range []*codecs.Metadata{req, answer} {
+		_, err := c.Encode(nil, m, &mut)
+		require.NoError(t, err)
+		_, err = c.Encode(nil, m, &more)
+		require.ErrorIs(t, err, codecs.ErrNoMutation)
+	}
+	_, err = c.(codecs.Payloader).EncodeReply(nil, req, &mut)
+	require.NoError(t, err)
+	_, err = c.(codecs.Payloader).EncodeReply(nil, req, &more)
+	require.ErrorIs(t, err, codecs.ErrNoMutation)
+}
+
+// TestNumbersBeyond32Bits: servers take their lower bits, and would see a header here.
+func TestNumbersBeyond32Bits(t *testing.T) {
+	parts := "\x00\x00\x81\x80\x80\x80\x10\x01\x06tenant\x04acme"
+	_, m := described(t, newCodec(t).NewDecoder(c2s), []byte(inHeader(theader, 5, parts, call(typeCall, "hello", 5, "\x00"))))
+	require.Equal(t, errHeader.Error(), m.Malformed)
 }
