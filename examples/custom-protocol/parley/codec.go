@@ -81,13 +81,13 @@ func (c *codec) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if !idOK || !sizeOK || len(rest) > 0 && rest[0] != ' ' {
 		return fault(4, "want id and len behind the verb")
 	}
+	m.Type, m.Status, m.ID, m.ExpectsReply = verb.means, verb.status, id, string(buf[:4]) == "PING"
 	n := end + 1 + int(size)
-	if n > c.maxFrame || size > maxBody {
-		return fault(idEnd, fmt.Sprintf("a frame of %d bytes is too large", n))
+	if limit := min(c.maxFrame, end+1+maxBody); n > limit {
+		return 0, &codecs.TooLarge{Size: n, Limit: limit}
 	} else if n > len(buf) {
 		return n, nil
 	}
-	m.Type, m.Status, m.ID, m.ExpectsReply = verb.means, verb.status, id, string(buf[:4]) == "PING"
 	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], end+1, int(size)
 	m.Scratch[scratchIDEnd], m.Scratch[scratchAttributes] = uint32(idEnd), uint32(end-len(rest))
 	m.Malformed = attributes(m, rest)

@@ -75,7 +75,7 @@ func decode(t *testing.T, frame string) (m codecs.Metadata, n int, err error) {
 	return m, n, err
 }
 
-// noFrames end a connection, with that in the log.
+// noFrames end a connection, with that in the log, unless they are only too large.
 var noFrames = map[string]string{
 	"GET / HTTP/1.1\r\n":         "unknown verb",
 	"CALL 7\n":                   "want id and len",
@@ -89,8 +89,8 @@ var noFrames = map[string]string{
 	"CALL id=7 len=1e3\n":        "want id and len",
 	"CALL id=7 method=A.b\n":     "want id and len",
 	"CALL id=4294967296 len=0\n": "want id and len",
-	"CALL id=7 len=4294967295\n": "a frame of 4294967320 bytes is too large",
-	"CALL id=7 len=1048577\n":    "too large",
+	"CALL id=7 len=4294967295\n": "a frame of 4294967320 bytes is larger than the limit of 1048601",
+	"CALL id=7 len=1048577\n":    "a frame of 1048599 bytes is larger than the limit of 1048598",
 	"CALL id=7 len=0 " + strings.Repeat("x", maxHead): "the head is too long",
 }
 
@@ -98,6 +98,29 @@ func TestWhatIsNoFrame(t *testing.T) {
 	for frame, want := range noFrames {
 		_, _, err := decode(t, frame)
 		require.ErrorContains(t, err, want, frame)
+	}
+}
+
+// TestAFrameThatIsTooLarge costs its call, and no other of the connection.
+func TestAFrameThatIsTooLarge(t *testing.T) {
+	c, err := New(nil, codecs.Limits{})
+	require.NoError(t, err)
+	for head, want := range map[string]codecs.MessageType{
+		"CALL id=7 len=1048577 method=A.b\n": codecs.Request,
+		"TELL id=7 len=1048577 method=A.b\n": codecs.Oneway,
+		"DONE id=7 len=1048577\n":            codecs.Response,
+		"NOPE id=7 len=1048577\n":            codecs.Error,
+	} {
+		var m codecs.Metadata
+		_, err := c.NewDecoder(c2s).Decode([]byte(head), &m)
+		var e *codecs.TooLarge
+		require.ErrorAs(t, err, &e, head)
+		require.Equal(t, len(head)+maxBody+1, e.Size)
+		require.Equal(t, len(head)+maxBody, e.Limit)
+		require.Equal(t, want, m.Type)
+		require.EqualValues(t, 7, m.ID)
+		require.Nil(t, m.Raw)
+		require.Empty(t, m.Properties())
 	}
 }
 
