@@ -286,6 +286,19 @@ func TestAnswersWithTheMetaOfTheRequest(t *testing.T) {
 	}, properties(m))
 }
 
+// TestAMethodWithADot is that of a service in C++ if the service has one, too.
+func TestAMethodWithADot(t *testing.T) {
+	for _, tc := range []struct{ service, method, want string }{
+		{"a.b.Echo", "m", ""},
+		{"a.b", "Echo.m", faultMethod},
+		{"a", "b.Echo.m", ""}, // as they look for a service by that name first
+		{"echo", "user.get", ""},
+	} {
+		m := requestOf(t, brpctest.Request{ID: 1, Service: tc.service, Method: tc.method}.Bytes())
+		require.Equal(t, tc.want, m.Malformed)
+	}
+}
+
 // head is the header of a frame.
 func head(magic string, body, meta uint32) []byte {
 	b := binary.BigEndian.AppendUint32([]byte(magic), body)

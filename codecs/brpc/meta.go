@@ -51,7 +51,7 @@ const (
 	faultRequest  = "no request meta"
 	faultResponse = "response meta that cannot be read"
 	faultNames    = "no service or no method"
-	faultMethod   = "method with a dot"
+	faultMethod   = "method with a dot, of a service with one"
 	faultFields   = "more than 1024 user fields"
 	faultDiffer   = "user field that differs from the extension field of its name"
 	faultStream   = "no id in the settings of a stream"

@@ -43,9 +43,9 @@ func request(m *codecs.Metadata, meta *rpcMeta) {
 		m.Malformed = faultResponse
 	case req.service == nil || req.method == nil:
 		m.Malformed = faultNames // which servers end the connection for
-	case bytes.IndexByte(req.method, '.') >= 0:
-		// Servers in C++ look for service.method: what stands behind the last dot but
-		// one may be the service's, by which rules go, or the method's.
+	case bytes.IndexByte(req.method, '.') >= 0 && bytes.IndexByte(req.service, '.') >= 0:
+		// Servers in C++ look for service.method, unless the service has no package:
+		// a part of the service's name, by which rules go, may stand in the method's.
 		m.Malformed = faultMethod
 	case m.Scratch[scratchFields] > maxFields:
 		m.Malformed = faultFields
