@@ -49,6 +49,9 @@ func (d *decoder) Decode(buf []byte, m *codecs.Metadata) (int, error) {
 	if n > len(buf) {
 		return n, nil
 	}
+	if !affordable(buf[headerSize : headerSize+int(meta)]) {
+		return 0, longMeta(meta)
+	}
 	m.Raw = buf[:n:n]
 	m.HeaderSize = headerSize + int(meta)
 	m.BodySize = n - m.HeaderSize
@@ -66,6 +69,12 @@ func (d *decoder) tooLarge(body uint32) error {
 		" bytes is larger than the limit of "+strconv.Itoa(d.codec.maxFrame))
 }
 
+// longMeta is the error for a meta that is not read at all.
+func longMeta(meta uint32) error {
+	return protocolError(atMetaSize, "meta of "+strconv.FormatUint(uint64(meta), 10)+
+		" bytes, and of many fields, is larger than the limit of "+strconv.Itoa(maxMeta))
+}
+
 // head reads the meta of a frame of size bytes, which is too large to be read to
 // its end.
 func (d *decoder) head(buf []byte, m *codecs.Metadata, size int) (int, error) {
@@ -73,6 +82,9 @@ func (d *decoder) head(buf []byte, m *codecs.Metadata, size int) (int, error) {
 	n := headerSize + int(meta)
 	if n > len(buf) {
 		return n, nil
+	}
+	if !affordable(buf[headerSize:n]) {
+		return 0, longMeta(meta)
 	}
 	m.Raw, m.HeaderSize, m.BodySize = buf[:n:n], n, size-n
 	if buf[0] == magicStream[0] {
@@ -111,7 +123,7 @@ func (d *decoder) message(m *codecs.Metadata, rpc int) {
 		m.FixedID = meta.id == 0 // it may have one that cannot be found
 	case size > maxMeta:
 		m.Malformed = faultLong
-		meta.request = nil // whose names are as long as they like
+		meta.request, meta.response = nil, nil // which are as long as they like
 	case meta.twice:
 		m.Malformed = faultTwice
 	}

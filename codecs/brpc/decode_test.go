@@ -470,6 +470,28 @@ func TestMetasAboveTheLimit(t *testing.T) {
 	require.ErrorContains(t, err, faultLong, "on the stream's own connection")
 }
 
+// TestLongMetasThatWouldTakeLong to read are not.
+func TestLongMetasThatWouldTakeLong(t *testing.T) {
+	const id = "\x20\x07"
+	for name, meta := range map[string]string{
+		"fields":          id + strings.Repeat("\x78\x00", maxMeta/2),
+		"user fields":     id + strings.Repeat("\x4a\x00", maxMeta),
+		"a group":         id + "\x7b" + strings.Repeat("\x78\x00", maxMeta/2) + "\x7c",
+		"stream settings": id + string(brpctest.Bytes(nil, 8, strings.Repeat("\x78\x00", maxMeta))),
+	} {
+		for _, d := range directions {
+			for _, size := range []int{0, headerSize + maxBody} {
+				frame := brpctest.Frame("PRPC", []byte(meta), nil)
+				if size > 0 { // it is too large as a whole, too
+					binary.BigEndian.PutUint32(frame[atBodySize:], uint32(size))
+				}
+				_, err := newCodec(t).NewDecoder(d).Decode(frame, new(codecs.Metadata))
+				require.ErrorContains(t, err, "is larger than the limit of 1048576 at offset 8", name)
+			}
+		}
+	}
+}
+
 // TestMetasThatCannotBeRead are answered if it is known what the answer has to
 // be called, and end the connection otherwise.
 func TestMetasThatCannotBeRead(t *testing.T) {

@@ -111,6 +111,28 @@ func (meta *rpcMeta) read(b []byte) error {
 	return r.Err()
 }
 
+// affordable reports whether it takes no longer to read b, a meta, for what it belongs to
+// than one within the limit: others wait meanwhile.
+func affordable(b []byte) bool {
+	if len(b) <= maxMeta {
+		return true
+	}
+	var r pbwire.Reader
+	r.Reset(b)
+	for range maxMeta / 2 { // as many fields as one within the limit has at the most
+		if r.Pos() < len(b) && pbwire.Type(b[r.Pos()]&7) == pbwire.Group {
+			return false // which may have any number of them
+		}
+		if !r.Next() {
+			return true
+		}
+		if r.Is(fieldStreamSettings, pbwire.Bytes) && len(r.Bytes) > maxMeta {
+			return false // so may these
+		}
+	}
+	return false
+}
+
 func (meta *rpcMeta) part(p *[]byte, b []byte) {
 	meta.twice = meta.twice || *p != nil
 	*p = b

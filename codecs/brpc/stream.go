@@ -119,7 +119,7 @@ func isMessage(b []byte) bool {
 		return false
 	}
 	body, meta := sizes(b)
-	return int(body) == len(b)-headerSize && meta <= body
+	return int(body) == len(b)-headerSize && meta <= body && affordable(b[headerSize:headerSize+int(meta)])
 }
 
 // EncodeReset implements codecs.Streamer: the client's handler learns that the
