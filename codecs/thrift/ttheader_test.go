@@ -199,7 +199,7 @@ func TestKitexReadsNoOtherCall(t *testing.T) {
 				require.Equal(t, tc.fault, m.Malformed)
 				answer, err := newCodec(t).EncodeError(nil, m, &codecs.LocalError{Type: codecs.BadRequest, Message: "no"})
 				require.NoError(t, err)
-				require.EqualValues(t, m.ID, decodeAnswer(t, string(answer)).ID)
+				require.Equal(t, m.ID, decodeAnswer(t, string(answer)).ID)
 				if tc.b[0] == 0 { // behind what is sound, and before it
 					_, m = described(t, d, []byte(inHeader(kitexHeader, 5, "\x00\x00", shown)))
 					require.Empty(t, m.Malformed)
